@@ -1,0 +1,56 @@
+# Everything a developer types. Each target brings `.venv` up to date first, which takes a moment when nothing changed.
+
+PYTHON ?= $(shell for candidate in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$candidate" && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PORT ?= 5000
+export PORT
+
+.DEFAULT_GOAL := help
+.PHONY: run install test check bench lock clean help
+
+run: $(INSTALLED) ## start everything in one terminal: http://127.0.0.1:$PORT (5000)
+	@$(BIN)/python cli.py dev run
+
+install: $(INSTALLED) ## make .venv and put everything into it
+	@:
+
+test: $(INSTALLED) ## run the whole test suite; ARGS go to pytest
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: $(INSTALLED) ## lint, types, import rules, migrations, unused code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python cli.py dev check-migrations
+	$(BIN)/vulture
+
+bench: $(INSTALLED) ## run the benchmarks: one line per figure, `name value unit`
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: $(INSTALLED) ## write requirements*.txt again from requirements*.in; ARGS=--upgrade takes newer versions
+	$(BIN)/uv pip compile $(LOCK) $(ARGS) requirements.in -o requirements.txt
+	$(BIN)/uv pip compile $(LOCK) $(ARGS) requirements-dev.in -o requirements-dev.txt
+
+LOCK := --quiet --universal --python-version 3.11 --annotation-style line --custom-compile-command 'make lock'
+
+clean: ## remove .venv and caches; instance/ with its data stays
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+# uv installs in seconds what pip takes a minute for; where it cannot be had, pip reads the same lock.
+$(INSTALLED): requirements.txt requirements-dev.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Belfry needs Python 3.11 or newer: install it, or name it with PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv || \
+		{ rm -rf .venv; echo "$(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing into .venv …"
+	@{ $(PIP) uv && $(BIN)/uv pip sync --quiet --python $(BIN)/python requirements-dev.txt; } || \
+		$(PIP) -r requirements-dev.txt
+	@touch $@

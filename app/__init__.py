@@ -1,0 +1,72 @@
+"""The Flask application: data and pages. It asks for jobs by name and never imports them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+
+from app import (
+    accounts,
+    answers,
+    api,
+    demo,
+    dev,
+    extensions,
+    headers,
+    logs,
+    mail,
+    monitoring,
+    outbox,
+    overview,
+    presentation,
+    reservations,
+)
+from app.config import SettingError, load_environment, read_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Slices of one shape; each registers its pages, endpoints, hooks and commands in `init_app`.
+SLICES = (accounts, mail, reservations, monitoring, overview)
+
+
+def create_app(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    instance_path: Path | None = None,
+) -> Flask:
+    """Makes an application. Nothing is connected before it is used.
+
+    Args:
+        overrides: settings that win over the environment, with APP_ENV=testing only.
+        environ: the environment (the process's over `.env` by default).
+        instance_path: where this installation keeps its files (`instance/` by default).
+
+    Raises:
+        SystemExit: a setting is wrong; the one line says which, and what it takes.
+    """
+    path = instance_path or ROOT / "instance"
+    app = Flask(__name__, instance_path=str(path))
+    try:
+        app.config.from_mapping(read_settings(environ or load_environment(ROOT), path, overrides))
+    except SettingError as error:
+        sys.exit(f"belfry: {error}")
+    _prepare(app)
+    return app
+
+
+def _prepare(app: Flask) -> None:
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = extensions.engine_options(
+        app.config["SQLALCHEMY_DATABASE_URI"], app.config["SQLITE_BUSY_TIMEOUT_SECONDS"]
+    )
+    Path(app.instance_path).mkdir(parents=True, exist_ok=True)
+    for part in (logs, extensions, outbox, headers, answers, presentation, api):
+        part.init_app(app)
+    for part in SLICES:
+        part.init_app(app)
+    for part in (demo, dev):
+        part.init_app(app)

@@ -1,0 +1,68 @@
+"""`flask users …`: making users and changing what they may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from flask.cli import AppGroup
+
+from app.accounts import services
+from app.accounts.models import Role
+from app.errors import AppError
+from app.extensions import db
+
+users = AppGroup("users", help="Makes users and changes what they may do.")
+
+roles = click.Choice([role.value for role in Role])
+
+
+@users.command("create")
+@click.option("--email", required=True, help="The address mails go to.")
+@click.option("--username", required=True, help="3 to 40 letters, digits, dots, dashes or underscores.")
+@click.option("--role", type=roles, default=Role.MEMBER.value, show_default=True)
+@click.option("--name", default="", help="As others see it; the username when absent.")
+@click.option("--time-zone", help="As Europe/Berlin; the setting TIMEZONE when absent.")
+@click.option("--password", prompt=True, hide_input=True, confirmation_prompt=True, help="Asked for when absent.")
+def create(email: str, username: str, role: str, name: str, time_zone: str | None, password: str) -> None:
+    """Makes a user."""
+    with _one_line_errors():
+        user = services.create_user(
+            username=username, email=email, password=password, role=role, name=name, time_zone=time_zone
+        )
+        db.session.commit()
+    click.echo(f"user {user.id}: {user.username} <{user.email}>, {user.role}")
+
+
+@users.command("set-role")
+@click.argument("login")
+@click.argument("role", type=roles)
+def set_role(login: str, role: str) -> None:
+    """Gives the user of a username or email address another role."""
+    with _one_line_errors():
+        user = services.get_user(login)
+        services.set_role(user, role)
+        db.session.commit()
+    click.echo(f"user {user.id}: {user.username} <{user.email}>, {user.role}")
+
+
+@users.command("disable")
+@click.argument("login")
+def disable(login: str) -> None:
+    """Shuts a user out: logins, sessions and tokens end at once."""
+    with _one_line_errors():
+        user = services.get_user(login)
+        services.disable(user)
+        db.session.commit()
+    click.echo(f"user {user.id}: {user.username} <{user.email}>, disabled")
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turns an AppError into one line on stderr and exit status 1."""
+    try:
+        yield
+    except AppError as error:
+        said = [f"{name}: {'; '.join(messages)}" for name, messages in error.fields.items()]
+        raise click.ClickException(" · ".join([error.message, *said])) from error

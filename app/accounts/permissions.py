@@ -1,0 +1,105 @@
+"""The one place that decides who may do what. Closed by default: what no rule allows is refused.
+
+A slice declares the rules of its own actions with `allow`; nobody asks for a role anywhere else than here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+from urllib.parse import urlsplit
+
+from flask import Response, make_response, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import current_user
+
+from app.accounts.models import Role, User
+from app.api import UnauthenticatedError, is_api_request
+from app.errors import ForbiddenError
+
+P = ParamSpec("P")
+Rule = Callable[[User, Any], bool]
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_rules: dict[str, Rule] = {}
+
+
+def allow(action: str, rule: Rule) -> None:
+    """Declares who may do `action`, `<slice>.<verb>`. The rule gets an active user, and the row if there is one."""
+    _rules[action] = rule
+
+
+def can(user: User | None, action: str, row: object = None) -> bool:
+    """Whether `user` may do `action` to `row`. Nobody, a disabled user and an unknown action: no."""
+    rule = _rules.get(action)
+    return rule is not None and user is not None and bool(user.is_active) and rule(user, row)
+
+
+def require(user: User | None, action: str, row: object = None, *, message: str = "") -> None:
+    """Raises ForbiddenError unless `can`."""
+    if not can(user, action, row):
+        raise ForbiddenError(message or "You may not do this.")
+
+
+def acting_user() -> User:
+    """Who makes this request. Raises UnauthenticatedError when nobody is logged in."""
+    user = current_user._get_current_object()  # noqa: SLF001 - werkzeug's documented way through its proxies
+    if not isinstance(user, User):
+        raise UnauthenticatedError("Log in first.")
+    return user
+
+
+def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
+    """Lets only those in who are logged in; others get the login page, or a 401 from the API."""
+
+    @wraps(view)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
+        return view(*args, **kwargs) if current_user.is_authenticated else ask_to_log_in()
+
+    return guarded
+
+
+def require_role(
+    *roles: Role | str,
+) -> Callable[[Callable[P, ResponseReturnValue]], Callable[P, ResponseReturnValue]]:
+    """Lets only users of these roles in: others get a 403, and who is not logged in what `login_required` gives."""
+    wanted = frozenset(Role(role) for role in roles)
+
+    def decorate(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
+        @login_required
+        @wraps(view)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
+            if current_user.role not in wanted:
+                raise ForbiddenError(f"This is for {' and '.join(sorted(wanted))} only.")
+            return view(*args, **kwargs)
+
+        return guarded
+
+    return decorate
+
+
+def ask_to_log_in() -> Response:
+    """The way to the login page and back. Raises UnauthenticatedError in the API."""
+    if is_api_request():
+        raise UnauthenticatedError("Log in first.")
+    if "HX-Request" not in request.headers:
+        return make_response(redirect(_login_url(_page_to_return_to())))
+    # A part of a page that htmx asked for: a redirect would put the login form into that part.
+    response = make_response("", 401)
+    response.headers["HX-Redirect"] = _login_url(_path_of(request.headers.get("HX-Current-URL", "")))
+    return response
+
+
+def _login_url(next_path: str | None) -> str:
+    return url_for("accounts.login", next=next_path)
+
+
+def _page_to_return_to() -> str | None:
+    # What was posted is lost; to come back with a GET would be an error page.
+    return request.full_path.rstrip("?") if request.method in SAFE_METHODS else None
+
+
+def _path_of(url: str) -> str | None:
+    parts = urlsplit(url)
+    return (parts.path + (f"?{parts.query}" if parts.query else "")) or None

@@ -1,0 +1,112 @@
+"""Who and what stands behind a request: its id, its user, and the origin of the changes it makes.
+
+Pages know their user by the session, the API by a bearer token, and neither takes the other's. Nobody is loaded
+before somebody asks: a static file costs no query.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+import structlog
+from flask import Flask, Response, g, request
+from flask_login import logout_user
+
+from app.accounts.models import AccessToken, User
+from app.accounts.tokens import verify_token
+from app.api import is_api_request
+from app.extensions import db, login_manager, reading_only
+from app.outbox import Origin, current_origin, set_origin
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def init_app(app: Flask) -> None:
+    """Puts the beginning before everything else that `app` does for a request."""
+    app.before_request_funcs.setdefault(None, []).insert(0, begin_request)
+    app.after_request(name_request)
+    app.teardown_request(end_request)
+
+
+def begin_request() -> None:
+    """Called first: gives the request its id and its origin, and recognises the bearer of a token."""
+    # Where one application context serves several requests, as in tests, nobody stays from the one before.
+    for name in ("_login_user", "access_token", "zone"):
+        g.pop(name, None)
+    g.request_id = _request_id(request.headers.get("X-Request-Id", ""))
+    g.origin_before = current_origin()
+    # Looking never mutates: such requests begin their transactions without SQLite's write lock.
+    g.reading_only_before = reading_only.get()
+    reading_only.set(request.method in READING_METHODS)
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    set_origin(Origin(None, g.request_id))
+    if is_api_request():
+        _recognise_bearer()
+
+
+def name_request(response: Response) -> Response:
+    """Tells the caller the request's id: it stands in every log line, job and change that the request caused."""
+    if "request_id" in g:
+        response.headers["X-Request-Id"] = g.request_id
+    return response
+
+
+def end_request(_: BaseException | None) -> None:
+    """Called last: this thread's next request is somebody else's."""
+    if "origin_before" not in g:
+        return
+    set_origin(g.pop("origin_before"))
+    reading_only.set(g.pop("reading_only_before"))
+    structlog.contextvars.unbind_contextvars("request_id", "user_id")
+
+
+@login_manager.user_loader
+def load_session_user(session_id: str) -> User | None:
+    """Called when a page first asks for its user, with what `User.get_id` gave at the login."""
+    user_id, _, nonce = session_id.partition(":")
+    user = db.session.get(User, int(user_id)) if user_id.isdecimal() else None
+    if user is None or not user.active or user.session_nonce != nonce:
+        return None
+    act_as(user)
+    return user
+
+
+def act_as(user: User) -> None:
+    """From here on the request's changes are the user's, and its times are on the user's clock."""
+    set_origin(Origin(user.id, g.get("request_id")))
+    structlog.contextvars.bind_contextvars(user_id=user.id)
+    if user.time_zone:
+        g.zone = user.time_zone
+
+
+def forget_user() -> None:
+    """Ends the session of a page's user."""
+    logout_user()
+    set_origin(Origin(None, g.get("request_id")))
+
+
+def presented_token() -> AccessToken:
+    """The access token that this request came with. Only behind a guard that requires one."""
+    return g.access_token
+
+
+def _recognise_bearer() -> None:
+    token = _verify_header()
+    if token is not None:
+        g.access_token = token
+        act_as(token.user)
+    # Flask-Login's request_loader would ask the session and the remember cookie first, which have no say here.
+    login_manager._update_request_context_with_user(token.user if token else None)  # noqa: SLF001
+
+
+def _verify_header() -> AccessToken | None:
+    header = request.authorization
+    if header is None or header.type != "bearer" or not header.token:
+        return None
+    return verify_token(header.token)
+
+
+def _request_id(given: str) -> str:
+    return given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4())

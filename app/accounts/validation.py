@@ -1,0 +1,69 @@
+"""What a user's fields take. Each function returns the value as it is kept, or raises ValueError with the reason."""
+
+from __future__ import annotations
+
+import re
+from zoneinfo import available_timezones
+
+from email_validator import EmailNotValidError, validate_email
+from flask import current_app
+
+from app.accounts.models import Role
+from app.accounts.passwords import MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS
+
+# No @: so that a login is either a username or an address. ASCII: lower() of SQLite knows no other letters.
+USERNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{1,38}[A-Za-z0-9])")
+MAX_NAME_CHARACTERS = 120
+
+
+def valid_username(username: str) -> str:
+    """3 to 40 characters."""
+    if not USERNAME.fullmatch(username):
+        raise ValueError("takes 3 to 40 letters, digits, dots, dashes or underscores, a letter or digit at both ends")
+    return username
+
+
+def valid_email(email: str) -> str:
+    """The address, normalised and in lower case: two people never share one, and shift keys make no second."""
+    try:
+        checked = validate_email(
+            email,
+            # Whether its domain takes mail is not asked: that needs the network.
+            check_deliverability=False,
+            # What mails can be sent to: only ASCII before the @, and `.test` for tests only.
+            allow_smtputf8=False,
+            test_environment=current_app.config["APP_ENV"] != "production",
+        )
+    except EmailNotValidError as error:
+        raise ValueError(f"takes an email address: {error}") from error
+    return checked.normalized.lower()
+
+
+def valid_password(password: str) -> str:
+    """Long enough; what it is made of is the person's own business (NIST SP 800-63B, section 5.1.1.2)."""
+    if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_PASSWORD_CHARACTERS:
+        raise ValueError(f"takes {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters")
+    return password
+
+
+def valid_name(name: str) -> str:
+    """The name with single spaces."""
+    cleaned = " ".join(name.split())
+    if not cleaned or len(cleaned) > MAX_NAME_CHARACTERS or not cleaned.isprintable():
+        raise ValueError(f"takes 1 to {MAX_NAME_CHARACTERS} printable characters")
+    return cleaned
+
+
+def valid_role(role: str) -> Role:
+    """The role of that name."""
+    try:
+        return Role(role)
+    except ValueError:
+        raise ValueError(f"takes one of {', '.join(Role)}") from None
+
+
+def valid_time_zone(time_zone: str) -> str:
+    """An IANA name."""
+    if time_zone not in available_timezones():
+        raise ValueError("takes the name of a time zone, as Europe/Berlin")
+    return time_zone

@@ -1,0 +1,59 @@
+"""How an error becomes an answer: JSON for the API, a page for people. What the errors are stands in errors.py."""
+
+from __future__ import annotations
+
+import structlog
+from flask import Flask, Response, g, make_response, render_template, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+
+from app.api import error_answer, is_api_request
+from app.errors import AppError
+from app.extensions import db
+
+log = structlog.get_logger(__name__)
+
+HINTS = {
+    400: "Go back, reload the page and try again.",
+    403: "If you need this, ask the school's office.",
+    404: "The address may be mistyped, or what it named is gone.",
+    409: "Reload the page to see how it stands now.",
+    500: "It is on record. Try again in a moment.",
+}
+
+
+def init_app(app: Flask) -> None:
+    """Answers every error of `app`, also those of addresses that do not exist."""
+    app.register_error_handler(AppError, answer_error)
+    app.register_error_handler(HTTPException, answer_error)
+
+
+def answer_error(error: AppError | HTTPException) -> ResponseReturnValue:
+    """Called with whatever a view raised; an unexpected exception comes wrapped in a 500."""
+    # The page reads nothing of what the failed request left in its transaction.
+    db.session.rollback()
+    return error_answer(error) if is_api_request() else page_answer(error)
+
+
+def page_answer(error: AppError | HTTPException) -> Response:
+    """The error's page."""
+    if isinstance(error, AppError):
+        code, message = error.status, error.message
+    else:
+        code, message = error.code or 500, error.description or ""
+    if code >= 500:
+        message = "Something went wrong on our side."
+        log.error("request.failed", error=type(error).__name__, reason=str(error))
+    page = render_template(
+        "errors/error.html",
+        code=code,
+        title=HTTP_STATUS_CODES.get(code, "Error"),
+        message=message,
+        hint=HINTS.get(code),
+        request_id=g.get("request_id"),
+    )
+    answer = make_response(page, code)
+    if isinstance(error, HTTPException):
+        answer.headers.extend((n, v) for n, v in error.get_headers(request.environ) if n in ("Allow", "Retry-After"))
+    return answer

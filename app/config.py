@@ -1,0 +1,414 @@
+"""Every setting in one place: its environment name, what it takes, its default and why it exists.
+
+Reading checks them once, at the start; code that uses one reads `app.config[NAME]`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from app.settings import Derived, Group, Setting, SettingError, defaults, group
+from app.settings.casts import (
+    boolean,
+    broker_url,
+    choice,
+    database_url,
+    delays_in_seconds,
+    email_address,
+    existing_file,
+    files_url,
+    long_text,
+    mailbox,
+    seconds,
+    text,
+    web_url,
+    whole_number,
+    whole_seconds,
+    zone_name,
+)
+
+GROUPS: tuple[Group, ...] = (
+    group(
+        "Application",
+        Setting(
+            "APP_ENV",
+            choice("development", "production", "testing"),
+            "development",
+            "Production refuses to start on defaults that are only good enough for one machine.",
+        ),
+        Setting(
+            "SECRET_KEY",
+            long_text(defaults.SECRET_KEY_CHARACTERS),
+            Derived(defaults.secret_key, "made once in `instance/secret-key`; must be set in production"),
+            "Signs sessions and tokens: whoever knows it can log in as anybody.",
+            secret=True,
+        ),
+        Setting(
+            "TIMEZONE",
+            zone_name,
+            "UTC",
+            "The zone of cron lines, and of the times shown to people who chose none.",
+        ),
+        Setting(
+            "ADMIN_EMAIL",
+            email_address,
+            Derived(defaults.admin_email, "`admin@belfry.example`; nobody in production"),
+            "Who is told of what needs a person, such as a new reservation.",
+        ),
+        Setting(
+            "LOG_LEVEL",
+            choice("DEBUG", "INFO", "WARNING", "ERROR", either_case=True),
+            "INFO",
+            "The least severe line that is written.",
+        ),
+        Setting(
+            "LOG_FORMAT",
+            choice("console", "json"),
+            Derived(defaults.log_format, "`console`; `json` in production"),
+            "Lines for a person at a terminal, or one JSON object per line for a log collector.",
+        ),
+    ),
+    group(
+        "Web",
+        Setting("PORT", whole_number(1, 65535), 5000, "The port on which the web process listens."),
+        Setting(
+            "PUBLIC_URL",
+            web_url,
+            Derived(lambda values, _: f"http://127.0.0.1:{values['PORT']}", "`http://127.0.0.1:PORT`"),
+            "The address people use: links in mails start with it, and https makes the cookies secure.",
+        ),
+        Setting(
+            "WEB_CONCURRENCY",
+            whole_number(1),
+            1,
+            "Web processes, read by gunicorn itself; one per core is a good start.",
+        ),
+        Setting(
+            "WEB_THREADS",
+            whole_number(1),
+            32,
+            "Threads per web process, read by the Procfile: every page that watches live holds one.",
+        ),
+        Setting(
+            "MAX_REQUEST_BYTES",
+            whole_number(1),
+            16 * 1024 * 1024,
+            "A larger request is refused before it is read into memory.",
+        ),
+    ),
+    group(
+        "Database",
+        Setting(
+            "DATABASE_URL",
+            database_url,
+            Derived(
+                lambda _, instance_path: f"sqlite:///{instance_path / 'belfry.sqlite3'}",
+                "SQLite in `instance/belfry.sqlite3`",
+            ),
+            "Where everything is kept: `postgresql://…` (or `postgres://…`) or `sqlite:///…`.",
+            secret=True,
+        ),
+        Setting(
+            "SQLITE_BUSY_TIMEOUT_SECONDS",
+            seconds(),
+            10.0,
+            "How long one SQLite writer waits for another before it gives up.",
+        ),
+    ),
+    group(
+        "Broker",
+        Setting(
+            "REDIS_URL",
+            broker_url,
+            Derived(
+                defaults.embedded_broker_url,
+                "the embedded Valkey in `instance/valkey`; must be set in production",
+            ),
+            "Redis or Valkey, which carries jobs to the workers; "
+            "`redis+sentinel://host:port,host:port/service/0` finds a primary through Sentinel.",
+            secret=True,
+        ),
+        Setting(
+            "BROKER_CONNECT_TIMEOUT_SECONDS",
+            seconds(),
+            0.04,
+            "How long a web request waits for a connection to the broker, which it can do without.",
+        ),
+        Setting(
+            "BROKER_TIMEOUT_SECONDS", seconds(), 0.04, "How long a web request waits for the broker's answer."
+        ),
+        Setting(
+            "BROKER_RETRY_SECONDS",
+            seconds(),
+            5.0,
+            "How long the broker is left alone after it failed, so that not every request waits for it.",
+        ),
+    ),
+    group(
+        "Jobs",
+        Setting(
+            "JOBS_EAGER",
+            boolean,
+            False,
+            "Runs jobs in the process that asked for them, after its commit: no broker, no worker.",
+        ),
+        Setting(
+            "JOB_TIMEOUT_SECONDS",
+            whole_seconds,
+            1800,
+            "A job without a limit of its own is stopped after this.",
+        ),
+        Setting(
+            "RESULT_TTL_SECONDS",
+            whole_seconds,
+            3600,
+            "How long Redis keeps a finished job; SQL keeps its history.",
+        ),
+        Setting(
+            "JOBS_KEEP_DAYS",
+            whole_number(1),
+            14,
+            "How long the record of a completed or cancelled job is kept.",
+        ),
+        Setting("JOBS_KEEP_FAILED_DAYS", whole_number(1), 90, "How long the record of a failed job is kept."),
+        Setting(
+            "RELAY_SECONDS",
+            seconds(),
+            3.0,
+            "How often jobs that never reached the broker are published again.",
+        ),
+        Setting(
+            "RELAY_GRACE_SECONDS",
+            seconds(),
+            2.0,
+            "How old a pending job must be for the relay to take it: the publisher has the first try.",
+        ),
+        Setting("HEARTBEAT_SECONDS", seconds(), 3.0, "How often a worker says that it is alive."),
+        Setting(
+            "RESCUE_AFTER_SECONDS",
+            seconds(),
+            10.0,
+            "How long a worker may be silent before its jobs are given to another; several heartbeats.",
+        ),
+        Setting(
+            "MAX_INTERRUPTIONS",
+            whole_number(1),
+            3,
+            "A job whose worker died this many times in a row is failed, for it may be what kills them.",
+        ),
+        Setting(
+            "SHUTDOWN_GRACE_SECONDS",
+            whole_seconds,
+            25,
+            "How long a stopping process may finish its work; less than what the process manager allows.",
+        ),
+        Setting(
+            "SCHEDULE_CATCH_UP_SECONDS",
+            whole_seconds,
+            3600,
+            "A tick missed by less than this runs once, late; an older one is recorded as missed.",
+        ),
+    ),
+    group(
+        "Workers",
+        Setting(
+            "WORKER_PROCESSES", whole_number(1), 1, "Processes that one `flask jobs worker` keeps running."
+        ),
+        Setting("WORKER_THREADS", whole_number(1), 16, "Light jobs that one process runs at the same time."),
+        Setting(
+            "WORKER_BATCH", whole_number(1), 100, "Jobs that a light worker takes from the broker at once."
+        ),
+    ),
+    group(
+        "Mail",
+        Setting("MAIL_ENABLED", boolean, True, "When false, mails are recorded as suppressed and not sent."),
+        Setting(
+            "MAIL_SERVER",
+            text("the name of an SMTP server"),
+            None,
+            "The SMTP server; unset in development, mails are caught and read at `/dev/inbox`.",
+        ),
+        Setting(
+            "MAIL_USE_TLS",
+            boolean,
+            False,
+            "Turns to TLS after connecting (STARTTLS); the certificate is verified.",
+        ),
+        Setting(
+            "MAIL_USE_SSL", boolean, False, "Speaks TLS from the first byte; the certificate is verified."
+        ),
+        Setting(
+            "MAIL_PORT",
+            whole_number(1, 65535),
+            Derived(defaults.mail_port, "`25`; `587` with MAIL_USE_TLS; `465` with MAIL_USE_SSL"),
+            "The SMTP server's port.",
+        ),
+        Setting(
+            "MAIL_CA_FILE",
+            existing_file,
+            None,
+            "A certificate authority to trust beside the system's: a private relay's.",
+        ),
+        Setting("MAIL_USERNAME", text(), None, "The account at the SMTP server, when it wants one."),
+        Setting("MAIL_PASSWORD", text(), None, "The password of that account.", secret=True),
+        Setting(
+            "MAIL_TIMEOUT_SECONDS", seconds(), 10.0, "A server that says nothing for this long has failed."
+        ),
+        Setting(
+            "MAIL_DEFAULT_SENDER",
+            mailbox,
+            Derived(
+                lambda values, path: f"Belfry <no-reply@{defaults.mail_domain(values, path)}>",
+                "`Belfry <no-reply@…>` at the host of PUBLIC_URL",
+            ),
+            "Who the mails are from.",
+        ),
+        Setting(
+            "MAIL_MESSAGE_ID_DOMAIN",
+            text("a domain name"),
+            Derived(defaults.mail_domain, "the host of PUBLIC_URL"),
+            "The right side of each Message-ID; one that is not yours looks like spam.",
+        ),
+        Setting(
+            "MAIL_RETRY_DELAYS_SECONDS",
+            delays_in_seconds,
+            (60, 120, 240, 480, 900),
+            "The waits between the attempts to send one mail; as many retries as there are waits.",
+        ),
+        Setting(
+            "MAIL_UNCERTAIN",
+            choice("resend", "hold"),
+            "resend",
+            "What happens to a mail that may or may not have left when a worker died: "
+            "sent again with the same Message-ID, or held for a person.",
+        ),
+        Setting("MAILS_KEEP_DAYS", whole_number(1), 365, "How long the ledger remembers a mail."),
+    ),
+    group(
+        "Reservations and notifications",
+        Setting(
+            "RESERVATION_OVERDUE_MINUTES",
+            whole_number(0),
+            35,
+            "A confirmed reservation is completed this long after its start.",
+        ),
+        Setting(
+            "OVERDUE_SWEEP_SECONDS", whole_seconds, 300, "How often overdue reservations are looked for."
+        ),
+        Setting(
+            "SCHEDULED_NOTIFICATIONS_SWEEP_SECONDS",
+            whole_seconds,
+            300,
+            "How often scheduled notifications that missed their own time are looked for: a safety net.",
+        ),
+        Setting(
+            "FCM_CREDENTIALS",
+            existing_file,
+            None,
+            "The service account file with which push messages are sent; unset: none.",
+        ),
+        Setting(
+            "FCM_ENDPOINT",
+            web_url,
+            "https://fcm.googleapis.com",
+            "Where push messages are sent; another one in tests.",
+        ),
+    ),
+    group(
+        "Files",
+        Setting(
+            "FILES_URL",
+            files_url,
+            Derived(
+                lambda _, instance_path: (instance_path / "files").absolute().as_uri(), "`instance/files`"
+            ),
+            "Where uploaded files and reports are kept: `file:///…`, `s3://bucket/…` or `gs://bucket/…`.",
+        ),
+    ),
+)
+
+SETTINGS: tuple[Setting, ...] = tuple(setting for group in GROUPS for setting in group.settings)
+
+
+def load_environment(root: Path) -> dict[str, str]:
+    """The environment over the values of `root/.env`: what is set by hand wins."""
+    # Without interpolation a `$` in a password means itself, as it does for every process manager.
+    from_file = dotenv_values(root / ".env", interpolate=False)
+    return {name: value for name, value in from_file.items() if value is not None} | dict(os.environ)
+
+
+def read_settings(
+    environ: Mapping[str, str], instance_path: Path, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Reads and checks every setting, once, for `app.config`.
+
+    Args:
+        environ: the environment's text values; those of other programs are ignored.
+        instance_path: the folder for what this machine keeps.
+        overrides: typed values that tests put in place of settings or of keys derived from them.
+
+    Raises:
+        SettingError: when a value is wrong, two contradict each other, or production lacks one that it needs.
+    """
+    overrides = dict(overrides or {})
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        if setting.name in overrides:
+            values[setting.name] = overrides[setting.name]
+        else:
+            values[setting.name] = setting.read(environ.get(setting.name, ""), values, instance_path)
+    _refuse_contradictions(values)
+    config = values | _flask_keys(values)
+    _refuse_overrides(values, overrides, known=config)
+    return config | overrides
+
+
+def _refuse_contradictions(values: Mapping[str, Any]) -> None:
+    if values["MAIL_USE_TLS"] and values["MAIL_USE_SSL"]:
+        raise SettingError(
+            "MAIL_USE_TLS takes false when MAIL_USE_SSL is true: a connection is secured in one way"
+        )
+    if defaults.is_production(values) and values["MAIL_ENABLED"] and not values["MAIL_SERVER"]:
+        raise SettingError(
+            "MAIL_SERVER takes the name of an SMTP server: it is not set, and production needs it "
+            "or MAIL_ENABLED=false"
+        )
+
+
+def _refuse_overrides(
+    values: Mapping[str, Any], overrides: Mapping[str, Any], known: Mapping[str, Any]
+) -> None:
+    if overrides and values["APP_ENV"] != "testing":
+        raise SettingError(f"APP_ENV takes testing where values are overridden: it is {values['APP_ENV']!r}")
+    for name in overrides:
+        if name not in known:
+            raise SettingError(f"{name} is no setting and cannot be overridden")
+
+
+def _flask_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What Flask and its extensions read under names of their own."""
+    is_secure = values["PUBLIC_URL"].startswith("https:")
+    return {
+        "TESTING": values["APP_ENV"] == "testing",
+        "SQLALCHEMY_DATABASE_URI": sqlalchemy_url(values["DATABASE_URL"]),
+        "MAX_CONTENT_LENGTH": values["MAX_REQUEST_BYTES"],
+        "SESSION_COOKIE_HTTPONLY": True,
+        "SESSION_COOKIE_SAMESITE": "Lax",
+        "SESSION_COOKIE_SECURE": is_secure,
+        "REMEMBER_COOKIE_HTTPONLY": True,
+        "REMEMBER_COOKIE_SAMESITE": "Lax",
+        "REMEMBER_COOKIE_SECURE": is_secure,
+        "WTF_CSRF_ENABLED": True,
+    }
+
+
+def sqlalchemy_url(address: str) -> str:
+    """The address with the driver that is installed: hosts hand out `postgres://` and `postgresql://`."""
+    scheme, separator, rest = address.partition("://")
+    driver = "postgresql+psycopg" if scheme in ("postgres", "postgresql") else scheme
+    return f"{driver}{separator}{rest}"

@@ -1,0 +1,142 @@
+"""`make run`: from nothing to a running Belfry in one terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import click
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from flask import Flask
+from honcho.environ import parse_procfile
+
+from app.config import load_environment
+from app.dev import valkey
+from app.dev.flask_command import run_flask
+from app.dev.supervisor import Service, Supervisor
+from app.extensions import db
+
+# The rest waits for the broker; the web process answers without one.
+FOUNDATION = ("valkey", "inbox", "web")
+ANSWER_SECONDS = 60
+# A stopping service has its own grace period; only then the supervisor loses patience.
+PATIENCE_SECONDS = 5
+
+
+def run_everything(app: Flask) -> int:
+    """Migrates, loads the demo on the first run, runs Procfile.dev until Ctrl-C; returns the exit status."""
+    root, port = Path(app.root_path).parent, int(app.config["PORT"])
+    Path(app.instance_path).mkdir(parents=True, exist_ok=True)
+    _hold_lock(Path(app.instance_path) / "run.lock")
+    _refuse_taken_port(port)
+    environ = _child_environment(root, port)
+    logins = _prepare_database(app, root, environ)
+    supervisor = Supervisor(
+        [Service(name, line, root, environ) for name, line in _procfile(app, root).items()],
+        foundation=FOUNDATION,
+        is_foundation_ready=lambda: not valkey.is_embedded(app) or _accepts(valkey.socket_path(app)),
+        grace_seconds=app.config["SHUTDOWN_GRACE_SECONDS"] + PATIENCE_SECONDS,
+    )
+    address = f"http://127.0.0.1:{port}"
+    welcome = _welcome(app, address, logins)
+    threading.Thread(target=_announce, args=(supervisor, address, welcome), daemon=True).start()
+    return supervisor.run()
+
+
+def _hold_lock(path: Path) -> None:
+    """Takes the lock that this process keeps until it ends, however it ends."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise click.ClickException("Belfry already runs from this folder; stop it first") from None
+
+
+def _refuse_taken_port(port: int) -> None:
+    with socket.socket() as probe:
+        # As gunicorn does: connections of the last run that still linger do not take the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise click.ClickException(
+                f"port {port} cannot be used ({error.strerror}); choose another: make run PORT={port + 1}"
+            ) from None
+
+
+def _child_environment(root: Path, port: int) -> dict[str, str]:
+    scripts = str(Path(sys.executable).parent)
+    environ = load_environment(root)
+    return environ | {
+        "PORT": str(port),
+        "PATH": os.pathsep.join([scripts, environ.get("PATH", os.defpath)]),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _prepare_database(app: Flask, root: Path, environ: dict[str, str]) -> str:
+    """Migrates; on a new database, or the first run here, loads the demo. Returns the demo's logins."""
+    kept = Path(app.instance_path) / "demo-logins.txt"
+    revisions = _present_revisions()
+    if revisions != set(ScriptDirectory(str(root / "migrations")).get_heads()):
+        click.echo("Migrating the database …")
+        run_flask("db", "upgrade", root=root, environ=environ)
+    if not revisions or not kept.exists():
+        click.echo("Making demo data …")
+        kept.write_text(run_flask("demo", "load", root=root, environ=environ))
+    return kept.read_text()
+
+
+def _present_revisions() -> set[str]:
+    """The database's migration revisions: none when it is new."""
+    with db.engine.connect() as connection:
+        return set(MigrationContext.configure(connection).get_current_heads())
+
+
+def _procfile(app: Flask, root: Path) -> dict[str, str]:
+    """The lines to run: what the settings place elsewhere is not started here."""
+    lines = dict(parse_procfile((root / "Procfile.dev").read_text()).processes)
+    if not valkey.is_embedded(app):
+        del lines["valkey"]
+    if app.config["MAIL_SERVER"]:
+        del lines["inbox"]
+    return lines
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def _welcome(app: Flask, address: str, logins: str) -> list[str]:
+    places = [f"Belfry   {address}", f"Jobs     {address}/jobs"]
+    if not app.config["MAIL_SERVER"]:
+        places.append(f"Inbox    {address}/dev/inbox")
+    return ["", *places, "", *logins.strip().splitlines(), "", "Ctrl-C stops all of it.", ""]
+
+
+def _announce(supervisor: Supervisor, address: str, lines: list[str]) -> None:
+    """Says where everything is, once the web process answers."""
+    if not _answers(f"{address}/healthz"):
+        lines = [f"{address}/healthz does not answer after {ANSWER_SECONDS} s; the lines above say why"]
+    for line in lines:
+        supervisor.say("belfry", line or " ")
+
+
+def _answers(address: str) -> bool:
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return True
+        except (OSError, urllib.error.URLError):
+            time.sleep(0.2)
+    return False

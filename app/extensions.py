@@ -1,0 +1,122 @@
+"""The application's extensions: created here, bound to an application in `create_app`."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import weakref
+from contextvars import ContextVar
+from typing import Any, NoReturn, cast
+
+import sqlalchemy as sa
+from flask import Flask
+from flask_login import LoginManager
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy.session import Session
+from flask_wtf.csrf import CSRFProtect
+from sqlalchemy import event
+from sqlalchemy.orm import DeclarativeBase
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """The base of all models."""
+
+    metadata = sa.MetaData(naming_convention=NAMING)
+
+
+def table_of(model: type[Base]) -> sa.Table:
+    """The table behind a model, for statements of SQLAlchemy Core."""
+    return cast(sa.Table, model.__table__)
+
+
+class BelfrySession(Session):
+    """The one session class: `app.outbox` listens on it, so every session's commits publish their jobs."""
+
+    def bulk_save_objects(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused, like the two below: SQLAlchemy's legacy bulk methods pass every hook by."""
+        raise TypeError("bulk_save_objects fires no hooks: use session.execute(insert(…)) or update(…)")
+
+    def bulk_insert_mappings(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused."""
+        raise TypeError("bulk_insert_mappings fires no hooks: use session.execute(insert(Model), rows)")
+
+    def bulk_update_mappings(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused."""
+        raise TypeError("bulk_update_mappings fires no hooks: use session.execute(update(Model), rows)")
+
+
+db = SQLAlchemy(model_class=Base, session_options={"class_": BelfrySession}, disable_autonaming=True)
+migrate = Migrate(db=db, render_as_batch=True)
+csrf = CSRFProtect()
+login_manager = LoginManager()
+
+# Set where transactions mostly read (pages, `flask shell`): SQLite then begins them without the write lock.
+reading_only: ContextVar[bool] = ContextVar("reading_only", default=False)
+
+
+def init_app(app: Flask) -> None:
+    """Binds every extension to `app`."""
+    db.init_app(app)
+    migrate.init_app(app, db)
+    csrf.init_app(app)
+    login_manager.init_app(app)
+    app.shell_context_processor(_prepare_shell)
+    with app.app_context():
+        _prepare_engine(app, db.engine)
+
+
+def engine_options(uri: str, busy_timeout_seconds: float) -> dict[str, Any]:
+    """SQLAlchemy's engine options for a database address.
+
+    Args:
+        uri: the SQLAlchemy URL.
+        busy_timeout_seconds: how long a SQLite connection waits for another writer.
+    """
+    if uri.startswith("sqlite"):
+        return {"connect_args": {"timeout": busy_timeout_seconds, "check_same_thread": False}}
+    return {
+        "pool_pre_ping": True,
+        "pool_size": 20,
+        "max_overflow": 40,
+        "connect_args": {"connect_timeout": 5},
+    }
+
+
+def _prepare_engine(app: Flask, engine: sa.Engine) -> None:
+    # A forked process must not speak on its parent's connections.
+    drop = weakref.WeakMethod(engine.dispose)
+    os.register_at_fork(after_in_child=lambda: (dispose := drop()) and dispose(close=False))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+
+
+def _prepare_shell() -> dict[str, Any]:
+    # A person at a prompt leaves transactions open for minutes: they must not keep every writer waiting.
+    reading_only.set(True)
+    return {"db": db}
+
+
+def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    # Without this the driver begins transactions on its own, late and never IMMEDIATE.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A transaction that reads first and writes later fails at once (SQLITE_BUSY_SNAPSHOT, whatever the
+    # timeout) when somebody else wrote in between; one that takes the write lock first only waits.
+    connection.exec_driver_sql("BEGIN" if reading_only.get() else "BEGIN IMMEDIATE")

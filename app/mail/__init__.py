@@ -1,0 +1,77 @@
+"""Mail: a ledger in which every mail exists once, its rendering, and its way to the SMTP server.
+
+This face is all that other slices use: `send_mail` and `send_mails` to ask, `@mail_kind` to declare, `page_url` for the
+links in it. The pages are registered by `app.mail.views.init_app`, after the accounts.
+"""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from app.mail import emails, rendering, transport
+from app.mail.cli import mail as commands
+from app.mail.delivery import deliver
+from app.mail.errors import (
+    MailError,
+    MailKeyError,
+    MailNotFoundError,
+    MailStateError,
+    MailTemplateError,
+    PermanentMailError,
+    ServerUnreachableError,
+    TemporaryMailError,
+    UncertainMailError,
+    UnknownMailError,
+)
+from app.mail.links import absolute_url, page_url
+from app.mail.models import EmailMessage, MailEntry, MailState
+from app.mail.queries import counts_by_state, find_mails, get_mail, mails_of_job
+from app.mail.registry import mail_kind
+from app.mail.services import MailRequest, may_resend, resend, send_mail, send_mails
+from app.mail.transport import close_connections, smtp_settings
+
+__all__ = [
+    "EmailMessage",
+    "MailEntry",
+    "MailError",
+    "MailKeyError",
+    "MailNotFoundError",
+    "MailRequest",
+    "MailState",
+    "MailStateError",
+    "MailTemplateError",
+    "PermanentMailError",
+    "ServerUnreachableError",
+    "TemporaryMailError",
+    "UncertainMailError",
+    "UnknownMailError",
+    "absolute_url",
+    "check_connection",
+    "close_connections",
+    "counts_by_state",
+    "deliver",
+    "emails",
+    "find_mails",
+    "get_mail",
+    "init_app",
+    "mail_kind",
+    "mails_of_job",
+    "may_resend",
+    "page_url",
+    "resend",
+    "send_mail",
+    "send_mails",
+]
+
+
+def init_app(app: Flask) -> None:
+    """Reads the mail settings of `app` and adds the commands; connects to nothing."""
+    transport.mail.init_app(app)
+    rendering.init_app(app)
+    app.cli.add_command(commands)
+
+
+def check_connection() -> str:
+    """Connects to the SMTP server, logs in, and gives back its answer. Raises ServerUnreachableError."""
+    with transport.Connection(smtp_settings()) as connection:
+        return connection.check()

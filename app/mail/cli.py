@@ -1,0 +1,127 @@
+"""`flask mail …`: the ledger, previews, and a mail that shows whether the server takes any."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+
+from app.columns import new_id
+from app.errors import AppError
+from app.extensions import db, table_of
+from app.mail import previews, queries, services, transport
+from app.mail.delivery import message_for
+from app.mail.emails import TEST_MESSAGE
+from app.mail.errors import MailError
+from app.mail.models import EmailMessage, MailEntry, MailState
+from app.mail.recipients import check_address
+from app.mail.registry import kinds
+from app.pagination import MAX_LIMIT
+
+mail = AppGroup("mail", help="Looks into the mail ledger, sends mails again, shows and tests them.")
+
+_HIDDEN = frozenset({"recipient"})
+
+
+@mail.command("list")
+@click.option("--state", type=click.Choice([state.value for state in MailState]))
+@click.option("--kind", help="Only mails of this kind.")
+@click.option("--text", help="The beginning of an address, kind or key, or a part of an error.")
+@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=25, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+def list_(state: str | None, kind: str | None, text: str | None, limit: int, as_json: bool) -> None:
+    """Lists mails, newest first."""
+    mails = queries.find_mails(state=state, kind=kind, text=text, limit=limit).items
+    if as_json:
+        return _echo_json([_fields(row) for row in mails])
+    for row in mails:
+        click.echo(f"{row.id}  {row.state.value:<10}  {row.kind:<28}  {', '.join(row.recipients) or '-'}")
+    return None
+
+
+@mail.command("show")
+@click.argument("mail_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show(mail_id: str, as_json: bool) -> None:
+    """Shows one mail."""
+    with _one_line_errors():
+        fields = _fields(queries.get_mail(mail_id))
+    if as_json:
+        return _echo_json(fields)
+    for name, value in fields.items():
+        click.echo(f"{name:<16}{'-' if value is None else value}")
+    return None
+
+
+@mail.command("resend")
+@click.argument("mail_id", metavar="ID")
+def resend(mail_id: str) -> None:
+    """Sends one mail again."""
+    with _one_line_errors():
+        job_id = services.resend(mail_id)
+        db.session.commit()
+    click.echo(f"job {job_id} sends it")
+
+
+@mail.command("preview")
+@click.argument("name", required=False)
+@click.option("--part", type=click.Choice(["subject", "text", "html"]), default="text", show_default=True)
+def preview(name: str | None, part: str) -> None:
+    """Shows a mail with sample data; without NAME it lists those there are."""
+    if name is None:
+        for kind in kinds():
+            click.echo(kind.name)
+        return
+    with _one_line_errors():
+        click.echo(getattr(previews.preview(name), part))
+
+
+@mail.command("test")
+@click.argument("address")
+def test(address: str) -> None:
+    """Sends a test message, past the ledger, and tells what the server said."""
+    with _one_line_errors():
+        click.echo(_send_test(address))
+
+
+def _send_test(address: str) -> str:
+    recipient = check_address(address)
+    if recipient.problem is not None:
+        raise click.ClickException(f"{address}: {recipient.problem}")
+    server = current_app.config["MAIL_SERVER"] or "the development inbox"
+    id = new_id()
+    entry = MailEntry(id, TEST_MESSAGE, [recipient.address], message_id=services.new_message_id(id))
+    try:
+        receipt = transport.deliver_message(message_for(entry, {"server": server}))
+    finally:
+        transport.close_connections()
+    return f"{server} took it: {receipt.answer}"
+
+
+def _fields(row: EmailMessage) -> dict[str, Any]:
+    names = [column.key for column in table_of(EmailMessage).columns if column.key not in _HIDDEN]
+    return {name: getattr(row, name) for name in names}
+
+
+def _echo_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_as_text))
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turns an AppError into one line on stderr and exit status 1."""
+    try:
+        yield
+    except AppError as error:
+        # Whoever asks here may see the whole of it, addresses included.
+        said = error.detail if isinstance(error, MailError) else error.message
+        raise click.ClickException(" ".join(said.split())) from error

@@ -1,0 +1,313 @@
+"""Delivering a chunk of mails: decide, render, mark as sending, hand over, and say what became of each.
+
+No transaction is open while a server is talked to. `sent` commits together with the end of the mail's job, so the only
+window is a death between the server's answer and that commit; the row then still says `sending`, and the next attempt
+knows that the mail may have left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import structlog
+from flask import current_app
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from app.extensions import db, reading_only
+from app.mail import ledger
+from app.mail.errors import (
+    MailError,
+    MailTemplateError,
+    PermanentMailError,
+    ServerUnreachableError,
+    SilentServerError,
+    UncertainMailError,
+)
+from app.mail.ledger import Outcome
+from app.mail.message import OutgoingMessage
+from app.mail.models import MailEntry, MailState
+from app.mail.registry import Context, kind_of
+from app.mail.rendering import render
+from app.mail.transport import deliver_message
+from app.outbox import JobState
+
+log = structlog.get_logger(__name__)
+
+# Mails marked as sending before the first of them is handed over: few enough that a kill leaves little uncertain, and
+# more when the server is fast, so that the commits in between do not slow it down.
+FIRST_WAVE = 4
+LARGEST_WAVE = 32
+WAVE_SECONDS = 0.2
+# A server that falls silent this often in a row is left alone until the next attempt.
+SILENCES = 3
+
+DATABASE_AWAY = (OperationalError, InterfaceError)
+SETTLED = frozenset({MailState.SENT, MailState.SUPPRESSED, MailState.SKIPPED})
+
+
+class Item(Protocol):
+    """One job of a chunk."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def args(self) -> Mapping[str, Any]: ...
+
+
+class ItemAnswer(Protocol):
+    """What the engine is about to commit for one job of a chunk."""
+
+    @property
+    def item(self) -> Item: ...
+    @property
+    def error(self) -> BaseException | None: ...
+    @property
+    def state(self) -> JobState: ...
+
+
+class MailChunk(Protocol):
+    """What delivery needs of the engine's chunk."""
+
+    session: Session
+
+    def __iter__(self) -> Iterator[Item]: ...
+    def answer(self, item: Any, result: Any = None) -> None: ...
+    def fail(self, item: Any, error: BaseException) -> None: ...
+    def before_commit(self, save: Callable[[Session, Sequence[Any]], None]) -> None: ...
+
+
+@dataclass
+class _Letter:
+    """A mail on its way through one attempt."""
+
+    item: Item
+    entry: MailEntry
+    message: OutgoingMessage | None = None
+    may_have_left: bool = False
+
+
+@dataclass
+class Delivery:
+    """One attempt at a chunk of mails."""
+
+    chunk: MailChunk
+    _letters: dict[str, _Letter] = field(default_factory=dict)
+    _outcomes: dict[str, Outcome] = field(default_factory=dict)
+    _unsendable: list[Callable[[], None]] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Answers or fails every item of the chunk."""
+        self.chunk.before_commit(self._save)
+        with _reading(self.chunk.session):
+            letters = [letter for letter in self._load() if self._is_to_be_sent(letter)]
+            contexts = _contexts(letters)
+            # Within the block: a context may hold rows that load more of themselves.
+            rendered = [letter for letter in letters if self._render(letter, contexts)]
+        for end in self._unsendable:
+            end()
+        self._send_all(rendered)
+
+    # ── Before sending: only reads; what is known to end already is ended after the block ────────────────────────
+
+    def _load(self) -> list[_Letter]:
+        items = list(self.chunk)
+        entries = ledger.load(self.chunk.session, [item.args["email_id"] for item in items])
+        for item in items:
+            entry = entries.get(item.args["email_id"])
+            if entry is None:
+                self._later(self.chunk.fail, item, PermanentMailError("the ledger has no such mail (any more)"))
+            else:
+                self._letters[item.id] = _Letter(item, entry)
+        return list(self._letters.values())
+
+    def _is_to_be_sent(self, letter: _Letter) -> bool:
+        entry = letter.entry
+        if entry.job_id != letter.item.id:
+            self._later(self.chunk.answer, letter.item, {"superseded": True})
+        elif entry.state in SETTLED:
+            self._later(self.chunk.answer, letter.item, {"state": entry.state.value})
+        elif not current_app.config["MAIL_ENABLED"]:
+            self._later(self._end, letter, MailState.SUPPRESSED)
+        elif entry.state in (MailState.SENDING, MailState.UNCERTAIN) and _holds_uncertain():
+            is_new = entry.state is MailState.SENDING
+            self._later(self._hold, letter, "its worker died while it was handed over", is_new)
+        else:
+            return True
+        return False
+
+    def _render(self, letter: _Letter, contexts: Mapping[str, Context | Exception | None]) -> bool:
+        context = contexts.get(letter.entry.id)
+        if context is None:
+            self._later(self._end, letter, MailState.SKIPPED, "what it is about is gone")
+            return False
+        try:
+            letter.message = message_for(letter.entry, _checked(context, letter.entry.kind))
+        except MailError as error:
+            self._later(self.chunk.fail, letter.item, error)
+            return False
+        return True
+
+    def _later(self, end: Callable[..., None], *arguments: Any) -> None:
+        self._unsendable.append(partial(end, *arguments))
+
+    # ── Sending ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _send_all(self, letters: Sequence[_Letter]) -> None:
+        remaining, wave, silences = list(letters), FIRST_WAVE, 0
+        while remaining:
+            began_at = time.monotonic()
+            now, remaining = remaining[:wave], remaining[wave:]
+            ledger.mark_sending(self.chunk.session, [letter.entry for letter in now])
+            while now:
+                letter, *now = now
+                error = self._send(letter)
+                silences = silences + 1 if isinstance(error, SilentServerError) else 0
+                if isinstance(error, ServerUnreachableError) or (error and silences >= SILENCES):
+                    return self._give_up(now + remaining, error)
+            wave = _next_wave(wave, time.monotonic() - began_at)
+        return None
+
+    def _send(self, letter: _Letter) -> MailError | None:
+        """Hands one mail over and answers its item; returns the error that another mail might meet too."""
+        assert letter.message is not None, "only rendered mails are sent"
+        letter.may_have_left = True
+        try:
+            receipt = deliver_message(letter.message)
+        except UncertainMailError as error:
+            self._end_uncertain(letter, error)
+        except MailError as error:
+            self._fail(letter, error)
+            return error
+        else:
+            refused = "; ".join(map(str, receipt.refusals)) or None
+            self._end(letter, MailState.SENT, f"refused {refused}" if refused else None)
+        return None
+
+    def _give_up(self, letters: Sequence[_Letter], error: MailError) -> None:
+        # Each would wait as long for the same answer, and hold up the thread for all of them.
+        for letter in letters:
+            self._fail(letter, error)
+
+    # ── Outcomes ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _end(self, letter: _Letter, state: MailState, last_error: str | None = None) -> None:
+        self._outcomes[letter.item.id] = Outcome(letter.entry.id, letter.item.id, state, last_error)
+        self.chunk.answer(letter.item, {"state": state.value})
+
+    def _hold(self, letter: _Letter, reason: str, is_new: bool) -> None:
+        self._outcomes[letter.item.id] = Outcome(
+            letter.entry.id, letter.item.id, MailState.UNCERTAIN, f"held: {reason}", is_new
+        )
+        self.chunk.answer(letter.item, {"state": MailState.UNCERTAIN.value, "held": True})
+
+    def _end_uncertain(self, letter: _Letter, error: UncertainMailError) -> None:
+        log.warning("mail.uncertain", mail=letter.entry.id, reason=error.message)
+        if _holds_uncertain():
+            self._hold(letter, error.detail, is_new=True)
+        else:
+            self._fail(letter, error)
+
+    def _fail(self, letter: _Letter, error: MailError) -> None:
+        letter.may_have_left = isinstance(error, UncertainMailError)
+        self.chunk.fail(letter.item, error)
+
+    def _save(self, session: Session, answers: Sequence[ItemAnswer]) -> None:
+        """Called in each transaction that ends items: the ledger says the same as the job records, or neither does."""
+        outcomes = [self._outcome(answer) for answer in answers]
+        ledger.write_outcomes(session, [outcome for outcome in outcomes if outcome is not None])
+
+    def _outcome(self, answer: ItemAnswer) -> Outcome | None:
+        letter = self._letters.get(answer.item.id)
+        if answer.error is None or letter is None or letter.entry.job_id != answer.item.id:
+            return self._outcomes.get(answer.item.id)
+        is_uncertain = letter.may_have_left
+        state = MailState.UNCERTAIN if is_uncertain else _state_after(answer.state)
+        return Outcome(letter.entry.id, answer.item.id, state, _in_full(answer.error), is_uncertain)
+
+
+def deliver(chunk: MailChunk) -> None:
+    """Delivers the mails of a chunk of `mail.deliver` jobs; each item's args hold the `email_id`."""
+    Delivery(chunk).run()
+
+
+def message_for(entry: MailEntry, context: Context) -> OutgoingMessage:
+    """The mail as it goes out. Raises MailTemplateError."""
+    rendered = render(entry.kind, context, entry.recipients[0])
+    return OutgoingMessage(
+        subject=rendered.subject,
+        recipients=entry.recipients,
+        text=rendered.text,
+        html=rendered.html,
+        message_id=entry.message_id,
+        sender=current_app.config["MAIL_DEFAULT_SENDER"],
+    )
+
+
+def _contexts(letters: Sequence[_Letter]) -> dict[str, Context | Exception | None]:
+    by_kind: dict[str, list[MailEntry]] = defaultdict(list)
+    for letter in letters:
+        by_kind[letter.entry.kind].append(letter.entry)
+    contexts: dict[str, Context | Exception | None] = {}
+    for name, entries in by_kind.items():
+        contexts |= _contexts_of_kind(name, entries)
+    return contexts
+
+
+def _contexts_of_kind(name: str, entries: Sequence[MailEntry]) -> dict[str, Context | Exception | None]:
+    """The contexts of one kind; an entry that makes its function fail is found by halving, and gets the error."""
+    try:
+        return dict(kind_of(name).contexts(entries))
+    except DATABASE_AWAY:
+        raise
+    except Exception as error:  # noqa: BLE001 - a slice's function: whatever it raises is about its mails only
+        db.session.rollback()
+        if len(entries) == 1:
+            return {entries[0].id: error}
+        half = len(entries) // 2
+        return _contexts_of_kind(name, entries[:half]) | _contexts_of_kind(name, entries[half:])
+
+
+def _checked(context: Context | Exception, kind: str) -> Context:
+    """The context, unless its kind's function failed over it."""
+    if isinstance(context, MailError):
+        raise context
+    if isinstance(context, Exception):
+        said = f"{type(context).__name__}: {context}"
+        raise MailTemplateError(f"the context of {kind} cannot be had: {said}") from context
+    return context
+
+
+@contextmanager
+def _reading(session: Session) -> Iterator[None]:
+    """A block that only reads: on SQLite it does not keep other writers waiting."""
+    token = reading_only.set(True)
+    try:
+        yield
+    finally:
+        session.rollback()
+        reading_only.reset(token)
+
+
+def _next_wave(wave: int, took_seconds: float) -> int:
+    if took_seconds > WAVE_SECONDS:
+        return max(FIRST_WAVE, wave // 2)
+    return min(LARGEST_WAVE, wave * 2)
+
+
+def _holds_uncertain() -> bool:
+    return current_app.config["MAIL_UNCERTAIN"] == "hold"
+
+
+def _state_after(state: JobState) -> MailState:
+    return MailState.DEFERRED if state is JobState.RETRYABLE else MailState.FAILED
+
+
+def _in_full(error: BaseException) -> str:
+    return error.detail if isinstance(error, MailError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,82 @@
+"""The errors of mail, sorted by the one question the retry policy asks: may it pass by itself?"""
+
+from __future__ import annotations
+
+import re
+
+from app.errors import AppError, ConflictError, InvalidInputError, NotFoundError
+
+_ADDRESS = re.compile(r"[^\s<>()\[\]:;,\"]+@[^\s<>()\[\]:;,\"]+")
+
+
+class MailError(AppError):
+    """A mail did not leave.
+
+    The message is fit for logs: addresses in it are hidden. `detail` is the full text, for the ledger only.
+
+    Args:
+        detail: what happened, with the server's own words.
+        code: the server's answer code, when it gave one.
+    """
+
+    status = 502
+
+    def __init__(self, detail: str, code: int | None = None) -> None:
+        super().__init__(without_addresses(detail))
+        self.detail = detail
+        self.code = code
+
+
+class TemporaryMailError(MailError):
+    """It may pass: a timeout, a broken connection, a 4xx answer, TLS or the login failing."""
+
+
+class ServerUnreachableError(TemporaryMailError):
+    """No connection ready for mail could be made: the next mail would fare the same."""
+
+
+class SilentServerError(TemporaryMailError):
+    """The server said nothing for MAIL_TIMEOUT_SECONDS in the middle of a mail."""
+
+
+class PermanentMailError(MailError):
+    """It will not pass: a 5xx answer for this mail, or a mail that cannot be made."""
+
+
+class UncertainMailError(MailError):
+    """The connection broke after the whole mail was handed over and before the answer: it may have left or not."""
+
+
+class MailTemplateError(PermanentMailError):
+    """A mail's templates or its context are wrong."""
+
+    status = 500
+
+
+class UnknownMailError(PermanentMailError):
+    """No mail is registered under this name."""
+
+    status = 500
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"no mail is named {kind!r}: `flask mail preview` lists those there are")
+
+
+class MailNotFoundError(NotFoundError):
+    """The ledger has no such mail."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no such mail")
+
+
+class MailKeyError(InvalidInputError):
+    """A mail's unique key is empty or too long."""
+
+
+class MailStateError(ConflictError):
+    """The mail's present state does not admit sending it again."""
+
+
+def without_addresses(text: str) -> str:
+    """`text` with every mail address hidden: servers like to repeat the recipient, and logs are not the place."""
+    return _ADDRESS.sub("…@…", text)

@@ -1,0 +1,114 @@
+"""The ledger's set-based statements: a few for a whole chunk of mails, with plain values in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.columns import utc_now
+from app.extensions import table_of
+from app.mail.models import ENTRY_COLUMNS, EmailMessage, MailEntry, MailState
+
+ERROR_CHARACTERS = 2_000
+_LEDGER = table_of(EmailMessage)
+_columns = _LEDGER.c
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one mail in one attempt.
+
+    Args:
+        mail_id, job_id: the row, and the job that may write to it.
+        state: where it goes.
+        last_error: in full, for the ledger only.
+        is_uncertain: whether this attempt left it open if the mail is out.
+    """
+
+    mail_id: str
+    job_id: str
+    state: MailState
+    last_error: str | None = None
+    is_uncertain: bool = False
+
+
+def load(session: Session, ids: Sequence[str]) -> dict[str, MailEntry]:
+    """The entries of `ids`, by id, with one query."""
+    query = sa.select(*ENTRY_COLUMNS).where(EmailMessage.id.in_(ids))
+    entries = [MailEntry(**row._mapping) for row in session.execute(query)]  # noqa: SLF001 - the documented name
+    return {entry.id: entry for entry in entries}
+
+
+def mark_sending(session: Session, entries: Sequence[MailEntry]) -> None:
+    """Notes and commits that these mails are about to be handed over: what is found so later was interrupted."""
+    was_sending = sa.case((_columns.state == MailState.SENDING, 1), else_=0)
+    statement = (
+        sa.update(_LEDGER)
+        .where(_columns.id.in_([entry.id for entry in entries]))
+        .values(
+            {
+                _columns.state: MailState.SENDING,
+                _columns.attempts: _columns.attempts + 1,
+                _columns.uncertain_count: _columns.uncertain_count + was_sending,
+                _columns.sending_at: utc_now(),
+            }
+        )
+    )
+    session.connection().execute(statement)
+    session.commit()
+
+
+def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> None:
+    """Writes what became of mails, in the caller's transaction: one statement for the sent, one for the rest."""
+    plain: list[Outcome] = []
+    others: list[Outcome] = []
+    for outcome in outcomes:
+        is_plain = outcome.state is MailState.SENT and outcome.last_error is None
+        (plain if is_plain else others).append(outcome)
+    if plain:
+        _write_sent(session, plain)
+    if others:
+        _write_others(session, others)
+
+
+def _write_sent(session: Session, outcomes: Sequence[Outcome]) -> None:
+    statement = (
+        sa.update(_LEDGER)
+        .where(
+            _columns.id.in_([outcome.mail_id for outcome in outcomes]),
+            _columns.job_id.in_([outcome.job_id for outcome in outcomes]),
+        )
+        .values(state=MailState.SENT, sent_at=utc_now(), last_error=None)
+    )
+    session.connection().execute(statement)
+
+
+def _write_others(session: Session, outcomes: Sequence[Outcome]) -> None:
+    is_sent = sa.bindparam("is_sent", type_=sa.Boolean)
+    statement = (
+        sa.update(_LEDGER)
+        .where(_columns.id == sa.bindparam("mail_id"), _columns.job_id == sa.bindparam("by_job_id"))
+        .values(
+            state=sa.bindparam("new_state"),
+            last_error=sa.bindparam("error"),
+            uncertain_count=_columns.uncertain_count + sa.bindparam("uncertain", type_=sa.Integer),
+            sent_at=sa.case((is_sent, sa.bindparam("now")), else_=_columns.sent_at),
+        )
+    )
+    session.connection().execute(statement, [_parameters(outcome) for outcome in outcomes])
+
+
+def _parameters(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "mail_id": outcome.mail_id,
+        "by_job_id": outcome.job_id,
+        "new_state": outcome.state,
+        "error": outcome.last_error[:ERROR_CHARACTERS] if outcome.last_error else None,
+        "uncertain": int(outcome.is_uncertain),
+        "is_sent": outcome.state is MailState.SENT,
+        "now": utc_now(),
+    }

@@ -1,0 +1,66 @@
+"""The kinds of mail of this process: the `@mail_kind` decorator of the slices' `emails.py`, and what it registers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.mail.errors import UnknownMailError
+from app.mail.models import MailEntry
+
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+Context = Mapping[str, Any]
+Contexts = Callable[[Sequence[MailEntry]], Mapping[str, Context | None]]
+Sample = Callable[[], Context]
+
+
+@dataclass(frozen=True)
+class MailKind:
+    """One kind of mail: its name (and folder of templates), who gives its contexts, and a sample."""
+
+    name: str
+    contexts: Contexts
+    sample: Sample
+
+
+_kinds: dict[str, MailKind] = {}
+
+
+def mail_kind(name: str, *, sample: Sample) -> Callable[[Contexts], Contexts]:
+    """Registers the function that gives the template contexts of one kind of mail.
+
+    The function gets ledger entries and answers with a context for each by the entry's id, in one query for all;
+    None says that the subject is gone, and the mail is skipped. It reads through `db.session`, and only reads.
+
+    Args:
+        name: stable, lower case with hyphens; the folder `templates/email/<name>/` holds
+            `subject.txt`, `body.txt` and `body.html`.
+        sample: gives a context for the preview, without a database.
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(f"a mail's name takes lower case letters, digits and hyphens, not {name!r}")
+
+    def register(function: Contexts) -> Contexts:
+        known = _kinds.get(name)
+        if known is not None and known.contexts.__module__ != function.__module__:
+            raise ValueError(f"{name} is registered by {known.contexts.__module__} already")
+        _kinds[name] = MailKind(name, function, sample)
+        return function
+
+    return register
+
+
+def kind_of(name: str) -> MailKind:
+    """The kind registered under `name`, or UnknownMailError."""
+    try:
+        return _kinds[name]
+    except KeyError:
+        raise UnknownMailError(name) from None
+
+
+def kinds() -> list[MailKind]:
+    """All kinds, by name."""
+    return [_kinds[name] for name in sorted(_kinds)]

@@ -1,0 +1,212 @@
+"""Asking for mails: the ledger rows and their jobs, in the caller's transaction. Nothing is rendered or sent here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from flask import current_app
+
+from app.columns import as_uuid_text, new_id, utc_now
+from app.extensions import db, table_of
+from app.mail.errors import MailKeyError, MailNotFoundError, MailStateError
+from app.mail.models import KEY_CHARACTERS, EmailMessage, MailState
+from app.mail.recipients import Recipient, check_address, distinct_recipients
+from app.mail.registry import kind_of
+from app.outbox import (
+    LIVE,
+    JobRecord,
+    JobRequest,
+    Subject,
+    current_origin,
+    enqueue_many,
+    insert_ignoring_conflicts,
+)
+
+DELIVER = "mail.deliver"
+_LEDGER = table_of(EmailMessage)
+
+
+@dataclass(frozen=True)
+class MailRequest:
+    """One mail to ask for.
+
+    Args:
+        to: addresses; each distinct person gets a mail of their own. Invalid ones are recorded as skipped.
+        key: what makes this mail unique for ever, as `reservation-status/42/confirmed/7`; asked again, nothing happens.
+        context: what the mail says of the change, as JSON: the object may have moved on when the mail is rendered.
+        subject: the row that it is about.
+        change_id: the status change that caused it.
+    """
+
+    to: Sequence[str | None]
+    key: str
+    context: Mapping[str, Any] = field(default_factory=dict)
+    subject: Subject | None = None
+    change_id: str | None = None
+
+
+def send_mail(
+    kind: str,
+    to: str | None,
+    key: str,
+    *,
+    context: Mapping[str, Any] | None = None,
+    subject: Subject | None = None,
+    change_id: str | None = None,
+) -> str | None:
+    """Asks for one mail to one person; see `send_mails`.
+
+    Returns:
+        the ledger id, or None when a mail with this key was asked for before.
+    """
+    written = send_mails(kind, [MailRequest([to], key, context or {}, subject, change_id)])
+    return written[0] if written else None
+
+
+def send_mails(kind: str, requests: Iterable[MailRequest]) -> list[str]:
+    """Asks for mails: they go out iff the current session's transaction commits. May be called within a flush.
+
+    Args:
+        kind: a registered kind of mail.
+        requests: what to ask for, one each.
+
+    Returns:
+        the ids of the ledger rows that were written; a key that is known already writes none.
+
+    Raises:
+        UnknownMailError: no such kind.
+        MailKeyError: a key is empty or has more than 250 characters.
+        UnknownJobError: the application runs without jobs.
+    """
+    kind_of(kind)
+    rows = [row for request in requests for row in _rows(kind, request)]
+    if not rows:
+        return []
+    written = insert_ignoring_conflicts(db.session(), EmailMessage, rows)
+    new = [row for row in rows if row["id"] in written]
+    _enqueue_deliveries([row for row in new if row["state"] is MailState.QUEUED])
+    return [row["id"] for row in new]
+
+
+def resend(mail_id: str) -> str:
+    """Sends a mail again because a person asked for it: a new job for the same row. The caller commits.
+
+    The Message-ID stays, so that a mail that did leave unseen is recognised as the same one; a mail that was sent for
+    sure gets a new one, or mail programs would hide the copy.
+
+    Returns:
+        the id of the new job, which records who asked.
+
+    Raises:
+        MailNotFoundError: there is no such mail.
+        MailStateError: it is on its way already, nobody valid is to get it, or MAIL_ENABLED is false.
+    """
+    mail = _locked(mail_id)
+    _refuse_resend(mail)
+    (job_id,) = enqueue_many(DELIVER, [_delivery(mail)])
+    message_id = new_message_id(new_id()) if mail["sent_at"] else mail["message_id"]
+    statement = (
+        sa.update(_LEDGER)
+        .where(_LEDGER.c.id == mail["id"])
+        .values(state=MailState.QUEUED, job_id=job_id, message_id=message_id, last_error=None)
+    )
+    db.session().connection().execute(statement)
+    # Core passes a row that the session has loaded by.
+    db.session.expire_all()
+    return job_id
+
+
+def may_resend(mail: EmailMessage) -> bool:
+    """Whether `resend` would take this mail."""
+    try:
+        _refuse_resend({"recipients": mail.recipients, "job_id": mail.job_id})
+    except MailStateError:
+        return False
+    return True
+
+
+def new_message_id(unique: str) -> str:
+    """A Message-ID header (RFC 5322, section 3.6.4) whose left side is `unique`."""
+    return f"<{unique}@{current_app.config['MAIL_MESSAGE_ID_DOMAIN']}>"
+
+
+def _rows(kind: str, request: MailRequest) -> Iterator[dict[str, Any]]:
+    people = distinct_recipients(request.to) or [check_address(None)]
+    for person in people:
+        key = f"{request.key}/{person.digest}" if len(people) > 1 else request.key
+        yield _row(kind, request, person, _checked_key(key))
+
+
+def _row(kind: str, request: MailRequest, person: Recipient, key: str) -> dict[str, Any]:
+    id = new_id()
+    return {
+        "id": id,
+        "unique_key": key,
+        "kind": kind,
+        "recipients": [person.address] if person.address else [],
+        "recipient": person.address.lower() or None,
+        "context": dict(request.context),
+        "subject_type": request.subject.type if request.subject else None,
+        "subject_id": str(request.subject.id) if request.subject else None,
+        "change_id": request.change_id,
+        "user_id": current_origin().user_id,
+        "state": _first_state(person),
+        "last_error": person.problem,
+        "message_id": new_message_id(id),
+        "created_at": utc_now(),
+    }
+
+
+def _first_state(person: Recipient) -> MailState:
+    if person.problem is not None:
+        return MailState.SKIPPED
+    return MailState.QUEUED if current_app.config["MAIL_ENABLED"] else MailState.SUPPRESSED
+
+
+def _checked_key(key: str) -> str:
+    if not 0 < len(key) <= KEY_CHARACTERS:
+        raise MailKeyError(f"a mail's key takes 1 to {KEY_CHARACTERS} characters, not {len(key)}")
+    return key
+
+
+def _enqueue_deliveries(rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
+    job_ids = enqueue_many(DELIVER, [_delivery(row) for row in rows])
+    statement = (
+        sa.update(_LEDGER).where(_LEDGER.c.id == sa.bindparam("mail_id")).values(job_id=sa.bindparam("new_job_id"))
+    )
+    pairs = [{"mail_id": row["id"], "new_job_id": job_id} for row, job_id in zip(rows, job_ids, strict=True)]
+    db.session().connection().execute(statement, pairs)
+
+
+def _delivery(row: Mapping[str, Any]) -> JobRequest:
+    subject = Subject(row["subject_type"], row["subject_id"]) if row["subject_type"] else None
+    return JobRequest(args={"email_id": row["id"]}, subject=subject, change_id=row["change_id"])
+
+
+def _locked(mail_id: str) -> Mapping[str, Any]:
+    id = as_uuid_text(mail_id)
+    query = sa.select(_LEDGER).where(_LEDGER.c.id == id).with_for_update()
+    found = db.session().connection().execute(query).mappings().one_or_none() if id else None
+    if found is None:
+        raise MailNotFoundError
+    return {str(name): value for name, value in found.items()}
+
+
+def _refuse_resend(mail: Mapping[str, Any]) -> None:
+    if not current_app.config["MAIL_ENABLED"]:
+        raise MailStateError("MAIL_ENABLED is false: no mail is sent")
+    problems = [check_address(address).problem for address in mail["recipients"] or [None]]
+    if all(problems):
+        raise MailStateError(f"it cannot be sent: {problems[0]}")
+    if mail["job_id"] and _is_live(mail["job_id"]):
+        raise MailStateError("it is on its way already: its job has not ended")
+
+
+def _is_live(job_id: str) -> bool:
+    query = sa.select(JobRecord.id).where(JobRecord.id == job_id, JobRecord.state.in_(LIVE))
+    return db.session().connection().execute(query).first() is not None

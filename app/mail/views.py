@@ -1,0 +1,104 @@
+"""The pages of the ledger and the previews, for staff. Registered by themselves, after the accounts, whose roles they
+ask for: accounts send mails too, so the slice's face must not know its pages."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from flask import Blueprint, Flask, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app.accounts import require_role
+from app.extensions import db
+from app.mail import inbox, previews, queries, services
+from app.mail.errors import MailError, MailStateError
+from app.mail.frames import html_frame, text_frame
+from app.mail.models import MailState
+
+pages = Blueprint("mail", __name__, url_prefix="/mails")
+
+STATES = [state.value for state in MailState]
+
+
+def init_app(app: Flask) -> None:
+    """Adds the pages, and the development inbox where there is one."""
+    app.register_blueprint(pages)
+    if app.config["APP_ENV"] != "production" and not app.config["MAIL_SERVER"]:
+        app.register_blueprint(inbox.pages)
+
+
+@pages.get("")
+@require_role("staff", "admin")
+def list_() -> ResponseReturnValue:
+    """The ledger, newest first, filtered by the query: state, kind, text, cursor."""
+    state, kind, text = (request.args.get(name) or None for name in ("state", "kind", "text"))
+    page = queries.find_mails(state=state, kind=kind, text=text, cursor=request.args.get("cursor"))
+    return render_template(
+        "mail/list.html",
+        mails=page.items,
+        next_cursor=page.next_cursor,
+        states=STATES,
+        counts=None if kind or text else queries.counts_by_state(),
+        filters={"state": state, "kind": kind, "text": text},
+    )
+
+
+@pages.get("/<uuid:mail_id>")
+@require_role("staff", "admin")
+def detail(mail_id: UUID) -> ResponseReturnValue:
+    """One mail."""
+    mail = queries.get_mail(mail_id)
+    return render_template("mail/detail.html", mail=mail, may_resend=services.may_resend(mail))
+
+
+@pages.post("/<uuid:mail_id>/resend")
+@require_role("staff", "admin")
+def resend(mail_id: UUID) -> ResponseReturnValue:
+    """Sends one mail again."""
+    try:
+        services.resend(str(mail_id))
+    except MailStateError as error:
+        db.session.rollback()
+        flash(f"The mail was not sent again: {error.message}.", "error")
+    else:
+        db.session.commit()
+        flash("The mail is on its way again.", "success")
+    return redirect(url_for("mail.detail", mail_id=mail_id))
+
+
+@pages.get("/<uuid:mail_id>/html")
+@require_role("staff", "admin")
+def message_html(mail_id: UUID) -> ResponseReturnValue:
+    """One mail as its recipient would see it now."""
+    try:
+        rendered = previews.render_mail(queries.get_mail(mail_id))
+    except MailError as error:
+        return text_frame(error.message)
+    if rendered is None:
+        return text_frame("What this mail is about is gone: it cannot be shown any more.")
+    return html_frame(rendered.html)
+
+
+@pages.get("/previews", endpoint="previews")
+@require_role("staff", "admin")
+def previews_() -> ResponseReturnValue:
+    """All kinds of mail with sample data; `name` and `part` in the query choose one."""
+    known = previews.list_previews()
+    name = request.args.get("name")
+    return render_template(
+        "mail/previews.html",
+        previews=known,
+        selected=next((preview for preview in known if preview.name == name), None),
+        part="text" if request.args.get("part") == "text" else "html",
+    )
+
+
+@pages.get("/previews/<name>/<any(html, text):part>")
+@require_role("staff", "admin")
+def preview(name: str, part: str) -> ResponseReturnValue:
+    """One part of a sample."""
+    try:
+        rendered = previews.preview(name)
+    except MailError as error:
+        return text_frame(error.message)
+    return html_frame(rendered.html) if part == "html" else text_frame(f"{rendered.subject}\n\n{rendered.text}")

@@ -1,0 +1,107 @@
+"""Reading the job system's tables: lists, counts, details. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.columns import as_uuid_text
+from app.errors import NotFoundError
+from app.extensions import db
+from app.outbox import JobAttempt, JobRecord, JobState
+from app.pagination import DEFAULT_LIMIT, Page, page_by_key
+
+# Counting stops here: beyond, the exact number tells nobody more, and costs a scan.
+COUNT_LIMIT = 10_000
+
+
+@dataclass(frozen=True)
+class JobFilters:
+    """What a list of jobs is narrowed to; None does not narrow."""
+
+    state: JobState | None = None
+    name: str | None = None
+    queue: str | None = None
+    text: str | None = None
+    subject: str | None = None  # type, or type/id
+    since: datetime | None = None
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """The filters as SQL."""
+        found: list[sa.ColumnElement[bool]] = []
+        if self.state:
+            found.append(JobRecord.state == self.state)
+        if self.name:
+            found.append(JobRecord.name == self.name)
+        if self.queue:
+            found.append(JobRecord.queue == self.queue)
+        if self.since:
+            found.append(JobRecord.created_at >= self.since)
+        if self.subject:
+            found.append(_subject_is(self.subject))
+        if self.text:
+            found.append(_mentions(self.text))
+        return found
+
+
+def list_jobs(filters: JobFilters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRecord]:
+    """One page of jobs, newest first."""
+    query = sa.select(JobRecord).where(*filters.conditions())
+    return page_by_key(db.session(), query, (JobRecord.id,), limit=limit, cursor=cursor)
+
+
+def counts_by_state() -> dict[str, int]:
+    """How many jobs are in each state, each counted up to COUNT_LIMIT."""
+    columns = [_capped_count(state).label(state.value) for state in JobState]
+    row = db.session.execute(sa.select(*columns)).one()
+    return {state.value: getattr(row, state.value) for state in JobState}
+
+
+def get_job(job_id: str) -> JobRecord:
+    """The record with this id. Raises NotFoundError."""
+    id = as_uuid_text(job_id)
+    record = db.session.get(JobRecord, id) if id else None
+    if record is None:
+        raise NotFoundError("There is no such job: it may have been pruned.")
+    return record
+
+
+def attempts_of(job_id: str) -> Sequence[JobAttempt]:
+    """The attempts that did not complete the job, newest first."""
+    query = sa.select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.id.desc())
+    return db.session.scalars(query).all()
+
+
+def latest_failures(limit: int) -> Sequence[JobRecord]:
+    """The jobs that failed last."""
+    query = sa.select(JobRecord).where(JobRecord.state == JobState.FAILED)
+    return db.session.scalars(query.order_by(JobRecord.id.desc()).limit(limit)).all()
+
+
+def matching_ids(filters: JobFilters, states: Sequence[JobState]) -> list[str]:
+    """The ids of all jobs in one of `states` that meet the filters."""
+    query = sa.select(JobRecord.id).where(*filters.conditions(), JobRecord.state.in_(states))
+    return list(db.session.execute(query).scalars())
+
+
+def _capped_count(state: JobState) -> sa.ScalarSelect[Any]:
+    rows = sa.select(JobRecord.id).where(JobRecord.state == state).limit(COUNT_LIMIT).subquery()
+    return sa.select(sa.func.count()).select_from(rows).scalar_subquery()
+
+
+def _subject_is(subject: str) -> sa.ColumnElement[bool]:
+    kind, _, id = subject.partition("/")
+    found = JobRecord.subject_type == kind
+    return sa.and_(found, JobRecord.subject_id == id) if id else found
+
+
+def _mentions(text: str) -> sa.ColumnElement[bool]:
+    if id := as_uuid_text(text):
+        return JobRecord.id == id
+    columns = (JobRecord.name, JobRecord.subject_type, JobRecord.error_type, JobRecord.error_message)
+    found = [column.icontains(text, autoescape=True) for column in columns]
+    return sa.or_(*found, JobRecord.subject_id == text)

@@ -1,0 +1,111 @@
+"""The jobs pages: a live list, a live detail, retry and cancel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app import outbox
+from app.accounts import User, require_role
+from app.extensions import db
+from app.mail import mails_of_job
+from app.monitoring import services
+from app.monitoring.services import JobFilters
+from app.outbox import ENDED, LIVE, JobRecord, JobState
+
+pages = Blueprint("monitoring", __name__, url_prefix="/jobs")
+
+TABS = [state.value for state in JobState]
+
+
+@pages.get("/")
+@require_role("staff", "admin")
+def jobs() -> ResponseReturnValue:
+    """The list of jobs."""
+    return render_template("monitoring/jobs.html", **_list_context())
+
+
+@pages.get("/live")
+@require_role("staff", "admin")
+def jobs_live() -> ResponseReturnValue:
+    """The list's moving part."""
+    return render_template("monitoring/_jobs.html", **_list_context())
+
+
+@pages.get("/<uuid:job_id>")
+@require_role("staff", "admin")
+def job(job_id: object) -> ResponseReturnValue:
+    """One job with its attempts."""
+    return render_template("monitoring/job.html", **_detail_context(str(job_id)))
+
+
+@pages.get("/<uuid:job_id>/live")
+@require_role("staff", "admin")
+def job_live(job_id: object) -> ResponseReturnValue:
+    """The detail's moving part."""
+    return render_template("monitoring/_job.html", **_detail_context(str(job_id)))
+
+
+@pages.post("/<uuid:job_id>/retry")
+@require_role("staff", "admin")
+def retry(job_id: object) -> ResponseReturnValue:
+    """Sets an ended job back to pending."""
+    record = services.get_job(str(job_id))
+    retried = outbox.retry([record.id])
+    db.session.commit()
+    _tell("The job runs again.", retried, "It has not ended unsuccessfully, so there is nothing to retry.")
+    return redirect(url_for("monitoring.job", job_id=record.id))
+
+
+@pages.post("/<uuid:job_id>/cancel")
+@require_role("staff", "admin")
+def cancel(job_id: object) -> ResponseReturnValue:
+    """Cancels a job that waits; asks one that runs to stop."""
+    record = services.get_job(str(job_id))
+    cancelled, asked = outbox.cancel([record.id])
+    db.session.commit()
+    said = "The job is cancelled." if cancelled else "The job was asked to stop."
+    _tell(said, [*cancelled, *asked], "The job had ended already.")
+    return redirect(url_for("monitoring.job", job_id=record.id))
+
+
+def _tell(success: str, done: list[str], otherwise: str) -> None:
+    flash(success if done else otherwise, "success" if done else "warning")
+
+
+def _list_context() -> dict[str, Any]:
+    state = request.args.get("state")
+    filters = JobFilters(
+        state=JobState(state) if state in TABS else None,
+        name=request.args.get("name") or None,
+        queue=request.args.get("queue") or None,
+        text=(request.args.get("text") or "").strip()[:200] or None,
+    )
+    page = services.list_jobs(filters, cursor=request.args.get("cursor"))
+    return {
+        "jobs": page.items,
+        "next_cursor": page.next_cursor,
+        "counts": services.counts_by_state(),
+        "filters": filters,
+        "states": TABS,
+    }
+
+
+def _detail_context(job_id: str) -> dict[str, Any]:
+    record = services.get_job(job_id)
+    user = db.session.get(User, record.user_id) if record.user_id else None
+    return {
+        "job": record,
+        "attempts": services.attempts_of(record.id),
+        "mails": mails_of_job(record.id),
+        "user_name": user.name or user.username if user else None,
+        "may_retry": record.state in ENDED - {JobState.COMPLETED},
+        "may_cancel": _may_cancel(record),
+        "is_live": record.state in LIVE,
+    }
+
+
+def _may_cancel(record: JobRecord) -> bool:
+    return record.state in LIVE and not record.cancel_requested

@@ -1,0 +1,126 @@
+"""The transactional outbox: a job exists if and only if the transaction that asked for it committed.
+
+This face is all that slices and the engine use: asking (`enqueue`), declaring hooks (`on_created`, `on_change`),
+steering (`retry`, `cancel`), and the models behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flask import Flask, current_app
+
+from app.extensions import BelfrySession
+from app.outbox import buffer, hooks
+from app.outbox.broker import CircuitBreaker, connect
+from app.outbox.buffer import Published, hold
+from app.outbox.changes import Change, Creation, on_change, on_created, subject_of, subject_type
+from app.outbox.enqueue import JobRequest, Subject, enqueue, enqueue_many, insert_ignoring_conflicts
+from app.outbox.errors import HookError, JobArgumentError, JobStateError, OutboxError, UnknownJobError
+from app.outbox.models import (
+    AttemptOutcome,
+    JobAttempt,
+    JobRecord,
+    Schedule,
+    ScheduleTick,
+    StatusChange,
+    TickOutcome,
+    WorkerProcess,
+)
+from app.outbox.origin import Origin, acting_as, current_origin, set_origin
+from app.outbox.pruning import prune_records
+from app.outbox.publisher import TIMERS_KEY, Publisher
+from app.outbox.relay import RelayReport, ids_at_rq, relay
+from app.outbox.specs import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, JobCatalogue, JobSpec, catalogue
+from app.outbox.states import ENDED, LIVE, TIMED, TRANSITIONS, WAITING, JobState, sources_of
+from app.outbox.steering import cancel, retry
+
+__all__ = [
+    "ENDED",
+    "HEAVY_QUEUES",
+    "LIGHT_QUEUES",
+    "LIVE",
+    "QUEUES",
+    "TIMED",
+    "TIMERS_KEY",
+    "TRANSITIONS",
+    "WAITING",
+    "AttemptOutcome",
+    "Change",
+    "Creation",
+    "HookError",
+    "JobArgumentError",
+    "JobAttempt",
+    "JobCatalogue",
+    "JobRecord",
+    "JobRequest",
+    "JobSpec",
+    "JobState",
+    "JobStateError",
+    "Origin",
+    "OutboxError",
+    "Published",
+    "Publisher",
+    "RelayReport",
+    "Schedule",
+    "ScheduleTick",
+    "StatusChange",
+    "Subject",
+    "TickOutcome",
+    "UnknownJobError",
+    "WorkerProcess",
+    "acting_as",
+    "cancel",
+    "catalogue",
+    "current_origin",
+    "enqueue",
+    "enqueue_many",
+    "hold",
+    "ids_at_rq",
+    "init_app",
+    "insert_ignoring_conflicts",
+    "on_change",
+    "on_created",
+    "prune_records",
+    "publisher",
+    "relay",
+    "retry",
+    "set_origin",
+    "sources_of",
+    "subject_of",
+    "subject_type",
+]
+
+
+@dataclass
+class Outbox:
+    """The outbox of one application."""
+
+    publisher: Publisher
+    catalogue: JobCatalogue = field(default_factory=JobCatalogue)
+
+
+def init_app(app: Flask) -> None:
+    """Gives `app` its catalogue and publisher. The session listeners are set below, once for all applications."""
+    settings = app.config
+    connection = connect(
+        settings["REDIS_URL"],
+        connect_timeout_seconds=settings["BROKER_CONNECT_TIMEOUT_SECONDS"],
+        timeout_seconds=settings["BROKER_TIMEOUT_SECONDS"],
+    )
+    breaker = CircuitBreaker(settings["BROKER_RETRY_SECONDS"])
+    app.extensions["outbox"] = Outbox(Publisher(connection, breaker, "", settings["RESULT_TTL_SECONDS"]))
+
+
+def publisher(app: Flask | None = None) -> Publisher:
+    """The publisher of `app` (the current one by default)."""
+    return (app or current_app).extensions["outbox"].publisher
+
+
+def _publish(records: Sequence[Published]) -> None:
+    publisher().publish(records)
+
+
+hooks.listen(BelfrySession)
+buffer.listen(BelfrySession, _publish)

@@ -1,0 +1,64 @@
+"""What a session's open transaction has asked for and nobody may hear of before it has committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import event
+from sqlalchemy.orm import Session, SessionTransaction
+
+
+@dataclass(frozen=True)
+class Published:
+    """All that the publisher needs of a record: its id, where it goes, and when."""
+
+    id: str
+    name: str
+    queue: str
+    timeout_seconds: int
+    scheduled_at: datetime | None = None
+
+
+@dataclass
+class Buffer:
+    """The records written by each open transaction and savepoint of one session."""
+
+    by_transaction: dict[SessionTransaction, list[Published]] = field(default_factory=dict)
+    committed: bool = False
+
+
+Publish = Callable[[Sequence[Published]], None]
+
+
+def hold(session: Session, records: Sequence[Published]) -> None:
+    """Keeps `records` until the transaction that wrote them ends."""
+    transaction = session.get_nested_transaction() or session.get_transaction()
+    assert transaction is not None, "records are written on the session's connection, which begins one"
+    buffer = session.info.setdefault("outbox", Buffer())
+    buffer.by_transaction.setdefault(transaction, []).extend(records)
+
+
+def listen(session_class: type[Session], publish: Publish) -> None:
+    """Hands what a transaction wrote to `publish` once it has committed, and forgets it when it has not."""
+
+    @event.listens_for(session_class, "after_commit")
+    def remember_commit(session: Session) -> None:
+        # Also called for savepoints; the end of the transaction, which follows at once, tells which it was.
+        if buffer := session.info.get("outbox"):
+            buffer.committed = True
+
+    @event.listens_for(session_class, "after_transaction_end")
+    def settle(session: Session, transaction: SessionTransaction) -> None:
+        buffer: Buffer | None = session.info.get("outbox")
+        if buffer is None or not (transaction.nested or transaction.parent is None):
+            return
+        records = buffer.by_transaction.pop(transaction, [])
+        committed, buffer.committed = buffer.committed, False
+        if not committed or not records:
+            return
+        if transaction.parent is not None:
+            buffer.by_transaction.setdefault(transaction.parent, []).extend(records)
+        else:
+            publish(records)

@@ -1,0 +1,148 @@
+"""Bulk statements on watched models: SQLAlchemy fires no flush event for them, so they are seen before they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.orm import ORMExecuteState, Session
+
+from app.columns import new_id
+from app.outbox.changes import Watch, watch_of
+from app.outbox.errors import HookError
+from app.outbox.models import StatusChange
+
+CHUNK_ROWS = 1_000
+Difference = tuple[Any, Any, Any]
+
+
+class DispatchChanges(Protocol):
+    """Records differences (id, old, new) of a column and calls its hooks."""
+
+    def __call__(
+        self,
+        session: Session,
+        model: type,
+        column: str,
+        differences: Iterable[Difference],
+        batch_id: str | None = None,
+    ) -> None: ...
+
+
+class DispatchCreations(Protocol):
+    """Calls the hooks for created rows."""
+
+    def __call__(self, session: Session, model: type, ids: Sequence[Any]) -> None: ...
+
+
+def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[Any] | None:
+    """Fires the hooks of a bulk `update()`: reads the matching ids and old values, then runs the statement.
+
+    Returns:
+        the statement's result, or None when nothing is watched and SQLAlchemy shall go on by itself.
+    """
+    model, watch = _watched(execution)
+    if model is None or watch is None or not watch.changed:
+        return None
+    session: Session = execution.session
+    session.flush()
+    if _is_update_by_key(execution):
+        rows: Any = execution.parameters
+        for column in watch.changed:
+            dispatch(session, model, column, _differences_by_key(session, model, column, rows))
+        return execution.invoke_statement()
+    statement: Any = execution.statement
+    for column, value in _new_values(execution, watch).items():
+        statement = _fire(session, model, column, value, statement, dispatch)
+    return execution.invoke_statement(statement)
+
+
+def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result[Any] | None:
+    """Fires the hooks of a bulk `insert()` for the rows it wrote.
+
+    Returns:
+        the statement's result, or None when nothing is watched.
+    """
+    model, watch = _watched(execution)
+    if model is None or watch is None or not watch.created:
+        return None
+    key = _key(model)
+    statement: Any = execution.statement
+    returned = [column.key for column in statement.exported_columns]
+    if not returned:
+        statement = statement.returning(key)
+    elif key.key not in returned:
+        raise HookError(f"insert({model.__name__}).returning(…) must return {key.key}: its hooks need it")
+    frozen = execution.invoke_statement(statement).freeze()
+    dispatch(execution.session, model, list(frozen().columns(key.key).scalars()))
+    return frozen()
+
+
+def _fire(session: Session, model: type, column: str, value: Any, statement: Any, dispatch: DispatchChanges) -> Any:
+    """Dispatches the changes that `statement` will make to one column; returns the statement to run."""
+    key, attribute, batch_id = _key(model), getattr(model, column), new_id()
+    if isinstance(value, sa.BindParameter):  # bound to this statement's SET clause: another needs its own
+        value = value.value
+    differs = attribute.is_distinct_from(value)
+    query = sa.select(key, attribute, sa.type_coerce(value, attribute.type)).where(differs)
+    if statement.whereclause is not None:
+        query = query.where(statement.whereclause)
+    if len(query.get_final_froms()) > 1:
+        raise HookError(f"update({model.__name__}) of {column} over several tables cannot be watched: use a subquery")
+    for chunk in _chunks(session, query.with_for_update()):
+        dispatch(session, model, column, chunk, batch_id)
+    if session.get_bind().dialect.name != "postgresql":
+        return statement  # SQLite: this transaction holds the only write lock, so the same rows match.
+    recorded = sa.select(sa.cast(StatusChange.subject_id, key.type)).where(StatusChange.batch_id == batch_id)
+    return statement.where(sa.or_(sa.not_(differs), key.in_(recorded)))
+
+
+def _chunks(session: Session, query: sa.Select[Any, Any, Any]) -> Iterator[list[Difference]]:
+    result = session.connection().execute(query, execution_options={"yield_per": CHUNK_ROWS})
+    for rows in result.partitions(CHUNK_ROWS):
+        yield [(row[0], row[1], row[2]) for row in rows]
+
+
+def _watched(execution: ORMExecuteState) -> tuple[type, Watch | None] | tuple[None, None]:
+    mapper = execution.bind_mapper
+    return (None, None) if mapper is None else (mapper.class_, watch_of(mapper.class_))
+
+
+def _is_update_by_key(execution: ORMExecuteState) -> bool:
+    # session.execute(update(Model), [{"id": 1, "status": …}, …])
+    return isinstance(execution.parameters, list) and getattr(execution.statement, "whereclause", None) is None
+
+
+def _new_values(execution: ORMExecuteState, watch: Watch) -> dict[str, Any]:
+    assigned: dict[str, Any] = {
+        column if isinstance(column, str) else column.key: value
+        for column, value in _assignments(execution.statement).items()
+    }
+    if isinstance(execution.parameters, Mapping):
+        assigned |= execution.parameters
+    return {column: value for column, value in assigned.items() if column in watch.changed}
+
+
+def _assignments(statement: Any) -> Mapping[Any, Any]:
+    # SQLAlchemy offers no other way to the values of an UPDATE before it is compiled.
+    return statement._values or {}  # noqa: SLF001
+
+
+def _differences_by_key(
+    session: Session, model: type, column: str, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[Difference]:
+    key, attribute = _key(model), getattr(model, column)
+    wanted = {row[key.key]: row[column] for row in rows if column in row}
+    remaining = iter(wanted)
+    while ids := list(islice(remaining, CHUNK_ROWS)):
+        query = sa.select(key, attribute).where(key.in_(ids)).with_for_update()
+        for id, old in session.connection().execute(query):
+            if old != wanted[id]:
+                yield id, old, wanted[id]
+
+
+def _key(model: type) -> Any:
+    mapper = sa.inspect(model)
+    return mapper.get_property_by_column(mapper.primary_key[0]).class_attribute

@@ -1,0 +1,121 @@
+"""Declaring what happens on a change: the decorators that a slice's `hooks.py` uses, and the registry behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import InstrumentedAttribute, Mapper
+
+from app.outbox.enqueue import Subject
+from app.outbox.errors import HookError
+
+
+@dataclass(frozen=True)
+class Creation:
+    """A row that this transaction inserts."""
+
+    subject: Subject
+    at: datetime
+    user_id: int | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A watched column that this transaction changes on one row.
+
+    Args:
+        id: the id of the StatusChange row that records it.
+        subject: the row.
+        old, new: the column's values, as text.
+        at: when, aware.
+        user_id: who, or None for the system.
+    """
+
+    id: str
+    subject: Subject
+    old: str | None
+    new: str | None
+    at: datetime
+    user_id: int | None
+
+
+CreatedHook = Callable[[Sequence[Creation]], None]
+ChangedHook = Callable[[Sequence[Change]], None]
+
+
+@dataclass
+class Watch:
+    """The hooks of one model."""
+
+    type: str
+    created: list[CreatedHook] = field(default_factory=list)
+    changed: dict[str, list[tuple[frozenset[str] | None, ChangedHook]]] = field(default_factory=dict)
+
+
+_watches: dict[type, Watch] = {}
+
+
+def on_created(model: type) -> Callable[[CreatedHook], CreatedHook]:
+    """Calls the function with the rows of `model` that a flush or a bulk insert writes, in its transaction.
+
+    The function may use `enqueue`, `send_mails` and SQLAlchemy Core on the session's connection;
+    the session itself is in the middle of a flush.
+    """
+
+    def register(function: CreatedHook) -> CreatedHook:
+        _watch(model).created.append(function)
+        return function
+
+    return register
+
+
+def on_change(
+    attribute: InstrumentedAttribute[Any], *, to: Sequence[str] | None = None
+) -> Callable[[ChangedHook], ChangedHook]:
+    """Calls the function with the changes of a column, made one by one or in bulk, in their transaction.
+
+    Args:
+        attribute: the column, mapped with `active_history=True`: without it an expired attribute forgets
+            its old value.
+        to: only changes to one of these values; None takes all.
+
+    Raises:
+        HookError: the column keeps no history.
+    """
+    if not attribute.property.active_history:
+        raise HookError(f"{attribute} needs mapped_column(active_history=True) to be watched")
+    model: Any = attribute.class_
+    wanted = None if to is None else frozenset(str(value) for value in to)
+
+    def register(function: ChangedHook) -> ChangedHook:
+        _watch(model).changed.setdefault(attribute.key, []).append((wanted, function))
+        return function
+
+    return register
+
+
+def watch_of(model: type) -> Watch | None:
+    """The hooks of `model`, or None."""
+    return _watches.get(model)
+
+
+def subject_type(model: type) -> str:
+    """The short name of a model in subjects: its table's name in the singular unless it says `__subject_type__`."""
+    return getattr(model, "__subject_type__", None) or sa.inspect(model).local_table.name.removesuffix("s")
+
+
+def subject_of(row: object) -> Subject:
+    """The subject that stands for a persistent row."""
+    mapper: Mapper[Any] = sa.inspect(type(row))
+    (identity,) = mapper.primary_key_from_instance(row)
+    return Subject(subject_type(type(row)), str(identity))
+
+
+def _watch(model: type) -> Watch:
+    if len(sa.inspect(model).primary_key) != 1:
+        raise HookError(f"{model.__name__} has a composite key: a subject is one id")
+    return _watches.setdefault(model, Watch(subject_type(model)))

@@ -1,0 +1,203 @@
+"""Asking for a job: one insert in the caller's transaction. Nothing is pushed here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from flask import current_app
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app.columns import new_id, utc_now
+from app.extensions import Base, db, table_of
+from app.outbox.buffer import Published, hold
+from app.outbox.errors import JobArgumentError
+from app.outbox.models import JobRecord
+from app.outbox.origin import current_origin
+from app.outbox.specs import JobSpec, catalogue
+from app.outbox.states import LIVE, JobState
+
+MAX_ARGS_BYTES = 2_000
+_SCALARS = (str, int, float, bool, type(None))
+
+
+class Subject(NamedTuple):
+    """The row that a job is about: the model's short name and the row's id."""
+
+    type: str
+    id: str
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """One job to ask for.
+
+    Args:
+        args: what its function gets, by keyword: ids and scalars, or lists of them.
+        unique_key: while a job with this key lives, no second one is made.
+        scheduled_at: not before this aware moment; None means now.
+        subject: the row it is about.
+        change_id: the status change that caused it.
+    """
+
+    args: Mapping[str, Any] = field(default_factory=dict)
+    unique_key: str | None = None
+    scheduled_at: datetime | None = None
+    subject: Subject | None = None
+    change_id: str | None = None
+
+
+def enqueue(
+    name: str,
+    *,
+    unique_key: str | None = None,
+    scheduled_at: datetime | None = None,
+    delay: timedelta | float | None = None,
+    subject: Subject | None = None,
+    change_id: str | None = None,
+    **args: Any,
+) -> str:
+    """Writes a job record in the current session's transaction: the job exists iff that commits.
+
+    Args:
+        name: a registered job's name.
+        unique_key: at most one live job has it; asking again while it lives returns that job's id.
+        scheduled_at: run at this aware moment (past ones run at once).
+        delay: run this long after now, a timedelta or seconds; not together with `scheduled_at`.
+        subject: the row it is about.
+        change_id: the status change that caused it.
+        args: the function's arguments.
+
+    Returns:
+        the record's id, which is the RQ job's id too.
+
+    Raises:
+        UnknownJobError: no such job.
+        JobArgumentError: the arguments do not fit the function, or are not ids and scalars.
+    """
+    due = _due(scheduled_at, delay)
+    request = JobRequest(args, unique_key, due, subject, change_id)
+    return enqueue_many(name, [request])[0]
+
+
+def enqueue_many(name: str, requests: Iterable[JobRequest], *, session: Session | None = None) -> list[str]:
+    """Writes many records of one job with one insert.
+
+    Args:
+        name: a registered job's name.
+        requests: what to ask for, one each.
+        session: the session whose transaction writes them (`db.session` by default).
+
+    Returns:
+        the ids, in the order of `requests`; where a live job had the unique key, that job's id.
+    """
+    spec = catalogue().get(name)
+    session = session or db.session()
+    wanted = list(requests)
+    for request in wanted:
+        _check_args(spec, request.args)
+    rows = [_row(spec, request) for request in wanted]
+    if not rows:
+        return []
+    inserted = insert_ignoring_conflicts(session, JobRecord, rows) if _any_unique(wanted) else _insert(session, rows)
+    hold(session, [_published(row) for row in rows if row["id"] in inserted])
+    return [row["id"] if row["id"] in inserted else _living(session, row["unique_key"]) for row in rows]
+
+
+def insert_ignoring_conflicts(
+    session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]], key: str = "id"
+) -> set[Any]:
+    """Inserts `rows` on the session's connection and skips those that break a unique constraint.
+
+    Args:
+        session: the session whose transaction writes them.
+        model: the model whose table takes them.
+        rows: the columns of each row.
+        key: the column that tells which rows went in.
+
+    Returns:
+        the keys of the rows that went in.
+    """
+    table = table_of(model)
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).on_conflict_do_nothing().returning(table.c[key])
+    return set(session.connection().execute(statement, list(rows)).scalars())
+
+
+def _insert(session: Session, rows: list[dict[str, Any]]) -> set[str]:
+    session.connection().execute(sa.insert(table_of(JobRecord)), rows)
+    return {row["id"] for row in rows}
+
+
+def _any_unique(requests: Iterable[JobRequest]) -> bool:
+    return any(request.unique_key for request in requests)
+
+
+def _living(session: Session, unique_key: str) -> str:
+    table = table_of(JobRecord).c
+    query = sa.select(table.id).where(table.unique_key == unique_key, table.state.in_(LIVE))
+    return session.connection().execute(query).scalar_one()
+
+
+def _row(spec: JobSpec, request: JobRequest) -> dict[str, Any]:
+    origin = current_origin()
+    now = utc_now()
+    is_later = request.scheduled_at is not None and request.scheduled_at > now
+    return {
+        "id": new_id(),
+        "name": spec.name,
+        "queue": spec.queue,
+        "state": JobState.SCHEDULED if is_later else JobState.PENDING,
+        "args": dict(request.args),
+        "unique_key": request.unique_key,
+        "max_attempts": spec.max_attempts,
+        "timeout_seconds": spec.timeout_seconds or current_app.config["JOB_TIMEOUT_SECONDS"],
+        "subject_type": request.subject.type if request.subject else None,
+        "subject_id": str(request.subject.id) if request.subject else None,
+        "change_id": request.change_id,
+        "user_id": origin.user_id,
+        "request_id": origin.request_id,
+        "created_at": now,
+        "scheduled_at": request.scheduled_at if is_later else None,
+    }
+
+
+def _published(row: Mapping[str, Any]) -> Published:
+    return Published(row["id"], row["name"], row["queue"], row["timeout_seconds"], row["scheduled_at"])
+
+
+def _due(scheduled_at: datetime | None, delay: timedelta | float | None) -> datetime | None:
+    if scheduled_at is not None and delay is not None:
+        raise JobArgumentError("give scheduled_at or delay, not both")
+    if scheduled_at is not None and scheduled_at.tzinfo is None:
+        raise JobArgumentError("scheduled_at takes an aware datetime", {"scheduled_at": ["has no zone"]})
+    if delay is None:
+        return scheduled_at
+    return utc_now() + (delay if isinstance(delay, timedelta) else timedelta(seconds=delay))
+
+
+def _check_args(spec: JobSpec, args: Mapping[str, Any]) -> None:
+    problems: dict[str, list[str]] = {}
+    for name in sorted(args.keys() - spec.parameters):
+        problems[name] = [f"{spec.name} has no such argument"]
+    for name in sorted(spec.required - args.keys()):
+        problems[name] = [f"{spec.name} needs it"]
+    for name, value in args.items():
+        if not _is_plain(value):
+            problems.setdefault(name, []).append(f"takes ids and scalars, not {type(value).__name__}")
+    if not problems and len(json.dumps(args, separators=(",", ":"))) > MAX_ARGS_BYTES:
+        problems["args"] = [f"more than {MAX_ARGS_BYTES} bytes: pass an id and let the job load the row"]
+    if problems:
+        listed = "; ".join(f"{name}: {', '.join(said)}" for name, said in problems.items())
+        raise JobArgumentError(f"{spec.name}: {listed}", problems)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(type(item) in _SCALARS for item in value)
+    return type(value) in _SCALARS

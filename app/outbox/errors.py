@@ -1,0 +1,37 @@
+"""Errors of asking for a job. Errors of running one live with the engine."""
+
+from __future__ import annotations
+
+from app.errors import AppError, ConflictError, InvalidInputError
+
+
+class OutboxError(AppError):
+    """Something is wrong with a job that was asked for."""
+
+    status = 500
+
+
+class UnknownJobError(OutboxError):
+    """No job function is registered under this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no job is named {name!r}: `flask jobs names` lists those there are")
+
+
+class JobArgumentError(InvalidInputError):
+    """A job's arguments do not fit its function, or are more than ids and scalars."""
+
+
+class DuplicateSpecError(OutboxError):
+    """Two job functions claim one name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"two jobs are named {name!r}")
+
+
+class JobStateError(ConflictError):
+    """The job's state does not admit this transition."""
+
+
+class HookError(OutboxError):
+    """A hook is declared on something that cannot be watched, or a write would have passed it by."""

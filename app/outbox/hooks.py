@@ -1,0 +1,124 @@
+"""The one listener on the session: it notices created rows and changed columns, records the changes, and dispatches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
+
+from app.columns import new_id, utc_now
+from app.extensions import table_of
+from app.outbox import bulk
+from app.outbox.changes import Change, Creation, Subject, Watch, subject_of, watch_of
+from app.outbox.models import StatusChange
+from app.outbox.origin import current_origin
+
+# (subject id, old value, new value)
+Difference = tuple[Any, Any, Any]
+
+
+def listen(session_class: type[Session]) -> None:
+    """Starts to watch all sessions of `session_class`."""
+
+    @event.listens_for(session_class, "after_flush")
+    def notice(session: Session, flush: UOWTransaction) -> None:
+        for model, rows in _by_watched_model(session.new):
+            dispatch_creations(session, model, [subject_of(row).id for row in rows])
+        for model, rows in _by_watched_model(session.dirty):
+            for column in _watched_columns(model):
+                dispatch_changes(session, model, column, _differences(rows, column))
+
+    @event.listens_for(session_class, "do_orm_execute")
+    def notice_bulk(execution: ORMExecuteState) -> sa.Result[Any] | None:
+        if execution.is_update:
+            return bulk.update(execution, dispatch_changes)
+        if execution.is_insert:
+            return bulk.insert(execution, dispatch_creations)
+        return None
+
+
+def dispatch_creations(session: Session, model: type, ids: Sequence[Any]) -> None:
+    """Calls the hooks for created rows, given by id."""
+    watch = watch_of(model)
+    if watch is None or not watch.created or not ids:
+        return
+    origin, now = current_origin(), utc_now()
+    creations = [Creation(Subject(watch.type, str(id)), now, origin.user_id) for id in ids]
+    for hook in watch.created:
+        hook(creations)
+
+
+def dispatch_changes(
+    session: Session,
+    model: type,
+    column: str,
+    differences: Iterable[Difference],
+    batch_id: str | None = None,
+) -> None:
+    """Records the changes of a column and calls its hooks, once for all of them."""
+    watch = watch_of(model)
+    if watch is None:
+        return
+    changes = _record(session, watch, column, differences, batch_id)
+    for wanted, hook in watch.changed.get(column, []):
+        chosen = changes if wanted is None else [change for change in changes if change.new in wanted]
+        if chosen:
+            hook(chosen)
+
+
+def _watched_columns(model: type) -> Iterable[str]:
+    watch = watch_of(model)
+    return watch.changed if watch else ()
+
+
+def _by_watched_model(rows: Iterable[object]) -> list[tuple[type, list[object]]]:
+    grouped: dict[type, list[object]] = defaultdict(list)
+    for row in rows:
+        if watch_of(type(row)) is not None:
+            grouped[type(row)].append(row)
+    return list(grouped.items())
+
+
+def _differences(rows: Iterable[object], column: str) -> list[Difference]:
+    found: list[Difference] = []
+    for row in rows:
+        history = sa.inspect(row).attrs[column].history
+        # session.dirty also holds rows whose attribute was set to the value it had.
+        if history.added and history.deleted and history.added[0] != history.deleted[0]:
+            found.append((subject_of(row).id, history.deleted[0], history.added[0]))
+    return found
+
+
+def _record(
+    session: Session, watch: Watch, column: str, differences: Iterable[Difference], batch_id: str | None
+) -> list[Change]:
+    origin, now = current_origin(), utc_now()
+    changes = [
+        Change(new_id(), Subject(watch.type, str(id)), _text(old), _text(new), now, origin.user_id)
+        for id, old, new in differences
+    ]
+    if changes:
+        common = {"field": column, "request_id": origin.request_id, "batch_id": batch_id}
+        rows = [_change_row(change) | common for change in changes]
+        session.connection().execute(sa.insert(table_of(StatusChange)), rows)
+    return changes
+
+
+def _change_row(change: Change) -> dict[str, Any]:
+    return {
+        "id": change.id,
+        "subject_type": change.subject.type,
+        "subject_id": change.subject.id,
+        "old": change.old,
+        "new": change.new,
+        "at": change.at,
+        "user_id": change.user_id,
+    }
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,181 @@
+"""The tables of the job system: records, their attempts, the changes that caused them, the clock, the workers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.columns import UtcDateTime, new_id, text_enum, utc_now
+from app.extensions import Base
+from app.outbox.states import LIVE, JobState
+
+_LIVE_STATES = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
+_IS_LIVE = sa.text(f"unique_key IS NOT NULL AND state IN ({_LIVE_STATES})")
+
+
+class JobRecord(Base):
+    """One job: written by the transaction that asked for it, kept as its history.
+
+    `attempt` counts against `max_attempts`; `claims` counts every time a worker took the job, also those
+    that an interruption gave back, and is the fence: whoever finishes must still hold the latest claim.
+    """
+
+    __tablename__ = "job_records"
+
+    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(sa.String(120))
+    queue: Mapped[str] = mapped_column(sa.String(40))
+    state: Mapped[JobState] = mapped_column(text_enum(JobState))
+    args: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    unique_key: Mapped[str | None] = mapped_column(sa.String(200))
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    max_attempts: Mapped[int] = mapped_column(default=1)
+    claims: Mapped[int] = mapped_column(default=0)
+    interruptions: Mapped[int] = mapped_column(default=0)
+    timeout_seconds: Mapped[int]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+
+    subject_type: Mapped[str | None] = mapped_column(sa.String(60))
+    subject_id: Mapped[str | None] = mapped_column(sa.String(40))
+    change_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    user_id: Mapped[int | None]
+    request_id: Mapped[str | None] = mapped_column(sa.String(64))
+
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    scheduled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    enqueued_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    worker: Mapped[str | None] = mapped_column(sa.String(80))
+    result: Mapped[Any | None] = mapped_column(sa.JSON(none_as_null=True))
+    error_type: Mapped[str | None] = mapped_column(sa.String(120))
+    error_message: Mapped[str | None] = mapped_column(sa.Text)
+
+    __table_args__ = (
+        # One live job per key; the key is free again when the job has ended.
+        sa.Index(
+            "uq_job_records_live_unique_key",
+            "unique_key",
+            unique=True,
+            sqlite_where=_IS_LIVE,
+            postgresql_where=_IS_LIVE,
+        ),
+        sa.Index("ix_job_records_state_id", "state", "id"),
+        sa.Index("ix_job_records_state_scheduled_at", "state", "scheduled_at"),
+        sa.Index("ix_job_records_subject", "subject_type", "subject_id"),
+        sa.Index("ix_job_records_name_id", "name", "id"),
+        sa.Index("ix_job_records_finished_at", "finished_at"),
+    )
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt that did not complete its job ended."""
+
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    INTERRUPTED = "interrupted"
+    CANCELLED = "cancelled"
+
+
+class JobAttempt(Base):
+    """One attempt that did not complete its job. The one that did is told by the record itself."""
+
+    __tablename__ = "job_attempts"
+
+    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    job_id: Mapped[str] = mapped_column(
+        sa.Uuid(as_uuid=False), sa.ForeignKey("job_records.id", ondelete="CASCADE"), index=True
+    )
+    number: Mapped[int]
+    outcome: Mapped[AttemptOutcome] = mapped_column(text_enum(AttemptOutcome))
+    worker: Mapped[str | None] = mapped_column(sa.String(80))
+    host: Mapped[str | None] = mapped_column(sa.String(80))
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    error_type: Mapped[str | None] = mapped_column(sa.String(120))
+    error_message: Mapped[str | None] = mapped_column(sa.Text)
+    traceback: Mapped[str | None] = mapped_column(sa.Text)
+
+
+class StatusChange(Base):
+    """One change of a watched column, written in the transaction that made it: who, when, from what to what."""
+
+    __tablename__ = "status_changes"
+
+    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    subject_type: Mapped[str] = mapped_column(sa.String(60))
+    subject_id: Mapped[str] = mapped_column(sa.String(40))
+    field: Mapped[str] = mapped_column(sa.String(40))
+    old: Mapped[str | None] = mapped_column(sa.String(80))
+    new: Mapped[str | None] = mapped_column(sa.String(80))
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    user_id: Mapped[int | None]
+    request_id: Mapped[str | None] = mapped_column(sa.String(64))
+    # Set for the changes of one bulk statement, which is then held to exactly these rows.
+    batch_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+
+    __table_args__ = (
+        sa.Index("ix_status_changes_subject", "subject_type", "subject_id", "id"),
+        sa.Index(
+            "ix_status_changes_batch_id",
+            "batch_id",
+            sqlite_where=sa.text("batch_id IS NOT NULL"),
+            postgresql_where=sa.text("batch_id IS NOT NULL"),
+        ),
+    )
+
+
+class Schedule(Base):
+    """One entry of the periodic schedule as the running code declares it, and whether a person paused it."""
+
+    __tablename__ = "schedules"
+
+    name: Mapped[str] = mapped_column(sa.String(120), primary_key=True)
+    job_name: Mapped[str] = mapped_column(sa.String(120))
+    timing: Mapped[str] = mapped_column(sa.String(120))
+    zone: Mapped[str] = mapped_column(sa.String(60))
+    first_tick_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    last_tick_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    paused_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    paused_by: Mapped[int | None]
+
+
+class TickOutcome(StrEnum):
+    """What became of a tick."""
+
+    ENQUEUED = "enqueued"
+    MISSED = "missed"  # older than the catch-up window, or superseded by a later missed tick
+    PAUSED = "paused"
+
+
+class ScheduleTick(Base):
+    """One tick of one schedule. Its key is what makes any number of schedulers enqueue it once."""
+
+    __tablename__ = "schedule_ticks"
+
+    schedule: Mapped[str] = mapped_column(sa.String(120), primary_key=True)
+    tick_at: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True)
+    outcome: Mapped[TickOutcome] = mapped_column(text_enum(TickOutcome))
+    job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class WorkerProcess(Base):
+    """A process of the job system and its last sign of life: what the rescue judges by."""
+
+    __tablename__ = "worker_processes"
+
+    name: Mapped[str] = mapped_column(sa.String(80), primary_key=True)
+    kind: Mapped[str] = mapped_column(sa.String(20))  # light, heavy or scheduler
+    host: Mapped[str] = mapped_column(sa.String(80))
+    pid: Mapped[int]
+    queues: Mapped[str] = mapped_column(sa.String(200), default="")
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    stopped_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -1,0 +1,116 @@
+"""The relay: publishes what was committed and never arrived, and marks what did. SQL is asked, Redis is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from flask import current_app
+from rq import Queue
+from rq.intermediate_queue import IntermediateQueue
+
+from app.columns import utc_now
+from app.extensions import db
+from app.outbox.buffer import Published
+from app.outbox.models import JobRecord
+from app.outbox.publisher import Publisher
+from app.outbox.specs import QUEUES
+from app.outbox.states import TIMED, JobState, sources_of
+
+PAGE_RECORDS = 1_000
+# A timer fires within a second of its time; only when it has not, the relay does its work.
+TIMER_GRACE_SECONDS = 5.0
+
+
+@dataclass
+class RelayReport:
+    """What one pass did: records pushed, and records that had arrived by themselves and are now marked so."""
+
+    pushed: int = 0
+    marked: int = 0
+
+
+def relay(publisher: Publisher) -> RelayReport:
+    """One pass over the records that should be at RQ. Raises redis.RedisError when the broker is away.
+
+    Three kinds: pending ones past the grace in which their own publisher works, scheduled and retryable ones
+    whose timer did not fire, and queued ones that Redis has lost.
+    """
+    report = RelayReport()
+    if not _has_candidates():
+        return report
+    # Redis first, SQL second: what a worker takes in between is then still counted as present.
+    present = ids_at_rq(publisher)
+    for page in _pages():
+        missing = [record for record in page if record.id not in present]
+        publisher.push(missing)
+        _mark_queued([record.id for record in page])
+        report.pushed += len(missing)
+        report.marked += len(page) - len(missing)
+    return report
+
+
+def ids_at_rq(publisher: Publisher) -> set[str]:
+    """The ids in RQ's queues and in the lists where its workers hold what they are about to start."""
+    keys = [Queue.redis_queue_namespace_prefix + queue for queue in QUEUES]
+    with publisher.connection.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            # The order matters: an id moves from the queue to the intermediate list, never back.
+            pipeline.lrange(key, 0, -1)
+            pipeline.lrange(IntermediateQueue.get_intermediate_queue_key(key), 0, -1)
+        return {id.decode() for ids in pipeline.execute() for id in ids}
+
+
+def _condition() -> sa.ColumnElement[bool]:
+    now, settings = utc_now(), current_app.config
+    pending_since = now - timedelta(seconds=settings["RELAY_GRACE_SECONDS"])
+    queued_since = now - timedelta(seconds=settings["RESCUE_AFTER_SECONDS"])
+    return sa.or_(
+        sa.and_(JobRecord.state == JobState.PENDING, _touched_before(pending_since)),
+        sa.and_(JobRecord.state.in_(TIMED), JobRecord.scheduled_at < now - timedelta(seconds=TIMER_GRACE_SECONDS)),
+        sa.and_(JobRecord.state == JobState.QUEUED, JobRecord.enqueued_at < queued_since),
+    )
+
+
+def _touched_before(moment: datetime) -> sa.ColumnElement[bool]:
+    # A record that was given back or retried by hand is as old as its last publishing, not as its creation.
+    return sa.func.coalesce(JobRecord.enqueued_at, JobRecord.created_at) < moment
+
+
+def _has_candidates() -> bool:
+    found = db.session.execute(sa.select(JobRecord.id).where(_condition()).limit(1)).first()
+    db.session.rollback()
+    return found is not None
+
+
+def _pages() -> Iterator[list[Published]]:
+    last, condition = "", _condition()
+    columns: Sequence[Any] = (
+        JobRecord.id,
+        JobRecord.name,
+        JobRecord.queue,
+        JobRecord.timeout_seconds,
+    )
+    while True:
+        query = sa.select(*columns).where(condition).order_by(JobRecord.id).limit(PAGE_RECORDS)
+        if last:
+            query = query.where(JobRecord.id > last)
+        page = [Published(*row) for row in db.session.execute(query)]
+        db.session.rollback()
+        if not page:
+            return
+        yield page
+        last = page[-1].id
+
+
+def _mark_queued(ids: Sequence[str]) -> None:
+    statement = (
+        sa.update(JobRecord)
+        .where(JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.QUEUED) | {JobState.QUEUED}))
+        .values(state=JobState.QUEUED, enqueued_at=utc_now())
+    )
+    db.session.execute(statement, execution_options={"synchronize_session": False})
+    db.session.commit()

@@ -1,0 +1,62 @@
+"""The start page: what waits for a person today. It only gathers what the slices offer."""
+
+from __future__ import annotations
+
+from flask import Flask, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import current_user
+
+from app import monitoring, reservations
+from app.accounts import login_required
+from app.presentation import date_today, reader_zone
+
+SHOWN = 6
+
+
+@login_required
+def index() -> ResponseReturnValue:
+    """The overview for staff; others are taken to their reservations."""
+    if not current_user.is_staff:
+        return redirect(url_for("reservations.list_"))
+    waiting_count = reservations.count_waiting()
+    today = reservations.of_day(date_today(), reader_zone())
+    counts = monitoring.counts_by_state()
+    return render_template(
+        "index.html",
+        numbers=_numbers(len(today), waiting_count, counts),
+        today=today,
+        waiting=reservations.waiting(SHOWN),
+        waiting_count=waiting_count,
+        failed_jobs=monitoring.latest_failures(SHOWN),
+    )
+
+
+def init_app(app: Flask) -> None:
+    """Puts the page at /."""
+    app.add_url_rule("/", "index", index)
+
+
+def _numbers(today: int, waiting: int, counts: dict[str, int]) -> list[dict[str, object]]:
+    on_the_way = sum(counts.get(state, 0) for state in ("pending", "queued", "running", "scheduled"))
+    failed, retryable = counts.get("failed", 0), counts.get("retryable", 0)
+    return [
+        _number("Reservations today", today, url_for("reservations.day", date=date_today())),
+        _number(
+            "Waiting for confirmation",
+            waiting,
+            url_for("reservations.list_", status="pending"),
+            "warning" if waiting else "",
+        ),
+        _number("Jobs on the way", on_the_way, url_for("monitoring.jobs")),
+        _number(
+            "Jobs waiting to retry",
+            retryable,
+            url_for("monitoring.jobs", state="retryable"),
+            "warning" if retryable else "",
+        ),
+        _number("Jobs failed", failed, url_for("monitoring.jobs", state="failed"), "danger" if failed else ""),
+    ]
+
+
+def _number(label: str, value: int, href: str, tone: str = "") -> dict[str, object]:
+    return {"label": label, "value": value, "href": href, "tone": tone}

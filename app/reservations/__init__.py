@@ -1,0 +1,57 @@
+"""Reservations: customers ask for a time and a resource, staff confirm or cancel, everybody can see what became of it.
+
+This face is all that others use: the model, the services that jobs and the demo call, and the constraint's DDL.
+"""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from app.api import register_api
+from app.presentation import register_subject
+from app.reservations import api, emails, hooks, rules, views
+from app.reservations.desk import count_waiting, of_day, waiting
+from app.reservations.history import history_of
+from app.reservations.models import OPEN, TRANSITIONS, Reservation, ReservationStatus, Resource
+from app.reservations.overlaps import OVERLAP_DDL, OVERLAP_DROP_DDL
+from app.reservations.queries import Filters, page, visible_to
+from app.reservations.services import create, delete, set_status, update
+from app.reservations.sweep import sweep_overdue
+
+__all__ = [
+    "OPEN",
+    "OVERLAP_DDL",
+    "OVERLAP_DROP_DDL",
+    "TRANSITIONS",
+    "Filters",
+    "Reservation",
+    "ReservationStatus",
+    "Resource",
+    "count_waiting",
+    "create",
+    "delete",
+    "emails",
+    "history_of",
+    "hooks",
+    "init_app",
+    "of_day",
+    "page",
+    "set_status",
+    "sweep_overdue",
+    "update",
+    "visible_to",
+    "waiting",
+]
+
+# Importing the slice declares its rules, its hooks and its mails.
+rules.declare()
+
+
+def init_app(app: Flask) -> None:
+    """Adds the pages and endpoints of reservations.
+
+    Must come after `app.presentation.init_app`, `app.api.init_app` and `app.accounts.init_app`.
+    """
+    app.register_blueprint(views.pages)
+    register_api(app, api.blueprint)
+    register_subject(app, "reservation", "reservations.detail", "reservation_id")

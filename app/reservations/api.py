@@ -1,0 +1,88 @@
+"""The API of reservations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import url_for
+
+from app.accounts import acting_user
+from app.api import ApiBlueprint, QueryOfPage, page_answer, page_schema
+from app.extensions import db
+from app.reservations import queries, services
+from app.reservations.models import Reservation
+from app.reservations.schemas import (
+    NewReservationSchema,
+    ReservationChangesSchema,
+    ReservationQuery,
+    ReservationSchema,
+    ResourceSchema,
+)
+
+blueprint = ApiBlueprint("reservations", __name__, description="Reservations and what can be reserved")
+
+ONE = "/reservations/<int(min=1, max=2147483647):reservation_id>"
+
+
+@blueprint.route("/reservations")
+@blueprint.arguments(ReservationQuery, location="query")
+@blueprint.response(200, page_schema(ReservationSchema))
+def list_reservations(query: dict[str, Any]) -> Mapping[str, Any]:
+    """Reservations, latest start first: staff see all, customers their own"""
+    limit, cursor = query.pop("limit"), query.pop("cursor")
+    return page_answer(queries.page(acting_user(), queries.Filters(**query), limit=limit, cursor=cursor))
+
+
+@blueprint.route("/reservations", methods=["POST"])
+@blueprint.arguments(NewReservationSchema)
+@blueprint.response(201, ReservationSchema)
+@blueprint.alt_response(409, description="The resource is taken at that time.")
+def create_reservation(values: dict[str, Any]) -> tuple[Reservation, int, dict[str, str]]:
+    """Ask for a reservation: it is pending until staff confirm it"""
+    reservation = services.create(acting_user(), **values)
+    db.session.commit()
+    location = url_for("api_reservations.get_reservation", reservation_id=reservation.id)
+    return reservation, 201, {"Location": location}
+
+
+@blueprint.route(ONE)
+@blueprint.response(200, ReservationSchema)
+@blueprint.alt_response(404, description="There is none, or it is not yours.")
+def get_reservation(reservation_id: int) -> Reservation:
+    """One reservation"""
+    return queries.get(acting_user(), reservation_id)
+
+
+@blueprint.route(ONE, methods=["PATCH"])
+@blueprint.arguments(ReservationChangesSchema)
+@blueprint.response(200, ReservationSchema)
+@blueprint.alt_response(404, description="There is none, or it is not yours.")
+@blueprint.alt_response(409, description="Its status does not admit this, or the resource is taken.")
+def change_reservation(changes: dict[str, Any], reservation_id: int) -> Reservation:
+    """Change a reservation, or move it to another status: all of it or nothing"""
+    status = changes.pop("status", None)
+    reservation = queries.get(acting_user(), reservation_id)
+    if changes:
+        services.update(acting_user(), reservation_id, changes)
+    if status is not None:
+        services.set_status(acting_user(), reservation_id, status)
+    db.session.commit()
+    return reservation
+
+
+@blueprint.route(ONE, methods=["DELETE"])
+@blueprint.response(204)
+@blueprint.alt_response(404, description="There is none, or it is not yours.")
+def delete_reservation(reservation_id: int) -> None:
+    """Remove a reservation, for staff; customers cancel theirs"""
+    services.delete(acting_user(), reservation_id)
+    db.session.commit()
+
+
+@blueprint.route("/resources")
+@blueprint.arguments(QueryOfPage, location="query")
+@blueprint.response(200, page_schema(ResourceSchema))
+def list_resources(query: dict[str, Any]) -> Mapping[str, Any]:
+    """What can be reserved, by id"""
+    return page_answer(queries.page_of_resources(**query))

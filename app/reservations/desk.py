@@ -1,0 +1,37 @@
+"""What the school's desk sees on its start page: everybody's reservations, so for staff only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.orm import selectinload
+
+from app.extensions import db
+from app.reservations.models import Reservation, ReservationStatus
+from app.reservations.queries import LIST_KEY, taking_place
+
+
+def count_waiting() -> int:
+    """How many are pending."""
+    query = sa.select(sa.func.count()).where(Reservation.status == ReservationStatus.PENDING)
+    return db.session.scalar(query) or 0
+
+
+def waiting(limit: int) -> Sequence[Reservation]:
+    """The pending ones that begin first, at most `limit`."""
+    query = (
+        sa.select(Reservation)
+        .where(Reservation.status == ReservationStatus.PENDING)
+        .order_by(*LIST_KEY)
+        .limit(limit)
+        .options(selectinload(Reservation.customer), selectinload(Reservation.resource))
+    )
+    return db.session.scalars(query).all()
+
+
+def of_day(day: date, zone: ZoneInfo) -> Sequence[Reservation]:
+    """Those that take place on a day of `zone`, in order of time, without cancelled ones."""
+    return taking_place(sa.select(Reservation), day, zone)

@@ -1,0 +1,132 @@
+"""What the mails about reservations say: one context for each mail, read with one query for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from flask import current_app
+
+from app.accounts import User
+from app.extensions import db
+from app.mail import MailEntry, mail_kind
+from app.presentation import clock, localdate, localtime
+from app.reservations.models import Reservation, Resource
+
+Context = dict[str, Any]
+Contexts = dict[str, Context | None]
+
+
+def sample_new() -> Context:
+    """A reservation that needs an answer."""
+    return _sample() | {"customer_email": "ada@example.org", "asked_at": "Mon 24 Nov 2025, 09:12"}
+
+
+def sample_status() -> Context:
+    """A reservation that was confirmed."""
+    return _sample() | {
+        "old": "pending",
+        "new": "confirmed",
+        "changed_at": "Mon 24 Nov 2025, 09:12",
+        "by_customer": False,
+    }
+
+
+@mail_kind("reservation-new", sample=sample_new)
+def reservation_new(rows: Sequence[MailEntry]) -> Contexts:
+    """For the desk, on the desk's clock."""
+    zone = _desk_zone()
+    return _contexts(rows, lambda entry, found: _new_context(entry, found, zone))
+
+
+@mail_kind("reservation-status", sample=sample_status)
+def reservation_status(rows: Sequence[MailEntry]) -> Contexts:
+    """For the customer, on the customer's clock; old and new status are those of the change, not of now."""
+    return _contexts(rows, _status_context)
+
+
+def _contexts(rows: Sequence[MailEntry], build: Any) -> Contexts:
+    found = _read({int(row.subject_id) for row in rows if row.subject_id})
+    contexts: Contexts = {}
+    for row in rows:
+        reservation = found.get(int(row.subject_id or 0))
+        contexts[row.id] = build(row, reservation) if reservation else None
+    return contexts
+
+
+def _read(ids: set[int]) -> dict[int, Any]:
+    query = (
+        sa.select(
+            Reservation.id,
+            Reservation.customer_id,
+            Reservation.start_time,
+            Reservation.end_time,
+            Reservation.party_size,
+            Reservation.note,
+            User.name.label("customer_name"),
+            User.email.label("customer_email"),
+            User.time_zone,
+            Resource.name.label("resource_name"),
+        )
+        .join(Reservation.customer)
+        .outerjoin(Reservation.resource)
+        .where(Reservation.id.in_(ids))
+    )
+    return {row.id: row for row in db.session.execute(query)}
+
+
+def _new_context(entry: MailEntry, found: Any, zone: ZoneInfo) -> Context:
+    asked_at = localtime(_moment(entry.context["at"]), zone)
+    return _facts(found, zone) | {"customer_email": found.customer_email, "asked_at": asked_at}
+
+
+def _status_context(entry: MailEntry, found: Any) -> Context:
+    zone = ZoneInfo(found.time_zone) if found.time_zone else _desk_zone()
+    change: Mapping[str, Any] = entry.context
+    return _facts(found, zone) | {
+        "old": change["old"],
+        "new": change["new"],
+        "changed_at": localtime(_moment(change["at"]), zone),
+        "by_customer": change["by"] == found.customer_id,
+    }
+
+
+def _facts(found: Any, zone: ZoneInfo) -> Context:
+    return {
+        "id": found.id,
+        "path": f"/reservations/{found.id}",
+        "customer_name": found.customer_name,
+        "date": localdate(found.start_time, zone),
+        "time": f"{clock(found.start_time, zone)} to {clock(found.end_time, zone)}",
+        "zone": zone.key,
+        "resource_name": found.resource_name,
+        "party_size": found.party_size,
+        "note": found.note,
+    }
+
+
+def _desk_zone() -> ZoneInfo:
+    return ZoneInfo(current_app.config["TIMEZONE"])
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _sample() -> Context:
+    start = datetime(2025, 11, 25, 14, 30, tzinfo=UTC)
+    zone = ZoneInfo("UTC")
+    return {
+        "id": 42,
+        "path": "/reservations/42",
+        "customer_name": "Ada Lovelace",
+        "date": localdate(start, zone),
+        "time": f"{clock(start, zone)} to {clock(start + timedelta(hours=1), zone)}",
+        "zone": zone.key,
+        "resource_name": "Music room",
+        "party_size": 3,
+        "note": "We bring our own cello.",
+    }

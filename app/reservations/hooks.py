@@ -1,0 +1,67 @@
+"""What happens when a reservation is made or changes its status: mails. Runs within the flush: Core only, set-based."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from flask import current_app
+
+from app.accounts import User
+from app.extensions import db
+from app.mail import MailRequest, send_mails
+from app.outbox import Change, Creation, on_change, on_created
+from app.reservations.models import Reservation, ReservationStatus
+
+# SQLite takes 32,766 bound values in a statement; a bulk insert may hand over more ids than that.
+IDS_PER_QUERY = 10_000
+
+
+@on_created(Reservation)
+def tell_the_desk(creations: Sequence[Creation]) -> None:
+    """Called when reservations are made: someone has to confirm or cancel them."""
+    desk = current_app.config["ADMIN_EMAIL"]
+    if desk is None:
+        return
+    send_mails(
+        "reservation-new",
+        [
+            MailRequest(
+                to=[desk],
+                key=f"reservation-new/{creation.subject.id}",
+                context={"at": creation.at.isoformat(), "by": creation.user_id},
+                subject=creation.subject,
+            )
+            for creation in creations
+        ],
+    )
+
+
+@on_change(Reservation.status, to=(ReservationStatus.CONFIRMED, ReservationStatus.CANCELLED))
+def tell_the_customer(changes: Sequence[Change]) -> None:
+    """Called when reservations are confirmed or cancelled. Nobody needs a mail to know that it is over."""
+    addresses = _addresses([int(change.subject.id) for change in changes])
+    send_mails(
+        "reservation-status", [_status_mail(change, addresses.get(int(change.subject.id))) for change in changes]
+    )
+
+
+def _status_mail(change: Change, address: str | None) -> MailRequest:
+    return MailRequest(
+        to=[address],
+        key=f"reservation-status/{change.subject.id}/{change.new}/{change.id}",
+        context={"old": change.old, "new": change.new, "at": change.at.isoformat(), "by": change.user_id},
+        subject=change.subject,
+        change_id=change.id,
+    )
+
+
+def _addresses(reservation_ids: Sequence[int]) -> dict[int, str]:
+    """The customers' addresses, by reservation."""
+    found: dict[int, str] = {}
+    for begin in range(0, len(reservation_ids), IDS_PER_QUERY):
+        ids = reservation_ids[begin : begin + IDS_PER_QUERY]
+        query = sa.select(Reservation.id, User.email).join(Reservation.customer).where(Reservation.id.in_(ids))
+        # On the connection: the session is in the middle of a flush.
+        found.update({row.id: row.email for row in db.session().connection().execute(query)})
+    return found

@@ -1,0 +1,147 @@
+"""Reading reservations. What a user may see is part of every query: rows of others are never read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.orm import selectinload
+
+from app.accounts import User, can
+from app.errors import InvalidInputError, NotFoundError
+from app.extensions import db
+from app.pagination import DEFAULT_LIMIT, Page, page_by_key
+from app.reservations.models import MAX_DURATION_MINUTES, Reservation, ReservationStatus, Resource, as_status
+
+LIST_KEY = (Reservation.start_time, Reservation.id)
+MAX_ID = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a list of reservations is narrowed to.
+
+    Args:
+        status: one status.
+        customer_id, resource_id: one customer's, one resource's.
+        starts_from, starts_before: aware; the second is not part of the span.
+        text: in the customer's name or address, in the note, or the reservation's number.
+    """
+
+    status: str | None = None
+    customer_id: int | None = None
+    resource_id: int | None = None
+    starts_from: datetime | None = None
+    starts_before: datetime | None = None
+    text: str | None = None
+
+
+def visible_to(user: User) -> sa.Select[Reservation]:
+    """All that `user` may see: staff everything, customers their own."""
+    query = sa.select(Reservation)
+    return query if can(user, "reservations.view_all") else query.where(Reservation.customer_id == user.id)
+
+
+def get(user: User, reservation_id: int, *, for_update: bool = False) -> Reservation:
+    """One reservation that `user` may see.
+
+    Args:
+        user: who looks.
+        reservation_id: which one.
+        for_update: hold it until the commit, and read it as it stands now.
+
+    Raises:
+        NotFoundError: there is none, or it is not the user's to see.
+    """
+    query = visible_to(user).where(Reservation.id == reservation_id)
+    if for_update:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    found = db.session.scalar(query)
+    if found is None:
+        raise NotFoundError(f"There is no reservation #{reservation_id}.")
+    return found
+
+
+def page(user: User, filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Reservation]:
+    """One page of what `user` may see, latest start first, customers and resources loaded (three queries in all)."""
+    query = visible_to(user).where(*_conditions(filters))
+    # Not joined: SQLite's planner would then begin with the users and sort everything.
+    query = query.options(selectinload(Reservation.customer), selectinload(Reservation.resource))
+    return page_by_key(db.session(), query, LIST_KEY, limit=limit, cursor=cursor)
+
+
+def of_day(user: User, day: date, zone: ZoneInfo) -> Sequence[Reservation]:
+    """What `user` may see of a day of `zone`, in order of time, without cancelled ones."""
+    return taking_place(visible_to(user), day, zone)
+
+
+def taking_place(query: sa.Select[Reservation], day: date, zone: ZoneInfo) -> Sequence[Reservation]:
+    """Those of a query that take place, in part at least, on a day of `zone`, and were not cancelled."""
+    begin, end = day_span(day, zone)
+    narrowed = (
+        query.where(
+            Reservation.start_time < end,
+            # For the index: none lasts longer.
+            Reservation.start_time >= begin - timedelta(minutes=MAX_DURATION_MINUTES),
+            Reservation.end_time > begin,
+            Reservation.status != ReservationStatus.CANCELLED,
+        )
+        .order_by(*LIST_KEY)
+        .options(selectinload(Reservation.customer), selectinload(Reservation.resource))
+    )
+    return db.session.scalars(narrowed).all()
+
+
+def day_span(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """The first moments of a day and of the next one on the clocks of `zone`, in UTC.
+
+    Raises:
+        InvalidInputError: the day is at the edge of the calendar.
+    """
+    try:
+        begin, end = (datetime.combine(each, time(), zone) for each in (day, day + timedelta(days=1)))
+        return begin.astimezone(UTC), end.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidInputError("That day is beyond the calendar.", {"date": ["is beyond the calendar"]}) from error
+
+
+def active_resources() -> Sequence[Resource]:
+    """What can be reserved, by name."""
+    return db.session.scalars(sa.select(Resource).where(Resource.active).order_by(Resource.name)).all()
+
+
+def page_of_resources(limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Resource]:
+    """One page of what can be reserved, by id."""
+    query = sa.select(Resource).where(Resource.active)
+    return page_by_key(db.session(), query, (Resource.id,), limit=limit, cursor=cursor, descending=False)
+
+
+def _conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    if filters.status:
+        conditions.append(Reservation.status == as_status(filters.status))
+    if filters.customer_id is not None:
+        conditions.append(Reservation.customer_id == filters.customer_id)
+    if filters.resource_id is not None:
+        conditions.append(Reservation.resource_id == filters.resource_id)
+    if filters.starts_from is not None:
+        conditions.append(Reservation.start_time >= filters.starts_from)
+    if filters.starts_before is not None:
+        conditions.append(Reservation.start_time < filters.starts_before)
+    if filters.text:
+        conditions.append(_matches(filters.text))
+    return conditions
+
+
+def _matches(text: str) -> sa.ColumnElement[bool]:
+    customers = sa.select(User.id).where(
+        sa.or_(User.name.icontains(text, autoescape=True), User.email.icontains(text, autoescape=True))
+    )
+    found = sa.or_(Reservation.customer_id.in_(customers), Reservation.note.icontains(text, autoescape=True))
+    number = text.removeprefix("#")
+    if number.isdecimal() and number.isascii() and int(number) <= MAX_ID:
+        found = sa.or_(found, Reservation.id == int(number))
+    return found

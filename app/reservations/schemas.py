@@ -1,0 +1,88 @@
+"""What the API takes and gives of reservations."""
+
+from __future__ import annotations
+
+import marshmallow as ma
+from marshmallow import validate
+
+from app.api import MAX_ID, QueryOfPage, id_field, refuse_control_characters
+from app.reservations.models import (
+    DEFAULT_DURATION_MINUTES,
+    MAX_DURATION_MINUTES,
+    MAX_NOTE_CHARACTERS,
+    MAX_PARTY_SIZE,
+    MIN_DURATION_MINUTES,
+    ReservationStatus,
+)
+
+
+class ReservationFields(ma.Schema):
+    """What a client sets."""
+
+    start_time = ma.fields.AwareDateTime(format="iso", metadata={"description": "ISO 8601 with an offset."})
+    duration_minutes = ma.fields.Integer(
+        strict=True, validate=validate.Range(MIN_DURATION_MINUTES, MAX_DURATION_MINUTES)
+    )
+    resource_id = id_field("The resource to reserve.", allow_none=True)
+    party_size = ma.fields.Integer(strict=True, validate=validate.Range(1, MAX_PARTY_SIZE))
+    note = ma.fields.String(validate=[validate.Length(max=MAX_NOTE_CHARACTERS), refuse_control_characters])
+
+
+class NewReservationSchema(ReservationFields):
+    """A reservation to make: only `start_time` is required."""
+
+    start_time = ma.fields.AwareDateTime(
+        format="iso",
+        required=True,
+        metadata={"description": "ISO 8601 with an offset; in the future unless you are staff."},
+    )
+    duration_minutes = ma.fields.Integer(
+        strict=True,
+        load_default=DEFAULT_DURATION_MINUTES,
+        validate=validate.Range(MIN_DURATION_MINUTES, MAX_DURATION_MINUTES),
+    )
+    customer_id = id_field("Whose it is, for staff; absent: your own.", allow_none=True)
+
+
+class ReservationChangesSchema(ReservationFields):
+    """Changes of a reservation: what is absent stays."""
+
+    status = ma.fields.Enum(ReservationStatus, by_value=True)
+
+
+class ReservationSchema(ma.Schema):
+    """A reservation."""
+
+    id = ma.fields.Integer(required=True)
+    customer_id = ma.fields.Integer(required=True)
+    resource_id = ma.fields.Integer(required=True, allow_none=True)
+    start_time = ma.fields.AwareDateTime(format="iso", required=True)
+    end_time = ma.fields.AwareDateTime(format="iso", required=True)
+    duration_minutes = ma.fields.Integer(required=True)
+    party_size = ma.fields.Integer(required=True)
+    note = ma.fields.String(required=True)
+    status = ma.fields.Enum(ReservationStatus, by_value=True, required=True)
+    created_at = ma.fields.AwareDateTime(format="iso", required=True)
+    updated_at = ma.fields.AwareDateTime(format="iso", required=True)
+
+
+class ReservationQuery(QueryOfPage):
+    """The filters of the list."""
+
+    status = ma.fields.Enum(ReservationStatus, by_value=True)
+    customer_id = ma.fields.Integer(validate=validate.Range(1, MAX_ID))
+    resource_id = ma.fields.Integer(validate=validate.Range(1, MAX_ID))
+    starts_from = ma.fields.AwareDateTime(format="iso")
+    starts_before = ma.fields.AwareDateTime(format="iso", metadata={"description": "Not part of the span."})
+    text = ma.fields.String(
+        validate=[validate.Length(1, 100), refuse_control_characters],
+        metadata={"description": "In the customer's name or address, in the note, or the number."},
+    )
+
+
+class ResourceSchema(ma.Schema):
+    """What can be reserved."""
+
+    id = ma.fields.Integer(required=True)
+    name = ma.fields.String(required=True)
+    capacity = ma.fields.Integer(required=True)

@@ -1,0 +1,251 @@
+"""What can be done with reservations. Every function takes the acting user and checks what they may; who calls commits.
+
+Lists and the history stand in queries.py and history.py, the sweep in sweep.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from app.accounts import User, can, require
+from app.columns import utc_now
+from app.errors import ConflictError, InvalidInputError
+from app.extensions import db
+from app.reservations.models import (
+    DEFAULT_DURATION_MINUTES,
+    MAX_DURATION_MINUTES,
+    MAX_NOTE_CHARACTERS,
+    MAX_PARTY_SIZE,
+    MIN_DURATION_MINUTES,
+    OPEN,
+    Reservation,
+    Resource,
+    as_status,
+    refuse_transition,
+)
+from app.reservations.overlaps import is_overlap
+from app.reservations.queries import get
+from app.reservations.rules import status_action
+
+# A typing error in the year is caught here, and the edges of the calendar never reach arithmetic.
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST = datetime(2100, 1, 1, tzinfo=UTC)
+SEATING = frozenset({"party_size", "resource_id"})
+FIELDS = frozenset({"start_time", "duration_minutes", "resource_id", "party_size", "note"})
+
+
+def create(
+    user: User,
+    *,
+    start_time: datetime,
+    duration_minutes: int = DEFAULT_DURATION_MINUTES,
+    resource_id: int | None = None,
+    party_size: int = 1,
+    note: str = "",
+    customer_id: int | None = None,
+) -> Reservation:
+    """Makes a pending reservation, flushed.
+
+    Args:
+        user: who asks.
+        start_time: aware; in the future unless staff ask.
+        duration_minutes: 15 to 1440.
+        resource_id: an active resource, or None.
+        party_size: 1 to 10,000, at most the resource's capacity.
+        note: at most 500 characters.
+        customer_id: whose it is, for staff only; None is the user's own.
+
+    Raises:
+        InvalidInputError: names every field that is wrong.
+        ForbiddenError: it is for somebody else.
+        ConflictError: the resource is taken.
+    """
+    require(user, "reservations.create")
+    if customer_id not in (None, user.id):
+        require(user, "reservations.create_for_others", message="You can make reservations for yourself only.")
+    values = {
+        "start_time": start_time,
+        "duration_minutes": duration_minutes,
+        "resource_id": resource_id,
+        "party_size": party_size,
+        "note": note,
+    }
+    customer = _customer(user, customer_id)
+    _check(user, values, _lock_resource(resource_id), changed=frozenset(values))
+    reservation = Reservation(customer=customer, created_by_id=user.id, **values)
+    _write(reservation, values)
+    return reservation
+
+
+def update(user: User, reservation_id: int, changes: Mapping[str, Any]) -> Reservation:
+    """Changes some of `FIELDS`, flushed.
+
+    Raises:
+        NotFoundError: there is none, or it is not the user's to see.
+        ForbiddenError: the user may see but not change it (now).
+        ConflictError: it is completed or cancelled, or the resource is taken.
+        InvalidInputError: names every field that is wrong.
+    """
+    reservation = get(user, reservation_id, for_update=True)
+    require(
+        user,
+        "reservations.update",
+        reservation,
+        message=f"Reservation #{reservation.id} is {reservation.status}: ask the school's office to change it.",
+    )
+    if not reservation.is_open:
+        raise ConflictError(f"Reservation #{reservation.id} is {reservation.status} and cannot be changed any more.")
+    values = {name: changes.get(name, getattr(reservation, name)) for name in FIELDS}
+    changed = frozenset(name for name in FIELDS if values[name] != getattr(reservation, name))
+    if changed:
+        _check(user, values, _lock_resource(values["resource_id"]), changed)
+        _write(reservation, values)
+    return reservation
+
+
+def set_status(user: User, reservation_id: int, status: str, *, expected: str | None = None) -> Reservation:
+    """Moves a reservation to `status`, flushed. Staff may do all, customers cancel their own.
+
+    Args:
+        user: who asks.
+        reservation_id: which one.
+        status: a `ReservationStatus` or its value.
+        expected: the status that the user saw; None when that does not matter.
+
+    Raises:
+        NotFoundError: there is none, or it is not the user's to see.
+        ForbiddenError: the user may not set this status.
+        ConflictError: the transition is not in the table, or the status is not the expected one any more.
+        InvalidInputError: there is no such status.
+    """
+    target = as_status(status)
+    reservation = get(user, reservation_id, for_update=True)
+    require(user, status_action(target), reservation, message=f"Only staff can set a reservation to {target}.")
+    if expected is not None and reservation.status != expected:
+        raise ConflictError(f"Reservation #{reservation.id} is {reservation.status} now, no longer {expected}.")
+    refuse_transition(reservation, target)
+    reservation.status = target
+    db.session.flush()
+    return reservation
+
+
+def delete(user: User, reservation_id: int) -> None:
+    """Removes a reservation; its mails and changes stay on record. For staff: customers cancel.
+
+    Raises:
+        NotFoundError: there is none, or it is not the user's to see.
+        ForbiddenError: the user is its customer.
+    """
+    reservation = get(user, reservation_id, for_update=True)
+    require(user, "reservations.delete", reservation, message="Only staff delete a reservation; cancel it instead.")
+    db.session.delete(reservation)
+    db.session.flush()
+
+
+def _customer(user: User, customer_id: int | None) -> User:
+    customer = db.session.get(User, customer_id or user.id)
+    if customer is None or not customer.active:
+        raise InvalidInputError("There is no such customer.", {"customer_id": ["is no active user"]})
+    return customer
+
+
+def _lock_resource(resource_id: int | None) -> Resource | None:
+    """The resource, held until the commit: two bookings of one resource take turns.
+
+    Without it the exclusion constraint of PostgreSQL still refuses the second, but sometimes by a deadlock.
+    """
+    if resource_id is None:
+        return None
+    query = sa.select(Resource).where(Resource.id == resource_id).with_for_update(key_share=True)
+    return db.session.scalar(query.execution_options(populate_existing=True))
+
+
+def _check(user: User, values: Mapping[str, Any], resource: Resource | None, changed: frozenset[str]) -> None:
+    problems = {
+        "start_time": _start_problem(user, values["start_time"]) if "start_time" in changed else None,
+        "duration_minutes": _duration_problem(values["duration_minutes"]),
+        "resource_id": _resource_problem(values["resource_id"], resource) if "resource_id" in changed else None,
+        "party_size": _party_problem(values["party_size"], resource) if changed & SEATING else None,
+        "note": _note_problem(values["note"]),
+    }
+    wrong = {field: [problem] for field, problem in problems.items() if problem}
+    if wrong:
+        raise InvalidInputError("Some fields are wrong.", wrong)
+
+
+def _start_problem(user: User, start_time: datetime) -> str | None:
+    if not EARLIEST <= start_time < LATEST:
+        return f"takes a time from {EARLIEST:%Y} to {LATEST:%Y}"
+    if start_time <= utc_now() and not can(user, "reservations.create_in_the_past"):
+        return "takes a time in the future"
+    return None
+
+
+def _duration_problem(minutes: int) -> str | None:
+    if MIN_DURATION_MINUTES <= minutes <= MAX_DURATION_MINUTES:
+        return None
+    return f"takes {MIN_DURATION_MINUTES} to {MAX_DURATION_MINUTES} minutes"
+
+
+def _resource_problem(resource_id: int | None, resource: Resource | None) -> str | None:
+    if resource_id is None or (resource is not None and resource.active):
+        return None
+    return "is no resource that can be reserved"
+
+
+def _party_problem(party_size: int, resource: Resource | None) -> str | None:
+    if not 1 <= party_size <= MAX_PARTY_SIZE:
+        return f"takes 1 to {MAX_PARTY_SIZE}"
+    if resource is not None and party_size > resource.capacity:
+        return f"{resource.name} holds {resource.capacity}"
+    return None
+
+
+def _note_problem(note: str) -> str | None:
+    return None if len(note) <= MAX_NOTE_CHARACTERS else f"takes at most {MAX_NOTE_CHARACTERS} characters"
+
+
+def _write(reservation: Reservation, values: Mapping[str, Any]) -> None:
+    """Sets `values` and flushes; a double booking undoes just that, so that the message can be looked up."""
+    own_id = reservation.id
+    try:
+        # Within the block: what is set before it is flushed before the savepoint.
+        with db.session.begin_nested():
+            for name, value in values.items():
+                setattr(reservation, name, value)
+            db.session.add(reservation)
+    except IntegrityError as error:
+        if not is_overlap(error):
+            raise
+        raise _taken(values, own_id) from error
+
+
+def _taken(values: Mapping[str, Any], own_id: int | None) -> ConflictError:
+    end_time = values["start_time"] + timedelta(minutes=values["duration_minutes"])
+    query = (
+        sa.select(Resource.name, Reservation.start_time, Reservation.end_time)
+        .join(Reservation.resource)
+        .where(
+            Resource.id == values["resource_id"],
+            Reservation.status.in_(OPEN),
+            Reservation.start_time < end_time,
+            Reservation.end_time > values["start_time"],
+            Reservation.id != (own_id or 0),
+        )
+        .order_by(Reservation.start_time)
+        .limit(1)
+    )
+    found = db.session.execute(query).one_or_none()
+    message = "It is already booked at that time."
+    if found is not None:
+        message = f"{found.name} is already booked from {_utc(found.start_time)} to {_utc(found.end_time)} UTC."
+    return ConflictError(message, {"start_time": [message], "resource_id": ["is taken at that time"]})
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"

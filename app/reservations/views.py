@@ -1,0 +1,217 @@
+"""The pages of reservations. Times are read and written on the reader's clock."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, time, timedelta
+from typing import Any
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import current_user
+
+from app.accounts import acting_user, ask_to_log_in, can
+from app.columns import utc_now
+from app.errors import ConflictError, InvalidInputError, NotFoundError
+from app.extensions import db
+from app.presentation import day_grid, in_zone, reader_zone
+from app.reservations import queries, services
+from app.reservations.forms import ReservationForm
+from app.reservations.history import history_for, is_unfinished
+from app.reservations.local_time import local_from_utc
+from app.reservations.models import Reservation, ReservationStatus
+from app.reservations.rules import following, status_action
+
+pages = Blueprint("reservations", __name__, url_prefix="/reservations")
+
+# The column of the day view for what occupies no resource.
+NO_RESOURCE = "No resource"
+# When a day's form begins.
+FIRST_HOUR = time(9)
+ID = "<int(max=2147483647):reservation_id>"
+
+
+@pages.before_request
+def guard() -> ResponseReturnValue | None:
+    """All of these pages are for people who are logged in."""
+    return None if current_user.is_authenticated else ask_to_log_in()
+
+
+@pages.get("/")
+def list_() -> ResponseReturnValue:
+    """The list, latest start first; its filters stand in the address."""
+    shown = _shown_filters()
+    page = queries.page(acting_user(), _filters(shown), cursor=request.args.get("cursor"))
+    return render_template(
+        "reservations/list.html",
+        reservations=page.items,
+        next_cursor=page.next_cursor,
+        statuses=[status.value for status in ReservationStatus],
+        filters=shown,
+        show_mine=can(acting_user(), "reservations.view_all"),
+    )
+
+
+@pages.route("/new", methods=["GET", "POST"])
+def create() -> ResponseReturnValue:
+    """The form of a new reservation; `?date=` fills in the day."""
+    form = ReservationForm()
+    form.offer(queries.active_resources())
+    if not can(acting_user(), "reservations.create_for_others"):
+        del form.customer
+    if request.method == "GET":
+        day = _date("date")
+        form.start_time.data = datetime.combine(day, FIRST_HOUR) if day else None
+    values = form.values(reader_zone()) if form.validate_on_submit() else None
+    if values is None:
+        return _form_page(form, None)
+    try:
+        reservation = services.create(acting_user(), **values)
+    except (ConflictError, InvalidInputError) as error:
+        form.take_errors(error.message, error.fields)
+        return _form_page(form, None)
+    db.session.commit()
+    flash("The reservation is requested: the school will confirm or cancel it.", "success")
+    return _to_detail(reservation.id)
+
+
+@pages.get(f"/{ID}")
+def detail(reservation_id: int) -> ResponseReturnValue:
+    """One reservation, what can be done with it, and its history."""
+    reservation = queries.get(acting_user(), reservation_id)
+    return render_template(
+        "reservations/detail.html",
+        reservation=reservation,
+        may_edit=reservation.is_open and can(acting_user(), "reservations.update", reservation),
+        allowed_statuses=[
+            status.value for status in following(reservation) if can(acting_user(), status_action(status), reservation)
+        ],
+        **_history_context(reservation),
+    )
+
+
+@pages.get(f"/{ID}/history")
+def history(reservation_id: int) -> ResponseReturnValue:
+    """The history alone: asked again while something is under way."""
+    reservation = queries.get(acting_user(), reservation_id)
+    return render_template("reservations/_history.html", reservation=reservation, **_history_context(reservation))
+
+
+@pages.route(f"/{ID}/edit", methods=["GET", "POST"])
+def edit(reservation_id: int) -> ResponseReturnValue:
+    """The form of an existing reservation."""
+    reservation = queries.get(acting_user(), reservation_id)
+    form = ReservationForm(data=_form_data(reservation))
+    form.offer(queries.active_resources(), reservation.resource)
+    del form.customer
+    values = form.values(reader_zone(), reservation) if form.validate_on_submit() else None
+    if values is None:
+        return _form_page(form, reservation)
+    try:
+        services.update(acting_user(), reservation_id, values)
+    except (ConflictError, InvalidInputError) as error:
+        form.take_errors(error.message, error.fields)
+        return _form_page(form, reservation)
+    db.session.commit()
+    flash("The changes are saved.", "success")
+    return _to_detail(reservation_id)
+
+
+@pages.post(f"/{ID}/status")
+def set_status(reservation_id: int) -> ResponseReturnValue:
+    """Moves it to `status`, unless it is no longer in `expected_status`, which the person saw."""
+    status, expected = request.form.get("status", ""), request.form.get("expected_status") or None
+    try:
+        services.set_status(acting_user(), reservation_id, status, expected=expected)
+    except ConflictError as error:
+        db.session.rollback()
+        flash(error.message, "error")
+    else:
+        db.session.commit()
+        flash(f"Reservation #{reservation_id} is {status}.", "success")
+    return _to_detail(reservation_id)
+
+
+@pages.get("/day/<date>")
+def day(date: str) -> ResponseReturnValue:
+    """A day, a column for each resource. `date` is an ISO date."""
+    shown, zone = _parse_day(date), reader_zone()
+    today = in_zone(utc_now(), zone).date()
+    columns: dict[str, list[Any]] = {resource.name: [] for resource in queries.active_resources()}
+    for reservation in queries.of_day(acting_user(), shown, zone):
+        name = reservation.resource.name if reservation.resource else NO_RESOURCE
+        columns.setdefault(name, []).append(reservation)
+    return render_template(
+        "reservations/day.html",
+        day=shown,
+        previous_day=shown - timedelta(days=1),
+        next_day=shown + timedelta(days=1),
+        is_today=shown == today,
+        grid=day_grid(columns, shown, zone, now=utc_now()),
+    )
+
+
+def _shown_filters() -> dict[str, Any]:
+    """The filters as the page shows them."""
+    return {
+        "status": request.args.get("status") or None,
+        "date_from": _date("date_from"),
+        "date_to": _date("date_to"),
+        "text": (request.args.get("text") or "").strip()[:100].replace("\x00", "") or None,
+        "mine": request.args.get("mine") == "1",
+    }
+
+
+def _filters(shown: dict[str, Any]) -> queries.Filters:
+    zone = reader_zone()
+    return queries.Filters(
+        status=shown["status"],
+        customer_id=acting_user().id if shown["mine"] else None,
+        starts_from=queries.day_span(shown["date_from"], zone)[0] if shown["date_from"] else None,
+        starts_before=queries.day_span(shown["date_to"], zone)[1] if shown["date_to"] else None,
+        text=shown["text"],
+    )
+
+
+def _date(name: str) -> date | None:
+    text = request.args.get(name)
+    if not text:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"{text!r} is no date: it takes one as 2025-11-25.", {name: ["takes a date"]}
+        ) from error
+
+
+def _parse_day(text: str) -> date:
+    try:
+        day = date.fromisoformat(text)
+        # The neighbours are linked, and zones reach a day further.
+        return day + timedelta(days=2) - timedelta(days=4) + timedelta(days=2)
+    except (ValueError, OverflowError) as error:
+        raise NotFoundError(f"{text!r} is no day: it takes one as 2025-11-25.") from error
+
+
+def _form_data(reservation: Reservation) -> dict[str, Any]:
+    return {
+        "start_time": local_from_utc(reservation.start_time, reader_zone()),
+        "duration_minutes": reservation.duration_minutes,
+        "resource": str(reservation.resource_id or ""),
+        "party_size": reservation.party_size,
+        "note": reservation.note,
+    }
+
+
+def _form_page(form: ReservationForm, reservation: Reservation | None) -> ResponseReturnValue:
+    status = 422 if request.method == "POST" else 200
+    return render_template("reservations/form.html", form=form, reservation=reservation), status
+
+
+def _history_context(reservation: Reservation) -> dict[str, Any]:
+    entries = history_for(acting_user(), reservation)
+    return {"history": entries, "is_unfinished": is_unfinished(entries)}
+
+
+def _to_detail(reservation_id: int) -> ResponseReturnValue:
+    return redirect(url_for("reservations.detail", reservation_id=reservation_id), 303)

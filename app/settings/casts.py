@@ -1,0 +1,183 @@
+"""How the text of an environment variable becomes a value, and what each kind of setting takes, in words.
+Which settings exist stands in config.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import parseaddr
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
+FALSE_WORDS = frozenset({"false", "0", "no", "off"})
+
+
+@dataclass(frozen=True)
+class Cast:
+    """A kind of setting: `convert` raises ValueError for what it does not take; `takes` is that in words."""
+
+    takes: str
+    convert: Callable[[str], Any]
+
+    def __call__(self, text: str) -> Any:
+        return self.convert(text)
+
+
+def _to_boolean(text: str) -> bool:
+    word = text.lower()
+    if word in TRUE_WORDS:
+        return True
+    if word in FALSE_WORDS:
+        return False
+    raise ValueError(text)
+
+
+# Looser than what people may register with: root@localhost is a fine address for an operator.
+EMAIL_ADDRESS = re.compile(r"[^@\s<>,;]+@[A-Za-z0-9.:\[\]-]+")
+
+
+def _to_email_address(text: str) -> str:
+    if not EMAIL_ADDRESS.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def _to_mailbox(text: str) -> str:
+    _to_email_address(parseaddr(text)[1])
+    return text
+
+
+def _to_zone_name(text: str) -> str:
+    try:
+        return ZoneInfo(text).key
+    except (LookupError, OSError) as error:
+        raise ValueError(text) from error
+
+
+def _to_existing_file(text: str) -> Path:
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(text)
+    return path
+
+
+def _split_url(text: str, schemes: tuple[str, ...]) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in schemes:
+        raise ValueError(text)
+    return parts.netloc
+
+
+def _to_broker_url(text: str) -> str:
+    scheme = urlsplit(text).scheme
+    if scheme == "unix":
+        is_valid = bool(urlsplit(text).path)
+    elif scheme.endswith("+sentinel"):
+        is_valid = _is_sentinel_url(text)
+    else:
+        # `.port` raises ValueError for what is not a port.
+        is_valid = bool(urlsplit(text).hostname) and urlsplit(text).port != 0
+    if scheme not in BROKER_SCHEMES or not is_valid:
+        raise ValueError(text)
+    return text
+
+
+def _is_sentinel_url(text: str) -> bool:
+    """`redis+sentinel://[user:password@]host:port[,host:port…]/service[/database]`."""
+    parts = urlsplit(text)
+    service, *database = parts.path.strip("/").split("/")
+    hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
+    return (
+        all(name and port.isdecimal() for name, _, port in hosts)
+        and bool(service)
+        and (not database or (len(database) == 1 and database[0].isdecimal()))
+    )
+
+
+BROKER_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+DATABASE_SCHEMES = ("sqlite", "postgres", "postgresql", "postgresql+psycopg")
+
+
+def _to_database_url(text: str) -> str:
+    _split_url(text, DATABASE_SCHEMES)
+    return text
+
+
+def _to_web_url(text: str) -> str:
+    if not _split_url(text, ("http", "https")):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+def _to_files_url(text: str) -> str:
+    _split_url(text, ("file", "s3", "gs"))
+    return text
+
+
+def text(takes: str = "text") -> Cast:
+    return Cast(takes, str)
+
+
+def long_text(least: int) -> Cast:
+    def convert(value: str) -> str:
+        if len(value) < least:
+            raise ValueError(value)
+        return value
+
+    return Cast(f"at least {least} characters", convert)
+
+
+def whole_number(least: int, most: int | None = None) -> Cast:
+    def convert(value: str) -> int:
+        number = int(value)
+        if number < least or (most is not None and number > most):
+            raise ValueError(value)
+        return number
+
+    return Cast(f"a whole number from {least}" + (f" to {most}" if most is not None else ""), convert)
+
+
+def seconds(above: float = 0) -> Cast:
+    """A duration that may have a fraction."""
+
+    def convert(value: str) -> float:
+        number = float(value)
+        if not above < number < float("inf"):
+            raise ValueError(value)
+        return number
+
+    return Cast(f"seconds, more than {above:g}", convert)
+
+
+def choice(*words: str, either_case: bool = False) -> Cast:
+    def convert(value: str) -> str:
+        word = value.upper() if either_case else value
+        if word not in words:
+            raise ValueError(value)
+        return word
+
+    return Cast(" or ".join([", ".join(words[:-1]), words[-1]]), convert)
+
+
+def _to_delays(value: str) -> tuple[int, ...]:
+    delays = tuple(int(part) for part in value.split(","))
+    if min(delays) < 0:
+        raise ValueError(value)
+    return delays
+
+
+boolean = Cast("true or false", _to_boolean)
+whole_seconds = Cast("whole seconds, from 1", whole_number(1).convert)
+delays_in_seconds = Cast("whole seconds, separated by commas", _to_delays)
+email_address = Cast("an email address", _to_email_address)
+mailbox = Cast("an email address, with or without a name", _to_mailbox)
+zone_name = Cast("a time zone's name, as Europe/Berlin", _to_zone_name)
+existing_file = Cast("the path of a file that exists", _to_existing_file)
+web_url = Cast("an http:// or https:// address", _to_web_url)
+files_url = Cast("a file://, s3:// or gs:// address", _to_files_url)
+database_url = Cast("a sqlite:// or postgresql:// address", _to_database_url)
+broker_url = Cast("a redis://, rediss://, unix:// or redis+sentinel:// address", _to_broker_url)

@@ -1,0 +1,87 @@
+"""Defaults that follow from the environment, the instance folder or other settings.
+Fixed ones stand in config.py."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.settings.casts import broker_url
+from app.settings.setting import SettingError
+
+SECRET_KEY_CHARACTERS = 32
+# A Unix socket's path is limited to 108 bytes on Linux and 104 elsewhere (sys/un.h); a few are kept in hand.
+SOCKET_PATH_BYTES = 100
+
+
+def is_production(values: Mapping[str, Any]) -> bool:
+    return values["APP_ENV"] == "production"
+
+
+def secret_key(values: Mapping[str, Any], instance_path: Path) -> str:
+    if is_production(values):
+        raise SettingError(
+            f"SECRET_KEY takes at least {SECRET_KEY_CHARACTERS} characters: "
+            "it is not set, and production needs one"
+        )
+    return _kept_secret_key(instance_path / "secret-key")
+
+
+def _kept_secret_key(path: Path) -> str:
+    """Reads the key that the first start made, or makes it: one key, also when processes race."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        pass
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # mode 600
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(48))
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass  # another process was first: its key is the one
+    finally:
+        Path(temporary).unlink()
+    return path.read_text()
+
+
+def embedded_broker_url(values: Mapping[str, Any], instance_path: Path) -> str:
+    if is_production(values):
+        raise SettingError(f"REDIS_URL takes {broker_url.takes}: it is not set, and production needs one")
+    return f"unix://{embedded_broker_socket(instance_path)}"
+
+
+def embedded_broker_socket(instance_path: Path) -> Path:
+    """Where the embedded Valkey listens when REDIS_URL is unset."""
+    path = instance_path / "valkey" / "valkey.sock"
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
+        return path
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"belfry-{digest}.sock"
+
+
+def mail_domain(values: Mapping[str, Any], instance_path: Path) -> str:
+    host = urlsplit(values["PUBLIC_URL"]).hostname or ""
+    is_name = any(letter.isalpha() for letter in host) and ":" not in host
+    return host if is_name else "belfry.localhost"
+
+
+def mail_port(values: Mapping[str, Any], instance_path: Path) -> int:
+    if values["MAIL_USE_SSL"]:
+        return 465
+    return 587 if values["MAIL_USE_TLS"] else 25
+
+
+def admin_email(values: Mapping[str, Any], instance_path: Path) -> str | None:
+    return None if is_production(values) else "admin@belfry.example"
+
+
+def log_format(values: Mapping[str, Any], instance_path: Path) -> str:
+    return "json" if is_production(values) else "console"

@@ -1,0 +1,18 @@
+"""What workers run: thin job functions over the slices' services, and the engine under them.
+
+Imports the application and is imported by the composition roots only.
+"""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from jobs import engine, mail, maintenance, reservations
+
+MODULES = (mail, reservations, maintenance)
+
+
+def init_app(app: Flask) -> None:
+    """Puts the jobs and their schedule into `app`."""
+    entries = [entry for module in MODULES for entry in getattr(module, "SCHEDULE", ())]
+    engine.init_app(app, entries)

@@ -1,0 +1,47 @@
+"""The engine: what a job function is written against (`job`, `Chunk`, `RetryPolicy`), and what runs it.
+
+No domain lives here. Of the application it knows `app.outbox` and `app.extensions` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flask import Flask
+
+from app.outbox import catalogue, publisher
+from jobs.engine import cli, schedule
+from jobs.engine.chunk import Answer, Chunk
+from jobs.engine.context import check_cancelled, current_job
+from jobs.engine.eager import eager_runner
+from jobs.engine.entry import ENTRY_POINT
+from jobs.engine.errors import JobCancelledError, JobTimeoutError
+from jobs.engine.registry import definitions, job
+from jobs.engine.retry import NO_RETRY, RetryPolicy
+from jobs.engine.schedule import ScheduleEntry
+
+__all__ = [
+    "NO_RETRY",
+    "Answer",
+    "Chunk",
+    "JobCancelledError",
+    "JobTimeoutError",
+    "RetryPolicy",
+    "ScheduleEntry",
+    "check_cancelled",
+    "current_job",
+    "init_app",
+    "job",
+]
+
+
+def init_app(app: Flask, entries: Sequence[ScheduleEntry]) -> None:
+    """Tells `app` which jobs there are and how they reach a worker; checks the schedule."""
+    catalogue(app).add(definition.spec(app.config) for definition in definitions())
+    publisher(app).entry_point = ENTRY_POINT
+    if app.config["JOBS_EAGER"]:
+        publisher(app).run_eagerly = eager_runner(app)
+    app.extensions["schedule"] = list(entries)
+    with app.app_context():
+        schedule.check(entries, app.config)
+    cli.init_app(app)

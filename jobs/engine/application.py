@@ -1,0 +1,14 @@
+"""Finding the Flask application from a process that RQ started, which knows nothing of it."""
+
+from __future__ import annotations
+
+from flask import Flask, has_app_context
+from flask.cli import ScriptInfo
+from flask.globals import app_ctx
+
+
+def application() -> Flask:
+    """The current application; outside of one, what Flask's own CLI would load (FLASK_APP, else ./wsgi.py)."""
+    if has_app_context():
+        return app_ctx.app
+    return ScriptInfo().load_app()

@@ -1,0 +1,109 @@
+"""A chunk: many records of one job, answered one by one and committed together, as often as there is something to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy.orm import Session
+
+from app.outbox import JobState
+from jobs.engine import claim as claims
+from jobs.engine.claim import Claim
+from jobs.engine.results import checked_result
+from jobs.engine.retry import RetryPolicy
+
+log = structlog.get_logger(__name__)
+
+# Two commits of one chunk lie at least this far apart, so that a fast server is not slowed by the database.
+COMMIT_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one record of a chunk: its result or its error, and the state that it goes to."""
+
+    item: Claim
+    result: Any
+    error: BaseException | None
+    state: JobState
+
+
+Save = Callable[[Session, Sequence[Answer]], None]
+
+
+class Chunk:
+    """The records that one call of a chunk function gets.
+
+    Iterate for the items (`id`, `args`, `attempt`); call `answer` or `fail` once for each. Commits happen in between,
+    and never while the function does anything slow: a transaction is opened, filled and committed in one go.
+    """
+
+    def __init__(self, session: Session, items: Sequence[Claim], policy: RetryPolicy) -> None:
+        self.session = session
+        self._items = list(items)
+        self._policy = policy
+        self._unanswered = {item.id: item for item in items}
+        self._waiting: list[tuple[Claim, Any, BaseException | None]] = []
+        self._savers: list[Save] = []
+        self._committed_at = time.monotonic()
+        self.ends: list[tuple[str, JobState]] = []
+
+    def __iter__(self) -> Iterator[Claim]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def unanswered(self) -> list[Claim]:
+        """The items that have neither an answer nor a failure."""
+        return list(self._unanswered.values())
+
+    def before_commit(self, save: Save) -> None:
+        """Has `save(session, answers)` called in every transaction that ends items, with those it ends."""
+        self._savers.append(save)
+
+    def answer(self, item: Claim, result: Any = None) -> None:
+        """The item is done. Raises JobResultError when `result` is not small JSON."""
+        self._take(item, checked_result(result), None)
+
+    def fail(self, item: Claim, error: BaseException) -> None:
+        """The item failed; the job's retry policy says what follows."""
+        self._take(item, None, error)
+
+    def settle(self) -> None:
+        """Ends and commits all items answered so far. When it raises, they are kept for the next call."""
+        if not self._waiting:
+            return
+        self.session.rollback()  # ends a transaction that the function has read in, and releases its locks
+        answers = self._end(self._waiting)
+        for save in self._savers:
+            save(self.session, answers)
+        self.session.commit()
+        self._waiting = []
+        self.ends += [(answer.item.id, answer.state) for answer in answers]
+        self._committed_at = time.monotonic()
+
+    def _take(self, item: Claim, result: Any, error: BaseException | None) -> None:
+        if self._unanswered.pop(item.id, None) is None:
+            raise ValueError(f"job {item.id} is not in this chunk, or has its answer already")
+        self._waiting.append((item, result, error))
+        if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
+            self.settle()
+
+    def _end(self, waiting: Sequence[tuple[Claim, Any, BaseException | None]]) -> list[Answer]:
+        done = [(item, result) for item, result, error in waiting if error is None]
+        states: Mapping[str, JobState] = dict.fromkeys(claims.complete(self.session, done), JobState.COMPLETED)
+        answers = [Answer(item, result, None, states[item.id]) for item, result in done if item.id in states]
+        for item, _, error in waiting:
+            if error is not None:
+                state = claims.fail(self.session, item, error, self._policy)
+                if state is not None:
+                    answers.append(Answer(item, None, error, state))
+        if len(answers) < len(waiting):
+            log.warning("claim.lost", job=waiting[0][0].name, records=len(waiting) - len(answers))
+        return answers

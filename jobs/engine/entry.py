@@ -1,0 +1,43 @@
+"""What a stock RQ worker calls: one record, by id."""
+
+from __future__ import annotations
+
+import os
+
+import structlog
+
+from app.extensions import db
+from app.outbox import JobState
+from jobs.engine import claim as claims
+from jobs.engine import execution
+from jobs.engine.application import application
+from jobs.engine.deadlines import alarm
+
+log = structlog.get_logger(__name__)
+
+ENTRY_POINT = f"{__name__}.run"
+
+
+def run(record_id: str) -> str | None:
+    """Claims the record and runs it to its end in this process.
+
+    Args:
+        record_id: the record's id, which is the RQ job's too.
+
+    Returns:
+        the state it went to; None when there was nothing to do: unknown, ended, or another worker's.
+    """
+    app = application()
+    with app.app_context():
+        items = claims.claim(db.session(), [record_id], _worker_name())
+    if not items:
+        log.warning("job.not_claimed", job_id=record_id)
+        return None
+    ends = dict(execution.run(app, items, alarm))
+    state: JobState | None = ends.get(record_id)
+    return state.value if state else None
+
+
+def _worker_name() -> str:
+    # RQ tells its horses the worker's name; the rescue judges by that worker's signs of life.
+    return os.environ.get("RQ_WORKER_ID") or f"process-{os.getpid()}"

@@ -1,0 +1,182 @@
+"""Running claimed jobs: the function's changes and the record's end commit together, or neither does."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+import structlog
+from flask import Flask, current_app
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from app.extensions import BelfrySession, db
+from app.outbox import JobState, Origin, UnknownJobError, acting_as
+from jobs.engine import claim as claims
+from jobs.engine.chunk import Chunk
+from jobs.engine.claim import Claim
+from jobs.engine.context import running
+from jobs.engine.errors import ClaimLostError, CommitInJobError, JobTimeoutError, UnansweredError
+from jobs.engine.registry import JobDefinition, definition
+from jobs.engine.results import checked_result
+from jobs.engine.retry import NO_RETRY
+
+log = structlog.get_logger(__name__)
+
+DATABASE_RETRY_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+Limit = Callable[[float], AbstractContextManager[None]]
+Ends = list[tuple[str, JobState]]
+
+
+def run(app: Flask, items: Sequence[Claim], limit: Limit) -> Ends:
+    """Runs claimed records of one job name, each to an end that is committed.
+
+    Args:
+        app: the application in whose context they run.
+        items: claims of one name; more than one only for a chunk function.
+        limit: takes seconds and gives a context that raises JobTimeoutError in its block after them.
+
+    Returns:
+        the ids with the states they went to; claims that were lost are not among them.
+    """
+    ends: Ends = []
+    with app.app_context(), _observed(items[0]):
+        try:
+            found = definition(items[0].name)
+        except UnknownJobError as error:
+            ends += _end_failed(items, error, None)
+        else:
+            if found.chunk is None:
+                for item in items:
+                    ends += _run_one(found, item, limit)
+            else:
+                ends += _run_chunk(found, items, limit)
+    return ends
+
+
+def _run_one(found: JobDefinition, item: Claim, limit: Limit) -> Ends:
+    session = db.session()
+    try:
+        with _on_behalf_of(item), _without_commit(session), limit(item.timeout_seconds):
+            result = checked_result(found.function(session, **item.args))
+        _complete(session, item, result)
+    except (Exception, JobTimeoutError) as error:
+        session.rollback()
+        return _end_failed([item], error, found)
+    log.info("job.completed", seconds=_seconds_since(item))
+    return [(item.id, JobState.COMPLETED)]
+
+
+def _complete(session: Session, item: Claim, result: Any) -> None:
+    session.flush()
+    if not claims.complete(session, [(item, result)]):
+        raise ClaimLostError(f"claim {item.number} of {item.name} is no longer the latest")
+    session.commit()
+
+
+def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit) -> Ends:
+    chunk = Chunk(db.session(), items, found.policy(current_app.config))
+    failure: BaseException = UnansweredError(f"{found.name} returned without an answer for this record")
+    try:
+        with _on_behalf_of(items[0]), limit(max(item.timeout_seconds for item in items)):
+            found.function(chunk)
+    except (Exception, JobTimeoutError) as error:
+        failure = error
+    chunk.session.rollback()
+    # What is answered stands; its commit may have to wait for the database.
+    _until_database_answers(chunk.settle)
+    ends = chunk.ends + _end_failed(chunk.unanswered, failure, found)
+    log.info("chunk.ended", records=len(items), seconds=_seconds_since(items[0]))
+    return ends
+
+
+def _end_failed(items: Sequence[Claim], error: BaseException, found: JobDefinition | None) -> Ends:
+    """Records the end of failed attempts; while the database is away, it waits for it."""
+    if isinstance(error, ClaimLostError):
+        log.warning("claim.lost", reason=str(error))
+        return []
+    policy = found.policy(current_app.config) if found else NO_RETRY
+
+    def end() -> list[tuple[Claim, JobState | None]]:
+        if _is_database_outage(error):
+            claims.give_back(db.session(), items)
+            ended: list[tuple[Claim, JobState | None]] = [(item, JobState.PENDING) for item in items]
+        else:
+            ended = [(item, claims.fail(db.session(), item, error, policy)) for item in items]
+        db.session.commit()
+        return ended
+
+    ended = _until_database_answers(end)
+    for item, state in ended:
+        _log_end(item, error, state)
+    return [(item.id, state) for item, state in ended if state is not None]
+
+
+def _until_database_answers(record: Callable[[], T]) -> T:
+    # The record stays `running` until its end is written; this worker is alive, so nobody else will write it.
+    while True:
+        try:
+            return record()
+        except OperationalError as error:
+            db.session.rollback()
+            if not _is_database_outage(error):
+                raise
+            log.warning("database.away", error=type(error.orig).__name__)
+            time.sleep(DATABASE_RETRY_SECONDS)
+
+
+def _is_database_outage(error: BaseException) -> bool:
+    """Whether the database, not the job, is at fault: away, restarting, or locked by others for too long."""
+    if not isinstance(error, OperationalError):
+        return False
+    # psycopg's OperationalError always is of that kind; sqlite3's also tells of a missing table.
+    return not isinstance(error.orig, sqlite3.Error) or "locked" in str(error.orig)
+
+
+def _log_end(item: Claim, error: BaseException, state: JobState | None) -> None:
+    if state is None:
+        log.warning("claim.lost")
+        return
+    level = log.error if state is JobState.FAILED else log.warning
+    level(f"job.{state.value}", attempt=item.attempt, of=item.max_attempts, error=type(error).__name__)
+
+
+def _seconds_since(item: Claim) -> float:
+    from_start = time.time() - item.started_at.timestamp()
+    return round(max(0.0, from_start), 3)
+
+
+@contextmanager
+def _observed(item: Claim) -> Iterator[None]:
+    with structlog.contextvars.bound_contextvars(job=item.name, job_id=item.id, request_id=item.request_id):
+        yield
+
+
+@contextmanager
+def _on_behalf_of(item: Claim) -> Iterator[None]:
+    with running(item), acting_as(Origin(item.user_id, item.request_id)):
+        yield
+
+
+@contextmanager
+def _without_commit(session: Session) -> Iterator[None]:
+    session.info["job_runs"] = True
+    try:
+        yield
+    finally:
+        session.info.pop("job_runs", None)
+
+
+@event.listens_for(BelfrySession, "before_commit")
+def _refuse_commit_in_job(session: Session) -> None:
+    # Savepoints come by here too; they are a job's own affair.
+    if session.info.get("job_runs") and not session.in_nested_transaction():
+        raise CommitInJobError("a job function does not commit: the engine commits its changes with its completion")

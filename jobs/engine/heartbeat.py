@@ -1,0 +1,64 @@
+"""A process's signs of life in SQL: Redis may be lost at any moment, and the rescue must not mistake that for death."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from flask import current_app
+from sqlalchemy.orm import Session
+
+from app.columns import utc_now
+from app.outbox import JobRecord, WorkerProcess
+from jobs.engine import claim as claims
+
+
+def register(session: Session, name: str, kind: str, queues: Sequence[str]) -> None:
+    """Writes down that a process has started. Commits."""
+    process = WorkerProcess(name=name, kind=kind, host=socket.gethostname(), pid=os.getpid(), queues=",".join(queues))
+    session.merge(process)
+    session.commit()
+
+
+def beat(session: Session, name: str) -> bool:
+    """Writes down that the process lives. Commits.
+
+    Returns:
+        whether its row was there; a pruned one is to be registered again.
+    """
+    statement = sa.update(WorkerProcess).where(WorkerProcess.name == name)
+    result: Any = session.execute(statement.values(heartbeat_at=utc_now(), stopped_at=None))
+    session.commit()
+    return result.rowcount == 1
+
+
+def sign_off(session: Session, name: str) -> None:
+    """Writes down that the process ends on its own. Commits."""
+    session.execute(sa.update(WorkerProcess).where(WorkerProcess.name == name).values(stopped_at=utc_now()))
+    session.commit()
+
+
+def is_fresh() -> sa.ColumnElement[bool]:
+    """The condition for a process that has given a sign of life lately."""
+    oldest = utc_now() - timedelta(seconds=current_app.config["RESCUE_AFTER_SECONDS"])
+    return sa.and_(WorkerProcess.stopped_at.is_(None), WorkerProcess.heartbeat_at >= oldest)
+
+
+def recover_orphans(session: Session, name: str, held: Collection[str]) -> int:
+    """Gives back records that count as running here although this process does not hold them: the answer to their
+    claim was lost on the way. Commits.
+
+    Args:
+        name: this worker's name.
+        held: the ids that it does hold.
+    """
+    settled = utc_now() - timedelta(seconds=current_app.config["RESCUE_AFTER_SECONDS"])
+    mine = claims.claims_of(session, JobRecord.worker == name, JobRecord.started_at < settled)
+    orphans = [claim for claim in mine if claim.id not in held]
+    claims.give_back(session, orphans)
+    session.commit()
+    return len(orphans)

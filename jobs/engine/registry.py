@@ -1,0 +1,101 @@
+"""The job functions of this process: the `@job` decorator and what it registers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.outbox import QUEUES, JobSpec, UnknownJobError
+from jobs.engine.retry import NO_RETRY, RetryPolicy
+
+PolicyOrFactory = RetryPolicy | Callable[[Mapping[str, Any]], RetryPolicy]
+
+
+@dataclass(frozen=True)
+class JobDefinition:
+    """One job function and how it runs. `chunk` is the most records it takes at once; None is one at a time."""
+
+    name: str
+    function: Callable[..., Any]
+    queue: str
+    retry: PolicyOrFactory
+    timeout_seconds: int | None
+    chunk: int | None
+    takes: tuple[str, ...]
+
+    def policy(self, settings: Mapping[str, Any]) -> RetryPolicy:
+        """The retry policy under `settings`."""
+        return self.retry if isinstance(self.retry, RetryPolicy) else self.retry(settings)
+
+    def spec(self, settings: Mapping[str, Any]) -> JobSpec:
+        """What the application may know of it."""
+        _, *parameters = inspect.signature(self.function).parameters.values()
+        required = {p.name for p in parameters if p.default is inspect.Parameter.empty}
+        return JobSpec(
+            name=self.name,
+            queue=self.queue,
+            max_attempts=self.policy(settings).max_attempts,
+            timeout_seconds=self.timeout_seconds,
+            parameters=frozenset(p.name for p in parameters) | frozenset(self.takes),
+            required=frozenset(required) | frozenset(self.takes),
+            doc=inspect.getdoc(self.function) or "",
+        )
+
+
+_definitions: dict[str, JobDefinition] = {}
+
+
+def job(
+    name: str,
+    *,
+    queue: str = "default",
+    retry: PolicyOrFactory = NO_RETRY,
+    timeout_seconds: int | None = None,
+    chunk: int | None = None,
+    takes: tuple[str, ...] = (),
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a function as a job.
+
+    The function gets an open session first and its arguments by keyword; it returns small JSON or None. It does
+    not commit: its changes and the record's completion commit together. With `chunk` it gets a `Chunk` alone, whose
+    items carry the arguments.
+
+    Args:
+        name: stable and dotted, `<slice>.<verb>_<what>`; it is stored, so renaming orphans what waits.
+        queue: "mail", "default", "bulk" (light) or "heavy".
+        retry: the policy, or a function of the settings that gives it.
+        timeout_seconds: how long one attempt may take; None takes JOB_TIMEOUT_SECONDS.
+        chunk: the most records that one call may get.
+        takes: the arguments of each record of a chunk, by name.
+    """
+    if queue not in QUEUES:
+        raise ValueError(f"{name}: queue takes one of {', '.join(QUEUES)}, not {queue!r}")
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        known = _definitions.get(name)
+        if known is not None and known.function.__module__ != function.__module__:
+            raise ValueError(f"{name} is registered by {known.function.__module__} already")
+        _definitions[name] = JobDefinition(name, function, queue, retry, timeout_seconds, chunk, takes)
+        return function
+
+    return register
+
+
+def definition(name: str) -> JobDefinition:
+    """The job function registered under `name`, or UnknownJobError."""
+    try:
+        return _definitions[name]
+    except KeyError:
+        raise UnknownJobError(name) from None
+
+
+def definitions() -> list[JobDefinition]:
+    """All registered job functions."""
+    return list(_definitions.values())
+
+
+def forget(name: str) -> None:
+    """Takes a job function out again, as a deploy without it would."""
+    _definitions.pop(name, None)

@@ -1,0 +1,185 @@
+"""The periodic schedule: entries declared beside their jobs, reconciled with SQL, and ticked exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+from flask import current_app
+from sqlalchemy.orm import Session
+
+from app.columns import utc_now
+from app.outbox import (
+    JobRequest,
+    Schedule,
+    ScheduleTick,
+    Subject,
+    TickOutcome,
+    catalogue,
+    enqueue_many,
+    insert_ignoring_conflicts,
+)
+from jobs.engine.errors import ScheduleError
+from jobs.engine.timing import Cron, Every, Timing, ticks_between
+
+log = structlog.get_logger(__name__)
+
+# More missed ticks than this are not listed one by one: the newest are.
+MAX_TICKS_RECORDED = 1_000
+
+
+@dataclass(frozen=True)
+class ScheduleEntry:
+    """One line of the schedule.
+
+    Args:
+        name: fixed and unique; pausing and history hang on it.
+        job: the job's name; it is enqueued without arguments.
+        every: seconds, or the name of a setting that holds them.
+        cron: five fields, read in `zone`; give this or `every`.
+        zone: an IANA zone; None takes TIMEZONE.
+        catch_up_seconds: how late a tick may still run; None takes SCHEDULE_CATCH_UP_SECONDS.
+    """
+
+    name: str
+    job: str
+    every: float | str | None = None
+    cron: str | None = None
+    zone: str | None = None
+    catch_up_seconds: float | None = None
+
+    def timing(self, settings: Mapping[str, Any]) -> Timing:
+        """Its ticks under `settings`. Raises ScheduleError."""
+        if (self.every is None) == (self.cron is None):
+            raise ScheduleError(f"schedule {self.name}: give every or cron")
+        if self.cron is not None:
+            return Cron(self.cron, self.zone_name(settings))
+        return Every(float(settings[self.every] if isinstance(self.every, str) else self.every or 0))
+
+    def zone_name(self, settings: Mapping[str, Any]) -> str:
+        """The zone its cron line is read in."""
+        return self.zone or settings["TIMEZONE"]
+
+    def catch_up(self, settings: Mapping[str, Any]) -> timedelta:
+        """How late a tick may still run."""
+        seconds = self.catch_up_seconds
+        return timedelta(seconds=settings["SCHEDULE_CATCH_UP_SECONDS"] if seconds is None else seconds)
+
+
+def check(entries: Sequence[ScheduleEntry], settings: Mapping[str, Any]) -> None:
+    """Raises ScheduleError or UnknownJobError when an entry cannot work."""
+    names = [entry.name for entry in entries]
+    for entry in entries:
+        if names.count(entry.name) > 1:
+            raise ScheduleError(f"two entries of the schedule are named {entry.name!r}")
+        catalogue().get(entry.job)
+        entry.timing(settings)
+
+
+def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> None:
+    """Makes SQL's schedules those of the code: adds, changes, removes, by name. Commits."""
+    settings, now = current_app.config, utc_now()
+    known = {row.name: row for row in session.scalars(sa.select(Schedule))}
+    for entry in entries:
+        wanted = {
+            "job_name": entry.job,
+            "timing": str(entry.timing(settings)),
+            "zone": entry.zone_name(settings),
+        }
+        row = known.pop(entry.name, None)
+        if row is None:
+            insert_ignoring_conflicts(
+                session, Schedule, [{"name": entry.name, "first_tick_at": now, **wanted}], key="name"
+            )
+        elif any(getattr(row, key) != value for key, value in wanted.items()):
+            # Ticks of the old timing are over; those of the new one begin now.
+            for key, value in {**wanted, "first_tick_at": now, "last_tick_at": None}.items():
+                setattr(row, key, value)
+    for gone in known.values():
+        session.delete(gone)
+    session.commit()
+
+
+def next_tick(session: Session, entry: ScheduleEntry) -> datetime:
+    """The first tick of `entry` that has no outcome yet; it may lie in the past."""
+    row = session.get(Schedule, entry.name)
+    since = (row.last_tick_at or row.first_tick_at) if row else utc_now()
+    return entry.timing(current_app.config).next_tick(since)
+
+
+def tick(session: Session, entry: ScheduleEntry) -> list[datetime]:
+    """Settles all ticks of `entry` that are due, in one transaction: the newest within the catch-up window is
+    enqueued, the others are recorded as missed. Whoever settled one first wins; commits.
+
+    Returns:
+        the ticks that were settled by this call.
+    """
+    row = session.get(Schedule, entry.name)
+    if row is None:
+        return []
+    now, settings = utc_now(), current_app.config
+    due = _due_ticks(entry, row, now)
+    if not due:
+        session.rollback()
+        return []
+    last, paused_at = due[-1], row.paused_at
+    is_wanted = paused_at is None and now - last <= entry.catch_up(settings)
+    outcomes = dict.fromkeys(due, TickOutcome.PAUSED if paused_at else TickOutcome.MISSED)
+    if is_wanted:
+        outcomes[last] = TickOutcome.ENQUEUED
+    settled = _record(session, entry.name, outcomes)
+    if is_wanted and last in settled:
+        _enqueue(session, entry, last)
+    statement = sa.update(Schedule).where(Schedule.name == entry.name).values(last_tick_at=last)
+    session.execute(statement.where(sa.or_(Schedule.last_tick_at.is_(None), Schedule.last_tick_at < last)))
+    session.commit()
+    return sorted(settled)
+
+
+def run_now(session: Session, name: str) -> str:
+    """Enqueues a schedule's job outside of its ticks. The caller commits.
+
+    Returns:
+        the job's id; the living one's when one is under way.
+    """
+    row = session.get(Schedule, name)
+    if row is None:
+        raise ScheduleError(f"no schedule is named {name!r}: `flask schedule list` lists them")
+    return enqueue_many(row.job_name, [_request(name)], session=session)[0]
+
+
+def _due_ticks(entry: ScheduleEntry, row: Schedule, now: datetime) -> list[datetime]:
+    timing, settings = entry.timing(current_app.config), current_app.config
+    since = row.last_tick_at or row.first_tick_at
+    due = ticks_between(timing, since, now, MAX_TICKS_RECORDED)
+    if len(due) == MAX_TICKS_RECORDED:
+        log.warning("schedule.many_ticks_missed", schedule=entry.name, since=since.isoformat())
+        recent = max(since, now - entry.catch_up(settings))
+        due = ticks_between(timing, recent, now, MAX_TICKS_RECORDED * 10)[-MAX_TICKS_RECORDED:] or due
+    return due
+
+
+def _record(session: Session, name: str, outcomes: Mapping[datetime, TickOutcome]) -> set[datetime]:
+    rows = [{"schedule": name, "tick_at": tick_at, "outcome": outcome} for tick_at, outcome in outcomes.items()]
+    return insert_ignoring_conflicts(session, ScheduleTick, rows, key="tick_at")
+
+
+def _enqueue(session: Session, entry: ScheduleEntry, tick_at: datetime) -> None:
+    (job_id,) = enqueue_many(entry.job, [_request(entry.name)], session=session)
+    statement = sa.update(ScheduleTick).where(ScheduleTick.schedule == entry.name, ScheduleTick.tick_at == tick_at)
+    session.execute(statement.values(job_id=job_id))
+
+
+def _request(name: str) -> JobRequest:
+    # The key keeps two jobs of one schedule from running at the same time.
+    return JobRequest(unique_key=f"schedule/{name}", subject=Subject("schedule", name[:40]))
+
+
+def prune_ticks(session: Session, before: datetime) -> int:
+    """Deletes the ticks recorded before a moment. The caller commits."""
+    result: Any = session.execute(sa.delete(ScheduleTick).where(ScheduleTick.recorded_at < before))
+    return result.rowcount

@@ -1,0 +1,119 @@
+"""When a schedule ticks: pure functions of the clock, so that every scheduler finds the same ticks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from croniter import croniter
+
+from jobs.engine.errors import ScheduleError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Timing(Protocol):
+    """The ticks of a schedule."""
+
+    def next_tick(self, after: datetime) -> datetime:
+        """The first tick after an aware moment, in UTC."""
+        ...
+
+    def __str__(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Every:
+    """A tick every so many seconds, counted from the epoch: no drift, and restarts change nothing."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0:
+            raise ScheduleError(f"every takes more than 0 seconds, not {self.seconds}")
+
+    def next_tick(self, after: datetime) -> datetime:
+        """The first multiple of the interval after `after`."""
+        step = timedelta(seconds=self.seconds)
+        return _EPOCH + ((after - _EPOCH) // step + 1) * step
+
+    def __str__(self) -> str:
+        return f"every {self.seconds:g} s"
+
+
+@dataclass(frozen=True)
+class Cron:
+    """A cron line in a zone.
+
+    At the edges of summer time it does what cron(8) of Debian does: a line with fixed hours runs once a day (a time
+    that is skipped runs right after the gap, one that comes twice runs the first time); a line whose hours are a
+    wildcard follows the real clock and also runs in the repeated hour.
+    """
+
+    line: str
+    zone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        if not croniter.is_valid(self.line) or len(self.line.split()) != 5:
+            raise ScheduleError(f"cron takes five fields such as '0 3 * * *', not {self.line!r}")
+
+    def next_tick(self, after: datetime) -> datetime:
+        """The first moment after `after` that the line names."""
+        zone = ZoneInfo(self.zone)
+        # Wall clocks may stand still or go back by hours, so candidates begin well before.
+        start = after.astimezone(zone).replace(tzinfo=None) - timedelta(hours=3)
+        best: datetime | None = None
+        for wall in self._wall_times(start):
+            instants = [instant for instant in self._instants(wall, zone) if instant > after]
+            best = min([*instants, best] if best else instants, default=None)
+            if best is not None and _to_utc(wall, zone, 0) > best:
+                return best
+        raise ScheduleError(f"{self.line!r} never ticks")
+
+    def _wall_times(self, start: datetime) -> Iterator[datetime]:
+        times = croniter(self.line, start)
+        while True:
+            yield times.get_next(datetime)
+
+    def _instants(self, wall: datetime, zone: ZoneInfo) -> list[datetime]:
+        first, second = _to_utc(wall, zone, 0), _to_utc(wall, zone, 1)
+        if first.astimezone(zone).replace(tzinfo=None) != wall:  # skipped by the clock: PEP 495, fold=0 is past the gap
+            return [_end_of_gap(first, zone)]
+        return [first, second] if self._follows_clock and second > first else [first]
+
+    @property
+    def _follows_clock(self) -> bool:
+        return self.line.split()[1].startswith("*")
+
+    def __str__(self) -> str:
+        return f"cron {self.line}"
+
+
+def ticks_between(timing: Timing, after: datetime, until: datetime, limit: int) -> list[datetime]:
+    """The ticks in (after, until], the first `limit` of them."""
+
+    def ticks() -> Iterator[datetime]:
+        tick = timing.next_tick(after)
+        while tick <= until:
+            yield tick
+            tick = timing.next_tick(tick)
+
+    return list(islice(ticks(), limit))
+
+
+def _to_utc(wall: datetime, zone: ZoneInfo, fold: int) -> datetime:
+    return wall.replace(tzinfo=zone, fold=fold).astimezone(UTC)
+
+
+def _end_of_gap(after_gap: datetime, zone: ZoneInfo) -> datetime:
+    """The instant at which a skipped hour ends, found from any instant less than a gap's length past it."""
+    offset = after_gap.astimezone(zone).utcoffset()
+    low, high = after_gap - timedelta(hours=3), after_gap
+    while high - low > timedelta(seconds=1):
+        middle = low + (high - low) / 2
+        low, high = (middle, high) if middle.astimezone(zone).utcoffset() != offset else (low, middle)
+    return high.replace(microsecond=0) + timedelta(seconds=1 if high.microsecond else 0)

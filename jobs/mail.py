@@ -1,0 +1,31 @@
+"""The one job that sends every kind of mail, in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app import mail
+from app.mail import PermanentMailError, TemporaryMailError, UncertainMailError
+from jobs.engine import Chunk, JobTimeoutError, RetryPolicy, job
+
+
+def retry_policy(settings: Mapping[str, Any]) -> RetryPolicy:
+    """What may pass is tried again after MAIL_RETRY_DELAYS_SECONDS; a refusal for good is not."""
+    return RetryPolicy(
+        delays_seconds=settings["MAIL_RETRY_DELAYS_SECONDS"],
+        # The mails that a slow server left no time for are none the worse for it.
+        retry_on=(TemporaryMailError, UncertainMailError, JobTimeoutError),
+        give_up_on=(PermanentMailError,),
+    )
+
+
+@job("mail.deliver", queue="mail", retry=retry_policy, timeout_seconds=300, chunk=50, takes=("email_id",))
+def deliver(chunk: Chunk) -> None:
+    """Renders the mails of the ledger that the chunk names, and hands them to the SMTP server."""
+    try:
+        mail.deliver(chunk)
+    except JobTimeoutError as error:
+        # Through the chunk, so that the ledger learns of it in the same transaction.
+        for item in chunk.unanswered:
+            chunk.fail(item, error)

@@ -1,0 +1,29 @@
+"""The job system's own upkeep: old records go."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from flask import current_app
+from sqlalchemy.orm import Session
+
+from app.columns import utc_now
+from app.outbox import prune_records
+from jobs.engine import ScheduleEntry, job
+from jobs.engine.schedule import prune_ticks
+
+SCHEDULE = [ScheduleEntry("maintenance.prune", job="maintenance.prune", cron="17 3 * * *")]
+
+
+@job("maintenance.prune", queue="bulk", timeout_seconds=600)
+def prune(session: Session) -> dict[str, Any]:
+    """Deletes ended jobs, and the ticks that belong to them, after the days that the settings give."""
+    settings = current_app.config
+    deleted = prune_records(
+        session,
+        older_than=timedelta(days=settings["JOBS_KEEP_DAYS"]),
+        failed_older_than=timedelta(days=settings["JOBS_KEEP_FAILED_DAYS"]),
+    )
+    ticks = prune_ticks(session, utc_now() - timedelta(days=settings["JOBS_KEEP_DAYS"]))
+    return {"jobs": deleted, "ticks": ticks}

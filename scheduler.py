@@ -1,0 +1,21 @@
+"""The scheduler's composition root: the clock over the application and its jobs."""
+
+from __future__ import annotations
+
+from app.outbox import publisher
+from app.outbox.broker import connect
+from jobs.engine.clock import Clock
+from wsgi import app
+
+
+def main() -> None:
+    """Runs until SIGTERM or SIGINT."""
+    connection = connect(app.config["REDIS_URL"], connect_timeout_seconds=5, timeout_seconds=10)
+    pusher = publisher(app)
+    # The clock may wait longer for Redis than a request may.
+    pusher.connection = connection
+    Clock(app, connection, pusher, app.extensions["schedule"]).run()
+
+
+if __name__ == "__main__":
+    main()

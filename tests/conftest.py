@@ -1,0 +1,151 @@
+"""The fixtures that all tests share: an application over each database, a real broker, and the test's own domain."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+from flask_migrate import upgrade
+from sqlalchemy.orm import Session
+
+import jobs
+from app import create_app
+from app.extensions import Base, db, table_of
+from jobs.engine.light import LightWorker
+from tests.domain import Ticket
+from tests.servers import PostgresServer, ValkeyServer, short_folder
+
+DATABASES = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """A running Valkey."""
+    with short_folder() as folder:
+        server = ValkeyServer(folder)
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL."""
+    with short_folder() as folder:
+        server = PostgresServer(folder)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file."""
+    path = tmp_path_factory.mktemp("template") / "template.sqlite3"
+    _migrate(f"sqlite:///{path}", path.parent)
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a migrated PostgreSQL database."""
+    name = postgres.create()
+    _migrate(postgres.url(name), tmp_path_factory.mktemp("template"))
+    return name
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a migrated, empty database: every test that uses it runs on both."""
+    if request.param == "sqlite":
+        path = tmp_path / "test.sqlite3"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = server.create(request.getfixturevalue("postgres_template"))
+    yield server.url(name)
+    server.drop(name)
+
+
+@pytest.fixture
+def broker(valkey: ValkeyServer) -> redis.Redis:
+    """A client of an empty broker."""
+    client = valkey.client()
+    client.flushall()
+    return client
+
+
+@pytest.fixture
+def settings(database_url: str, valkey: ValkeyServer, broker: redis.Redis, tmp_path: Path) -> dict[str, Any]:
+    """The environment of the test's application; a test changes it before it asks for `app`."""
+    return {
+        "APP_ENV": "testing",
+        "SECRET_KEY": "a-secret-key-that-is-only-good-for-tests",
+        "DATABASE_URL": database_url,
+        "REDIS_URL": valkey.url,
+        "ADMIN_EMAIL": "admin@example.org",
+        "FILES_URL": (tmp_path / "files").as_uri(),
+        # Nothing here is about speed: a busy machine must not make the broker look away.
+        "BROKER_CONNECT_TIMEOUT_SECONDS": "2",
+        "BROKER_TIMEOUT_SECONDS": "2",
+    }
+
+
+@pytest.fixture
+def app(settings: dict[str, Any], tmp_path: Path) -> Iterator[Flask]:
+    """An application with its jobs, inside its context."""
+    app = make_app(settings, tmp_path)
+    with app.app_context():
+        yield app
+        db.session.remove()
+        db.engine.dispose()
+
+
+@pytest.fixture
+def session(app: Flask) -> Session:
+    """The application's session."""
+    return db.session()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A browser without cookies yet; forms need no CSRF token here (other tests see to that)."""
+    app.config["WTF_CSRF_ENABLED"] = False
+    return app.test_client()
+
+
+@pytest.fixture
+def work(app: Flask, valkey: ValkeyServer) -> Iterator[Callable[[], None]]:
+    """Runs a real light worker in this process until the queues are empty."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run() -> None:
+        db.session.rollback()  # on SQLite, whoever has read holds the write lock
+        LightWorker(["mail", "default", "bulk"], connection=valkey.client()).work(burst=True)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def make_app(environ: dict[str, Any], folder: Path) -> Flask:
+    """An application over `environ` with the jobs of the project and of the test's domain."""
+    app = create_app(environ=environ, instance_path=folder)
+    jobs.init_app(app)
+    return app
+
+
+def _migrate(url: str, folder: Path) -> None:
+    environ = {"APP_ENV": "testing", "DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1:1"}
+    app = create_app(environ=environ, instance_path=folder)
+    with app.app_context():
+        upgrade()
+        Base.metadata.create_all(db.engine, tables=[table_of(Ticket)])
+        db.engine.dispose()

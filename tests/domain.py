@@ -1,0 +1,89 @@
+"""A domain for tests of the engine: tickets whose status is watched, and jobs that do what a test tells them to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from app.columns import text_enum
+from app.extensions import Base
+from app.outbox import Change, Creation, JobRequest, enqueue_many, on_change, on_created
+from jobs.engine import Chunk, RetryPolicy, job
+
+
+class TicketStatus(StrEnum):
+    """A ticket's status."""
+
+    OPEN = "open"
+    DOING = "doing"
+    DONE = "done"
+
+
+class Ticket(Base):
+    """A row with a watched column."""
+
+    __tablename__ = "tickets"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(sa.String(80), default="")
+    status: Mapped[TicketStatus] = mapped_column(
+        text_enum(TicketStatus), default=TicketStatus.OPEN, active_history=True
+    )
+    touched: Mapped[int] = mapped_column(default=0)
+
+
+@on_created(Ticket)
+def ticket_created(creations: Sequence[Creation]) -> None:
+    """Asks for one job per new ticket."""
+    enqueue_many("test.greet", [JobRequest({"ticket_id": int(c.subject.id)}, subject=c.subject) for c in creations])
+
+
+@on_change(Ticket.status)
+def ticket_changed(changes: Sequence[Change]) -> None:
+    """Asks for one job per change."""
+    enqueue_many(
+        "test.tell",
+        [
+            JobRequest(
+                {"ticket_id": int(c.subject.id), "old": c.old, "new": c.new}, subject=c.subject, change_id=c.id
+            )
+            for c in changes
+        ],
+    )
+
+
+@job("test.greet")
+def greet(session: Session, ticket_id: int) -> None:
+    """Does nothing."""
+
+
+@job("test.tell")
+def tell(session: Session, ticket_id: int, old: str, new: str) -> dict[str, str]:
+    """Returns what it was told."""
+    return {"old": old, "new": new}
+
+
+# What `test.act` and `test.act_in_chunks` do, set by a test.
+behaviour: dict[str, Callable[..., Any]] = {}
+
+
+@job("test.act", retry=RetryPolicy(delays_seconds=(60, 120)), timeout_seconds=2)
+def act(session: Session, ticket_id: int = 0) -> Any:
+    """Does what the test says."""
+    return behaviour["act"](session, ticket_id)
+
+
+@job("test.act_in_chunks", retry=RetryPolicy(delays_seconds=(60,)), chunk=50, takes=("ticket_id",))
+def act_in_chunks(chunk: Chunk) -> None:
+    """Does what the test says, with many."""
+    behaviour["chunk"](chunk)
+
+
+@job("test.heavy", queue="heavy", timeout_seconds=2)
+def heavy(session: Session, ticket_id: int = 0) -> Any:
+    """Does what the test says, in a process of its own."""
+    return behaviour["heavy"](session, ticket_id)

@@ -1,0 +1,162 @@
+"""Coming and going by the pages, and what stands behind a request."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from flask import Blueprint, abort, jsonify
+
+from app.accounts import Role, acting_user, change_password, disable, require_role
+from app.extensions import reading_only
+from app.outbox import Origin, acting_as, current_origin
+from tests.reservation_factories import PASSWORD, log_in, make_user
+
+
+@pytest.fixture
+def app(app):
+    """With two pages more."""
+    probe = Blueprint("probe", __name__)
+
+    @probe.route("/probe", methods=["GET", "POST"])
+    def look():
+        user = acting_user()
+        origin = current_origin()
+        return jsonify(user=user.id, origin=[origin.user_id, origin.request_id], reading=reading_only.get())
+
+    @probe.get("/staff-only")
+    @require_role(Role.STAFF, "admin")
+    def staff_only():
+        return "welcome"
+
+    @probe.get("/broken")
+    def broken():
+        raise RuntimeError("secret detail")
+
+    @probe.get("/teapot")
+    def teapot():
+        abort(418)
+
+    app.register_blueprint(probe)
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    return app
+
+
+def test_a_login_leads_to_where_one_wanted_to_go(client):
+    user = make_user(Role.STAFF)
+    asked = client.get("/staff-only?a=1")
+    assert asked.status_code == 302
+    assert asked.location == "/login?next=/staff-only?a%3D1"
+    answer = client.post(asked.location, data={"login": user.email, "password": PASSWORD})
+    assert (answer.status_code, answer.location) == (302, "/staff-only?a=1")
+    assert client.get("/staff-only").text == "welcome"
+
+
+def test_a_login_never_leads_elsewhere(client):
+    user = make_user()
+    answer = client.post("/login?next=//evil.example", data={"login": user.email, "password": PASSWORD})
+    assert answer.status_code == 302
+    assert answer.location == "/reservations/"
+
+
+def test_a_wrong_password_says_so_and_keeps_next(client):
+    answer = client.post("/login?next=/probe", data={"login": make_user().email, "password": "nope"})
+    assert answer.status_code == 422
+    assert "No user has this login and password." in answer.text
+    assert 'name="next" value="/probe"' in answer.text
+
+
+def test_the_login_form_needs_a_csrf_token(app):
+    app.config["WTF_CSRF_ENABLED"] = True
+    user = make_user()
+    client = app.test_client()
+    data = {"login": user.email, "password": PASSWORD}
+    assert client.post("/login", data=data).status_code == 400
+    token = re.search(r'name="csrf_token" value="([^"]+)"', client.get("/login").text)[1]
+    assert client.post("/login", data=data | {"csrf_token": token}).status_code == 302
+    assert client.post("/logout").status_code == 400
+
+
+def test_a_logout_ends_the_session_and_is_a_post(client):
+    log_in(client, make_user())
+    assert client.get("/logout").status_code == 405
+    assert client.post("/logout").location == "/login"
+    assert client.get("/probe").status_code == 401
+
+
+@pytest.mark.parametrize("end", [disable, lambda user: change_password(user, "another password")])
+def test_disabling_and_a_new_password_end_sessions_at_once(client, session, end):
+    user = make_user()
+    log_in(client, user)
+    assert client.get("/probe").status_code == 200
+    end(user)
+    session.commit()
+    assert client.get("/probe").status_code == 401
+
+
+def test_the_remember_cookie_outlives_the_session_and_ends_with_it_too(client, session):
+    user = make_user()
+    client.post("/login", data={"login": user.email, "password": PASSWORD, "remember": "y"})
+    client.delete_cookie("session")
+    assert client.get("/probe").status_code == 200
+    client.delete_cookie("session")
+    disable(user)
+    session.commit()
+    assert client.get("/probe").status_code == 401
+
+
+def test_a_page_for_staff_is_a_403_for_members(client):
+    log_in(client, make_user())
+    answer = client.get("/staff-only")
+    assert answer.status_code == 403
+    assert "This is for admin and staff only." in answer.text
+
+
+def test_a_part_that_htmx_asks_for_sends_the_whole_page_to_the_login(client):
+    headers = {"HX-Request": "true", "HX-Current-URL": "http://localhost/staff-only?x=1"}
+    answer = client.get("/staff-only", headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["HX-Redirect"] == "/login?next=/staff-only?x%3D1"
+
+
+def test_a_page_knows_no_bearer_token(client):
+    assert client.get("/probe", headers={"Authorization": "Bearer x"}).status_code == 401
+
+
+def test_changes_are_the_logged_in_users_and_carry_the_requests_id(client):
+    user = make_user()
+    log_in(client, user)
+    answer = client.post("/probe", headers={"X-Request-Id": "abc-123.DEF"})
+    assert answer.json == {"user": user.id, "origin": [user.id, "abc-123.DEF"], "reading": False}
+    assert answer.headers["X-Request-Id"] == "abc-123.DEF"
+
+
+@pytest.mark.parametrize("given", ["short", "x" * 65, "has space", "semi;colon", ""])
+def test_a_request_id_that_is_not_sane_is_replaced(client, given):
+    answer = client.get("/login", headers={"X-Request-Id": given})
+    assert re.fullmatch(r"[0-9a-f-]{36}", answer.headers["X-Request-Id"])
+
+
+def test_looking_begins_no_writing_transaction(client):
+    log_in(client, make_user())
+    assert client.get("/probe").json["reading"] is True
+    assert reading_only.get() is False
+
+
+def test_after_a_request_the_origin_is_what_it_was(client):
+    log_in(client, make_user())
+    with acting_as(Origin(7, "outer")):
+        client.post("/probe")
+        assert current_origin() == Origin(7, "outer")
+
+
+def test_errors_have_a_page_that_tells_no_details(client):
+    answer = client.get("/broken")
+    assert answer.status_code == 500
+    assert "secret detail" not in answer.text
+    assert answer.headers["X-Request-Id"] in answer.text
+    assert client.get("/teapot").status_code == 418
+    missing = client.get("/no-such-page")
+    assert missing.status_code == 404
+    assert "text/html" in missing.content_type
+    assert client.delete("/login").headers["Allow"]

@@ -1,0 +1,152 @@
+"""Making, recognising and shutting out users, on both databases."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import count
+
+import pytest
+import sqlalchemy as sa
+from argon2 import PasswordHasher
+
+from app.accounts import (
+    AccessToken,
+    Role,
+    User,
+    authenticate,
+    change_password,
+    create_user,
+    disable,
+    issue_token,
+    revoke,
+    services,
+    verify_token,
+)
+from app.columns import utc_now
+from app.errors import InvalidInputError
+from tests.reservation_factories import PASSWORD, make_user
+
+GOOD = {"username": "Ada.L", "email": "Ada@Example.ORG", "password": PASSWORD}
+
+
+def test_a_user_is_made_with_a_lower_cased_address_and_the_username_as_typed(session):
+    user = create_user(**GOOD)
+    session.commit()
+    assert (user.username, user.email, user.name, user.role) == ("Ada.L", "ada@example.org", "Ada.L", Role.MEMBER)
+    assert PASSWORD not in user.password_hash
+
+
+def test_every_wrong_field_is_named_at_once(app):
+    with pytest.raises(InvalidInputError) as refused:
+        create_user(username="a", email="nowhere", password="short", role="king", time_zone="Mars/Olympus")
+    assert refused.value.fields.keys() == {"username", "email", "password", "role", "name", "time_zone"} - {"name"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"email": "other@example.org", "username": "ADA.l"}, "username"), ({"username": "other"}, "email")],
+)
+def test_usernames_and_addresses_are_unique_whatever_their_case(session, change, field):
+    create_user(**GOOD)
+    session.commit()
+    with pytest.raises(InvalidInputError) as refused:
+        create_user(**GOOD | {"email": "ADA@example.org"} | change)
+    assert refused.value.fields == {field: ["is taken"]}
+
+
+def test_a_name_taken_between_the_look_and_the_insert_is_said_too_and_the_session_goes_on(session, monkeypatch):
+    create_user(**GOOD)
+    session.commit()
+    look, looks = services._refuse_taken, count()
+    monkeypatch.setattr(services, "_refuse_taken", lambda *args: look(*args) if next(looks) else None)
+    with pytest.raises(InvalidInputError):
+        create_user(**GOOD)
+    assert session.scalar(sa.select(sa.func.count()).select_from(User)) == 1
+
+
+@pytest.mark.parametrize("login", ["Ada.L", "ADA.L", "ada@example.org", "ADA@EXAMPLE.ORG", " ada.l "])
+def test_username_or_address_and_password_make_a_login(session, login):
+    user = create_user(**GOOD)
+    session.commit()
+    assert authenticate(login, PASSWORD) is user
+
+
+@pytest.mark.parametrize("login", ["ada.l", "nobody", "nobody@example.org", "", "a\x00b"])
+def test_a_wrong_login_or_password_makes_none(session, login):
+    create_user(**GOOD)
+    session.commit()
+    assert authenticate(login, "wrong password") is None
+
+
+def test_an_unknown_user_costs_a_hash_as_a_known_one_does(session, monkeypatch):
+    create_user(**GOOD)
+    session.commit()
+    hashed = []
+    monkeypatch.setattr(services, "hash_password", hashed.append)
+    monkeypatch.setattr(services, "is_password", lambda *_: hashed.append("checked"))
+    authenticate("nobody", "x")
+    authenticate("ada.l", "x")
+    assert hashed == ["x", "checked"]
+
+
+def test_a_hash_with_old_parameters_is_made_anew_at_the_next_login(session):
+    user = make_user(password_hash=PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD))
+    before = user.password_hash
+    assert authenticate(user.username, PASSWORD) is user
+    assert user.password_hash != before
+    session.commit()
+    assert authenticate(user.username, PASSWORD) is user
+
+
+def test_a_disabled_user_has_no_login_and_no_token(session):
+    user = make_user()
+    text, _ = issue_token(user)
+    disable(user)
+    session.commit()
+    assert authenticate(user.username, PASSWORD) is None
+    assert verify_token(text) is None
+
+
+def test_a_new_password_ends_sessions(session):
+    user = make_user()
+    before = user.get_id()
+    change_password(user, "another password")
+    session.commit()
+    assert user.get_id() != before
+    assert authenticate(user.username, "another password") is user
+
+
+def test_a_token_works_until_it_expires_or_is_revoked(session):
+    user = make_user()
+    text, token = issue_token(user)
+    late, _ = issue_token(user, lifetime=timedelta(seconds=-1))
+    session.commit()
+    assert verify_token(text).user is user
+    assert verify_token(late) is None
+    assert verify_token(text + "x") is None
+    revoke(token)
+    session.commit()
+    assert verify_token(text) is None
+
+
+def test_only_the_hash_of_a_token_is_kept(session):
+    text, token = issue_token(make_user())
+    session.commit()
+    row = session.execute(sa.select(AccessToken.__table__)).one()
+    assert text not in str(row)
+    assert len(token.hash) == 64
+
+
+def test_the_use_of_a_token_is_recorded_once_a_minute(session):
+    text, token = issue_token(make_user())
+    session.commit()
+    assert token.last_used_at is None
+    verify_token(text)
+    first = token.last_used_at
+    assert first is not None
+    verify_token(text)
+    assert token.last_used_at == first
+    token.last_used_at = utc_now() - timedelta(minutes=2)
+    session.commit()
+    verify_token(text)
+    assert token.last_used_at >= first

@@ -1,0 +1,483 @@
+"""Running jobs: one commit for a job's changes and its end, the fence, retries, timeouts, cancelling, chunks."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+import time_machine
+from sqlalchemy.orm import Session
+
+from app.columns import new_id, utc_now
+from app.extensions import db
+from app.outbox import (
+    AttemptOutcome,
+    JobArgumentError,
+    JobAttempt,
+    JobRecord,
+    JobState,
+    UnknownJobError,
+    cancel,
+    enqueue,
+    retry,
+)
+from jobs.engine import check_cancelled, claim, execution, registry
+from jobs.engine.deadlines import no_limit
+from jobs.engine.errors import ClaimLostError
+from tests.domain import Ticket, TicketStatus, behaviour
+from tests.servers import wait_until
+
+
+def fresh(session: Session, id: str) -> JobRecord:
+    session.rollback()
+    record = session.get(JobRecord, id, populate_existing=True)
+    session.expunge(record)
+    session.rollback()
+    return record
+
+
+def run(app, *items: claim.Claim) -> execution.Ends:
+    db.session.rollback()
+    return execution.run(app, items, no_limit)
+
+
+def attempts(session: Session, id: str) -> list[JobAttempt]:
+    return list(session.scalars(sa.select(JobAttempt).where(JobAttempt.job_id == id).order_by(JobAttempt.id)))
+
+
+def asked(session: Session, name: str = "test.act", **args) -> str:
+    id = enqueue(name, **args)
+    session.commit()
+    return id
+
+
+def test_a_job_runs_and_its_result_is_kept(session, work):
+    behaviour["act"] = lambda session, ticket_id: {"seen": ticket_id}
+    id = asked(session, ticket_id=7)
+    work()
+    record = fresh(session, id)
+    assert record.state is JobState.COMPLETED
+    assert record.result == {"seen": 7}
+    assert record.attempt == 1
+    assert record.started_at <= record.finished_at
+    assert attempts(session, id) == []
+
+
+def test_the_changes_of_a_job_commit_with_its_end(session, work):
+    def act(session: Session, ticket_id: int) -> None:
+        session.add(Ticket(title="made by the job"))
+
+    behaviour["act"] = act
+    id = asked(session)
+    work()
+    assert fresh(session, id).state is JobState.COMPLETED
+    assert session.scalars(sa.select(Ticket.title)).all() == ["made by the job"]
+
+
+def test_a_job_that_fails_leaves_nothing_behind_and_is_retried_later(session, work, broker):
+    def act(session: Session, ticket_id: int) -> None:
+        session.add(Ticket(title="half done"))
+        session.flush()
+        raise RuntimeError("no luck")
+
+    behaviour["act"] = act
+    id = asked(session)
+    before = utc_now()
+    work()
+    record = fresh(session, id)
+    assert session.scalars(sa.select(Ticket.title)).all() == []
+    assert (record.state, record.attempt) == (JobState.RETRYABLE, 1)
+    assert timedelta(seconds=59) < record.scheduled_at - before < timedelta(seconds=75)
+    assert record.error_type == "RuntimeError"
+    assert record.error_message == "no luck"
+    assert broker.zscore("rq:scheduler:scheduled_jobs", id) == pytest.approx(record.scheduled_at.timestamp())
+    (attempt,) = attempts(session, id)
+    assert attempt.outcome is AttemptOutcome.FAILED
+    assert "half done" not in attempt.error_message
+    assert "raise RuntimeError" in attempt.traceback
+
+
+def test_attempts_are_used_up_then_the_job_fails(app, session, broker):
+    def act(session: Session, ticket_id: int) -> None:
+        raise RuntimeError("never")
+
+    behaviour["act"] = act
+    id = asked(session)
+    with time_machine.travel(utc_now(), tick=True) as clock:
+        for number in (1, 2, 3):
+            (item,) = claim.claim(session, [id], "w")
+            assert item.attempt == number
+            run(app, item)
+            clock.shift(200)
+    record = fresh(session, id)
+    assert record.state is JobState.FAILED
+    assert [attempt.number for attempt in attempts(session, id)] == [1, 2, 3]
+
+
+def test_a_job_that_commits_itself_is_refused(session, work):
+    def act(session: Session, ticket_id: int) -> None:
+        session.add(Ticket(title="sneaky"))
+        session.commit()
+
+    behaviour["act"] = act
+    id = asked(session)
+    work()
+    assert fresh(session, id).error_type == "CommitInJobError"
+    assert session.scalars(sa.select(Ticket.title)).all() == []
+
+
+def test_a_job_may_use_savepoints(session, work):
+    def act(session: Session, ticket_id: int) -> None:
+        with session.begin_nested():
+            session.add(Ticket(title="inside"))
+
+    behaviour["act"] = act
+    id = asked(session)
+    work()
+    assert fresh(session, id).state is JobState.COMPLETED
+    assert session.scalars(sa.select(Ticket.title)).all() == ["inside"]
+
+
+def test_jobs_that_a_job_asks_for_exist_only_if_it_completes(session, work):
+    def act(session: Session, ticket_id: int) -> None:
+        enqueue("test.greet", ticket_id=ticket_id)
+        if ticket_id == 13:
+            raise RuntimeError
+
+    behaviour["act"] = act
+    asked(session, ticket_id=1)
+    asked(session, ticket_id=13)
+    work()
+    session.rollback()
+    greeted = session.scalars(sa.select(JobRecord).where(JobRecord.name == "test.greet")).all()
+    assert [(record.args, record.state) for record in greeted] == [({"ticket_id": 1}, JobState.COMPLETED)]
+
+
+def test_a_job_delivered_twice_by_redis_runs_once(session, work, broker):
+    runs = []
+    behaviour["act"] = lambda session, ticket_id: runs.append(ticket_id)
+    id = asked(session, ticket_id=5)
+    broker.rpush("rq:queue:default", id, id)
+    work()
+    broker.rpush("rq:queue:default", id)
+    work()
+    assert runs == [5]
+    assert fresh(session, id).claims == 1
+
+
+def test_a_second_delivery_does_not_hasten_a_retry(session, work, broker):
+    runs = []
+
+    def act(session: Session, ticket_id: int) -> None:
+        runs.append(1)
+        raise RuntimeError
+
+    behaviour["act"] = act
+    id = asked(session)
+    work()
+    broker.rpush("rq:queue:default", id)
+    work()
+    assert len(runs) == 1
+    assert fresh(session, id).state is JobState.RETRYABLE
+
+
+def test_of_two_claims_the_later_wins_and_the_earlier_cannot_commit(app, session):
+    def act(session: Session, ticket_id: int) -> None:
+        session.add(Ticket(title="from the late worker"))
+
+    behaviour["act"] = act
+    id = asked(session)
+    (late,) = claim.claim(session, [id], "thought-dead")
+    assert claim.claim(session, [id], "another") == []
+    claim.interrupt(session, late, "thought dead")
+    session.commit()
+    (current,) = claim.claim(session, [id], "another")
+    assert run(app, late) == []
+    assert fresh(session, id).state is JobState.RUNNING
+    assert session.scalars(sa.select(Ticket.title)).all() == []
+    run(app, current)
+    assert fresh(session, id).state is JobState.COMPLETED
+    assert len(session.scalars(sa.select(Ticket.title)).all()) == 1
+
+
+def test_a_lost_claim_is_an_error_of_its_own(app, session):
+    id = asked(session)
+    (item,) = claim.claim(session, [id], "w")
+    claim.give_back(session, [item])
+    session.commit()
+    with pytest.raises(ClaimLostError):
+        execution._complete(session, item, None)
+
+
+def test_an_interruption_uses_up_no_attempt_and_the_third_in_a_row_is_poison(session):
+    id = asked(session)
+    for number in (1, 2):
+        (item,) = claim.claim(session, [id], "w")
+        assert item.attempt == 1
+        assert claim.interrupt(session, item, "SIGKILL") is JobState.PENDING
+        session.commit()
+        assert fresh(session, id).interruptions == number
+    (item,) = claim.claim(session, [id], "w")
+    assert claim.interrupt(session, item, "SIGKILL") is JobState.FAILED
+    session.commit()
+    record = fresh(session, id)
+    assert record.error_type == "PoisonPillError"
+    assert "3 times in a row, last: SIGKILL" in record.error_message
+
+
+def test_a_job_that_takes_too_long_is_stopped(session, work):
+    def act(session: Session, ticket_id: int) -> None:
+        ends_at = time.monotonic() + 30
+        while time.monotonic() < ends_at:
+            try:
+                time.sleep(0.01)
+            except Exception:
+                pass  # a job's own handling of errors must not swallow the timeout
+
+    behaviour["act"] = act
+    id = asked(session)
+    began = time.monotonic()
+    work()
+    assert time.monotonic() - began < 15
+    record = fresh(session, id)
+    assert (record.state, record.error_type) == (JobState.RETRYABLE, "JobTimeoutError")
+    assert record.error_message == "took longer than its 2 s"
+    assert attempts(session, id)[0].outcome is AttemptOutcome.TIMED_OUT
+
+
+def test_a_timeout_of_one_job_does_not_hit_the_next_on_its_thread(app, session, work):
+    app.config["WORKER_THREADS"] = 1
+
+    def act(session: Session, ticket_id: int) -> int:
+        ends_at = time.monotonic() + (30 if ticket_id == 1 else 0.2)
+        while time.monotonic() < ends_at:
+            sum(range(100))
+        return ticket_id
+
+    behaviour["act"] = act
+    slow = asked(session, ticket_id=1)
+    others = [asked(session, ticket_id=2), asked(session, ticket_id=3)]
+    work()
+    assert fresh(session, slow).error_type == "JobTimeoutError"
+    assert [fresh(session, id).state for id in others] == [JobState.COMPLETED] * 2
+
+
+def test_a_waiting_job_is_cancelled_at_once(session, work):
+    runs = []
+    behaviour["act"] = lambda session, ticket_id: runs.append(1)
+    id = asked(session)
+    assert cancel([id]) == ([id], [])
+    session.commit()
+    work()
+    assert runs == []
+    assert fresh(session, id).state is JobState.CANCELLED
+    assert retry([id]) == [id]
+    session.commit()
+    work()
+    assert runs == [1]
+
+
+def test_a_running_job_is_cancelled_when_it_asks(app, session, work):
+    started = threading.Event()
+
+    def act(session: Session, ticket_id: int) -> None:
+        session.add(Ticket(title="not to stay"))
+        started.set()
+        while True:
+            check_cancelled()
+            time.sleep(0.05)
+
+    behaviour["act"] = act
+    id = asked(session)
+
+    def ask_to_stop() -> None:
+        started.wait(10)
+        with app.app_context():
+            assert cancel([id]) == ([], [id])
+            db.session.commit()
+
+    thread = threading.Thread(target=ask_to_stop)
+    thread.start()
+    work()
+    thread.join()
+    record = fresh(session, id)
+    assert record.state is JobState.CANCELLED
+    assert attempts(session, id)[0].outcome is AttemptOutcome.CANCELLED
+    assert session.scalars(sa.select(Ticket)).all() == []
+
+
+def test_an_unknown_name_fails_in_the_callers_face(session):
+    with pytest.raises(UnknownJobError, match=r"no job is named 'test.no_such'"):
+        enqueue("test.no_such")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({}, "ticket_id: test.greet needs it"),
+        ({"ticket_id": 1, "extra": 2}, "extra: test.greet has no such argument"),
+        ({"ticket_id": object()}, "ticket_id: takes ids and scalars, not object"),
+        ({"ticket_id": {"a": 1}}, "takes ids and scalars, not dict"),
+        ({"ticket_id": utc_now()}, "takes ids and scalars, not datetime"),
+        ({"ticket_id": "x" * 3000}, "more than 2000 bytes"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_by_name(session, args, says):
+    with pytest.raises(JobArgumentError, match=says):
+        enqueue("test.greet", **args)
+
+
+def test_a_job_whose_function_is_gone_fails_with_a_clear_error(session, work):
+    registry.job("test.short_lived")(lambda session: None)
+    from app.outbox import catalogue
+
+    catalogue().add([registry.definition("test.short_lived").spec({})])
+    id = asked(session, "test.short_lived")
+    registry.forget("test.short_lived")
+    work()
+    record = fresh(session, id)
+    assert (record.state, record.error_type) == (JobState.FAILED, "UnknownJobError")
+
+
+def test_only_ids_travel_through_redis_and_nothing_is_pickled(session, broker):
+    id = asked(session, "test.greet", ticket_id=4711)
+    hash = broker.hgetall(f"rq:job:{id}")
+    import zlib
+
+    payload = json.loads(zlib.decompress(hash[b"data"]))
+    assert payload == ["jobs.engine.entry.run", None, [], {"record_id": id}]
+    assert b"4711" not in b"".join(hash.values())
+
+
+def test_foreign_and_unknown_ids_in_a_queue_hold_nobody_up(session, work, broker):
+    runs = []
+    behaviour["act"] = lambda session, ticket_id: runs.append(1)
+    broker.rpush("rq:queue:default", "not-a-uuid", new_id(), b"\xff\xfe")
+    id = asked(session)
+    work()
+    assert runs == [1]
+    assert fresh(session, id).state is JobState.COMPLETED
+
+
+def test_a_result_that_is_not_small_json_fails_the_job(session, work):
+    behaviour["act"] = lambda session, ticket_id: object()
+    id = asked(session)
+    work()
+    assert fresh(session, id).error_type == "JobResultError"
+
+
+def test_one_live_job_per_unique_key(session, work):
+    behaviour["act"] = lambda session, ticket_id: None
+    first = enqueue("test.act", unique_key="report/1")
+    assert enqueue("test.act", unique_key="report/1") == first
+    session.commit()
+    assert enqueue("test.act", unique_key="report/1") == first
+    session.commit()
+    work()
+    session.rollback()
+    second = enqueue("test.act", unique_key="report/1")
+    assert second != first
+
+
+def test_a_chunk_gets_many_records_at_once_and_one_bad_one_spoils_nothing(app, session, work):
+    app.config["WORKER_THREADS"] = 1
+    sizes = []
+
+    def chunk(chunk) -> None:
+        sizes.append(len(chunk))
+        for item in chunk:
+            if item.args["ticket_id"] % 10 == 3:
+                chunk.fail(item, RuntimeError("bad one"))
+            else:
+                chunk.answer(item, {"n": item.args["ticket_id"]})
+
+    behaviour["chunk"] = chunk
+    ids = [enqueue("test.act_in_chunks", ticket_id=n) for n in range(20)]
+    session.commit()
+    # One thread has taken a first job by itself before it knows how long they take.
+    work()
+    states = {fresh(session, id).state for id in ids if ids.index(id) % 10 != 3}
+    assert states == {JobState.COMPLETED}
+    assert [fresh(session, ids[n]).state for n in (3, 13)] == [JobState.RETRYABLE] * 2
+    assert fresh(session, ids[5]).result == {"n": 5}
+    assert max(sizes) > 1
+
+
+def test_what_a_chunk_leaves_unanswered_fails_and_what_it_answered_stands(app, session):
+    def chunk(chunk) -> None:
+        items = list(chunk)
+        chunk.answer(items[0], "done")
+        raise RuntimeError("halfway")
+
+    behaviour["chunk"] = chunk
+    ids = [enqueue("test.act_in_chunks", ticket_id=n) for n in range(3)]
+    session.commit()
+    items = claim.claim(session, ids, "w")
+    run(app, *items)
+    assert fresh(session, ids[0]).state is JobState.COMPLETED
+    assert [fresh(session, id).error_message for id in ids[1:]] == ["halfway"] * 2
+
+
+def test_a_chunks_side_effects_commit_with_its_answers_and_only_for_claims_that_hold(app, session):
+    saved = []
+
+    def chunk(chunk) -> None:
+        chunk.before_commit(lambda session, answers: saved.extend(answer.item.id for answer in answers))
+        for item in chunk:
+            chunk.answer(item)
+
+    behaviour["chunk"] = chunk
+    ids = [enqueue("test.act_in_chunks", ticket_id=n) for n in range(3)]
+    session.commit()
+    items = claim.claim(session, ids, "late")
+    claim.interrupt(session, items[1], "thought dead")
+    session.commit()
+    run(app, *items)
+    assert saved == [ids[0], ids[2]]
+    assert fresh(session, ids[1]).state is JobState.PENDING
+
+
+def test_eager_jobs_run_in_the_caller_after_its_commit(settings, tmp_path):
+    from tests.conftest import make_app
+
+    eager = make_app({**settings, "JOBS_EAGER": "true", "REDIS_URL": "redis://127.0.0.1:1"}, tmp_path / "eager")
+    with eager.app_context():
+        db.session.add(Ticket(title="a"))
+        db.session.flush()
+        assert db.session.scalars(sa.select(JobRecord.state)).all() == [JobState.PENDING]
+        db.session.commit()
+        assert db.session.scalars(sa.select(JobRecord.state)).all() == [JobState.COMPLETED]
+        ticket = db.session.scalars(sa.select(Ticket)).one()
+        ticket.status = TicketStatus.DONE
+        db.session.commit()
+        told = db.session.scalars(sa.select(JobRecord).where(JobRecord.name == "test.tell")).one()
+        assert told.result == {"old": "open", "new": "done"}
+        db.session.remove()
+        db.engine.dispose()
+
+
+def test_a_job_knows_why_it_exists(session, work):
+    from app.outbox import Origin, Subject, acting_as, current_origin
+
+    seen = []
+    behaviour["act"] = lambda session, ticket_id: seen.append(current_origin())
+    with acting_as(Origin(user_id=3, request_id="request-1")):
+        id = enqueue("test.act", subject=Subject("ticket", "9"))
+    session.commit()
+    work()
+    record = fresh(session, id)
+    assert (record.subject_type, record.subject_id) == ("ticket", "9")
+    assert (record.user_id, record.request_id) == (3, "request-1")
+    assert seen == [Origin(3, "request-1")]
+
+
+def test_a_late_start_of_the_worker_still_finds_what_was_committed(session, broker, work):
+    behaviour["act"] = lambda session, ticket_id: "ran"
+    id = asked(session)
+    assert broker.llen("rq:queue:default") == 1
+    work()
+    wait_until(lambda: fresh(session, id).state is JobState.COMPLETED)

@@ -1,0 +1,560 @@
+"""From the ledger to a real SMTP server: what was asked for is sent once, and every failure is on record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from sqlalchemy.orm import Session
+
+from app.columns import utc_now
+from app.mail import (
+    EmailMessage,
+    MailEntry,
+    MailNotFoundError,
+    MailRequest,
+    MailState,
+    MailStateError,
+    UnknownMailError,
+    close_connections,
+    delivery,
+    get_mail,
+    resend,
+    send_mail,
+    send_mails,
+    transport,
+)
+from app.mail.delivery import Delivery
+from app.mail.dialogue import Receipt
+from app.mail.message import OutgoingMessage
+from app.mail.registry import MailKind, _kinds
+from app.outbox import WAITING, JobRecord, JobState, Origin, Subject, acting_as
+from jobs.engine import claim as claims
+from jobs.engine import execution
+from jobs.engine.claim import Claim
+from jobs.engine.deadlines import no_limit
+from jobs.engine.errors import JobTimeoutError
+from tests.smtp import CUT, HANG, SmtpServer
+
+KIND = "test-message"
+CONTEXT = {"server": "mail.example.org"}
+
+
+@pytest.fixture
+def smtp() -> Iterator[SmtpServer]:
+    """A server that takes every mail until a test tells it otherwise."""
+    server = SmtpServer().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(settings: dict[str, Any], smtp: SmtpServer) -> dict[str, Any]:
+    return settings | {
+        "MAIL_SERVER": "127.0.0.1",
+        "MAIL_PORT": str(smtp.port),
+        "MAIL_TIMEOUT_SECONDS": "0.3",
+        "MAIL_MESSAGE_ID_DOMAIN": "belfry.example",
+    }
+
+
+@pytest.fixture
+def app(app: Flask) -> Iterator[Flask]:
+    yield app
+    close_connections()
+
+
+def ask(session: Session, *names: str, context: Mapping[str, Any] | None = None) -> list[str]:
+    """Asks for a mail to each of these people of example.org, and commits."""
+    requests = [MailRequest([f"{name}@example.org"], f"test/{name}", context or CONTEXT) for name in names]
+    ids = send_mails(KIND, requests)
+    session.commit()
+    return ids
+
+
+def claim_due(session: Session) -> list[Claim]:
+    """Claims all mail jobs, those too that wait for a retry: their time has come."""
+    retryable = sa.update(JobRecord).where(JobRecord.state == JobState.RETRYABLE)
+    session.execute(retryable.values(scheduled_at=utc_now() - timedelta(seconds=1)))
+    ids = list(session.scalars(sa.select(JobRecord.id).where(JobRecord.state.in_(WAITING)).order_by(JobRecord.id)))
+    session.commit()
+    return claims.claim(session, ids, "test")
+
+
+def work(app: Flask, session: Session) -> None:
+    """Runs one attempt of all mail jobs, as one chunk."""
+    if items := claim_due(session):
+        execution.run(app, items, no_limit)
+    session.expire_all()
+
+
+def state_of(mail_id: str) -> MailState:
+    return get_mail(mail_id).state
+
+
+def job_of(session: Session, mail_id: str) -> JobRecord:
+    return session.get_one(JobRecord, get_mail(mail_id).job_id)
+
+
+def jobs(session: Session) -> int:
+    return session.scalar(sa.select(sa.func.count()).select_from(JobRecord)) or 0
+
+
+# ── Asking ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_mail_that_was_asked_for_arrives(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    (received,) = smtp.received
+    mail = get_mail(mail_id)
+    assert received.recipients == ("ada@example.org",)
+    assert received.message["Message-ID"] == mail.message_id == f"<{mail.id}@belfry.example>"
+    assert received.message["Subject"] == "A test message from Belfry"
+    assert "mail.example.org" in received.body("plain")
+    assert "style=" in received.body("html")
+    assert mail.state is MailState.SENT
+    assert mail.attempts == 1
+    assert mail.sent_at is not None
+    assert job_of(session, mail_id).state is JobState.COMPLETED
+
+
+def test_a_rolled_back_transaction_asks_for_nothing(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    send_mail(KIND, "ada@example.org", "test/1", context=CONTEXT)
+    session.rollback()
+    work(app, session)
+    assert smtp.received == []
+    assert jobs(session) == 0
+    assert session.scalar(sa.select(sa.func.count()).select_from(EmailMessage)) == 0
+
+
+def test_the_same_key_asks_for_one_mail_only(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    first = ask(session, "ada")
+    assert ask(session, "ada", "ada") == []
+    work(app, session)
+    assert len(first) == len(smtp.received) == jobs(session) == 1
+
+
+def test_each_person_gets_a_mail_of_their_own(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    request = MailRequest(["ada@example.org", "bob@example.org", "ADA@example.org"], "test/1", CONTEXT)
+    assert len(send_mails(KIND, [request])) == 2
+    assert send_mails(KIND, [MailRequest(list(reversed(request.to)), request.key, CONTEXT)]) == []
+    session.commit()
+    work(app, session)
+    assert sorted(mail.recipients for mail in smtp.received) == [("ada@example.org",), ("bob@example.org",)]
+    assert sorted(mail.message["To"] for mail in smtp.received) == ["ada@example.org", "bob@example.org"]
+
+
+def test_who_has_no_valid_address_is_skipped_with_the_reason(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    requests = [MailRequest([to], f"test/{to}", CONTEXT) for to in ("nonsense", None)]
+    nonsense, nobody, empty = send_mails(KIND, [*requests, MailRequest([], "test/empty", CONTEXT)])
+    session.commit()
+    assert {state_of(id) for id in (nonsense, nobody, empty)} == {MailState.SKIPPED}
+    assert "not a valid address" in (get_mail(nonsense).last_error or "")
+    assert get_mail(nobody).last_error == get_mail(empty).last_error == "no address"
+    assert jobs(session) == 0
+
+
+def test_a_mail_knows_what_it_is_about_and_who_caused_it(session: Session) -> None:
+    with acting_as(Origin(user_id=7)):
+        id = send_mail(KIND, "ada@example.org", "k", context=CONTEXT, subject=Subject("reservation", "42"))
+    session.commit()
+    mail = get_mail(id)
+    job = job_of(session, mail.id)
+    assert (mail.subject_type, mail.subject_id, mail.user_id) == ("reservation", "42", 7)
+    assert (job.subject_type, job.subject_id, job.user_id) == ("reservation", "42", 7)
+    assert job.args == {"email_id": mail.id}
+
+
+def test_an_unknown_kind_is_refused_when_it_is_asked_for(app: Flask) -> None:
+    with pytest.raises(UnknownMailError):
+        send_mail("nonsense", "ada@example.org", "test/1")
+
+
+def test_switched_off_mail_is_recorded_as_suppressed(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    app.config["MAIL_ENABLED"] = False
+    (mail_id,) = ask(session, "ada")
+    assert state_of(mail_id) is MailState.SUPPRESSED
+    assert jobs(session) == 0
+    with pytest.raises(MailStateError, match="MAIL_ENABLED is false"):
+        resend(mail_id)
+    app.config["MAIL_ENABLED"] = True
+    resend(mail_id)
+    session.commit()
+    work(app, session)
+    assert state_of(mail_id) is MailState.SENT
+
+
+def test_mail_that_is_switched_off_after_it_was_asked_for_is_not_sent(
+    app: Flask, session: Session, smtp: SmtpServer
+) -> None:
+    (mail_id,) = ask(session, "ada")
+    app.config["MAIL_ENABLED"] = False
+    work(app, session)
+    assert state_of(mail_id) is MailState.SUPPRESSED
+    assert smtp.received == []
+
+
+# ── What may pass, and what will not ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_server_that_is_down_defers_the_mail_until_it_is_back(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    smtp.stop()
+    ada, bob = ask(session, "ada", "bob")
+    work(app, session)
+    assert state_of(ada) is state_of(bob) is MailState.DEFERRED
+    assert "cannot use 127.0.0.1" in (get_mail(bob).last_error or "")
+    job = job_of(session, ada)
+    assert job.state is JobState.RETRYABLE
+    assert job.scheduled_at is not None
+    assert 50 < (job.scheduled_at - utc_now()).total_seconds() <= 60
+    smtp.start()
+    work(app, session)
+    assert state_of(ada) is state_of(bob) is MailState.SENT
+    assert get_mail(ada).last_error is None
+
+
+@pytest.mark.parametrize("step", ["connect", "ehlo", "mail", "rcpt", "data", "content"])
+def test_a_temporary_refusal_at_any_step_defers_the_mail(
+    app: Flask, session: Session, smtp: SmtpServer, step: str
+) -> None:
+    smtp.fail(step, "451 4.7.1 greylisted", times=2 if step == "ehlo" else 1)
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    assert state_of(mail_id) is MailState.DEFERRED
+    assert "451" in (get_mail(mail_id).last_error or "")
+    work(app, session)
+    assert state_of(mail_id) is MailState.SENT
+    assert len(smtp.received) == 1
+
+
+@pytest.mark.parametrize("step", ["mail", "rcpt", "data", "content"])
+def test_a_permanent_refusal_at_any_step_fails_the_mail_at_once(
+    app: Flask, session: Session, smtp: SmtpServer, step: str
+) -> None:
+    smtp.fail(step, "550 5.1.1 no", times=1)
+    ids = ask(session, "ada", "bob")
+    work(app, session)
+    # Whose turn comes first is not said.
+    refused, taken = sorted(ids, key=lambda id: state_of(id) is not MailState.FAILED)
+    assert state_of(refused) is MailState.FAILED
+    assert job_of(session, refused).state is JobState.FAILED
+    assert job_of(session, refused).attempt == 1
+    assert state_of(taken) is MailState.SENT
+    assert smtp.connections == 1
+
+
+@pytest.mark.parametrize("step", ["connect", "ehlo", "mail", "rcpt", "data", "content"])
+@pytest.mark.parametrize("fault", [CUT, HANG])
+def test_a_connection_that_breaks_or_falls_silent_before_the_end_defers_the_mail(
+    app: Flask, session: Session, smtp: SmtpServer, step: str, fault: str
+) -> None:
+    smtp.fail(step, fault, times=1)
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    if step == "content":  # all of it was handed over, so nobody but the server knows
+        assert state_of(mail_id) is MailState.UNCERTAIN
+    else:
+        assert state_of(mail_id) is MailState.DEFERRED
+        assert get_mail(mail_id).uncertain_count == 0
+    work(app, session)
+    assert state_of(mail_id) is MailState.SENT
+    assert len(smtp.received) == 1
+
+
+def test_a_mail_fails_when_its_attempts_are_exhausted(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    smtp.fail("rcpt", "450 4.2.1 later")
+    (mail_id,) = ask(session, "ada")
+    for _ in range(5):
+        work(app, session)
+        assert state_of(mail_id) is MailState.DEFERRED
+    work(app, session)
+    assert state_of(mail_id) is MailState.FAILED
+    assert get_mail(mail_id).attempts == 6
+    assert job_of(session, mail_id).state is JobState.FAILED
+
+
+def test_one_refused_recipient_does_not_touch_the_others(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    smtp.fail("rcpt", "550 5.1.1 <bob@example.org>: unknown", recipient="bob@example.org")
+    ada, bob, eve = ask(session, "ada", "bob", "eve")
+    work(app, session)
+    assert (state_of(ada), state_of(bob), state_of(eve)) == (MailState.SENT, MailState.FAILED, MailState.SENT)
+    assert smtp.connections == 1
+
+
+def test_the_ledger_tells_the_refused_address_and_the_job_does_not(
+    app: Flask, session: Session, smtp: SmtpServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    smtp.fail("rcpt", "550 5.1.1 <bob@example.org>: unknown")
+    (bob,) = ask(session, "bob")
+    work(app, session)
+    job = job_of(session, bob)
+    assert "bob@example.org" in (get_mail(bob).last_error or "")
+    assert "550 5.1.1" in (job.error_message or "")
+    assert "bob" not in (job.error_message or "")
+    assert "bob@example.org" not in "".join(capfd.readouterr())
+
+
+def test_a_mail_that_cannot_be_rendered_fails_alone(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    (bad,) = ask(session, "bad", context={"nothing": "of use"})
+    (good,) = ask(session, "good")
+    work(app, session)
+    assert (state_of(bad), state_of(good)) == (MailState.FAILED, MailState.SENT)
+    assert "'server' is undefined" in (get_mail(bad).last_error or "")
+
+
+def test_an_entry_that_breaks_its_kinds_function_fails_alone(
+    app: Flask, session: Session, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contexts(entries: Any) -> dict[str, Any]:
+        if any("boom" in entry.context for entry in entries):
+            raise KeyError("boom")
+        return {entry.id: entry.context for entry in entries}
+
+    monkeypatch.setitem(_kinds, KIND, MailKind(KIND, contexts, dict))
+    (bad,) = ask(session, "bad", context={"boom": True})
+    good = ask(session, "ada", "bob", "eve")
+    work(app, session)
+    assert state_of(bad) is MailState.FAILED
+    assert {state_of(id) for id in good} == {MailState.SENT}
+
+
+def test_a_mail_whose_subject_is_gone_is_skipped(
+    app: Flask, session: Session, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contexts(entries: list[MailEntry]) -> dict[str, Any]:
+        return {entry.id: None if entry.recipients == ["gone@example.org"] else entry.context for entry in entries}
+
+    monkeypatch.setitem(_kinds, KIND, MailKind(KIND, contexts, dict))
+    gone, here = ask(session, "gone", "here")
+    work(app, session)
+    assert (state_of(gone), state_of(here)) == (MailState.SKIPPED, MailState.SENT)
+    assert get_mail(gone).last_error == "what it is about is gone"
+    assert job_of(session, gone).state is JobState.COMPLETED
+
+
+def test_a_kind_that_the_code_no_longer_knows_fails_its_mails(
+    app: Flask, session: Session, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mail_id,) = ask(session, "ada")
+    monkeypatch.delitem(_kinds, KIND)
+    work(app, session)
+    assert state_of(mail_id) is MailState.FAILED
+    assert "no mail is named 'test-message'" in (get_mail(mail_id).last_error or "")
+
+
+def test_a_silent_server_does_not_hold_up_a_whole_chunk(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    smtp.fail("data", HANG)
+    ids = ask(session, *(f"p{number}" for number in range(20)))
+    work(app, session)
+    assert {state_of(id) for id in ids} == {MailState.DEFERRED}
+    assert len([command for command in smtp.commands if command == "DATA"]) == 3
+
+
+# ── Once ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_mail_that_is_out_for_all_we_know_is_sent_again_with_the_same_message_id(
+    app: Flask, session: Session, smtp: SmtpServer
+) -> None:
+    smtp.fail("accepted", CUT, times=1)
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    mail = get_mail(mail_id)
+    assert (mail.state, mail.uncertain_count) == (MailState.UNCERTAIN, 1)
+    work(app, session)
+    assert (mail.state, mail.uncertain_count) == (MailState.SENT, 1)
+    first, second = smtp.received
+    assert first.message["Message-ID"] == second.message["Message-ID"] == mail.message_id
+
+
+def test_an_uncertain_mail_is_held_for_a_person_when_the_setting_says_so(
+    app: Flask, session: Session, smtp: SmtpServer
+) -> None:
+    app.config["MAIL_UNCERTAIN"] = "hold"
+    smtp.fail("accepted", CUT, times=1)
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    assert (state_of(mail_id), get_mail(mail_id).uncertain_count) == (MailState.UNCERTAIN, 1)
+    assert job_of(session, mail_id).result == {"state": "uncertain", "held": True}
+    work(app, session)
+    assert len(smtp.received) == 1
+    resend(mail_id)
+    session.commit()
+    work(app, session)
+    assert state_of(mail_id) is MailState.SENT
+    assert len({mail.message["Message-ID"] for mail in smtp.received}) == 1
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def die_after_handing_over(
+    app: Flask, session: Session, monkeypatch: pytest.MonkeyPatch, instead_of: str = "_end"
+) -> None:
+    """Runs an attempt that dies between the server's answer and the commit, and lets the rescue find it."""
+
+    def die(*arguments: object) -> None:
+        raise Killed
+
+    items = claim_due(session)
+    with monkeypatch.context() as patch:
+        patch.setattr(Delivery, instead_of, die)
+        with pytest.raises(Killed):
+            execution.run(app, items, no_limit)
+    session.rollback()
+    for item in items:
+        claims.interrupt(session, item, "killed")
+    session.commit()
+    session.expire_all()
+
+
+@pytest.mark.parametrize("instead_of", ["_end", "_save"])  # before the job's end is written, and within that
+def test_a_death_between_answer_and_commit_is_counted_and_sent_again_with_the_same_message_id(
+    app: Flask, session: Session, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch, instead_of: str
+) -> None:
+    (mail_id,) = ask(session, "ada")
+    die_after_handing_over(app, session, monkeypatch, instead_of)
+    mail = get_mail(mail_id)
+    assert (mail.state, len(smtp.received)) == (MailState.SENDING, 1)
+    work(app, session)
+    assert (mail.state, mail.uncertain_count, len(smtp.received)) == (MailState.SENT, 1, 2)
+    assert len({received.message["Message-ID"] for received in smtp.received}) == 1
+
+
+def test_a_death_between_answer_and_commit_is_held_when_the_setting_says_so(
+    app: Flask, session: Session, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.config["MAIL_UNCERTAIN"] = "hold"
+    (mail_id,) = ask(session, "ada")
+    die_after_handing_over(app, session, monkeypatch)
+    work(app, session)
+    mail = get_mail(mail_id)
+    assert (mail.state, mail.uncertain_count, len(smtp.received)) == (MailState.UNCERTAIN, 1, 1)
+
+
+def test_a_death_leaves_few_mails_of_a_chunk_uncertain(
+    app: Flask, session: Session, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = ask(session, *(f"p{number}" for number in range(30)))
+    die_after_handing_over(app, session, monkeypatch)
+    assert sum(state_of(id) is MailState.SENDING for id in ids) <= 4
+    work(app, session)
+    assert {state_of(id) for id in ids} == {MailState.SENT}
+    assert len(smtp.received) == 31
+
+
+def test_a_connection_cut_after_the_answer_loses_nothing(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    smtp.fail("answered", CUT)
+    ids = ask(session, "ada", "bob", "eve")
+    work(app, session)
+    assert {state_of(id) for id in ids} == {MailState.SENT}
+    assert {get_mail(id).attempts for id in ids} == {1}
+    assert len(smtp.received) == 3
+
+
+def test_a_chunk_that_runs_out_of_time_says_of_each_mail_whether_it_may_have_left(
+    app: Flask, session: Session, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+
+    def run_out_of_time(message: OutgoingMessage) -> Receipt:
+        calls.append(message)
+        receipt = transport.deliver_message(message)
+        if len(calls) == 2:
+            raise JobTimeoutError("took longer than its 300 s")
+        return receipt
+
+    monkeypatch.setattr(delivery, "deliver_message", run_out_of_time)
+    ids = ask(session, "ada", "bob", "eve", "joe", "sue", "tom")
+    work(app, session)
+    assert sorted(state_of(id).value for id in ids) == ["deferred"] * 4 + ["sent", "uncertain"]
+    work(app, session)
+    assert {state_of(id) for id in ids} == {MailState.SENT}
+    assert len(smtp.received) == 7
+
+
+def test_a_job_that_a_later_one_has_superseded_sends_nothing(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    (mail_id,) = ask(session, "ada")
+    first = job_of(session, mail_id)
+    session.execute(sa.update(JobRecord).values(state=JobState.FAILED))
+    session.commit()
+    resend(mail_id)
+    session.commit()
+    session.execute(sa.update(JobRecord).values(state=JobState.PENDING))
+    session.commit()
+    work(app, session)
+    assert len(smtp.received) == 1
+    session.refresh(first)
+    assert first.result == {"superseded": True}
+
+
+def test_mails_of_one_thread_share_a_connection(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    for number in range(3):
+        ask(session, *(f"p{number}-{person}" for person in range(10)))
+        work(app, session)
+    assert len(smtp.received) == 30
+    assert smtp.connections == 1
+
+
+@pytest.mark.parametrize("fault", [CUT, "421 4.3.2 closing"])
+def test_a_kept_connection_that_the_server_has_ended_is_replaced_unnoticed(
+    app: Flask, session: Session, smtp: SmtpServer, fault: str
+) -> None:
+    ask(session, "ada")
+    work(app, session)
+    smtp.fail("mail", fault, times=1)
+    (mail_id,) = ask(session, "bob")
+    work(app, session)
+    assert (state_of(mail_id), get_mail(mail_id).attempts) == (MailState.SENT, 1)
+    assert smtp.connections == 2
+
+
+# ── Again ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_sent_mail_is_sent_again_with_a_new_message_id(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    with acting_as(Origin(user_id=3)):
+        job_id = resend(mail_id)
+    session.commit()
+    assert session.get_one(JobRecord, job_id).user_id == 3
+    work(app, session)
+    assert len({mail.message["Message-ID"] for mail in smtp.received}) == 2
+    assert state_of(mail_id) is MailState.SENT
+
+
+def test_a_failed_mail_is_sent_again_with_the_same_message_id(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    smtp.fail("rcpt", "550 5.1.1 unknown", times=1)
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    message_id = get_mail(mail_id).message_id
+    resend(mail_id)
+    session.commit()
+    work(app, session)
+    assert [mail.message["Message-ID"] for mail in smtp.received] == [message_id]
+
+
+def test_a_mail_on_its_way_is_not_sent_again(app: Flask, session: Session) -> None:
+    (mail_id,) = ask(session, "ada")
+    with pytest.raises(MailStateError, match="on its way already"):
+        resend(mail_id)
+
+
+def test_a_mail_to_nobody_is_not_sent_again(app: Flask, session: Session) -> None:
+    mail_id = send_mail(KIND, "nonsense", "test/1", context=CONTEXT)
+    assert mail_id is not None
+    with pytest.raises(MailStateError, match="not a valid address"):
+        resend(mail_id)
+
+
+@pytest.mark.parametrize("mail_id", ["nonsense", "00000000-0000-7000-8000-000000000000"])
+def test_a_mail_that_is_not_there_is_not_sent_again(app: Flask, mail_id: str) -> None:
+    with pytest.raises(MailNotFoundError):
+        resend(mail_id)

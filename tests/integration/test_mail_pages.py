@@ -1,0 +1,272 @@
+"""The pages and commands of the ledger, the previews and the development inbox."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy.orm import Session
+
+from app.accounts import create_user
+from app.dev.inbox import write_atomically
+from app.extensions import db
+from app.mail import EmailMessage, MailRequest, get_mail, send_mails
+from app.outbox import JobRecord, JobState
+from tests.conftest import make_app
+from tests.smtp import SmtpServer
+
+PASSWORD = "correct horse battery staple"
+CONTEXT = {"server": "mail.example.org"}
+KEY = "20251125T143005.000001Z-0123abcd"
+
+
+def log_in(client: FlaskClient, role: str = "staff") -> None:
+    create_user(username=role, email=f"{role}@example.org", password=PASSWORD, role=role, name="", time_zone=None)
+    db.session.commit()
+    answer = client.post("/login", data={"login": role, "password": PASSWORD})
+    assert answer.status_code == 302
+
+
+@pytest.fixture
+def staff(client: FlaskClient) -> FlaskClient:
+    """A browser in which staff is logged in."""
+    log_in(client)
+    return client
+
+
+@pytest.fixture
+def mail_ids(app: Flask, session: Session) -> list[str]:
+    """A mail to Ada, and one that was skipped."""
+    requests = [MailRequest([to], f"test/{to}", CONTEXT) for to in ("ada@example.org", "nonsense")]
+    ids = send_mails("test-message", requests)
+    session.commit()
+    return ids
+
+
+@pytest.fixture
+def caught(app: Flask) -> str:
+    """The key of a caught mail."""
+    folder = Path(app.instance_path) / "inbox"
+    folder.mkdir()
+    content = (
+        "X-Envelope-From: no-reply@belfry.example\r\nX-Envelope-To: ada@example.org, bob@example.org\r\n"
+        "From: Belfry <no-reply@belfry.example>\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nMIME-Version: 1.0\r\n"
+        'Content-Type: multipart/alternative; boundary="b"\r\n\r\n'
+        "--b\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nThe text\r\n"
+        "--b\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<html><head></head><body>The HTML"
+        "</body></html>\r\n--b--\r\n"
+    )
+    write_atomically(folder / f"{KEY}.eml", content.encode())
+    write_atomically(Path(app.instance_path) / "secret.eml", b"Subject: secret\r\n\r\n")
+    return KEY
+
+
+# ── The ledger ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("path", ["/mails", "/mails/previews", "/dev/inbox"])
+def test_the_pages_are_for_staff(app: Flask, client: FlaskClient, path: str) -> None:
+    assert client.get(path).status_code == 302
+    log_in(client, "member")
+    assert client.get(path).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", ["ada", "nonsense"]),
+        ("?state=queued", ["ada"]),
+        ("?state=skipped", ["nonsense"]),
+        ("?state=unheard-of", []),
+        ("?kind=test-message", ["ada", "nonsense"]),
+        ("?kind=other", []),
+        ("?text=ADA@", ["ada"]),
+        ("?text=test-mess", ["ada", "nonsense"]),
+        ("?text=test/nons", ["nonsense"]),
+        ("?text=valid+ADDRESS", ["nonsense"]),
+        ("?text=100%25", []),
+    ],
+)
+def test_the_list_is_filtered(staff: FlaskClient, mail_ids: list[str], query: str, expected: list[str]) -> None:
+    page = staff.get(f"/mails{query}")
+    assert page.status_code == 200
+    shown = dict(zip(("ada", "nonsense"), mail_ids, strict=True))
+    assert [name for name, id in shown.items() if id in page.text] == expected
+
+
+def test_the_list_is_paged_by_key(staff: FlaskClient, session: Session) -> None:
+    send_mails("test-message", [MailRequest([f"p{n}@example.org"], f"k{n}", CONTEXT) for n in range(30)])
+    session.commit()
+    first = staff.get("/mails").text
+    assert first.count('id="mail-') == 25
+    cursor = first.partition("cursor=")[2].partition('"')[0]
+    assert staff.get(f"/mails?cursor={cursor}").text.count('id="mail-') == 5
+
+
+def test_the_detail_page_shows_the_mail(staff: FlaskClient, mail_ids: list[str]) -> None:
+    page = staff.get(f"/mails/{mail_ids[1]}").text
+    assert "not a valid address" in page
+    assert f"/mails/{mail_ids[1]}/html" in page
+
+
+def test_a_mail_that_is_not_there_is_a_404(staff: FlaskClient) -> None:
+    assert staff.get("/mails/00000000-0000-7000-8000-000000000000").status_code == 404
+    assert staff.get("/mails/nonsense").status_code == 404
+
+
+def test_the_frame_shows_the_mail_and_lets_nothing_in_it_run(staff: FlaskClient, mail_ids: list[str]) -> None:
+    frame = staff.get(f"/mails/{mail_ids[0]}/html")
+    assert "mail.example.org" in frame.text
+    policy = frame.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "sandbox" in policy
+    assert "allow-scripts" not in policy
+
+
+def test_staff_sends_a_mail_again_from_its_page(staff: FlaskClient, session: Session, mail_ids: list[str]) -> None:
+    refused = staff.post(f"/mails/{mail_ids[0]}/resend", follow_redirects=True)
+    assert "on its way already" in refused.text
+    session.execute(sa.update(JobRecord).values(state=JobState.FAILED))
+    session.commit()
+    first_job = get_mail(mail_ids[0]).job_id
+    assert "on its way again" in staff.post(f"/mails/{mail_ids[0]}/resend", follow_redirects=True).text
+    session.expire_all()
+    job = session.get_one(JobRecord, get_mail(mail_ids[0]).job_id)
+    assert job.id != first_job
+    assert job.user_id is not None
+
+
+# ── Previews ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_kind_is_previewed_with_its_sample(staff: FlaskClient) -> None:
+    page = staff.get("/mails/previews?name=test-message&part=text").text
+    assert "A test message from Belfry" in page
+    html = staff.get("/mails/previews/test-message/html")
+    assert "smtp.example.org" in html.text
+    assert "sandbox" in html.headers["Content-Security-Policy"]
+    assert staff.get("/mails/previews/test-message/text").mimetype == "text/plain"
+    assert "no mail is named" in staff.get("/mails/previews/nonsense/html").text
+
+
+# ── The development inbox ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_inbox_lists_what_was_caught(staff: FlaskClient, caught: str) -> None:
+    page = staff.get("/dev/inbox").text
+    assert "Grüße" in page
+    assert "ada@example.org, bob@example.org" in page
+
+
+def test_an_empty_inbox_says_what_to_do(staff: FlaskClient) -> None:
+    assert "No mail yet" in staff.get("/dev/inbox").text
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("html", f"/dev/inbox/{KEY}/html"),
+        ("text", "The text"),
+        ("headers", "X-Envelope-To"),
+        ("source", "multipart/alternative"),
+    ],
+)
+def test_each_part_of_a_caught_mail_can_be_read(staff: FlaskClient, caught: str, part: str, expected: str) -> None:
+    assert expected in staff.get(f"/dev/inbox/{caught}?part={part}").text
+
+
+def test_the_html_of_a_caught_mail_is_framed_safely(staff: FlaskClient, caught: str) -> None:
+    frame = staff.get(f"/dev/inbox/{caught}/html")
+    assert "The HTML" in frame.text
+    assert "sandbox" in frame.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("key", ["nonsense", "..%2Fsecret", "../secret", "%2e%2e%2fsecret", f"{KEY}%00", f"{KEY}.eml"])
+def test_a_key_names_nothing_but_a_caught_mail(staff: FlaskClient, caught: str, key: str) -> None:
+    assert staff.get(f"/dev/inbox/{key}").status_code == 404
+    assert staff.get(f"/dev/inbox/{key}/source").status_code == 404
+
+
+def test_there_is_no_inbox_where_there_is_a_server(settings: dict[str, Any], tmp_path: Path) -> None:
+    assert "inbox" in make_app(settings, tmp_path).blueprints
+    assert "inbox" not in make_app(settings | {"MAIL_SERVER": "localhost"}, tmp_path).blueprints
+
+
+# ── Commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def run(app: Flask, *arguments: str) -> Any:
+    return app.test_cli_runner().invoke(args=["mail", *arguments])
+
+
+def test_the_list_command_filters_and_speaks_json(app: Flask, mail_ids: list[str]) -> None:
+    assert mail_ids[0] in run(app, "list").stdout
+    (shown,) = json.loads(run(app, "list", "--state", "skipped", "--kind", "test-message", "--json").stdout)
+    assert shown["id"] == mail_ids[1]
+    assert shown["state"] == "skipped"
+    assert json.loads(run(app, "list", "--state", "sent", "--json").stdout) == []
+
+
+def test_the_show_command_shows_one_mail(app: Flask, mail_ids: list[str]) -> None:
+    assert "ada@example.org" in run(app, "show", mail_ids[0]).stdout
+    shown = json.loads(run(app, "show", mail_ids[0], "--json").stdout)
+    assert shown["recipients"] == ["ada@example.org"]
+    assert set(shown) == set(EmailMessage.__table__.columns.keys()) - {"recipient"}
+
+
+def test_the_resend_command_asks_for_a_new_job(app: Flask, session: Session, mail_ids: list[str]) -> None:
+    session.execute(sa.update(JobRecord).values(state=JobState.FAILED))
+    session.commit()
+    assert run(app, "resend", mail_ids[0]).exit_code == 0
+    assert session.scalar(sa.select(sa.func.count()).select_from(JobRecord)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show", "nonsense"], "there is no such mail"),
+        (["resend", "nonsense"], "there is no such mail"),
+        (["preview", "nonsense"], "no mail is named 'nonsense'"),
+        (["test", "nonsense"], "not a valid address"),
+    ],
+)
+def test_an_error_of_a_command_is_one_line(app: Flask, arguments: list[str], said: str) -> None:
+    result = run(app, *arguments)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_the_preview_command_shows_each_part(app: Flask) -> None:
+    assert "test-message" in run(app, "preview").stdout.split()
+    assert "smtp.example.org" in run(app, "preview", "test-message").stdout
+    assert "<html" in run(app, "preview", "test-message", "--part", "html").stdout
+    assert run(app, "preview", "test-message", "--part", "subject").stdout == "A test message from Belfry\n"
+
+
+class TestTheTestCommand:
+    @pytest.fixture
+    def smtp(self) -> Any:
+        server = SmtpServer().start()
+        yield server
+        server.stop()
+
+    @pytest.fixture
+    def settings(self, settings: dict[str, Any], smtp: SmtpServer) -> dict[str, Any]:
+        return settings | {"MAIL_SERVER": "localhost", "MAIL_PORT": str(smtp.port)}
+
+    def test_tells_what_the_server_said(self, app: Flask, smtp: SmtpServer) -> None:
+        assert run(app, "test", "ada@example.org").stdout == "localhost took it: 250 2.0.0 taken\n"
+        assert smtp.received[0].recipients == ("ada@example.org",)
+
+    def test_tells_why_the_server_refused(self, app: Flask, smtp: SmtpServer) -> None:
+        smtp.fail("rcpt", "550 5.1.1 <ada@example.org>: unknown")
+        result = run(app, "test", "ada@example.org")
+        assert result.exit_code == 1
+        assert "<ada@example.org>: unknown" in result.stderr

@@ -1,0 +1,75 @@
+"""`flask demo …`."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from app.accounts import User, authenticate
+from app.demo import DEMO_PASSWORD
+from app.mail import EmailMessage
+from app.outbox import JobRecord
+from app.reservations import Reservation, ReservationStatus, Resource, history_of
+from tests.reservation_factories import make_reservation, make_user
+
+
+def run(app, *arguments, **options):
+    return app.test_cli_runner().invoke(args=["demo", *arguments], **options)
+
+
+def count(session, model) -> int:
+    return session.scalar(sa.select(sa.func.count()).select_from(model))
+
+
+def test_load_makes_a_school_once_and_sends_nothing(app, session):
+    first, second = run(app, "load"), run(app, "load")
+    assert first.exit_code == second.exit_code == 0, first.output + second.output
+    assert 20 <= count(session, Reservation) <= 30
+    assert count(session, Resource) == 3
+    assert set(session.scalars(sa.select(Reservation.status))) == set(ReservationStatus)
+    assert count(session, EmailMessage) == count(session, JobRecord) == 0
+
+
+def test_load_ends_with_the_logins_and_they_work(app, session):
+    last = run(app, "load").output.splitlines()[-3:]
+    for line, name in zip(last, ("admin", "staff", "member"), strict=True):
+        email, password, role = line.split()
+        assert (email, password, role) == (f"{name}@example.org", DEMO_PASSWORD, f"({name})")
+        assert authenticate(email, password).role == name
+
+
+def test_demo_reservations_have_a_history(app, session):
+    run(app, "load")
+    row = session.scalars(sa.select(Reservation).where(Reservation.status == "completed").limit(1)).one()
+    assert [entry.to_status for entry in history_of(row)] == ["completed", "confirmed", "pending"]
+    assert row.end_time > row.start_time
+
+
+def test_the_login_page_shows_the_logins_while_the_demo_is_loaded(app, client):
+    assert DEMO_PASSWORD not in client.get("/login").text
+    run(app, "load")
+    assert DEMO_PASSWORD in client.get("/login").text
+
+
+def test_wipe_removes_the_demo_and_nothing_else(app, session):
+    own = make_reservation(make_user())
+    run(app, "load")
+    resource = session.scalars(sa.select(Resource)).first()
+    own.resource = resource
+    session.commit()
+    assert run(app, "wipe", input="n\n").exit_code == 1
+    result = run(app, "wipe", "--yes")
+    assert result.exit_code == 0, result.output
+    session.expire_all()
+    assert list(session.scalars(sa.select(Reservation))) == [own]
+    assert list(session.scalars(sa.select(Resource))) == [resource]
+    assert count(session, User) == 1
+    assert run(app, "load").exit_code == 0
+
+
+def test_in_production_both_refuse(app, session):
+    app.config["APP_ENV"] = "production"
+    assert run(app, "load").exit_code == 1
+    assert "--force" in run(app, "load").stderr
+    assert run(app, "wipe", "--yes").exit_code == 1
+    assert count(session, User) == 0
+    assert run(app, "load", "--force").exit_code == 0

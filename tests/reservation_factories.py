@@ -1,0 +1,88 @@
+"""Users, resources and reservations for tests. Each function writes and commits; names count up."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import count
+from typing import Any
+
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+
+from app.accounts import Role, User, hash_password, issue_token
+from app.columns import utc_now
+from app.extensions import db
+from app.reservations import Reservation, ReservationStatus, Resource
+
+PASSWORD = "correct horse battery"
+_numbers = count(1)
+
+
+@cache
+def password_hash() -> str:
+    """Hashed once: it is slow on purpose."""
+    return hash_password(PASSWORD)
+
+
+def make_user(role: Role = Role.MEMBER, **values: Any) -> User:
+    """A user with `PASSWORD`."""
+    name = f"{role.value}{next(_numbers)}"
+    defaults = {
+        "username": name,
+        "email": f"{name}@example.org",
+        "name": name.title(),
+        "password_hash": password_hash(),
+    }
+    user = User(**{"role": role, **defaults, **values})
+    db.session.add(user)
+    db.session.commit()
+    return user
+
+
+def make_resource(**values: Any) -> Resource:
+    """A room for ten."""
+    resource = Resource(**{"name": f"Room {next(_numbers)}", "capacity": 10, **values})
+    db.session.add(resource)
+    db.session.commit()
+    return resource
+
+
+def make_reservation(customer: User | None = None, **values: Any) -> Reservation:
+    """A pending reservation of tomorrow."""
+    customer = customer or make_user()
+    reservation = Reservation(**{"customer": customer, "start_time": tomorrow(), **values})
+    db.session.add(reservation)
+    db.session.commit()
+    return reservation
+
+
+def insert_reservations(customer: User, number: int, status: ReservationStatus, start_time: datetime) -> None:
+    """Many rows at once, past every hook."""
+    row = {
+        "customer_id": customer.id,
+        "start_time": start_time,
+        "end_time": start_time + timedelta(hours=1),
+        "status": status,
+    }
+    db.session.connection().execute(sa.insert(Reservation), [row] * number)
+    db.session.commit()
+
+
+def tomorrow(hour: int = 10) -> datetime:
+    """Tomorrow at a full hour, UTC."""
+    return (utc_now() + timedelta(days=1)).astimezone(UTC).replace(hour=hour, minute=0, second=0, microsecond=0)
+
+
+def bearer(user: User) -> dict[str, str]:
+    """The header of an API request by `user`."""
+    text, _ = issue_token(user)
+    db.session.commit()
+    return {"Authorization": f"Bearer {text}"}
+
+
+def log_in(client: FlaskClient, user: User) -> FlaskClient:
+    """The client with the session of `user`."""
+    answer = client.post("/login", data={"login": user.username, "password": PASSWORD})
+    assert answer.status_code == 302, answer.text
+    return client

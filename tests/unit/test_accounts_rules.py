@@ -1,0 +1,99 @@
+"""What accounts decide without a database."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.accounts import Role, User, allow, can
+from app.accounts.passwords import hash_password, is_password, needs_rehash
+from app.accounts.permissions import _rules
+from app.accounts.validation import valid_name, valid_time_zone, valid_username
+from app.accounts.views import safe_path
+
+
+@pytest.fixture
+def _own_rules():
+    before = dict(_rules)
+    yield
+    _rules.clear()
+    _rules.update(before)
+
+
+@pytest.mark.usefixtures("_own_rules")
+class TestCan:
+    def test_nobody_may_do_anything(self):
+        allow("test.do", lambda user, row: True)
+        assert not can(None, "test.do")
+
+    def test_an_action_without_a_rule_is_closed_even_to_admins(self):
+        assert not can(User(role=Role.ADMIN, active=True), "test.unheard_of")
+
+    def test_a_disabled_user_may_do_nothing(self):
+        allow("test.do", lambda user, row: True)
+        assert can(User(role=Role.MEMBER, active=True), "test.do")
+        assert not can(User(role=Role.ADMIN, active=False), "test.do")
+
+    def test_a_rule_sees_the_row(self):
+        allow("test.do", lambda user, row: row == "mine")
+        user = User(role=Role.MEMBER, active=True)
+        assert can(user, "test.do", "mine")
+        assert not can(user, "test.do", "yours")
+
+
+@pytest.mark.parametrize("path", ["/", "/reservations/?status=pending", "/a?next=//b", "/reservations/1#x"])
+def test_paths_of_this_site_are_safe(path):
+    assert safe_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        None,
+        "",
+        "reservations",
+        "//evil.example",
+        "///evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "https://evil.example/",
+        "javascript:alert(1)",
+        "/\t/evil.example",
+        "/\n/evil.example",
+    ],
+)
+def test_other_targets_are_not(target):
+    assert safe_path(target) is None
+
+
+@pytest.mark.parametrize("username", ["abc", "a.b-c_d", "A1B2", "x" * 40])
+def test_usernames_that_are_taken(username):
+    assert valid_username(username) == username
+
+
+@pytest.mark.parametrize("username", ["ab", "x" * 41, "a@b", ".abc", "abc.", "a b c", "ünder", "abc\n", "a\x00bc"])
+def test_usernames_that_are_refused(username):
+    with pytest.raises(ValueError, match="3 to 40"):
+        valid_username(username)
+
+
+def test_names_get_single_spaces_and_no_control_characters():
+    assert valid_name("  Ada   Lovelace ") == "Ada Lovelace"
+    for name in ("", "   ", "a\x00b", "x" * 121):
+        with pytest.raises(ValueError, match="printable"):
+            valid_name(name)
+
+
+def test_only_known_time_zones_are_taken():
+    assert valid_time_zone("Europe/Berlin") == "Europe/Berlin"
+    for name in ("Mars/Olympus", "../../etc/passwd", ""):
+        with pytest.raises(ValueError, match="time zone"):
+            valid_time_zone(name)
+
+
+def test_a_password_hash_is_argon2id_and_tells_only_its_own_password():
+    hashed = hash_password("a good password")
+    assert hashed.startswith("$argon2id$")
+    assert is_password(hashed, "a good password")
+    assert not is_password(hashed, "another password")
+    assert not is_password("no hash at all", "a good password")
+    assert not needs_rehash(hashed)

@@ -1,0 +1,248 @@
+"""Reading the settings: what is taken, what is refused, and what follows from what."""
+
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.config import SETTINGS, load_environment, read_settings
+from app.settings import SettingError, embedded_broker_socket
+
+PRODUCTION = {
+    "APP_ENV": "production",
+    "SECRET_KEY": "k" * 32,
+    "REDIS_URL": "redis://broker:6379/0",
+    "MAIL_SERVER": "smtp.example.org",
+}
+
+
+def read(tmp_path: Path, overrides: dict[str, Any] | None = None, **environ: str) -> dict[str, Any]:
+    return read_settings(environ, tmp_path, overrides)
+
+
+def refusal(tmp_path: Path, **environ: str) -> str:
+    with pytest.raises(SettingError) as caught:
+        read(tmp_path, **environ)
+    return str(caught.value)
+
+
+def test_every_setting_is_a_key_of_the_configuration_under_its_own_name(tmp_path: Path) -> None:
+    config = read(tmp_path)
+
+    assert {setting.name for setting in SETTINGS} <= config.keys()
+
+
+def test_names_of_settings_are_unique() -> None:
+    names = [setting.name for setting in SETTINGS]
+
+    assert len(names) == len(set(names))
+
+
+def test_an_empty_environment_is_a_working_development_machine(tmp_path: Path) -> None:
+    config = read(tmp_path)
+
+    assert config["APP_ENV"] == "development"
+    assert config["SQLALCHEMY_DATABASE_URI"] == f"sqlite:///{tmp_path}/belfry.sqlite3"
+    assert config["REDIS_URL"] == f"unix://{embedded_broker_socket(tmp_path)}"
+    assert config["PUBLIC_URL"] == "http://127.0.0.1:5000"
+    assert config["MAIL_RETRY_DELAYS_SECONDS"] == (60, 120, 240, 480, 900)
+
+
+def test_an_empty_value_means_the_default(tmp_path: Path) -> None:
+    assert read(tmp_path, PORT=" ")["PORT"] == 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("PORT", "8080", 8080),
+        ("JOBS_EAGER", "yes", True),
+        ("JOBS_EAGER", "OFF", False),
+        ("JOBS_EAGER", "1", True),
+        ("MAIL_TIMEOUT_SECONDS", "2.5", 2.5),
+        ("MAIL_RETRY_DELAYS_SECONDS", "1, 2,3", (1, 2, 3)),
+        ("MAIL_UNCERTAIN", "hold", "hold"),
+        ("LOG_LEVEL", "debug", "DEBUG"),
+        ("TIMEZONE", "Europe/Berlin", "Europe/Berlin"),
+        ("ADMIN_EMAIL", "root@localhost", "root@localhost"),
+        ("MAIL_DEFAULT_SENDER", "The desk <desk@example.org>", "The desk <desk@example.org>"),
+        ("PUBLIC_URL", "https://desk.example.org/", "https://desk.example.org"),
+        ("FILES_URL", "s3://bucket/prefix", "s3://bucket/prefix"),
+        ("REDIS_URL", "rediss://:secret@broker:6380/1", "rediss://:secret@broker:6380/1"),
+        ("REDIS_URL", "unix:///run/valkey.sock", "unix:///run/valkey.sock"),
+        ("REDIS_URL", "redis+sentinel://a:26379,b:26379/main/0", "redis+sentinel://a:26379,b:26379/main/0"),
+        ("REDIS_URL", "redis+sentinel://:pw@a:26379/main", "redis+sentinel://:pw@a:26379/main"),
+    ],
+)
+def test_text_becomes_a_value(tmp_path: Path, name: str, text: str, value: object) -> None:
+    assert read(tmp_path, **{name: text})[name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("APP_ENV", "staging"),
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("PORT", "http"),
+        ("JOBS_EAGER", "maybe"),
+        ("MAIL_TIMEOUT_SECONDS", "0"),
+        ("MAIL_TIMEOUT_SECONDS", "nan"),
+        ("MAIL_TIMEOUT_SECONDS", "inf"),
+        ("MAIL_RETRY_DELAYS_SECONDS", "60,soon"),
+        ("MAIL_RETRY_DELAYS_SECONDS", "60,-1"),
+        ("MAIL_RETRY_DELAYS_SECONDS", "60,"),
+        ("MAIL_UNCERTAIN", "drop"),
+        ("LOG_LEVEL", "LOUD"),
+        ("TIMEZONE", "Mars/Olympus"),
+        ("TIMEZONE", "../etc/passwd"),
+        ("ADMIN_EMAIL", "office"),
+        ("ADMIN_EMAIL", "a@b.org, c@d.org"),
+        ("MAIL_DEFAULT_SENDER", "Belfry"),
+        ("PUBLIC_URL", "desk.example.org"),
+        ("PUBLIC_URL", "https://"),
+        ("FCM_CREDENTIALS", "/nowhere/at/all.json"),
+        ("FILES_URL", "/srv/files"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line_with_name_and_value(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    message = refusal(tmp_path, **{name: text})
+
+    assert message.startswith(f"{name} takes ")
+    assert repr(text) in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("SECRET_KEY", "too-short-a-secret"),
+        ("DATABASE_URL", "mysql://root:hunter2@host/belfry"),
+        ("REDIS_URL", "amqp://guest:hunter2@host"),
+        ("REDIS_URL", "redis://:hunter2@host:port"),
+        ("REDIS_URL", "redis+sentinel://:hunter2@a:26379,b/main"),
+        ("REDIS_URL", "redis+sentinel://:hunter2@a:26379"),
+        ("REDIS_URL", "redis+sentinel://:hunter2@a:26379/main/zero"),
+    ],
+)
+def test_a_refused_secret_is_not_shown(tmp_path: Path, name: str, text: str) -> None:
+    message = refusal(tmp_path, **{name: text})
+
+    assert message.startswith(f"{name} takes ")
+    assert text not in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "REDIS_URL", "MAIL_SERVER"])
+def test_production_refuses_to_start_without(tmp_path: Path, name: str) -> None:
+    environ = {key: value for key, value in PRODUCTION.items() if key != name}
+
+    assert refusal(tmp_path, **environ).startswith(f"{name} takes ")
+
+
+def test_production_needs_no_mail_server_when_mail_is_off(tmp_path: Path) -> None:
+    environ = PRODUCTION | {"MAIL_SERVER": "", "MAIL_ENABLED": "false"}
+
+    assert read(tmp_path, **environ)["MAIL_ENABLED"] is False
+
+
+def test_production_writes_json_logs_and_makes_no_secret(tmp_path: Path) -> None:
+    config = read(tmp_path, **PRODUCTION)
+
+    assert config["LOG_FORMAT"] == "json"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tls_in_two_ways_is_refused(tmp_path: Path) -> None:
+    assert "MAIL_USE_SSL" in refusal(tmp_path, MAIL_USE_TLS="true", MAIL_USE_SSL="true")
+
+
+@pytest.mark.parametrize(("name", "port"), [("MAIL_USE_SSL", 465), ("MAIL_USE_TLS", 587)])
+def test_the_mail_port_follows_the_kind_of_tls(tmp_path: Path, name: str, port: int) -> None:
+    assert read(tmp_path, **{name: "true"})["MAIL_PORT"] == port
+    assert read(tmp_path, **{name: "true", "MAIL_PORT": "2525"})["MAIL_PORT"] == 2525
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_every_spelling_of_postgresql_reaches_the_installed_driver(tmp_path: Path, scheme: str) -> None:
+    config = read(tmp_path, DATABASE_URL=f"{scheme}://user:pw@host/belfry?sslmode=require")
+
+    assert config["SQLALCHEMY_DATABASE_URI"] == "postgresql+psycopg://user:pw@host/belfry?sslmode=require"
+
+
+def test_the_secret_key_is_made_once_for_the_owner_only(tmp_path: Path) -> None:
+    first, second = read(tmp_path)["SECRET_KEY"], read(tmp_path)["SECRET_KEY"]
+
+    assert first == second
+    assert len(first) >= 32
+    assert stat.S_IMODE((tmp_path / "secret-key").stat().st_mode) == 0o600
+
+
+def test_processes_that_start_together_agree_on_one_secret_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        keys = set(threads.map(lambda _: read(tmp_path)["SECRET_KEY"], range(64)))
+
+    assert len(keys) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["secret-key"]
+
+
+def test_a_socket_path_too_long_for_the_system_moves_to_a_short_one_of_its_own(tmp_path: Path) -> None:
+    deep, other = tmp_path / ("d" * 120), tmp_path / ("e" * 120)
+
+    assert len(bytes(embedded_broker_socket(deep))) <= 100
+    assert embedded_broker_socket(deep) == embedded_broker_socket(deep)
+    assert embedded_broker_socket(deep) != embedded_broker_socket(other)
+
+
+def test_cookies_are_secure_exactly_when_people_come_by_https(tmp_path: Path) -> None:
+    assert read(tmp_path)["SESSION_COOKIE_SECURE"] is False
+    assert read(tmp_path, PUBLIC_URL="https://desk.example.org")["SESSION_COOKIE_SECURE"] is True
+
+
+def test_mail_takes_its_domain_from_the_public_address(tmp_path: Path) -> None:
+    config = read(tmp_path, PUBLIC_URL="https://desk.example.org:8443")
+
+    assert config["MAIL_MESSAGE_ID_DOMAIN"] == "desk.example.org"
+    assert config["MAIL_DEFAULT_SENDER"] == "Belfry <no-reply@desk.example.org>"
+    assert read(tmp_path)["MAIL_MESSAGE_ID_DOMAIN"] == "belfry.localhost"
+
+
+def test_tests_override_settings_and_what_follows_from_them_follows(tmp_path: Path) -> None:
+    config = read(
+        tmp_path, {"APP_ENV": "testing", "DATABASE_URL": "postgres://host/tests", "WTF_CSRF_ENABLED": False}
+    )
+
+    assert config["TESTING"] is True
+    assert config["SQLALCHEMY_DATABASE_URI"] == "postgresql+psycopg://host/tests"
+    assert config["WTF_CSRF_ENABLED"] is False
+
+
+def test_overrides_are_for_tests_only(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="APP_ENV takes testing"):
+        read(tmp_path, {"PORT": 1})
+
+
+def test_an_override_that_is_no_setting_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="JOBS_EGAR"):
+        read(tmp_path, {"APP_ENV": "testing", "JOBS_EGAR": True})
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("PORT=1000\nMAIL_PASSWORD='pa${PORT}ss'\nMAIL_SERVER=from-file\n")
+    monkeypatch.setenv("PORT", "2000")
+
+    environ = load_environment(tmp_path)
+
+    assert environ["PORT"] == "2000"
+    assert environ["MAIL_SERVER"] == "from-file"
+    assert environ["MAIL_PASSWORD"] == "pa${PORT}ss"
+
+
+def test_a_folder_without_an_env_file_is_fine(tmp_path: Path) -> None:
+    assert "PATH" in load_environment(tmp_path)

@@ -1,0 +1,52 @@
+"""Who gets a mail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+
+from app.mail.recipients import check_address, distinct_recipients
+
+
+@pytest.fixture(params=["testing"])
+def app(request: pytest.FixtureRequest) -> Iterator[Flask]:
+    app = Flask(__name__)
+    app.config["APP_ENV"] = request.param
+    with app.app_context():
+        yield app
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("ada@example.org", "ada@example.org"),
+        (" Ada@EXAMPLE.org ", "Ada@example.org"),
+        ("ada@school.test", "ada@school.test"),
+        ("ada@bücher.example", "ada@xn--bcher-kva.example"),
+    ],
+)
+def test_a_valid_address_is_brought_into_the_form_of_smtp(app: Flask, given: str, address: str) -> None:
+    assert check_address(given) == (address, None)
+
+
+@pytest.mark.parametrize(
+    "given", [None, "", "  ", "ada", "ada@", "@example.org", "a b@example.org", "ada@x.org\nBcc: eve@x.org", "ü@x.org"]
+)
+def test_what_is_no_address_is_told_with_its_reason(app: Flask, given: str | None) -> None:
+    assert check_address(given).problem
+
+
+@pytest.mark.parametrize("app", ["production"], indirect=True)
+def test_addresses_for_tests_are_none_in_production(app: Flask) -> None:
+    assert check_address("ada@school.test").problem
+
+
+def test_each_person_is_counted_once_whatever_the_case(app: Flask) -> None:
+    people = distinct_recipients(["Ada@example.org", "bob@example.org", "ada@EXAMPLE.org", None, ""])
+    assert [person.address for person in people] == ["Ada@example.org", "bob@example.org", ""]
+
+
+def test_the_digest_of_a_person_does_not_depend_on_the_case(app: Flask) -> None:
+    assert check_address("Ada@example.org").digest == check_address("ada@example.org").digest

@@ -1,0 +1,34 @@
+"""The life cycle's table holds together."""
+
+from __future__ import annotations
+
+from app.outbox import ENDED, LIVE, TRANSITIONS, WAITING, JobState, sources_of
+from jobs.engine.mirror import RQ_STATUS
+
+
+def test_every_state_has_its_transitions_and_its_word_in_rq():
+    assert set(TRANSITIONS) == set(JobState) == set(RQ_STATUS)
+
+
+def test_live_and_ended_share_nothing_and_leave_nothing_out():
+    assert LIVE | ENDED == set(JobState)
+    assert not LIVE & ENDED
+    assert WAITING == LIVE - {JobState.RUNNING}
+
+
+def test_every_live_state_leads_to_an_end():
+    for state in LIVE:
+        reached, new = {state}, {state}
+        while new:
+            new = {target for source in new for target in TRANSITIONS[source]} - reached
+            reached |= new
+        assert ENDED & reached, state
+
+
+def test_every_waiting_job_can_run_and_be_cancelled():
+    assert sources_of(JobState.RUNNING) == WAITING
+    assert WAITING <= sources_of(JobState.CANCELLED)
+
+
+def test_a_completed_job_stays_so():
+    assert TRANSITIONS[JobState.COMPLETED] == frozenset()

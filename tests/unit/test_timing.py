@@ -1,0 +1,87 @@
+"""When schedules tick: pure functions, tested as tables, at both edges of summer time too."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.engine.errors import ScheduleError
+from jobs.engine.timing import Cron, Every, ticks_between
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def ticks(timing, after: str, count: int) -> list[str]:
+    found, moment = [], utc(after)
+    for _ in range(count):
+        moment = timing.next_tick(moment)
+        found.append(moment.strftime("%m-%d %H:%M"))
+    return found
+
+
+BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
+
+# On 2026-03-29 Berlin's clocks go from 02:00 (01:00 UTC) to 03:00; on 2026-10-25 from 03:00 (01:00 UTC) back to 02:00.
+CASES = [
+    ("a daily line in UTC", Cron("0 3 * * *"), "2026-11-21T00:00", ["11-21 03:00", "11-22 03:00"]),
+    ("the tick itself is not after itself", Cron("0 3 * * *"), "2026-11-21T03:00", ["11-22 03:00"]),
+    ("a local hour in winter and in summer", Cron("0 7 * * *", BERLIN), "2026-03-28T00:00", ["03-28 06:00", "03-29 05:00"]),
+    ("a skipped time runs right after the gap", Cron("30 2 * * *", BERLIN), "2026-03-28T12:00", ["03-29 01:00", "03-30 00:30"]),
+    ("a doubled time runs the first time only", Cron("30 2 * * *", BERLIN), "2026-10-24T12:00", ["10-25 00:30", "10-26 01:30"]),
+    (
+        "a wildcard follows the real clock over the gap",
+        Cron("0 * * * *", BERLIN),
+        "2026-03-28T23:30",
+        ["03-29 00:00", "03-29 01:00", "03-29 02:00"],
+    ),
+    (
+        "a wildcard follows the real clock through the doubled hour",
+        Cron("*/30 * * * *", BERLIN),
+        "2026-10-24T23:45",
+        ["10-25 00:00", "10-25 00:30", "10-25 01:00", "10-25 01:30", "10-25 02:00"],
+    ),
+    ("a time before the gap is untouched", Cron("59 1 * * *", BERLIN), "2026-03-28T12:00", ["03-29 00:59"]),
+    ("the first moment after the gap runs once", Cron("0 3 * * *", BERLIN), "2026-03-28T12:00", ["03-29 01:00", "03-30 01:00"]),
+    ("another zone's gap", Cron("30 2 * * *", NEW_YORK), "2026-03-07T12:00", ["03-08 07:00", "03-09 06:30"]),
+    ("a weekday", Cron("0 9 * * 1"), "2026-11-21T00:00", ["11-23 09:00", "11-30 09:00"]),
+    ("the 29th of February", Cron("0 0 29 2 *"), "2026-11-21T00:00", ["02-29 00:00"]),
+    ("a gap at midnight", Cron("0 0 * * *", "America/Santiago"), "2026-09-05T12:00", ["09-06 04:00", "09-07 03:00"]),
+    ("every five minutes", Every(300), "2026-11-21T10:02", ["11-21 10:05", "11-21 10:10"]),
+    ("every five minutes, on the tick", Every(300), "2026-11-21T10:05", ["11-21 10:10"]),
+]
+
+
+@pytest.mark.parametrize(("timing", "after", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_ticks(timing, after, expected):
+    assert ticks(timing, after, len(expected)) == expected
+
+
+@pytest.mark.parametrize("line", ["", "* * * *", "61 * * * *", "0 3 * * * *", "@daily", "nonsense"])
+def test_a_wrong_cron_line_is_refused(line):
+    with pytest.raises(ScheduleError, match="cron takes five fields"):
+        Cron(line)
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_a_wrong_interval_is_refused(seconds):
+    with pytest.raises(ScheduleError, match="every takes more than 0 seconds"):
+        Every(seconds)
+
+
+@given(
+    st.sampled_from([Cron("*/15 * * * *", BERLIN), Cron("30 2 * * *", BERLIN), Cron("5 */2 * * *", NEW_YORK), Every(7)]),
+    st.integers(0, 366 * 24 * 60),
+)
+def test_ticks_only_move_forward_and_do_not_depend_on_when_one_asks(timing, minutes):
+    start = utc("2026-01-01T00:00") + timedelta(minutes=minutes)
+    found = ticks_between(timing, start, start + timedelta(days=3), 50)
+    assert all(earlier < later for earlier, later in pairwise(found))
+    for earlier, later in pairwise(found):
+        middle = earlier + (later - earlier) / 2
+        assert timing.next_tick(middle) == later

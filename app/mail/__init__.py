@@ -1,14 +1,14 @@
 """Mail: a ledger in which every mail exists once, its rendering, and its way to the SMTP server.
 
 This face is all that other slices use: `send_mail` and `send_mails` to ask, `@mail_kind` to declare, `page_url` for the
-links in it. The pages are registered by `app.mail.views.init_app`, after the accounts.
+links in it.
 """
 
 from __future__ import annotations
 
 from flask import Flask
 
-from app.mail import emails, rendering, transport
+from app.mail import emails, rendering, transport, views
 from app.mail.cli import mail as commands
 from app.mail.delivery import deliver
 from app.mail.errors import (
@@ -69,6 +69,7 @@ def init_app(app: Flask) -> None:
     transport.mail.init_app(app)
     rendering.init_app(app)
     app.cli.add_command(commands)
+    views.init_app(app)
 
 
 def check_connection() -> str:

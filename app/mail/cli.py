@@ -90,6 +90,8 @@ def test(address: str) -> None:
 
 
 def _send_test(address: str) -> str:
+    if not current_app.config["MAIL_ENABLED"]:
+        raise click.ClickException("MAIL_ENABLED is false: no mail is sent")
     recipient = check_address(address)
     if recipient.problem is not None:
         raise click.ClickException(f"{address}: {recipient.problem}")

@@ -84,7 +84,7 @@ def names_command() -> None:
 def show_command(job_id: str, as_json: bool) -> None:
     """One job with its attempts."""
     record = _get(job_id)
-    attempts = [_attempt(attempt) for attempt in services.attempts_of(record.id)]
+    attempts = [_attempt(attempt) for attempt in services.attempts_of(record)]
     if as_json:
         click.echo(json.dumps(described(record) | {"attempts": attempts}, indent=2))
         return
@@ -92,7 +92,8 @@ def show_command(job_id: str, as_json: bool) -> None:
         if value not in (None, {}):
             click.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
     for attempt in attempts:
-        click.echo(f"attempt {attempt['number']} {attempt['outcome']}: {attempt['error_type']}: {attempt['error']}")
+        error = f": {attempt['error_type']}: {attempt['error']}" if attempt["error_type"] else ""
+        click.echo(f"attempt {attempt['number']:<8} {attempt['outcome']}{error}")
 
 
 @jobs.command("enqueue")
@@ -225,10 +226,10 @@ def described(record: JobRecord) -> dict[str, Any]:
     }
 
 
-def _attempt(attempt: outbox.JobAttempt) -> dict[str, Any]:
+def _attempt(attempt: services.Attempt) -> dict[str, Any]:
     return {
         "number": attempt.number,
-        "outcome": attempt.outcome.value,
+        "outcome": attempt.outcome,
         "worker": attempt.worker,
         "host": attempt.host,
         "started_at": _iso(attempt.started_at),

@@ -70,10 +70,45 @@ def get_job(job_id: str) -> JobRecord:
     return record
 
 
-def attempts_of(job_id: str) -> Sequence[JobAttempt]:
-    """The attempts that did not complete the job, newest first."""
-    query = sa.select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.id.desc())
-    return db.session.scalars(query).all()
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt as it is shown, also the present or the completing one, which the record itself tells of."""
+
+    number: int
+    outcome: str
+    worker: str | None
+    host: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    error_type: str | None = None
+    error_message: str | None = None
+    traceback: str | None = None
+
+
+def attempts_of(record: JobRecord) -> list[Attempt]:
+    """All attempts of a job, newest first."""
+    query = sa.select(JobAttempt).where(JobAttempt.job_id == record.id).order_by(JobAttempt.id.desc())
+    ended = [_ended_attempt(row) for row in db.session.scalars(query)]
+    if record.state in (JobState.RUNNING, JobState.COMPLETED):
+        finished_at = record.finished_at if record.state is JobState.COMPLETED else None
+        host = None  # the worker's name carries it
+        last = Attempt(record.attempt, record.state.value, record.worker, host, record.started_at, finished_at)
+        return [last, *ended]
+    return ended
+
+
+def _ended_attempt(row: JobAttempt) -> Attempt:
+    return Attempt(
+        number=row.number,
+        outcome=row.outcome.value,
+        worker=row.worker,
+        host=row.host,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        error_type=row.error_type,
+        error_message=row.error_message,
+        traceback=row.traceback,
+    )
 
 
 def latest_failures(limit: int) -> Sequence[JobRecord]:

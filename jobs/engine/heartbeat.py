@@ -7,6 +7,7 @@ import socket
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import sqlalchemy as sa
 from flask import current_app
@@ -15,6 +16,11 @@ from sqlalchemy.orm import Session
 from app.columns import utc_now
 from app.outbox import JobRecord, WorkerProcess
 from jobs.engine import claim as claims
+
+
+def process_name(kind: str) -> str:
+    """A name for this process that tells a person where to look, and that no other process has or had."""
+    return f"{kind}-{socket.gethostname()[:40]}-{os.getpid()}-{uuid4().hex[:6]}"
 
 
 def register(session: Session, name: str, kind: str, queues: Sequence[str]) -> None:

@@ -32,6 +32,8 @@ class HeavyWorker(Worker):
         self._app = application()
         seconds = max(1, int(self._app.config["HEARTBEAT_SECONDS"]))
         kwargs["serializer"] = JSONSerializer
+        if len(args) < 2:  # RQ gives the name by position when it only looks a worker up
+            kwargs["name"] = kwargs.get("name") or heartbeat.process_name("heavy")
         kwargs["job_monitoring_interval"] = seconds
         kwargs["worker_ttl"] = RQ_MARGIN_SECONDS + seconds
         kwargs.pop("default_worker_ttl", None)

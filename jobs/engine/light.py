@@ -48,6 +48,8 @@ class LightWorker(BaseWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["serializer"] = JSONSerializer
+        if len(args) < 2:  # RQ gives the name by position when it only looks a worker up
+            kwargs["name"] = kwargs.get("name") or heartbeat.process_name("light")
         super().__init__(*args, **kwargs)
         self._app = application()
         settings = self._app.config

@@ -57,7 +57,7 @@ def settings(settings: dict[str, Any], smtp: SmtpServer) -> dict[str, Any]:
     return settings | {
         "MAIL_SERVER": "127.0.0.1",
         "MAIL_PORT": str(smtp.port),
-        "MAIL_TIMEOUT_SECONDS": "0.3",
+        "MAIL_TIMEOUT_SECONDS": "1",
         "MAIL_MESSAGE_ID_DOMAIN": "belfry.example",
     }
 

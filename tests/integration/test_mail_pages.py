@@ -265,6 +265,11 @@ class TestTheTestCommand:
         assert run(app, "test", "ada@example.org").stdout == "localhost took it: 250 2.0.0 taken\n"
         assert smtp.received[0].recipients == ("ada@example.org",)
 
+    def test_sends_nothing_when_mail_is_switched_off(self, app: Flask, smtp: SmtpServer) -> None:
+        app.config["MAIL_ENABLED"] = False
+        assert "MAIL_ENABLED is false" in run(app, "test", "ada@example.org").stderr
+        assert smtp.received == []
+
     def test_tells_why_the_server_refused(self, app: Flask, smtp: SmtpServer) -> None:
         smtp.fail("rcpt", "550 5.1.1 <ada@example.org>: unknown")
         result = run(app, "test", "ada@example.org")

@@ -15,7 +15,7 @@ from app.extensions import db
 from app.mail import EmailMessage, MailState
 from app.mail.registry import kind_of
 from app.mail.rendering import render
-from app.outbox import JobRecord, JobState, Origin, StatusChange, acting_as
+from app.outbox import JobRecord, JobState, Origin, StatusChange, acting_as, enqueue
 from app.reservations import Reservation, ReservationStatus, history_of
 from app.reservations.history import history_for
 from tests.reservation_factories import insert_reservations, make_reservation, make_user, tomorrow
@@ -201,6 +201,16 @@ def test_the_sweep_completes_what_began_long_enough_ago(app, session):
     assert count(StatusChange) == 3
     assert mails() == []
     assert reservations.sweep_overdue(session) == 0
+
+
+def test_the_sweep_runs_as_a_job(session, work):
+    insert_reservations(make_user(), 2, ReservationStatus.CONFIRMED, utc_now() - timedelta(days=1))
+    job_id = enqueue("reservations.sweep_overdue")
+    session.commit()
+    work()
+    job = session.get(JobRecord, job_id)
+    assert (job.state, job.result) == (JobState.COMPLETED, {"completed": 2})
+    assert {row.user_id for row in session.scalars(sa.select(StatusChange))} == {None}
 
 
 def test_the_history_tells_who_changed_what_and_what_became_of_its_mails(session, statements):

@@ -1,0 +1,264 @@
+"""Invariant 5: every tick once; and timers: delayed jobs and retries reach their queue at their time, whatever is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+import redis
+import sqlalchemy as sa
+import time_machine
+from flask import Flask
+
+from app.columns import new_id, utc_now
+from app.extensions import db
+from app.outbox import JobRecord, JobState, Schedule, ScheduleTick, TickOutcome, cancel, enqueue, publisher
+from jobs.engine import ScheduleEntry, schedule
+from jobs.engine.clock import LOCK_SECONDS, MEMORY_KEY, Clock
+from jobs.engine.errors import ScheduleError
+
+TIMERS = "rq:scheduler:scheduled_jobs"
+ENTRY = ScheduleEntry("test.every_minute", job="test.act", every=60, catch_up_seconds=600)
+
+
+@pytest.fixture
+def clock() -> Iterator[time_machine.Coordinates]:
+    """The time, which a test moves; it begins right after a full minute."""
+    start = utc_now().replace(second=1, microsecond=0)
+    with time_machine.travel(start, tick=False) as coordinates:
+        yield coordinates
+
+
+def scheduler(app: Flask, *entries: ScheduleEntry) -> Clock:
+    pusher = publisher(app)
+    return Clock(app, pusher.connection, pusher, entries or [ENTRY])
+
+
+def one_pass(scheduler: Clock) -> None:
+    """One pass that looks at everything, as the first pass of a new process does."""
+    scheduler._last_run.clear()
+    scheduler.work_once()
+    db.session.rollback()
+
+
+def outcomes(session) -> list[TickOutcome]:
+    found = list(session.scalars(sa.select(ScheduleTick.outcome).order_by(ScheduleTick.tick_at)))
+    session.rollback()
+    return found
+
+
+def jobs_of_schedule(session) -> list[JobRecord]:
+    query = sa.select(JobRecord).where(JobRecord.subject_type == "schedule").order_by(JobRecord.id)
+    return list(session.scalars(query))
+
+
+def end_all(session) -> None:
+    session.execute(sa.update(JobRecord).values(state=JobState.COMPLETED, finished_at=utc_now()))
+    session.commit()
+
+
+def test_each_tick_makes_one_job(app, session, clock, broker):
+    ours = scheduler(app)
+    one_pass(ours)
+    assert jobs_of_schedule(session) == []
+    for _ in range(3):
+        clock.shift(60)
+        one_pass(ours)
+        one_pass(ours)
+        end_all(session)
+    assert len(jobs_of_schedule(session)) == 3
+    assert outcomes(session) == [TickOutcome.ENQUEUED] * 3
+
+
+def test_a_tick_is_enqueued_once_by_two_schedulers_at_the_same_moment(app, session, clock, broker):
+    one_pass(scheduler(app))
+    clock.shift(60)
+    settled, barrier = [], threading.Barrier(8)
+
+    def tick() -> None:
+        with app.app_context():
+            barrier.wait()
+            settled.append(schedule.tick(db.session(), ENTRY))
+
+    threads = [threading.Thread(target=tick) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(map(len, settled)) == 1
+    assert len(jobs_of_schedule(session)) == 1
+    assert broker.llen("rq:queue:default") == 1
+
+
+def test_a_scheduler_that_dies_between_the_tick_and_its_timer_repeats_nothing(app, session, clock, monkeypatch):
+    ours = scheduler(app)
+    one_pass(ours)
+    clock.shift(60)
+    monkeypatch.setattr(ours, "_set_timer", lambda entry: (_ for _ in ()).throw(redis.ConnectionError))
+    ours._last_run.clear()
+    with pytest.raises(redis.ConnectionError):
+        ours.enqueue_jobs()
+    db.session.rollback()
+    monkeypatch.undo()
+    one_pass(ours)
+    assert len(jobs_of_schedule(session)) == 1
+
+
+def test_missed_ticks_within_the_window_run_once_and_older_ones_are_on_record(app, session, clock):
+    ours = scheduler(app)
+    one_pass(ours)
+    clock.shift(5 * 60)
+    one_pass(ours)
+    assert outcomes(session) == [TickOutcome.MISSED] * 4 + [TickOutcome.ENQUEUED]
+    assert len(jobs_of_schedule(session)) == 1
+
+
+def test_after_a_long_absence_a_daily_schedule_that_is_too_late_only_says_so(app, session, clock):
+    entry = ScheduleEntry("test.hourly", job="test.act", every=3600, catch_up_seconds=60)
+    ours = scheduler(app, entry)
+    one_pass(ours)
+    clock.shift(2 * 3600 + 1800)
+    one_pass(ours)
+    assert set(outcomes(session)) == {TickOutcome.MISSED}
+    assert jobs_of_schedule(session) == []
+
+
+def test_two_jobs_of_one_schedule_never_live_at_once(app, session, clock):
+    ours = scheduler(app)
+    one_pass(ours)
+    for _ in range(2):
+        clock.shift(60)
+        one_pass(ours)
+    assert len(jobs_of_schedule(session)) == 1
+    assert len(outcomes(session)) == 2
+
+
+def test_a_paused_schedule_lets_its_ticks_pass(app, session, clock):
+    ours = scheduler(app)
+    one_pass(ours)
+    session.execute(sa.update(Schedule).values(paused_at=utc_now()))
+    session.commit()
+    clock.shift(60)
+    one_pass(ours)
+    assert outcomes(session) == [TickOutcome.PAUSED]
+    assert jobs_of_schedule(session) == []
+
+
+def test_schedules_are_reconciled_by_name(app, session, clock, broker):
+    one_pass(scheduler(app, ENTRY, ScheduleEntry("test.old", job="test.act", every=10)))
+    one_pass(scheduler(app, ScheduleEntry("test.every_minute", job="test.act", every=120)))
+    rows = session.scalars(sa.select(Schedule)).all()
+    assert [(row.name, row.timing) for row in rows] == [("test.every_minute", "every 120 s")]
+    assert broker.zrange(TIMERS, 0, -1) == [b"schedule:test.every_minute"]
+
+
+def test_restarts_do_not_pile_schedules_up(app, session, clock, broker):
+    for _ in range(5):
+        one_pass(scheduler(app))
+    assert broker.zcard(TIMERS) == 1
+
+
+def test_a_schedule_of_an_unknown_job_stops_the_start(app):
+    from app.outbox import UnknownJobError
+
+    with pytest.raises(UnknownJobError):
+        schedule.check([ScheduleEntry("x", job="no.such", every=1)], app.config)
+    with pytest.raises(ScheduleError, match="give every or cron"):
+        schedule.check([ScheduleEntry("x", job="test.act")], app.config)
+    with pytest.raises(ScheduleError, match="two entries"):
+        schedule.check([ENTRY, ENTRY], app.config)
+
+
+def test_a_delayed_job_is_queued_at_its_time_and_not_before(app, session, clock, broker):
+    ours = scheduler(app)
+    id = enqueue("test.act", delay=30)
+    session.commit()
+    assert session.get(JobRecord, id).state is JobState.SCHEDULED
+    one_pass(ours)
+    assert broker.llen("rq:queue:default") == 0
+    clock.shift(31)
+    one_pass(ours)
+    assert broker.lrange("rq:queue:default", 0, -1) == [id.encode()]
+    assert broker.zscore(TIMERS, id) is None
+    assert session.get(JobRecord, id, populate_existing=True).state is JobState.QUEUED
+
+
+def test_timers_are_rebuilt_from_sql_when_redis_has_lost_them(app, session, clock, broker):
+    ours = scheduler(app)
+    one_pass(ours)
+    id = enqueue("test.act", delay=timedelta(days=3))
+    session.commit()
+    broker.flushall()
+    ours.work_once()
+    assert broker.zscore(TIMERS, id) is not None
+    assert broker.zscore(TIMERS, "schedule:test.every_minute") is not None
+    assert broker.exists(MEMORY_KEY)
+
+
+def test_a_timer_that_was_never_set_is_found_before_its_time(app, session, clock, broker):
+    ours = scheduler(app)
+    one_pass(ours)
+    id = enqueue("test.act", delay=20)
+    session.commit()
+    broker.zrem(TIMERS, id)  # the broker was away at that commit
+    one_pass(ours)
+    assert broker.zscore(TIMERS, id) is not None
+
+
+def test_an_undecodable_job_beside_good_ones_holds_nobody_up(app, session, clock, broker):
+    ours = scheduler(app)
+    one_pass(ours)
+    first, second = enqueue("test.act", delay=5), enqueue("test.act", delay=6)
+    session.commit()
+    stranger = new_id()
+    broker.hset(f"rq:job:{stranger}", mapping={"data": b"\x80\x04 not json", "status": "scheduled"})
+    broker.hset(f"rq:job:{first}", mapping={"data": b"\x80\x04 broken"})
+    broker.zadd(TIMERS, {stranger: 1, "not an id at all": 2, b"\xff\xfe": 3, "schedule:gone": 4})
+    clock.shift(10)
+    one_pass(ours)
+    assert set(broker.lrange("rq:queue:default", 0, -1)) == {first.encode(), second.encode()}
+    assert broker.zrange(TIMERS, 0, -1) == [b"schedule:test.every_minute"]
+
+
+def test_a_timer_of_a_cancelled_job_ends_without_a_trace(app, session, clock, broker):
+    ours = scheduler(app)
+    id = enqueue("test.act", delay=5)
+    session.commit()
+    cancel([id])
+    session.commit()
+    clock.shift(10)
+    one_pass(ours)
+    assert broker.llen("rq:queue:default") == 0
+    assert broker.zscore(TIMERS, id) is None
+
+
+def test_the_lock_has_an_owner_is_renewed_and_dies_with_it(app, session, clock, broker):
+    first, second = scheduler(app), scheduler(app)
+    assert first.acquire_lock()
+    assert first.acquire_lock()
+    assert not second.acquire_lock()
+    second.remove_lock()
+    assert not second.acquire_lock()
+    assert 0 < broker.ttl("rq:scheduler_lock") <= LOCK_SECONDS
+    first.remove_lock()
+    assert second.acquire_lock()
+
+
+def test_a_scheduler_without_the_lock_stands_by(app, session, clock, broker):
+    first, second = scheduler(app), scheduler(app)
+    one_pass(first)
+    clock.shift(60)
+    one_pass(second)
+    assert jobs_of_schedule(session) == []
+
+
+def test_run_now_gives_the_living_job_instead_of_a_second_one(app, session, clock):
+    one_pass(scheduler(app))
+    first = schedule.run_now(session, "test.every_minute")
+    session.commit()
+    assert schedule.run_now(session, "test.every_minute") == first
+    session.rollback()
+    with pytest.raises(ScheduleError, match="no schedule is named 'nope'"):
+        schedule.run_now(session, "nope")

@@ -139,9 +139,7 @@ GROUPS: tuple[Group, ...] = (
             0.04,
             "How long a web request waits for a connection to the broker, which it can do without.",
         ),
-        Setting(
-            "BROKER_TIMEOUT_SECONDS", seconds(), 0.04, "How long a web request waits for the broker's answer."
-        ),
+        Setting("BROKER_TIMEOUT_SECONDS", seconds(), 0.04, "How long a web request waits for the broker's answer."),
         Setting(
             "BROKER_RETRY_SECONDS",
             seconds(),
@@ -216,13 +214,9 @@ GROUPS: tuple[Group, ...] = (
     ),
     group(
         "Workers",
-        Setting(
-            "WORKER_PROCESSES", whole_number(1), 1, "Processes that one `flask jobs worker` keeps running."
-        ),
+        Setting("WORKER_PROCESSES", whole_number(1), 1, "Processes that one `flask jobs worker` keeps running."),
         Setting("WORKER_THREADS", whole_number(1), 16, "Light jobs that one process runs at the same time."),
-        Setting(
-            "WORKER_BATCH", whole_number(1), 100, "Jobs that a light worker takes from the broker at once."
-        ),
+        Setting("WORKER_BATCH", whole_number(1), 100, "Jobs that a light worker takes from the broker at once."),
     ),
     group(
         "Mail",
@@ -239,9 +233,7 @@ GROUPS: tuple[Group, ...] = (
             False,
             "Turns to TLS after connecting (STARTTLS); the certificate is verified.",
         ),
-        Setting(
-            "MAIL_USE_SSL", boolean, False, "Speaks TLS from the first byte; the certificate is verified."
-        ),
+        Setting("MAIL_USE_SSL", boolean, False, "Speaks TLS from the first byte; the certificate is verified."),
         Setting(
             "MAIL_PORT",
             whole_number(1, 65535),
@@ -256,9 +248,7 @@ GROUPS: tuple[Group, ...] = (
         ),
         Setting("MAIL_USERNAME", text(), None, "The account at the SMTP server, when it wants one."),
         Setting("MAIL_PASSWORD", text(), None, "The password of that account.", secret=True),
-        Setting(
-            "MAIL_TIMEOUT_SECONDS", seconds(), 10.0, "A server that says nothing for this long has failed."
-        ),
+        Setting("MAIL_TIMEOUT_SECONDS", seconds(), 10.0, "A server that says nothing for this long has failed."),
         Setting(
             "MAIL_DEFAULT_SENDER",
             mailbox,
@@ -297,9 +287,7 @@ GROUPS: tuple[Group, ...] = (
             35,
             "A confirmed reservation is completed this long after its start.",
         ),
-        Setting(
-            "OVERDUE_SWEEP_SECONDS", whole_seconds, 300, "How often overdue reservations are looked for."
-        ),
+        Setting("OVERDUE_SWEEP_SECONDS", whole_seconds, 300, "How often overdue reservations are looked for."),
         Setting(
             "SCHEDULED_NOTIFICATIONS_SWEEP_SECONDS",
             whole_seconds,
@@ -324,9 +312,7 @@ GROUPS: tuple[Group, ...] = (
         Setting(
             "FILES_URL",
             files_url,
-            Derived(
-                lambda _, instance_path: (instance_path / "files").absolute().as_uri(), "`instance/files`"
-            ),
+            Derived(lambda _, instance_path: (instance_path / "files").absolute().as_uri(), "`instance/files`"),
             "Where uploaded files and reports are kept: `file:///…`, `s3://bucket/…` or `gs://bucket/…`.",
         ),
     ),
@@ -370,19 +356,14 @@ def read_settings(
 
 def _refuse_contradictions(values: Mapping[str, Any]) -> None:
     if values["MAIL_USE_TLS"] and values["MAIL_USE_SSL"]:
-        raise SettingError(
-            "MAIL_USE_TLS takes false when MAIL_USE_SSL is true: a connection is secured in one way"
-        )
+        raise SettingError("MAIL_USE_TLS takes false when MAIL_USE_SSL is true: a connection is secured in one way")
     if defaults.is_production(values) and values["MAIL_ENABLED"] and not values["MAIL_SERVER"]:
         raise SettingError(
-            "MAIL_SERVER takes the name of an SMTP server: it is not set, and production needs it "
-            "or MAIL_ENABLED=false"
+            "MAIL_SERVER takes the name of an SMTP server: it is not set, and production needs it or MAIL_ENABLED=false"
         )
 
 
-def _refuse_overrides(
-    values: Mapping[str, Any], overrides: Mapping[str, Any], known: Mapping[str, Any]
-) -> None:
+def _refuse_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     if overrides and values["APP_ENV"] != "testing":
         raise SettingError(f"APP_ENV takes testing where values are overridden: it is {values['APP_ENV']!r}")
     for name in overrides:

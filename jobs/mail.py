@@ -23,9 +23,4 @@ def retry_policy(settings: Mapping[str, Any]) -> RetryPolicy:
 @job("mail.deliver", queue="mail", retry=retry_policy, timeout_seconds=300, chunk=50, takes=("email_id",))
 def deliver(chunk: Chunk) -> None:
     """Renders the mails of the ledger that the chunk names, and hands them to the SMTP server."""
-    try:
-        mail.deliver(chunk)
-    except JobTimeoutError as error:
-        # Through the chunk, so that the ledger learns of it in the same transaction.
-        for item in chunk.unanswered:
-            chunk.fail(item, error)
+    mail.deliver(chunk)

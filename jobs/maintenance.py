@@ -1,4 +1,4 @@
-"""The job system's own upkeep: old records go."""
+"""Upkeep: records and mails that ended long ago go."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from flask import current_app
 from sqlalchemy.orm import Session
 
 from app.columns import utc_now
+from app.mail import prune_mails
 from app.outbox import prune_records
 from jobs.engine import ScheduleEntry, job
 from jobs.engine.schedule import prune_ticks
@@ -18,7 +19,7 @@ SCHEDULE = [ScheduleEntry("maintenance.prune", job="maintenance.prune", cron="17
 
 @job("maintenance.prune", queue="bulk", timeout_seconds=600)
 def prune(session: Session) -> dict[str, Any]:
-    """Deletes ended jobs, and the ticks that belong to them, after the days that the settings give."""
+    """Deletes ended jobs, past ticks and settled mails after the days that the settings give."""
     settings = current_app.config
     deleted = prune_records(
         session,
@@ -26,4 +27,5 @@ def prune(session: Session) -> dict[str, Any]:
         failed_older_than=timedelta(days=settings["JOBS_KEEP_FAILED_DAYS"]),
     )
     ticks = prune_ticks(session, utc_now() - timedelta(days=settings["JOBS_KEEP_DAYS"]))
-    return {"jobs": deleted, "ticks": ticks}
+    mails = prune_mails(session, timedelta(days=settings["MAILS_KEEP_DAYS"]))
+    return {"jobs": deleted, "ticks": ticks, "mails": mails}

@@ -1,4 +1,4 @@
-"""What Alembic runs: the application's engine and models, on SQLite in batch mode. Its log lines are the application's."""
+"""What Alembic runs: the application's engine and models, on SQLite in batch mode, logged as everything else is."""
 
 from __future__ import annotations
 

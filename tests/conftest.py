@@ -20,6 +20,7 @@ from app import create_app
 from app.extensions import Base, db, table_of
 from jobs.engine.light import LightWorker
 from tests.domain import Ticket
+from tests.processes import Processes
 from tests.servers import PostgresServer, ValkeyServer, short_folder
 
 DATABASES = ("sqlite", "postgresql")
@@ -133,6 +134,14 @@ def work(app: Flask, valkey: ValkeyServer) -> Iterator[Callable[[], None]]:
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def processes(app: Flask, settings: dict[str, Any], tmp_path: Path) -> Iterator[Processes]:
+    """Starts real processes over the same database and broker."""
+    running = Processes(settings, tmp_path)
+    yield running
+    running.kill_all()
 
 
 def make_app(environ: dict[str, Any], folder: Path) -> Flask:

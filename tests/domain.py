@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
@@ -11,8 +14,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.columns import text_enum
 from app.extensions import Base
-from app.outbox import Change, Creation, JobRequest, enqueue_many, on_change, on_created
-from jobs.engine import Chunk, RetryPolicy, job
+from app.outbox import Change, Creation, JobRecord, JobRequest, enqueue_many, on_change, on_created
+from jobs.engine import Chunk, RetryPolicy, current_job, job
 
 
 class TicketStatus(StrEnum):
@@ -48,9 +51,7 @@ def ticket_changed(changes: Sequence[Change]) -> None:
     enqueue_many(
         "test.tell",
         [
-            JobRequest(
-                {"ticket_id": int(c.subject.id), "old": c.old, "new": c.new}, subject=c.subject, change_id=c.id
-            )
+            JobRequest({"ticket_id": int(c.subject.id), "old": c.old, "new": c.new}, subject=c.subject, change_id=c.id)
             for c in changes
         ],
     )
@@ -67,6 +68,39 @@ def tell(session: Session, ticket_id: int, old: str, new: str) -> dict[str, str]
     return {"old": old, "new": new}
 
 
+@job("test.nap", queue="bulk", timeout_seconds=2)
+def nap(session: Session, seconds: float, uninterrupted: bool = False) -> dict[str, int]:
+    """Takes its time, in Python or in one call of C, and marks a ticket that it did."""
+    session.add(Ticket(title="napped"))
+    ends_at = time.monotonic() + seconds
+    while time.monotonic() < ends_at:
+        time.sleep(seconds if uninterrupted else 0.01)
+    return {"pid": os.getpid()}
+
+
+@job("test.long_nap", queue="default", timeout_seconds=60)
+def long_nap(session: Session, seconds: float) -> dict[str, int]:
+    """The same with a generous limit."""
+    return nap(session, seconds)
+
+
+@job("test.heavy_nap", queue="heavy", timeout_seconds=2)
+def heavy_nap(session: Session, seconds: float) -> dict[str, int]:
+    """The same in a process of its own."""
+    return nap(session, seconds, uninterrupted=True)
+
+
+@job("test.crash", queue="heavy")
+def crash(session: Session, times: int) -> str:
+    """Kills its own process, the first so many times."""
+    claims = session.scalar(sa.select(JobRecord.claims).where(JobRecord.id == current_job().claim.id)) or 0
+    session.add(Ticket(title="crashed or not"))
+    session.flush()
+    if claims <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
 # What `test.act` and `test.act_in_chunks` do, set by a test.
 behaviour: dict[str, Callable[..., Any]] = {}
 
@@ -81,9 +115,3 @@ def act(session: Session, ticket_id: int = 0) -> Any:
 def act_in_chunks(chunk: Chunk) -> None:
     """Does what the test says, with many."""
     behaviour["chunk"](chunk)
-
-
-@job("test.heavy", queue="heavy", timeout_seconds=2)
-def heavy(session: Session, ticket_id: int = 0) -> Any:
-    """Does what the test says, in a process of its own."""
-    return behaviour["heavy"](session, ticket_id)

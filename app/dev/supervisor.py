@@ -69,11 +69,7 @@ class Service:
         died_early = time.monotonic() - self._started_at < EARLY_DEATH_SECONDS
         self.early_deaths = self.early_deaths + 1 if died_early else 0
         code = self._process.returncode if self._process else 0
-        return (
-            f"{self.name} was killed by signal {-code}"
-            if code < 0
-            else f"{self.name} ended with status {code}"
-        )
+        return f"{self.name} was killed by signal {-code}" if code < 0 else f"{self.name} ended with status {code}"
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the process, SIGKILL to all that it started."""

@@ -25,6 +25,7 @@ from app.mail.errors import (
 )
 from app.mail.links import absolute_url, page_url
 from app.mail.models import EmailMessage, MailEntry, MailState
+from app.mail.pruning import prune_mails
 from app.mail.queries import counts_by_state, find_mails, get_mail, mails_of_job
 from app.mail.registry import mail_kind
 from app.mail.services import MailRequest, may_resend, resend, send_mail, send_mails
@@ -58,6 +59,7 @@ __all__ = [
     "mails_of_job",
     "may_resend",
     "page_url",
+    "prune_mails",
     "resend",
     "send_mail",
     "send_mails",

@@ -87,7 +87,7 @@ def send_mails(kind: str, requests: Iterable[MailRequest]) -> list[str]:
         return []
     written = insert_ignoring_conflicts(db.session(), EmailMessage, rows)
     new = [row for row in rows if row["id"] in written]
-    _enqueue_deliveries([row for row in new if row["state"] is MailState.QUEUED])
+    enqueue_many(DELIVER, [_delivery(row) for row in new if row["state"] is MailState.QUEUED])
     return [row["id"] for row in new]
 
 
@@ -106,7 +106,8 @@ def resend(mail_id: str) -> str:
     """
     mail = _locked(mail_id)
     _refuse_resend(mail)
-    (job_id,) = enqueue_many(DELIVER, [_delivery(mail)])
+    job_id = new_id()
+    enqueue_many(DELIVER, [_delivery({**mail, "job_id": job_id})])
     message_id = new_message_id(new_id()) if mail["sent_at"] else mail["message_id"]
     statement = (
         sa.update(_LEDGER)
@@ -141,7 +142,7 @@ def _rows(kind: str, request: MailRequest) -> Iterator[dict[str, Any]]:
 
 
 def _row(kind: str, request: MailRequest, person: Recipient, key: str) -> dict[str, Any]:
-    id = new_id()
+    id, state = new_id(), _first_state(person)
     return {
         "id": id,
         "unique_key": key,
@@ -153,7 +154,8 @@ def _row(kind: str, request: MailRequest, person: Recipient, key: str) -> dict[s
         "subject_id": str(request.subject.id) if request.subject else None,
         "change_id": request.change_id,
         "user_id": current_origin().user_id,
-        "state": _first_state(person),
+        "job_id": new_id() if state is MailState.QUEUED else None,
+        "state": state,
         "last_error": person.problem,
         "message_id": new_message_id(id),
         "created_at": utc_now(),
@@ -172,20 +174,9 @@ def _checked_key(key: str) -> str:
     return key
 
 
-def _enqueue_deliveries(rows: Sequence[Mapping[str, Any]]) -> None:
-    if not rows:
-        return
-    job_ids = enqueue_many(DELIVER, [_delivery(row) for row in rows])
-    statement = (
-        sa.update(_LEDGER).where(_LEDGER.c.id == sa.bindparam("mail_id")).values(job_id=sa.bindparam("new_job_id"))
-    )
-    pairs = [{"mail_id": row["id"], "new_job_id": job_id} for row, job_id in zip(rows, job_ids, strict=True)]
-    db.session().connection().execute(statement, pairs)
-
-
 def _delivery(row: Mapping[str, Any]) -> JobRequest:
     subject = Subject(row["subject_type"], row["subject_id"]) if row["subject_type"] else None
-    return JobRequest(args={"email_id": row["id"]}, subject=subject, change_id=row["change_id"])
+    return JobRequest(args={"email_id": row["id"]}, subject=subject, change_id=row["change_id"], id=row["job_id"])
 
 
 def _locked(mail_id: str) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import structlog
 from flask import Flask, current_app
 
 from app.extensions import BelfrySession
@@ -92,6 +93,8 @@ __all__ = [
     "subject_type",
 ]
 
+log = structlog.get_logger(__name__)
+
 
 @dataclass
 class Outbox:
@@ -119,7 +122,10 @@ def publisher(app: Flask | None = None) -> Publisher:
 
 
 def _publish(records: Sequence[Published]) -> None:
-    publisher().publish(records)
+    try:
+        publisher().publish(records)
+    except Exception:
+        log.exception("publish.failed", records=len(records))
 
 
 hooks.listen(BelfrySession)

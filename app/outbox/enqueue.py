@@ -43,6 +43,7 @@ class JobRequest:
         scheduled_at: not before this aware moment; None means now.
         subject: the row it is about.
         change_id: the status change that caused it.
+        id: the record's id, from `new_id`, for callers whose own rows name it; None makes one.
     """
 
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class JobRequest:
     scheduled_at: datetime | None = None
     subject: Subject | None = None
     change_id: str | None = None
+    id: str | None = None
 
 
 def enqueue(
@@ -149,7 +151,7 @@ def _row(spec: JobSpec, request: JobRequest) -> dict[str, Any]:
     now = utc_now()
     is_later = request.scheduled_at is not None and request.scheduled_at > now
     return {
-        "id": new_id(),
+        "id": request.id or new_id(),
         "name": spec.name,
         "queue": spec.queue,
         "state": JobState.SCHEDULED if is_later else JobState.PENDING,

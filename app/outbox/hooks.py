@@ -102,7 +102,7 @@ def _record(
         for id, old, new in differences
     ]
     if changes:
-        common = {"field": column, "request_id": origin.request_id, "batch_id": batch_id}
+        common = {"field": column, "batch_id": batch_id, "request_id": origin.request_id, "job_id": origin.job_id}
         rows = [_change_row(change) | common for change in changes]
         session.connection().execute(sa.insert(table_of(StatusChange)), rows)
     return changes

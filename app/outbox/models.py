@@ -117,6 +117,8 @@ class StatusChange(Base):
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     user_id: Mapped[int | None]
     request_id: Mapped[str | None] = mapped_column(sa.String(64))
+    # The job that made the change, None when a person did.
+    job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
     # Set for the changes of one bulk statement, which is then held to exactly these rows.
     batch_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
 

@@ -1,4 +1,4 @@
-"""Who and what stands behind a change: the user and the request. Set where work enters, read where rows are written."""
+"""Who and what stands behind a change: user, request, job. Set where work enters, read where rows are written."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Origin:
-    """The user (id, None for the system) and the request (id, None outside of one) that cause a change."""
+    """What causes a change: the user's id (None is the system), the request's, and the id of the job that makes it."""
 
     user_id: int | None = None
     request_id: str | None = None
+    job_id: str | None = None
 
 
 SYSTEM = Origin()

@@ -63,12 +63,13 @@ class Publisher:
         self.breaker.succeeded()
         return True
 
-    def push(self, records: Iterable[Published], *, timers: Sequence[str] = ()) -> None:
+    def push(self, records: Iterable[Published], *, timers: Sequence[bytes] = ()) -> None:
         """Pushes `records`, a pipeline for every 500. Raises redis.RedisError.
 
         Args:
             records: what to push.
-            timers: the timers that this ends, in the order of `records`; each goes with its record or stays.
+            timers: the members of rq-scheduler's set that this ends, in the order of `records`: each goes together
+                with its record, or stays.
         """
         remaining, ended = iter(records), iter(timers)
         while batch := list(islice(remaining, PIPELINE_RECORDS)):

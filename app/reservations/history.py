@@ -90,7 +90,7 @@ def _for_customer(entry: HistoryEntry, customer: User) -> HistoryEntry:
     # The desk's address, the jobs, and what a mail server answered are the school's business.
     own = [mail for mail in entry.mails if customer.email in mail.recipients]
     mails = [replace(mail, last_error=None, job_id=None, job=None) for mail in own]
-    return replace(entry, mails=mails, jobs=())
+    return replace(entry, mails=mails, jobs=(), job_id=None)
 
 
 def _changes(reservation: Reservation) -> Sequence[StatusChange]:
@@ -164,7 +164,7 @@ def _entry(
     change: StatusChange, names: Mapping[int, str], mails: Sequence[MailOfChange], jobs: Sequence[JobOfChange]
 ) -> HistoryEntry:
     who = names.get(change.user_id or 0) or (SWEEP if change.new == ReservationStatus.COMPLETED else SYSTEM)
-    return HistoryEntry(change.at, who, change.old, change.new or "", mails, jobs)
+    return HistoryEntry(change.at, who, change.old, change.new or "", mails, jobs, job_id=change.job_id)
 
 
 def _job_of(job: JobRecord) -> JobOfChange:

@@ -27,8 +27,7 @@ def is_production(values: Mapping[str, Any]) -> bool:
 def secret_key(values: Mapping[str, Any], instance_path: Path) -> str:
     if is_production(values):
         raise SettingError(
-            f"SECRET_KEY takes at least {SECRET_KEY_CHARACTERS} characters: "
-            "it is not set, and production needs one"
+            f"SECRET_KEY takes at least {SECRET_KEY_CHARACTERS} characters: it is not set, and production needs one"
         )
     return _kept_secret_key(instance_path / "secret-key")
 

@@ -75,6 +75,11 @@ class Chunk:
         """The item failed; the job's retry policy says what follows."""
         self._take(item, None, error)
 
+    def fail_rest(self, error: BaseException) -> None:
+        """All items without an answer failed."""
+        self._waiting += [(item, None, error) for item in self._unanswered.values()]
+        self._unanswered.clear()
+
     def settle(self) -> None:
         """Ends and commits all items answered so far. When it raises, they are kept for the next call."""
         if not self._waiting:

@@ -130,15 +130,16 @@ class Clock(Scheduler):
     def enqueue_jobs(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody uses the list
         """Moves what is due. One bad member never holds up the others."""
         due = self.connection.zrangebyscore(self.scheduled_jobs_key, 0, time.time(), start=0, num=PAGE_TIMERS)
-        members = [member.decode(errors="replace") for member in due]
-        for name in [member for member in members if member.startswith(SCHEDULE_PREFIX)]:
-            self._tick(name.removeprefix(SCHEDULE_PREFIX))
-        self._move([member for member in members if not member.startswith(SCHEDULE_PREFIX)])
+        schedules = [member for member in due if member.startswith(SCHEDULE_PREFIX.encode())]
+        for member in schedules:
+            self._tick(member)
+        self._move([member for member in due if member not in schedules])
 
-    def _tick(self, name: str) -> None:
+    def _tick(self, member: bytes) -> None:
+        name = member.decode(errors="replace").removeprefix(SCHEDULE_PREFIX)
         entry = self._entries.get(name)
         if entry is None:
-            self._remove_timers([SCHEDULE_PREFIX + name])
+            self._remove_timers([member])
             return
         # The tick commits before the timer moves on: a death in between repeats the tick, which SQL then refuses.
         settled = schedule.tick(db.session(), entry)
@@ -146,16 +147,16 @@ class Clock(Scheduler):
         if settled:
             log.info("schedule.tick", schedule=name, ticks=len(settled))
 
-    def _move(self, members: Sequence[str]) -> None:
+    def _move(self, members: Sequence[bytes]) -> None:
         """Pushes the due records among `members` and ends their timers, both in one transaction of Redis."""
         if not members:
             return
-        ids = {id: member for member in members if (id := as_uuid_text(member))}
-        records, later = self._look_up(list(ids))
-        self._publisher.push(records, timers=[ids[record.id] for record in records])
-        known = {record.id for record in records} | later.keys()
-        self._remove_timers([member for id, member in ids.items() if id not in known])
-        self._remove_timers([member for member in members if member not in ids.values()])
+        timers = {id: member for member in members if (id := as_uuid_text(member.decode(errors="replace")))}
+        records, later = self._look_up(list(timers))
+        self._publisher.push(records, timers=[timers[record.id] for record in records])
+        wanted = {timers[id] for id in (*later, *(record.id for record in records))}
+        # What is left is cancelled, ended, or was never ours.
+        self._remove_timers([member for member in members if member not in wanted])
         if later:
             self.connection.zadd(self.scheduled_jobs_key, later)
         self._mark_queued([record.id for record in records])
@@ -193,10 +194,10 @@ class Clock(Scheduler):
 
     def _forget_removed_schedules(self) -> None:
         members = self.connection.zscan_iter(self.scheduled_jobs_key, match=SCHEDULE_PREFIX + "*")
-        names = [member.decode().removeprefix(SCHEDULE_PREFIX) for member, _ in members]
-        self._remove_timers([SCHEDULE_PREFIX + name for name in names if name not in self._entries])
+        known = {(SCHEDULE_PREFIX + name).encode() for name in self._entries}
+        self._remove_timers([member for member, _ in members if member not in known])
 
-    def _remove_timers(self, members: Sequence[str]) -> None:
+    def _remove_timers(self, members: Sequence[bytes]) -> None:
         if members:
             self.connection.zrem(self.scheduled_jobs_key, *members)
 

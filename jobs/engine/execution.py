@@ -91,11 +91,15 @@ def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit) -> En
     except (Exception, JobTimeoutError) as error:
         failure = error
     chunk.session.rollback()
-    # What is answered stands; its commit may have to wait for the database.
+    ends: Ends = []
+    if _is_database_outage(failure):
+        ends = _end_failed(chunk.unanswered, failure, found)
+    else:
+        # Through the chunk, so that the function's own `save` learns of it in the same transaction.
+        chunk.fail_rest(failure)
     _until_database_answers(chunk.settle)
-    ends = chunk.ends + _end_failed(chunk.unanswered, failure, found)
     log.info("chunk.ended", records=len(items), seconds=_seconds_since(items[0]))
-    return ends
+    return ends + chunk.ends
 
 
 def _end_failed(items: Sequence[Claim], error: BaseException, found: JobDefinition | None) -> Ends:
@@ -162,7 +166,7 @@ def _observed(item: Claim) -> Iterator[None]:
 
 @contextmanager
 def _on_behalf_of(item: Claim) -> Iterator[None]:
-    with running(item), acting_as(Origin(item.user_id, item.request_id)):
+    with running(item), acting_as(Origin(item.user_id, item.request_id, item.id)):
         yield
 
 

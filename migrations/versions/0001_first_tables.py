@@ -6,9 +6,8 @@ Create Date: 2026-11-21 22:18:43.965622
 
 """
 
-from alembic import op
 import sqlalchemy as sa
-
+from alembic import op
 
 revision = "0001"
 down_revision = None
@@ -214,6 +213,7 @@ def upgrade():
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("user_id", sa.Integer(), nullable=True),
         sa.Column("request_id", sa.String(length=64), nullable=True),
+        sa.Column("job_id", sa.Uuid(as_uuid=False), nullable=True),
         sa.Column("batch_id", sa.Uuid(as_uuid=False), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_status_changes")),
     )

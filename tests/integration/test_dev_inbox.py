@@ -35,9 +35,7 @@ def test_a_mail_is_kept_as_it_came_with_its_envelope_on_top(
     folder, _ = inbox
 
     with smtplib.SMTP("127.0.0.1", int((folder / "port").read_text()), timeout=10) as server:
-        server.sendmail(
-            "desk@example.org", ["a@example.org", "b@example.org"], b"Subject: Hello\r\n\r\nText\r\n"
-        )
+        server.sendmail("desk@example.org", ["a@example.org", "b@example.org"], b"Subject: Hello\r\n\r\nText\r\n")
 
     (mail,) = folder.glob("*.eml")
     assert mail.read_bytes() == (

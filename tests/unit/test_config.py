@@ -109,9 +109,7 @@ def test_text_becomes_a_value(tmp_path: Path, name: str, text: str, value: objec
         ("FILES_URL", "/srv/files"),
     ],
 )
-def test_a_wrong_value_is_refused_in_one_line_with_name_and_value(
-    tmp_path: Path, name: str, text: str
-) -> None:
+def test_a_wrong_value_is_refused_in_one_line_with_name_and_value(tmp_path: Path, name: str, text: str) -> None:
     message = refusal(tmp_path, **{name: text})
 
     assert message.startswith(f"{name} takes ")
@@ -214,9 +212,7 @@ def test_mail_takes_its_domain_from_the_public_address(tmp_path: Path) -> None:
 
 
 def test_tests_override_settings_and_what_follows_from_them_follows(tmp_path: Path) -> None:
-    config = read(
-        tmp_path, {"APP_ENV": "testing", "DATABASE_URL": "postgres://host/tests", "WTF_CSRF_ENABLED": False}
-    )
+    config = read(tmp_path, {"APP_ENV": "testing", "DATABASE_URL": "postgres://host/tests", "WTF_CSRF_ENABLED": False})
 
     assert config["TESTING"] is True
     assert config["SQLALCHEMY_DATABASE_URI"] == "postgresql+psycopg://host/tests"

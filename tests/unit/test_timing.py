@@ -31,9 +31,24 @@ BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
 CASES = [
     ("a daily line in UTC", Cron("0 3 * * *"), "2026-11-21T00:00", ["11-21 03:00", "11-22 03:00"]),
     ("the tick itself is not after itself", Cron("0 3 * * *"), "2026-11-21T03:00", ["11-22 03:00"]),
-    ("a local hour in winter and in summer", Cron("0 7 * * *", BERLIN), "2026-03-28T00:00", ["03-28 06:00", "03-29 05:00"]),
-    ("a skipped time runs right after the gap", Cron("30 2 * * *", BERLIN), "2026-03-28T12:00", ["03-29 01:00", "03-30 00:30"]),
-    ("a doubled time runs the first time only", Cron("30 2 * * *", BERLIN), "2026-10-24T12:00", ["10-25 00:30", "10-26 01:30"]),
+    (
+        "a local hour in winter and in summer",
+        Cron("0 7 * * *", BERLIN),
+        "2026-03-28T00:00",
+        ["03-28 06:00", "03-29 05:00"],
+    ),
+    (
+        "a skipped time runs right after the gap",
+        Cron("30 2 * * *", BERLIN),
+        "2026-03-28T12:00",
+        ["03-29 01:00", "03-30 00:30"],
+    ),
+    (
+        "a doubled time runs the first time only",
+        Cron("30 2 * * *", BERLIN),
+        "2026-10-24T12:00",
+        ["10-25 00:30", "10-26 01:30"],
+    ),
     (
         "a wildcard follows the real clock over the gap",
         Cron("0 * * * *", BERLIN),
@@ -47,7 +62,12 @@ CASES = [
         ["10-25 00:00", "10-25 00:30", "10-25 01:00", "10-25 01:30", "10-25 02:00"],
     ),
     ("a time before the gap is untouched", Cron("59 1 * * *", BERLIN), "2026-03-28T12:00", ["03-29 00:59"]),
-    ("the first moment after the gap runs once", Cron("0 3 * * *", BERLIN), "2026-03-28T12:00", ["03-29 01:00", "03-30 01:00"]),
+    (
+        "the first moment after the gap runs once",
+        Cron("0 3 * * *", BERLIN),
+        "2026-03-28T12:00",
+        ["03-29 01:00", "03-30 01:00"],
+    ),
     ("another zone's gap", Cron("30 2 * * *", NEW_YORK), "2026-03-07T12:00", ["03-08 07:00", "03-09 06:30"]),
     ("a weekday", Cron("0 9 * * 1"), "2026-11-21T00:00", ["11-23 09:00", "11-30 09:00"]),
     ("the 29th of February", Cron("0 0 29 2 *"), "2026-11-21T00:00", ["02-29 00:00"]),
@@ -75,7 +95,9 @@ def test_a_wrong_interval_is_refused(seconds):
 
 
 @given(
-    st.sampled_from([Cron("*/15 * * * *", BERLIN), Cron("30 2 * * *", BERLIN), Cron("5 */2 * * *", NEW_YORK), Every(7)]),
+    st.sampled_from(
+        [Cron("*/15 * * * *", BERLIN), Cron("30 2 * * *", BERLIN), Cron("5 */2 * * *", NEW_YORK), Every(7)]
+    ),
     st.integers(0, 366 * 24 * 60),
 )
 def test_ticks_only_move_forward_and_do_not_depend_on_when_one_asks(timing, minutes):

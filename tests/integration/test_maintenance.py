@@ -1,0 +1,32 @@
+"""The upkeep job deletes what its settings say, and nothing that is still of use."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from app.columns import utc_now
+from app.mail import EmailMessage, MailState, send_mail
+from app.outbox import JobRecord, JobState, enqueue
+
+
+def test_old_jobs_and_settled_mails_go_and_the_rest_stays(session, work):
+    sent = send_mail("test-message", "a@example.org", "old/sent")
+    held = send_mail("test-message", "b@example.org", "old/held")
+    recent = send_mail("test-message", "c@example.org", "recent")
+    long_ago = utc_now() - timedelta(days=1_000)
+    ledger = sa.update(EmailMessage)
+    session.execute(ledger.where(EmailMessage.id == sent).values(state=MailState.SENT, created_at=long_ago))
+    session.execute(ledger.where(EmailMessage.id == held).values(state=MailState.UNCERTAIN, created_at=long_ago))
+    session.execute(ledger.where(EmailMessage.id == recent).values(state=MailState.SENT))
+    session.execute(sa.update(JobRecord).values(state=JobState.COMPLETED, finished_at=long_ago))
+    session.commit()
+    id = enqueue("maintenance.prune")
+    session.commit()
+    work()
+    record = session.get(JobRecord, id, populate_existing=True)
+    assert record.state is JobState.COMPLETED
+    assert record.result == {"jobs": 3, "ticks": 0, "mails": 1}
+    assert set(session.scalars(sa.select(EmailMessage.id))) == {held, recent}
+    assert session.scalars(sa.select(JobRecord.id)).all() == [id]

@@ -1,0 +1,163 @@
+"""Workers as real processes: RQ's stock commands, timeouts that stop anything, and deaths of every kind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import sqlalchemy as sa
+
+from app.extensions import db
+from app.outbox import AttemptOutcome, JobAttempt, JobRecord, JobState, enqueue
+from tests.domain import Ticket
+from tests.processes import children_of, kill_group
+from tests.servers import wait_until
+
+LIGHT = ("-w", "jobs.engine.light.LightWorker")
+HEAVY = ("-w", "jobs.engine.heavy.HeavyWorker")
+
+
+def asked(session, name: str, **args) -> str:
+    id = enqueue(name, **args)
+    session.commit()
+    return id
+
+
+def read(id: str) -> JobRecord:
+    db.session.rollback()
+    record = db.session.get(JobRecord, id, populate_existing=True)
+    db.session.expunge(record)
+    db.session.rollback()
+    return record
+
+
+def state_is(id: str, *states: JobState):
+    def reached() -> bool:
+        return read(id).state in states
+
+    reached.__name__ = f"state of {id} in {states}"
+    return reached
+
+
+def tickets(session) -> int:
+    count = session.scalar(sa.select(sa.func.count(Ticket.id)))
+    session.rollback()
+    return count
+
+
+def attempts(session, id: str) -> list[JobAttempt]:
+    found = list(session.scalars(sa.select(JobAttempt).where(JobAttempt.job_id == id)))
+    session.rollback()
+    return found
+
+
+def test_rqs_stock_worker_command_runs_the_light_worker(session, processes, settings):
+    id = asked(session, "test.greet", ticket_id=1)
+    assert processes.run("rq", "worker", *LIGHT, "--url", settings["REDIS_URL"], "--burst", "mail", "default") == 0
+    assert read(id).state is JobState.COMPLETED, processes.output()
+
+
+def test_rqs_stock_pool_command_runs_light_workers(session, processes, settings):
+    ids = [asked(session, "test.greet", ticket_id=n) for n in range(10)]
+    command = ("rq", "worker-pool", *LIGHT, "--url", settings["REDIS_URL"], "-n", "2", "--burst", "mail", "default")
+    assert processes.run(*command) == 0
+    assert {read(id).state for id in ids} == {JobState.COMPLETED}, processes.output()
+
+
+def test_rqs_stock_worker_command_runs_the_heavy_worker(session, processes, settings):
+    id = asked(session, "test.heavy_nap", seconds=0.1)
+    assert processes.run("rq", "worker", *HEAVY, "--url", settings["REDIS_URL"], "--burst", "heavy") == 0
+    record = read(id)
+    assert record.state is JobState.COMPLETED, processes.output()
+    assert record.result["pid"] != os.getpid()
+    assert record.worker.startswith("heavy-")
+
+
+def test_a_heavy_job_that_sits_in_c_is_stopped_by_its_timeout(session, processes):
+    id = asked(session, "test.heavy_nap", seconds=50)
+    began = time.monotonic()
+    assert processes.run("flask", "jobs", "worker", "--heavy", "--burst") == 0
+    assert time.monotonic() - began < 30
+    record = read(id)
+    assert (record.state, record.error_type) == (JobState.FAILED, "JobTimeoutError"), processes.output()
+    assert attempts(session, id)[0].outcome is AttemptOutcome.TIMED_OUT
+    assert tickets(session) == 0
+
+
+def test_a_killed_work_horse_is_an_interruption_on_record_and_its_job_runs_again(session, processes):
+    id = asked(session, "test.crash", times=2)
+    processes.run("flask", "jobs", "worker", "--heavy", "--burst")
+    record = read(id)
+    assert (record.state, record.result) == (JobState.COMPLETED, "survived"), processes.output()
+    assert (record.attempt, record.claims) == (1, 3)
+    told = attempts(session, id)
+    assert [attempt.outcome for attempt in told] == [AttemptOutcome.INTERRUPTED] * 2
+    assert "SIGKILL" in told[0].error_message
+    assert tickets(session) == 1
+
+
+def test_the_third_death_in_a_row_fails_the_job_as_a_poison_pill(session, processes):
+    id = asked(session, "test.crash", times=9)
+    processes.run("flask", "jobs", "worker", "--heavy", "--burst")
+    record = read(id)
+    assert (record.state, record.error_type) == (JobState.FAILED, "PoisonPillError"), processes.output()
+    assert record.claims == 3
+
+
+def test_after_kill_9_of_a_worker_another_takes_its_job(session, processes):
+    processes.scheduler()
+    id = asked(session, "test.long_nap", seconds=3)
+    first = processes.worker()
+    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    kill_group(first, signal.SIGKILL)
+    processes.worker()
+    wait_until(lambda: read(id).claims == 2, seconds=40)
+    wait_until(state_is(id, JobState.COMPLETED), seconds=30)
+    record = read(id)
+    assert record.attempt == 1, processes.output()
+    assert attempts(session, id)[0].outcome is AttemptOutcome.INTERRUPTED
+    assert tickets(session) == 1
+
+
+def test_sigterm_lets_a_running_job_finish(session, processes):
+    id = asked(session, "test.long_nap", seconds=2)
+    worker = processes.worker()
+    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    assert read(id).state is JobState.COMPLETED, processes.output()
+
+
+def test_sigterm_gives_back_what_does_not_finish_within_the_grace(session, processes):
+    id = asked(session, "test.long_nap", seconds=30)
+    worker = processes.worker(SHUTDOWN_GRACE_SECONDS="1")
+    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    record = read(id)
+    assert record.state is JobState.PENDING, processes.output()
+    assert (record.attempt, record.interruptions) == (0, 0)
+    assert tickets(session) == 0
+
+
+def test_a_pool_of_processes_replaces_a_worker_that_died(session, processes):
+    pool = processes.worker("--processes", "2")
+    wait_until(lambda: len(children_of(pool.pid)) == 2, seconds=30)
+    victim = children_of(pool.pid)[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(set(children_of(pool.pid)) - {victim}) == 2, seconds=20)
+    id = asked(session, "test.greet", ticket_id=1)
+    wait_until(state_is(id, JobState.COMPLETED), seconds=30)
+    pool.send_signal(signal.SIGTERM)
+    assert pool.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_a_light_job_that_sits_in_c_past_its_timeout_ends_the_process_and_not_the_job(session, processes):
+    id = asked(session, "test.nap", seconds=45, uninterrupted=True)
+    worker = processes.worker()
+    assert worker.wait(60) == 75, processes.output()
+    assert read(id).state is JobState.RUNNING  # the rescue's turn: this worker gives no sign of life any more
+    assert tickets(session) == 0

@@ -18,7 +18,7 @@ install: $(INSTALLED) ## make .venv and put everything into it
 	@:
 
 test: $(INSTALLED) ## run the whole test suite; ARGS go to pytest
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(INSTALLED) ## lint, types, import rules, migrations, unused code
 	$(BIN)/ruff check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def _prepare(app: Flask) -> None:
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = extensions.engine_options(
         app.config["SQLALCHEMY_DATABASE_URI"], app.config["SQLITE_BUSY_TIMEOUT_SECONDS"]
     )
+    # Addresses of static files carry their time of change, see app.presentation.
+    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)
     Path(app.instance_path).mkdir(parents=True, exist_ok=True)
     for part in (logs, extensions, outbox, headers, answers, presentation, api):
         part.init_app(app)

@@ -17,7 +17,7 @@ from jobs.engine.schedule import prune_ticks
 SCHEDULE = [ScheduleEntry("maintenance.prune", job="maintenance.prune", cron="17 3 * * *")]
 
 
-@job("maintenance.prune", queue="bulk", timeout_seconds=600)
+@job("maintenance.prune", queue="bulk", timeout_seconds=600, is_singleton=True)
 def prune(session: Session) -> dict[str, Any]:
     """Deletes ended jobs, past ticks and settled mails after the days that the settings give."""
     settings = current_app.config

@@ -8,7 +8,7 @@ from app import reservations
 from jobs.engine import ScheduleEntry, job
 
 
-@job("reservations.sweep_overdue", queue="default", timeout_seconds=120)
+@job("reservations.sweep_overdue", queue="default", timeout_seconds=120, is_singleton=True)
 def sweep_overdue(session: Session) -> dict[str, int]:
     """Completes confirmed reservations that began long enough ago."""
     return {"completed": reservations.sweep_overdue(session)}

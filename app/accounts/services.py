@@ -74,10 +74,13 @@ def authenticate(login: str, password: str) -> User | None:
     Takes the same time whether or not the login exists, so that nobody finds out who is a user.
     """
     user = find_user(login)
-    if user is None:
+    stored = user.password_hash if user else None
+    # Checking takes long on purpose; on SQLite, whoever has read keeps every other writer waiting meanwhile.
+    db.session.rollback()
+    if stored is None:
         hash_password(password)  # as long as checking one
         return None
-    if not is_password(user.password_hash, password) or not user.active:
+    if not is_password(stored, password) or user is None or not user.active:
         return None
     if needs_rehash(user.password_hash):
         user.password_hash = hash_password(password)

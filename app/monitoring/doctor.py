@@ -47,7 +47,6 @@ def examine(app: Flask) -> list[Finding]:
         *(_look(f"queue {queue}", lambda queue=queue: _workers_of(app, queue)) for queue in QUEUES),
         _look("scheduler", lambda: _scheduler(app)),
         _look("smtp", _smtp),
-        _look("storage", lambda: _storage(app)),
     ]
 
 
@@ -109,10 +108,6 @@ def _scheduler(app: Flask) -> str:
 
 def _smtp() -> str:
     return check_connection()
-
-
-def _storage(app: Flask) -> str:
-    return f"{app.config['FILES_URL'].partition('://')[0]} (not used yet)"
 
 
 def _fresh(app: Flask, *conditions: sa.ColumnElement[bool]) -> list[WorkerProcess]:

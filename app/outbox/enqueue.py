@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -100,7 +100,7 @@ def enqueue_many(name: str, requests: Iterable[JobRequest], *, session: Session 
     """
     spec = catalogue().get(name)
     session = session or db.session()
-    wanted = list(requests)
+    wanted = [_with_key(spec, request) for request in requests]
     for request in wanted:
         _check_args(spec, request.args)
     rows = [_row(spec, request) for request in wanted]
@@ -134,6 +134,10 @@ def insert_ignoring_conflicts(
 def _insert(session: Session, rows: list[dict[str, Any]]) -> set[str]:
     session.connection().execute(sa.insert(table_of(JobRecord)), rows)
     return {row["id"] for row in rows}
+
+
+def _with_key(spec: JobSpec, request: JobRequest) -> JobRequest:
+    return replace(request, unique_key=f"job/{spec.name}") if spec.is_singleton else request
 
 
 def _any_unique(requests: Iterable[JobRequest]) -> bool:

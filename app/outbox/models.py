@@ -145,7 +145,6 @@ class Schedule(Base):
     first_tick_at: Mapped[datetime] = mapped_column(UtcDateTime)
     last_tick_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     paused_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    paused_by: Mapped[int | None]
 
 
 class TickOutcome(StrEnum):

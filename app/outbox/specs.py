@@ -25,6 +25,7 @@ class JobSpec:
         timeout_seconds: how long one attempt may take; None takes JOB_TIMEOUT_SECONDS.
         parameters: the names that its function accepts.
         required: those of them without a default.
+        is_singleton: at most one job of this name lives at a time, whoever asks.
     """
 
     name: str
@@ -33,6 +34,7 @@ class JobSpec:
     timeout_seconds: int | None = None
     parameters: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
+    is_singleton: bool = False
     doc: str = ""
 
 

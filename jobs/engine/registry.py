@@ -24,6 +24,7 @@ class JobDefinition:
     timeout_seconds: int | None
     chunk: int | None
     takes: tuple[str, ...]
+    is_singleton: bool
 
     def policy(self, settings: Mapping[str, Any]) -> RetryPolicy:
         """The retry policy under `settings`."""
@@ -40,6 +41,7 @@ class JobDefinition:
             timeout_seconds=self.timeout_seconds,
             parameters=frozenset(p.name for p in parameters) | frozenset(self.takes),
             required=frozenset(required) | frozenset(self.takes),
+            is_singleton=self.is_singleton,
             doc=inspect.getdoc(self.function) or "",
         )
 
@@ -55,6 +57,7 @@ def job(
     timeout_seconds: int | None = None,
     chunk: int | None = None,
     takes: tuple[str, ...] = (),
+    is_singleton: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a function as a job.
 
@@ -69,6 +72,7 @@ def job(
         timeout_seconds: how long one attempt may take; None takes JOB_TIMEOUT_SECONDS.
         chunk: the most records that one call may get.
         takes: the arguments of each record of a chunk, by name.
+        is_singleton: whether at most one job of this name lives at a time; asking again gives the living one.
     """
     if queue not in QUEUES:
         raise ValueError(f"{name}: queue takes one of {', '.join(QUEUES)}, not {queue!r}")
@@ -77,7 +81,7 @@ def job(
         known = _definitions.get(name)
         if known is not None and known.function.__module__ != function.__module__:
             raise ValueError(f"{name} is registered by {known.function.__module__} already")
-        _definitions[name] = JobDefinition(name, function, queue, retry, timeout_seconds, chunk, takes)
+        _definitions[name] = JobDefinition(name, function, queue, retry, timeout_seconds, chunk, takes, is_singleton)
         return function
 
     return register

@@ -199,7 +199,6 @@ def upgrade():
         sa.Column("first_tick_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("last_tick_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("paused_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("paused_by", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_schedules")),
     )
     op.create_table(

@@ -381,6 +381,12 @@ def test_one_live_job_per_unique_key(session, work):
     assert second != first
 
 
+def test_a_singleton_lives_once_whoever_asks(session):
+    first = enqueue("reservations.sweep_overdue")
+    assert enqueue("reservations.sweep_overdue", unique_key="another") == first
+    session.commit()
+
+
 def test_a_chunk_gets_many_records_at_once_and_one_bad_one_spoils_nothing(app, session, work):
     app.config["WORKER_THREADS"] = 1
     sizes = []

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.extensions import db
-from app.outbox import JobRecord, JobState, StatusChange, enqueue
+from app.outbox import JobRecord, JobState, StatusChange, bulk, enqueue, hooks
 from tests.domain import Ticket, TicketStatus
 
 
@@ -151,6 +151,35 @@ def test_a_bulk_update_of_1000_rows_makes_1000_jobs(session, broker):
     assert changed == 999  # one was done already: no change, no job
     assert session.scalar(sa.select(sa.func.sum(Ticket.touched))) == 1_000
     assert len(at_broker(broker)) == 999
+
+
+def test_a_bulk_update_is_dispatched_in_chunks_of_bounded_size(session, monkeypatch):
+    monkeypatch.setattr(bulk, "CHUNK_ROWS", 100)
+    session.execute(sa.insert(Ticket), [{"title": str(n)} for n in range(450)])
+    session.commit()
+    sizes = []
+    monkeypatch.setattr(hooks, "_record", lambda session, watch, column, found, batch: sizes.append(len(found)) or [])
+    session.execute(sa.update(Ticket).values(status=TicketStatus.DONE))
+    assert sizes == [100, 100, 100, 100, 50]
+
+
+def test_a_bulk_update_changes_no_row_that_its_hooks_did_not_see(app, session, ticket):
+    """On PostgreSQL a row that begins to match after the hooks have read is left alone, not changed in silence."""
+    if session.get_bind().dialect.name == "sqlite":
+        return  # one writer at a time: nobody can come in between
+
+    def late_row(*args: object) -> list[object]:
+        with app.app_context():
+            db.session.add(Ticket(title="late"))
+            db.session.commit()
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hooks, "_record", late_row)
+        session.execute(sa.update(Ticket).values(status=TicketStatus.DONE))
+    session.commit()
+    late = session.scalars(sa.select(Ticket).where(Ticket.title == "late")).one()
+    assert late.status is TicketStatus.OPEN
 
 
 def test_a_bulk_update_that_is_rolled_back_makes_none(session, broker, ticket):

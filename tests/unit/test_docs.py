@@ -1,16 +1,95 @@
-"""The documentation says what the code says."""
+"""The documentation says what the code says, and its examples run."""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
+import click
 import pytest
+import sqlalchemy as sa
+import time_machine
+from flask.cli import FlaskGroup, ScriptInfo
+from jinja2 import ChoiceLoader, DictLoader
+from sqlalchemy.orm import Session
 
+import app as application
+import jobs
+from app.columns import utc_now
 from app.config import GROUPS, SETTINGS
+from app.mail import EmailMessage, MailEntry, MailRequest, MailState, mail_kind, registry, send_mail, send_mails
+from app.mail.previews import preview
+from app.outbox import (
+    TRANSITIONS,
+    Change,
+    JobRecord,
+    JobRequest,
+    JobState,
+    changes,
+    enqueue,
+    enqueue_many,
+    on_change,
+    subject_of,
+)
+from app.reservations import Reservation
 from app.settings import Derived, Setting
+from jobs.engine import RetryPolicy, ScheduleEntry, claim, execution, job
+from jobs.engine import registry as job_registry
+from jobs.engine.deadlines import no_limit
+from tests.conftest import make_app
+from tests.reservation_factories import make_reservation
 
 ROOT = Path(__file__).parents[2]
-SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text()
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+README, SETTINGS_PAGE = PAGES["README.md"], PAGES["settings.md"]
+OWN_COMMANDS = ("jobs", "schedule", "mail", "users", "demo", "doctor")
+NO_SETTINGS = {"NO_RETRY"}
+MAX_IMAGE_BYTES = 150_000
+
+
+class Block(NamedTuple):
+    """A fenced block of a page; `path` is the file that its first line names."""
+
+    language: str
+    text: str
+    path: str | None
+
+
+def blocks(page: str) -> list[Block]:
+    found = []
+    for language, text in re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        head = re.match(r"(?:# |\{# )(\S+/[\w./-]+\.(?:py|txt|html))\b", text)
+        found.append(Block(language, text, head[1] if head else None))
+    return found
+
+
+def code_spans(page: str) -> list[str]:
+    prose = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", prose)
+
+
+def section(page: str, heading: str) -> str:
+    return re.split(r"^## ", page.split(f"\n## {heading}\n")[1], flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+# ── Settings ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def default_in_words(setting: Setting) -> str:
@@ -47,3 +126,355 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
 @pytest.mark.parametrize("heading", [group.heading for group in GROUPS])
 def test_every_group_of_settings_has_its_heading(heading: str) -> None:
     assert f"## {heading}" in SETTINGS_PAGE.splitlines()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_setting_that_a_page_names_exists(name: str) -> None:
+    spans = {span.partition("=")[0] for span in code_spans(PAGES[name])}
+    named = {span for span in spans if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", span)}
+    assert named - NO_SETTINGS <= {setting.name for setting in SETTINGS}
+
+
+# ── Commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> tuple[click.Group, click.Context]:
+    """`flask` as it is with this application, and a context to ask it in."""
+    environ = {"APP_ENV": "testing", "DATABASE_URL": "sqlite://", "REDIS_URL": "redis://127.0.0.1:1"}
+    app = make_app(environ, tmp_path_factory.mktemp("cli"))
+    group = FlaskGroup(create_app=lambda: app)
+    return group, click.Context(group, obj=ScriptInfo(create_app=lambda: app))
+
+
+def command_of(cli: tuple[click.Group, click.Context], line: str) -> tuple[click.Command, list[str]]:
+    """The command that a line means, and the words that are left of it."""
+    command, context = cli
+    words = line.removeprefix("flask ").removeprefix("--app wsgi ").split()
+    while isinstance(command, click.Group) and words and re.match(r"[a-z]", words[0]):
+        found = command.get_command(context, words[0])
+        assert found is not None, f"`{line}`: there is no command {words[0]!r}"
+        command, words = found, words[1:]
+    return command, words
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {name for parameter in command.params for name in parameter.opts if name.startswith("--")} - {"--help"}
+
+
+def command_lines(page: str) -> list[str]:
+    typed = [line for block in blocks(page) if block.language == "sh" for line in block.text.splitlines()]
+    return [line for line in [*code_spans(page), *typed] if line.startswith("flask ")]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_that_a_page_names_exists_with_its_options(name: str, cli: Any) -> None:
+    for line in command_lines(PAGES[name]):
+        command, rest = command_of(cli, line)
+        named = {word for word in rest if word.startswith("--")}
+        # Commands of Flask and of its extensions have options by other routes.
+        assert named <= options_of(command), line
+
+
+def test_the_readme_lists_each_of_our_commands_with_all_its_options(cli: Any) -> None:
+    group, context = cli
+    expected: dict[str, set[str]] = {}
+    for name in OWN_COMMANDS:
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            expected |= {f"{name} {child}": options_of(found) for child, found in command.commands.items()}
+        else:
+            expected[name] = options_of(command)
+
+    listed: dict[str, set[str]] = {}
+    for typed, says in rows(section(README, "The command line")):
+        words = [word for word in typed.strip("`").split()[1:] if word.islower()]
+        listed[" ".join(words)] = set(re.findall(r"`(--[a-z-]+)`", says))
+
+    assert listed == expected
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_make_target_that_a_page_names_exists(name: str) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    spans = [re.sub(r"^[A-Z]+=\S+ ", "", span) for span in code_spans(PAGES[name])]
+    assert {span.split()[1] for span in spans if span.startswith("make ")} <= targets
+
+
+def test_the_readme_shows_the_procfile_as_it_is() -> None:
+    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+    shown = {cells[0]: cells[1].strip("`") for cells in table(section(README, "What runs")) if "`" in cells[1]}
+    assert shown.keys() == lines.keys()
+    for name, command in shown.items():
+        assert lines[name].startswith(command.removesuffix(" …")), name
+
+
+def table(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
+
+
+@pytest.mark.parametrize("path", re.findall(r"-w (jobs\.[\w.]+)", README))
+def test_the_worker_classes_that_the_readme_names_exist(path: str) -> None:
+    module, _, name = path.rpartition(".")
+    assert inspect.isclass(getattr(importlib.import_module(module), name))
+
+
+# ── Links ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_points_to_something_that_exists(name: str) -> None:
+    here = ROOT if name == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\(([^)]+)\)", re.sub(r"`[^`\n]*`", "", PAGES[name])):
+        if "://" in link:
+            continue
+        target, _, anchor = link.partition("#")
+        path = here / target if target else here / name
+        assert path.is_file(), f"{name} links to {link}"
+        assert not anchor or anchor in anchors(path), f"{name} links to {link}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "images").iterdir()), ids=lambda path: path.name)
+def test_every_image_is_shown_somewhere_and_small(path: Path) -> None:
+    assert any(f"images/{path.name})" in page for page in PAGES.values())
+    assert path.stat().st_size <= MAX_IMAGE_BYTES
+
+
+# ── States ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LIFECYCLE = PAGES["lifecycle.md"]
+ALLOWED = {(source.value, target.value) for source, targets in TRANSITIONS.items() for target in targets}
+
+
+def test_every_state_of_a_job_is_documented_and_no_other() -> None:
+    assert [cells[0].strip("`") for cells in rows(section(LIFECYCLE, "States"))] == list(JobState)
+
+
+def test_every_transition_stands_in_the_table_once_and_no_other() -> None:
+    listed = [(cells[0].strip("`"), cells[1].strip("`")) for cells in rows(section(LIFECYCLE, "Transitions"))]
+    assert sorted(listed) == sorted(ALLOWED)
+
+
+def test_every_transition_stands_in_the_diagram_once_and_no_other() -> None:
+    arrows = re.findall(r"^ +(\w+) --> (\w+): ", section(LIFECYCLE, "Transitions"), re.MULTILINE)
+    assert sorted(arrows) == sorted(ALLOWED)
+
+
+def test_every_state_of_a_mail_is_documented_and_no_other() -> None:
+    assert [cells[0].strip("`") for cells in rows(section(PAGES["mail.md"], "States of a mail"))] == list(MailState)
+
+
+# ── Names ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def enqueued_names() -> dict[str, str]:
+    """The job names that the application enqueues, with the file that does."""
+    found: dict[str, str] = {}
+    for path in sorted((ROOT / "app").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        constants = {
+            target.id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for call in calls(tree):
+            if call_name(call) in {"enqueue", "enqueue_many"} and call.args:
+                first = call.args[0]
+                name = constants.get(first.id) if isinstance(first, ast.Name) else getattr(first, "value", None)
+                if isinstance(name, str):
+                    found[name] = str(path.relative_to(ROOT))
+    return found
+
+
+def calls(tree: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def call_name(call: ast.Call) -> str:
+    return call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+
+
+def test_every_name_that_the_application_enqueues_is_a_registered_job() -> None:
+    enqueued = enqueued_names()
+    assert "mail.deliver" in enqueued, "the search finds nothing"
+    registered = {found.name for found in job_registry.definitions()}
+    assert {name: path for name, path in enqueued.items() if name not in registered} == {}
+
+
+def test_every_job_of_the_project_has_a_name_of_its_module_and_says_what_it_does() -> None:
+    for found in job_registry.definitions():
+        package, _, module = found.function.__module__.partition(".")
+        if package == "jobs":
+            assert found.name.startswith(f"{module}."), found.name
+            assert inspect.getdoc(found.function), found.name
+
+
+OWN_MAILS = [kind for kind in registry.kinds() if kind.contexts.__module__.startswith("app.")]
+
+
+def test_every_folder_of_mail_templates_belongs_to_a_mail() -> None:
+    folders = {path.name for path in (ROOT / "app" / "templates" / "email").iterdir() if path.is_dir()}
+    assert folders == {kind.name for kind in OWN_MAILS}
+
+
+@pytest.mark.parametrize("name", [kind.name for kind in OWN_MAILS])
+def test_every_mail_has_its_three_templates_and_a_sample_that_renders(name: str, tmp_path: Path) -> None:
+    folder = ROOT / "app" / "templates" / "email" / name
+    assert sorted(path.name for path in folder.iterdir()) == ["body.html", "body.txt", "subject.txt"]
+    environ = {"APP_ENV": "testing", "DATABASE_URL": "sqlite://", "REDIS_URL": "redis://127.0.0.1:1"}
+    with make_app(environ, tmp_path).app_context():
+        mail = preview(name)
+    assert mail.subject
+    assert "\n" not in mail.subject
+    assert mail.text.strip()
+    assert "<style" not in mail.html.partition("<body")[2]
+
+
+def test_every_slice_is_shut_to_all_but_its_face() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    shut = {name for contract in contracts for name in contract.get("protected_modules", ())}
+    slices = [part.__name__ for part in application.SLICES if hasattr(part, "__path__")]
+    assert {f"{name}.*" for name in slices} <= shut
+
+
+# ── Examples ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SHOWN_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (
+        enqueue, enqueue_many, job, mail_kind, on_change, send_mail, send_mails,
+        JobRequest, MailRequest, RetryPolicy, ScheduleEntry,
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_call_in_an_example_fits_its_function(name: str) -> None:
+    spans = [span for span in code_spans(PAGES[name]) if re.fullmatch(r"\w+\(.*\)", span) and "…" not in span]
+    for code in [*(block.text for block in blocks(PAGES[name]) if block.language == "python"), *spans]:
+        for call in calls(ast.parse(code.replace("…", "..."))):
+            function = SHOWN_FUNCTIONS.get(call_name(call))
+            if function is not None and (call.args or call.keywords):
+                keywords = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+                inspect.signature(function).bind(*call.args, **keywords)
+
+
+@pytest.fixture
+def untouched_registries() -> Iterator[None]:
+    """What an example declares is forgotten after its test."""
+    jobs_before, mails_before = dict(job_registry._definitions), dict(registry._kinds)
+    watch = changes._watches[Reservation]
+    hooks_before = {column: list(hooks) for column, hooks in watch.changed.items()}
+    yield
+    for live, before in ((job_registry._definitions, jobs_before), (registry._kinds, mails_before)):
+        live.clear()
+        live.update(before)
+    watch.changed.clear()
+    watch.changed.update(hooks_before)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_example_of_the_readme_runs(settings: dict[str, Any], tmp_path: Path, untouched_registries: None) -> None:
+    names = {
+        "Change": Change, "MailEntry": MailEntry, "Reservation": Reservation, "Sequence": Sequence,
+        "Session": Session, "subject_of": subject_of, "timedelta": timedelta, **SHOWN_FUNCTIONS,
+    }  # fmt: skip
+    shown = [block for block in blocks(README) if block.language == "python"]
+    for block in shown:
+        assert block.path is not None
+        assert (ROOT / block.path).is_file()
+        exec(compile(block.text, block.path, "exec"), names | {"__name__": "readme"})
+    app = make_app(settings, tmp_path)
+    folder = "email/reservation-reminder"
+    templates = {f"{folder}/{part}": "Reservation #{{ number }}" for part in ("subject.txt", "body.txt", "body.html")}
+    app.jinja_env.loader = ChoiceLoader([DictLoader(templates), app.jinja_env.loader])  # pyright: ignore[reportArgumentType]
+    with app.app_context():
+        assert preview("reservation-reminder").subject == "Reservation #42"
+        session = application.extensions.db.session()
+        reservation = make_reservation()
+        reservation.status = "confirmed"
+        session.commit()
+        (reminder,) = session.scalars(sa.select(JobRecord).where(JobRecord.name == "reservations.remind"))
+        assert reminder.state is JobState.SCHEDULED
+        session.rollback()
+        with time_machine.travel(utc_now() + timedelta(days=1, seconds=1), tick=True):
+            ends = execution.run(app, claim.claim(session, [reminder.id], "test"), no_limit)
+        assert ends == [(reminder.id, JobState.COMPLETED)]
+        (mail,) = session.scalars(sa.select(EmailMessage).where(EmailMessage.kind == "reservation-reminder"))
+        assert mail.recipients == [reservation.customer.email]
+        assert session.get(JobRecord, mail.job_id).state is JobState.PENDING
+        session.remove() if hasattr(session, "remove") else session.close()
+        application.extensions.db.engine.dispose()
+
+
+def names_in(code: str, variable: str) -> list[str]:
+    """The names of a tuple that `code` assigns to `variable`."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == variable:
+            return [name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)]
+    raise AssertionError(f"nothing is assigned to {variable}")
+
+
+@pytest.mark.parametrize(("variable", "owner"), [("SLICES", application), ("MODULES", jobs)])
+def test_the_recipe_of_a_slice_shows_the_lists_as_they_are(variable: str, owner: ModuleType) -> None:
+    code = "".join(b.text for b in blocks(PAGES["recipes.md"]) if b.language == "python" and b.path is None)
+    present = [part.__name__.rpartition(".")[2] for part in getattr(owner, variable)]
+    assert [name for name in names_in(code, variable) if name != "lost_items"] == present
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project to which the recipes were applied."""
+    copy = tmp_path / "project"
+    leave = shutil.ignore_patterns("__pycache__", "*.pyc", "vendor")
+    for folder in ("app", "jobs", "migrations", "tests"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=leave)
+    for file in ("wsgi.py", "cli.py", "scheduler.py", "pyproject.toml"):
+        shutil.copy(ROOT / file, copy)
+    for block in blocks(PAGES["recipes.md"]):
+        if block.path is not None:
+            path = copy / block.path
+            assert not path.exists(), f"{block.path} exists: the recipe would overwrite it"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(re.sub(r"\A(# |\{# ).*\n", "", block.text))
+        elif block.language == "toml":
+            (copy / "pyproject.toml").write_text((copy / "pyproject.toml").read_text() + "\n" + block.text)
+    _add(copy / "app" / "__init__.py", "SLICES", "    logs,\n", "    logs,\n    lost_items,\n")
+    _add(copy / "jobs" / "__init__.py", "MODULES", "import engine,", "import engine, lost_items,")
+    return copy
+
+
+def _add(path: Path, variable: str, old: str, new: str) -> None:
+    code = path.read_text()
+    assert old in code
+    path.write_text(re.sub(rf"^{variable} = \(", f"{variable} = (lost_items, ", code.replace(old, new), flags=re.MULTILINE))
+
+
+def _run(project: Path, *command: str) -> None:
+    program = Path(sys.executable).parent / command[0]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "FLASK"))}
+    environ |= {"APP_ENV": "development", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([program, *command[1:]], cwd=project, env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_recipes_make_a_slice_that_works(project: Path) -> None:
+    (typed,) = [block.text for block in blocks(PAGES["recipes.md"]) if block.language == "sh"]
+    for line in typed.splitlines():
+        _run(project, *re.sub(r'"([^"]*)"', lambda quoted: quoted[1].replace(" ", "_"), line).split())
+    _run(project, "flask", "--app", "wsgi", "mail", "preview", "lost-item-found")
+    _run(project, "flask", "--app", "wsgi", "jobs", "enqueue", "lost_items.give_away_old")
+    _run(project, "lint-imports", "--no-logo")
+    _run(project, "ruff", "check", "app/lost_items", "jobs/lost_items.py", "tests/integration/test_lost_items.py")
+    _run(project, "ruff", "format", "--check", "app/lost_items", "jobs/lost_items.py")
+    _run(project, "pytest", "-q", "-p", "no:cacheprovider", "-k", "not postgresql", "tests/integration/test_lost_items.py")

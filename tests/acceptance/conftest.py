@@ -1,0 +1,115 @@
+"""The whole stack, started in a copy of the project as `make run` starts it."""
+
+from __future__ import annotations
+
+import http.cookiejar
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.servers import short_folder, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 120
+
+
+@dataclass
+class Stack:
+    """A running stack: where it answers, and what it has written."""
+
+    url: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    def output(self) -> str:
+        """All lines so far."""
+        return (self.folder / "run.log").read_text(errors="replace")
+
+
+class Browser:
+    """A person at a browser that knows forms and cookies, and no more."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._opener = urllib.request.build_opener(
+            urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()), urllib.request.ProxyHandler({})
+        )
+
+    def get(self, path: str) -> str:
+        """A page's text."""
+        with self._opener.open(urllib.parse.urljoin(self._url, path), timeout=30) as answer:
+            return answer.read().decode()
+
+    def post(self, path: str, page: str, **fields: str) -> str:
+        """Sends a form of `page`, with its CSRF token; gives the page that follows."""
+        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page)
+        assert token, "the page has no form"
+        data = urllib.parse.urlencode({"csrf_token": token[1], **fields}).encode()
+        with self._opener.open(urllib.parse.urljoin(self._url, path), data, timeout=30) as answer:
+            return answer.read().decode()
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Runs `make run` in a copy without an instance folder, and stops it as Ctrl-C does."""
+    with short_folder() as folder:
+        copy = folder / "belfry"
+        _copy_project(copy)
+        url = f"http://127.0.0.1:{_free_port()}"
+        with (copy / "run.log").open("wb") as log:
+            process = subprocess.Popen(
+                ["make", "run"], cwd=copy, env=_environment(url), stdout=log, stderr=log, start_new_session=True
+            )
+        running = Stack(url, copy, process)
+        try:
+            wait_until(lambda: "Ctrl-C stops" in running.output() or process.poll() is not None, seconds=START_SECONDS)
+            assert process.poll() is None, running.output()
+            yield running
+        finally:
+            _interrupt(process)
+
+
+@pytest.fixture
+def browser(stack: Stack) -> Browser:
+    """Somebody who has not logged in."""
+    return Browser(stack.url)
+
+
+def _copy_project(copy: Path) -> None:
+    skipped = shutil.ignore_patterns(".git", ".venv", "instance", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, copy, ignore=skipped)
+    # What `make install` has made; installing once more is not what is tested here.
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+
+
+def _environment(url: str) -> dict[str, str]:
+    # None of the surrounding settings: the stack starts as it does for somebody who has just cloned it.
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "USER", "TMPDIR")}
+    return kept | {"PORT": url.rpartition(":")[2]}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(40)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise

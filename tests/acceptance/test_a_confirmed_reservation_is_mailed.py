@@ -1,0 +1,102 @@
+"""The main path, from `make run` to the customer's mail."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from app.demo import DEMO_PASSWORD
+from tests.acceptance.conftest import Browser, Stack
+from tests.servers import wait_until
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM_OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("stack")]
+
+
+def log_in(browser: Browser, user: str) -> str:
+    return browser.post("/login", browser.get("/login"), login=f"{user}@example.org", password=DEMO_PASSWORD)
+
+
+def first_pending(browser: Browser) -> str:
+    found = re.search(r'href="(/reservations/\d+)"', browser.get("/reservations/?status=pending"))
+    assert found, "the demo has pending reservations"
+    return found[1]
+
+
+def test_staff_confirm_a_reservation_and_read_the_customers_mail_in_the_inbox(stack: Stack, browser: Browser):
+    log_in(browser, "staff")
+    path = first_pending(browser)
+    number = path.rpartition("/")[2]
+    page = browser.post(f"{path}/status", browser.get(path), status="confirmed")
+    assert f"Reservation #{number} is confirmed" in html.unescape(page)
+    subject = f"Reservation #{number} confirmed"
+    wait_until(lambda: subject in browser.get("/dev/inbox"), seconds=30, every=0.2)
+    message = re.search(rf'href="(/dev/inbox/[^"?]+)[^"]*"(?:(?!</a>).)*{subject}', browser.get("/dev/inbox"), re.DOTALL)
+    assert message, stack.output()
+    source = browser.get(f"{message[1]}?part=source")
+    assert "multipart/alternative" in source
+    wait_until(lambda: "badge-mark" in browser.get(path) and "sent" in browser.get(f"{path}/history"), seconds=30)
+
+
+def test_every_part_of_the_stack_is_well(stack: Stack):
+    doctor = subprocess.run(
+        [stack.folder / ".venv/bin/flask", "--app", "wsgi", "doctor"],
+        cwd=stack.folder,
+        capture_output=True,
+        check=False,
+    )
+    assert doctor.returncode == 0, doctor.stdout.decode()
+    assert b"BAD" not in doctor.stdout
+
+
+@pytest.fixture
+def page(stack: Stack) -> Iterator[Any]:
+    """A page of a real Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed: the browser tests did not run")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_OPTIONS))
+        page = chromium.new_page(viewport={"width": 1440, "height": 900})
+        problems: list[str] = []
+        page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        yield page
+        chromium.close()
+        assert problems == []
+
+
+@pytest.mark.browser
+def test_the_same_in_a_browser_and_the_page_follows_by_itself(stack: Stack, page: Any):
+    page.goto(f"{stack.url}/login")
+    page.get_by_label("Username or email").fill("staff@example.org")
+    page.get_by_label("Password", exact=True).fill(DEMO_PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.goto(f"{stack.url}/reservations/?status=pending")
+    page.locator("tbody a.row-link").first.click()
+    page.get_by_role("button", name="Confirm").first.click()
+    # No reload: the history refreshes itself until its mail is sent.
+    page.locator(".timeline .effect", has_text="reservation-status").get_by_text("sent").wait_for(timeout=30_000)
+    page.goto(f"{stack.url}/dev/inbox")
+    page.locator("a", has_text="confirmed").first.click()
+    frame = page.frame_locator("iframe").first
+    frame.get_by_text("confirmed").first.wait_for(timeout=10_000)
+    page.goto(f"{stack.url}/jobs/")
+    page.get_by_text("mail.deliver").first.wait_for()

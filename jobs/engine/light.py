@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS = 1
 CHECK_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 5.0
+SAME_SIGNAL_SECONDS = 1.0
 EXIT_STUCK = 75  # EX_TEMPFAIL: whoever supervises the process starts it again
 
 
@@ -61,6 +62,8 @@ class LightWorker(BaseWorker):
         self._held: dict[str, Claim] = {}
         self._changed = threading.Condition()
         self._busy_threads = 0
+        self._stop_asked_at: float | None = None
+        self._hurries = False
 
     def work(  # pyright: ignore[reportIncompatibleMethodOverride] - RQ passes its options by keyword
         self,
@@ -99,9 +102,12 @@ class LightWorker(BaseWorker):
         return taken > 0
 
     def request_stop(self, signum: int, frame: Any) -> None:
-        """The first signal: finish what runs, within the grace. The second: end at once, jobs go back."""
-        if self._stopping.is_set():
-            os._exit(128 + signum)
+        """The first signal: finish what runs, within the grace. The second: give it back at once."""
+        now = time.monotonic()
+        # Ctrl-C reaches a pool's worker twice, from the terminal and from its pool: that is one wish.
+        if self._stop_asked_at is not None and now - self._stop_asked_at > SAME_SIGNAL_SECONDS:
+            self._hurries = True
+        self._stop_asked_at = self._stop_asked_at or now
         self._stopping.set()
 
     def _install_signal_handlers(self) -> None:
@@ -240,7 +246,7 @@ class LightWorker(BaseWorker):
         """Waits for running jobs, after a signal within the grace; what is not done then goes back to the queue."""
         ends_at = time.monotonic() + self._grace_seconds if self._stopping.is_set() else math.inf
         with self._changed:
-            while self._busy_threads and time.monotonic() < ends_at:
+            while self._busy_threads and time.monotonic() < ends_at and not self._hurries:
                 self._changed.wait(CHECK_SECONDS)
         left = list(self._held.values())
         if not left:

@@ -142,6 +142,19 @@ def test_sigterm_gives_back_what_does_not_finish_within_the_grace(session, proce
     assert tickets(session) == 0
 
 
+def test_a_second_sigterm_gives_everything_back_at_once(session, processes):
+    id = asked(session, "test.long_nap", seconds=30)
+    worker = processes.worker()
+    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    worker.send_signal(signal.SIGTERM)
+    time.sleep(1.2)  # two within a second are one wish
+    assert worker.poll() is None
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+    record = read(id)
+    assert (record.state, record.attempt, record.interruptions) == (JobState.PENDING, 0, 0), processes.output()
+
+
 def test_a_pool_of_processes_replaces_a_worker_that_died(session, processes):
     pool = processes.worker("--processes", "2")
     wait_until(lambda: len(children_of(pool.pid)) == 2, seconds=30)

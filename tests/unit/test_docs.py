@@ -29,8 +29,10 @@ import app as application
 import jobs
 from app.columns import utc_now
 from app.config import GROUPS, SETTINGS
+from app.extensions import db
 from app.mail import EmailMessage, MailEntry, MailRequest, MailState, mail_kind, registry, send_mail, send_mails
 from app.mail.previews import preview
+from app.mail.rendering import Renderer
 from app.outbox import (
     TRANSITIONS,
     Change,
@@ -397,9 +399,10 @@ def test_the_example_of_the_readme_runs(settings: dict[str, Any], tmp_path: Path
     folder = "email/reservation-reminder"
     templates = {f"{folder}/{part}": "Reservation #{{ number }}" for part in ("subject.txt", "body.txt", "body.html")}
     app.jinja_env.loader = ChoiceLoader([DictLoader(templates), app.jinja_env.loader])  # pyright: ignore[reportArgumentType]
+    app.extensions["mail_renderer"] = Renderer(app)
     with app.app_context():
         assert preview("reservation-reminder").subject == "Reservation #42"
-        session = application.extensions.db.session()
+        session = db.session()
         reservation = make_reservation()
         reservation.status = "confirmed"
         session.commit()
@@ -412,8 +415,8 @@ def test_the_example_of_the_readme_runs(settings: dict[str, Any], tmp_path: Path
         (mail,) = session.scalars(sa.select(EmailMessage).where(EmailMessage.kind == "reservation-reminder"))
         assert mail.recipients == [reservation.customer.email]
         assert session.get(JobRecord, mail.job_id).state is JobState.PENDING
-        session.remove() if hasattr(session, "remove") else session.close()
-        application.extensions.db.engine.dispose()
+        db.session.remove()
+        db.engine.dispose()
 
 
 def names_in(code: str, variable: str) -> list[str]:
@@ -456,14 +459,18 @@ def project(tmp_path: Path) -> Path:
 def _add(path: Path, variable: str, old: str, new: str) -> None:
     code = path.read_text()
     assert old in code
-    path.write_text(re.sub(rf"^{variable} = \(", f"{variable} = (lost_items, ", code.replace(old, new), flags=re.MULTILINE))
+    path.write_text(
+        re.sub(rf"^{variable} = \(", f"{variable} = (lost_items, ", code.replace(old, new), flags=re.MULTILINE)
+    )
 
 
 def _run(project: Path, *command: str) -> None:
     program = Path(sys.executable).parent / command[0]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "FLASK"))}
     environ |= {"APP_ENV": "development", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([program, *command[1:]], cwd=project, env=environ, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [program, *command[1:]], check=False, cwd=project, env=environ, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
 
 
@@ -477,4 +484,13 @@ def test_the_recipes_make_a_slice_that_works(project: Path) -> None:
     _run(project, "lint-imports", "--no-logo")
     _run(project, "ruff", "check", "app/lost_items", "jobs/lost_items.py", "tests/integration/test_lost_items.py")
     _run(project, "ruff", "format", "--check", "app/lost_items", "jobs/lost_items.py")
-    _run(project, "pytest", "-q", "-p", "no:cacheprovider", "-k", "not postgresql", "tests/integration/test_lost_items.py")
+    _run(
+        project,
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "not postgresql",
+        "tests/integration/test_lost_items.py",
+    )

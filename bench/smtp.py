@@ -1,7 +1,7 @@
 """An SMTP server that takes every mail, as fast as it can or with a delay, and writes down when.
 
-Run as a program: `python -m bench.smtp PORT DELAY_SECONDS LOG`. It speaks just enough of RFC 5321 for one client library,
-since a complete server would be what is measured.
+Run as a program: `python -m bench.smtp PORT DELAY_SECONDS LOG`. It speaks just enough of RFC 5321 for one client
+library, since a complete server would be what is measured.
 """
 
 from __future__ import annotations

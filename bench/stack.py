@@ -106,10 +106,12 @@ def stack(database: str, smtp_delay_seconds: float = 0.0) -> Iterator[Stack]:
         with app.app_context():
             upgrade()
             running = Stack(app, environ, smtp_log)
-            cleanup.callback(running.stop)
-            cleanup.callback(db.engine.dispose)
-            cleanup.callback(db.session.remove)
-            yield running
+            try:
+                yield running
+            finally:
+                running.stop()
+                db.session.remove()
+                db.engine.dispose()
 
 
 def wait(condition, seconds: float = LIMIT_SECONDS) -> None:

@@ -90,6 +90,12 @@ def heavy_nap(session: Session, seconds: float) -> dict[str, int]:
     return nap(session, seconds, uninterrupted=True)
 
 
+@job("test.heavy_long_nap", queue="heavy", timeout_seconds=120)
+def heavy_long_nap(session: Session, seconds: float) -> dict[str, int]:
+    """The same with a generous limit."""
+    return nap(session, seconds)
+
+
 @job("test.crash", queue="heavy")
 def crash(session: Session, times: int) -> str:
     """Kills its own process, the first so many times."""

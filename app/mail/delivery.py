@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+import sqlalchemy as sa
 import structlog
 from flask import current_app
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -78,6 +79,7 @@ class MailChunk(Protocol):
     session: Session
 
     def __iter__(self) -> Iterator[Item]: ...
+    def held(self, items: Any) -> sa.Select[str]: ...
     def answer(self, item: Any, result: Any = None) -> None: ...
     def fail(self, item: Any, error: BaseException) -> None: ...
     def before_commit(self, save: Callable[[Session, Sequence[Any]], None]) -> None: ...
@@ -164,7 +166,7 @@ class Delivery:
         while remaining:
             began_at = time.monotonic()
             now, remaining = remaining[:wave], remaining[wave:]
-            ledger.mark_sending(self.chunk.session, [letter.entry for letter in now])
+            now = self._mark_sending(now)
             while now:
                 letter, *now = now
                 error = self._send(letter)
@@ -173,6 +175,11 @@ class Delivery:
                     return self._give_up(now + remaining, error)
             wave = _next_wave(wave, time.monotonic() - began_at)
         return None
+
+    def _mark_sending(self, letters: Sequence[_Letter]) -> list[_Letter]:
+        held = self.chunk.held([letter.item for letter in letters])
+        marked = ledger.mark_sending(self.chunk.session, [letter.entry for letter in letters], held)
+        return [letter for letter in letters if letter.entry.id in marked]
 
     def _send(self, letter: _Letter) -> MailError | None:
         """Hands one mail over and answers its item; returns the error that another mail might meet too."""

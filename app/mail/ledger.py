@@ -43,12 +43,20 @@ def load(session: Session, ids: Sequence[str]) -> dict[str, MailEntry]:
     return {entry.id: entry for entry in entries}
 
 
-def mark_sending(session: Session, entries: Sequence[MailEntry]) -> None:
-    """Notes and commits that these mails are about to be handed over: what is found so later was interrupted."""
+def mark_sending(session: Session, entries: Sequence[MailEntry], held: sa.Select[str]) -> set[str]:
+    """Notes and commits that these mails are about to be handed over: what is found so later was interrupted.
+
+    Args:
+        entries: the mails.
+        held: the ids of the jobs that the caller still holds; another may have sent the mails of those it has lost.
+
+    Returns:
+        the ids of the mails that the caller may hand over.
+    """
     was_sending = sa.case((_columns.state == MailState.SENDING, 1), else_=0)
     statement = (
         sa.update(_LEDGER)
-        .where(_columns.id.in_([entry.id for entry in entries]))
+        .where(_columns.id.in_([entry.id for entry in entries]), _columns.job_id.in_(held))
         .values(
             {
                 _columns.state: MailState.SENDING,
@@ -57,9 +65,11 @@ def mark_sending(session: Session, entries: Sequence[MailEntry]) -> None:
                 _columns.sending_at: utc_now(),
             }
         )
+        .returning(_columns.id)
     )
-    session.connection().execute(statement)
+    marked = set(session.connection().execute(statement).scalars())
     session.commit()
+    return marked
 
 
 def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> None:

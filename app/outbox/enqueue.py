@@ -106,9 +106,13 @@ def enqueue_many(name: str, requests: Iterable[JobRequest], *, session: Session 
     rows = [_row(spec, request) for request in wanted]
     if not rows:
         return []
-    inserted = insert_ignoring_conflicts(session, JobRecord, rows) if _any_unique(wanted) else _insert(session, rows)
+    if not any(row["unique_key"] for row in rows):
+        session.connection().execute(sa.insert(table_of(JobRecord)), rows)
+        hold(session, [_published(row) for row in rows])
+        return [row["id"] for row in rows]
+    inserted = insert_ignoring_conflicts(session, JobRecord, rows)
     hold(session, [_published(row) for row in rows if row["id"] in inserted])
-    return [row["id"] if row["id"] in inserted else _living(session, row["unique_key"]) for row in rows]
+    return [row["id"] if row["id"] in inserted else _living_or_inserted(session, row) for row in rows]
 
 
 def insert_ignoring_conflicts(
@@ -131,23 +135,23 @@ def insert_ignoring_conflicts(
     return set(session.connection().execute(statement, list(rows)).scalars())
 
 
-def _insert(session: Session, rows: list[dict[str, Any]]) -> set[str]:
-    session.connection().execute(sa.insert(table_of(JobRecord)), rows)
-    return {row["id"] for row in rows}
-
-
 def _with_key(spec: JobSpec, request: JobRequest) -> JobRequest:
-    return replace(request, unique_key=f"job/{spec.name}") if spec.is_singleton else request
+    if not spec.is_singleton:
+        return request
+    if request.unique_key:
+        raise JobArgumentError(f"{spec.name} has a key of its own: only one of it lives", {"unique_key": ["not taken"]})
+    return replace(request, unique_key=f"job/{spec.name}")
 
 
-def _any_unique(requests: Iterable[JobRequest]) -> bool:
-    return any(request.unique_key for request in requests)
-
-
-def _living(session: Session, unique_key: str) -> str:
+def _living_or_inserted(session: Session, row: Mapping[str, Any]) -> str:
+    """The live job that has the key of `row`; `row` itself when that one has ended since it stood in the way."""
     table = table_of(JobRecord).c
-    query = sa.select(table.id).where(table.unique_key == unique_key, table.state.in_(LIVE))
-    return session.connection().execute(query).scalar_one()
+    query = sa.select(table.id).where(table.unique_key == row["unique_key"], table.state.in_(LIVE))
+    while (living := session.connection().execute(query).scalar_one_or_none()) is None:
+        if insert_ignoring_conflicts(session, JobRecord, [row]):
+            hold(session, [_published(row)])
+            return row["id"]
+    return living
 
 
 def _row(spec: JobSpec, request: JobRequest) -> dict[str, Any]:

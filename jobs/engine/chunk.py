@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
 import structlog
 from sqlalchemy.orm import Session
 
@@ -66,6 +67,11 @@ class Chunk:
     def before_commit(self, save: Save) -> None:
         """Has `save(session, answers)` called in every transaction that ends items, with those it ends."""
         self._savers.append(save)
+
+    def held(self, items: Sequence[Claim]) -> sa.Select[str]:
+        """The ids of those items that nobody else has claimed since, as a query: the fence of what a function commits
+        before it does something that cannot be taken back."""
+        return claims.held(items)
 
     def answer(self, item: Claim, result: Any = None) -> None:
         """The item is done. Raises JobResultError when `result` is not small JSON."""

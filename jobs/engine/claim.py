@@ -176,7 +176,17 @@ def interrupt(session: Session, claim_: Claim, reason: str) -> JobState | None:
 def give_back(session: Session, claims: Iterable[Claim]) -> None:
     """Returns claimed records that were not begun, or may begin again, to the queue: a deploy is no failure."""
     for claim_ in claims:
-        _return_to_queue(session, claim_, {}, None)
+        give_back_one(session, claim_)
+
+
+def give_back_one(session: Session, claim_: Claim) -> None:
+    """Returns one claimed record to the queue."""
+    _return_to_queue(session, claim_, {}, None)
+
+
+def held(claims: Sequence[Claim]) -> sa.Select[str]:
+    """The ids of those records that are still held by these claims, as a query."""
+    return sa.select(JobRecord.id).where(_is_held(claims))
 
 
 def claims_of(session: Session, *conditions: sa.ColumnElement[bool]) -> list[Claim]:
@@ -198,14 +208,13 @@ def _return_to_queue(
 
 
 def _end(session: Session, claims: Sequence[Claim], values: Mapping[str, Any]) -> set[str]:
-    holds = sa.tuple_(JobRecord.id, JobRecord.claims).in_([(claim_.id, claim_.number) for claim_ in claims])
-    statement = (
-        sa.update(JobRecord)
-        .where(holds, JobRecord.state == JobState.RUNNING)
-        .values(dict(values))
-        .returning(JobRecord.id)
-    )
+    statement = sa.update(JobRecord).where(_is_held(claims)).values(dict(values)).returning(JobRecord.id)
     return set(session.connection().execute(statement).scalars())
+
+
+def _is_held(claims: Sequence[Claim]) -> sa.ColumnElement[bool]:
+    numbers = [(claim_.id, claim_.number) for claim_ in claims]
+    return sa.and_(sa.tuple_(JobRecord.id, JobRecord.claims).in_(numbers), JobRecord.state == JobState.RUNNING)
 
 
 def _add_attempt(session: Session, claim_: Claim, outcome: AttemptOutcome, error: BaseException) -> None:

@@ -205,8 +205,7 @@ class Clock(Scheduler):
         return not self.connection.exists(MEMORY_KEY)
 
     def _beat(self) -> None:
-        if not heartbeat.beat(db.session(), self.name):
-            heartbeat.register(db.session(), self.name, "scheduler", [])
+        heartbeat.beat_or_register(self.name, "scheduler", [])
 
     def _sign_off(self) -> None:
         try:

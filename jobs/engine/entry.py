@@ -9,7 +9,7 @@ import structlog
 from app.extensions import db
 from app.outbox import JobState
 from jobs.engine import claim as claims
-from jobs.engine import execution
+from jobs.engine import execution, heartbeat
 from jobs.engine.application import application
 from jobs.engine.deadlines import alarm
 
@@ -28,16 +28,18 @@ def run(record_id: str) -> str | None:
         the state it went to; None when there was nothing to do: unknown, ended, or another worker's.
     """
     app = application()
+    name = _worker_name()
     with app.app_context():
-        items = claims.claim(db.session(), [record_id], _worker_name())
+        items = claims.claim(db.session(), [record_id], name)
     if not items:
         log.warning("job.not_claimed", job_id=record_id)
         return None
-    ends = dict(execution.run(app, items, alarm))
+    with heartbeat.kept_alive(app, name, "horse"):
+        ends = dict(execution.run(app, items, alarm))
     state: JobState | None = ends.get(record_id)
     return state.value if state else None
 
 
 def _worker_name() -> str:
-    # RQ tells its horses the worker's name; the rescue judges by that worker's signs of life.
-    return os.environ.get("RQ_WORKER_ID") or f"process-{os.getpid()}"
+    # RQ tells its horses the worker's name. Ours beats for its horses; RQ's own worker classes do not.
+    return os.environ.get("RQ_WORKER_ID") or heartbeat.process_name("process")

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
-from flask import current_app
+import structlog
+from flask import Flask, current_app
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.columns import utc_now
+from app.extensions import db
 from app.outbox import JobRecord, WorkerProcess
 from jobs.engine import claim as claims
+
+log = structlog.get_logger(__name__)
 
 
 def process_name(kind: str) -> str:
@@ -40,6 +47,34 @@ def beat(session: Session, name: str) -> bool:
     result: Any = session.execute(statement.values(heartbeat_at=utc_now(), stopped_at=None))
     session.commit()
     return result.rowcount == 1
+
+
+@contextmanager
+def kept_alive(app: Flask, name: str, kind: str) -> Iterator[None]:
+    """Gives signs of life for a block in a process that has no worker of ours around it. Short blocks cost no query."""
+    done = threading.Event()
+
+    def keep() -> None:
+        while not done.wait(app.config["HEARTBEAT_SECONDS"]):
+            with app.app_context():
+                beat_or_register(name, kind, [])
+
+    keeper = threading.Thread(target=keep, name="keeper", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def beat_or_register(name: str, kind: str, queues: Sequence[str]) -> None:
+    """Gives a sign of life, also when the process's row was pruned; an outage of the database is told and no more."""
+    try:
+        if not beat(db.session(), name):
+            register(db.session(), name, kind, queues)
+    except SQLAlchemyError as error:
+        db.session.rollback()
+        log.warning("heartbeat.late", error=type(error).__name__)
 
 
 def sign_off(session: Session, name: str) -> None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import structlog
+from flask import current_app
+from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.utils import now
 from rq.worker import Worker
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from app.extensions import db
 from app.outbox import JobRecord
 from jobs.engine import claim as claims
 from jobs.engine import heartbeat
 from jobs.engine.application import application
+from jobs.engine.claim import Claim
+from jobs.engine.errors import JobTimeoutError
+from jobs.engine.registry import definition
 
 log = structlog.get_logger(__name__)
 
@@ -51,29 +59,48 @@ class HeavyWorker(Worker):
         super().heartbeat(*args, **kwargs)
         if time.monotonic() - self._beaten_at >= self._app.config["HEARTBEAT_SECONDS"]:
             self._beaten_at = time.monotonic()
-            self._beat()
+            with self._app.app_context():
+                heartbeat.beat_or_register(self.name, "heavy", self.queue_names())
 
-    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        """RQ calls this every few seconds while a horse works: past the grace of a shutdown its job goes back."""
+        super().maintain_heartbeats(job, execution)
+        grace = timedelta(seconds=self._app.config["SHUTDOWN_GRACE_SECONDS"])
+        asked_at = self._shutdown_requested_date
+        if self._stop_requested and asked_at is not None and now() - asked_at > grace:
+            log.warning("worker.gives_back", jobs=1)
+            self._end_claims(claims.give_back_one)
+            self.kill_horse()
+
+    def handle_work_horse_killed(self, job: Job, retpid: int | None, ret_val: int | None, rusage: Any) -> None:
         """Called in the parent when a horse died: its job was interrupted and goes back to the queue at once."""
-        name = signal.Signals(os.WTERMSIG(ret_val)).name if os.WIFSIGNALED(ret_val) else f"exit {ret_val}"
-        with self._app.app_context():
-            held = claims.claims_of(db.session(), JobRecord.id == job.id, JobRecord.worker == self.name)
-            for claim in held:
-                claims.interrupt(db.session(), claim, f"work horse {retpid} of {self.name} died: {name}")
-            db.session.commit()
+        if ret_val is None:  # RQ itself has killed it, a minute past its timeout
+            self._end_claims(_time_out)
+        else:
+            reason = f"work horse {retpid} of {self.name} died: {_cause(ret_val)}"
+            self._end_claims(lambda session, claim: claims.interrupt(session, claim, reason))
         super().handle_work_horse_killed(job, retpid, ret_val, rusage)
 
     def teardown(self) -> None:
-        """Signs off in SQL and in Redis."""
+        """Signs off in SQL and in Redis; the job of a horse that the second signal has killed goes back first."""
         if not self.is_horse:
+            self._end_claims(claims.give_back_one)
             with self._app.app_context():
                 heartbeat.sign_off(db.session(), self.name)
         super().teardown()
 
-    def _beat(self) -> None:
-        try:
-            with self._app.app_context():
-                if not heartbeat.beat(db.session(), self.name):
-                    heartbeat.register(db.session(), self.name, "heavy", self.queue_names())
-        except SQLAlchemyError as error:
-            log.warning("heartbeat.late", error=type(error).__name__)
+    def _end_claims(self, end: Callable[[Session, Claim], object]) -> None:
+        # One job at a time: what runs under this name is the job at hand.
+        with self._app.app_context():
+            for claim in claims.claims_of(db.session(), JobRecord.worker == self.name):
+                end(db.session(), claim)
+            db.session.commit()
+
+
+def _time_out(session: Session, claim: Claim) -> None:
+    policy = definition(claim.name).policy(current_app.config)
+    claims.fail(session, claim, JobTimeoutError(f"took longer than its {claim.timeout_seconds} s"), policy)
+
+
+def _cause(status: int) -> str:
+    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"

@@ -233,8 +233,7 @@ class LightWorker(BaseWorker):
     def _beat(self) -> None:
         try:
             with self._app.app_context():
-                if not heartbeat.beat(db.session(), self.name):
-                    heartbeat.register(db.session(), self.name, "light", self.queue_names())
+                heartbeat.beat_or_register(self.name, "light", self.queue_names())
                 heartbeat.recover_orphans(db.session(), self.name, list(self._held))
             self._state = WorkerStatus.BUSY if self._held else WorkerStatus.IDLE
             self.connection.hset(self.key, "state", self._state)

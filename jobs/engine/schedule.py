@@ -149,7 +149,7 @@ def run_now(session: Session, name: str) -> str:
     row = session.get(Schedule, name)
     if row is None:
         raise ScheduleError(f"no schedule is named {name!r}: `flask schedule list` lists them")
-    return enqueue_many(row.job_name, [_request(name)], session=session)[0]
+    return enqueue_many(row.job_name, [_request(name, row.job_name)], session=session)[0]
 
 
 def _due_ticks(entry: ScheduleEntry, row: Schedule, now: datetime) -> list[datetime]:
@@ -169,14 +169,15 @@ def _record(session: Session, name: str, outcomes: Mapping[datetime, TickOutcome
 
 
 def _enqueue(session: Session, entry: ScheduleEntry, tick_at: datetime) -> None:
-    (job_id,) = enqueue_many(entry.job, [_request(entry.name)], session=session)
+    (job_id,) = enqueue_many(entry.job, [_request(entry.name, entry.job)], session=session)
     statement = sa.update(ScheduleTick).where(ScheduleTick.schedule == entry.name, ScheduleTick.tick_at == tick_at)
     session.execute(statement.values(job_id=job_id))
 
 
-def _request(name: str) -> JobRequest:
-    # The key keeps two jobs of one schedule from running at the same time.
-    return JobRequest(unique_key=f"schedule/{name}", subject=Subject("schedule", name[:40]))
+def _request(name: str, job_name: str) -> JobRequest:
+    # Two jobs of one schedule never live at the same time.
+    key = None if catalogue().get(job_name).is_singleton else f"schedule/{name}"
+    return JobRequest(unique_key=key, subject=Subject("schedule", name[:40]))
 
 
 def prune_ticks(session: Session, before: datetime) -> int:

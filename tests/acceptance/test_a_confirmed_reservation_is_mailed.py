@@ -47,7 +47,9 @@ def test_staff_confirm_a_reservation_and_read_the_customers_mail_in_the_inbox(st
     assert f"Reservation #{number} is confirmed" in html.unescape(page)
     subject = f"Reservation #{number} confirmed"
     wait_until(lambda: subject in browser.get("/dev/inbox"), seconds=30, every=0.2)
-    message = re.search(rf'href="(/dev/inbox/[^"?]+)[^"]*"(?:(?!</a>).)*{subject}', browser.get("/dev/inbox"), re.DOTALL)
+    message = re.search(
+        rf'href="(/dev/inbox/[^"?]+)[^"]*"(?:(?!</a>).)*{subject}', browser.get("/dev/inbox"), re.DOTALL
+    )
     assert message, stack.output()
     source = browser.get(f"{message[1]}?part=source")
     assert "multipart/alternative" in source

@@ -383,7 +383,9 @@ def test_one_live_job_per_unique_key(session, work):
 
 def test_a_singleton_lives_once_whoever_asks(session):
     first = enqueue("reservations.sweep_overdue")
-    assert enqueue("reservations.sweep_overdue", unique_key="another") == first
+    assert enqueue("reservations.sweep_overdue") == first
+    with pytest.raises(JobArgumentError, match="a key of its own"):
+        enqueue("reservations.sweep_overdue", unique_key="another")
     session.commit()
 
 

@@ -558,3 +558,28 @@ def test_a_mail_to_nobody_is_not_sent_again(app: Flask, session: Session) -> Non
 def test_a_mail_that_is_not_there_is_not_sent_again(app: Flask, mail_id: str) -> None:
     with pytest.raises(MailNotFoundError):
         resend(mail_id)
+
+
+def test_a_worker_that_thaws_after_another_has_sent_its_mail_sends_nothing(app, session, smtp, monkeypatch):
+    """Frozen before it marked the mail, thought dead, rescued, and back again."""
+    (mail_id,) = ask(session, "ada")
+    job_id = get_mail(mail_id).job_id
+    session.rollback()
+    (frozen,) = claims.claim(session, [job_id], "frozen")
+    marks = delivery.ledger.mark_sending
+
+    def thaw_late(session: Session, *arguments: Any) -> set[str]:
+        monkeypatch.setattr(delivery.ledger, "mark_sending", marks)
+        session.rollback()
+        claims.interrupt(session, frozen, "gave no sign of life")
+        session.commit()
+        (second,) = claims.claim(session, [job_id], "another")
+        with app.app_context():
+            execution.run(app, [second], no_limit)
+        return marks(session, *arguments)
+
+    monkeypatch.setattr(delivery.ledger, "mark_sending", thaw_late)
+    assert execution.run(app, [frozen], no_limit) == []
+    session.expire_all()
+    mail = get_mail(mail_id)
+    assert (mail.state, mail.uncertain_count, len(smtp.received)) == (MailState.SENT, 0, 1)

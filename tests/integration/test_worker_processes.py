@@ -142,6 +142,17 @@ def test_sigterm_gives_back_what_does_not_finish_within_the_grace(session, proce
     assert tickets(session) == 0
 
 
+def test_sigterm_gives_a_heavy_job_back_too(session, processes):
+    id = asked(session, "test.heavy_long_nap", seconds=60)
+    worker = processes.worker("--heavy", SHUTDOWN_GRACE_SECONDS="1")
+    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    record = read(id)
+    assert (record.state, record.attempt, record.interruptions) == (JobState.PENDING, 0, 0), processes.output()
+    assert attempts(session, id) == []
+
+
 def test_a_second_sigterm_gives_everything_back_at_once(session, processes):
     id = asked(session, "test.long_nap", seconds=30)
     worker = processes.worker()

@@ -66,7 +66,8 @@ def _prepare(app: Flask) -> None:
     )
     # Addresses of static files carry their time of change, see app.presentation.
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)
-    Path(app.instance_path).mkdir(parents=True, exist_ok=True)
+    # The database, the broker's log and the caught mails are nobody else's on this machine.
+    Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
     for part in (logs, extensions, outbox, headers, answers, presentation, api):
         part.init_app(app)
     for part in SLICES:

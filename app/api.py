@@ -6,13 +6,13 @@ of an access token, whom `app.accounts` recognises; `@public` opens one.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import marshmallow as ma
 import structlog
 from flask import Flask, Request, Response, current_app, jsonify, request
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask_login import current_user
 from flask_smorest import Api, Blueprint
 from marshmallow import validate
@@ -24,6 +24,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from app.errors import AppError
 from app.extensions import csrf
 from app.pagination import DEFAULT_LIMIT, MAX_LIMIT, Page
+from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED, is_encodable
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +33,6 @@ API_PREFIX = f"{API_PATH}/v1"
 BEARER_CHALLENGE = 'Bearer realm="belfry"'
 # PostgreSQL's integer, in which ids are kept.
 MAX_ID = 2**31 - 1
-# PostgreSQL keeps no NUL in text; other control characters have no business in a field of a form.
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -82,14 +81,26 @@ class ApiParser(FlaskParser):
                 abort(415, message="The body must be JSON, with Content-Type: application/json.")
             return core.missing
         try:
-            return core.parse_json(req.get_data(cache=True))
+            body = core.parse_json(req.get_data(cache=True))
+            is_text_whole = is_encodable(body)
         # Nested 100,000 deep: json gives up with an error of its own.
         except RecursionError:
             abort(400, message="The JSON is nested too deep.")
+        if not is_text_whole:
+            abort(400, message="The JSON has half a pair of surrogates in a text, which is no character.")
+        return body
 
     def _handle_invalid_json_error(self, *args: object, **kwargs: object) -> NoReturn:
         abort(400, message="The body is not valid JSON.")
         raise AssertionError("abort always raises")
+
+
+class SessionOfPages(SecureCookieSessionInterface):
+    """The session of the pages. The API reads none, so that its answers do not vary with a cookie."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """Called at the beginning of every request."""
+        return self.make_null_session(app) if is_api_path(request.path) else super().open_session(app, request)
 
 
 class ApiBlueprint(Blueprint):
@@ -143,7 +154,7 @@ def id_field(description: str, **options: Any) -> ma.fields.Integer:
 def refuse_control_characters(text: str) -> None:
     """A validator of text fields: raises ValidationError for NUL and its like."""
     if CONTROL_CHARACTERS.search(text):
-        raise ma.ValidationError("Control characters are not allowed.")
+        raise ma.ValidationError(CONTROL_CHARACTERS_REFUSED)
 
 
 def public(view: View) -> View:
@@ -154,7 +165,12 @@ def public(view: View) -> View:
 
 def is_api_request() -> bool:
     """Whether the request is answered in JSON, errors included."""
-    return request.path == API_PATH or request.path.startswith(f"{API_PATH}/")
+    return is_api_path(request.path)
+
+
+def is_api_path(path: str) -> bool:
+    """Whether this path belongs to the API, also where nothing is."""
+    return path == API_PATH or path.startswith(f"{API_PATH}/")
 
 
 def register_api(app: Flask, blueprint: ApiBlueprint) -> None:
@@ -166,6 +182,7 @@ def register_api(app: Flask, blueprint: ApiBlueprint) -> None:
 def init_app(app: Flask) -> None:
     """Gives `app` its API and the document at /api/openapi.json. Must be called before `register_api`."""
     app.config["OPENAPI_URL_PREFIX"] = API_PATH
+    app.session_interface = SessionOfPages()
     BelfryApi(
         app,
         spec_kwargs={

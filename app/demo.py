@@ -198,7 +198,8 @@ def _reservation_row(number: int, ids: Ids, today: date, zone: ZoneInfo) -> dict
         "party_size": 1 + number % 5,
         "note": NOTES[number % len(NOTES)],
         "status": _status_of(number, day_offset),
-        "created_at": utc_now() - timedelta(days=LAST_DAY - FIRST_DAY - number / PER_DAY),
+        # A week before its day, so the last day's was made yesterday or today, and never later.
+        "created_at": utc_now() - timedelta(days=LAST_DAY + 1 - FIRST_DAY - number / PER_DAY),
     }
 
 

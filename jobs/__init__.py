@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from jobs import engine, mail, maintenance, reservations
+from jobs import commands, engine, mail, maintenance, reservations
 
 MODULES = (mail, reservations, maintenance)
 
@@ -16,3 +16,4 @@ def init_app(app: Flask) -> None:
     """Puts the jobs and their schedule into `app`."""
     entries = [entry for module in MODULES for entry in getattr(module, "SCHEDULE", ())]
     engine.init_app(app, entries)
+    commands.init_app(app)

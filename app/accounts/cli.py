@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-from flask.cli import AppGroup
 
 from app.accounts import services
 from app.accounts.models import Role
+from app.commands import CommandGroup
 from app.errors import AppError
 from app.extensions import db
 
-users = AppGroup("users", help="Makes users and changes what they may do.")
+users = CommandGroup("users", help="Makes users and changes what they may do.")
 
 roles = click.Choice([role.value for role in Role])
 

@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 5
 def run_everything(app: Flask) -> int:
     """Migrates, loads the demo on the first run, runs Procfile.dev until Ctrl-C; returns the exit status."""
     root, port = Path(app.root_path).parent, int(app.config["PORT"])
-    Path(app.instance_path).mkdir(parents=True, exist_ok=True)
+    Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
     _hold_lock(Path(app.instance_path) / "run.lock")
     _refuse_taken_port(port)
     environ = _child_environment(root, port)

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
 
 from app.columns import new_id
+from app.commands import CommandGroup
 from app.errors import AppError
 from app.extensions import db, table_of
 from app.mail import previews, queries, services, transport
@@ -23,7 +23,7 @@ from app.mail.recipients import check_address
 from app.mail.registry import kinds
 from app.pagination import MAX_LIMIT
 
-mail = AppGroup("mail", help="Looks into the mail ledger, sends mails again, shows and tests them.")
+mail = CommandGroup("mail", help="Looks into the mail ledger, sends mails again, shows and tests them.")
 
 _HIDDEN = frozenset({"recipient"})
 

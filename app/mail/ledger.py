@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.columns import utc_now
-from app.extensions import table_of
+from app.extensions import db, table_of
 from app.mail.models import ENTRY_COLUMNS, EmailMessage, MailEntry, MailState
+from app.outbox import on_cancelled
 
 ERROR_CHARACTERS = 2_000
 _LEDGER = table_of(EmailMessage)
@@ -70,6 +71,17 @@ def mark_sending(session: Session, entries: Sequence[MailEntry], held: sa.Select
     marked = set(session.connection().execute(statement).scalars())
     session.commit()
     return marked
+
+
+@on_cancelled("mail.deliver")
+def give_up(job_ids: Sequence[str]) -> None:
+    """Called when a person cancels deliveries that wait: their mails stay, unless somebody sends them again."""
+    statement = (
+        sa.update(_LEDGER)
+        .where(_columns.job_id.in_(job_ids), _columns.state.in_((MailState.QUEUED, MailState.DEFERRED)))
+        .values({_columns.state: MailState.FAILED, _columns.last_error: "its job was cancelled"})
+    )
+    db.session().connection().execute(statement)
 
 
 def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> None:

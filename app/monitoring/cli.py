@@ -10,10 +10,11 @@ from typing import Any
 import click
 import redis
 from flask import current_app
-from flask.cli import AppGroup, with_appcontext
+from flask.cli import with_appcontext
 
 from app import outbox
 from app.columns import utc_now
+from app.commands import CommandGroup
 from app.errors import AppError
 from app.extensions import db
 from app.monitoring import doctor as examination
@@ -21,7 +22,7 @@ from app.monitoring import services
 from app.monitoring.services import JobFilters
 from app.outbox import JobRecord, JobState
 
-jobs = AppGroup("jobs", help="Jobs: look at them, ask for one, steer them.")
+jobs = CommandGroup("jobs", help="Jobs: look at them, ask for one, steer them.")
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

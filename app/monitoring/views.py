@@ -9,11 +9,14 @@ from flask.typing import ResponseReturnValue
 
 from app import outbox
 from app.accounts import User, require_role
+from app.columns import utc_now
 from app.extensions import db
 from app.mail import mails_of_job
 from app.monitoring import services
 from app.monitoring.services import JobFilters
+from app.monitoring.life_cycle import life_cycle
 from app.outbox import ENDED, LIVE, JobRecord, JobState
+from app.text import query_text
 
 pages = Blueprint("monitoring", __name__, url_prefix="/jobs")
 
@@ -79,9 +82,9 @@ def _list_context() -> dict[str, Any]:
     state = request.args.get("state")
     filters = JobFilters(
         state=JobState(state) if state in TABS else None,
-        name=request.args.get("name") or None,
-        queue=request.args.get("queue") or None,
-        text=(request.args.get("text") or "").strip()[:200] or None,
+        name=query_text("name"),
+        queue=query_text("queue"),
+        text=query_text("text"),
     )
     page = services.list_jobs(filters, cursor=request.args.get("cursor"))
     return {
@@ -98,6 +101,7 @@ def _detail_context(job_id: str) -> dict[str, Any]:
     user = db.session.get(User, record.user_id) if record.user_id else None
     return {
         "job": record,
+        "steps": life_cycle(record, utc_now()),
         "attempts": services.attempts_of(record),
         "mails": mails_of_job(record.id),
         "user_name": user.name or user.username if user else None,

@@ -16,7 +16,7 @@ from app.extensions import BelfrySession
 from app.outbox import buffer, hooks
 from app.outbox.broker import CircuitBreaker, connect
 from app.outbox.buffer import Published, hold
-from app.outbox.changes import Change, Creation, on_change, on_created, subject_of, subject_type
+from app.outbox.changes import Change, Creation, on_change, on_created, record_changes, subject_of, subject_type
 from app.outbox.enqueue import JobRequest, Subject, enqueue, enqueue_many, insert_ignoring_conflicts
 from app.outbox.errors import HookError, JobArgumentError, JobStateError, OutboxError, UnknownJobError
 from app.outbox.models import (
@@ -35,7 +35,7 @@ from app.outbox.publisher import TIMERS_KEY, Publisher
 from app.outbox.relay import RelayReport, ids_at_rq, relay
 from app.outbox.specs import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, JobCatalogue, JobSpec, catalogue
 from app.outbox.states import ENDED, LIVE, TIMED, TRANSITIONS, WAITING, JobState, sources_of
-from app.outbox.steering import cancel, retry
+from app.outbox.steering import cancel, on_cancelled, retry
 
 __all__ = [
     "ENDED",
@@ -81,10 +81,12 @@ __all__ = [
     "ids_at_rq",
     "init_app",
     "insert_ignoring_conflicts",
+    "on_cancelled",
     "on_change",
     "on_created",
     "prune_records",
     "publisher",
+    "record_changes",
     "relay",
     "retry",
     "set_origin",

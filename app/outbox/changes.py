@@ -86,16 +86,24 @@ def on_change(
     Raises:
         HookError: the column keeps no history.
     """
-    if not attribute.property.active_history:
-        raise HookError(f"{attribute} needs mapped_column(active_history=True) to be watched")
-    model: Any = attribute.class_
+    hooks = _watched_column(attribute)
     wanted = None if to is None else frozenset(str(value) for value in to)
 
     def register(function: ChangedHook) -> ChangedHook:
-        _watch(model).changed.setdefault(attribute.key, []).append((wanted, function))
+        hooks.append((wanted, function))
         return function
 
     return register
+
+
+def record_changes(*attributes: InstrumentedAttribute[Any]) -> None:
+    """Has every change of these columns recorded as a StatusChange, without calling anything.
+
+    Raises:
+        HookError: a column keeps no history, as in `on_change`.
+    """
+    for attribute in attributes:
+        _watched_column(attribute)
 
 
 def watch_of(model: type) -> Watch | None:
@@ -113,6 +121,13 @@ def subject_of(row: object) -> Subject:
     mapper: Mapper[Any] = sa.inspect(type(row))
     (identity,) = mapper.primary_key_from_instance(row)
     return Subject(subject_type(type(row)), str(identity))
+
+
+def _watched_column(attribute: InstrumentedAttribute[Any]) -> list[tuple[frozenset[str] | None, ChangedHook]]:
+    if not attribute.property.active_history:
+        raise HookError(f"{attribute} needs mapped_column(active_history=True) to be watched")
+    model: Any = attribute.class_
+    return _watch(model).changed.setdefault(attribute.key, [])
 
 
 def _watch(model: type) -> Watch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +18,8 @@ from app.outbox.changes import Change, Creation, Subject, Watch, subject_of, wat
 from app.outbox.models import StatusChange
 from app.outbox.origin import current_origin
 
+# What a change keeps of a long value.
+VALUE_CHARACTERS = 80
 # (subject id, old value, new value)
 Difference = tuple[Any, Any, Any]
 
@@ -88,8 +91,9 @@ def _differences(rows: Iterable[object], column: str) -> list[Difference]:
     for row in rows:
         history = sa.inspect(row).attrs[column].history
         # session.dirty also holds rows whose attribute was set to the value it had.
-        if history.added and history.deleted and history.added[0] != history.deleted[0]:
-            found.append((subject_of(row).id, history.deleted[0], history.added[0]))
+        old = history.deleted[0] if history.deleted else None
+        if history.added and history.added[0] != old:
+            found.append((subject_of(row).id, old, history.added[0]))
     return found
 
 
@@ -121,4 +125,7 @@ def _change_row(change: Change) -> dict[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+    if value is None:
+        return None
+    text = value.isoformat() if isinstance(value, datetime) else str(value)
+    return text if len(text) <= VALUE_CHARACTERS else text[: VALUE_CHARACTERS - 1] + "…"

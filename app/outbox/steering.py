@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -50,6 +50,23 @@ def retry(ids: Sequence[str]) -> list[str]:
     return [row.id for row in rows]
 
 
+Cancelled = Callable[[Sequence[str]], None]
+_on_cancelled: dict[str, Cancelled] = {}
+
+
+def on_cancelled(name: str) -> Callable[[Cancelled], Cancelled]:
+    """Calls the function with the ids of the jobs of this name that a person cancels before they run.
+
+    It runs in the transaction that cancels them: what the jobs' rows wait for can be told that they come no more.
+    """
+
+    def register(function: Cancelled) -> Cancelled:
+        _on_cancelled[name] = function
+        return function
+
+    return register
+
+
 def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:
     """Cancels jobs: those that wait at once, those that run as soon as their function asks. The caller commits.
 
@@ -61,7 +78,7 @@ def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:
         sa.update(JobRecord)
         .where(JobRecord.id.in_(ids), JobRecord.state.in_(WAITING))
         .values(state=JobState.CANCELLED, finished_at=utc_now())
-        .returning(JobRecord.id)
+        .returning(JobRecord.id, JobRecord.name)
     )
     running = (
         sa.update(JobRecord)
@@ -69,6 +86,9 @@ def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:
         .values(cancel_requested=True)
         .returning(JobRecord.id)
     )
-    cancelled = list(db.session.execute(waiting, execution_options=options).scalars())
+    cancelled = db.session.execute(waiting, execution_options=options).all()
     asked = list(db.session.execute(running, execution_options=options).scalars())
-    return cancelled, asked
+    for name, function in _on_cancelled.items():
+        if of_name := [row.id for row in cancelled if row.name == name]:
+            function(of_name)
+    return [row.id for row in cancelled], asked

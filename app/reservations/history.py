@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import groupby
 
 import sqlalchemy as sa
 
@@ -12,8 +13,16 @@ from app.accounts import User, can
 from app.extensions import db
 from app.mail import EmailMessage, MailState
 from app.outbox import LIVE, JobRecord, JobState, StatusChange, subject_of
-from app.reservations.models import Reservation, ReservationStatus
+from app.presentation import localtime
+from app.reservations.models import Reservation, ReservationStatus, Resource
 
+FIELDS = {
+    "start_time": "start",
+    "duration_minutes": "duration",
+    "resource_id": "resource",
+    "party_size": "party",
+    "note": "note",
+}
 SWEEP = "The sweep"
 SYSTEM = "The system"
 UNFINISHED_MAILS = frozenset({MailState.QUEUED, MailState.SENDING, MailState.DEFERRED})
@@ -70,15 +79,17 @@ def history_for(user: User, reservation: Reservation) -> list[HistoryEntry]:
 
 
 def history_of(reservation: Reservation) -> list[HistoryEntry]:
-    """All entries, newest first: four queries, however many there are. The caller has checked who asks."""
+    """All entries, newest first: five queries, however many there are. The caller has checked who asks."""
     changes = _changes(reservation)
     jobs = _jobs(reservation)
     mails = _mails(reservation, {job.id: _job_of(job) for job in jobs})
     others = _other_jobs(jobs, mails)
     names = _names({change.user_id for change in changes} | {reservation.created_by_id})
-    entries = [_creation(reservation, changes, names, mails.get(None, []), others.get(None, []))]
-    entries += [_entry(change, names, mails.get(change.id, []), others.get(change.id, [])) for change in changes]
-    return entries[::-1]
+    statuses = [change for change in changes if change.field == Reservation.status.key]
+    entries = [_creation(reservation, statuses, names, mails.get(None, []), others.get(None, []))]
+    entries += [_entry(change, names, mails.get(change.id, []), others.get(change.id, [])) for change in statuses]
+    entries += _edits([change for change in changes if change not in statuses], names)
+    return sorted(entries, key=lambda entry: entry.at, reverse=True)
 
 
 def is_unfinished(history: Iterable[HistoryEntry]) -> bool:
@@ -100,7 +111,6 @@ def _changes(reservation: Reservation) -> Sequence[StatusChange]:
         .where(
             StatusChange.subject_type == subject.type,
             StatusChange.subject_id == subject.id,
-            StatusChange.field == Reservation.status.key,
         )
         .order_by(StatusChange.at, StatusChange.id)
     )
@@ -165,6 +175,43 @@ def _entry(
 ) -> HistoryEntry:
     who = names.get(change.user_id or 0) or (SWEEP if change.new == ReservationStatus.COMPLETED else SYSTEM)
     return HistoryEntry(change.at, who, change.old, change.new or "", mails, jobs, job_id=change.job_id)
+
+
+def _edits(changes: Sequence[StatusChange], names: Mapping[int, str]) -> list[HistoryEntry]:
+    """What was changed beside the status: one entry for all that one request changed."""
+    resources = _resource_names(changes)
+    found: list[HistoryEntry] = []
+    for (user_id, _), of_request in groupby(changes, key=lambda change: (change.user_id, change.request_id)):
+        made = list(of_request)
+        note = "; ".join(_told(change, resources) for change in made)
+        found.append(
+            HistoryEntry(made[0].at, names.get(user_id or 0, SYSTEM), None, "", note=note, job_id=made[0].job_id)
+        )
+    return found
+
+
+def _told(change: StatusChange, resources: Mapping[str, str]) -> str:
+    old, new = (_value(change.field, value, resources) for value in (change.old, change.new))
+    return f"{FIELDS.get(change.field, change.field)}: {old} → {new}"
+
+
+def _value(field: str, value: str | None, resources: Mapping[str, str]) -> str:
+    if not value:
+        return "none"
+    if field == Reservation.start_time.key:
+        return localtime(datetime.fromisoformat(value))
+    if field == Reservation.duration_minutes.key:
+        return f"{value} min"
+    return resources.get(value, value) if field == Reservation.resource_id.key else value
+
+
+def _resource_names(changes: Iterable[StatusChange]) -> dict[str, str]:
+    of_resource = [change for change in changes if change.field == Reservation.resource_id.key]
+    ids = {int(id) for change in of_resource for id in (change.old, change.new) if id}
+    if not ids:
+        return {}
+    query = sa.select(Resource.id, Resource.name).where(Resource.id.in_(ids))
+    return {str(row.id): row.name for row in db.session.execute(query)}
 
 
 def _job_of(job: JobRecord) -> JobOfChange:

@@ -10,7 +10,7 @@ from flask import current_app
 from app.accounts import User
 from app.extensions import db
 from app.mail import MailRequest, send_mails
-from app.outbox import Change, Creation, on_change, on_created
+from app.outbox import Change, Creation, on_change, on_created, record_changes
 from app.reservations.models import Reservation, ReservationStatus
 
 # SQLite takes 32,766 bound values in a statement; a bulk insert may hand over more ids than that.
@@ -44,6 +44,16 @@ def tell_the_customer(changes: Sequence[Change]) -> None:
     send_mails(
         "reservation-status", [_status_mail(change, addresses.get(int(change.subject.id))) for change in changes]
     )
+
+
+# What else the history tells; nobody is mailed for it.
+record_changes(
+    Reservation.start_time,
+    Reservation.duration_minutes,
+    Reservation.resource_id,
+    Reservation.party_size,
+    Reservation.note,
+)
 
 
 def _status_mail(change: Change, address: str | None) -> MailRequest:

@@ -38,7 +38,7 @@ def _kept_secret_key(path: Path) -> str:
         return path.read_text()
     except FileNotFoundError:
         pass
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # mode 600
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_urlsafe(48))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from flask import Flask
 
 from app.outbox import catalogue, publisher
-from jobs.engine import cli, schedule
+from jobs.engine import schedule
 from jobs.engine.chunk import Answer, Chunk
 from jobs.engine.context import check_cancelled, current_job
 from jobs.engine.eager import eager_runner
@@ -44,4 +44,3 @@ def init_app(app: Flask, entries: Sequence[ScheduleEntry]) -> None:
     app.extensions["schedule"] = list(entries)
     with app.app_context():
         schedule.check(entries, app.config)
-    cli.init_app(app)

@@ -52,6 +52,7 @@ class Chunk:
         self._savers: list[Save] = []
         self._committed_at = time.monotonic()
         self.ends: list[tuple[str, JobState]] = []
+        self.errors: list[BaseException] = []
 
     def __iter__(self) -> Iterator[Claim]:
         return iter(self._items)
@@ -97,6 +98,7 @@ class Chunk:
         self.session.commit()
         self._waiting = []
         self.ends += [(answer.item.id, answer.state) for answer in answers]
+        self.errors += [answer.error for answer in answers if answer.error is not None]
         self._committed_at = time.monotonic()
 
     def _take(self, item: Claim, result: Any, error: BaseException | None) -> None:

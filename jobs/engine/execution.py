@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
@@ -98,8 +99,23 @@ def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit) -> En
         # Through the chunk, so that the function's own `save` learns of it in the same transaction.
         chunk.fail_rest(failure)
     _until_database_answers(chunk.settle)
-    log.info("chunk.ended", records=len(items), seconds=_seconds_since(items[0]))
-    return ends + chunk.ends
+    ends += chunk.ends
+    _log_chunk(items, ends, chunk.errors)
+    return ends
+
+
+def _log_chunk(items: Sequence[Claim], ends: Ends, errors: Sequence[BaseException]) -> None:
+    counts = Counter(state.value for _, state in ends)
+    is_well = counts[JobState.COMPLETED.value] == len(items)
+    tell = log.info if is_well else log.error if counts[JobState.FAILED.value] else log.warning
+    kinds = sorted({type(error).__name__ for error in errors})
+    tell(
+        "chunk.ended",
+        records=len(items),
+        **counts,
+        seconds=_seconds_since(items[0]),
+        **({"errors": kinds} if kinds else {}),
+    )
 
 
 def _end_failed(items: Sequence[Claim], error: BaseException, found: JobDefinition | None) -> Ends:

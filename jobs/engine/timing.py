@@ -9,10 +9,13 @@ from itertools import islice
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+from cron_descriptor import Options, get_description
 from croniter import croniter
 
 from jobs.engine.errors import ScheduleError
 
+OPTIONS = Options()
+OPTIONS.use_24hour_time_format = True
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -21,6 +24,10 @@ class Timing(Protocol):
 
     def next_tick(self, after: datetime) -> datetime:
         """The first tick after an aware moment, in UTC."""
+        ...
+
+    def describe(self) -> str:
+        """The timing in plain words."""
         ...
 
     def __str__(self) -> str: ...
@@ -40,6 +47,14 @@ class Every:
         """The first multiple of the interval after `after`."""
         step = timedelta(seconds=self.seconds)
         return _EPOCH + ((after - _EPOCH) // step + 1) * step
+
+    def describe(self) -> str:
+        """In words: `every 5 minutes`."""
+        for unit, seconds in (("hour", 3600), ("minute", 60), ("second", 1)):
+            count = self.seconds / seconds
+            if count >= 1 and count == int(count):
+                return f"every {unit}" if count == 1 else f"every {count:g} {unit}s"
+        return f"every {self.seconds:g} seconds"
 
     def __str__(self) -> str:
         return f"every {self.seconds:g} s"
@@ -88,6 +103,11 @@ class Cron:
     @property
     def _follows_clock(self) -> bool:
         return self.line.split()[1].startswith("*")
+
+    def describe(self) -> str:
+        """In words: `at 03:17`."""
+        words = get_description(self.line, OPTIONS)
+        return words[:1].lower() + words[1:]
 
     def __str__(self) -> str:
         return f"cron {self.line}"

@@ -82,6 +82,22 @@ def test_ticks(timing, after, expected):
     assert ticks(timing, after, len(expected)) == expected
 
 
+@pytest.mark.parametrize(
+    ("timing", "words"),
+    [
+        (Every(300), "every 5 minutes"),
+        (Every(60), "every minute"),
+        (Every(7200), "every 2 hours"),
+        (Every(90), "every 90 seconds"),
+        (Every(0.5), "every 0.5 seconds"),
+        (Cron("17 3 * * *"), "at 03:17"),
+        (Cron("0 9 * * 1"), "at 09:00, only on Monday"),
+    ],
+)
+def test_timings_in_words(timing, words):
+    assert timing.describe() == words
+
+
 @pytest.mark.parametrize("line", ["", "* * * *", "61 * * * *", "0 3 * * * *", "@daily", "nonsense"])
 def test_a_wrong_cron_line_is_refused(line):
     with pytest.raises(ScheduleError, match="cron takes five fields"):

@@ -1,4 +1,4 @@
-"""Commands of the engine: `flask jobs worker`, and the group `flask schedule`."""
+"""Commands over the engine: `flask jobs worker`, and the group `flask schedule`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import click
 import sqlalchemy as sa
 from flask import Flask, current_app
-from flask.cli import AppGroup, with_appcontext
+from flask.cli import with_appcontext
 from rq.serializers import JSONSerializer
 from rq.worker_pool import WorkerPool
 
 from app.columns import utc_now
+from app.commands import CommandGroup
 from app.extensions import db
 from app.outbox import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, Schedule
 from app.outbox.broker import connect
@@ -23,7 +24,7 @@ from jobs.engine.heavy import HeavyWorker
 from jobs.engine.light import LightWorker
 from jobs.engine.timing import Timing
 
-schedule_group = AppGroup("schedule", help="The periodic schedule.")
+schedule_group = CommandGroup("schedule", help="The periodic schedule.")
 
 
 @click.command("worker")
@@ -100,14 +101,16 @@ def entries() -> list[schedules.ScheduleEntry]:
 def _described(entry: schedules.ScheduleEntry) -> dict[str, Any]:
     timing, zone = entry.timing(current_app.config), entry.zone_name(current_app.config)
     row = db.session.get(Schedule, entry.name)
+    is_paused = row is not None and row.paused_at is not None
     return {
         "name": entry.name,
         "job": entry.job,
-        "timing": str(timing),
+        "timing": timing.describe(),
+        "expression": str(timing),
         "zone": zone,
-        "state": "paused" if row and row.paused_at else "active",
+        "state": "paused" if is_paused else "active",
         "last_tick_at": row.last_tick_at.isoformat() if row and row.last_tick_at else None,
-        "next_ticks": [tick.isoformat() for tick in _next_ticks(timing, 5)],
+        "next_ticks": [] if is_paused else [tick.isoformat() for tick in _next_ticks(timing, 5)],
     }
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import structlog
 from flask import Flask, Response, g, make_response, render_template, request
 from flask.typing import ResponseReturnValue
+from flask_login import current_user
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
 from app.api import error_answer, is_api_request
 from app.errors import AppError
 from app.extensions import db
+from app.presentation import sentence
 
 log = structlog.get_logger(__name__)
 
@@ -18,8 +20,14 @@ HINTS = {
     400: "Go back, reload the page and try again.",
     403: "If you need this, ask the school's office.",
     404: "The address may be mistyped, or what it named is gone.",
+    405: "Go back and try again from the page.",
     409: "Reload the page to see how it stands now.",
     500: "It is on record. Try again in a moment.",
+}
+# In place of werkzeug's own words, which say half of what the hints say.
+MESSAGES = {
+    404: "There is no such page.",
+    405: "This address does not take that.",
 }
 
 
@@ -38,18 +46,15 @@ def answer_error(error: AppError | HTTPException) -> ResponseReturnValue:
 
 def page_answer(error: AppError | HTTPException) -> Response:
     """The error's page."""
-    if isinstance(error, AppError):
-        code, message = error.status, error.message
-    else:
-        code, message = error.code or 500, error.description or ""
+    code, message = _code_and_message(error)
     if code >= 500:
         message = "Something went wrong on our side."
         log.error("request.failed", error=type(error).__name__, reason=str(error))
     page = render_template(
-        "errors/error.html",
+        "errors/shell.html" if _has_shell(code) else "errors/bare.html",
         code=code,
         title=HTTP_STATUS_CODES.get(code, "Error"),
-        message=message,
+        message=sentence(message),
         hint=HINTS.get(code),
         request_id=g.get("request_id"),
     )
@@ -57,3 +62,20 @@ def page_answer(error: AppError | HTTPException) -> Response:
     if isinstance(error, HTTPException):
         answer.headers.extend((n, v) for n, v in error.get_headers(request.environ) if n in ("Allow", "Retry-After"))
     return answer
+
+
+def _code_and_message(error: AppError | HTTPException) -> tuple[int, str]:
+    if isinstance(error, AppError):
+        return error.status, error.message
+    code = error.code or 500
+    is_own = error.description != type(error).description
+    return code, (None if is_own else MESSAGES.get(code)) or error.description or HTTP_STATUS_CODES.get(code, "Error")
+
+
+def _has_shell(code: int) -> bool:
+    """Whether the page has the navigation, which is for those who are logged in.
+
+    To know them takes a query: not after a failure, which may be the database's, and not for a static file. Should this
+    query fail, that is a failure, with a page of its own.
+    """
+    return code < 500 and request.endpoint != "static" and current_user.is_authenticated

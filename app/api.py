@@ -6,6 +6,7 @@ of an access token, whom `app.accounts` recognises; `@public` opens one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -83,9 +84,11 @@ class ApiParser(FlaskParser):
         try:
             body = core.parse_json(req.get_data(cache=True))
             is_text_whole = is_encodable(body)
-        # Nested 100,000 deep: json gives up with an error of its own.
-        except RecursionError:
-            abort(400, message="The JSON is nested too deep.")
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise  # webargs answers these
+        # Nested 100,000 deep, or a number of 5,000 digits: Python gives up with errors of its own.
+        except (RecursionError, ValueError):
+            abort(400, message="The JSON is nested too deep, or a number in it has too many digits.")
         if not is_text_whole:
             abort(400, message="The JSON has half a pair of surrogates in a text, which is no character.")
         return body

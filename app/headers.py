@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, request
+from flask import Flask, Response
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -27,9 +27,9 @@ def init_app(app: Flask) -> None:
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("X-Frame-Options", "SAMEORIGIN")
         response.headers.setdefault("Referrer-Policy", "same-origin")
-        # All else shows people and their doings: no cache on the way, nor the next person at this browser, gets it.
-        if request.endpoint != "static":
-            response.headers.setdefault("Cache-Control", "no-store")
+        # Pages show people and their doings: no cache, nor the next person at this browser, gets them. Flask sets the
+        # header for static files by itself.
+        response.headers.setdefault("Cache-Control", "no-store")
         if app.config["SESSION_COOKIE_SECURE"]:
             response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
         return response

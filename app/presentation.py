@@ -57,6 +57,17 @@ def clock(moment: datetime | None, zone: ZoneInfo | None = None) -> str:
     return f"{in_zone(moment, zone):%H:%M}" if moment else ""
 
 
+def span(start: datetime, end: datetime) -> str:
+    """`Tue 25 Nov 2025, 14:30 to 15:30`; of two days, the end has its own."""
+    is_one_day = in_zone(start).date() == in_zone(end).date()
+    return f"{localtime(start)} to {clock(end) if is_one_day else localtime(end)}"
+
+
+def is_past(moment: datetime, now: datetime | None = None) -> bool:
+    """Whether `moment` lies behind us."""
+    return in_zone(moment) < (now or datetime.now(UTC))
+
+
 def clock_exact(moment: datetime | None, zone: ZoneInfo | None = None) -> str:
     """`14:30:05.123`, for the life cycle of a job."""
     if moment is None:
@@ -143,6 +154,11 @@ def between(start: datetime | None, end: datetime | None) -> str:
 def plain(value: object) -> str:
     """The word an enum member stands for, or the value itself, as text."""
     return str(value.value if isinstance(value, Enum) else value) if value is not None else ""
+
+
+def sentence(text: str) -> str:
+    """`text` as a sentence: errors say what a field takes in small letters, as half of one."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def pretty_json(value: Any) -> str:
@@ -347,6 +363,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
 
 GLOBALS: Mapping[str, Callable[..., Any]] = {
     "between": between,
+    "is_past": is_past,
     "reader_zone": reader_zone,
     "date_today": date_today,
     "url_with": url_with,

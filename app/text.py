@@ -11,6 +11,7 @@ from flask import request
 
 # PostgreSQL keeps no NUL in text; other control characters have no business in a field of a form.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+SURROGATES = re.compile(r"[\ud800-\udfff]")
 CONTROL_CHARACTERS_REFUSED = "Control characters are not allowed."
 MAX_QUERY_CHARACTERS = 200
 
@@ -29,7 +30,7 @@ def is_encodable(value: object) -> bool:
     r"""Whether all text within parsed JSON can be kept: `"\ud800"`, half a pair of surrogates, is valid JSON, and no
     encoding has it (RFC 8259, section 8.2)."""
     if isinstance(value, str):
-        return not any("\ud800" <= character <= "\udfff" for character in value)
+        return SURROGATES.search(value) is None
     if isinstance(value, dict):
         return all(is_encodable(key) and is_encodable(below) for key, below in value.items())
     return not isinstance(value, list) or all(is_encodable(below) for below in value)

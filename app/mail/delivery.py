@@ -79,7 +79,10 @@ class MailChunk(Protocol):
     session: Session
 
     def __iter__(self) -> Iterator[Item]: ...
+    @property
+    def should_stop(self) -> bool: ...
     def held(self, items: Any) -> sa.Select[str]: ...
+    def release(self, item: Any) -> None: ...
     def answer(self, item: Any, result: Any = None) -> None: ...
     def fail(self, item: Any, error: BaseException) -> None: ...
     def before_commit(self, save: Callable[[Session, Sequence[Any]], None]) -> None: ...
@@ -153,8 +156,14 @@ class Delivery:
             letter.message = message_for(letter.entry, _checked(context, letter.entry.kind))
         except MailError as error:
             self._later(self.chunk.fail, letter.item, error)
-            return False
-        return True
+        except DATABASE_AWAY:
+            raise
+        except Exception as error:  # noqa: BLE001 - a template may load more of a row, and find it gone
+            self.chunk.session.rollback()
+            self._later(self.chunk.fail, letter.item, error)
+        else:
+            return True
+        return False
 
     def _later(self, end: Callable[..., None], *arguments: Any) -> None:
         self._unsendable.append(partial(end, *arguments))
@@ -168,6 +177,8 @@ class Delivery:
             now, remaining = remaining[:wave], remaining[wave:]
             now = self._mark_sending(now)
             while now:
+                if self.chunk.should_stop:
+                    return self._release(now + remaining)
                 letter, *now = now
                 error = self._send(letter)
                 silences = silences + 1 if isinstance(error, SilentServerError) else 0
@@ -175,6 +186,11 @@ class Delivery:
                     return self._give_up(now + remaining, error)
             wave = _next_wave(wave, time.monotonic() - began_at)
         return None
+
+    def _release(self, letters: Sequence[_Letter]) -> None:
+        # Their process is about to end: another begins them anew.
+        for letter in letters:
+            self.chunk.release(letter.item)
 
     def _mark_sending(self, letters: Sequence[_Letter]) -> list[_Letter]:
         held = self.chunk.held([letter.item for letter in letters])
@@ -192,6 +208,10 @@ class Delivery:
         except MailError as error:
             self._fail(letter, error)
             return error
+        except DATABASE_AWAY:
+            raise
+        except Exception as error:  # noqa: BLE001 - one mail's trouble, whatever it is, never spoils the chunk
+            self.chunk.fail(letter.item, error)
         else:
             refused = "; ".join(map(str, receipt.refusals)) or None
             self._end(letter, MailState.SENT, f"refused {refused}" if refused else None)
@@ -232,7 +252,11 @@ class Delivery:
 
     def _outcome(self, answer: ItemAnswer) -> Outcome | None:
         letter = self._letters.get(answer.item.id)
-        if answer.error is None or letter is None or letter.entry.job_id != answer.item.id:
+        if letter is None or letter.entry.job_id != answer.item.id:
+            return self._outcomes.get(answer.item.id)
+        if answer.state is JobState.PENDING:  # released: another begins it anew
+            return None if letter.may_have_left else Outcome(letter.entry.id, letter.item.id, MailState.QUEUED)
+        if answer.error is None:
             return self._outcomes.get(answer.item.id)
         is_uncertain = letter.may_have_left
         state = MailState.UNCERTAIN if is_uncertain else _state_after(answer.state)

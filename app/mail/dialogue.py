@@ -150,4 +150,4 @@ def _with_final_dot(content: bytes) -> bytes:
 
 
 def _readable(text: bytes) -> str:
-    return " ".join(text.decode("utf-8", "replace").split())
+    return " ".join(text.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}").split())

@@ -12,10 +12,12 @@ from app.columns import as_uuid_text
 from app.extensions import db
 from app.mail.errors import MailNotFoundError
 from app.mail.models import EmailMessage, MailState
+from app.outbox import LIVE, JobRecord
 from app.pagination import Page, page_by_key
 
 # States in which `last_error` says something; few rows are in them, so their text can be searched.
 TROUBLED = (MailState.FAILED, MailState.DEFERRED, MailState.UNCERTAIN, MailState.SKIPPED)
+UNDER_WAY = (MailState.QUEUED, MailState.SENDING, MailState.DEFERRED)
 LAST_CHARACTER = "\U0010ffff"
 
 
@@ -52,6 +54,12 @@ def get_mail(mail_id: object) -> EmailMessage:
     if mail is None:
         raise MailNotFoundError
     return mail
+
+
+def is_under_way(mail: EmailMessage) -> bool:
+    """Whether a job is still going to change the mail's state."""
+    job = db.session.get(JobRecord, mail.job_id) if mail.state in UNDER_WAY and mail.job_id else None
+    return job is not None and job.state in LIVE
 
 
 def mails_of_job(job_id: object) -> list[EmailMessage]:

@@ -21,6 +21,7 @@ from app.outbox import (
     JobRequest,
     Subject,
     current_origin,
+    current_session,
     enqueue_many,
     insert_ignoring_conflicts,
 )
@@ -85,7 +86,7 @@ def send_mails(kind: str, requests: Iterable[MailRequest]) -> list[str]:
     rows = [row for request in requests for row in _rows(kind, request)]
     if not rows:
         return []
-    written = insert_ignoring_conflicts(db.session(), EmailMessage, rows)
+    written = insert_ignoring_conflicts(current_session(), EmailMessage, rows)
     new = [row for row in rows if row["id"] in written]
     enqueue_many(DELIVER, [_delivery(row) for row in new if row["state"] is MailState.QUEUED])
     return [row["id"] for row in new]

@@ -91,7 +91,7 @@ class InboxAddress:
     def _read(self) -> int | None:
         try:
             return int(self._file.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # not there yet, or not written yet
             return None
 
 

@@ -3,17 +3,20 @@ ask for: accounts send mails too, so the slice's face must not know its pages.""
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Flask, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.accounts import require_role
+from app.errors import NotFoundError
 from app.extensions import db
 from app.mail import inbox, previews, queries, services
-from app.mail.errors import MailError, MailStateError
+from app.mail.errors import MailError, MailStateError, UnknownMailError
 from app.mail.frames import html_frame, text_frame
 from app.mail.models import MailState
+from app.text import query_text
 
 pages = Blueprint("mail", __name__, url_prefix="/mails")
 
@@ -31,7 +34,9 @@ def init_app(app: Flask) -> None:
 @require_role("staff", "admin")
 def list_() -> ResponseReturnValue:
     """The ledger, newest first, filtered by the query: state, kind, text, cursor."""
-    state, kind, text = (request.args.get(name) or None for name in ("state", "kind", "text"))
+    state, kind, text = (query_text(name) for name in ("state", "kind", "text"))
+    # What the page does not know it does not filter by, as on every page.
+    state = state if state in STATES else None
     page = queries.find_mails(state=state, kind=kind, text=text, cursor=request.args.get("cursor"))
     return render_template(
         "mail/list.html",
@@ -47,8 +52,14 @@ def list_() -> ResponseReturnValue:
 @require_role("staff", "admin")
 def detail(mail_id: UUID) -> ResponseReturnValue:
     """One mail."""
-    mail = queries.get_mail(mail_id)
-    return render_template("mail/detail.html", mail=mail, may_resend=services.may_resend(mail))
+    return render_template("mail/detail.html", **_detail_context(mail_id))
+
+
+@pages.get("/<uuid:mail_id>/live")
+@require_role("staff", "admin")
+def live(mail_id: UUID) -> ResponseReturnValue:
+    """The detail's moving part."""
+    return render_template("mail/_detail.html", **_detail_context(mail_id))
 
 
 @pages.post("/<uuid:mail_id>/resend")
@@ -99,6 +110,13 @@ def preview(name: str, part: str) -> ResponseReturnValue:
     """One part of a sample."""
     try:
         rendered = previews.preview(name)
+    except UnknownMailError as error:
+        raise NotFoundError("There is no mail of this name.") from error
     except MailError as error:
         return text_frame(error.message)
     return html_frame(rendered.html) if part == "html" else text_frame(f"{rendered.subject}\n\n{rendered.text}")
+
+
+def _detail_context(mail_id: UUID) -> dict[str, Any]:
+    mail = queries.get_mail(mail_id)
+    return {"mail": mail, "may_resend": services.may_resend(mail), "is_live": queries.is_under_way(mail)}

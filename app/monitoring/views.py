@@ -13,8 +13,8 @@ from app.columns import utc_now
 from app.extensions import db
 from app.mail import mails_of_job
 from app.monitoring import services
-from app.monitoring.services import JobFilters
 from app.monitoring.life_cycle import life_cycle
+from app.monitoring.services import JobFilters
 from app.outbox import ENDED, LIVE, JobRecord, JobState
 from app.text import query_text
 

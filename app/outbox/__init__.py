@@ -17,7 +17,14 @@ from app.outbox import buffer, hooks
 from app.outbox.broker import CircuitBreaker, connect
 from app.outbox.buffer import Published, hold
 from app.outbox.changes import Change, Creation, on_change, on_created, record_changes, subject_of, subject_type
-from app.outbox.enqueue import JobRequest, Subject, enqueue, enqueue_many, insert_ignoring_conflicts
+from app.outbox.enqueue import (
+    JobRequest,
+    Subject,
+    current_session,
+    enqueue,
+    enqueue_many,
+    insert_ignoring_conflicts,
+)
 from app.outbox.errors import HookError, JobArgumentError, JobStateError, OutboxError, UnknownJobError
 from app.outbox.models import (
     AttemptOutcome,
@@ -75,6 +82,7 @@ __all__ = [
     "cancel",
     "catalogue",
     "current_origin",
+    "current_session",
     "enqueue",
     "enqueue_many",
     "hold",

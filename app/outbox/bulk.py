@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import ORMExecuteState, Session
 
 from app.columns import new_id
@@ -15,6 +16,7 @@ from app.outbox.errors import HookError
 from app.outbox.models import StatusChange
 
 CHUNK_ROWS = 1_000
+UPSERTS = (postgresql.dml.OnConflictDoUpdate, sqlite.dml.OnConflictDoUpdate)
 Difference = tuple[Any, Any, Any]
 
 
@@ -54,7 +56,10 @@ def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[A
             dispatch(session, model, column, _differences_by_key(session, model, column, rows))
         return execution.invoke_statement()
     statement: Any = execution.statement
+    parameters = execution.parameters if isinstance(execution.parameters, Mapping) else {}
     for column, value in _new_values(execution, watch).items():
+        if isinstance(value, sa.BindParameter):  # bound to this statement's SET clause: the query needs its own
+            value = parameters.get(value.key, value.effective_value)
         statement = _fire(session, model, column, value, statement, dispatch)
     return execution.invoke_statement(statement)
 
@@ -70,6 +75,8 @@ def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result
         return None
     key = _key(model)
     statement: Any = execution.statement
+    if isinstance(getattr(statement, "_post_values_clause", None), UPSERTS):
+        raise HookError(f"insert({model.__name__}) … on conflict do update cannot be watched: which rows are new?")
     returned = [column.key for column in statement.exported_columns]
     if not returned:
         statement = statement.returning(key)
@@ -83,8 +90,6 @@ def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result
 def _fire(session: Session, model: type, column: str, value: Any, statement: Any, dispatch: DispatchChanges) -> Any:
     """Dispatches the changes that `statement` will make to one column; returns the statement to run."""
     key, attribute, batch_id = _key(model), getattr(model, column), new_id()
-    if isinstance(value, sa.BindParameter):  # bound to this statement's SET clause: another needs its own
-        value = value.value
     differs = attribute.is_distinct_from(value)
     query = sa.select(key, attribute, sa.type_coerce(value, attribute.type)).where(differs)
     if statement.whereclause is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -93,13 +95,13 @@ def enqueue_many(name: str, requests: Iterable[JobRequest], *, session: Session 
     Args:
         name: a registered job's name.
         requests: what to ask for, one each.
-        session: the session whose transaction writes them (`db.session` by default).
+        session: the session whose transaction writes them (`current_session` by default).
 
     Returns:
         the ids, in the order of `requests`; where a live job had the unique key, that job's id.
     """
     spec = catalogue().get(name)
-    session = session or db.session()
+    session = session or current_session()
     wanted = [_with_key(spec, request) for request in requests]
     for request in wanted:
         _check_args(spec, request.args)
@@ -113,6 +115,24 @@ def enqueue_many(name: str, requests: Iterable[JobRequest], *, session: Session 
     inserted = insert_ignoring_conflicts(session, JobRecord, rows)
     hold(session, [_published(row) for row in rows if row["id"] in inserted])
     return [row["id"] if row["id"] in inserted else _living_or_inserted(session, row) for row in rows]
+
+
+_flushing: ContextVar[Session | None] = ContextVar("flushing_session", default=None)
+
+
+def current_session() -> Session:
+    """The session in whose transaction rows are written now: in a hook the one that flushes, else `db.session`."""
+    return _flushing.get() or db.session()
+
+
+@contextmanager
+def writing_to(session: Session) -> Iterator[None]:
+    """Makes `session` the current one for a block."""
+    token = _flushing.set(session)
+    try:
+        yield
+    finally:
+        _flushing.reset(token)
 
 
 def insert_ignoring_conflicts(
@@ -132,7 +152,9 @@ def insert_ignoring_conflicts(
     table = table_of(model)
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(table).on_conflict_do_nothing().returning(table.c[key])
-    return set(session.connection().execute(statement, list(rows)).scalars())
+    # In one order, so that two transactions that insert the same keys wait for each other and do not deadlock.
+    ordered = sorted(rows, key=lambda row: str(row.get("unique_key") or row[key]))
+    return set(session.connection().execute(statement, ordered).scalars())
 
 
 def _with_key(spec: JobSpec, request: JobRequest) -> JobRequest:

@@ -15,6 +15,7 @@ from app.columns import new_id, utc_now
 from app.extensions import table_of
 from app.outbox import bulk
 from app.outbox.changes import Change, Creation, Subject, Watch, subject_of, watch_of
+from app.outbox.enqueue import writing_to
 from app.outbox.models import StatusChange
 from app.outbox.origin import current_origin
 
@@ -51,8 +52,9 @@ def dispatch_creations(session: Session, model: type, ids: Sequence[Any]) -> Non
         return
     origin, now = current_origin(), utc_now()
     creations = [Creation(Subject(watch.type, str(id)), now, origin.user_id) for id in ids]
-    for hook in watch.created:
-        hook(creations)
+    with writing_to(session):
+        for hook in watch.created:
+            hook(creations)
 
 
 def dispatch_changes(
@@ -67,10 +69,11 @@ def dispatch_changes(
     if watch is None:
         return
     changes = _record(session, watch, column, differences, batch_id)
-    for wanted, hook in watch.changed.get(column, []):
-        chosen = changes if wanted is None else [change for change in changes if change.new in wanted]
-        if chosen:
-            hook(chosen)
+    with writing_to(session):
+        for wanted, hook in watch.changed.get(column, []):
+            chosen = changes if wanted is None else [change for change in changes if change.new in wanted]
+            if chosen:
+                hook(chosen)
 
 
 def _watched_columns(model: type) -> Iterable[str]:

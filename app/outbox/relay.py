@@ -10,7 +10,6 @@ from typing import Any
 import sqlalchemy as sa
 from flask import current_app
 from rq import Queue
-from rq.intermediate_queue import IntermediateQueue
 
 from app.columns import utc_now
 from app.extensions import db
@@ -54,14 +53,12 @@ def relay(publisher: Publisher) -> RelayReport:
 
 
 def ids_at_rq(publisher: Publisher) -> set[str]:
-    """The ids in RQ's queues and in the lists where its workers hold what they are about to start."""
-    keys = [Queue.redis_queue_namespace_prefix + queue for queue in QUEUES]
+    """The ids in RQ's queues. What a worker has popped and not yet claimed is not among them: pushed again, it is
+    claimed once all the same."""
     with publisher.connection.pipeline(transaction=False) as pipeline:
-        for key in keys:
-            # The order matters: an id moves from the queue to the intermediate list, never back.
-            pipeline.lrange(key, 0, -1)
-            pipeline.lrange(IntermediateQueue.get_intermediate_queue_key(key), 0, -1)
-        return {id.decode() for ids in pipeline.execute() for id in ids}
+        for queue in QUEUES:
+            pipeline.lrange(Queue.redis_queue_namespace_prefix + queue, 0, -1)
+        return {id.decode(errors="replace") for ids in pipeline.execute() for id in ids}
 
 
 def _condition() -> sa.ColumnElement[bool]:
@@ -109,7 +106,12 @@ def _pages() -> Iterator[list[Published]]:
 def _mark_queued(ids: Sequence[str]) -> None:
     statement = (
         sa.update(JobRecord)
-        .where(JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.QUEUED) | {JobState.QUEUED}))
+        .where(
+            JobRecord.id.in_(ids),
+            JobRecord.state.in_(sources_of(JobState.QUEUED) | {JobState.QUEUED}),
+            # One that ran and failed since it was pushed waits for its retry.
+            sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now()),
+        )
         .values(state=JobState.QUEUED, enqueued_at=utc_now())
     )
     db.session.execute(statement, execution_options={"synchronize_session": False})

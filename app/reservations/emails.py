@@ -22,7 +22,11 @@ Contexts = dict[str, Context | None]
 
 def sample_new() -> Context:
     """A reservation that needs an answer."""
-    return _sample() | {"customer_email": "ada@example.org", "asked_at": "Mon 24 Nov 2025, 09:12"}
+    return _sample() | {
+        "customer_email": "ada@example.org",
+        "asked_at": "Mon 24 Nov 2025, 09:12",
+        "recipient": "desk@example.org",  # not the customer, who is the sample recipient of other mails
+    }
 
 
 def sample_status() -> Context:

@@ -9,9 +9,10 @@ from zoneinfo import ZoneInfo
 
 from flask_wtf import FlaskForm
 from wtforms import DateTimeLocalField, Field, IntegerField, SelectField, StringField, TextAreaField
-from wtforms.validators import InputRequired, Length, NumberRange, Optional
+from wtforms.validators import InputRequired, Length, NumberRange, Optional, ValidationError
 
 from app.accounts import find_user
+from app.presentation import sentence
 from app.reservations.local_time import local_from_utc, utc_from_local
 from app.reservations.models import (
     DEFAULT_DURATION_MINUTES,
@@ -22,6 +23,7 @@ from app.reservations.models import (
     Reservation,
     Resource,
 )
+from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 
 # Browsers leave the seconds out unless they are typed.
 LOCAL_FORMATS = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"]
@@ -29,10 +31,18 @@ LOCAL_FORMATS = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"]
 FORM_FIELDS = {"resource_id": "resource", "customer_id": "customer"}
 
 
+def plain_text(_: FlaskForm, field: Field) -> None:
+    """A validator: what the API's fields refuse, a form's refuse too."""
+    if CONTROL_CHARACTERS.search(field.data or ""):
+        raise ValidationError(CONTROL_CHARACTERS_REFUSED)
+
+
 class ReservationForm(FlaskForm):
     """A reservation to make or to change."""
 
-    customer = StringField("Customer", [Length(max=254)], description="Username or email address; empty: you.")
+    customer = StringField(
+        "Customer", [Length(max=254), plain_text], description="Username or email address; empty: you."
+    )
     start_time = DateTimeLocalField("Start", [InputRequired("Say when it starts.")], format=LOCAL_FORMATS)
     duration_minutes = IntegerField(
         "Duration",
@@ -43,7 +53,7 @@ class ReservationForm(FlaskForm):
     party_size = IntegerField(
         "Party size", [InputRequired("Say how many come."), NumberRange(1, MAX_PARTY_SIZE)], default=1
     )
-    note = TextAreaField("Note", [Length(max=MAX_NOTE_CHARACTERS)])
+    note = TextAreaField("Note", [Length(max=MAX_NOTE_CHARACTERS), plain_text])
 
     def offer(self, resources: Sequence[Resource], present: Resource | None = None) -> None:
         """Fills the choices: what can be reserved, and what is reserved now although it is no longer offered."""
@@ -79,7 +89,7 @@ class ReservationForm(FlaskForm):
         for name, messages in fields.items():
             field = self._fields.get(FORM_FIELDS.get(name, name))
             if field is not None:
-                _add_error(field, *(said[:1].upper() + said[1:] for said in messages))
+                _add_error(field, *map(sentence, messages))
                 named = True
         if not named:
             self.form_errors.append(message)

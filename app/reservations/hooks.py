@@ -8,9 +8,8 @@ import sqlalchemy as sa
 from flask import current_app
 
 from app.accounts import User
-from app.extensions import db
 from app.mail import MailRequest, send_mails
-from app.outbox import Change, Creation, on_change, on_created, record_changes
+from app.outbox import Change, Creation, current_session, on_change, on_created, record_changes
 from app.reservations.models import Reservation, ReservationStatus
 
 # SQLite takes 32,766 bound values in a statement; a bulk insert may hand over more ids than that.
@@ -73,5 +72,5 @@ def _addresses(reservation_ids: Sequence[int]) -> dict[int, str]:
         ids = reservation_ids[begin : begin + IDS_PER_QUERY]
         query = sa.select(Reservation.id, User.email).join(Reservation.customer).where(Reservation.id.in_(ids))
         # On the connection: the session is in the middle of a flush.
-        found.update({row.id: row.email for row in db.session().connection().execute(query)})
+        found.update({row.id: row.email for row in current_session().connection().execute(query)})
     return found

@@ -1,4 +1,5 @@
-"""Reading reservations. What a user may see is part of every query: rows of others are never read."""
+"""Reading reservations. What a user may see is part of every query: of others' rows a
+customer reads nothing but when which resource is taken."""
 
 from __future__ import annotations
 
@@ -37,6 +38,15 @@ class Filters:
     starts_from: datetime | None = None
     starts_before: datetime | None = None
     text: str | None = None
+
+
+@dataclass(frozen=True)
+class TakenSpan:
+    """Somebody holds a resource: by whom and what for is theirs to know."""
+
+    resource_name: str
+    start_time: datetime
+    end_time: datetime
 
 
 def visible_to(user: User) -> sa.Select[Reservation]:
@@ -78,21 +88,24 @@ def of_day(user: User, day: date, zone: ZoneInfo) -> Sequence[Reservation]:
     return taking_place(visible_to(user), day, zone)
 
 
+def taken_by_others(user: User, day: date, zone: ZoneInfo) -> Sequence[TakenSpan]:
+    """When others hold resources on a day of `zone`, for a customer, who may not know more; staff see it all anyway."""
+    if can(user, "reservations.view_all"):
+        return []
+    query = (
+        sa.select(Resource.name, Reservation.start_time, Reservation.end_time)
+        .join(Reservation.resource)
+        .where(*_takes_place(day, zone), Reservation.customer_id != user.id, Resource.active)
+        .order_by(*LIST_KEY)
+    )
+    return [TakenSpan(*row) for row in db.session.execute(query)]
+
+
 def taking_place(query: sa.Select[Reservation], day: date, zone: ZoneInfo) -> Sequence[Reservation]:
     """Those of a query that take place, in part at least, on a day of `zone`, and were not cancelled."""
-    begin, end = day_span(day, zone)
-    narrowed = (
-        query.where(
-            Reservation.start_time < end,
-            # For the index: none lasts longer.
-            Reservation.start_time >= begin - timedelta(minutes=MAX_DURATION_MINUTES),
-            Reservation.end_time > begin,
-            Reservation.status != ReservationStatus.CANCELLED,
-        )
-        .order_by(*LIST_KEY)
-        .options(selectinload(Reservation.customer), selectinload(Reservation.resource))
-    )
-    return db.session.scalars(narrowed).all()
+    narrowed = query.where(*_takes_place(day, zone)).order_by(*LIST_KEY)
+    loaded = narrowed.options(selectinload(Reservation.customer), selectinload(Reservation.resource))
+    return db.session.scalars(loaded).all()
 
 
 def day_span(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
@@ -117,6 +130,17 @@ def page_of_resources(limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> 
     """One page of what can be reserved, by id."""
     query = sa.select(Resource).where(Resource.active)
     return page_by_key(db.session(), query, (Resource.id,), limit=limit, cursor=cursor, descending=False)
+
+
+def _takes_place(day: date, zone: ZoneInfo) -> list[sa.ColumnElement[bool]]:
+    begin, end = day_span(day, zone)
+    return [
+        Reservation.start_time < end,
+        # For the index: none lasts longer.
+        Reservation.start_time >= begin - timedelta(minutes=MAX_DURATION_MINUTES),
+        Reservation.end_time > begin,
+        Reservation.status != ReservationStatus.CANCELLED,
+    ]
 
 
 def _conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:

@@ -39,6 +39,18 @@ SEATING = frozenset({"party_size", "resource_id"})
 FIELDS = frozenset({"start_time", "duration_minutes", "resource_id", "party_size", "note"})
 
 
+class ResourceTakenError(ConflictError):
+    """The resource is booked at that time: by what, `booked` tells, as name, start and end, when it is still there."""
+
+    def __init__(self, booked: tuple[str, datetime, datetime] | None) -> None:
+        message = "It is already booked at that time."
+        if booked is not None:
+            name, start_time, end_time = booked
+            message = f"{name} is already booked from {_utc(start_time)} to {_utc(end_time)} UTC."
+        super().__init__(message, {"start_time": [message], "resource_id": ["Taken at that time."]})
+        self.booked = booked
+
+
 def create(
     user: User,
     *,
@@ -63,7 +75,7 @@ def create(
     Raises:
         InvalidInputError: names every field that is wrong.
         ForbiddenError: it is for somebody else.
-        ConflictError: the resource is taken.
+        ResourceTakenError: the resource is taken.
     """
     require(user, "reservations.create")
     if customer_id not in (None, user.id):
@@ -150,7 +162,7 @@ def delete(user: User, reservation_id: int) -> None:
 def _customer(user: User, customer_id: int | None) -> User:
     customer = db.session.get(User, customer_id or user.id)
     if customer is None or not customer.active:
-        raise InvalidInputError("There is no such customer.", {"customer_id": ["is no active user"]})
+        raise InvalidInputError("There is no such customer.", {"customer_id": ["Name an active user."]})
     return customer
 
 
@@ -181,34 +193,34 @@ def _check(user: User, values: Mapping[str, Any], resource: Resource | None, cha
 
 def _start_problem(user: User, start_time: datetime) -> str | None:
     if not EARLIEST <= start_time < LATEST:
-        return f"takes a time from {EARLIEST:%Y} to {LATEST:%Y}"
+        return f"Choose a time from {EARLIEST:%Y} to {LATEST:%Y}."
     if start_time <= utc_now() and not can(user, "reservations.create_in_the_past"):
-        return "takes a time in the future"
+        return "Choose a time in the future."
     return None
 
 
 def _duration_problem(minutes: int) -> str | None:
     if MIN_DURATION_MINUTES <= minutes <= MAX_DURATION_MINUTES:
         return None
-    return f"takes {MIN_DURATION_MINUTES} to {MAX_DURATION_MINUTES} minutes"
+    return f"Choose {MIN_DURATION_MINUTES} to {MAX_DURATION_MINUTES} minutes."
 
 
 def _resource_problem(resource_id: int | None, resource: Resource | None) -> str | None:
     if resource_id is None or (resource is not None and resource.active):
         return None
-    return "is no resource that can be reserved"
+    return "Choose a resource that can be reserved."
 
 
 def _party_problem(party_size: int, resource: Resource | None) -> str | None:
     if not 1 <= party_size <= MAX_PARTY_SIZE:
-        return f"takes 1 to {MAX_PARTY_SIZE}"
+        return f"Choose 1 to {MAX_PARTY_SIZE}."
     if resource is not None and party_size > resource.capacity:
-        return f"{resource.name} holds {resource.capacity}"
+        return f"{resource.name} holds {resource.capacity}."
     return None
 
 
 def _note_problem(note: str) -> str | None:
-    return None if len(note) <= MAX_NOTE_CHARACTERS else f"takes at most {MAX_NOTE_CHARACTERS} characters"
+    return None if len(note) <= MAX_NOTE_CHARACTERS else f"Write at most {MAX_NOTE_CHARACTERS} characters."
 
 
 def _write(reservation: Reservation, values: Mapping[str, Any]) -> None:
@@ -226,7 +238,7 @@ def _write(reservation: Reservation, values: Mapping[str, Any]) -> None:
         raise _taken(values, own_id) from error
 
 
-def _taken(values: Mapping[str, Any], own_id: int | None) -> ConflictError:
+def _taken(values: Mapping[str, Any], own_id: int | None) -> ResourceTakenError:
     end_time = values["start_time"] + timedelta(minutes=values["duration_minutes"])
     query = (
         sa.select(Resource.name, Reservation.start_time, Reservation.end_time)
@@ -242,10 +254,7 @@ def _taken(values: Mapping[str, Any], own_id: int | None) -> ConflictError:
         .limit(1)
     )
     found = db.session.execute(query).one_or_none()
-    message = "It is already booked at that time."
-    if found is not None:
-        message = f"{found.name} is already booked from {_utc(found.start_time)} to {_utc(found.end_time)} UTC."
-    return ConflictError(message, {"start_time": [message], "resource_id": ["is taken at that time"]})
+    return ResourceTakenError(found and (found.name, found.start_time, found.end_time))
 
 
 def _utc(moment: datetime) -> str:

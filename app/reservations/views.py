@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
@@ -13,13 +14,14 @@ from app.accounts import acting_user, ask_to_log_in, can
 from app.columns import utc_now
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.extensions import db
-from app.presentation import day_grid, in_zone, reader_zone
+from app.presentation import day_grid, in_zone, reader_zone, span
 from app.reservations import queries, services
 from app.reservations.forms import ReservationForm
 from app.reservations.history import history_for, is_unfinished
 from app.reservations.local_time import local_from_utc
 from app.reservations.models import Reservation, ReservationStatus
 from app.reservations.rules import following, status_action
+from app.text import query_text
 
 pages = Blueprint("reservations", __name__, url_prefix="/reservations")
 
@@ -59,7 +61,7 @@ def create() -> ResponseReturnValue:
     if not can(acting_user(), "reservations.create_for_others"):
         del form.customer
     if request.method == "GET":
-        day = _date("date")
+        day = _day_or_none(request.args.get("date", ""))
         form.start_time.data = datetime.combine(day, FIRST_HOUR) if day else None
     values = form.values(reader_zone()) if form.validate_on_submit() else None
     if values is None:
@@ -67,10 +69,10 @@ def create() -> ResponseReturnValue:
     try:
         reservation = services.create(acting_user(), **values)
     except (ConflictError, InvalidInputError) as error:
-        form.take_errors(error.message, error.fields)
+        form.take_errors(error.message, _problems(error))
         return _form_page(form, None)
     db.session.commit()
-    flash("The reservation is requested: the school will confirm or cancel it.", "success")
+    flash(_created_message(reservation), "success")
     return _to_detail(reservation.id)
 
 
@@ -109,7 +111,7 @@ def edit(reservation_id: int) -> ResponseReturnValue:
     try:
         services.update(acting_user(), reservation_id, values)
     except (ConflictError, InvalidInputError) as error:
-        form.take_errors(error.message, error.fields)
+        form.take_errors(error.message, _problems(error))
         return _form_page(form, reservation)
     db.session.commit()
     flash("The changes are saved.", "success")
@@ -137,26 +139,32 @@ def day(date: str) -> ResponseReturnValue:
     shown, zone = _parse_day(date), reader_zone()
     today = in_zone(utc_now(), zone).date()
     columns: dict[str, list[Any]] = {resource.name: [] for resource in queries.active_resources()}
-    for reservation in queries.of_day(acting_user(), shown, zone):
+    reservations = queries.of_day(acting_user(), shown, zone)
+    for reservation in reservations:
         name = reservation.resource.name if reservation.resource else NO_RESOURCE
         columns.setdefault(name, []).append(reservation)
+    for taken in queries.taken_by_others(acting_user(), shown, zone):
+        columns[taken.resource_name].append(taken)
     return render_template(
         "reservations/day.html",
         day=shown,
         previous_day=shown - timedelta(days=1),
         next_day=shown + timedelta(days=1),
         is_today=shown == today,
+        count=len(reservations),
+        sees_all=can(acting_user(), "reservations.view_all"),
         grid=day_grid(columns, shown, zone, now=utc_now()),
     )
 
 
 def _shown_filters() -> dict[str, Any]:
-    """The filters as the page shows them."""
+    """The filters as the page shows them; what is none is ignored, as on every page."""
+    status = request.args.get("status")
     return {
-        "status": request.args.get("status") or None,
-        "date_from": _date("date_from"),
-        "date_to": _date("date_to"),
-        "text": (request.args.get("text") or "").strip()[:100].replace("\x00", "") or None,
+        "status": status if status in list(ReservationStatus) else None,
+        "date_from": _day_or_none(request.args.get("date_from", "")),
+        "date_to": _day_or_none(request.args.get("date_to", "")),
+        "text": query_text("text"),
         "mine": request.args.get("mine") == "1",
     }
 
@@ -172,25 +180,36 @@ def _filters(shown: dict[str, Any]) -> queries.Filters:
     )
 
 
-def _date(name: str) -> date | None:
-    text = request.args.get(name)
-    if not text:
-        return None
+def _day_or_none(text: str) -> date | None:
     try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise InvalidInputError(
-            f"{text!r} is no date: it takes one as 2025-11-25.", {name: ["takes a date"]}
-        ) from error
+        day = date.fromisoformat(text)
+        # Its neighbours are linked, and zones reach a day further: at the calendar's edge there is no such day.
+        return day + timedelta(days=2) - timedelta(days=4) + timedelta(days=2)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _parse_day(text: str) -> date:
-    try:
-        day = date.fromisoformat(text)
-        # The neighbours are linked, and zones reach a day further.
-        return day + timedelta(days=2) - timedelta(days=4) + timedelta(days=2)
-    except (ValueError, OverflowError) as error:
-        raise NotFoundError(f"{text!r} is no day: it takes one as 2025-11-25.") from error
+    day = _day_or_none(text)
+    if day is None:
+        raise NotFoundError(f"{text!r} is no day: it takes one as 2025-11-25.")
+    return day
+
+
+def _problems(error: ConflictError | InvalidInputError) -> Mapping[str, list[str]]:
+    """What is wrong by field, times on the reader's clock."""
+    if isinstance(error, services.ResourceTakenError) and error.booked:
+        name, start_time, end_time = error.booked
+        return {**error.fields, "start_time": [f"{name} is already booked: {span(start_time, end_time)}."]}
+    return error.fields
+
+
+def _created_message(reservation: Reservation) -> str:
+    if not can(acting_user(), "reservations.create_for_others"):
+        return "The reservation is requested: the school will confirm or cancel it."
+    if reservation.customer_id == acting_user().id:
+        return "The reservation is made. It is pending until it is confirmed."
+    return f"The reservation for {reservation.customer.name} is made. It is pending until it is confirmed."
 
 
 def _form_data(reservation: Reservation) -> dict[str, Any]:

@@ -93,6 +93,24 @@ document.addEventListener("htmx:configRequest", (event) => {
   for (const [name, value] of [...event.detail.formData]) if (value === "") event.detail.formData.delete(name);
 });
 
+// ── A row of filters that is wider than the screen shows the chosen one ──────────────────────────────────────────
+// Only when another is chosen: a live refresh must not undo the person's own scrolling. The page itself stays put.
+const shownChoices = new WeakMap();
+
+function showChoices() {
+  document.querySelectorAll(".tabs, .chips").forEach((row) => {
+    const choice = row.querySelector("[aria-current]");
+    if (!choice || shownChoices.get(row) === choice.getAttribute("href")) return;
+    shownChoices.set(row, choice.getAttribute("href"));
+    const [outer, inner] = [row.getBoundingClientRect(), choice.getBoundingClientRect()];
+    if (inner.right > outer.right) row.scrollLeft += inner.right - outer.right + 16;
+    if (inner.left < outer.left) row.scrollLeft += inner.left - outer.left - 16;
+  });
+}
+
+showChoices();
+document.addEventListener("htmx:afterSettle", showChoices);
+
 // ── Morphing keeps what the person is doing: the field being typed in, opened details, an open dialog ────────────
 Idiomorph.defaults.ignoreActiveValue = true;
 Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, element) =>

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,18 @@ class Answer:
     state: JobState
 
 
+@dataclass(frozen=True)
+class _Ended:
+    item: Claim
+    result: Any
+    error: BaseException | None
+    is_released: bool
+
+    @property
+    def is_done(self) -> bool:
+        return self.error is None and not self.is_released
+
+
 Save = Callable[[Session, Sequence[Answer]], None]
 
 
@@ -43,12 +55,15 @@ class Chunk:
     and never while the function does anything slow: a transaction is opened, filled and committed in one go.
     """
 
-    def __init__(self, session: Session, items: Sequence[Claim], policy: RetryPolicy) -> None:
+    def __init__(
+        self, session: Session, items: Sequence[Claim], policy: RetryPolicy, should_stop: Callable[[], bool]
+    ) -> None:
         self.session = session
         self._items = list(items)
         self._policy = policy
+        self._should_stop = should_stop
         self._unanswered = {item.id: item for item in items}
-        self._waiting: list[tuple[Claim, Any, BaseException | None]] = []
+        self._waiting: list[_Ended] = []
         self._savers: list[Save] = []
         self._committed_at = time.monotonic()
         self.ends: list[tuple[str, JobState]] = []
@@ -64,6 +79,11 @@ class Chunk:
     def unanswered(self) -> list[Claim]:
         """The items that have neither an answer nor a failure."""
         return list(self._unanswered.values())
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the process is about to end: release what is not begun."""
+        return self._should_stop()
 
     def before_commit(self, save: Save) -> None:
         """Has `save(session, answers)` called in every transaction that ends items, with those it ends."""
@@ -82,10 +102,9 @@ class Chunk:
         """The item failed; the job's retry policy says what follows."""
         self._take(item, None, error)
 
-    def fail_rest(self, error: BaseException) -> None:
-        """All items without an answer failed."""
-        self._waiting += [(item, None, error) for item in self._unanswered.values()]
-        self._unanswered.clear()
+    def release(self, item: Claim) -> None:
+        """The item was not begun: it goes back to the queue and uses up no attempt."""
+        self._take(item, None, None, is_released=True)
 
     def settle(self) -> None:
         """Ends and commits all items answered so far. When it raises, they are kept for the next call."""
@@ -101,22 +120,28 @@ class Chunk:
         self.errors += [answer.error for answer in answers if answer.error is not None]
         self._committed_at = time.monotonic()
 
-    def _take(self, item: Claim, result: Any, error: BaseException | None) -> None:
+    def _take(self, item: Claim, result: Any, error: BaseException | None, is_released: bool = False) -> None:
         if self._unanswered.pop(item.id, None) is None:
             raise ValueError(f"job {item.id} is not in this chunk, or has its answer already")
-        self._waiting.append((item, result, error))
+        self._waiting.append(_Ended(item, result, error, is_released))
         if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
             self.settle()
 
-    def _end(self, waiting: Sequence[tuple[Claim, Any, BaseException | None]]) -> list[Answer]:
-        done = [(item, result) for item, result, error in waiting if error is None]
-        states: Mapping[str, JobState] = dict.fromkeys(claims.complete(self.session, done), JobState.COMPLETED)
-        answers = [Answer(item, result, None, states[item.id]) for item, result in done if item.id in states]
-        for item, _, error in waiting:
-            if error is not None:
-                state = claims.fail(self.session, item, error, self._policy)
-                if state is not None:
-                    answers.append(Answer(item, None, error, state))
-        if len(answers) < len(waiting):
-            log.warning("claim.lost", job=waiting[0][0].name, records=len(waiting) - len(answers))
-        return answers
+    def _end(self, waiting: Sequence[_Ended]) -> list[Answer]:
+        done = [(ended.item, ended.result) for ended in waiting if ended.is_done]
+        states: dict[str, JobState] = dict.fromkeys(claims.complete(self.session, done), JobState.COMPLETED)
+        for ended in waiting:
+            if not ended.is_done and (state := self._end_other(ended)) is not None:
+                states[ended.item.id] = state
+        if len(states) < len(waiting):
+            log.warning("claim.lost", job=waiting[0].item.name, records=len(waiting) - len(states))
+        return [
+            Answer(ended.item, ended.result, ended.error, states[ended.item.id])
+            for ended in waiting
+            if ended.item.id in states
+        ]
+
+    def _end_other(self, ended: _Ended) -> JobState | None:
+        if ended.error is None:
+            return claims.give_back_one(self.session, ended.item)
+        return claims.fail(self.session, ended.item, ended.error, self._policy)

@@ -28,6 +28,7 @@ from app.outbox import (
 from jobs.engine.errors import JobCancelledError, JobTimeoutError, PoisonPillError
 from jobs.engine.retry import RetryPolicy
 
+MAX_TYPE_CHARACTERS = 120
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_TRACEBACK_CHARACTERS = 20_000
 
@@ -133,7 +134,7 @@ def fail(session: Session, claim_: Claim, error: BaseException, policy: RetryPol
     now = utc_now()
     delay = policy.delay_after(claim_.attempt, error) if claim_.attempt < claim_.max_attempts else None
     values: dict[str, Any] = {"interruptions": 0, **_error_columns(error)}
-    if isinstance(error, JobCancelledError):
+    if isinstance(error, JobCancelledError) or (delay is not None and _is_cancel_requested(session, claim_)):
         values |= {"state": JobState.CANCELLED, "finished_at": now}
     elif delay is None:
         values |= {"state": JobState.FAILED, "finished_at": now}
@@ -179,14 +180,15 @@ def give_back(session: Session, claims: Iterable[Claim]) -> None:
         give_back_one(session, claim_)
 
 
-def give_back_one(session: Session, claim_: Claim) -> None:
-    """Returns one claimed record to the queue."""
-    _return_to_queue(session, claim_, {}, None)
+def give_back_one(session: Session, claim_: Claim) -> JobState | None:
+    """Returns one claimed record to the queue; None when the claim is lost."""
+    return _return_to_queue(session, claim_, {}, None)
 
 
 def held(claims: Sequence[Claim]) -> sa.Select[str]:
-    """The ids of those records that are still held by these claims, as a query."""
-    return sa.select(JobRecord.id).where(_is_held(claims))
+    """The ids of those records that are still held by these claims, as a query that locks them: until its transaction
+    ends, nobody takes them away."""
+    return sa.select(JobRecord.id).where(_is_held(claims)).with_for_update()
 
 
 def claims_of(session: Session, *conditions: sa.ColumnElement[bool]) -> list[Claim]:
@@ -205,6 +207,11 @@ def _return_to_queue(
         _add_attempt(session, claim_, AttemptOutcome.INTERRUPTED, error)
     hold(session, [_published(claim_, None)])
     return JobState.PENDING
+
+
+def _is_cancel_requested(session: Session, claim_: Claim) -> bool:
+    query = sa.select(JobRecord.cancel_requested).where(JobRecord.id == claim_.id)
+    return bool(session.connection().execute(query).scalar())
 
 
 def _end(session: Session, claims: Sequence[Claim], values: Mapping[str, Any]) -> set[str]:
@@ -226,14 +233,30 @@ def _add_attempt(session: Session, claim_: Claim, outcome: AttemptOutcome, error
         "worker": claim_.worker,
         "host": socket.gethostname(),
         "started_at": claim_.started_at,
-        "traceback": formatted[-MAX_TRACEBACK_CHARACTERS:] if formatted else None,
+        "traceback": _storable(formatted)[-MAX_TRACEBACK_CHARACTERS:] if formatted else None,
         **_error_columns(error),
     }
     session.connection().execute(sa.insert(JobAttempt), [row])
 
 
 def _error_columns(error: BaseException) -> dict[str, str]:
-    return {"error_type": type(error).__name__, "error_message": str(error)[:MAX_MESSAGE_CHARACTERS]}
+    return {
+        "error_type": type(error).__name__[:MAX_TYPE_CHARACTERS],
+        "error_message": _storable(_said(error))[:MAX_MESSAGE_CHARACTERS],
+    }
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        # The end of a job is written whatever its error does.
+        return f"<{type(error).__name__} cannot be shown>"
+
+
+def _storable(text: str) -> str:
+    """Text that every database takes: no NUL, which PostgreSQL refuses, and no lone surrogates."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 def _outcome(error: BaseException) -> AttemptOutcome:

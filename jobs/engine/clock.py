@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -60,6 +61,7 @@ class Clock(Scheduler):
         self._entries = {entry.name: entry for entry in entries}
         self._stopping = threading.Event()
         self._last_run: dict[str, float] = {}
+        self._beaten_at = self._beating_since = -math.inf
 
     def run(self, burst: bool = False) -> None:
         """Works until SIGTERM or SIGINT; with `burst`, makes one pass.
@@ -87,7 +89,8 @@ class Clock(Scheduler):
         """One pass, if this scheduler holds the lock."""
         self._regularly("heartbeat", self._app.config["HEARTBEAT_SECONDS"], self._beat)
         # The rescue needs no Redis and no lock: its UPDATEs are fenced.
-        self._regularly("rescue", self._app.config["RELAY_SECONDS"], lambda: rescue(db.session()))
+        if self._may_judge():
+            self._regularly("rescue", self._app.config["RELAY_SECONDS"], lambda: rescue(db.session()))
         if not self.acquire_lock():
             return
         self._regularly("refresh", REFRESH_SECONDS, self.refresh, at_once=self._has_lost_memory())
@@ -173,7 +176,8 @@ class Clock(Scheduler):
 
     def _mark_queued(self, ids: Sequence[str]) -> None:
         if ids:
-            where = JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED)
+            is_due = JobRecord.scheduled_at <= utc_now()  # not one that ran and failed since it was pushed
+            where = JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED), is_due
             values = {"state": JobState.QUEUED, "enqueued_at": utc_now()}
             db.session.execute(sa.update(JobRecord).where(*where).values(values))
             db.session.commit()
@@ -204,8 +208,18 @@ class Clock(Scheduler):
     def _has_lost_memory(self) -> bool:
         return not self.connection.exists(MEMORY_KEY)
 
+    def _may_judge(self) -> bool:
+        # Silence is no death while the database was away or locked for all: after a gap in its own signs of life the
+        # scheduler gives the workers the time to give theirs.
+        return time.monotonic() - self._beating_since >= 2 * self._app.config["HEARTBEAT_SECONDS"]
+
     def _beat(self) -> None:
-        heartbeat.beat_or_register(self.name, "scheduler", [])
+        began_at = time.monotonic()
+        if not heartbeat.beat(db.session(), self.name):
+            heartbeat.register(db.session(), self.name, "scheduler", [])
+        if began_at - self._beaten_at > self._app.config["RESCUE_AFTER_SECONDS"] / 2:
+            self._beating_since = time.monotonic()
+        self._beaten_at = time.monotonic()
 
     def _sign_off(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections import Counter
@@ -29,21 +30,25 @@ from jobs.engine.retry import NO_RETRY
 log = structlog.get_logger(__name__)
 
 DATABASE_RETRY_SECONDS = 1.0
+# Whatever a function can raise: a job whose end is not written would be given back and run again for ever.
+ENDS_OF_A_JOB = (Exception, JobTimeoutError, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
 
 T = TypeVar("T")
 
 
 Limit = Callable[[float], AbstractContextManager[None]]
+ShouldStop = Callable[[], bool]
 Ends = list[tuple[str, JobState]]
 
 
-def run(app: Flask, items: Sequence[Claim], limit: Limit) -> Ends:
+def run(app: Flask, items: Sequence[Claim], limit: Limit, should_stop: ShouldStop = lambda: False) -> Ends:
     """Runs claimed records of one job name, each to an end that is committed.
 
     Args:
         app: the application in whose context they run.
         items: claims of one name; more than one only for a chunk function.
         limit: takes seconds and gives a context that raises JobTimeoutError in its block after them.
+        should_stop: whether the process is about to end; a chunk function may then release what it has not begun.
 
     Returns:
         the ids with the states they went to; claims that were lost are not among them.
@@ -59,7 +64,7 @@ def run(app: Flask, items: Sequence[Claim], limit: Limit) -> Ends:
                 for item in items:
                     ends += _run_one(found, item, limit)
             else:
-                ends += _run_chunk(found, items, limit)
+                ends += _run_chunk(found, items, limit, should_stop)
     return ends
 
 
@@ -69,7 +74,7 @@ def _run_one(found: JobDefinition, item: Claim, limit: Limit) -> Ends:
         with _on_behalf_of(item), _without_commit(session), limit(item.timeout_seconds):
             result = checked_result(found.function(session, **item.args))
         _complete(session, item, result)
-    except (Exception, JobTimeoutError) as error:
+    except ENDS_OF_A_JOB as error:
         session.rollback()
         return _end_failed([item], error, found)
     log.info("job.completed", seconds=_seconds_since(item))
@@ -83,39 +88,32 @@ def _complete(session: Session, item: Claim, result: Any) -> None:
     session.commit()
 
 
-def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit) -> Ends:
-    chunk = Chunk(db.session(), items, found.policy(current_app.config))
+def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit, should_stop: ShouldStop) -> Ends:
+    chunk = Chunk(db.session(), items, found.policy(current_app.config), should_stop)
     failure: BaseException = UnansweredError(f"{found.name} returned without an answer for this record")
     try:
         with _on_behalf_of(items[0]), limit(max(item.timeout_seconds for item in items)):
             found.function(chunk)
-    except (Exception, JobTimeoutError) as error:
+    except ENDS_OF_A_JOB as error:
         failure = error
     chunk.session.rollback()
-    ends: Ends = []
-    if _is_database_outage(failure):
-        ends = _end_failed(chunk.unanswered, failure, found)
-    else:
-        # Through the chunk, so that the function's own `save` learns of it in the same transaction.
-        chunk.fail_rest(failure)
+    # Through the chunk, so that the function's own `save` learns of it in the same transaction.
+    for item in chunk.unanswered:
+        if _is_database_outage(failure) or _is_lock_conflict(failure):
+            chunk.release(item)
+        else:
+            chunk.fail(item, failure)
     _until_database_answers(chunk.settle)
-    ends += chunk.ends
-    _log_chunk(items, ends, chunk.errors)
-    return ends
+    _log_chunk(items, chunk)
+    return chunk.ends
 
 
-def _log_chunk(items: Sequence[Claim], ends: Ends, errors: Sequence[BaseException]) -> None:
-    counts = Counter(state.value for _, state in ends)
+def _log_chunk(items: Sequence[Claim], chunk: Chunk) -> None:
+    counts = Counter(state.value for _, state in chunk.ends)
     is_well = counts[JobState.COMPLETED.value] == len(items)
     tell = log.info if is_well else log.error if counts[JobState.FAILED.value] else log.warning
-    kinds = sorted({type(error).__name__ for error in errors})
-    tell(
-        "chunk.ended",
-        records=len(items),
-        **counts,
-        seconds=_seconds_since(items[0]),
-        **({"errors": kinds} if kinds else {}),
-    )
+    errors = {"errors": sorted({type(error).__name__ for error in chunk.errors})} if chunk.errors else {}
+    tell("chunk.ended", records=len(items), **counts, seconds=_seconds_since(items[0]), **errors)
 
 
 def _end_failed(items: Sequence[Claim], error: BaseException, found: JobDefinition | None) -> Ends:
@@ -125,12 +123,15 @@ def _end_failed(items: Sequence[Claim], error: BaseException, found: JobDefiniti
         return []
     policy = found.policy(current_app.config) if found else NO_RETRY
 
-    def end() -> list[tuple[Claim, JobState | None]]:
+    def end_one(item: Claim) -> JobState | None:
         if _is_database_outage(error):
-            claims.give_back(db.session(), items)
-            ended: list[tuple[Claim, JobState | None]] = [(item, JobState.PENDING) for item in items]
-        else:
-            ended = [(item, claims.fail(db.session(), item, error, policy)) for item in items]
+            return claims.give_back_one(db.session(), item)
+        if _is_lock_conflict(error):
+            return claims.interrupt(db.session(), item, f"{type(error).__name__}: {error.__cause__}")
+        return claims.fail(db.session(), item, error, policy)
+
+    def end() -> list[tuple[Claim, JobState | None]]:
+        ended = [(item, end_one(item)) for item in items]
         db.session.commit()
         return ended
 
@@ -147,18 +148,32 @@ def _until_database_answers(record: Callable[[], T]) -> T:
             return record()
         except OperationalError as error:
             db.session.rollback()
-            if not _is_database_outage(error):
+            if not (_is_database_outage(error) or _is_lock_conflict(error)):
                 raise
             log.warning("database.away", error=type(error.orig).__name__)
             time.sleep(DATABASE_RETRY_SECONDS)
 
 
 def _is_database_outage(error: BaseException) -> bool:
-    """Whether the database, not the job, is at fault: away, restarting, or locked by others for too long."""
+    """Whether the database was away or restarting: no fault of the job, which begins again without a count."""
+    if not isinstance(error, OperationalError) or isinstance(error.orig, sqlite3.Error):
+        return False
+    # No statement: no connection could be made. The rest of psycopg's OperationalErrors (too many parameters, a
+    # statement's own timeout, out of memory) is the job's doing and would come again.
+    return error.connection_invalidated or error.statement is None or _sqlstate(error).startswith(("08", "57P"))
+
+
+def _is_lock_conflict(error: BaseException) -> bool:
+    """Whether another transaction was in the way: worth another try, but not for ever, since the job may cause it."""
     if not isinstance(error, OperationalError):
         return False
-    # psycopg's OperationalError always is of that kind; sqlite3's also tells of a missing table.
-    return not isinstance(error.orig, sqlite3.Error) or "locked" in str(error.orig)
+    if isinstance(error.orig, sqlite3.Error):
+        return "locked" in str(error.orig)
+    return _sqlstate(error).startswith("40")
+
+
+def _sqlstate(error: OperationalError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def _log_end(item: Claim, error: BaseException, state: JobState | None) -> None:

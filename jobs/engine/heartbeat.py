@@ -90,8 +90,8 @@ def is_fresh() -> sa.ColumnElement[bool]:
 
 
 def recover_orphans(session: Session, name: str, held: Collection[str]) -> int:
-    """Gives back records that count as running here although this process does not hold them: the answer to their
-    claim was lost on the way. Commits.
+    """Interrupts records that count as running here although this process does not hold them: the answer to their
+    claim was lost on the way, or their end could not be written. Commits.
 
     Args:
         name: this worker's name.
@@ -100,6 +100,7 @@ def recover_orphans(session: Session, name: str, held: Collection[str]) -> int:
     settled = utc_now() - timedelta(seconds=current_app.config["RESCUE_AFTER_SECONDS"])
     mine = claims.claims_of(session, JobRecord.worker == name, JobRecord.started_at < settled)
     orphans = [claim for claim in mine if claim.id not in held]
-    claims.give_back(session, orphans)
+    for orphan in orphans:
+        claims.interrupt(session, orphan, f"{name} no longer holds it")
     session.commit()
     return len(orphans)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import redis
 import structlog
 from flask import current_app
 from rq.executions import Execution
@@ -56,15 +57,18 @@ class HeavyWorker(Worker):
 
     def heartbeat(self, *args: Any, **kwargs: Any) -> None:
         """RQ calls this when idle and, through its monitoring, while a horse works."""
-        super().heartbeat(*args, **kwargs)
+        # SQL first: the rescue judges by it, and Redis may be away.
         if time.monotonic() - self._beaten_at >= self._app.config["HEARTBEAT_SECONDS"]:
             self._beaten_at = time.monotonic()
-            with self._app.app_context():
-                heartbeat.beat_or_register(self.name, "heavy", self.queue_names())
+            self._beat()
+        super().heartbeat(*args, **kwargs)
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """RQ calls this every few seconds while a horse works: past the grace of a shutdown its job goes back."""
-        super().maintain_heartbeats(job, execution)
+        try:
+            super().maintain_heartbeats(job, execution)
+        except redis.RedisError as error:
+            log.warning("heartbeat.late", error=type(error).__name__)
         grace = timedelta(seconds=self._app.config["SHUTDOWN_GRACE_SECONDS"])
         asked_at = self._shutdown_requested_date
         if self._stop_requested and asked_at is not None and now() - asked_at > grace:
@@ -88,6 +92,12 @@ class HeavyWorker(Worker):
             with self._app.app_context():
                 heartbeat.sign_off(db.session(), self.name)
         super().teardown()
+
+    def _beat(self) -> None:
+        running = [execution.job_id for execution in self.executions.values()]
+        with self._app.app_context():
+            heartbeat.beat_or_register(self.name, "heavy", self.queue_names())
+            heartbeat.recover_orphans(db.session(), self.name, running)
 
     def _end_claims(self, end: Callable[[Session, Claim], object]) -> None:
         # One job at a time: what runs under this name is the job at hand.

@@ -8,8 +8,9 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -27,7 +28,7 @@ from jobs.engine import execution, heartbeat
 from jobs.engine.application import application
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import Deadlines
-from jobs.engine.mirror import mirror_ends
+from jobs.engine.mirror import expire_copies, mirror_ends
 from jobs.engine.registry import definition
 from jobs.engine.sizing import BatchSize
 
@@ -178,6 +179,7 @@ class LightWorker(BaseWorker):
         with self._app.app_context():
             items = claims.claim(db.session(), list(dict.fromkeys(valid)), self.name)
         self._held |= {item.id: item for item in items}
+        self._forget(set(valid) - {item.id for item in items})
         return items
 
     def _groups(self, items: Sequence[Claim], idle_threads: int) -> Iterator[list[Claim]]:
@@ -199,23 +201,28 @@ class LightWorker(BaseWorker):
         """Runs a group on its thread. A job that fails is no error here; what gets past `execution.run` is."""
         begun = time.monotonic()
         try:
-            ends = execution.run(self._app, group, self._deadlines.limit)
+            ends = execution.run(self._app, group, self._deadlines.limit, self._stopping.is_set)
             self._mirror(ends)
         except BaseException:
             log.exception("worker.thread_failed", job=group[0].name)
         finally:
             for item in group:
-                self._held.pop(item.id, None)
+                # By the claim: it may have been taken away, and be held by this worker anew.
+                if self._held.get(item.id) is item:
+                    del self._held[item.id]
             with self._changed:
                 self._busy_threads -= 1
                 self._batch_size.learn(len(group), time.monotonic() - begun)
                 self._changed.notify()
 
+    def _forget(self, ids: Collection[str]) -> None:
+        """Lets RQ's copies of jobs expire that are not to run: cancelled, ended, or another worker's."""
+        with _whatever_redis_does():
+            expire_copies(self.connection, ids, self._app.config["RESULT_TTL_SECONDS"])
+
     def _mirror(self, ends: execution.Ends) -> None:
-        try:
+        with _whatever_redis_does():
             mirror_ends(self.connection, ends, self._app.config["RESULT_TTL_SECONDS"])
-        except redis.RedisError as error:
-            log.warning("mirror.skipped", error=type(error).__name__)
 
     def _keep_alive(self) -> None:
         """Signs of life, deadlines, and claims whose answer was lost; on a thread of its own."""
@@ -264,6 +271,15 @@ class LightWorker(BaseWorker):
             self.teardown()
         except (redis.RedisError, SQLAlchemyError) as error:
             log.warning("worker.signed_off_late", error=type(error).__name__)
+
+
+@contextmanager
+def _whatever_redis_does() -> Iterator[None]:
+    """For RQ's copies of what SQL knows: nothing depends on them."""
+    try:
+        yield
+    except redis.RedisError as error:
+        log.warning("mirror.skipped", error=type(error).__name__)
 
 
 def _decoded(id: Any) -> str:

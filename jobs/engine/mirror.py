@@ -36,3 +36,11 @@ def mirror_ends(connection: redis.Redis, ended: Iterable[tuple[str, JobState]], 
             pipeline.hset(key, mapping={"status": RQ_STATUS[state], "ended_at": utcformat(now())})
             pipeline.expire(key, ttl_seconds)
         pipeline.execute()
+
+
+def expire_copies(connection: redis.Redis, ids: Iterable[str], ttl_seconds: int) -> None:
+    """Lets RQ's copies of jobs expire. Raises redis.RedisError."""
+    with connection.pipeline(transaction=False) as pipeline:
+        for id in ids:
+            pipeline.expire(Job.key_for(id), ttl_seconds)
+        pipeline.execute()

@@ -77,7 +77,16 @@ def check(entries: Sequence[ScheduleEntry], settings: Mapping[str, Any]) -> None
         if names.count(entry.name) > 1:
             raise ScheduleError(f"two entries of the schedule are named {entry.name!r}")
         catalogue().get(entry.job)
-        entry.timing(settings)
+        _check_timing(entry, settings)
+
+
+def _check_timing(entry: ScheduleEntry, settings: Mapping[str, Any]) -> None:
+    try:
+        entry.timing(settings).next_tick(utc_now())
+    except ScheduleError:
+        raise
+    except Exception as error:  # a zone that does not exist, a date that never comes
+        raise ScheduleError(f"schedule {entry.name} has no next tick: {error}") from error
 
 
 def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> None:

@@ -126,3 +126,32 @@ def test_a_crash_is_a_500_without_details(app, client, monkeypatch):
     answer = client.post(LOGIN, json={"username": "abc", "password": "b"})
     assert is_error(answer, 500)
     assert "division" not in answer.text
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\udc00\\ud800", "fine \\udfff"])
+@pytest.mark.parametrize(
+    "body", ['{"username": "%s", "password": "x"}', '{"a": [{"%s": 1}]}', '["%s"]', '{"a": {"b": "%s"}}']
+)
+def test_half_a_surrogate_pair_is_no_text(client, body, text):
+    answer = client.post("/api/v1/auth/login", data=body % text, content_type="application/json")
+    assert answer.status_code == 400, answer.text
+    assert "surrogates" in answer.json["message"]
+
+
+def test_a_whole_surrogate_pair_is_a_character(client):
+    body = '{"username": "\\ud83d\\ude00", "password": "x"}'
+    assert client.post("/api/v1/auth/login", data=body, content_type="application/json").status_code == 401
+
+
+def test_a_number_of_too_many_digits_is_a_400(client):
+    body = f'{{"username": {"1" * 5_000}}}'
+    assert client.post("/api/v1/auth/login", data=body, content_type="application/json").status_code == 400
+
+
+def test_an_answer_does_not_vary_with_a_cookie(client):
+    user = make_user()
+    log_in(client, user)
+    for path in ("/api/v1/me", "/api/v1/reservations", "/api/openapi.json", "/api/nowhere"):
+        answer = client.get(path, headers=bearer(user))
+        assert "Cookie" not in answer.headers.get("Vary", ""), path
+        assert "Set-Cookie" not in answer.headers, path

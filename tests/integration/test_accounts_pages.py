@@ -160,3 +160,27 @@ def test_errors_have_a_page_that_tells_no_details(client):
     assert missing.status_code == 404
     assert "text/html" in missing.content_type
     assert client.delete("/login").headers["Allow"]
+
+
+def test_a_page_that_is_not_there_says_it_once(client):
+    answer = client.get("/no-such-page")
+    assert "There is no such page." in answer.text
+    assert "spelling" not in answer.text
+
+
+def test_an_error_keeps_the_navigation_for_those_who_are_logged_in(client):
+    assert "Log out" not in client.get("/no-such-page").text
+    log_in(client, make_user())
+    for path in ("/no-such-page", "/staff-only"):
+        page = client.get(path).text
+        assert "Log out" in page
+        assert page.count('id="main"') == 1
+    assert "Log out" not in client.get("/broken").text
+    assert "Log out" not in client.get("/static/no-such-file.css").text
+
+
+def test_nothing_but_static_files_is_kept_by_caches(client):
+    log_in(client, make_user())
+    for path in ("/probe", "/login", "/no-such-page", "/reservations/", "/api/v1/me", "/static/no-such-file.css"):
+        assert client.get(path).headers["Cache-Control"] == "no-store", path
+    assert "max-age" in client.get("/static/app.css").headers["Cache-Control"]

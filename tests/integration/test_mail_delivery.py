@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from app.columns import utc_now
+from app.columns import new_id, utc_now
 from app.mail import (
     EmailMessage,
     MailEntry,
@@ -23,6 +23,7 @@ from app.mail import (
     close_connections,
     delivery,
     get_mail,
+    ledger,
     resend,
     send_mail,
     send_mails,
@@ -30,15 +31,16 @@ from app.mail import (
 )
 from app.mail.delivery import Delivery
 from app.mail.dialogue import Receipt
+from app.mail.ledger import Outcome
 from app.mail.message import OutgoingMessage
 from app.mail.registry import MailKind, _kinds
-from app.outbox import WAITING, JobRecord, JobState, Origin, Subject, acting_as
+from app.outbox import WAITING, JobRecord, JobState, Origin, Subject, acting_as, cancel
 from jobs.engine import claim as claims
 from jobs.engine import execution
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import no_limit
 from jobs.engine.errors import JobTimeoutError
-from tests.smtp import CUT, HANG, SmtpServer
+from tests.smtp import CUT, HANG, Fault, SmtpServer
 
 KIND = "test-message"
 CONTEXT = {"server": "mail.example.org"}
@@ -583,3 +585,70 @@ def test_a_worker_that_thaws_after_another_has_sent_its_mail_sends_nothing(app, 
     session.expire_all()
     mail = get_mail(mail_id)
     assert (mail.state, mail.uncertain_count, len(smtp.received)) == (MailState.SENT, 0, 1)
+
+
+def test_a_mail_that_the_ledger_calls_sent_is_not_sent_whatever_its_job_says(app, session, smtp):
+    ask(session, "ada")
+    session.execute(sa.update(EmailMessage).values(state=MailState.SENT))
+    session.commit()
+    work(app, session)
+    assert smtp.received == []
+
+
+@pytest.mark.parametrize("state", [MailState.SENT, MailState.FAILED])
+def test_a_job_that_is_no_longer_the_mails_own_writes_nothing_to_its_row(app, session, state):
+    (mail_id,) = ask(session, "ada")
+    ledger.write_outcomes(session, [Outcome(mail_id, new_id(), state)])
+    session.commit()
+    assert state_of(mail_id) is MailState.QUEUED
+
+
+def test_a_process_that_is_about_to_end_gives_back_what_it_has_not_handed_over(app, session, smtp):
+    ids = ask(session, "ada", "bob", "cyd")
+    jobs = list(session.scalars(sa.select(JobRecord.id)))
+    session.rollback()
+    items = claims.claim(session, jobs, "worker")
+    execution.run(app, items, no_limit, should_stop=lambda: len(smtp.received) >= 1)
+    session.expire_all()
+    assert sorted(get_mail(id).state for id in ids) == [MailState.QUEUED, MailState.QUEUED, MailState.SENT]
+    records = session.scalars(sa.select(JobRecord)).all()
+    assert sorted((record.state, record.attempt) for record in records) == [
+        (JobState.COMPLETED, 1),
+        (JobState.PENDING, 0),
+        (JobState.PENDING, 0),
+    ]
+    assert [get_mail(id).uncertain_count for id in ids] == [0, 0, 0]
+
+
+def test_an_unexpected_error_over_one_mail_fails_that_mail_only(app, session, smtp, monkeypatch):
+    ids = ask(session, "ada", "bob")
+    sends = delivery.deliver_message
+
+    def stumble(message: OutgoingMessage) -> Receipt:
+        if "ada@example.org" in message.recipients:
+            raise RuntimeError("a bug")
+        return sends(message)
+
+    monkeypatch.setattr(delivery, "deliver_message", stumble)
+    work(app, session)
+    session.expire_all()
+    assert [get_mail(id).state for id in ids] == [MailState.UNCERTAIN, MailState.SENT]
+
+
+def test_an_answer_with_nul_in_it_fails_its_mail_and_no_other(app, session, smtp):
+    smtp.faults.append(Fault("rcpt", "550 no\0body", recipient="ada@example.org"))
+    ids = ask(session, "ada", "bob")
+    work(app, session)
+    session.expire_all()
+    assert [get_mail(id).state for id in ids] == [MailState.FAILED, MailState.SENT]
+
+
+def test_cancelling_a_delivery_ends_its_mail(app, session, smtp):
+    (mail_id,) = ask(session, "ada")
+    cancel([get_mail(mail_id).job_id])
+    session.commit()
+    session.expire_all()
+    mail = get_mail(mail_id)
+    assert (mail.state, mail.last_error) == (MailState.FAILED, "its job was cancelled")
+    assert work(app, session) is None
+    assert smtp.received == []

@@ -82,7 +82,10 @@ def test_the_pages_are_for_staff(app: Flask, client: FlaskClient, path: str) -> 
         ("", ["ada", "nonsense"]),
         ("?state=queued", ["ada"]),
         ("?state=skipped", ["nonsense"]),
-        ("?state=unheard-of", []),
+        ("?state=unheard-of", ["ada", "nonsense"]),
+        ("?state=%00&kind=%00&text=%00", ["ada", "nonsense"]),
+        ("?kind=test-message%00", ["ada", "nonsense"]),
+        ("?text=a%00da@", ["ada"]),
         ("?kind=test-message", ["ada", "nonsense"]),
         ("?kind=other", []),
         ("?text=ADA@", ["ada"]),
@@ -112,6 +115,22 @@ def test_the_detail_page_shows_the_mail(staff: FlaskClient, mail_ids: list[str])
     page = staff.get(f"/mails/{mail_ids[1]}").text
     assert "not a valid address" in page
     assert f"/mails/{mail_ids[1]}/html" in page
+
+
+def test_the_page_of_a_mail_is_live_until_it_has_ended(
+    staff: FlaskClient, session: Session, mail_ids: list[str]
+) -> None:
+    page, live = (staff.get(f"/mails/{mail_ids[0]}{end}").text for end in ("", "/live"))
+    assert f'hx-get="/mails/{mail_ids[0]}/live"' in page
+    assert "data-live-toggle" in page
+    assert 'data-live="2"' in live
+    assert "<html" not in live
+    skipped = staff.get(f"/mails/{mail_ids[1]}").text
+    assert "data-live=" not in skipped
+    assert "data-live-toggle" not in skipped
+    session.execute(sa.update(JobRecord).values(state=JobState.FAILED))
+    session.commit()
+    assert "data-live=" not in staff.get(f"/mails/{mail_ids[0]}/live").text
 
 
 def test_a_mail_that_is_not_there_is_a_404(staff: FlaskClient) -> None:
@@ -151,7 +170,19 @@ def test_every_kind_is_previewed_with_its_sample(staff: FlaskClient) -> None:
     assert "smtp.example.org" in html.text
     assert "sandbox" in html.headers["Content-Security-Policy"]
     assert staff.get("/mails/previews/test-message/text").mimetype == "text/plain"
-    assert "no mail is named" in staff.get("/mails/previews/nonsense/html").text
+
+
+def test_a_preview_that_is_not_there_is_a_404_that_names_no_command(staff: FlaskClient) -> None:
+    for part in ("html", "text"):
+        answer = staff.get(f"/mails/previews/nonsense/{part}")
+        assert answer.status_code == 404
+        assert "There is no mail of this name." in answer.text
+        assert "flask" not in answer.text.lower()
+
+
+def test_the_preview_of_the_desks_mail_goes_to_the_desk(staff: FlaskClient) -> None:
+    assert "Sent to desk@example.org" in staff.get("/mails/previews/reservation-new/html").text
+    assert "Sent to ada@example.org" in staff.get("/mails/previews/reservation-status/html").text
 
 
 # ── The development inbox ────────────────────────────────────────────────────────────────────────────────────────

@@ -150,7 +150,7 @@ def test_the_rescue_needs_no_redis(app, session, broker):
     assert state_of(session, id) is JobState.PENDING
 
 
-def test_a_claim_whose_answer_was_lost_is_given_back_by_its_own_worker(app, session):
+def test_a_claim_whose_answer_was_lost_is_interrupted_by_its_own_worker(app, session):
     heartbeat.register(session, "w", "light", ["default"])
     held, orphan = enqueue("test.act"), enqueue("test.act")
     session.commit()
@@ -161,7 +161,7 @@ def test_a_claim_whose_answer_was_lost_is_given_back_by_its_own_worker(app, sess
     assert state_of(session, orphan) is JobState.PENDING
     session.rollback()
     record = session.get(JobRecord, orphan)
-    assert (record.attempt, record.interruptions) == (0, 0)
+    assert (record.attempt, record.interruptions) == (0, 1)
 
 
 def test_pruning_keeps_failed_jobs_longer(session):

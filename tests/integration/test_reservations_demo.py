@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from app.accounts import User, authenticate
+from app.columns import utc_now
 from app.demo import DEMO_PASSWORD
 from app.mail import EmailMessage
 from app.outbox import JobRecord
@@ -42,6 +43,13 @@ def test_demo_reservations_have_a_history(app, session):
     row = session.scalars(sa.select(Reservation).where(Reservation.status == "completed").limit(1)).one()
     assert [entry.to_status for entry in history_of(row)] == ["completed", "confirmed", "pending"]
     assert row.end_time > row.start_time
+
+
+def test_the_demo_is_made_in_the_past_and_before_it_begins(app, session):
+    run(app, "load")
+    for row in session.scalars(sa.select(Reservation)):
+        assert row.created_at < utc_now()
+        assert row.created_at < row.start_time
 
 
 def test_the_login_page_shows_the_logins_while_the_demo_is_loaded(app, client):

@@ -158,7 +158,7 @@ def test_the_mail_to_the_desk_asks_for_action(app):
     row = make_reservation(customer, note="<b>loud</b> cello", party_size=3)
     (mail,) = mails("reservation-new")
     rendered = render(mail.kind, contexts(mail.kind, [mail])[mail.id], "admin@example.org")
-    assert rendered.subject == f"New reservation #{row.id} – action required"  # noqa: RUF001
+    assert rendered.subject == f"New reservation #{row.id} – action required"
     assert "Ada <Lovelace>" in rendered.text
     assert "&lt;b&gt;loud" in rendered.html
     assert customer.email in rendered.html

@@ -48,7 +48,7 @@ def test_only_staff_write_down_what_is_past(member, staff):
     past = utc_now() - timedelta(hours=1)
     with pytest.raises(InvalidInputError) as refused:
         reservations.create(member, start_time=past)
-    assert refused.value.fields == {"start_time": ["takes a time in the future"]}
+    assert refused.value.fields == {"start_time": ["Choose a time in the future."]}
     assert reservations.create(staff, start_time=past).start_time == past
 
 

@@ -1,0 +1,191 @@
+"""The engine at its edges: interruptions in a row, what a chunk leaves in the session, timeouts that come late."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+
+import pytest
+import sqlalchemy as sa
+from rq.serializers import JSONSerializer
+from sqlalchemy.exc import OperationalError
+
+from app.extensions import db
+from app.outbox import JobArgumentError, JobRecord, JobState, cancel, enqueue
+from jobs.engine import claim, deadlines, execution
+from jobs.engine.deadlines import Deadlines, no_limit
+from jobs.engine.errors import JobTimeoutError
+from jobs.engine.light import LightWorker
+from jobs.engine.retry import RetryPolicy
+from tests.domain import Ticket, behaviour
+
+
+def interrupted(session, id: str, times: int) -> JobState | None:
+    state = None
+    for _ in range(times):
+        (item,) = claim.claim(session, [id], "w")
+        state = claim.interrupt(session, item, "SIGKILL")
+        session.commit()
+    return state
+
+
+def test_an_attempt_that_ends_by_itself_breaks_the_row_of_interruptions(app, session):
+    id = enqueue("test.act")
+    session.commit()
+    assert interrupted(session, id, 2) is JobState.PENDING
+    (item,) = claim.claim(session, [id], "w")
+    claim.fail(session, item, RuntimeError("no luck"), RetryPolicy(delays_seconds=(0,)))
+    session.commit()
+    time.sleep(0.01)
+    assert interrupted(session, id, 1) is JobState.PENDING
+
+
+def test_a_completed_job_has_no_interruptions_in_a_row(app, session):
+    behaviour["act"] = lambda session, ticket_id: None
+    id = enqueue("test.act")
+    session.commit()
+    interrupted(session, id, 2)
+    execution.run(app, claim.claim(session, [id], "w"), no_limit)
+    session.expire_all()
+    assert session.get_one(JobRecord, id).interruptions == 0
+
+
+def test_what_a_chunk_function_leaves_in_the_session_does_not_commit_with_its_answers(app, session, monkeypatch):
+    monkeypatch.setattr("jobs.engine.chunk.COMMIT_SECONDS", 0)
+
+    def chunk(chunk) -> None:
+        for item in chunk:
+            chunk.session.add(Ticket(title="outside of any fence"))
+            chunk.session.flush()
+            chunk.answer(item)
+
+    behaviour["chunk"] = chunk
+    id = enqueue("test.act_in_chunks", ticket_id=1)
+    session.commit()
+    execution.run(app, claim.claim(session, [id], "w"), no_limit)
+    session.expire_all()
+    assert session.get_one(JobRecord, id).state is JobState.COMPLETED
+    assert session.scalars(sa.select(Ticket)).all() == []
+
+
+def test_a_timeout_on_its_way_arrives_in_its_own_job_and_is_sent_once(monkeypatch):
+    calls, ends = [], []
+    real = deadlines._raise_in_thread
+
+    def late(thread_id: int, error: type[BaseException]) -> None:
+        calls.append(thread_id)
+        threading.Timer(0.05, real, (thread_id, error)).start()
+
+    monkeypatch.setattr(deadlines, "_raise_in_thread", late)
+    limits = Deadlines()
+
+    def job() -> None:
+        try:
+            try:
+                with limits.limit(0):
+                    limits.check()
+                    limits.check()
+                ends.append("left")
+            except JobTimeoutError as error:
+                ends.append(str(error))
+            for _ in range(20):
+                time.sleep(0.01)
+        except JobTimeoutError:
+            ends.append("hit the next one")
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join(5)
+    assert (ends, len(calls)) == (["took longer than its 0 s"], 1)
+
+
+def test_lists_of_arguments_hold_scalars_only(app):
+    with pytest.raises(JobArgumentError, match="takes ids and scalars"):
+        enqueue("test.greet", ticket_id=[{"name": "Ada"}])
+
+
+def test_workers_read_json_only(app, broker):
+    assert LightWorker(["default"], connection=broker).serializer is JSONSerializer
+
+
+class RudeError(Exception):
+    """An error that cannot even be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (SystemExit(3), "3"),
+        (KeyboardInterrupt(), ""),
+        (ValueError("a\0b"), "a\N{REPLACEMENT CHARACTER}b"),
+        (ValueError("lone \ud800"), "lone ?"),
+        (RudeError(), "<RudeError cannot be shown>"),
+        (type("E" * 200, (Exception,), {})("long name"), "long name"),
+    ],
+    ids=["SystemExit", "KeyboardInterrupt", "NUL", "surrogate", "rude", "long name"],
+)
+def test_whatever_a_job_raises_its_end_is_written(app, session, error, says):
+    def act(session, ticket_id: int) -> None:
+        raise error
+
+    behaviour["act"] = act
+    id = enqueue("test.act")
+    session.commit()
+    (item,) = claim.claim(session, [id], "w")
+    execution.run(app, [item], no_limit)
+    record = session.get_one(JobRecord, id, populate_existing=True)
+    assert record.state in (JobState.RETRYABLE, JobState.FAILED)
+    assert record.error_message == says
+
+
+def test_a_job_that_is_in_its_own_way_is_no_endless_outage(app, session):
+    """A lock conflict is worth another try, but the third in a row is poison."""
+
+    def act(session, ticket_id: int) -> None:
+        cause = sqlite3.OperationalError("database is locked")
+        raise OperationalError("UPDATE", {}, cause) from cause
+
+    behaviour["act"] = act
+    id = enqueue("test.act")
+    session.commit()
+    for _ in range(3):
+        (item,) = claim.claim(session, [id], "w")
+        execution.run(app, [item], no_limit)
+    record = session.get_one(JobRecord, id, populate_existing=True)
+    assert (record.state, record.error_type) == (JobState.FAILED, "PoisonPillError")
+
+
+def test_a_running_job_that_was_asked_to_stop_and_fails_is_not_retried(app, session):
+    def act(session, ticket_id: int) -> None:
+        raise RuntimeError("failed on its own")
+
+    behaviour["act"] = act
+    id = enqueue("test.act")
+    session.commit()
+    (item,) = claim.claim(session, [id], "w")
+    assert cancel([id]) == ([], [id])
+    session.commit()
+    execution.run(app, [item], no_limit)
+    assert session.get_one(JobRecord, id, populate_existing=True).state is JobState.CANCELLED
+
+
+def test_a_long_chain_of_eager_jobs_runs_to_its_end(settings, tmp_path):
+    from tests.conftest import make_app
+
+    def act(session, ticket_id: int) -> None:
+        if ticket_id:
+            enqueue("test.act", ticket_id=ticket_id - 1)
+
+    behaviour["act"] = act
+    eager = make_app({**settings, "JOBS_EAGER": "true"}, tmp_path / "eager")
+    with eager.app_context():
+        enqueue("test.act", ticket_id=150)
+        db.session.commit()
+        states = db.session.scalars(sa.select(JobRecord.state)).all()
+        assert states == [JobState.COMPLETED] * 151
+        db.session.remove()
+        db.engine.dispose()

@@ -1,0 +1,137 @@
+"""The jobs pages, on both databases."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy.orm import Session
+
+from app.accounts import Role
+from app.monitoring.life_cycle import life_cycle
+from app.outbox import JobAttempt, JobRecord, JobState
+from app.outbox.models import AttemptOutcome
+from tests.reservation_factories import log_in, make_user
+
+CREATED = datetime(2030, 5, 6, 10, tzinfo=UTC)
+
+
+def minute(number: int) -> datetime:
+    """So many minutes after the job was made."""
+    return CREATED + timedelta(minutes=number)
+
+
+def job_record(state: JobState = JobState.PENDING, **values: Any) -> JobRecord:
+    """A record that nothing will run."""
+    defaults = {"name": "a.job", "queue": "default", "args": {}, "timeout_seconds": 60, "created_at": CREATED}
+    return JobRecord(**{**defaults, "state": state, **values})
+
+
+@pytest.fixture
+def staff(client: FlaskClient) -> FlaskClient:
+    """A browser in which staff is logged in."""
+    return log_in(client, make_user(Role.STAFF))
+
+
+@pytest.mark.parametrize("query", ["text=%00", "name=%00", "queue=%00", "state=%00", "state=zzz", "text=%1B%00"])
+def test_a_filter_that_is_none_is_ignored(staff: FlaskClient, session: Session, query: str) -> None:
+    job = job_record()
+    session.add(job)
+    session.commit()
+    for path in ("/jobs/", "/jobs/live"):
+        answer = staff.get(f"{path}?{query}")
+        assert answer.status_code == 200
+        assert f'id="job-{job.id}"' in answer.text
+
+
+def test_a_control_character_within_a_filter_is_left_out(staff: FlaskClient, session: Session) -> None:
+    job = job_record()
+    session.add(job)
+    session.commit()
+    assert f'id="job-{job.id}"' in staff.get("/jobs/?text=a.%00job&queue=def%00ault").text
+
+
+def test_attempts_are_numbered_in_their_order_whatever_a_retry_counts(staff: FlaskClient, session: Session) -> None:
+    job = job_record(JobState.FAILED, finished_at=minute(9), error_type="Boom")
+    session.add(job)
+    session.flush()
+    for start in (1, 5):
+        session.add(
+            JobAttempt(
+                job_id=job.id, number=1, outcome=AttemptOutcome.FAILED, started_at=minute(start), traceback="Traceback"
+            )
+        )
+        session.flush()
+    session.commit()
+    page = staff.get(f"/jobs/{job.id}").text
+    assert re.findall(r"<strong>#(\d+)</strong>", page) == ["2", "1"]
+    assert re.findall(r'id="((?:attempt|traceback)-[^"]+)"', page) == [
+        "attempt-2",
+        "traceback-2",
+        "attempt-1",
+        "traceback-1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (job_record(), ["created", "queued –", "started –", "finished –"]),
+        (
+            job_record(JobState.SCHEDULED, scheduled_at=minute(9)),
+            ["created", "due", "queued –", "started –", "finished –"],
+        ),
+        (
+            job_record(JobState.QUEUED, scheduled_at=minute(9), enqueued_at=minute(10)),
+            ["created", "due", "queued", "started –", "finished –"],
+        ),
+        (
+            job_record(JobState.RUNNING, scheduled_at=minute(9), enqueued_at=minute(10), started_at=minute(11)),
+            ["created", "queued", "started", "finished –"],
+        ),
+        # Claimed before its arrival at the broker was on record.
+        (
+            job_record(JobState.COMPLETED, started_at=minute(1), finished_at=minute(2)),
+            ["created", "started", "completed"],
+        ),
+        (
+            job_record(JobState.RETRYABLE, enqueued_at=minute(1), started_at=minute(2), scheduled_at=minute(5)),
+            ["created", "queued", "started", "next attempt"],
+        ),
+        (
+            job_record(JobState.QUEUED, enqueued_at=minute(5), started_at=minute(2), scheduled_at=minute(5)),
+            ["created", "started", "queued", "finished –"],
+        ),
+        (job_record(JobState.CANCELLED, scheduled_at=minute(9), finished_at=minute(3)), ["created", "cancelled"]),
+        (
+            job_record(JobState.FAILED, scheduled_at=minute(1), started_at=minute(2), finished_at=minute(3)),
+            ["created", "started", "failed"],
+        ),
+    ],
+    ids=lambda value: value.state.value if isinstance(value, JobRecord) else "",
+)
+def test_the_life_cycle_never_contradicts_itself(record: JobRecord, expected: list[str]) -> None:
+    steps = life_cycle(record, minute(60))
+    assert [step.label if step.at else f"{step.label} –" for step in steps] == expected
+    times = [step.at for step in steps if step.at]
+    assert times == sorted(times)
+
+
+def test_what_is_only_planned_is_not_done(staff: FlaskClient, session: Session) -> None:
+    job = job_record(JobState.SCHEDULED, scheduled_at=minute(9))
+    assert [step.is_done for step in life_cycle(job, minute(1))] == [True, False, False, False, False]
+    session.add(job)
+    session.commit()
+    assert staff.get(f"/jobs/{job.id}").text.count("cycle-label") == 5
+
+
+def test_a_subject_with_a_name_has_no_number_sign(staff: FlaskClient, session: Session) -> None:
+    session.add(job_record(subject_type="schedule", subject_id="reservations.sweep_overdue"))
+    session.add(job_record(subject_type="Reservation", subject_id="7"))
+    session.commit()
+    page = staff.get("/jobs/").text
+    assert "schedule reservations.sweep_overdue" in page
+    assert "reservation #7" in page

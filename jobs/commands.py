@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 from rq.serializers import JSONSerializer
-from rq.worker_pool import WorkerPool
 
 from app.columns import utc_now
 from app.commands import CommandGroup
@@ -22,6 +21,7 @@ from jobs.engine import schedule as schedules
 from jobs.engine.errors import ScheduleError
 from jobs.engine.heavy import HeavyWorker
 from jobs.engine.light import LightWorker
+from jobs.engine.pool import Pool
 from jobs.engine.timing import Timing
 
 schedule_group = CommandGroup("schedule", help="The periodic schedule.")
@@ -42,7 +42,7 @@ def worker_command(heavy: bool, queues: str | None, processes: int | None, burst
     if count == 1:
         worker_class(names, connection=connection).work(burst=burst, logging_level="WARNING")
     else:
-        pool = WorkerPool(names, connection, num_workers=count, worker_class=worker_class, serializer=JSONSerializer)
+        pool = Pool(names, connection, num_workers=count, worker_class=worker_class, serializer=JSONSerializer)
         pool.start(burst=burst, logging_level="WARNING")
 
 

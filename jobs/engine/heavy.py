@@ -26,6 +26,7 @@ from jobs.engine import heartbeat
 from jobs.engine.application import application
 from jobs.engine.claim import Claim
 from jobs.engine.errors import JobTimeoutError
+from jobs.engine.pool import accept_stop_signals
 from jobs.engine.registry import definition
 
 log = structlog.get_logger(__name__)
@@ -54,6 +55,10 @@ class HeavyWorker(Worker):
         with self._app.app_context():
             heartbeat.register(db.session(), self.name, "heavy", self.queue_names())
         super().bootstrap(*args, **kwargs)
+
+    def _install_signal_handlers(self) -> None:
+        super()._install_signal_handlers()
+        accept_stop_signals()
 
     def heartbeat(self, *args: Any, **kwargs: Any) -> None:
         """RQ calls this when idle and, through its monitoring, while a horse works."""

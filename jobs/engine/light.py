@@ -29,6 +29,7 @@ from jobs.engine.application import application
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import Deadlines
 from jobs.engine.mirror import expire_copies, mirror_ends
+from jobs.engine.pool import accept_stop_signals
 from jobs.engine.registry import definition
 from jobs.engine.sizing import BatchSize
 
@@ -86,8 +87,8 @@ class LightWorker(BaseWorker):
         Returns:
             whether any job was run.
         """
-        self.bootstrap(logging_level or "WARNING")
         self._install_signal_handlers()
+        self.bootstrap(logging_level or "WARNING")
         with self._app.app_context():
             heartbeat.register(db.session(), self.name, "light", self.queue_names())
         keeper = threading.Thread(target=self._keep_alive, name="keeper", daemon=True)
@@ -114,6 +115,7 @@ class LightWorker(BaseWorker):
     def _install_signal_handlers(self) -> None:
         signal.signal(signal.SIGINT, self.request_stop)
         signal.signal(signal.SIGTERM, self.request_stop)
+        accept_stop_signals()
 
     def _take_until_told(
         self, pool: ThreadPoolExecutor, burst: bool, max_jobs: int | None, max_idle_time: int | None

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,16 @@ from tests.servers import short_folder, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM_OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @dataclass
@@ -84,6 +95,24 @@ def stack() -> Iterator[Stack]:
 def browser(stack: Stack) -> Browser:
     """Somebody who has not logged in."""
     return Browser(stack.url)
+
+
+@pytest.fixture
+def page(stack: Stack) -> Iterator[Any]:
+    """A page of a real Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed: the browser tests did not run")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_OPTIONS))
+        page = chromium.new_page(viewport={"width": 1440, "height": 900})
+        problems: list[str] = []
+        page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        yield page
+        chromium.close()
+        assert problems == []
 
 
 def _copy_project(copy: Path) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,17 +12,6 @@ import pytest
 from app.demo import DEMO_PASSWORD
 from tests.acceptance.conftest import Browser, Stack
 from tests.servers import wait_until
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMIUM_OPTIONS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("stack")]
 
@@ -65,24 +52,6 @@ def test_every_part_of_the_stack_is_well(stack: Stack):
     )
     assert doctor.returncode == 0, doctor.stdout.decode()
     assert b"BAD" not in doctor.stdout
-
-
-@pytest.fixture
-def page(stack: Stack) -> Iterator[Any]:
-    """A page of a real Chromium."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium is installed: the browser tests did not run")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_OPTIONS))
-        page = chromium.new_page(viewport={"width": 1440, "height": 900})
-        problems: list[str] = []
-        page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        yield page
-        chromium.close()
-        assert problems == []
 
 
 @pytest.mark.browser

@@ -245,6 +245,11 @@ def test_who_makes_a_reservation_is_told_who_confirms_it(client, member):
     assert f"The reservation for {member.name} is made." in answer.text
 
 
+def test_how_far_off_it_is_stays_on_one_line(client, member):
+    page = client.get(f"{LIST}{make_reservation(member).id}").text
+    assert '<span class="faint nowrap">(<time' in page
+
+
 def test_what_waits_and_has_begun_is_marked_past_on_the_overview(client, staff):
     make_reservation(start_time=tomorrow())
     assert 'class="past"' not in client.get("/").text

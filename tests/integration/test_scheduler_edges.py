@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from app.outbox import JobRecord, JobState, Schedule, enqueue, publisher
 from jobs.engine import claim, heartbeat, schedule
 from jobs.engine.errors import ScheduleError
+from jobs.engine.schedule import ScheduleEntry
 from tests.integration.test_scheduler import ENTRY, TIMERS, clock, end_all, jobs_of_schedule, one_pass, scheduler  # noqa: F401
 
 

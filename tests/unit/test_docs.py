@@ -452,7 +452,7 @@ def project(tmp_path: Path) -> Path:
         elif block.language == "toml":
             (copy / "pyproject.toml").write_text((copy / "pyproject.toml").read_text() + "\n" + block.text)
     _add(copy / "app" / "__init__.py", "SLICES", "    logs,\n", "    logs,\n    lost_items,\n")
-    _add(copy / "jobs" / "__init__.py", "MODULES", "import engine,", "import engine, lost_items,")
+    _add(copy / "jobs" / "__init__.py", "MODULES", " engine,", " engine, lost_items,")
     return copy
 
 

@@ -1,0 +1,97 @@
+"""What only a browser tells: that nothing is cut, hidden or unreadable on a narrow screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.demo import DEMO_PASSWORD
+from tests.acceptance.conftest import Stack
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_group("stack")]
+
+# How far a table's text reaches over the inner edge of what it stands in, in pixels.
+OVERHANG = """(element) => {
+    const [box, style] = [element.parentElement.getBoundingClientRect(), getComputedStyle(element.parentElement)];
+    const inner = Math.max(...[...element.querySelectorAll("td")].map((cell) => {
+        const range = document.createRange();
+        range.selectNodeContents(cell);
+        return range.getBoundingClientRect().right;
+    }));
+    return inner - (box.right - parseFloat(style.paddingRight) - parseFloat(style.borderRightWidth));
+}"""
+
+
+@pytest.fixture
+def narrow(stack: Stack, page: Any) -> Any:
+    """A telephone in the hands of staff."""
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(f"{stack.url}/login")
+    page.get_by_label("Username or email").fill("staff@example.org")
+    page.get_by_label("Password", exact=True).fill(DEMO_PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.locator("#main").wait_for()
+    return page
+
+
+def test_the_demo_logins_stay_within_their_card(stack: Stack, page: Any):
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(f"{stack.url}/login")
+    assert page.locator(".demo-table").evaluate(OVERHANG) <= 0
+
+
+@pytest.mark.parametrize("path", ["/jobs/?state=cancelled", "/mails?state=skipped", "/reservations/?status=cancelled"])
+def test_the_chosen_filter_is_in_view_and_the_page_stays_where_it_is(stack: Stack, narrow: Any, path: str):
+    narrow.goto(f"{stack.url}{path}")
+    box = narrow.locator(".tabs [aria-current], .chips [aria-current]").first.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 360
+    assert narrow.evaluate("scrollY") == 0
+
+
+def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, narrow: Any):
+    for path in ("/", "/reservations/", "/jobs/", "/mails", "/dev/inbox", "/mails/previews"):
+        narrow.goto(f"{stack.url}{path}")
+        assert narrow.evaluate("document.documentElement.scrollWidth") <= 360, path
+    narrow.goto(f"{stack.url}/reservations/")
+    starts = narrow.locator("tbody .cell-line").evaluate_all(
+        "cells => cells.map((c) => c.getBoundingClientRect().left)"
+    )
+    assert len(set(starts)) == 1
+    heights = narrow.locator("tbody tr").evaluate_all("rows => rows.map((r) => Math.round(r.offsetHeight / 4))")
+    assert len(set(heights)) == 1
+
+
+def test_the_numbers_of_the_overview_stand_on_one_line(stack: Stack, narrow: Any):
+    narrow.goto(f"{stack.url}/")
+    bottoms = narrow.locator(".number strong").evaluate_all("all => all.map((n) => n.getBoundingClientRect().bottom)")
+    assert bottoms[0] == bottoms[1]
+    assert bottoms[2] == bottoms[3]
+
+
+def test_the_link_past_the_navigation_can_be_read(stack: Stack, narrow: Any):
+    narrow.goto(f"{stack.url}/reservations/")
+    narrow.keyboard.press("Tab")
+    link = narrow.locator(".skip-link:focus")
+    color, ground = link.evaluate("(e) => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]")
+    assert (color, ground) == ("rgb(27, 35, 39)", "rgb(255, 255, 255)")
+
+
+def test_a_mail_and_its_job_are_shown_whole(stack: Stack, narrow: Any):
+    narrow.goto(f"{stack.url}/reservations/new")
+    narrow.get_by_label("Start").fill("2031-01-02T10:00")
+    narrow.get_by_label("Note").fill("We bring our own cello.")
+    narrow.get_by_role("button", name="Make the reservation").click()
+    narrow.locator(".timeline .effect", has_text="reservation-new").get_by_text("sent").wait_for(timeout=30_000)
+    narrow.goto(f"{stack.url}/dev/inbox")
+    subject = narrow.locator("a", has_text="action required").first
+    assert subject.evaluate("(e) => e.scrollHeight <= e.clientHeight && e.scrollWidth <= e.clientWidth")
+    subject.click()
+    frame = narrow.locator("iframe.mail-frame")
+    button = narrow.frame_locator("iframe.mail-frame").get_by_role("link", name="Confirm or cancel it")
+    box, around = button.bounding_box(), frame.bounding_box()
+    assert box["y"] + box["height"] <= around["y"] + around["height"]
+    narrow.goto(f"{stack.url}/jobs/?name=mail.deliver")
+    narrow.locator("tbody a.row-link").first.click()
+    assert narrow.locator(".values .code").first.evaluate("(e) => e.scrollWidth <= e.clientWidth")

@@ -8,19 +8,19 @@ import binascii
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.columns import UtcDateTime
+from app.columns import UtcDateTime, as_uuid_text
 from app.errors import InvalidInputError
 
 DEFAULT_LIMIT = 25
 MAX_LIMIT = 100
-# The widest integer of both databases (PostgreSQL's bigint, SQLite's INTEGER).
-MAX_INTEGER = 2**63 - 1
+# PostgreSQL's integer, in which ids are kept.
+MAX_INTEGER = 2**31 - 1
 
 Row = TypeVar("Row")
 Key = Sequence[InstrumentedAttribute[Any]]
@@ -84,7 +84,7 @@ def _read_cursor(cursor: str, key: Key) -> list[Any]:
     try:
         values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         return [_from_plain(value, column) for value, column in zip(values, key, strict=True)]
-    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
+    except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError) as error:
         message = "takes the next_cursor of the page before"
         raise InvalidInputError("This page of the list does not exist.", {"cursor": [message]}) from error
 
@@ -96,13 +96,22 @@ def _to_plain(value: object) -> object:
 def _from_plain(value: object, column: InstrumentedAttribute[Any]) -> object:
     if isinstance(column.type, UtcDateTime):
         return _moment(value)
+    if isinstance(column.type, sa.Uuid):
+        return _uuid_text(value)
     if type(value) is not column.type.python_type or (isinstance(value, int) and abs(value) > MAX_INTEGER):
         raise ValueError(value)
     return value
+
+
+def _uuid_text(value: object) -> str:
+    id = as_uuid_text(value)
+    if id is None:
+        raise ValueError(value)
+    return id
 
 
 def _moment(value: object) -> datetime:
     moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     if moment is None or moment.tzinfo is None:
         raise ValueError(value)
-    return moment
+    return moment.astimezone(UTC)  # the far ends of the calendar overflow here, and not in the query

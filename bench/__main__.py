@@ -18,6 +18,8 @@ NOOPS = 20_000
 MAILS = 5_000
 SLOW_MAILS = 1_000
 LATENCIES = 100
+KIND = "test-message"
+CONTEXT = {"server": "bench"}
 
 
 def noop_jobs(database: str) -> None:
@@ -59,7 +61,7 @@ def figure(name: str, value: float, unit: str) -> None:
 
 def _mails(database: str, count: int, delay_seconds: float, name: str) -> None:
     with stack(database, delay_seconds) as running:
-        send_mails("test-message", [MailRequest([f"p{n}@example.org"], f"bench/{n}") for n in range(count)])
+        send_mails(KIND, [MailRequest([f"p{n}@example.org"], f"bench/{n}", CONTEXT) for n in range(count)])
         db.session.commit()
         running.start_workers(WORKERS)
         running.wait_until_done("mail.deliver")
@@ -67,7 +69,7 @@ def _mails(database: str, count: int, delay_seconds: float, name: str) -> None:
 
 
 def _latency(running: Stack, n: int) -> float:
-    mail_id = send_mail("test-message", "latency@example.org", f"latency/{n}")
+    mail_id = send_mail(KIND, "latency@example.org", f"latency/{n}", context=CONTEXT)
     mail = db.session.get(EmailMessage, mail_id)
     message_id = mail.message_id if mail else ""
     db.session.commit()

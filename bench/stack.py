@@ -16,7 +16,7 @@ from flask import Flask
 from flask_migrate import upgrade
 
 from app.extensions import db
-from app.outbox import ENDED, JobRecord, WorkerProcess
+from app.outbox import ENDED, JobRecord, JobState, WorkerProcess
 from tests.servers import PostgresServer, ValkeyServer, short_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +46,7 @@ class Stack:
         wait(lambda: self._workers() == count)
 
     def wait_until_done(self, name: str) -> None:
-        """Waits until every job of this name has ended."""
+        """Waits until every job of this name has ended; raises RuntimeError when one did not complete."""
         live = sa.select(JobRecord.id).where(JobRecord.name == name, JobRecord.state.not_in(ENDED)).limit(1)
 
         def is_done() -> bool:
@@ -55,6 +55,10 @@ class Stack:
             return found is None
 
         wait(is_done)
+        query = sa.select(JobRecord.error_message).where(JobRecord.name == name, JobRecord.state != JobState.COMPLETED)
+        if (said := db.session.execute(query.limit(1)).first()) is not None:
+            raise RuntimeError(f"{name}: {said[0]}")
+        db.session.rollback()
 
     def rate(self, name: str) -> float:
         """Jobs per second between the first start and the last end."""

@@ -183,4 +183,5 @@ def test_nothing_but_static_files_is_kept_by_caches(client):
     log_in(client, make_user())
     for path in ("/probe", "/login", "/no-such-page", "/reservations/", "/api/v1/me", "/static/no-such-file.css"):
         assert client.get(path).headers["Cache-Control"] == "no-store", path
-    assert "max-age" in client.get("/static/app.css").headers["Cache-Control"]
+    with client.get("/static/app.css") as answer:
+        assert "max-age" in answer.headers["Cache-Control"]

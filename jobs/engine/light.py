@@ -58,7 +58,9 @@ class LightWorker(BaseWorker):
         settings = self._app.config
         self._threads: int = settings["WORKER_THREADS"]
         self._grace_seconds: float = settings["SHUTDOWN_GRACE_SECONDS"]
-        self._batch_size = BatchSize(settings["WORKER_BATCH"])
+        self._batch: int = settings["WORKER_BATCH"]
+        # By queue: long jobs in one must not make the batches of another small.
+        self._batch_sizes = {name: BatchSize(self._batch, self._threads) for name in self.queue_names()}
         self._deadlines = Deadlines()
         self._stopping = threading.Event()
         self._held: dict[str, Claim] = {}
@@ -158,17 +160,17 @@ class LightWorker(BaseWorker):
 
     def _take(self, idle_threads: int, *, block: bool) -> list[str]:
         """Pops ids from the queues in their order of precedence, and waits for one when there is none."""
-        wanted = self._batch_size.next(idle_threads)
-        ids = self._pop(wanted)
+        ids = self._pop(idle_threads)
         if not ids and block and (popped := self.connection.blpop(self.queue_keys(), POLL_SECONDS)):
-            ids = [_decoded(popped[1]), *self._pop(wanted - 1)]
+            ids = [_decoded(popped[1]), *self._pop(idle_threads)]
         return ids
 
-    def _pop(self, wanted: int) -> list[str]:
+    def _pop(self, idle_threads: int) -> list[str]:
         ids: list[str] = []
-        for key in self.queue_keys():
-            if len(ids) < wanted:
-                popped: Any = self.connection.lpop(key, wanted - len(ids))
+        for queue in self.queues:
+            wanted = min(self._batch_sizes[queue.name].next(idle_threads), self._batch - len(ids))
+            if wanted > 0:
+                popped: Any = self.connection.lpop(queue.key, wanted)
                 ids += [_decoded(id) for id in popped or ()]
         return ids
 
@@ -214,8 +216,14 @@ class LightWorker(BaseWorker):
                     del self._held[item.id]
             with self._changed:
                 self._busy_threads -= 1
-                self._batch_size.learn(len(group), time.monotonic() - begun)
+                self._learn(group, time.monotonic() - begun)
                 self._changed.notify()
+
+    def _learn(self, group: Sequence[Claim], seconds: float) -> None:
+        # A chunk's threads share whatever is taken, so that a large batch makes none of its jobs wait for a thread.
+        is_chunk = _chunk_size(group[0].name) > 1
+        if (size := self._batch_sizes.get(group[0].queue)) is not None:
+            size.learn(len(group), 0.0 if is_chunk else seconds)
 
     def _forget(self, ids: Collection[str]) -> None:
         """Lets RQ's copies of jobs expire that are not to run: cancelled, ended, or another worker's."""

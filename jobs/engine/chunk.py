@@ -39,6 +39,7 @@ class _Ended:
     result: Any
     error: BaseException | None
     is_released: bool
+    is_interrupted: bool
 
     @property
     def is_done(self) -> bool:
@@ -106,6 +107,10 @@ class Chunk:
         """The item was not begun: it goes back to the queue and uses up no attempt."""
         self._take(item, None, None, is_released=True)
 
+    def interrupt(self, item: Claim, error: BaseException) -> None:
+        """The item was disturbed by no fault of its own: it goes back, and the third time in a row it fails."""
+        self._take(item, None, error, is_interrupted=True)
+
     def settle(self) -> None:
         """Ends and commits all items answered so far. When it raises, they are kept for the next call."""
         if not self._waiting:
@@ -120,10 +125,18 @@ class Chunk:
         self.errors += [answer.error for answer in answers if answer.error is not None]
         self._committed_at = time.monotonic()
 
-    def _take(self, item: Claim, result: Any, error: BaseException | None, is_released: bool = False) -> None:
+    def _take(
+        self,
+        item: Claim,
+        result: Any,
+        error: BaseException | None,
+        *,
+        is_released: bool = False,
+        is_interrupted: bool = False,
+    ) -> None:
         if self._unanswered.pop(item.id, None) is None:
             raise ValueError(f"job {item.id} is not in this chunk, or has its answer already")
-        self._waiting.append(_Ended(item, result, error, is_released))
+        self._waiting.append(_Ended(item, result, error, is_released, is_interrupted))
         if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
             self.settle()
 
@@ -144,4 +157,6 @@ class Chunk:
     def _end_other(self, ended: _Ended) -> JobState | None:
         if ended.error is None:
             return claims.give_back_one(self.session, ended.item)
+        if ended.is_interrupted:
+            return claims.interrupt(self.session, ended.item, claims.cause_of(ended.error))
         return claims.fail(self.session, ended.item, ended.error, self._policy)

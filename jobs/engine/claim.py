@@ -246,6 +246,11 @@ def _error_columns(error: BaseException) -> dict[str, str]:
     }
 
 
+def cause_of(error: BaseException) -> str:
+    """An error in one phrase: its type, and what lies under it."""
+    return f"{type(error).__name__}: {_said(error.__cause__ or error)}"
+
+
 def _said(error: BaseException) -> str:
     try:
         return str(error)

@@ -99,8 +99,10 @@ def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit, shoul
     chunk.session.rollback()
     # Through the chunk, so that the function's own `save` learns of it in the same transaction.
     for item in chunk.unanswered:
-        if _is_database_outage(failure) or _is_lock_conflict(failure):
+        if _is_database_outage(failure):
             chunk.release(item)
+        elif _is_lock_conflict(failure):
+            chunk.interrupt(item, failure)
         else:
             chunk.fail(item, failure)
     _until_database_answers(chunk.settle)
@@ -127,7 +129,7 @@ def _end_failed(items: Sequence[Claim], error: BaseException, found: JobDefiniti
         if _is_database_outage(error):
             return claims.give_back_one(db.session(), item)
         if _is_lock_conflict(error):
-            return claims.interrupt(db.session(), item, f"{type(error).__name__}: {error.__cause__}")
+            return claims.interrupt(db.session(), item, claims.cause_of(error))
         return claims.fail(db.session(), item, error, policy)
 
     def end() -> list[tuple[Claim, JobState | None]]:

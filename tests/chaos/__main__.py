@@ -30,7 +30,7 @@ FULL = Scale(
     pace=Pace(gap_seconds=(0.2, 3.0), calm_seconds=(6.0, 14.0), calms=0.25),
     settings={},
     load_threads=6,
-    load_pause_seconds=0.3,
+    load_pause_seconds=0.4,
     settle_seconds=180,
 )
 # A glance at the kinds that matter most, in the time that a test may take: everything is noticed sooner.

@@ -19,8 +19,8 @@ WATCH_SECONDS = 0.1
 # Should the chaos itself be killed, nothing outlives it, where the system can do that.
 END_WITH_PARENT = "setpriv --pdeathsig TERM -- " if shutil.which("setpriv") else ""
 RESTART_SECONDS = 1.0
-# Of a process that was killed, or asked to end.
-GOOD_ENDS = (-signal.SIGKILL, 0)
+# Of a process that was killed, or asked to end, perhaps before it had begun.
+GOOD_ENDS = (-signal.SIGKILL, 0, -signal.SIGTERM)
 
 
 @dataclass(frozen=True)

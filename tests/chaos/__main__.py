@@ -18,7 +18,7 @@ from tests.chaos.faults import kinds
 from tests.chaos.plan import Pace
 from tests.chaos.rescues import PROMISE_SECONDS, Rescue
 from tests.chaos.run import Result, run
-from tests.chaos.stack import Scale
+from tests.chaos.stack import SCHEDULERS, Scale
 
 LOGS = Path(__file__).resolve().parents[2] / "instance" / "chaos"
 EVIDENCE_LINES = 10
@@ -26,6 +26,7 @@ EVIDENCE_LINES = 10
 # The deaths that a rescue follows come twice as often as the others.
 WORKER_DEATHS = ("kill light worker", "kill pool's child", "kill pool's parent", "kill heavy worker", "kill work horse")
 FULL = Scale(
+    services=("web", "light", "pool", "heavy", *SCHEDULERS, "load"),
     kinds=(*kinds(rescue_after_seconds=10), *kinds(10, WORKER_DEATHS)),
     pace=Pace(gap_seconds=(0.2, 3.0), calm_seconds=(6.0, 14.0), calms=0.25),
     settings={},
@@ -33,16 +34,16 @@ FULL = Scale(
     load_pause_seconds=0.4,
     settle_seconds=180,
 )
-# A glance at the kinds that matter most, in the time that a test may take: everything is noticed sooner.
+# A glance at the kinds that matter most, in the time that a test may take: fewer processes, and all is noticed sooner.
 BRIEF = Scale(
+    services=("web", "pool", "heavy", *SCHEDULERS, "load"),
     kinds=kinds(
         4,
         (
-            "kill light worker",
             "kill pool's child",
             "kill work horse",
             "kill scheduler",
-            "freeze light worker for long",
+            "freeze pool's child for long",
             "crash PostgreSQL",
             "kill Valkey",
             "flush Valkey",

@@ -28,8 +28,9 @@ from tests.smtp import SmtpServer
 CHAOS_ROOT = "tests.chaos.root"
 SCHEDULERS = ("scheduler-1", "scheduler-2")
 START_SECONDS = 60
-# Light alone, two in the pool, heavy, and the schedulers.
-SIGNS_OF_LIFE = 4 + len(SCHEDULERS)
+POOL_PROCESSES = 2
+# How many processes of each service give signs of life.
+SIGNS_OF_LIFE = {"light": 1, "pool": POOL_PROCESSES, "heavy": 1, **dict.fromkeys(SCHEDULERS, 1)}
 
 SETTINGS = {
     "APP_ENV": "production",
@@ -53,6 +54,7 @@ class Scale:
     """How large a run is.
 
     Args:
+        services: the names of those that run.
         kinds: the faults to draw from.
         pace: how they follow each other.
         settings: what differs from SETTINGS.
@@ -61,6 +63,7 @@ class Scale:
         settle_seconds: how long everything may take to end after the last fault.
     """
 
+    services: tuple[str, ...]
     kinds: tuple[Kind, ...]
     pace: Pace
     settings: Mapping[str, str]
@@ -105,7 +108,7 @@ class Stack:
     def _is_ready(self) -> bool:
         with self.app.app_context():
             alive = db.session.scalar(sa.select(sa.func.count(WorkerProcess.name))) or 0
-        return alive >= SIGNS_OF_LIFE
+        return alive >= sum(SIGNS_OF_LIFE.get(name, 0) for name in self.manager.services)
 
 
 @contextlib.contextmanager
@@ -146,7 +149,8 @@ def stack(folder: Path, seed: str, scale: Scale) -> Iterator[Stack]:
             "threads": scale.load_threads,
             "pause_seconds": scale.load_pause_seconds,
         }
-        manager = Manager(_services({**environment(), **settings, "CHAOS_LOAD": json.dumps(load)}, folder))
+        environ = {**environment(), **settings, "CHAOS_LOAD": json.dumps(load)}
+        manager = Manager([_service(name, environ, folder) for name in scale.services])
         cleanup.callback(manager.kill_all)
         manager.start()
         running = Stack(app, valkey, postgres, smtp, manager)
@@ -161,21 +165,27 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _services(environ: Mapping[str, str], folder: Path) -> list[Service]:
+def _service(name: str, environ: Mapping[str, str], folder: Path) -> Service:
+    if name == "pool":
+        environ = {**environ, "WORKER_PROCESSES": str(POOL_PROCESSES)}
+    return Service(name, _commands()[name], environ, folder / f"{name}.log")
+
+
+def _commands() -> dict[str, str]:
+    """The lines of the Procfile, over the chaos's composition root."""
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
     web = lines["web"].replace("0.0.0.0", "127.0.0.1").replace("wsgi", CHAOS_ROOT)
     worker, heavy = (lines[name].replace("wsgi", CHAOS_ROOT) for name in ("worker", "heavy"))
     # scheduler.py takes its application from wsgi; here that is the chaos's.
-    scheduler = (
-        f"python -c \"import sys, {CHAOS_ROOT} as root; sys.modules['wsgi'] = root; import scheduler as s; s.main()\""
-    )
-    commands = {"web": web, "light": worker, "pool": worker, "heavy": heavy}
-    commands |= dict.fromkeys(SCHEDULERS, scheduler) | {"load": "python -m tests.chaos.load"}
-    environs = {"pool": {**environ, "WORKER_PROCESSES": "2"}}
-    return [
-        Service(name, command, environs.get(name, environ), folder / f"{name}.log")
-        for name, command in commands.items()
-    ]
+    program = f"import sys, {CHAOS_ROOT} as root; sys.modules['wsgi'] = root; import scheduler; scheduler.main()"
+    return {
+        "web": web,
+        "light": worker,
+        "pool": worker,
+        "heavy": heavy,
+        **dict.fromkeys(SCHEDULERS, f'python -c "{program}"'),
+        "load": "python -m tests.chaos.load",
+    }
 
 
 def _prepare_database(app: Flask) -> str:

@@ -126,7 +126,7 @@ def stack(folder: Path, seed: str, scale: Scale) -> Iterator[Stack]:
         cleanup.callback(valkey.stop)
         postgres = PostgresServer(cleanup.enter_context(short_folder()))
         cleanup.callback(postgres.stop)
-        smtp = SmtpServer(delay_seconds=0.03).start()
+        smtp = SmtpServer(delay_seconds=0.1).start()
         cleanup.callback(smtp.stop)
         settings = {
             **SETTINGS,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import traceback
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,6 +14,7 @@ from flask import current_app
 from sqlalchemy.orm import Session
 
 from app.columns import utc_now
+from app.extensions import table_of
 from app.outbox import (
     TIMED,
     AttemptOutcome,
@@ -31,6 +31,7 @@ from jobs.engine.retry import RetryPolicy
 MAX_TYPE_CHARACTERS = 120
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_TRACEBACK_CHARACTERS = 20_000
+_RECORDS = table_of(JobRecord)
 
 
 @dataclass(frozen=True)
@@ -107,21 +108,21 @@ def complete(session: Session, results: Sequence[tuple[Claim, Any]]) -> set[str]
     Returns:
         the ids that were completed. The others are lost to a later claim: what was done for them must not commit.
     """
-    by_result: dict[str, list[Claim]] = defaultdict(list)
-    values: dict[str, Any] = {}
-    for claim_, result in results:
-        key = repr(result)
-        values[key] = result
-        by_result[key].append(claim_)
-    completed: set[str] = set()
-    for key, claims in by_result.items():
-        ended = {
-            "state": JobState.COMPLETED,
-            "result": values[key],
-            "error_type": None,
-            "error_message": None,
-        }
-        completed |= _end(session, claims, ended | {"finished_at": utc_now(), "interruptions": 0})
+    values = {
+        "state": JobState.COMPLETED,
+        "error_type": None,
+        "error_message": None,
+        "finished_at": utc_now(),
+        "interruptions": 0,
+    }
+    claims = [claim_ for claim_, _ in results]
+    if len({repr(result) for _, result in results}) == 1:
+        return _end(session, claims, values | {"result": results[0][1]})
+    completed = _end(session, claims, values)
+    statement = sa.update(_RECORDS).where(_RECORDS.c.id == sa.bindparam("of")).values(result=sa.bindparam("value"))
+    told = [{"of": claim_.id, "value": result} for claim_, result in results if claim_.id in completed]
+    if told:
+        session.connection().execute(statement, told)
     return completed
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import structlog
 from flask import Flask, current_app
 from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.extensions import BelfrySession, db
@@ -38,10 +38,17 @@ T = TypeVar("T")
 
 Limit = Callable[[float], AbstractContextManager[None]]
 ShouldStop = Callable[[], bool]
+EndLater = Callable[[Claim, Any], None]
 Ends = list[tuple[str, JobState]]
 
 
-def run(app: Flask, items: Sequence[Claim], limit: Limit, should_stop: ShouldStop = lambda: False) -> Ends:
+def run(
+    app: Flask,
+    items: Sequence[Claim],
+    limit: Limit,
+    should_stop: ShouldStop = lambda: False,
+    end_later: EndLater | None = None,
+) -> Ends:
     """Runs claimed records of one job name, each to an end that is committed.
 
     Args:
@@ -49,9 +56,10 @@ def run(app: Flask, items: Sequence[Claim], limit: Limit, should_stop: ShouldSto
         items: claims of one name; more than one only for a chunk function.
         limit: takes seconds and gives a context that raises JobTimeoutError in its block after them.
         should_stop: whether the process is about to end; a chunk function may then release what it has not begun.
+        end_later: takes a job that is done and has changed nothing, with its result; the caller hands it to `complete`.
 
     Returns:
-        the ids with the states they went to; claims that were lost are not among them.
+        the ids with the states they went to; claims that were lost and jobs that end later are not among them.
     """
     ends: Ends = []
     with app.app_context(), _observed(items[0]):
@@ -62,22 +70,60 @@ def run(app: Flask, items: Sequence[Claim], limit: Limit, should_stop: ShouldSto
         else:
             if found.chunk is None:
                 for item in items:
-                    ends += _run_one(found, item, limit)
+                    ends += _run_one(found, item, limit, end_later)
             else:
                 ends += _run_chunk(found, items, limit, should_stop)
     return ends
 
 
-def _run_one(found: JobDefinition, item: Claim, limit: Limit) -> Ends:
+def complete(app: Flask, done: Sequence[tuple[Claim, Any]]) -> Ends:
+    """Commits the completion of jobs that have changed nothing.
+
+    Args:
+        app: the application.
+        done: claims and the results of their functions.
+
+    Returns:
+        the ids with the states they went to; claims that were lost are not among them.
+    """
+
+    with app.app_context():
+        return _complete_all(done)
+
+
+def _complete_all(done: Sequence[tuple[Claim, Any]]) -> Ends:
+    def end() -> set[str]:
+        completed = claims.complete(db.session(), done)
+        db.session.commit()
+        return completed
+
+    try:
+        completed = _until_database_answers(end)
+    except SQLAlchemyError as error:  # a result that this database cannot keep
+        db.session.rollback()
+        if len(done) == 1:
+            return _end_failed([done[0][0]], error, definition(done[0][0].name))
+        half = len(done) // 2
+        return _complete_all(done[:half]) + _complete_all(done[half:])
+    for item, _ in done:
+        with _observed(item):
+            _log_completed(item) if item.id in completed else log.warning("claim.lost")
+    return [(id, JobState.COMPLETED) for id in completed]
+
+
+def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLater | None) -> Ends:
     session = db.session()
     try:
         with _on_behalf_of(item), _without_commit(session), limit(item.timeout_seconds):
             result = checked_result(found.function(session, **item.args))
+        if end_later is not None and not session.in_transaction():
+            end_later(item, result)
+            return []
         _complete(session, item, result)
     except ENDS_OF_A_JOB as error:
         session.rollback()
         return _end_failed([item], error, found)
-    log.info("job.completed", seconds=_seconds_since(item))
+    _log_completed(item)
     return [(item.id, JobState.COMPLETED)]
 
 
@@ -189,6 +235,10 @@ def _log_end(item: Claim, error: BaseException, state: JobState | None) -> None:
         return
     level = log.error if state is JobState.FAILED else log.warning
     level(f"job.{state.value}", attempt=item.attempt, of=item.max_attempts, error=type(error).__name__)
+
+
+def _log_completed(item: Claim) -> None:
+    log.info("job.completed", seconds=_seconds_since(item))
 
 
 def _seconds_since(item: Claim) -> float:

@@ -24,6 +24,7 @@ from app.outbox import (
     Published,
     hold,
     sources_of,
+    unlocked,
 )
 from jobs.engine.errors import JobCancelledError, JobTimeoutError, PoisonPillError
 from jobs.engine.retry import RetryPolicy
@@ -83,9 +84,10 @@ def claim(session: Session, ids: Sequence[str], worker: str) -> list[Claim]:
     """
     now = utc_now()
     is_due = sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= now)
+    free = unlocked(JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.RUNNING)), is_due)
     statement = (
         sa.update(JobRecord)
-        .where(JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.RUNNING)), is_due)
+        .where(JobRecord.id.in_(free))
         .values(
             state=JobState.RUNNING,
             claims=JobRecord.claims + 1,

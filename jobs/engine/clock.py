@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.columns import as_uuid_text, utc_now
 from app.extensions import db
-from app.outbox import TIMED, JobRecord, JobState, Published, Publisher, relay, sources_of
+from app.outbox import TIMED, JobRecord, JobState, Published, Publisher, relay, sources_of, unlocked
 from jobs.engine import heartbeat, schedule
 from jobs.engine.rescue import rescue
 from jobs.engine.schedule import ScheduleEntry
@@ -177,9 +177,9 @@ class Clock(Scheduler):
     def _mark_queued(self, ids: Sequence[str]) -> None:
         if ids:
             is_due = JobRecord.scheduled_at <= utc_now()  # not one that ran and failed since it was pushed
-            where = JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED), is_due
+            free = unlocked(JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED), is_due)
             values = {"state": JobState.QUEUED, "enqueued_at": utc_now()}
-            db.session.execute(sa.update(JobRecord).where(*where).values(values))
+            db.session.execute(sa.update(JobRecord).where(JobRecord.id.in_(free)).values(values))
             db.session.commit()
 
     def _set_timer(self, entry: ScheduleEntry) -> None:

@@ -10,7 +10,7 @@ from flask import current_app
 from sqlalchemy.orm import Session
 
 from app.columns import utc_now
-from app.outbox import JobRecord, WorkerProcess
+from app.outbox import JobRecord, JobState, WorkerProcess, unlocked
 from jobs.engine import claim as claims
 from jobs.engine.heartbeat import is_fresh
 
@@ -26,7 +26,8 @@ def rescue(session: Session) -> int:
     alive = sa.select(WorkerProcess.name).where(is_fresh())
     # A claim that is younger than the limit may belong to a worker that registers only now.
     settled = utc_now() - timedelta(seconds=current_app.config["RESCUE_AFTER_SECONDS"])
-    stranded = claims.claims_of(session, JobRecord.worker.not_in(alive), JobRecord.started_at < settled)
+    is_stranded = JobRecord.worker.not_in(alive), JobRecord.started_at < settled, JobRecord.state == JobState.RUNNING
+    stranded = claims.claims_of(session, JobRecord.id.in_(unlocked(*is_stranded)))
     for claim in stranded:
         state = claims.interrupt(session, claim, f"worker {claim.worker} gave no sign of life")
         log.warning("job.interrupted", job=claim.name, job_id=claim.id, worker=claim.worker, state=state)

@@ -113,22 +113,22 @@ def _print_figures(result: Result, seconds: float) -> None:
 
 
 def _slowest(found: Sequence[Rescue]) -> str:
-    calm = [rescue.seconds for rescue in found if not rescue.is_disturbed]
-    amid = [rescue.seconds for rescue in found if rescue.is_disturbed]
-    figures = [
-        f"{max(seconds):.1f} s of {len(seconds)}{what}"
-        for seconds, what in ((calm, ""), (amid, " after the last outage that came on top"))
-        if seconds
-    ]
-    return (", ".join(figures) or "none was needed") + f" (promise: {PROMISE_SECONDS:g} s)"
+    kinds = {
+        "": [rescue.seconds for rescue in found if not rescue.is_behind and not rescue.is_disturbed],
+        " after the last outage on top": [r.seconds for r in found if not r.is_behind and r.is_disturbed],
+        " to the queue, where more waited than the workers could do": [r.back_seconds for r in found if r.is_behind],
+    }
+    told = [f"{max(seconds):.1f} s of {len(seconds)}{what}" for what, seconds in kinds.items() if seconds]
+    return (", ".join(told) or "none was needed") + f" (promise: {PROMISE_SECONDS:g} s)"
 
 
 def _print_evidence(result: Result) -> None:
     broken = dict(result.findings.broken)
     if result.slow:
         broken["slow rescue"] = [
-            f"job {rescue.job_id} ran again {rescue.seconds:.1f} s after process {rescue.kill.pid} was killed at "
-            f"{rescue.kill.at:.3f}{' and a later outage had ended' if rescue.is_disturbed else ''}"
+            f"job {rescue.job_id} was back after {rescue.back_seconds:.1f} s and ran again after {rescue.seconds:.1f} s: "
+            f"process {rescue.kill.pid} was killed at {rescue.kill.at:.3f}"
+            f"{', counted from the last outage on top' if rescue.is_disturbed else ''}"
             for rescue in result.slow
         ]
     if result.notes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -68,6 +69,7 @@ class Facts:
         received, refused: Message-IDs that the SMTP server has taken, and answered with a 5xx.
         ticks: by schedule, the moments of its ticks in seconds.
         steps: by job id, the states it went through.
+        queues: by job id, its queue.
         pids: by worker's name, its process.
     """
 
@@ -82,6 +84,7 @@ class Facts:
     refused: frozenset[str] = frozenset()
     ticks: Mapping[str, Sequence[float]] = field(default_factory=dict)
     steps: Mapping[str, Sequence[JobStep]] = field(default_factory=dict)
+    queues: Mapping[str, str] = field(default_factory=dict)
     pids: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -100,7 +103,8 @@ def read_facts(book: Path, smtp: SmtpServer) -> Facts:
         refused=frozenset(map(_message_id, smtp.refused)),
         ticks=_ticks(),
         steps=_steps(),
-        pids={row.name: row.pid for row in db.session.execute(sa.select(WorkerProcess.name, WorkerProcess.pid))},
+        queues=dict(_pairs(JobRecord.id, JobRecord.queue)),
+        pids=dict(_pairs(WorkerProcess.name, WorkerProcess.pid)),
     )
 
 
@@ -159,6 +163,11 @@ def _steps() -> dict[str, list[JobStep]]:
     for row in db.session.execute(sa.select(*columns).order_by(Step.id)):
         steps.setdefault(row.job_id, []).append(JobStep(row.state, row.claim, row.worker, row.at.timestamp()))
     return steps
+
+
+def _pairs(key: Any, value: Any) -> Iterator[tuple[str, Any]]:
+    for row in db.session.execute(sa.select(key, value)):
+        yield row[0], row[1]
 
 
 def _said(error_type: str | None, message: str | None) -> str | None:

@@ -20,7 +20,7 @@ from tests.chaos.comparison import Findings, compare
 from tests.chaos.facts import Facts, read_facts
 from tests.chaos.faults import strike
 from tests.chaos.plan import Planned, plan
-from tests.chaos.rescues import PROMISE_SECONDS, Rescue, rescues
+from tests.chaos.rescues import Rescue, rescues
 from tests.chaos.stack import Scale, Stack, stack
 
 Say = Callable[[str], None]
@@ -49,7 +49,7 @@ class Result:
     slow: list[Rescue] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.slow = [rescue for rescue in self.rescues if rescue.seconds > PROMISE_SECONDS]
+        self.slow = [rescue for rescue in self.rescues if rescue.is_slow]
 
     @property
     def is_well(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -93,28 +94,54 @@ def test_a_mail_that_the_server_refused_may_fail() -> None:
     assert compare(facts).broken == {}
 
 
-def steps(*entered: tuple[str, float, str | None]) -> Facts:
-    found = [JobStep(state, 0, worker, at) for state, at, worker in entered]
-    return Facts(steps={"j1": found}, pids={"light-a": 7, "light-b": 8})
+def steps(*entered: tuple[str, float, str | None], others: Sequence[tuple[float, float]] = ()) -> Facts:
+    """A job's steps, and when others of its queue came and began."""
+    found = {"j1": [JobStep(state, 0, worker, at) for state, at, worker in entered]}
+    for number, (came_at, began_at) in enumerate(others):
+        found[f"o{number}"] = [JobStep("pending", 0, None, came_at), JobStep("running", 1, "light-b", began_at)]
+    return Facts(steps=found, pids={"light-a": 7, "light-b": 8}, queues=dict.fromkeys(found, "default"))
 
 
-KILLED = steps(("pending", 0, None), ("running", 1, "light-a"), ("pending", 11, "light-a"), ("running", 12, "light-b"))
+def rescued(back_at: float, again_at: float, others: Sequence[tuple[float, float]] = ()) -> Facts:
+    worked = ("pending", 0, None), ("running", 1, "light-a")
+    return steps(*worked, ("pending", back_at, "light-a"), ("running", again_at, "light-b"), others=others)
+
+
+KILLED = rescued(11, 12)
+BLOW = [Kill(7, 2.0)]
 
 
 def test_a_rescue_takes_from_the_kill_to_the_next_claim() -> None:
-    (rescue,) = rescues(KILLED, [Kill(7, 2.0)], stalls=[1.5, 13.0])
-    assert (rescue.job_id, rescue.seconds, rescue.is_disturbed) == ("j1", 10.0, False)
+    (rescue,) = rescues(KILLED, BLOW, stalls=[1.5, 13.0])
+    assert (rescue.job_id, rescue.back_seconds, rescue.seconds, rescue.is_disturbed) == ("j1", 9.0, 10.0, False)
+    assert not rescue.is_slow
 
 
 def test_a_rescue_counts_anew_after_an_outage() -> None:
-    (rescue,) = rescues(KILLED, [Kill(7, 2.0)], stalls=[5.0])
+    (rescue,) = rescues(KILLED, BLOW, stalls=[5.0])
     assert (rescue.seconds, rescue.is_disturbed) == (7.0, True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "is_slow"),
+    [
+        (rescued(18, 19), True),
+        (rescued(11, 40), True),
+        (rescued(11, 40, others=[(5, 20), (6, 35)]), False),
+        (rescued(11, 40, others=[(5, 20), (12, 35)]), True),
+        (rescued(18, 40, others=[(5, 20), (6, 35)]), True),
+    ],
+    ids=["back late", "run late", "behind others", "overtaken", "back late, behind others"],
+)
+def test_a_rescue_is_slow_unless_the_workers_had_too_much_to_do(facts: Facts, is_slow: bool) -> None:
+    (rescue,) = rescues(facts, BLOW, stalls=[])
+    assert rescue.is_slow is is_slow
 
 
 def test_no_rescue_is_seen_where_the_killed_process_did_not_hold_the_job() -> None:
     ended = steps(("running", 1, "light-a"), ("completed", 2.5, "light-a"))
     assert rescues(KILLED, [Kill(8, 2.0), Kill(7, 0.5)], stalls=[]) == []
-    assert rescues(ended, [Kill(7, 2.0)], stalls=[]) == []
+    assert rescues(ended, BLOW, stalls=[]) == []
 
 
 def test_the_story_of_a_finding_tells_the_steps_of_its_job() -> None:

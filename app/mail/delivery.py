@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-import sqlalchemy as sa
 import structlog
 from flask import current_app
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -81,7 +80,7 @@ class MailChunk(Protocol):
     def __iter__(self) -> Iterator[Item]: ...
     @property
     def should_stop(self) -> bool: ...
-    def held(self, items: Any) -> sa.Select[str]: ...
+    def held(self, items: Any) -> set[str]: ...
     def release(self, item: Any) -> None: ...
     def answer(self, item: Any, result: Any = None) -> None: ...
     def fail(self, item: Any, error: BaseException) -> None: ...
@@ -194,8 +193,9 @@ class Delivery:
 
     def _mark_sending(self, letters: Sequence[_Letter]) -> list[_Letter]:
         held = self.chunk.held([letter.item for letter in letters])
-        marked = ledger.mark_sending(self.chunk.session, [letter.entry for letter in letters], held)
-        return [letter for letter in letters if letter.entry.id in marked]
+        mine = [letter for letter in letters if letter.item.id in held]
+        marked = ledger.mark_sending(self.chunk.session, [letter.entry.id for letter in mine])
+        return [letter for letter in mine if letter.entry.id in marked]
 
     def _send(self, letter: _Letter) -> MailError | None:
         """Hands one mail over and answers its item; returns the error that another mail might meet too."""

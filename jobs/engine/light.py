@@ -151,9 +151,9 @@ class LightWorker(BaseWorker):
 
     def _rooms(self) -> dict[str, int]:
         """The keys of the queues that more may be taken of, in their order of precedence, and how many."""
-        busy, rooms = self._job_threads.busy, {}
+        rooms = {}
         for queue in self.queues:
-            limit = sizing.holding(self._job_paces[queue.name], self._job_threads.count, busy, self._batch)
+            limit = sizing.holding(self._job_paces[queue.name], self._job_threads.count, self._batch)
             if (room := limit - self._held.of_queue(queue.name)) > 0:
                 rooms[queue.key] = room
         return rooms

@@ -71,11 +71,9 @@ class JobThreads:
             return self._changed.wait_for(lambda: not self._waiting and self._idle == self.count, seconds)
 
     def withdraw(self) -> list[Claim]:
-        """Takes back the jobs that no thread has begun."""
+        """Takes back the jobs that no thread has begun; those that an idle thread is about to take are as good as begun."""
         with self._changed:
-            withdrawn = list(self._waiting)
-            self._waiting.clear()
-            return withdrawn
+            return [self._waiting.pop() for _ in range(len(self._waiting) - self._idle)]
 
     def close(self) -> None:
         """Ends the threads after what waits, and waits for them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -37,6 +37,7 @@ from app.mail.registry import MailKind, _kinds
 from app.outbox import WAITING, JobRecord, JobState, Origin, Subject, acting_as, cancel
 from jobs.engine import claim as claims
 from jobs.engine import execution
+from jobs.engine.chunk import Chunk
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import no_limit
 from jobs.engine.errors import JobTimeoutError
@@ -568,19 +569,19 @@ def test_a_worker_that_thaws_after_another_has_sent_its_mail_sends_nothing(app, 
     job_id = get_mail(mail_id).job_id
     session.rollback()
     (frozen,) = claims.claim(session, [job_id], "frozen")
-    marks = delivery.ledger.mark_sending
+    held = Chunk.held
 
-    def thaw_late(session: Session, *arguments: Any) -> set[str]:
-        monkeypatch.setattr(delivery.ledger, "mark_sending", marks)
-        session.rollback()
-        claims.interrupt(session, frozen, "gave no sign of life")
-        session.commit()
-        (second,) = claims.claim(session, [job_id], "another")
+    def thaw_late(chunk: Chunk, items: Sequence[Claim]) -> set[str]:
+        monkeypatch.setattr(Chunk, "held", held)
+        chunk.session.rollback()
+        claims.interrupt(chunk.session, frozen, "gave no sign of life")
+        chunk.session.commit()
+        (second,) = claims.claim(chunk.session, [job_id], "another")
         with app.app_context():
             execution.run(app, [second], no_limit)
-        return marks(session, *arguments)
+        return held(chunk, items)
 
-    monkeypatch.setattr(delivery.ledger, "mark_sending", thaw_late)
+    monkeypatch.setattr(Chunk, "held", thaw_late)
     assert execution.run(app, [frozen], no_limit) == []
     session.expire_all()
     mail = get_mail(mail_id)

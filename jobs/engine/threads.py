@@ -71,7 +71,7 @@ class JobThreads:
             return self._changed.wait_for(lambda: not self._waiting and self._idle == self.count, seconds)
 
     def withdraw(self) -> list[Claim]:
-        """Takes back the jobs that no thread has begun; those that an idle thread is about to take are as good as begun."""
+        """Takes back the jobs that no thread has begun, but for those that an idle thread is about to take."""
         with self._changed:
             return [self._waiting.pop() for _ in range(len(self._waiting) - self._idle)]
 

@@ -115,7 +115,7 @@ def _note_use(connection: object, record: ConnectionPoolEntry) -> None:
 
 
 def _ping_if_idle(
-    dialect: sa.Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
+    dialect: sa.Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
 ) -> None:
     """SQLAlchemy's `pool_pre_ping` without its round trip at every checkout: a restart of the server is found out by
     connections that lay idle meanwhile; one in use finds out by itself."""

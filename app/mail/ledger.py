@@ -26,10 +26,13 @@ _MARK_SENDING = (
     sa.update(_LEDGER)
     .where(_columns.id.in_(_IDS))
     .values(
-        state=MailState.SENDING,
-        attempts=_columns.attempts + 1,
-        uncertain_count=_columns.uncertain_count + sa.case((_columns.state == MailState.SENDING, 1), else_=0),
-        sending_at=_NOW,
+        {
+            _columns.state: MailState.SENDING,
+            _columns.attempts: _columns.attempts + 1,
+            _columns.uncertain_count: _columns.uncertain_count
+            + sa.case((_columns.state == MailState.SENDING, 1), else_=0),
+            _columns.sending_at: _NOW,
+        }
     )
     .returning(_columns.id)
 )

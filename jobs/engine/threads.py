@@ -55,11 +55,6 @@ class JobThreads:
             self._enough = len(self._waiting) // 2
             self._wake()
 
-    @property
-    def busy(self) -> int:
-        """How many threads run a job now."""
-        return self.count - self._idle
-
     def wait_until_hungry(self, seconds: float) -> bool:
         """Waits until a thread is idle and few jobs wait; at most so many seconds. Returns whether that is so."""
         with self._changed:

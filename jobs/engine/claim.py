@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.columns import utc_now
+from app.columns import database_now, utc_now
 from app.outbox import (
     TIMED,
     AttemptOutcome,
@@ -90,7 +90,7 @@ def claim(session: Session, ids: Sequence[str], worker: str) -> list[Claim]:
             claims=JobRecord.claims + 1,
             attempt=JobRecord.attempt + 1,
             worker=worker,
-            started_at=now,
+            started_at=database_now(),  # the rescue compares it
             finished_at=None,
         )
         .returning(*_COLUMNS)

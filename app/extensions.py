@@ -19,7 +19,7 @@ from flask_sqlalchemy.session import Session
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
@@ -45,6 +45,14 @@ def table_of(model: type[Base]) -> sa.Table:
 
 class BelfrySession(Session):
     """The one session class: `app.outbox` listens on it, so every session's commits publish their jobs."""
+
+    def rollback(self) -> None:
+        """Rolls back. A connection that is lost took its transaction along: then nothing is left to do."""
+        try:
+            super().rollback()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
 
     def bulk_save_objects(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused, like the two below: SQLAlchemy's legacy bulk methods pass every hook by."""
@@ -96,6 +104,25 @@ def engine_options(uri: str, busy_timeout_seconds: float) -> dict[str, Any]:
         "max_overflow": 40,
         "connect_args": {"connect_timeout": 5},
     }
+
+
+def is_database_away(error: BaseException) -> bool:
+    """Whether the server could not be reached, or ended the connection: no fault of the statement, and it may pass.
+
+    An error of any other kind (a constraint, a statement's own timeout, too many parameters) would come again.
+    """
+    if not isinstance(error, DBAPIError) or isinstance(error.orig, sqlite3.Error):
+        return False
+    if code := sqlstate(error):
+        # Connection exceptions, and what an operator does to a server.
+        return code.startswith(("08", "57P"))
+    # Without a code: the connection broke without a word, or (no statement) none could be made.
+    return error.connection_invalidated or error.statement is None
+
+
+def sqlstate(error: DBAPIError) -> str:
+    """PostgreSQL's five characters that say what kind of error it is; empty when the server said nothing."""
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def _prepare_engine(app: Flask, engine: sa.Engine) -> None:

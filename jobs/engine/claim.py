@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.columns import UtcDateTime, utc_now
+from app.columns import UtcDateTime, database_now, utc_now
 from app.extensions import table_of
 from app.outbox import (
     TIMED,
@@ -88,7 +88,7 @@ _CLAIM = (
         claims=_RECORDS.c.claims + 1,
         attempt=_RECORDS.c.attempt + 1,
         worker=sa.bindparam("by"),
-        started_at=_NOW,
+        started_at=database_now(),  # the rescue compares it
         finished_at=None,
     )
     .returning(*_COLUMNS)

@@ -588,6 +588,30 @@ def test_a_worker_that_thaws_after_another_has_sent_its_mail_sends_nothing(app, 
     assert (mail.state, mail.uncertain_count, len(smtp.received)) == (MailState.SENT, 0, 1)
 
 
+def test_a_worker_that_was_frozen_over_one_mail_hands_over_none_of_those_it_had_marked(app, session, smtp, monkeypatch):
+    ids = ask(session, "ada", "bob", "cyd")
+    jobs = [get_mail(id).job_id for id in ids]
+    session.rollback()
+    frozen = claims.claim(session, jobs, "frozen")
+
+    def thaw_late(message: OutgoingMessage) -> Receipt:
+        monkeypatch.setattr(delivery, "deliver_message", transport.deliver_message)
+        receipt = transport.deliver_message(message)
+        for item in frozen:
+            claims.interrupt(session, item, "gave no sign of life")
+        session.commit()
+        items = claims.claim(session, jobs, "another")
+        with app.app_context():
+            execution.run(app, items, no_limit)
+        monkeypatch.setattr(delivery, "HELD_SECONDS", 0.0)
+        return receipt
+
+    monkeypatch.setattr(delivery, "deliver_message", thaw_late)
+    assert execution.run(app, frozen, no_limit) == []
+    assert {state_of(id) for id in ids} == {MailState.SENT}
+    assert sorted(mail.recipients[0][:3] for mail in smtp.received) == ["ada", "ada", "bob", "cyd"]
+
+
 def test_a_mail_that_the_ledger_calls_sent_is_not_sent_whatever_its_job_says(app, session, smtp):
     ask(session, "ada")
     session.execute(sa.update(EmailMessage).values(state=MailState.SENT))

@@ -12,6 +12,7 @@ from app.outbox import JobRecord, JobState, Schedule, enqueue, publisher
 from jobs.engine import claim, heartbeat, schedule
 from jobs.engine.errors import ScheduleError
 from jobs.engine.schedule import ScheduleEntry
+from tests.domain import fall_silent
 from tests.integration.test_scheduler import ENTRY, TIMERS, clock, end_all, jobs_of_schedule, one_pass, scheduler  # noqa: F401
 
 
@@ -80,7 +81,7 @@ def test_a_scheduler_without_the_lock_still_rescues(app, session, clock, broker)
     id = enqueue("test.act")
     session.commit()
     claim.claim(session, [id], "dead")
-    clock.shift(30)
+    fall_silent(session)
     broker.set("rq:scheduler_lock", "somebody else")
     standby = scheduler(app)
     standby._beaten_at = math.inf  # it has been giving signs of life without a gap
@@ -105,7 +106,7 @@ def test_a_scheduler_that_was_silent_itself_judges_nobody_yet(app, session, cloc
     id = enqueue("test.act")
     session.commit()
     claim.claim(session, [id], "alive")
-    clock.shift(30)
+    fall_silent(session)
     one_pass(scheduler(app))
     assert session.get_one(JobRecord, id, populate_existing=True).state is JobState.RUNNING
 

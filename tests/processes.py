@@ -64,7 +64,7 @@ class Processes:
         command = next(line.removeprefix("web: ") for line in lines if line.startswith("web: "))
         search = f"{BIN}:{os.environ['PATH']}"
         process = self.start("/bin/sh", "-c", f"exec {command}", PORT=str(port), PATH=search, **environ)
-        wait_until(lambda: answers_at(port), seconds=30)
+        wait_until(lambda: answers_at(port), seconds=60)
         return process
 
     def output(self) -> str:

@@ -26,9 +26,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        if value.tzinfo is None:
-            raise ValueError(f"naive datetime {value!r}: times are aware (UTC) datetimes")
-        value = value.astimezone(UTC)
+        value = in_utc(value)
         # SQLite keeps text without an offset; one form for all rows keeps comparisons true.
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
@@ -49,6 +47,13 @@ def text_enum(enum: type[StrEnum], length: int = 20) -> sa.Enum:
         name=f"{enum.__name__.lower()}",
         values_callable=lambda members: [member.value for member in members],
     )
+
+
+def in_utc(value: datetime) -> datetime:
+    """The same moment in UTC, as the database gives it back. Raises ValueError for a naive one."""
+    if value.tzinfo is None:
+        raise ValueError(f"naive datetime {value!r}: times are aware (UTC) datetimes")
+    return value.astimezone(UTC)
 
 
 def utc_now() -> datetime:

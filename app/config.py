@@ -136,10 +136,10 @@ GROUPS: tuple[Group, ...] = (
         Setting(
             "BROKER_CONNECT_TIMEOUT_SECONDS",
             seconds(),
-            0.04,
+            0.02,
             "How long a web request waits for a connection to the broker, which it can do without.",
         ),
-        Setting("BROKER_TIMEOUT_SECONDS", seconds(), 0.04, "How long a web request waits for the broker's answer."),
+        Setting("BROKER_TIMEOUT_SECONDS", seconds(), 0.025, "How long a web request waits for the broker's answer."),
         Setting(
             "BROKER_RETRY_SECONDS",
             seconds(),

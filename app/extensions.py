@@ -79,6 +79,16 @@ login_manager = LoginManager()
 reading_only: ContextVar[bool] = ContextVar("reading_only", default=False)
 
 
+def commit_and_keep() -> None:
+    """Commits, and leaves what is loaded as it was written: the answer that is built from it needs no more queries."""
+    session = db.session()
+    expires, session.expire_on_commit = session.expire_on_commit, False
+    try:
+        session.commit()
+    finally:
+        session.expire_on_commit = expires
+
+
 def init_app(app: Flask) -> None:
     """Binds every extension to `app`."""
     db.init_app(app)

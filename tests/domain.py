@@ -96,6 +96,17 @@ def heavy_long_nap(session: Session, seconds: float) -> dict[str, int]:
     return nap(session, seconds)
 
 
+@job("test.nap_in_chunks", chunk=50, takes=("seconds",), timeout_seconds=60)
+def nap_in_chunks(chunk: Chunk) -> None:
+    """One nap after the other; what has not begun when the worker is about to stop goes back."""
+    for item in chunk:
+        if chunk.should_stop:
+            chunk.release(item)
+        else:
+            time.sleep(item.args["seconds"])
+            chunk.answer(item)
+
+
 @job("test.crash", queue="heavy")
 def crash(session: Session, times: int) -> str:
     """Kills its own process, the first so many times."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tests.servers import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -55,6 +58,15 @@ class Processes:
         program = "import sys, tests.root; sys.modules['wsgi'] = tests.root; import scheduler; scheduler.main()"
         return self.start("python", "-c", program, **environ)
 
+    def web(self, port: int, **environ: str) -> subprocess.Popen[bytes]:
+        """The web process as the Procfile starts it; waits until it answers."""
+        lines = (ROOT / "Procfile").read_text().splitlines()
+        command = next(line.removeprefix("web: ") for line in lines if line.startswith("web: "))
+        search = f"{BIN}:{os.environ['PATH']}"
+        process = self.start("/bin/sh", "-c", f"exec {command}", PORT=str(port), PATH=search, **environ)
+        wait_until(lambda: answers_at(port), seconds=60)
+        return process
+
     def output(self) -> str:
         """What all of them have written so far."""
         return "\n".join(path.read_text(errors="replace") for path in sorted(self._folder.glob("process-*.log")))
@@ -73,6 +85,12 @@ def kill_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None
         os.killpg(process.pid, number)
     except ProcessLookupError:
         return
+
+
+def answers_at(port: int) -> bool:
+    """Whether somebody listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def children_of(pid: int) -> Sequence[int]:

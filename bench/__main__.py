@@ -1,120 +1,101 @@
-"""`python -m bench [CASE…]`: runs the cases and prints one line per figure."""
+"""`python -m bench [CASE…]`: measures Belfry and its peers in turns, and prints one line per figure."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
+import signal
 import sys
-import time
-from collections import defaultdict
+from collections.abc import Sequence
+from typing import NoReturn
 
-from bench.contestants import BELFRY, DESKS, QUEUES, Desk, Queue
-from bench.figures import line, median
+from bench.cases import CASES
+from bench.errors import BenchError
+from bench.figures import Comparison, markdown, verdicts
 from bench.ground import Grounds
+from bench.plan import DATABASES, Plan, say
 
-DATABASES = ("sqlite", "postgresql")
-LOAD = {
-    "sqlite": "WITH RECURSIVE numbers(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < {count}) "
-    "INSERT INTO reservations (id, customer_id, start_time, duration_minutes, end_time, party_size, note, status, created_at, updated_at) "
-    "SELECT i, (i - 1) % {customers} + 1, strftime('%Y-%m-%d %H:%M:%S', '2030-01-01', i || ' minutes') || '.000000', 60, strftime('%Y-%m-%d %H:%M:%S', '2030-01-01', (i + 60) || ' minutes') || '.000000', 2, '', 'pending', '2029-01-01 00:00:00.000000', '2029-01-01 00:00:00.000000' FROM numbers",
-    "postgresql": "INSERT INTO reservations (id, customer_id, start_time, duration_minutes, end_time, party_size, note, status, created_at, updated_at) "
-    "SELECT i, (i - 1) % {customers} + 1, timestamptz '2030-01-01 00:00Z' + i * interval '1 minute', 60, timestamptz '2030-01-01 01:00Z' + i * interval '1 minute', 2, '', 'pending', '2029-01-01 00:00Z', '2029-01-01 00:00Z' FROM generate_series(1, {count}) AS i",
-}
+QUICK_SCALE = 0.2
 
 
-def noop_belfry(grounds: Grounds, database: str) -> float:
-    with grounds.fresh(database) as ground:
-        BELFRY.step(ground, "prepare", 1)
-        BELFRY.step(ground, "enqueue_noops", 10_000)
-        BELFRY.start_workers(ground)
-        live = "SELECT 1 FROM job_records WHERE state NOT IN ('completed', 'failed', 'cancelled') LIMIT 1"
-        ground.wait(lambda: ground.query(live) is None, every=0.25)
-        if database == "sqlite":
-            span = "(julianday(max(finished_at)) - julianday(min(started_at))) * 86400"
-        else:
-            span = "EXTRACT(EPOCH FROM max(finished_at) - min(started_at))"
-        count, seconds = ground.query(f"SELECT count(*), {span} FROM job_records WHERE state = 'completed'")
-        return count / float(seconds)
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process."""
+        self.exit(2, f"bench: {message}\n")
 
 
-def noop_queue(grounds: Grounds, queue: Queue) -> float:
-    count = int(10_000 * queue.share)
-    with grounds.fresh("sqlite") as ground:
-        queue.run(ground, "-c", f"import tasks; tasks.send({count})")
-        broker = ground.valkey.client()
-        assert queue.left(broker) == count, queue.left(broker)
-        queue.start_workers(ground)
-        ground.wait(lambda: queue.left(broker) < count, every=0.005)
-        begun = time.monotonic()
-        ground.wait(lambda: queue.left(broker) == 0, every=0.01)
-        return count / (time.monotonic() - begun)
-
-
-def mails(grounds: Grounds, desk: Desk, database: str, count: int, delay: float) -> float:
-    with grounds.fresh(database, delay) as ground:
-        desk.step(ground, "prepare", 1_000)
-        ground.execute(LOAD[database].format(count=count, customers=1_000))
-        desk.step(ground, "confirm")
-        desk.start_workers(ground)
-        ground.wait(lambda: len(ground.accepted()) >= count)
-        accepted = ground.accepted()
-        return (len(accepted) - 1) / (accepted[-1] - accepted[0])
-
-
-def case_noop(grounds, databases, rounds, scale):
-    taken = defaultdict(list)
-    for _ in range(rounds):
-        for database in databases:
-            taken[f"noop.{database}.belfry"].append(noop_belfry(grounds, database))
-        for queue in QUEUES:
-            taken[f"noop.{queue.name}"].append(noop_queue(grounds, queue))
-            print(dict(taken), file=sys.stderr)
-    for name, values in taken.items():
-        print(line(name, median(values), "jobs/s"))
-    for database in databases:
-        for queue in QUEUES:
-            print(
-                line(
-                    f"noop.{database}.ratio_to_{queue.name}",
-                    median(taken[f"noop.{database}.belfry"]) / median(taken[f"noop.{queue.name}"]),
-                    "x",
-                )
-            )
-
-
-def _mails(name, counts, delay):
-    def run(grounds, databases, rounds, scale):
-        for database in databases:
-            taken = defaultdict(list)
-            for _ in range(rounds):
-                for desk in DESKS:
-                    taken[desk.name].append(mails(grounds, desk, database, counts[desk.name], delay))
-                    print(dict(taken), file=sys.stderr)
-            for desk, values in taken.items():
-                print(line(f"{name}.{database}.{desk}", median(values), "mails/s"))
-            print(
-                line(f"{name}.{database}.ratio_to_celery", median(taken["belfry"]) / median(taken["celery"]), "x"),
-                flush=True,
-            )
-
-    return run
-
-
-CASES = {
-    "noop": case_noop,
-    "mails": _mails("mails", {"belfry": 5_000, "celery": 2_000}, 0.0),
-    "mails_50ms": _mails("mails_50ms", {"belfry": 3_000, "celery": 300}, 0.05),
-}
-
-
-def main(words):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("cases", nargs="*")
-    parser.add_argument("--database", choices=DATABASES)
-    parser.add_argument("--rounds", type=int, default=3)
+def parse(words: Sequence[str]) -> tuple[list[str], Plan, bool]:
+    """The names of the cases, the plan, and whether a table is wanted. Ends the process when the words are wrong."""
+    parser = Parser(prog="python -m bench", description="Cases: " + ", ".join(CASES) + ". Without a name all run.")
+    parser.add_argument("cases", nargs="*", metavar="CASE")
+    parser.add_argument("--database", choices=DATABASES, help="one of the two instead of both")
+    parser.add_argument("--rounds", type=_rounds, help="how often each contestant is measured; the median counts")
+    parser.add_argument("--scale", type=_scale, help="a share of the usual numbers of jobs, mails, requests and rows")
+    parser.add_argument("--quick", action="store_true", help=f"the same as --rounds 1 --scale {QUICK_SCALE}")
+    parser.add_argument("--alone", action="store_true", help="Belfry without its peers")
+    parser.add_argument("--markdown", action="store_true", help="a table instead of lines")
     options = parser.parse_args(words)
+    for name in options.cases:
+        if name not in CASES:
+            parser.error(f"no case is named {name!r}: there are {', '.join(CASES)}")
+    plan = Plan(
+        databases=(options.database,) if options.database else DATABASES,
+        rounds=options.rounds or (1 if options.quick else Plan.rounds),
+        scale=options.scale or (QUICK_SCALE if options.quick else Plan.scale),
+        alone=options.alone,
+    )
+    return options.cases or list(CASES), plan, options.markdown
+
+
+def run(names: Sequence[str], plan: Plan, *, as_table: bool) -> None:
+    """Runs cases and prints their figures; how they stand to the aims goes to stderr.
+
+    Raises:
+        BenchError: a measurement cannot be made.
+    """
+    say(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {plan.rounds} round(s)")
+    comparisons: list[Comparison] = []
+    printed: set[str] = set()
     with Grounds() as grounds:
-        for name in options.cases or CASES:
-            CASES[name](grounds, [options.database] if options.database else DATABASES, options.rounds, 1)
+        for name in names:
+            for comparison in CASES[name](grounds, plan):
+                comparisons.append(comparison)
+                # What the peers do without a database would be told for each of Belfry's.
+                new = [line for line in comparison.lines() if not as_table and line not in printed]
+                printed.update(new)
+                print("".join(f"{line}\n" for line in new), end="", flush=True)
+    if as_table:
+        print(markdown(comparisons))
+    for verdict in verdicts(comparisons):
+        say(verdict.line())
 
 
-main(sys.argv[1:])
+def main(words: Sequence[str]) -> None:
+    """Does what the words on the command line say."""
+    names, plan, as_table = parse(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C does, so that no process is left behind
+    try:
+        run(names, plan, as_table=as_table)
+    except BenchError as error:
+        sys.exit(f"bench: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _rounds(text: str) -> int:
+    if (rounds := int(text)) < 1:
+        raise argparse.ArgumentTypeError("takes 1 or more")
+    return rounds
+
+
+def _scale(text: str) -> float:
+    if (scale := float(text)) <= 0:
+        raise argparse.ArgumentTypeError("takes more than 0")
+    return scale
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What a contestant stands on for one measurement: a fresh database, broker and SMTP server, and processes over them."""
+"""What a contestant stands on while it is measured: a fresh database, broker and SMTP server, and its processes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from typing import Any
 
 import psycopg
 
+from bench.errors import BenchError
 from tests.servers import PostgresServer, ValkeyServer, short_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = 300
+START_SECONDS = 60
 STOP_SECONDS = 40
-
-
-class BenchError(Exception):
-    """A measurement cannot be made; the message is one line."""
+Command = Sequence[str | Path]
+Environ = Mapping[str, str]
 
 
 class Ground:
@@ -33,43 +33,51 @@ class Ground:
 
     Args:
         folder: for whatever the processes write.
-        database_url: an empty database.
+        database: `sqlite` or `postgresql`.
+        database_url: an empty one of that kind.
         valkey: an empty broker.
-        smtp_port: where the SMTP server listens.
+        smtp_port: where the SMTP server is to listen.
     """
 
-    def __init__(self, folder: Path, database_url: str, valkey: ValkeyServer, smtp_port: int) -> None:
-        self.folder = folder
-        self.database_url = database_url
+    def __init__(self, folder: Path, database: str, database_url: str, valkey: ValkeyServer, smtp_port: int) -> None:
+        self.database = database
         self.valkey = valkey
         self.smtp_log = folder / "smtp.log"
-        self.environ = {
+        self._database_url = database_url
+        self._output = folder / "output.log"
+        self._environ = {
             "BENCH_FOLDER": str(folder),
             "DATABASE_URL": database_url,
             "REDIS_URL": valkey.url,
             "RQ_REDIS_URL": valkey.url,
             "MAIL_PORT": str(smtp_port),
         }
-        self._output = folder / "output.log"
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, command: Sequence[str | Path], cwd: Path, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Starts a process in a group of its own; it is ended with the ground."""
+    def start(self, command: Command, cwd: Path, environ: Environ) -> int:
+        """Starts a process, which is ended with the ground; returns its id."""
         with self._output.open("ab") as output:
             process = subprocess.Popen(
                 command,
                 cwd=cwd,
-                env=self._environ(environ),
+                env={**os.environ, **self._environ, **environ},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         self._processes.append(process)
-        return process
+        return process.pid
 
-    def run(self, command: Sequence[str | Path], cwd: Path, environ: Mapping[str, str]) -> Any:
-        """Runs a program to its end; returns what the last line of its output says, as JSON."""
-        env = self._environ(environ)
+    def run(self, command: Command, cwd: Path, environ: Environ) -> Any:
+        """Runs a program, which may import bench.stepping, to its end.
+
+        Returns:
+            what the last line of its output says, as JSON.
+
+        Raises:
+            BenchError: it failed.
+        """
+        env = {**os.environ, **self._environ, **environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, check=False, cwd=cwd, env=env, capture_output=True, text=True)
         if done.returncode != 0:
             raise BenchError(f"{' '.join(map(str, command))}: {_last_line(done.stderr)}")
@@ -84,40 +92,51 @@ class Ground:
         """Runs a statement on the database and commits it."""
         with self._connection() as connection:
             connection.execute(statement)
-            connection.commit()
-
-    def _connection(self) -> contextlib.closing[Any]:
-        if self.database_url.startswith("sqlite:///"):
-            return contextlib.closing(sqlite3.connect(self.database_url.removeprefix("sqlite:///"), timeout=10))
-        return contextlib.closing(psycopg.connect(self.database_url))
 
     def accepted(self) -> list[float]:
         """When the SMTP server accepted each mail so far, as Unix times."""
-        return [float(line.split()[0]) for line in self.smtp_log.read_text().splitlines()]
+        return [float(line) for line in self.smtp_log.read_text().splitlines()]
 
     def wait(self, condition: Callable[[], bool], seconds: float = LIMIT_SECONDS, every: float = 0.1) -> None:
         """Waits until `condition()` holds. Raises BenchError when it takes too long or a process has ended."""
         ends_at = time.monotonic() + seconds
         while not condition():
-            if time.monotonic() > ends_at or any(process.poll() is not None for process in self._processes):
-                reason = "took too long" if time.monotonic() > ends_at else "lost a process"
-                raise BenchError(f"the measurement {reason}: {_last_line(self._output.read_text(errors='replace'))}")
+            if any(process.poll() is not None for process in self._processes):
+                raise BenchError(f"a process ended too early: {self._said()}")
+            if time.monotonic() > ends_at:
+                raise BenchError(f"what should happen within {seconds:g} s did not: {self._said()}")
             time.sleep(every)
+
+    def wait_until_listening(self, port: int) -> None:
+        """Waits until somebody listens on a port of the loopback interface."""
+        self.wait(lambda: _listens(port), START_SECONDS, every=0.02)
 
     def stop_processes(self) -> None:
         """Ends all that were started here, with their children."""
         for process in self._processes:
             process.terminate()
+        ends_at = time.monotonic() + STOP_SECONDS
         for process in self._processes:
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, ends_at - time.monotonic()))
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
         self._processes.clear()
 
-    def _environ(self, environ: Mapping[str, str]) -> dict[str, str]:
-        return dict(os.environ) | self.environ | dict(environ)
+    def _said(self) -> str:
+        return _last_line(self._output.read_text(errors="replace")) if self._output.exists() else ""
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[Any]:
+        """A connection without transactions: VACUUM wants none."""
+        if self.database == "sqlite":
+            path = self._database_url.removeprefix("sqlite:///")
+            connection: Any = sqlite3.connect(path, timeout=START_SECONDS, isolation_level=None)
+        else:
+            connection = psycopg.connect(self._database_url, autocommit=True)
+        with contextlib.closing(connection):
+            yield connection
 
 
 class Grounds:
@@ -142,11 +161,11 @@ class Grounds:
             valkey.start()
             cleanup.callback(valkey.stop)
             url = f"sqlite:///{folder}/bench.sqlite3" if database == "sqlite" else self._create_database(cleanup)
-            ground = Ground(folder, url, valkey, port := free_port())
+            ground = Ground(folder, database, url, valkey, port := free_port())
             cleanup.callback(ground.stop_processes)
             server = [sys.executable, "-m", "bench.smtp", str(port), str(smtp_delay_seconds), str(ground.smtp_log)]
             ground.start(server, ROOT, {})
-            ground.wait(lambda: listens(port), seconds=10, every=0.02)
+            ground.wait_until_listening(port)
             yield ground
 
     def _create_database(self, cleanup: contextlib.ExitStack) -> str:
@@ -165,8 +184,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def listens(port: int) -> bool:
-    """Whether somebody listens on a port of the loopback interface."""
+def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -6,19 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.errors import BenchError
+
 PEERS = Path(__file__).resolve().parent / "peers"
 VENVS = Path(__file__).resolve().parent / ".venvs"
-
-
-class PeerError(Exception):
-    """A peer cannot be installed."""
 
 
 def bin_of(peer: str) -> Path:
     """The programs of a peer's virtual environment, which is brought up to date with its requirements first.
 
     Raises:
-        PeerError: its packages cannot be installed.
+        BenchError: its packages cannot be installed.
     """
     requirements = PEERS / peer / "requirements.txt"
     venv = VENVS / peer
@@ -36,7 +34,7 @@ def _install(venv: Path, requirements: Path) -> None:
     uv = Path(sys.executable).parent / "uv"
     try:
         _run(str(uv), "pip", "sync", "--quiet", "--python", python, str(requirements))
-    except (PeerError, FileNotFoundError):  # where uv cannot be had, pip reads the same file
+    except (BenchError, FileNotFoundError):  # where uv cannot be had, pip reads the same file
         _run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(requirements))
 
 
@@ -44,4 +42,4 @@ def _run(*command: str) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         said = (done.stderr.strip() or "it says nothing").splitlines()[-1]
-        raise PeerError(f"{' '.join(command)}: {said}")
+        raise BenchError(f"{' '.join(command)}: {said}")

@@ -1,14 +1,9 @@
 """What a case asks of Belfry, each step in a process of its own: `python -m bench.belfry.steps STEP [NUMBER]`.
 
-`bench/peers/django_celery/steps.py` has the same steps. Each prints its result as one line of JSON.
+`bench/peers/django_celery/steps.py` has the same steps.
 """
 
 from __future__ import annotations
-
-import json
-import sys
-from collections.abc import Callable
-from typing import Any
 
 import sqlalchemy as sa
 from flask_migrate import upgrade
@@ -17,8 +12,9 @@ from app.accounts import Role, User, issue_token
 from app.columns import utc_now
 from app.extensions import db
 from app.outbox import JobRequest, enqueue_many
-from app.reservations import Reservation, ReservationStatus
+from app.reservations import Reservation, ReservationStatus, sweep_overdue
 from bench.belfry.root import app
+from bench.stepping import measured, take
 
 
 def prepare(customers: int) -> dict[str, str]:
@@ -50,8 +46,17 @@ def enqueue_noops(count: int) -> None:
     db.session.commit()
 
 
-STEPS: dict[str, Callable[[int], Any]] = {step.__name__: step for step in (prepare, confirm, enqueue_noops)}
+def sweep(_: int) -> dict[str, float]:
+    """Completes the overdue reservations, as the periodic job does."""
+    return measured(_sweep)
+
+
+def _sweep() -> int:
+    completed = sweep_overdue(db.session())
+    db.session.commit()
+    return completed
+
 
 if __name__ == "__main__":
     with app.app_context():
-        print(json.dumps(STEPS[sys.argv[1]](int(sys.argv[2]))))
+        take(prepare, confirm, enqueue_noops, sweep)

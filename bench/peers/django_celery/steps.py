@@ -1,15 +1,11 @@
 """What a case asks of Django and Celery, each step in a process of its own: `python steps.py STEP [NUMBER]`.
 
-`bench/belfry/steps.py` has the same steps. Each prints its result as one line of JSON.
+`bench/belfry/steps.py` has the same steps.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from collections.abc import Callable
-from typing import Any
 
 import django
 
@@ -17,10 +13,13 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "desk.settings")
 django.setup()
 
 from desk.models import Reservation, Status  # noqa: E402
+from desk.tasks import complete_overdue  # noqa: E402
 from django.contrib.auth.models import User  # noqa: E402 - after setup()
 from django.core.management import call_command  # noqa: E402
 from django.db import transaction  # noqa: E402
 from rest_framework.authtoken.models import Token  # noqa: E402
+
+from bench.stepping import measured, take  # noqa: E402
 
 
 def prepare(customers: int) -> dict[str, str]:
@@ -40,7 +39,10 @@ def confirm(_: int) -> None:
             reservation.save()
 
 
-STEPS: dict[str, Callable[[int], Any]] = {step.__name__: step for step in (prepare, confirm)}
+def sweep(_: int) -> dict[str, float]:
+    """Completes the overdue reservations, as the periodic task does."""
+    return measured(complete_overdue)
+
 
 if __name__ == "__main__":
-    print(json.dumps(STEPS[sys.argv[1]](int(sys.argv[2]))))
+    take(prepare, confirm, sweep)

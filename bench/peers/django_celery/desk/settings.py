@@ -79,7 +79,7 @@ OVERDUE_MINUTES = 35
 
 def _database(url: str) -> dict[str, Any]:
     if url.startswith("sqlite:///"):
-        # "Database is locked" errors, in Django's notes on SQLite: WAL, a timeout, and transactions that begin IMMEDIATE.
+        # Django's notes on SQLite, against "database is locked": WAL, a timeout, transactions that begin IMMEDIATE.
         return {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": url.removeprefix("sqlite:///"),

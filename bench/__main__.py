@@ -50,39 +50,48 @@ def parse(words: Sequence[str]) -> tuple[list[str], Plan, bool]:
     return options.cases or list(CASES), plan, options.markdown
 
 
-def run(names: Sequence[str], plan: Plan, *, as_table: bool) -> None:
+def run(names: Sequence[str], plan: Plan, *, as_table: bool) -> bool:
     """Runs cases and prints their figures; how they stand to the aims goes to stderr.
 
-    Raises:
-        BenchError: a measurement cannot be made.
+    Returns:
+        whether all of them could be measured.
     """
     say(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {plan.rounds} round(s)")
-    comparisons: list[Comparison] = []
-    printed: set[str] = set()
+    found: list[Comparison] = []
+    is_complete = True
     with Grounds() as grounds:
         for name in names:
-            for comparison in CASES[name](grounds, plan):
-                comparisons.append(comparison)
-                # What the peers do without a database would be told for each of Belfry's.
-                new = [line for line in comparison.lines() if not as_table and line not in printed]
-                printed.update(new)
-                print("".join(f"{line}\n" for line in new), end="", flush=True)
+            try:
+                for comparison in CASES[name](grounds, plan):
+                    if not as_table:
+                        _print_new(comparison, found)
+                    found.append(comparison)
+            except BenchError as error:  # the next case may fare better
+                say(f"bench: {name}: {error}")
+                is_complete = False
     if as_table:
-        print(markdown(comparisons))
-    for verdict in verdicts(comparisons):
+        print(markdown(found))
+    for verdict in verdicts(found):
         say(verdict.line())
+    return is_complete
 
 
 def main(words: Sequence[str]) -> None:
-    """Does what the words on the command line say."""
+    """Does what the words on the command line say, and ends the process."""
     names, plan, as_table = parse(words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C does, so that no process is left behind
     try:
-        run(names, plan, as_table=as_table)
-    except BenchError as error:
-        sys.exit(f"bench: {error}")
+        sys.exit(0 if run(names, plan, as_table=as_table) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _print_new(comparison: Comparison, before: Sequence[Comparison]) -> None:
+    """Prints the lines of a comparison; what peers do without a database is told for the first one only."""
+    told = {line for earlier in before for line in earlier.lines()}
+    for line in comparison.lines():
+        if line not in told:
+            print(line, flush=True)
 
 
 def _rounds(text: str) -> int:

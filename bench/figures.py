@@ -176,7 +176,13 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 def _rows(comparison: Comparison) -> Iterator[str]:
     judged = {verdict.figure: verdict for verdict in verdicts([comparison])}
     own = f"| `{comparison.name}` | {comparison.quantity.unit} | {rounded(comparison.values[BELFRY])} |"
-    for peer, ratio in comparison.ratios().items():
+    ratios = comparison.ratios()
+    for peer, ratio in ratios.items():
         verdict = judged.get(f"{comparison.name}.ratio_to_{peer}") or judged.get(f"{comparison.name}.{BELFRY}")
-        aim = f"{verdict.aim} {verdict.unit}: {verdict.word()}" if verdict else ""
-        yield f"{own} {peer} {rounded(comparison.values[peer])} | {rounded(ratio)} x | {aim} |"
+        yield f"{own} {peer} {rounded(comparison.values[peer])} | {rounded(ratio)} x | {_judgement(verdict)} |"
+    if not ratios:
+        yield f"{own} | | {_judgement(judged.get(f'{comparison.name}.{BELFRY}'))} |"
+
+
+def _judgement(verdict: Verdict | None) -> str:
+    return f"{verdict.aim} {verdict.unit}: {verdict.word()}" if verdict else ""

@@ -21,7 +21,7 @@ from bench.errors import BenchError
 from tests.servers import PostgresServer, ValkeyServer, short_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT_SECONDS = 300
+LIMIT_SECONDS = 600
 START_SECONDS = 60
 STOP_SECONDS = 40
 Command = Sequence[str | Path]

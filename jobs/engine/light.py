@@ -186,11 +186,11 @@ class LightWorker(BaseWorker):
             self._forget(unclaimed)
         return items
 
-    def _cut(self, waiting: deque[Claim], idle_threads: int) -> list[Claim]:
+    def _cut(self, waiting: deque[Claim]) -> list[Claim]:
         """What the next thread gets: one job, or as many of its kind as its chunk function should take."""
         name = waiting[0].name
         limit = _chunk_size(name)
-        size = sizing.unit(self._wait_paces[name], len(waiting), idle_threads, limit) if limit > 1 else 1
+        size = sizing.unit(self._wait_paces[name], limit)
         items = [waiting.popleft()]
         while len(items) < size and waiting and waiting[0].name == name:
             items.append(waiting.popleft())

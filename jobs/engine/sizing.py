@@ -6,10 +6,10 @@ import math
 
 # What a worker holds should keep its threads busy so long: enough to fetch more meanwhile, and little to lose.
 HOLD_SECONDS = 0.5
-# What a thread takes for one call of a chunk function should keep it waiting at most so long, …
-LONGEST_UNIT_SECONDS = 0.25
-# … and is not split further for the sake of idle threads when it waits for less: each call has a cost of its own.
-SHORTEST_UNIT_SECONDS = 0.1
+# What a thread takes for one call of a chunk function should keep it waiting so long: each call has a cost of its own.
+UNIT_SECONDS = 0.25
+# While nothing is known. Were it one for each thread, their contention would be taken for a slow server.
+FIRST_UNIT = 10
 
 
 class Pace:
@@ -40,20 +40,15 @@ def holding(job: Pace, threads: int, limit: int) -> int:
     return max(threads, min(limit, _fitting(HOLD_SECONDS * threads, job.mean_seconds)))
 
 
-def unit(wait: Pace, waiting: int, idle_threads: int, limit: int) -> int:
-    """How many jobs a thread takes for one call of a chunk function: its share of what there is, within limits.
+def unit(wait: Pace, limit: int) -> int:
+    """How many jobs a thread takes for one call of a chunk function: few of what waits for long, for others to share.
 
     Args:
         wait: how long the process waits for one of them and computes nothing. What a job waits for the others of its
             process does not count: sharing them among more threads would make none of them faster.
-        waiting: how many there are to take.
-        idle_threads: the threads they may be shared among, this one included.
         limit: the most jobs of one chunk.
     """
-    size = math.ceil(waiting / idle_threads)
-    if wait.mean_seconds is not None:
-        size = max(size, _fitting(SHORTEST_UNIT_SECONDS, wait.mean_seconds))
-        size = min(size, _fitting(LONGEST_UNIT_SECONDS, wait.mean_seconds))
+    size = FIRST_UNIT if wait.mean_seconds is None else _fitting(UNIT_SECONDS, wait.mean_seconds)
     return max(1, min(limit, size))
 
 

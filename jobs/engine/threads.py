@@ -21,12 +21,12 @@ class JobThreads:
 
     Args:
         count: how many threads.
-        cut: takes the next jobs of `waiting` for one thread, at least one; gets the number of idle threads too.
+        cut: takes the next jobs for one thread off those that wait: at least one.
         run: runs them, to their ends. It raises nothing that concerns them.
     """
 
     def __init__(
-        self, count: int, cut: Callable[[deque[Claim], int], list[Claim]], run: Callable[[list[Claim]], None]
+        self, count: int, cut: Callable[[deque[Claim]], list[Claim]], run: Callable[[list[Claim]], None]
     ) -> None:
         self.count = count
         self._cut = cut
@@ -96,7 +96,7 @@ class JobThreads:
                     return []
                 self._work_is_there.wait()
                 self._is_waking = False
-            items = self._cut(self._waiting, self._idle)
+            items = self._cut(self._waiting)
             self._idle -= 1
             self._wake()
             return items

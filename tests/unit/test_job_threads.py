@@ -32,7 +32,7 @@ def item(n: int, queue: str = "default", number: int = 1) -> Claim:
     )
 
 
-def one(waiting: deque[Claim], idle_threads: int) -> list[Claim]:
+def one(waiting: deque[Claim]) -> list[Claim]:
     return [waiting.popleft()]
 
 

@@ -33,21 +33,21 @@ def test_every_thread_may_have_a_job_whatever_the_limit():
 
 
 @pytest.mark.parametrize(
-    ("wait_seconds", "waiting", "idle_threads", "taken"),
+    ("wait_seconds", "taken"),
     [
-        (None, 32, 16, 2),  # nothing is known yet: a thread's share
-        (None, 3, 16, 1),
-        (2.0, 100, 1, 1),  # a slow server: nobody waits for the others of its call
-        (0.05, 100, 1, 5),  # a quarter of a second at most
-        (0.05, 100, 25, 4),  # a thread's share
-        (0.05, 16, 16, 2),  # a tenth of a second is not split
-        (0.001, 16, 16, 50),  # nor is what takes no time
-        (0.0, 3, 16, 50),
-        (None, 1000, 1, 50),  # never more than the chunk takes
+        (None, 10),  # nothing is known yet
+        (2.0, 1),  # a slow server: nobody waits for the others of its call
+        (0.05, 5),  # a quarter of a second
+        (0.001, 50),
+        (0.0, 50),
     ],
 )
-def test_a_thread_takes_its_share_of_a_chunk_within_limits(wait_seconds, waiting, idle_threads, taken):
-    assert unit(pace(wait_seconds), waiting, idle_threads, limit=50) == taken
+def test_one_call_takes_a_quarter_of_a_second_of_waiting(wait_seconds, taken):
+    assert unit(pace(wait_seconds), limit=50) == taken
+
+
+def test_one_call_never_takes_more_than_its_chunk():
+    assert unit(pace(None), limit=3) == 3
 
 
 def test_the_mean_follows_what_is_seen():

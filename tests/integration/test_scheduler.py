@@ -55,7 +55,7 @@ def test_a_scheduler_that_dies_between_the_tick_and_its_timer_repeats_nothing(ap
     ours = scheduler(app)
     one_pass(ours)
     clock.shift(60)
-    monkeypatch.setattr(ours, "_set_timer", lambda entry: (_ for _ in ()).throw(redis.ConnectionError))
+    monkeypatch.setattr(ours, "_set_ticks", lambda entries: (_ for _ in ()).throw(redis.ConnectionError))
     ours._last_run.clear()
     with pytest.raises(redis.ConnectionError):
         ours.enqueue_jobs()

@@ -49,6 +49,13 @@ class ValkeyServer:
             self._process.wait(10)
             self._process = None
 
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
     def freeze(self) -> None:
         """Lets it accept connections and answer nothing."""
         self._signal(signal.SIGSTOP)

@@ -26,6 +26,7 @@ from app.outbox.enqueue import (
     insert_ignoring_conflicts,
 )
 from app.outbox.errors import HookError, JobArgumentError, JobStateError, OutboxError, UnknownJobError
+from app.outbox.locking import unlocked
 from app.outbox.models import (
     AttemptOutcome,
     JobAttempt,
@@ -101,6 +102,7 @@ __all__ = [
     "sources_of",
     "subject_of",
     "subject_type",
+    "unlocked",
 ]
 
 log = structlog.get_logger(__name__)

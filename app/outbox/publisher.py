@@ -88,7 +88,7 @@ class Publisher:
         else:
             key = Queue.redis_queue_namespace_prefix + record.queue
             pipeline.sadd(Queue.redis_queues_keys, key)
-            pipeline.rpush(key, record.id)
+            (pipeline.lpush if record.goes_first else pipeline.rpush)(key, record.id)
 
     def _save_job(self, pipeline: Any, record: Published, status: JobStatus) -> None:
         job = Job.create(

@@ -14,6 +14,7 @@ from rq import Queue
 from app.columns import utc_now
 from app.extensions import db
 from app.outbox.buffer import Published
+from app.outbox.locking import unlocked
 from app.outbox.models import JobRecord
 from app.outbox.publisher import Publisher
 from app.outbox.specs import QUEUES
@@ -110,15 +111,13 @@ def _pages() -> Iterator[list[Published]]:
 
 
 def _mark_queued(ids: Sequence[str]) -> None:
-    statement = (
-        sa.update(JobRecord)
-        .where(
-            JobRecord.id.in_(ids),
-            JobRecord.state.in_(sources_of(JobState.QUEUED) | {JobState.QUEUED}),
-            # One that ran and failed since it was pushed waits for its retry.
-            sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now()),
-        )
-        .values(state=JobState.QUEUED, enqueued_at=utc_now())
+    free = unlocked(
+        JobRecord.id.in_(ids),
+        JobRecord.state.in_(sources_of(JobState.QUEUED) | {JobState.QUEUED}),
+        # One that ran and failed since it was pushed waits for its retry.
+        sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now()),
     )
+    values = {"state": JobState.QUEUED, "enqueued_at": utc_now()}
+    statement = sa.update(JobRecord).where(JobRecord.id.in_(free)).values(values)
     db.session.execute(statement, execution_options={"synchronize_session": False})
     db.session.commit()

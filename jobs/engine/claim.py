@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,6 +24,7 @@ from app.outbox import (
     Published,
     hold,
     sources_of,
+    unlocked,
 )
 from jobs.engine.errors import JobCancelledError, JobTimeoutError, PoisonPillError
 from jobs.engine.retry import RetryPolicy
@@ -79,9 +80,13 @@ _NOW = sa.bindparam("now", type_=UtcDateTime)
 _CLAIM = (
     sa.update(_RECORDS)
     .where(
-        _RECORDS.c.id.in_(sa.bindparam("ids", expanding=True)),
-        _RECORDS.c.state.in_(sources_of(JobState.RUNNING)),
-        sa.or_(_RECORDS.c.state.not_in(TIMED), _RECORDS.c.scheduled_at <= _NOW),
+        _RECORDS.c.id.in_(
+            unlocked(
+                JobRecord.id.in_(sa.bindparam("ids", expanding=True)),
+                JobRecord.state.in_(sources_of(JobState.RUNNING)),
+                sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= _NOW),
+            )
+        )
     )
     .values(
         state=JobState.RUNNING,
@@ -224,7 +229,8 @@ def _return_to_queue(
         return None
     if error is not None:
         _add_attempt(session, claim_, AttemptOutcome.INTERRUPTED, error)
-    hold(session, [_published(claim_, None)])
+    # Behind those that wait it would wait as long again, however quickly it was rescued.
+    hold(session, [replace(_published(claim_, None), goes_first=True)])
     return JobState.PENDING
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from app.columns import as_uuid_text, utc_now
 from app.extensions import db
-from app.outbox import TIMED, TIMERS_KEY, JobRecord, JobState, Published, Publisher, sources_of
+from app.outbox import TIMED, TIMERS_KEY, JobRecord, JobState, Published, Publisher, sources_of, unlocked
 
 PAGE_TIMERS = 1_000
 
@@ -87,7 +87,7 @@ def _mark_queued(ids: Sequence[str]) -> list[Published]:
     is_due = sa.and_(JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED), JobRecord.scheduled_at <= now)
     statement = (
         sa.update(JobRecord)
-        .where(JobRecord.id.in_(ids), sa.or_(is_due, JobRecord.state == JobState.QUEUED))
+        .where(JobRecord.id.in_(unlocked(JobRecord.id.in_(ids), sa.or_(is_due, JobRecord.state == JobState.QUEUED))))
         .values(state=JobState.QUEUED, enqueued_at=now)
         .returning(JobRecord.id, JobRecord.name, JobRecord.queue, JobRecord.timeout_seconds)
     )

@@ -176,6 +176,32 @@ def test_a_chunk_that_is_in_its_own_way_is_no_endless_outage_either(app, session
     assert "database is locked" in record.error_message
 
 
+def test_a_chunk_whose_answers_meet_an_outage_while_it_ends_keeps_them_until_the_database_is_back(
+    app, session, monkeypatch
+):
+    """Mails that were sent are in these answers: without them they would be sent again."""
+    monkeypatch.setattr(execution, "DATABASE_RETRY_SECONDS", 0)
+    troubles = [OperationalError("UPDATE", {}, sqlite3.OperationalError("database is locked"))]
+
+    def save(session, answers) -> None:
+        if troubles:
+            raise troubles.pop()
+
+    def chunk(chunk) -> None:
+        chunk.before_commit(save)
+        chunk.answer(next(iter(chunk)), "done")
+        monkeypatch.setattr("jobs.engine.chunk.COMMIT_SECONDS", 0)  # from here on every answer commits
+        raise RuntimeError("halfway")
+
+    behaviour["chunk"] = chunk
+    ids = [enqueue("test.act_in_chunks", ticket_id=n) for n in range(3)]
+    session.commit()
+    execution.run(app, claim.claim(session, ids, "w"), no_limit)
+    records = [session.get_one(JobRecord, id, populate_existing=True) for id in ids]
+    assert [record.state for record in records] == [JobState.COMPLETED, JobState.RETRYABLE, JobState.RETRYABLE]
+    assert not troubles
+
+
 def test_a_heavy_worker_outlives_a_database_that_is_away_at_its_beat(app, session, valkey, monkeypatch):
     worker = HeavyWorker(["heavy"], connection=valkey.client())
 

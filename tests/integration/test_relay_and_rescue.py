@@ -138,6 +138,18 @@ def test_a_dead_workers_jobs_go_back_and_a_living_ones_stay(app, session, broker
     assert broker.lrange(QUEUE, 0, -1) == [lost.encode()]
 
 
+def test_an_interrupted_job_goes_before_those_that_wait(app, session, broker):
+    interrupted = enqueue("test.act")
+    session.commit()
+    (item,) = claim.claim(session, [interrupted], "dead")
+    broker.flushall()
+    waiting = enqueue("test.act")
+    session.commit()
+    claim.interrupt(session, item, "SIGKILL")
+    session.commit()
+    assert broker.lrange(QUEUE, 0, -1) == [interrupted.encode(), waiting.encode()]
+
+
 def test_the_rescue_needs_no_redis(app, session, broker):
     heartbeat.register(session, "dead", "light", ["default"])
     id = enqueue("test.act")

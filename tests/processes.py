@@ -28,7 +28,7 @@ class Processes:
 
     def start(self, *command: str, **environ: str) -> subprocess.Popen[bytes]:
         """Starts a program of the virtual environment in a process group of its own."""
-        output = (self._folder / f"process-{len(self._started)}.log").open("wb")
+        output = self._output_path(len(self._started)).open("wb")
         process = subprocess.Popen(
             [str(BIN / command[0]), *command[1:]],
             cwd=ROOT,
@@ -55,9 +55,13 @@ class Processes:
         program = "import sys, tests.root; sys.modules['wsgi'] = tests.root; import scheduler; scheduler.main()"
         return self.start("python", "-c", program, **environ)
 
-    def output(self) -> str:
-        """What all of them have written so far."""
-        return "\n".join(path.read_text(errors="replace") for path in sorted(self._folder.glob("process-*.log")))
+    def output(self, process: subprocess.Popen[bytes] | None = None) -> str:
+        """What all of them, or one of them, have written so far."""
+        numbers = range(len(self._started)) if process is None else [self._started.index(process)]
+        return "\n".join(self._output_path(number).read_text(errors="replace") for number in numbers)
+
+    def _output_path(self, number: int) -> Path:
+        return self._folder / f"process-{number}.log"
 
     def kill_all(self) -> None:
         """Ends them all, with what they have started."""

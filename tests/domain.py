@@ -13,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.columns import text_enum
+from app.columns import database_now, text_enum
 from app.extensions import Base, table_of
-from app.outbox import Change, Creation, JobRecord, JobRequest, enqueue_many, on_change, on_created
+from app.outbox import Change, Creation, JobRecord, JobRequest, WorkerProcess, enqueue_many, on_change, on_created
 from jobs.engine import Chunk, RetryPolicy, current_job, job
 
 
@@ -111,6 +111,17 @@ def heavy_wait(session: Session, file: str) -> None:
     wait(session, file)
 
 
+@job("test.nap_in_chunks", chunk=50, takes=("seconds",), timeout_seconds=60)
+def nap_in_chunks(chunk: Chunk) -> None:
+    """One nap after the other; what has not begun when the worker is about to stop goes back."""
+    for item in chunk:
+        if chunk.should_stop:
+            chunk.release(item)
+        else:
+            time.sleep(item.args["seconds"])
+            chunk.answer(item)
+
+
 @job("test.crash", queue="heavy")
 def crash(session: Session, times: int) -> str:
     """Kills its own process, the first so many times."""
@@ -120,6 +131,14 @@ def crash(session: Session, times: int) -> str:
     if claims <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     return "survived"
+
+
+def fall_silent(session: Session, seconds: float = 30.0) -> None:
+    """Makes it so long ago that anybody gave a sign of life or claimed a job. Commits."""
+    moment = database_now(-seconds)
+    session.execute(sa.update(WorkerProcess).values(heartbeat_at=moment))
+    session.execute(sa.update(JobRecord).where(JobRecord.started_at.is_not(None)).values(started_at=moment))
+    session.commit()
 
 
 # What `test.act` and `test.act_in_chunks` do, set by a test.

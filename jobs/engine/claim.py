@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import traceback
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +13,8 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.columns import utc_now
+from app.columns import UtcDateTime, database_now, utc_now
+from app.extensions import table_of
 from app.outbox import (
     TIMED,
     AttemptOutcome,
@@ -68,6 +68,46 @@ _COLUMNS = (
     JobRecord.request_id,
 )
 
+# Built once: to build and hash a statement takes longer than to run it.
+_RECORDS = table_of(JobRecord)
+_IS_HELD = sa.and_(
+    sa.tuple_(_RECORDS.c.id, _RECORDS.c.claims).in_(sa.bindparam("held", expanding=True)),
+    _RECORDS.c.state == JobState.RUNNING,
+)
+_HELD = sa.select(_RECORDS.c.id).where(_IS_HELD).with_for_update()
+_NOW = sa.bindparam("now", type_=UtcDateTime)
+_CLAIM = (
+    sa.update(_RECORDS)
+    .where(
+        _RECORDS.c.id.in_(sa.bindparam("ids", expanding=True)),
+        _RECORDS.c.state.in_(sources_of(JobState.RUNNING)),
+        sa.or_(_RECORDS.c.state.not_in(TIMED), _RECORDS.c.scheduled_at <= _NOW),
+    )
+    .values(
+        state=JobState.RUNNING,
+        claims=_RECORDS.c.claims + 1,
+        attempt=_RECORDS.c.attempt + 1,
+        worker=sa.bindparam("by"),
+        started_at=database_now(),  # the rescue compares it
+        finished_at=None,
+    )
+    .returning(*_COLUMNS)
+)
+_COMPLETE = (
+    sa.update(_RECORDS)
+    .where(_IS_HELD)
+    .values(
+        state=JobState.COMPLETED,
+        result=sa.bindparam("value"),
+        error_type=None,
+        error_message=None,
+        finished_at=_NOW,
+        interruptions=0,
+    )
+    .returning(_RECORDS.c.id)
+)
+_TELL_RESULT = sa.update(_RECORDS).where(_RECORDS.c.id == sa.bindparam("of")).values(result=sa.bindparam("value"))
+
 
 def claim(session: Session, ids: Sequence[str], worker: str) -> list[Claim]:
     """Claims what may run of `ids` with one UPDATE and commits it.
@@ -80,22 +120,8 @@ def claim(session: Session, ids: Sequence[str], worker: str) -> list[Claim]:
     Returns:
         the claims, in the order of `ids`.
     """
-    now = utc_now()
-    is_due = sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= now)
-    statement = (
-        sa.update(JobRecord)
-        .where(JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.RUNNING)), is_due)
-        .values(
-            state=JobState.RUNNING,
-            claims=JobRecord.claims + 1,
-            attempt=JobRecord.attempt + 1,
-            worker=worker,
-            started_at=now,
-            finished_at=None,
-        )
-        .returning(*_COLUMNS)
-    )
-    rows = session.connection().execute(statement).all()
+    values = {"ids": ids, "now": utc_now(), "by": worker}
+    rows = session.connection().execute(_CLAIM, values).all()
     session.commit()
     claims = {row.id: Claim(*row) for row in rows}
     return [claims[id] for id in ids if id in claims]
@@ -107,21 +133,14 @@ def complete(session: Session, results: Sequence[tuple[Claim, Any]]) -> set[str]
     Returns:
         the ids that were completed. The others are lost to a later claim: what was done for them must not commit.
     """
-    by_result: dict[str, list[Claim]] = defaultdict(list)
-    values: dict[str, Any] = {}
-    for claim_, result in results:
-        key = repr(result)
-        values[key] = result
-        by_result[key].append(claim_)
-    completed: set[str] = set()
-    for key, claims in by_result.items():
-        ended = {
-            "state": JobState.COMPLETED,
-            "result": values[key],
-            "error_type": None,
-            "error_message": None,
-        }
-        completed |= _end(session, claims, ended | {"finished_at": utc_now(), "interruptions": 0})
+    if not results:
+        return set()
+    connection, first = session.connection(), results[0][1]
+    values = {"held": _numbers(claim_ for claim_, _ in results), "value": first, "now": utc_now()}
+    completed = set(connection.execute(_COMPLETE, values).scalars())
+    others = [{"of": claim_.id, "value": result} for claim_, result in results if repr(result) != repr(first)]
+    if told := [other for other in others if other["of"] in completed]:
+        connection.execute(_TELL_RESULT, told)
     return completed
 
 
@@ -185,10 +204,10 @@ def give_back_one(session: Session, claim_: Claim) -> JobState | None:
     return _return_to_queue(session, claim_, {}, None)
 
 
-def held(claims: Sequence[Claim]) -> sa.Select[str]:
-    """The ids of those records that are still held by these claims, as a query that locks them: until its transaction
-    ends, nobody takes them away."""
-    return sa.select(JobRecord.id).where(_is_held(claims)).with_for_update()
+def held(session: Session, claims: Sequence[Claim]) -> set[str]:
+    """The ids of those records that are still held by these claims: until the transaction ends, nobody takes them
+    away."""
+    return set(session.connection().execute(_HELD, {"held": _numbers(claims)}).scalars())
 
 
 def claims_of(session: Session, *conditions: sa.ColumnElement[bool]) -> list[Claim]:
@@ -215,13 +234,12 @@ def _is_cancel_requested(session: Session, claim_: Claim) -> bool:
 
 
 def _end(session: Session, claims: Sequence[Claim], values: Mapping[str, Any]) -> set[str]:
-    statement = sa.update(JobRecord).where(_is_held(claims)).values(dict(values)).returning(JobRecord.id)
-    return set(session.connection().execute(statement).scalars())
+    statement = sa.update(_RECORDS).where(_IS_HELD).values(dict(values)).returning(_RECORDS.c.id)
+    return set(session.connection().execute(statement, {"held": _numbers(claims)}).scalars())
 
 
-def _is_held(claims: Sequence[Claim]) -> sa.ColumnElement[bool]:
-    numbers = [(claim_.id, claim_.number) for claim_ in claims]
-    return sa.and_(sa.tuple_(JobRecord.id, JobRecord.claims).in_(numbers), JobRecord.state == JobState.RUNNING)
+def _numbers(claims: Iterable[Claim]) -> list[tuple[str, int]]:
+    return [(claim_.id, claim_.number) for claim_ in claims]
 
 
 def _add_attempt(session: Session, claim_: Claim, outcome: AttemptOutcome, error: BaseException) -> None:

@@ -126,7 +126,7 @@ class HeavyWorker(EngineWorker):
         return found[0] if found else None
 
     def _run(self, claim: Claim) -> None:
-        self._held[claim.id] = claim
+        self._held.add([claim])
         horse = _fork.Process(target=self._run_in_horse, args=(claim,), name=f"horse of {self.name}")
         horse.start()
         self._horse_pid = horse.pid or 0
@@ -136,7 +136,7 @@ class HeavyWorker(EngineWorker):
         self._horse_pid = 0
         if end is not None:
             self._end(claim, end)
-        del self._held[claim.id]
+        self._held.discard([claim])
 
     def _watch(self, horse: BaseProcess, claim: Claim) -> End | None:
         """Waits for the horse's end, and brings it about when it is due.

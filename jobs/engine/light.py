@@ -6,9 +6,8 @@ import math
 import os
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
@@ -19,12 +18,14 @@ from app.columns import as_uuid_text
 from app.extensions import db
 from app.outbox import UnknownJobError
 from jobs.engine import claim as claims
-from jobs.engine import execution
+from jobs.engine import execution, sizing
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import Deadlines
+from jobs.engine.group_commit import Done, GroupCommit
 from jobs.engine.registry import definition
-from jobs.engine.sizing import BatchSize
-from jobs.engine.worker import CHECK_SECONDS, MAX_PAUSE_SECONDS, POLL_SECONDS, EngineWorker
+from jobs.engine.sizing import Pace
+from jobs.engine.threads import JobThreads
+from jobs.engine.worker import CHECK_SECONDS, POLL_SECONDS, EngineWorker
 
 log = structlog.get_logger(__name__)
 
@@ -39,13 +40,13 @@ class LightWorker(EngineWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings = self._app.config
-        self._threads: int = settings["WORKER_THREADS"]
         self._batch: int = settings["WORKER_BATCH"]
-        # By queue: long jobs in one must not make the batches of another small.
-        self._batch_sizes = {name: BatchSize(self._batch, self._threads) for name in self.queue_names()}
+        # By queue: long jobs in one must not keep the worker from taking more of another.
+        self._job_paces = {name: Pace() for name in self.queue_names()}
+        self._wait_paces: defaultdict[str, Pace] = defaultdict(Pace)  # by name
         self._deadlines = Deadlines()
-        self._changed = threading.Condition()
-        self._busy_threads = 0
+        self._job_threads = JobThreads(settings["WORKER_THREADS"], self._cut, self._run)
+        self._commits = GroupCommit(self._commit)
 
     def work(  # pyright: ignore[reportIncompatibleMethodOverride] - RQ passes its options by keyword
         self,
@@ -70,68 +71,63 @@ class LightWorker(EngineWorker):
         self._start(logging_level)
         keeper = threading.Thread(target=self._keep_alive, name="keeper", daemon=True)
         keeper.start()
+        self._commits.start()
+        self._job_threads.start()
         try:
-            with ThreadPoolExecutor(self._threads, thread_name_prefix="job") as pool:
-                taken = self._take_until_told(pool, burst, max_jobs, max_idle_time)
-                self._wind_down()
+            taken = self._take_until_told(burst, max_jobs, max_idle_time)
+            self._wind_down()
         finally:
             self._stopping.set()
             keeper.join()
             self._sign_off()
         return taken > 0
 
-    def _take_until_told(
-        self, pool: ThreadPoolExecutor, burst: bool, max_jobs: int | None, max_idle_time: int | None
-    ) -> int:
+    def _take_until_told(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         taken, backoff, idle_since = 0, 1.0, time.monotonic()
+        ids: list[str] = []
         while not self._stopping.is_set() and not (max_jobs and taken >= max_jobs):
-            idle_threads = self._wait_for_idle_thread()
-            if idle_threads == 0:
+            if not self._job_threads.wait_until_hungry(POLL_SECONDS):
                 continue
+            rooms = self._rooms()
+            may_block = not burst and len(rooms) == len(self.queues)
             try:
-                ids = self._take(idle_threads, block=not burst)
+                ids = ids or self._take(rooms, block=may_block)
                 items = self._claim(ids)
                 backoff = 1.0
             except (redis.RedisError, SQLAlchemyError) as error:
-                # Ids that were taken and not claimed are found by the relay: SQL still has them waiting.
-                log.warning("worker.waiting", error=type(error).__name__, seconds=backoff)
-                self._stopping.wait(backoff)
-                backoff = min(backoff * 2, MAX_PAUSE_SECONDS)
+                backoff = self._wait_out(error, backoff)
                 continue
-            for group in self._groups(items, idle_threads):
-                self._submit(pool, group)
+            self._job_threads.put(items)
             taken += len(items)
             if ids:
-                idle_since = time.monotonic()
-            elif burst and self._held:
-                self._wait_for_change()
+                ids, idle_since = [], time.monotonic()
+            elif self._held and not may_block:
+                self._held.wait_until_fewer(CHECK_SECONDS)
             elif burst or (max_idle_time and time.monotonic() - idle_since > max_idle_time):
                 break
         return taken
 
-    def _wait_for_idle_thread(self) -> int:
-        with self._changed:
-            if self._busy_threads >= self._threads:
-                self._changed.wait(POLL_SECONDS)
-            return max(0, self._threads - self._busy_threads)
+    def _rooms(self) -> dict[str, int]:
+        """The keys of the queues that more may be taken of, in their order of precedence, and how many."""
+        rooms = {}
+        for queue in self.queues:
+            limit = sizing.holding(self._job_paces[queue.name], self._job_threads.count, self._batch)
+            if (room := limit - self._held.of_queue(queue.name)) > 0:
+                rooms[queue.key] = room
+        return rooms
 
-    def _wait_for_change(self) -> None:
-        with self._changed:
-            self._changed.wait(CHECK_SECONDS)
-
-    def _take(self, idle_threads: int, *, block: bool) -> list[str]:
+    def _take(self, rooms: Mapping[str, int], *, block: bool) -> list[str]:
         """Pops ids from the queues in their order of precedence, and waits for one when there is none."""
-        ids = self._pop(idle_threads)
-        if not ids and block and (popped := self.connection.blpop(self.queue_keys(), POLL_SECONDS)):
-            ids = [_decoded(popped[1]), *self._pop(idle_threads)]
+        ids = self._pop(rooms)
+        if not ids and block and (popped := self.connection.blpop(list(rooms), POLL_SECONDS)):
+            ids = [_decoded(popped[1]), *self._pop(rooms)]
         return ids
 
-    def _pop(self, idle_threads: int) -> list[str]:
+    def _pop(self, rooms: Mapping[str, int]) -> list[str]:
         ids: list[str] = []
-        for queue in self.queues:
-            wanted = min(self._batch_sizes[queue.name].next(idle_threads), self._batch - len(ids))
-            if wanted > 0:
-                popped: Any = self.connection.lpop(queue.key, wanted)
+        for key, room in rooms.items():
+            if (wanted := min(room, self._batch - len(ids))) > 0:
+                popped: Any = self.connection.lpop(key, wanted)
                 ids += [_decoded(id) for id in popped or ()]
         return ids
 
@@ -143,48 +139,52 @@ class LightWorker(EngineWorker):
             return []
         with self._app.app_context():
             items = claims.claim(db.session(), list(dict.fromkeys(valid)), self.name)
-        self._held |= {item.id: item for item in items}
-        self._forget(set(valid) - {item.id for item in items})
+        self._held.add(items)
+        if unclaimed := set(valid) - {item.id for item in items}:
+            self._forget(unclaimed)
         return items
 
-    def _groups(self, items: Sequence[Claim], idle_threads: int) -> Iterator[list[Claim]]:
-        """What each thread gets: chunks are cut so that all idle threads share them; other jobs go one by one."""
-        by_name: dict[str, list[Claim]] = defaultdict(list)
-        for item in items:
-            by_name[item.name].append(item)
-        for name, group in by_name.items():
-            size = min(_chunk_size(name), max(1, math.ceil(len(group) / idle_threads)))
-            for start in range(0, len(group), size):
-                yield group[start : start + size]
+    def _cut(self, waiting: deque[Claim], idle_threads: int) -> list[Claim]:
+        """What the next thread gets: one job, or as many of its kind as its chunk function should take."""
+        name = waiting[0].name
+        limit = _chunk_size(name)
+        size = sizing.unit(self._wait_paces[name], len(waiting), idle_threads, limit) if limit > 1 else 1
+        items = [waiting.popleft()]
+        while len(items) < size and waiting and waiting[0].name == name:
+            items.append(waiting.popleft())
+        return items
 
-    def _submit(self, pool: ThreadPoolExecutor, group: list[Claim]) -> None:
-        with self._changed:
-            self._busy_threads += 1
-        pool.submit(self._run, group)
+    def _run(self, items: list[Claim]) -> None:
+        """Runs jobs on their thread, to their ends or until no more than the commit is left."""
+        began_at, computed_before = time.monotonic(), time.process_time()
+        later: list[Claim] = []
 
-    def _run(self, group: list[Claim]) -> None:
-        """Runs a group on its thread. A job that fails is no error here; what gets past `execution.run` is."""
-        begun = time.monotonic()
+        def end_later(item: Claim, result: Any) -> None:
+            later.append(item)
+            self._commits.add(item, result)
+
+        ends: execution.Ends = []
         try:
-            ends = execution.run(self._app, group, self._deadlines.limit, self._stopping.is_set)
-            self._mirror(ends)
-        except BaseException:
-            log.exception("worker.thread_failed", job=group[0].name)
+            ends = execution.run(self._app, items, self._deadlines.limit, self._stopping.is_set, end_later)
         finally:
-            for item in group:
-                # By the claim: it may have been taken away, and be held by this worker anew.
-                if self._held.get(item.id) is item:
-                    del self._held[item.id]
-            with self._changed:
-                self._busy_threads -= 1
-                self._learn(group, time.monotonic() - begun)
-                self._changed.notify()
+            self._end([item for item in items if item not in later], ends)
+            took = time.monotonic() - began_at
+            self._job_paces[items[0].queue].learn(len(items), took)
+            computed = time.process_time() - computed_before
+            self._wait_paces[items[0].name].learn(len(items), max(0.0, took - computed))
 
-    def _learn(self, group: Sequence[Claim], seconds: float) -> None:
-        # A chunk's threads share whatever is taken, so that a large batch makes none of its jobs wait for a thread.
-        is_chunk = _chunk_size(group[0].name) > 1
-        if (size := self._batch_sizes.get(group[0].queue)) is not None:
-            size.learn(len(group), 0.0 if is_chunk else seconds)
+    def _commit(self, done: list[Done]) -> None:
+        """Ends jobs that changed nothing."""
+        ends: execution.Ends = []
+        try:
+            ends = execution.complete(self._app, done)
+        finally:
+            self._end([item for item, _ in done], ends)
+
+    def _end(self, items: list[Claim], ends: execution.Ends) -> None:
+        if ends:
+            self._mirror(ends)
+        self._held.discard(items)
 
     def _keep_alive(self) -> None:
         """Signs of life, deadlines, and claims whose answer was lost; on a thread of its own."""
@@ -198,19 +198,29 @@ class LightWorker(EngineWorker):
 
     def _wind_down(self) -> None:
         """Waits for running jobs, after a signal within the grace; what is not done then goes back to the queue."""
-        ends_at = time.monotonic() + self._grace_seconds if self._stopping.is_set() else math.inf
-        with self._changed:
-            while self._busy_threads and time.monotonic() < ends_at and not self._hurries:
-                self._changed.wait(CHECK_SECONDS)
-        left = list(self._held.values())
-        if not left:
+        ends_at = math.inf
+        if self._stopping.is_set():
+            ends_at = time.monotonic() + self._grace_seconds
+            self._give_back(self._job_threads.withdraw())
+        while not self._job_threads.wait_until_done(CHECK_SECONDS):
+            if time.monotonic() > ends_at or self._hurries:
+                break
+        else:
+            self._job_threads.close()
+        self._commits.close()
+        if not self._held:
             return
-        log.warning("worker.gives_back", jobs=len(left))
-        with self._app.app_context():
-            claims.give_back(db.session(), left)
-            db.session.commit()
+        self._give_back(self._held.claims())
         self._sign_off()
         os._exit(0)  # the jobs' threads cannot be stopped otherwise; their transactions can no longer commit
+
+    def _give_back(self, items: list[Claim]) -> None:
+        if items:
+            log.warning("worker.gives_back", jobs=len(items))
+            with self._app.app_context():
+                claims.give_back(db.session(), items)
+                db.session.commit()
+            self._held.discard(items)
 
 
 def _decoded(id: Any) -> str:

@@ -21,21 +21,28 @@ RQ_STATUS: dict[JobState, JobStatus] = {
     JobState.CANCELLED: JobStatus.CANCELED,
 }
 
+# What has no copy at RQ (any more) gets none.
+_MIRROR = """
+for i, key in ipairs(KEYS) do
+  if redis.call('exists', key) == 1 then
+    redis.call('hset', key, 'ended_at', ARGV[1], 'status', ARGV[i + 2])
+    redis.call('expire', key, ARGV[2])
+  end
+end
+"""
+
 
 def mirror_ends(connection: redis.Redis, ended: Iterable[tuple[str, JobState]], ttl_seconds: int) -> None:
-    """Tells RQ how jobs ended, with one pipeline, and lets its copies expire. Raises redis.RedisError.
+    """Tells RQ how jobs ended, with one command, and lets its copies expire. Raises redis.RedisError.
 
     Args:
         connection: any client.
         ended: record ids with the states they went to.
         ttl_seconds: how long RQ keeps its copy.
     """
-    with connection.pipeline(transaction=False) as pipeline:
-        for id, state in ended:
-            key = Job.key_for(id)
-            pipeline.hset(key, mapping={"status": RQ_STATUS[state], "ended_at": utcformat(now())})
-            pipeline.expire(key, ttl_seconds)
-        pipeline.execute()
+    ended = list(ended)
+    keys = [Job.key_for(id) for id, _ in ended]
+    connection.eval(_MIRROR, len(keys), *keys, utcformat(now()), ttl_seconds, *(RQ_STATUS[state] for _, state in ended))
 
 
 def expire_copies(connection: redis.Redis, ids: Iterable[str], ttl_seconds: int) -> None:

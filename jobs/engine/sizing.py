@@ -1,36 +1,61 @@
-"""How many jobs a worker takes at once: few when they are long, so that others get some; many when they are short."""
+"""How much a worker takes at once: little of what is slow, so that others get some; much of what is fast."""
 
 from __future__ import annotations
 
 import math
 
+# What a worker holds should keep its threads busy so long: enough to fetch more meanwhile, and little to lose.
+HOLD_SECONDS = 0.5
+# What a thread takes for one call of a chunk function should keep it waiting at most so long, …
+LONGEST_UNIT_SECONDS = 0.25
+# … and is not split further for the sake of idle threads when it waits for less: each call has a cost of its own.
+SHORTEST_UNIT_SECONDS = 0.1
 
-class BatchSize:
-    """Follows the mean time that a job takes.
 
-    Args:
-        limit: the most jobs at once (WORKER_BATCH).
-        threads: how many threads the worker has (WORKER_THREADS); each idle one stands for its share of `limit`.
-        target_seconds: what a worker may hold back from the others, in seconds of work for each thread.
-    """
+class Pace:
+    """The mean time that something takes, in seconds, as it was lately; None while nothing is known."""
 
     SMOOTHING = 0.2
 
-    def __init__(self, limit: int, threads: int, target_seconds: float = 0.1) -> None:
-        self._limit = limit
-        self._share = math.ceil(limit / threads)
-        self._target_seconds = target_seconds
-        self._mean_seconds: float | None = None
+    def __init__(self) -> None:
+        self.mean_seconds: float | None = None
 
-    def next(self, idle_threads: int) -> int:
-        """How many to take for so many idle threads: at least one for each, at most the limit."""
-        if self._mean_seconds is None:
-            return min(idle_threads, self._limit)
-        per_thread = max(1, min(math.floor(self._target_seconds / max(self._mean_seconds, 1e-6)), self._share))
-        return max(1, min(idle_threads * per_thread, self._limit))
+    def learn(self, count: int, seconds: float) -> None:
+        """Takes note that `count` in a row took `seconds`."""
+        mean = seconds / count
+        known = mean if self.mean_seconds is None else self.mean_seconds
+        self.mean_seconds = known + self.SMOOTHING * (mean - known)
 
-    def learn(self, jobs: int, seconds: float) -> None:
-        """Takes note that one thread needed so long for so many jobs."""
-        mean = seconds / jobs
-        known = mean if self._mean_seconds is None else self._mean_seconds
-        self._mean_seconds = known + self.SMOOTHING * (mean - known)
+
+def holding(job: Pace, threads: int, limit: int) -> int:
+    """How many jobs a worker may hold: one for each thread, and more when they are short (Little's law).
+
+    Args:
+        job: how long one takes on its thread.
+        threads: how many the worker has (WORKER_THREADS).
+        limit: the most jobs (WORKER_BATCH), which a worker with more threads exceeds.
+    """
+    if job.mean_seconds is None:
+        return threads
+    return max(threads, min(limit, _fitting(HOLD_SECONDS * threads, job.mean_seconds)))
+
+
+def unit(wait: Pace, waiting: int, idle_threads: int, limit: int) -> int:
+    """How many jobs a thread takes for one call of a chunk function: its share of what there is, within limits.
+
+    Args:
+        wait: how long the process waits for one of them and computes nothing. What a job waits for the others of its
+            process does not count: sharing them among more threads would make none of them faster.
+        waiting: how many there are to take.
+        idle_threads: the threads they may be shared among, this one included.
+        limit: the most jobs of one chunk.
+    """
+    size = math.ceil(waiting / idle_threads)
+    if wait.mean_seconds is not None:
+        size = max(size, _fitting(SHORTEST_UNIT_SECONDS, wait.mean_seconds))
+        size = min(size, _fitting(LONGEST_UNIT_SECONDS, wait.mean_seconds))
+    return max(1, min(limit, size))
+
+
+def _fitting(seconds: float, mean_seconds: float) -> int:
+    return math.floor(seconds / max(mean_seconds, 1e-6))

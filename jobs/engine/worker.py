@@ -23,7 +23,7 @@ from app.extensions import db
 from app.outbox import JobState, publisher
 from jobs.engine import heartbeat
 from jobs.engine.application import application
-from jobs.engine.claim import Claim
+from jobs.engine.held import Held
 from jobs.engine.mirror import expire_copies, mirror_ends
 from jobs.engine.pool import accept_stop_signals
 
@@ -56,7 +56,7 @@ class EngineWorker(BaseWorker):
         self.birth_date = now()
         self._app = application()
         self._grace_seconds: float = self._app.config["SHUTDOWN_GRACE_SECONDS"]
-        self._held: dict[str, Claim] = {}
+        self._held = Held()
         self._beaten_at = float("-inf")
         self._stopping = threading.Event()
         self._stop_asked_at: float | None = None
@@ -100,7 +100,8 @@ class EngineWorker(BaseWorker):
         try:
             with self._app.app_context():
                 heartbeat.beat_or_register(self.name, self.kind, self.queue_names())
-                heartbeat.recover_orphans(db.session(), self.name, list(self._held))
+                held = {claim.id for claim in self._held.claims()}
+                heartbeat.recover_orphans(db.session(), self.name, held)
         except SQLAlchemyError as error:
             log.warning("heartbeat.late", error=type(error).__name__)
         with _whatever_redis_does():

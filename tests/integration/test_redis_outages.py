@@ -20,13 +20,13 @@ from app.extensions import db
 from app.outbox import JobAttempt, JobRecord, JobState, enqueue
 from tests.conftest import make_app
 from tests.domain import Ticket
-from tests.processes import Processes, children_of
+from tests.processes import Processes, answers_at, children_of
 from tests.servers import LossyProxy, PostgresServer, ValkeyServer, free_port, short_folder, wait_until
 
 pytestmark = pytest.mark.xdist_group("redis-outages")
 
 
-POOL, WEB, HEAVY, SCHEDULER = range(4)  # places among the stack's roots
+POOL, HEAVY, SCHEDULER, WEB = range(4)  # places among the stack's roots
 
 
 @dataclass
@@ -67,13 +67,6 @@ class Stack:
         """How often the workers have told `sign`, and the scheduler that it waits."""
         signs = {POOL: sign, HEAVY: sign, SCHEDULER: "scheduler.waiting"}
         return [self.processes.output(self.roots[place]).count(text) for place, text in signs.items()]
-
-    def answers(self) -> bool:
-        """Whether the web process has started."""
-        try:
-            return self.get("/healthz")[0] == 200
-        except urllib.error.URLError:
-            return False
 
 
 @pytest.fixture(scope="module")
@@ -126,20 +119,20 @@ def stack(
 ) -> Iterator[Stack]:
     """All processes, started while neither Redis nor the database is there; both come when all have seen it."""
     processes = Processes(environ, tmp_path_factory.mktemp("processes"))
-    port = free_port()
-    web = ("gunicorn", "tests.root:app", "--bind", f"127.0.0.1:{port}", "--no-control-socket")
     roots = [
         processes.worker("--processes", "2", REDIS_URL=proxy.url),
-        processes.start(*web, "--worker-class", "gthread", "--threads", "4"),
         processes.worker("--heavy", REDIS_URL=proxy.url),
         processes.scheduler(),
     ]
     leaving = [processes.worker(), processes.worker("--heavy")]
+    port = free_port()
+    web = ("gunicorn", "tests.root:app", "--bind", f"127.0.0.1:{port}", "--no-control-socket", "--threads", "4")
+    roots.append(processes.start(*web))
     stack = Stack(server, proxy, processes, roots, f"http://127.0.0.1:{port}")
     try:
         waiting = (*leaving, roots[POOL], roots[HEAVY], roots[SCHEDULER])
         wait_until(lambda: all(".waiting" in processes.output(process) for process in waiting), seconds=60)
-        wait_until(stack.answers, seconds=60)
+        wait_until(lambda: answers_at(port), seconds=60)
         for process in leaving:
             process.send_signal(signal.SIGTERM)
         assert [process.wait(20) for process in leaving] == [0, 0], processes.output()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 import sqlalchemy as sa
 import time_machine
 
 from app.columns import utc_now
-from app.outbox import JobRecord, JobState, enqueue, publisher, relay
+from app.outbox import JobRecord, JobState, WorkerProcess, enqueue, publisher, relay
 from jobs.engine import claim, heartbeat
 from jobs.engine.rescue import rescue
+from tests.domain import fall_silent
 
 
 def claimed(session, worker: str) -> str:
@@ -34,18 +36,18 @@ def test_a_fresh_claim_of_a_worker_that_registers_only_now_is_left_alone(app, se
 def test_a_worker_that_signed_off_holds_nothing_however_fresh_its_heartbeat(app, session):
     heartbeat.register(session, "gone", "light", ["default"])
     id = claimed(session, "gone")
-    with time_machine.travel(utc_now() + timedelta(seconds=30)):
-        heartbeat.beat(session, "gone")
-        heartbeat.sign_off(session, "gone")
-        assert rescue(session) == 1
+    fall_silent(session)
+    heartbeat.beat(session, "gone")
+    heartbeat.sign_off(session, "gone")
+    assert rescue(session) == 1
     assert state_of(session, id) is JobState.PENDING
 
 
 def test_a_worker_recovers_neither_fresh_claims_nor_those_of_others(app, session):
     fresh, others = claimed(session, "w"), claimed(session, "another")
     assert heartbeat.recover_orphans(session, "w", []) == 0
-    with time_machine.travel(utc_now() + timedelta(seconds=30)):
-        assert heartbeat.recover_orphans(session, "w", []) == 1
+    fall_silent(session)
+    assert heartbeat.recover_orphans(session, "w", []) == 1
     assert state_of(session, fresh) is JobState.PENDING
     assert state_of(session, others) is JobState.RUNNING
 
@@ -70,3 +72,31 @@ def test_what_the_relay_pushed_again_has_time_to_be_claimed(app, session, broker
     assert relay(publisher(app)).pushed == 1
     assert broker.lpop("rq:queue:default") == id.encode()  # a worker has it, and is about to claim it
     assert relay(publisher(app)).pushed == 0
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_worker_whose_clock_is_wrong_gives_its_signs_of_life_by_the_databases(app, session, hours):
+    with time_machine.travel(utc_now() + timedelta(hours=hours)):
+        heartbeat.register(session, "new", "light", ["default"])
+        heartbeat.register(session, "w", "light", ["default"])
+        heartbeat.beat(session, "w")
+        id = claimed(session, "w")
+        assert heartbeat.recover_orphans(session, "w", []) == 0
+    assert rescue(session) == 0
+    moments = [
+        *session.execute(sa.select(WorkerProcess.heartbeat_at)).scalars(),
+        *session.execute(sa.select(JobRecord.started_at).where(JobRecord.id == id)).scalars(),
+    ]
+    assert [abs(moment - utc_now()) < timedelta(minutes=1) for moment in moments] == [True] * 3
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_scheduler_whose_clock_is_wrong_judges_by_the_databases(app, session, hours):
+    heartbeat.register(session, "alive", "light", ["default"])
+    heartbeat.register(session, "dead", "light", ["default"])
+    kept, lost = claimed(session, "alive"), claimed(session, "dead")
+    fall_silent(session)
+    heartbeat.beat(session, "alive")
+    with time_machine.travel(utc_now() + timedelta(hours=hours)):
+        assert rescue(session) == 1
+    assert (state_of(session, lost), state_of(session, kept)) == (JobState.PENDING, JobState.RUNNING)

@@ -12,14 +12,11 @@ from app.outbox import JobRecord, JobState, Schedule, enqueue, publisher
 from jobs.engine import claim, heartbeat, schedule
 from jobs.engine.errors import ScheduleError
 from jobs.engine.schedule import ScheduleEntry
-from tests.integration.test_scheduler import ENTRY, TIMERS, clock, end_all, jobs_of_schedule, one_pass, scheduler  # noqa: F401
+from tests.clocks import ENTRY, TIMERS, end_all, jobs_of_schedule, one_pass, scheduler
+from tests.domain import fall_silent
 
 
-def test_a_scheduler_that_read_before_another_ticked_repeats_nothing_even_when_that_job_has_ended(
-    app,
-    session,
-    clock,  # noqa: F811
-):
+def test_a_scheduler_that_read_before_another_ticked_repeats_nothing_even_when_that_job_has_ended(app, session, clock):
     one_pass(scheduler(app))
     clock.shift(60)
     assert len(schedule.tick(session, ENTRY)) == 1
@@ -30,7 +27,7 @@ def test_a_scheduler_that_read_before_another_ticked_repeats_nothing_even_when_t
     assert [job.state for job in jobs_of_schedule(session)] == [JobState.COMPLETED]
 
 
-def test_a_timer_whose_record_could_not_be_pushed_stays(app, session, clock, broker, monkeypatch):  # noqa: F811
+def test_a_timer_whose_record_could_not_be_pushed_stays(app, session, clock, broker, monkeypatch):
     ours = scheduler(app)
     id = enqueue("test.act", delay=5)
     session.commit()
@@ -64,7 +61,7 @@ def test_a_push_and_the_end_of_its_timer_are_one_transaction_of_redis(app, sessi
     assert broker.zscore(TIMERS, id) is None
 
 
-def test_a_timer_that_is_too_early_waits_for_the_time_that_sql_gives(app, session, clock, broker):  # noqa: F811
+def test_a_timer_that_is_too_early_waits_for_the_time_that_sql_gives(app, session, clock, broker):
     id = enqueue("test.act", delay=100)
     session.commit()
     due = broker.zscore(TIMERS, id)
@@ -74,13 +71,13 @@ def test_a_timer_that_is_too_early_waits_for_the_time_that_sql_gives(app, sessio
     assert broker.zscore(TIMERS, id) == pytest.approx(due)
 
 
-def test_a_scheduler_without_the_lock_still_rescues(app, session, clock, broker):  # noqa: F811
+def test_a_scheduler_without_the_lock_still_rescues(app, session, clock, broker):
     one_pass(scheduler(app))
     heartbeat.register(session, "dead", "light", ["default"])
     id = enqueue("test.act")
     session.commit()
     claim.claim(session, [id], "dead")
-    clock.shift(30)
+    fall_silent(session)
     broker.set("rq:scheduler_lock", "somebody else")
     standby = scheduler(app)
     standby._beaten_at = math.inf  # it has been giving signs of life without a gap
@@ -90,7 +87,7 @@ def test_a_scheduler_without_the_lock_still_rescues(app, session, clock, broker)
     assert session.get_one(JobRecord, id, populate_existing=True).state is JobState.PENDING
 
 
-def test_a_pass_of_the_scheduler_publishes_what_never_arrived(app, session, clock, broker):  # noqa: F811
+def test_a_pass_of_the_scheduler_publishes_what_never_arrived(app, session, clock, broker):
     id = enqueue("test.act")
     session.commit()
     broker.flushall()
@@ -99,13 +96,13 @@ def test_a_pass_of_the_scheduler_publishes_what_never_arrived(app, session, cloc
     assert broker.lrange("rq:queue:default", 0, -1) == [id.encode()]
 
 
-def test_a_scheduler_that_was_silent_itself_judges_nobody_yet(app, session, clock):  # noqa: F811
+def test_a_scheduler_that_was_silent_itself_judges_nobody_yet(app, session, clock):
     """After an outage of the database the workers get the time to give signs of life before they count as dead."""
     heartbeat.register(session, "alive", "light", ["default"])
     id = enqueue("test.act")
     session.commit()
     claim.claim(session, [id], "alive")
-    clock.shift(30)
+    fall_silent(session)
     one_pass(scheduler(app))
     assert session.get_one(JobRecord, id, populate_existing=True).state is JobState.RUNNING
 

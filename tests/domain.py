@@ -7,13 +7,14 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.columns import database_now, text_enum
-from app.extensions import Base
+from app.extensions import Base, table_of
 from app.outbox import Change, Creation, JobRecord, JobRequest, WorkerProcess, enqueue_many, on_change, on_created
 from jobs.engine import Chunk, RetryPolicy, current_job, job
 
@@ -94,6 +95,20 @@ def heavy_nap(session: Session, seconds: float) -> dict[str, int]:
 def heavy_long_nap(session: Session, seconds: float) -> dict[str, int]:
     """The same with a generous limit."""
     return nap(session, seconds)
+
+
+@job("test.wait", timeout_seconds=120)
+def wait(session: Session, file: str) -> None:
+    """Runs until the file is there, and marks a ticket, past the hook that asks for another job."""
+    while not Path(file).exists():
+        time.sleep(0.01)
+    session.connection().execute(sa.insert(table_of(Ticket)).values(title="waited"))
+
+
+@job("test.heavy_wait", queue="heavy", timeout_seconds=120)
+def heavy_wait(session: Session, file: str) -> None:
+    """The same in a process of its own."""
+    wait(session, file)
 
 
 @job("test.nap_in_chunks", chunk=50, takes=("seconds",), timeout_seconds=60)

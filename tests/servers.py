@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import select
+import shutil
 import signal
 import socket
+import socketserver
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -56,6 +60,10 @@ class ValkeyServer:
             self._process.wait(10)
             self._process = None
 
+    def forget(self) -> None:
+        """Deletes what it kept on disk; it must not be running."""
+        shutil.rmtree(self.folder / "appendonlydir")
+
     def freeze(self) -> None:
         """Lets it accept connections and answer nothing."""
         self._signal(signal.SIGSTOP)
@@ -80,6 +88,46 @@ class ValkeyServer:
             return False
 
 
+class LossyProxy(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Stands between processes and a Valkey, and loses the answers that a test names.
+
+    Args:
+        path: its own socket.
+        upstream: the Valkey's socket.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, path: Path, upstream: Path) -> None:
+        super().__init__(str(path), _Exchange)
+        self.url = f"unix://{path}"
+        self.upstream = upstream
+        # What is done, with the id of the process that waits for it, when an answer has this in it.
+        self.losses: dict[bytes, Callable[[int], None]] = {}
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Exchange(socketserver.BaseRequestHandler):
+    server: LossyProxy
+
+    def handle(self) -> None:
+        with socket.socket(socket.AF_UNIX) as upstream, contextlib.suppress(OSError):
+            upstream.connect(str(self.server.upstream))
+            while True:
+                for source in select.select([self.request, upstream], [], [])[0]:
+                    data = source.recv(65536)
+                    if not data or (source is upstream and self._loses(data)):
+                        return
+                    (self.request if source is upstream else upstream).sendall(data)
+
+    def _loses(self, data: bytes) -> bool:
+        for text in [text for text in self.server.losses if text in data]:
+            client = self.request.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4)
+            self.server.losses.pop(text)(int.from_bytes(client, sys.byteorder))
+            return True
+        return False
+
+
 class PostgresServer:
     """A PostgreSQL in a folder of its own, that can be stopped and started again; tests get databases in it."""
 
@@ -94,6 +142,10 @@ class PostgresServer:
     def url(self, database: str) -> str:
         """The address of a database."""
         return self._server.get_uri(database)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Renames a database that nobody is connected to."""
+        self._execute(f'ALTER DATABASE "{name}" RENAME TO "{new_name}"')
 
     def create(self, template: str = "template1") -> str:
         """Makes a database as a copy of `template`; returns its name."""

@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 PIPELINE_RECORDS = 500
 TIMERS_KEY = Scheduler.scheduled_jobs_key
+PROBE_KEY = "belfry:probe"
 
 
 @dataclass
@@ -62,6 +63,11 @@ class Publisher:
             return False
         self.breaker.succeeded()
         return True
+
+    def probe(self) -> None:
+        """Writes a key that is gone at once. Raises redis.RedisError: also where a PING would be answered, by a broker
+        that is read-only or full."""
+        self.connection.set(PROBE_KEY, "", px=1)
 
     def push(self, records: Iterable[Published], *, timers: Sequence[bytes] = ()) -> None:
         """Pushes `records`, a pipeline for every 500. Raises redis.RedisError.

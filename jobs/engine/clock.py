@@ -29,7 +29,8 @@ PASS_SECONDS = 0.5
 LOCK_SECONDS = 10
 REFRESH_SECONDS = 30.0
 LOOK_AHEAD_SECONDS = 90.0
-MAX_BACKOFF_SECONDS = 5.0
+# With the time that an answer of Redis may take, less than half of RESCUE_AFTER_SECONDS: the rescue goes on without it.
+MAX_BACKOFF_SECONDS = 2.0
 SCHEDULE_PREFIX = "schedule:"
 # Present as long as Redis keeps what it was told; its absence says that the timers are gone too.
 MEMORY_KEY = "belfry:timers"

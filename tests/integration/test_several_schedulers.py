@@ -108,6 +108,7 @@ def holder_of(broker: redis.Redis) -> int | None:
     return int(name.decode().split("-")[-2]) if name else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_another_takes_over_at_once_after_sigterm_and_within_15_seconds_after_kill_9(session, processes, broker):
     running = {process.pid: process for process in (processes.start("python", "-c", EVERY_SECOND) for _ in range(3))}

@@ -215,6 +215,19 @@ def test_a_schedule_whose_job_changes_misses_no_tick_and_one_whose_timing_change
     assert len(schedule.tick(session, retimed)) == 1
 
 
+def test_a_schedule_that_is_resumed_catches_up_on_nothing_even_when_no_scheduler_ran(app, session, clock):
+    app.extensions["schedule"] = [ENTRY]
+    schedule.reconcile(session, [ENTRY])
+    run = app.test_cli_runner().invoke
+    assert run(args=["schedule", "pause", ENTRY.name]).exit_code == 0
+    clock.shift(120)
+    assert run(args=["schedule", "resume", ENTRY.name]).exit_code == 0
+    assert schedule.tick(session, ENTRY) == []
+    assert outcomes(session) == [TickOutcome.PAUSED] * 2
+    clock.shift(60)
+    assert len(schedule.tick(session, ENTRY)) == 1
+
+
 def test_the_relay_ends_the_timers_of_what_it_pushes(app, session, clock, broker):
     id = enqueue("test.act", delay=5)
     session.commit()

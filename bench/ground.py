@@ -96,8 +96,13 @@ class Ground:
         """When the SMTP server accepted each mail so far, as Unix times."""
         return [float(line) for line in self.smtp_log.read_text().splitlines()]
 
-    def wait(self, condition: Callable[[], bool], seconds: float = LIMIT_SECONDS, every: float = 0.1) -> None:
-        """Waits until `condition()` holds. Raises BenchError when it takes too long or a process has ended."""
+    def wait(self, condition: Callable[[], bool], seconds: float | None = None, every: float = 0.1) -> None:
+        """Waits until `condition()` holds, within LIMIT_SECONDS unless told otherwise.
+
+        Raises:
+            BenchError: it takes too long, or a process has ended.
+        """
+        seconds = LIMIT_SECONDS if seconds is None else seconds
         ends_at = time.monotonic() + seconds
         while not condition():
             if any(process.poll() is not None for process in self._processes):

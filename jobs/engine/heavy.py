@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import redis
 import structlog
@@ -26,6 +27,7 @@ from jobs.engine import claim as claims
 from jobs.engine import heartbeat
 from jobs.engine.application import application
 from jobs.engine.claim import Claim
+from jobs.engine.deaths import cause_of_death, follow
 from jobs.engine.errors import JobTimeoutError
 from jobs.engine.pool import accept_stop_signals
 from jobs.engine.registry import definition
@@ -82,12 +84,18 @@ class HeavyWorker(Worker):
             self._end_claims(claims.give_back_one)
             self.kill_horse()
 
+    def main_work_horse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Called in the horse: when its worker is killed, its job is run again elsewhere, and must not go on here."""
+        assert self.pid is not None, "a worker that works knows its process id"
+        follow(self.pid, signal.SIGKILL)
+        super().main_work_horse(*args, **kwargs)
+
     def handle_work_horse_killed(self, job: Job, retpid: int | None, ret_val: int | None, rusage: Any) -> None:
         """Called in the parent when a horse died: its job was interrupted and goes back to the queue at once."""
         if ret_val is None:  # RQ itself has killed it, a minute past its timeout
             self._end_claims(_time_out)
         else:
-            reason = f"work horse {retpid} of {self.name} died: {_cause(ret_val)}"
+            reason = f"work horse {retpid} of {self.name} died: {cause_of_death(os.waitstatus_to_exitcode(ret_val))}"
             self._end_claims(lambda session, claim: claims.interrupt(session, claim, reason))
         super().handle_work_horse_killed(job, retpid, ret_val, rusage)
 
@@ -95,7 +103,7 @@ class HeavyWorker(Worker):
         """Signs off in SQL and in Redis; the job of a horse that the second signal has killed goes back first."""
         if not self.is_horse:
             self._end_claims(claims.give_back_one)
-            with self._app.app_context():
+            with self._app.app_context(), _whatever_the_database_does():
                 heartbeat.sign_off(db.session(), self.name)
         super().teardown()
 
@@ -103,25 +111,27 @@ class HeavyWorker(Worker):
         running = [execution.job_id for execution in self.executions.values()]
         with self._app.app_context():
             heartbeat.beat_or_register(self.name, "heavy", self.queue_names())
-            try:
+            with _whatever_the_database_does():
                 heartbeat.recover_orphans(db.session(), self.name, running)
-            except SQLAlchemyError as error:
-                # RQ would end the worker over it; the next beat tries again.
-                db.session.rollback()
-                log.warning("orphans.later", error=type(error).__name__)
 
     def _end_claims(self, end: Callable[[Session, Claim], object]) -> None:
         # One job at a time: what runs under this name is the job at hand.
-        with self._app.app_context():
+        with self._app.app_context(), _whatever_the_database_does():
             for claim in claims.claims_of(db.session(), JobRecord.worker == self.name):
                 end(db.session(), claim)
             db.session.commit()
 
 
+@contextmanager
+def _whatever_the_database_does() -> Iterator[None]:
+    """For ends that a later beat finds, or the rescue: RQ would end the worker over an outage."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        db.session.rollback()
+        log.warning("database.away", error=type(error).__name__)
+
+
 def _time_out(session: Session, claim: Claim) -> None:
     policy = definition(claim.name).policy(current_app.config)
     claims.fail(session, claim, JobTimeoutError(f"took longer than its {claim.timeout_seconds} s"), policy)
-
-
-def _cause(status: int) -> str:
-    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"

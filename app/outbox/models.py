@@ -73,6 +73,15 @@ class JobRecord(Base):
         sa.Index("ix_job_records_finished_at", "finished_at"),
     )
 
+    @classmethod
+    def unlocked(cls, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+        """The condition for records that meet `conditions` and that no other transaction has locked.
+
+        A worker that froze half way through a commit, or whose host vanished, keeps its locks: who waits for them would
+        stand still with it.
+        """
+        return cls.id.in_(sa.select(cls.id).where(*conditions).with_for_update(skip_locked=True))
+
 
 class AttemptOutcome(StrEnum):
     """How an attempt that did not complete its job ended."""

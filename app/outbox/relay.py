@@ -104,14 +104,12 @@ def _pages() -> Iterator[list[Published]]:
 
 
 def _mark_queued(ids: Sequence[str]) -> None:
+    is_waiting = JobRecord.state.in_(sources_of(JobState.QUEUED) | {JobState.QUEUED})
+    # One that ran and failed since it was pushed waits for its retry.
+    is_due = sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now())
     statement = (
         sa.update(JobRecord)
-        .where(
-            JobRecord.id.in_(ids),
-            JobRecord.state.in_(sources_of(JobState.QUEUED) | {JobState.QUEUED}),
-            # One that ran and failed since it was pushed waits for its retry.
-            sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now()),
-        )
+        .where(JobRecord.unlocked(JobRecord.id.in_(ids), is_waiting, is_due))
         .values(state=JobState.QUEUED, enqueued_at=utc_now())
     )
     db.session.execute(statement, execution_options={"synchronize_session": False})

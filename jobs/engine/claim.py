@@ -82,9 +82,10 @@ def claim(session: Session, ids: Sequence[str], worker: str) -> list[Claim]:
     """
     now = utc_now()
     is_due = sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= now)
+    is_waiting = JobRecord.state.in_(sources_of(JobState.RUNNING))
     statement = (
         sa.update(JobRecord)
-        .where(JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.RUNNING)), is_due)
+        .where(JobRecord.unlocked(JobRecord.id.in_(ids), is_waiting, is_due))
         .values(
             state=JobState.RUNNING,
             claims=JobRecord.claims + 1,

@@ -177,9 +177,10 @@ class Clock(Scheduler):
     def _mark_queued(self, ids: Sequence[str]) -> None:
         if ids:
             is_due = JobRecord.scheduled_at <= utc_now()  # not one that ran and failed since it was pushed
-            where = JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED), is_due
+            is_timed = JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED)
             values = {"state": JobState.QUEUED, "enqueued_at": utc_now()}
-            db.session.execute(sa.update(JobRecord).where(*where).values(values))
+            where = JobRecord.unlocked(JobRecord.id.in_(ids), is_timed, is_due)
+            db.session.execute(sa.update(JobRecord).where(where).values(values))
             db.session.commit()
 
     def _set_timer(self, entry: ScheduleEntry) -> None:

@@ -21,7 +21,7 @@ def rescue(session: Session) -> int:
         how many records were rescued.
     """
     alive = sa.select(WorkerProcess.name).where(WorkerProcess.is_alive(current_app.config["RESCUE_AFTER_SECONDS"]))
-    stranded = claims.claims_of(session, JobRecord.worker.not_in(alive), is_settled())
+    stranded = claims.claims_of(session, JobRecord.unlocked(JobRecord.worker.not_in(alive), is_settled()))
     for claim in stranded:
         state = claims.interrupt(session, claim, f"worker {claim.worker} gave no sign of life")
         log.warning("job.interrupted", job=claim.name, job_id=claim.id, worker=claim.worker, state=state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from app.columns import database_now, utc_now
 from app.outbox import (
     TIMED,
+    WAITING,
     AttemptOutcome,
     JobAttempt,
     JobRecord,
@@ -69,23 +70,25 @@ _COLUMNS = (
 )
 
 
-def claim(session: Session, ids: Sequence[str], worker: str) -> list[Claim]:
+def claim(session: Session, ids: Sequence[str], worker: str, *, with_suspects: bool = True) -> list[Claim]:
     """Claims what may run of `ids` with one UPDATE and commits it.
 
     Args:
         session: a session without changes.
         ids: record ids as they came from RQ; unknown ones and those not due, ended or running are left out.
         worker: the worker's name.
+        with_suspects: whether to claim those too that `suspects` tells of.
 
     Returns:
         the claims, in the order of `ids`.
     """
     now = utc_now()
     is_due = sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= now)
+    may_share = sa.true() if with_suspects else ~_is_suspect()
     is_waiting = JobRecord.state.in_(sources_of(JobState.RUNNING))
     statement = (
         sa.update(JobRecord)
-        .where(JobRecord.unlocked(JobRecord.id.in_(ids), is_waiting, is_due))
+        .where(JobRecord.unlocked(JobRecord.id.in_(ids), is_waiting, is_due, may_share))
         .values(
             state=JobState.RUNNING,
             claims=JobRecord.claims + 1,
@@ -100,6 +103,13 @@ def claim(session: Session, ids: Sequence[str], worker: str) -> list[Claim]:
     session.commit()
     claims = {row.id: Claim(*row) for row in rows}
     return [claims[id] for id in ids if id in claims]
+
+
+def suspects(session: Session, ids: Collection[str]) -> list[str]:
+    """Those of `ids` that fail as a poison pill when their worker dies once more: where many jobs share a process, each
+    of them is to run alone, or it is blamed for another's doing."""
+    query = sa.select(JobRecord.id).where(JobRecord.id.in_(ids), JobRecord.state.in_(WAITING), _is_suspect())
+    return list(session.execute(query).scalars())
 
 
 def complete(session: Session, results: Sequence[tuple[Claim, Any]]) -> set[str]:
@@ -208,6 +218,10 @@ def _return_to_queue(
         _add_attempt(session, claim_, AttemptOutcome.INTERRUPTED, error)
     hold(session, [_published(claim_, None)])
     return JobState.PENDING
+
+
+def _is_suspect() -> sa.ColumnElement[bool]:
+    return JobRecord.interruptions >= max(1, current_app.config["MAX_INTERRUPTIONS"] - 1)
 
 
 def _is_cancel_requested(session: Session, claim_: Claim) -> bool:

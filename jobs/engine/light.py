@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS = 1
 CHECK_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 5.0
+ALONE_SECONDS = 10.0
 SAME_SIGNAL_SECONDS = 1.0
 EXIT_STUCK = 75  # EX_TEMPFAIL: whoever supervises the process starts it again
 
@@ -64,6 +65,7 @@ class LightWorker(BaseWorker):
         self._deadlines = Deadlines()
         self._stopping = threading.Event()
         self._held: dict[str, Claim] = {}
+        self._suspects: list[str] = []
         self._changed = threading.Condition()
         self._busy_threads = 0
         self._stop_asked_at: float | None = None
@@ -128,6 +130,7 @@ class LightWorker(BaseWorker):
             if idle_threads == 0:
                 continue
             try:
+                self._run_suspects(pool)
                 ids = self._take(idle_threads, block=not burst)
                 items = self._claim(ids)
                 backoff = 1.0
@@ -174,6 +177,27 @@ class LightWorker(BaseWorker):
                 ids += [_decoded(id) for id in popped or ()]
         return ids
 
+    def _run_suspects(self, pool: ThreadPoolExecutor) -> None:
+        """Runs the jobs that every death of their workers has met, each with nothing beside it to share the next one.
+
+        A long one gets company after a while: others must not wait for ever.
+        """
+        while self._suspects:
+            self._wait_until_idle()
+            if self._stopping.is_set():
+                return  # SQL still has them waiting
+            with self._app.app_context():
+                items = claims.claim(db.session(), [self._suspects.pop()], self.name)
+            self._held |= {item.id: item for item in items}
+            for item in items:
+                self._submit(pool, [item])
+            self._wait_until_idle()
+
+    def _wait_until_idle(self) -> None:
+        ends_at = time.monotonic() + ALONE_SECONDS
+        while self._held and not self._stopping.is_set() and time.monotonic() < ends_at:
+            self._wait_for_change()
+
     def _claim(self, ids: Sequence[str]) -> list[Claim]:
         valid = [id for text in ids if (id := as_uuid_text(text))]
         if len(valid) < len(ids):
@@ -181,9 +205,12 @@ class LightWorker(BaseWorker):
         if not valid:
             return []
         with self._app.app_context():
-            items = claims.claim(db.session(), list(dict.fromkeys(valid)), self.name)
+            items = claims.claim(db.session(), list(dict.fromkeys(valid)), self.name, with_suspects=False)
+            left = set(valid) - {item.id for item in items}
+            if left:
+                self._suspects += claims.suspects(db.session(), left)
         self._held |= {item.id: item for item in items}
-        self._forget(set(valid) - {item.id for item in items})
+        self._forget(left)
         return items
 
     def _groups(self, items: Sequence[Claim], idle_threads: int) -> Iterator[list[Claim]]:
@@ -268,9 +295,12 @@ class LightWorker(BaseWorker):
         if not left:
             return
         log.warning("worker.gives_back", jobs=len(left))
-        with self._app.app_context():
-            claims.give_back(db.session(), left)
-            db.session.commit()
+        try:
+            with self._app.app_context():
+                claims.give_back(db.session(), left)
+                db.session.commit()
+        except SQLAlchemyError as error:
+            log.warning("rescue.later", worker=self.name, error=type(error).__name__)
         self._sign_off()
         os._exit(0)  # the jobs' threads cannot be stopped otherwise; their transactions can no longer commit
 

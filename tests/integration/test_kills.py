@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.mail import EmailMessage, MailRequest, send_mails
-from app.outbox import AttemptOutcome, JobRecord, JobState, WorkerProcess
+from app.outbox import AttemptOutcome, JobRecord, JobState, WorkerProcess, enqueue
 from tests.integration.test_worker_processes import asked, attempts, read, state_is, tickets
 from tests.processes import children_of, has_ended, signal_tree
 from tests.servers import wait_until
@@ -92,6 +92,22 @@ def test_a_work_horse_does_not_outlive_its_killed_worker(session, processes):
     worker.kill()
     wait_until(lambda: has_ended(horse), seconds=5)
     assert tickets(session) == 0
+
+
+@on_sqlite
+def test_a_poison_pill_fails_and_the_jobs_that_share_its_processes_do_not(session, processes):
+    poison = enqueue("test.poison", seconds=0.1)
+    for _ in range(50):
+        enqueue("test.long_nap", seconds=0.2)
+    session.commit()
+    processes.worker("--processes", "2", WORKER_THREADS="8")
+    wait_until(lambda: states(session, "test.long_nap")["completed"] == 50, seconds=60)
+    wait_until(state_is(poison, JobState.FAILED), seconds=30)
+    record = read(poison)
+    assert (record.error_type, record.claims) == ("PoisonPillError", 3), processes.output()
+    assert "interrupted 3 times in a row" in record.error_message
+    assert "SIGKILL" in record.error_message
+    assert tickets(session) == 50
 
 
 @on_postgresql

@@ -23,6 +23,7 @@ from app.outbox import (
     JobRecord,
     JobState,
     Published,
+    WorkerProcess,
     hold,
     sources_of,
 )
@@ -241,17 +242,19 @@ def _is_held(claims: Sequence[Claim]) -> sa.ColumnElement[bool]:
 
 def _add_attempt(session: Session, claim_: Claim, outcome: AttemptOutcome, error: BaseException) -> None:
     formatted = "".join(traceback.format_exception(error)) if error.__traceback__ else None
+    # Not this one, when it is the rescue that tells of the worker's end.
+    host = sa.select(WorkerProcess.host).where(WorkerProcess.name == claim_.worker).scalar_subquery()
     row = {
         "job_id": claim_.id,
         "number": claim_.attempt,
         "outcome": outcome,
         "worker": claim_.worker,
-        "host": socket.gethostname(),
+        "host": sa.func.coalesce(host, socket.gethostname()),
         "started_at": claim_.started_at,
         "traceback": _storable(formatted)[-MAX_TRACEBACK_CHARACTERS:] if formatted else None,
         **_error_columns(error),
     }
-    session.connection().execute(sa.insert(JobAttempt), [row])
+    session.connection().execute(sa.insert(JobAttempt).values(row))
 
 
 def _error_columns(error: BaseException) -> dict[str, str]:

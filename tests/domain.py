@@ -122,6 +122,18 @@ def nap_in_chunks(chunk: Chunk) -> None:
             chunk.answer(item)
 
 
+@job("test.linger", timeout_seconds=120)
+def linger(session: Session, seconds: float = 100.0) -> dict[str, int]:
+    """Takes its time, until its worker is killed; the next time it is quick."""
+    return nap(session, seconds if current_job().claim.number == 1 else 0.0)
+
+
+@job("test.heavy_linger", queue="heavy", timeout_seconds=120)
+def heavy_linger(session: Session, seconds: float = 100.0) -> dict[str, int]:
+    """The same in a process of its own."""
+    return linger(session, seconds)
+
+
 @job("test.crash", queue="heavy")
 def crash(session: Session, times: int) -> str:
     """Kills its own process, the first so many times."""
@@ -131,6 +143,13 @@ def crash(session: Session, times: int) -> str:
     if claims <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     return "survived"
+
+
+@job("test.poison", queue="default")
+def poison(session: Session, seconds: float) -> None:
+    """Kills its process, whoever shares it."""
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fall_silent(session: Session, seconds: float = 30.0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -10,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from tests.servers import wait_until
 
@@ -109,6 +112,22 @@ def members_of_session(pid: int) -> Sequence[int]:
             if os.getsid(int(entry.name)) == pid:
                 members.append(int(entry.name))
     return members
+
+
+def signal_tree(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Sends a signal to a process and all that descends from it, also what is in a group of its own."""
+    tree = psutil.Process(process.pid)
+    for member in (tree, *tree.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.send_signal(number)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone; one that nobody has buried counts as such."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def children_of(pid: int) -> Sequence[int]:

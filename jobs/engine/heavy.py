@@ -22,9 +22,10 @@ from sqlalchemy.orm import Session
 from app.columns import as_uuid_text
 from app.extensions import db
 from jobs.engine import claim as claims
-from jobs.engine import execution, heartbeat
+from jobs.engine import execution
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import alarm
+from jobs.engine.deaths import cause_of_death, follow
 from jobs.engine.errors import JobTimeoutError
 from jobs.engine.pool import STOP_SIGNALS
 from jobs.engine.registry import definition
@@ -127,7 +128,7 @@ class HeavyWorker(EngineWorker):
 
     def _run(self, claim: Claim) -> None:
         self._held.add([claim])
-        horse = _fork.Process(target=self._run_in_horse, args=(claim,), name=f"horse of {self.name}")
+        horse = _fork.Process(target=self._run_in_horse, args=(claim, os.getpid()), name=f"horse of {self.name}")
         horse.start()
         self._horse_pid = horse.pid or 0
         with suppress(ProcessLookupError, PermissionError):  # it may be quicker than we are
@@ -156,7 +157,7 @@ class HeavyWorker(EngineWorker):
             self._beat_when_due()
             horse.join(CHECK_SECONDS)
         if end is None and horse.exitcode != 0:
-            reason = f"work horse {horse.pid} of {self.name} died: {_cause(horse.exitcode)}"
+            reason = f"work horse {horse.pid} of {self.name} died: {cause_of_death(horse.exitcode or 0)}"
             end = partial(claims.interrupt, reason=reason)
         return end
 
@@ -175,15 +176,14 @@ class HeavyWorker(EngineWorker):
         else:
             log.warning("job.cut_short", job=claim.name, job_id=claim.id, state=state)
 
-    def _run_in_horse(self, claim: Claim) -> None:
+    def _run_in_horse(self, claim: Claim, parent: int) -> None:
+        # When its worker is killed, its job is run again elsewhere, and must not go on here.
+        follow(parent, signal.SIGKILL)
         os.setpgid(0, 0)
         for number in STOP_SIGNALS:
             # The parent decides, also when somebody signals all its processes. What the job starts gets the default.
             signal.signal(number, _leave_to_parent)
-        # Under the worker's name: a horse lives on when its parent is killed.
-        with heartbeat.kept_alive(self._app, self.name, "horse"):
-            ends = execution.run(self._app, [claim], alarm)
-        self._mirror(ends)
+        self._mirror(execution.run(self._app, [claim], alarm))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(os.EX_OK)  # whatever threads the job has left behind
@@ -196,7 +196,3 @@ def _leave_to_parent(signum: int, frame: object) -> None:
 def _time_out(session: Session, claim: Claim) -> object:
     policy = definition(claim.name).policy(current_app.config)
     return claims.fail(session, claim, JobTimeoutError(f"took longer than its {claim.timeout_seconds} s"), policy)
-
-
-def _cause(exitcode: int | None) -> str:
-    return signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit {exitcode}"

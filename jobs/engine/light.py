@@ -29,6 +29,7 @@ from jobs.engine.worker import CHECK_SECONDS, POLL_SECONDS, EngineWorker
 
 log = structlog.get_logger(__name__)
 
+ALONE_SECONDS = 10.0
 EXIT_STUCK = 75  # EX_TEMPFAIL: whoever supervises the process starts it again
 
 
@@ -45,6 +46,7 @@ class LightWorker(EngineWorker):
         self._job_paces = {name: Pace() for name in self.queue_names()}
         self._wait_paces: defaultdict[str, Pace] = defaultdict(Pace)  # by name
         self._deadlines = Deadlines()
+        self._suspects: list[str] = []
         self._job_threads = JobThreads(settings["WORKER_THREADS"], self._cut, self._run)
         self._commits = GroupCommit(self._commit)
 
@@ -91,6 +93,7 @@ class LightWorker(EngineWorker):
             rooms = self._rooms()
             may_block = not burst and len(rooms) == len(self.queues)
             try:
+                self._run_suspects()
                 ids = ids or self._take(rooms, block=may_block)
                 items = self._claim(ids)
                 backoff = 1.0
@@ -138,11 +141,33 @@ class LightWorker(EngineWorker):
         if not valid:
             return []
         with self._app.app_context():
-            items = claims.claim(db.session(), list(dict.fromkeys(valid)), self.name)
+            items = claims.claim(db.session(), list(dict.fromkeys(valid)), self.name, with_suspects=False)
+            if left := set(valid) - {item.id for item in items}:
+                self._suspects += claims.suspects(db.session(), left)
         self._held.add(items)
-        if unclaimed := set(valid) - {item.id for item in items}:
-            self._forget(unclaimed)
+        self._forget(left)
         return items
+
+    def _run_suspects(self) -> None:
+        """Runs the jobs that every death of their workers has met, each with nothing beside it to share the next one.
+
+        A long one gets company after a while: others must not wait for ever.
+        """
+        while self._suspects:
+            self._wait_until_free()
+            if self._stopping.is_set():
+                return  # SQL still has them waiting
+            with self._app.app_context():
+                items = claims.claim(db.session(), [self._suspects[-1]], self.name)
+            self._suspects.pop()
+            self._held.add(items)
+            self._job_threads.put(items)
+            self._wait_until_free()
+
+    def _wait_until_free(self) -> None:
+        ends_at = time.monotonic() + ALONE_SECONDS
+        while self._held and not self._stopping.is_set() and time.monotonic() < ends_at:
+            self._held.wait_until_fewer(CHECK_SECONDS)
 
     def _cut(self, waiting: deque[Claim]) -> list[Claim]:
         """What the next thread gets: one job, or as many of its kind as its chunk function should take."""
@@ -217,9 +242,12 @@ class LightWorker(EngineWorker):
     def _give_back(self, items: list[Claim]) -> None:
         if items:
             log.warning("worker.gives_back", jobs=len(items))
-            with self._app.app_context():
-                claims.give_back(db.session(), items)
-                db.session.commit()
+            try:
+                with self._app.app_context():
+                    claims.give_back(db.session(), items)
+                    db.session.commit()
+            except SQLAlchemyError as error:
+                log.warning("rescue.later", worker=self.name, error=type(error).__name__)
             self._held.discard(items)
 
 

@@ -10,7 +10,17 @@ import sqlalchemy as sa
 import time_machine
 
 from app.columns import utc_now
-from app.outbox import JobRecord, JobState, WorkerProcess, enqueue, prune_records, publisher, relay
+from app.outbox import (
+    AttemptOutcome,
+    JobAttempt,
+    JobRecord,
+    JobState,
+    WorkerProcess,
+    enqueue,
+    prune_records,
+    publisher,
+    relay,
+)
 from app.outbox.broker import CircuitBreaker, connect
 from jobs.engine import claim, heartbeat
 from jobs.engine.rescue import rescue
@@ -131,8 +141,11 @@ def test_a_dead_workers_jobs_go_back_and_a_living_ones_stay(app, session, broker
     broker.flushall()
     fall_silent(session)
     heartbeat.beat(session, "alive")
+    session.execute(sa.update(WorkerProcess).where(WorkerProcess.name == "dead").values(host="another-host"))
     assert rescue(session) == 1
     assert rescue(session) == 0
+    told = session.scalars(sa.select(JobAttempt)).one()
+    assert (told.worker, told.host, told.outcome) == ("dead", "another-host", AttemptOutcome.INTERRUPTED)
     assert state_of(session, lost) is JobState.PENDING
     assert state_of(session, kept) is JobState.RUNNING
     assert broker.lrange(QUEUE, 0, -1) == [lost.encode()]

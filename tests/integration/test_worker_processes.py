@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from app.extensions import db
-from app.outbox import AttemptOutcome, JobAttempt, JobRecord, JobState, enqueue
+from app.outbox import AttemptOutcome, JobAttempt, JobRecord, JobState, WorkerProcess, enqueue
 from tests.domain import Ticket
-from tests.processes import children_of, kill_group
+from tests.processes import children_of
 from tests.servers import wait_until
 
 LIGHT = ("-w", "jobs.engine.light.LightWorker")
@@ -113,21 +113,6 @@ def test_the_third_death_in_a_row_fails_the_job_as_a_poison_pill(session, proces
     assert record.claims == 3
 
 
-def test_after_kill_9_of_a_worker_another_takes_its_job(session, processes):
-    processes.scheduler()
-    id = asked(session, "test.long_nap", seconds=3)
-    first = processes.worker()
-    wait_until(state_is(id, JobState.RUNNING), seconds=30)
-    kill_group(first, signal.SIGKILL)
-    processes.worker()
-    wait_until(lambda: read(id).claims == 2, seconds=40)
-    wait_until(state_is(id, JobState.COMPLETED), seconds=30)
-    record = read(id)
-    assert record.attempt == 1, processes.output()
-    assert attempts(session, id)[0].outcome is AttemptOutcome.INTERRUPTED
-    assert tickets(session) == 1
-
-
 def test_sigterm_lets_a_running_job_finish(session, processes):
     id = asked(session, "test.long_nap", seconds=2)
     worker = processes.worker()
@@ -173,14 +158,20 @@ def test_a_second_sigterm_gives_everything_back_at_once(session, processes):
     assert (record.state, record.attempt, record.interruptions) == (JobState.PENDING, 0, 0), processes.output()
 
 
-def test_a_pool_of_processes_replaces_a_worker_that_died(session, processes):
+def test_a_pool_replaces_a_worker_that_died_and_gives_its_job_to_another_at_once(session, processes):
     pool = processes.worker("--processes", "2")
-    wait_until(lambda: len(children_of(pool.pid)) == 2, seconds=30)
-    victim = children_of(pool.pid)[0]
+    id = asked(session, "test.linger")
+    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    first = read(id).worker
+    victim = session.scalar(sa.select(WorkerProcess.pid).where(WorkerProcess.name == first))
+    session.rollback()
     os.kill(victim, signal.SIGKILL)
+    wait_until(state_is(id, JobState.COMPLETED), seconds=30)  # no scheduler runs here
+    (told,) = attempts(session, id)
+    assert (told.outcome, told.worker) == (AttemptOutcome.INTERRUPTED, first), processes.output()
+    assert f"process {victim}) died: SIGKILL" in told.error_message
+    assert tickets(session) == 1
     wait_until(lambda: len(set(children_of(pool.pid)) - {victim}) == 2, seconds=20)
-    id = asked(session, "test.greet", ticket_id=1)
-    wait_until(state_is(id, JobState.COMPLETED), seconds=30)
     pool.send_signal(signal.SIGTERM)
     assert pool.wait(30) == 0
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from unittest.mock import ANY
 
 import pytest
@@ -200,6 +201,24 @@ def test_a_clock_that_was_a_year_ahead_neither_silences_a_schedule_nor_repeats_i
     minutes = [(tick_at - start) / timedelta(minutes=1) for tick_at in session.scalars(enqueued)]
     assert sorted(minutes) == [1, 2, 365 * 24 * 60 + 1]
     assert len(jobs_of_schedule(session)) == 3
+
+
+def test_hosts_whose_clocks_differ_take_turns_and_neither_lose_nor_repeat_a_tick(app, session, clock):
+    entry = ScheduleEntry("test.every_ten", job="test.act", every=10, catch_up_seconds=600)
+    right, ahead = scheduler(app, entry), scheduler(app, entry)
+    for _ in range(4):
+        for ours, seconds in ((ahead, 30), (right, -30)):
+            clock.shift(seconds)
+            for _ in range(2):
+                clock.shift(10)
+                one_pass(ours)
+                end_all(session)
+            ours.remove_lock()
+    ticks = session.execute(sa.select(ScheduleTick.tick_at, ScheduleTick.job_id).order_by(ScheduleTick.tick_at)).all()
+    assert {later.tick_at - tick.tick_at for tick, later in pairwise(ticks)} == {timedelta(seconds=10)}
+    enqueued = [tick.job_id for tick in ticks if tick.job_id]
+    assert len(enqueued) == len(set(enqueued)) == len(jobs_of_schedule(session))
+    assert ticks[-1].tick_at > utc_now()  # what ran ahead is not taken back
 
 
 def test_a_schedule_whose_job_changes_misses_no_tick_and_one_whose_timing_changes_begins_anew(app, session, clock):

@@ -31,7 +31,7 @@ check: $(INSTALLED) ## lint, types, import rules, migrations, unused code
 	$(BIN)/python cli.py dev check-migrations
 	$(BIN)/vulture
 
-bench: $(INSTALLED) ## run the benchmarks: one line per figure, `name value unit`
+bench: $(INSTALLED) ## measure Belfry beside its peers, one line per figure; ARGS=--quick takes a few minutes
 	@$(BIN)/python -m bench $(ARGS)
 
 lock: $(INSTALLED) ## write requirements*.txt again from requirements*.in; ARGS=--upgrade takes newer versions
@@ -41,7 +41,7 @@ lock: $(INSTALLED) ## write requirements*.txt again from requirements*.in; ARGS=
 LOCK := --quiet --universal --python-version 3.11 --annotation-style line --custom-compile-command 'make lock'
 
 clean: ## remove .venv and caches; instance/ with its data stays
-	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv bench/.venvs .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 help: ## list the targets

@@ -6,12 +6,13 @@ import structlog
 from flask import Flask, Response, g, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
-from werkzeug.exceptions import HTTPException
+from sqlalchemy.exc import DBAPIError
+from werkzeug.exceptions import HTTPException, ServiceUnavailable
 from werkzeug.http import HTTP_STATUS_CODES
 
 from app.api import error_answer, is_api_request
 from app.errors import AppError
-from app.extensions import db
+from app.extensions import db, is_database_away
 from app.presentation import sentence
 
 log = structlog.get_logger(__name__)
@@ -23,7 +24,9 @@ HINTS = {
     405: "Go back and try again from the page.",
     409: "Reload the page to see how it stands now.",
     500: "It is on record. Try again in a moment.",
+    503: "Try again in a moment. If you were saving something, look first whether it was saved.",
 }
+RETRY_AFTER_SECONDS = 5
 # In place of werkzeug's own words, which say half of what the hints say.
 MESSAGES = {
     404: "There is no such page.",
@@ -35,6 +38,7 @@ def init_app(app: Flask) -> None:
     """Answers every error of `app`, also those of addresses that do not exist."""
     app.register_error_handler(AppError, answer_error)
     app.register_error_handler(HTTPException, answer_error)
+    app.register_error_handler(DBAPIError, answer_outage)
 
 
 def answer_error(error: AppError | HTTPException) -> ResponseReturnValue:
@@ -44,10 +48,18 @@ def answer_error(error: AppError | HTTPException) -> ResponseReturnValue:
     return error_answer(error) if is_api_request() else page_answer(error)
 
 
+def answer_outage(error: DBAPIError) -> ResponseReturnValue:
+    """Called with errors of the database: one that is away is told as such, any other is a failure of ours."""
+    if not is_database_away(error):
+        raise error
+    log.warning("database.away", error=type(error.orig).__name__)
+    return answer_error(ServiceUnavailable("The database does not answer.", retry_after=RETRY_AFTER_SECONDS))
+
+
 def page_answer(error: AppError | HTTPException) -> Response:
     """The error's page."""
     code, message = _code_and_message(error)
-    if code >= 500:
+    if code >= 500 and not isinstance(error, ServiceUnavailable):
         message = "Something went wrong on our side."
         log.error("request.failed", error=type(error).__name__, reason=str(error))
     page = render_template(

@@ -1,4 +1,4 @@
-"""Column types that every model shares. No model lives here."""
+"""Column types that every model shares, and the clock of the database. No model lives here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 
@@ -23,9 +26,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        if value.tzinfo is None:
-            raise ValueError(f"naive datetime {value!r}: times are aware (UTC) datetimes")
-        value = value.astimezone(UTC)
+        value = in_utc(value)
         # SQLite keeps text without an offset; one form for all rows keeps comparisons true.
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
@@ -48,9 +49,43 @@ def text_enum(enum: type[StrEnum], length: int = 20) -> sa.Enum:
     )
 
 
+def in_utc(value: datetime) -> datetime:
+    """The same moment in UTC, as the database gives it back. Raises ValueError for a naive one."""
+    if value.tzinfo is None:
+        raise ValueError(f"naive datetime {value!r}: times are aware (UTC) datetimes")
+    return value.astimezone(UTC)
+
+
 def utc_now() -> datetime:
     """The present moment as an aware UTC datetime."""
     return datetime.now(UTC)
+
+
+class _DatabaseNow(FunctionElement[datetime]):
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+def database_now(offset_seconds: float = 0.0) -> sa.ColumnElement[datetime]:
+    """The moment of the statement by the database's clock, in SQL: the one clock that all hosts have in common.
+
+    Args:
+        offset_seconds: what is added to it; negative for a moment in the past.
+    """
+    return _DatabaseNow(sa.literal(float(offset_seconds)))
+
+
+@compiles(_DatabaseNow, "postgresql")
+def _compile_postgresql(element: _DatabaseNow, compiler: SQLCompiler, **options: Any) -> str:
+    # Not now(): that is when the transaction began.
+    return f"(statement_timestamp() + {compiler.process(element.clauses, **options)} * interval '1 second')"
+
+
+@compiles(_DatabaseNow, "sqlite")
+def _compile_sqlite(element: _DatabaseNow, compiler: SQLCompiler, **options: Any) -> str:
+    # In the form in which UtcDateTime keeps its values there; SQLite counts milliseconds.
+    offset = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {offset} || ' seconds')"
 
 
 def new_id() -> str:

@@ -136,10 +136,10 @@ GROUPS: tuple[Group, ...] = (
         Setting(
             "BROKER_CONNECT_TIMEOUT_SECONDS",
             seconds(),
-            0.04,
+            0.02,
             "How long a web request waits for a connection to the broker, which it can do without.",
         ),
-        Setting("BROKER_TIMEOUT_SECONDS", seconds(), 0.04, "How long a web request waits for the broker's answer."),
+        Setting("BROKER_TIMEOUT_SECONDS", seconds(), 0.025, "How long a web request waits for the broker's answer."),
         Setting(
             "BROKER_RETRY_SECONDS",
             seconds(),
@@ -216,7 +216,7 @@ GROUPS: tuple[Group, ...] = (
         "Workers",
         Setting("WORKER_PROCESSES", whole_number(1), 1, "Processes that one `flask jobs worker` keeps running."),
         Setting("WORKER_THREADS", whole_number(1), 16, "Light jobs that one process runs at the same time."),
-        Setting("WORKER_BATCH", whole_number(1), 100, "Jobs that a light worker takes from the broker at once."),
+        Setting("WORKER_BATCH", whole_number(1), 200, "Jobs that a light worker holds at most, while they are short."),
     ),
     group(
         "Mail",

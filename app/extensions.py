@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 import weakref
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import sqlalchemy as sa
@@ -16,7 +18,10 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -41,6 +46,14 @@ def table_of(model: type[Base]) -> sa.Table:
 class BelfrySession(Session):
     """The one session class: `app.outbox` listens on it, so every session's commits publish their jobs."""
 
+    def rollback(self) -> None:
+        """Rolls back. A connection that is lost took its transaction along: then nothing is left to do."""
+        try:
+            super().rollback()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+
     def bulk_save_objects(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused, like the two below: SQLAlchemy's legacy bulk methods pass every hook by."""
         raise TypeError("bulk_save_objects fires no hooks: use session.execute(insert(…)) or update(…)")
@@ -54,6 +67,9 @@ class BelfrySession(Session):
         raise TypeError("bulk_update_mappings fires no hooks: use session.execute(update(Model), rows)")
 
 
+# A connection that lay idle for longer is asked whether it still stands before it is used.
+PING_AFTER_SECONDS = 1.0
+
 db = SQLAlchemy(model_class=Base, session_options={"class_": BelfrySession}, disable_autonaming=True)
 migrate = Migrate(db=db, render_as_batch=True)
 csrf = CSRFProtect()
@@ -61,6 +77,16 @@ login_manager = LoginManager()
 
 # Set where transactions mostly read (pages, `flask shell`): SQLite then begins them without the write lock.
 reading_only: ContextVar[bool] = ContextVar("reading_only", default=False)
+
+
+def commit_and_keep() -> None:
+    """Commits, and leaves what is loaded as it was written: the answer that is built from it needs no more queries."""
+    session = db.session()
+    expires, session.expire_on_commit = session.expire_on_commit, False
+    try:
+        session.commit()
+    finally:
+        session.expire_on_commit = expires
 
 
 def init_app(app: Flask) -> None:
@@ -84,11 +110,29 @@ def engine_options(uri: str, busy_timeout_seconds: float) -> dict[str, Any]:
     if uri.startswith("sqlite"):
         return {"connect_args": {"timeout": busy_timeout_seconds, "check_same_thread": False}}
     return {
-        "pool_pre_ping": True,
         "pool_size": 20,
         "max_overflow": 40,
         "connect_args": {"connect_timeout": 5},
     }
+
+
+def is_database_away(error: BaseException) -> bool:
+    """Whether the server could not be reached, or ended the connection: no fault of the statement, and it may pass.
+
+    An error of any other kind (a constraint, a statement's own timeout, too many parameters) would come again.
+    """
+    if not isinstance(error, DBAPIError) or isinstance(error.orig, sqlite3.Error):
+        return False
+    if code := sqlstate(error):
+        # Connection exceptions, and what an operator does to a server.
+        return code.startswith(("08", "57P"))
+    # Without a code: the connection broke without a word, or (no statement) none could be made.
+    return error.connection_invalidated or error.statement is None
+
+
+def sqlstate(error: DBAPIError) -> str:
+    """PostgreSQL's five characters that say what kind of error it is; empty when the server said nothing."""
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def _prepare_engine(app: Flask, engine: sa.Engine) -> None:
@@ -98,6 +142,26 @@ def _prepare_engine(app: Flask, engine: sa.Engine) -> None:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+    else:
+        event.listen(engine, "checkin", _note_use)
+        event.listen(engine, "checkout", partial(_ping_if_idle, engine.dialect))
+
+
+def _note_use(connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _ping_if_idle(
+    dialect: sa.Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+) -> None:
+    """SQLAlchemy's `pool_pre_ping` without its round trip at every checkout: a restart of the server is found out by
+    connections that lay idle meanwhile; one in use finds out by itself."""
+    idle_since = record.info.get("used_at")
+    if idle_since is not None and time.monotonic() - idle_since > PING_AFTER_SECONDS:
+        try:
+            dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError("the connection was lost while it lay idle") from error
 
 
 def _prepare_shell() -> dict[str, Any]:

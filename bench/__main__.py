@@ -1,92 +1,109 @@
-"""`python -m bench [CASE…]`: runs the cases, on SQLite and on PostgreSQL, and prints one line per figure."""
+"""`python -m bench [CASE…]`: measures Belfry and its peers in turns, and prints one line per figure."""
 
 from __future__ import annotations
 
-import statistics
+import argparse
+import os
+import platform
+import signal
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import NoReturn
 
-from app.extensions import db
-from app.mail import EmailMessage, MailRequest, send_mail, send_mails
-from app.outbox import JobRequest, enqueue_many
-from bench.stack import Stack, stack, wait
+from bench.cases import CASES
+from bench.errors import BenchError
+from bench.figures import Comparison, markdown, verdicts
+from bench.ground import Grounds
+from bench.plan import DATABASES, Plan, say
 
-DATABASES = ("sqlite", "postgresql")
-WORKERS = 2
-NOOPS = 20_000
-MAILS = 5_000
-SLOW_MAILS = 1_000
-LATENCIES = 100
-KIND = "test-message"
-CONTEXT = {"server": "bench"}
+QUICK_SCALE = 0.2
 
 
-def noop_jobs(database: str) -> None:
-    """Jobs that do nothing, one record each with its history, by two processes."""
-    with stack(database) as running:
-        enqueue_many("bench.noop", [JobRequest({"n": n}) for n in range(NOOPS)])
-        db.session.commit()
-        running.start_workers(WORKERS)
-        running.wait_until_done("bench.noop")
-        figure(f"noop_jobs.{database}", running.rate("bench.noop"), "jobs/s")
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process."""
+        self.exit(2, f"bench: {message}\n")
 
 
-def mails(database: str) -> None:
-    """Mails with one job each, by two processes, to a server that answers at once."""
-    _mails(database, MAILS, 0.0, "mails")
-
-
-def slow_mails(database: str) -> None:
-    """The same to a server that takes 50 ms for each."""
-    _mails(database, SLOW_MAILS, 0.05, "mails_50ms")
-
-
-def mail_latency(database: str) -> None:
-    """From the commit that asks for a mail to its acceptance by the server, on an idle system."""
-    with stack(database) as running:
-        running.start_workers(WORKERS)
-        times = sorted(_latency(running, n) for n in range(LATENCIES))
-        figure(f"mail_latency_p50.{database}", statistics.median(times) * 1_000, "ms")
-        figure(f"mail_latency_p99.{database}", times[int(len(times) * 0.99) - 1] * 1_000, "ms")
-
-
-CASES: dict[str, Callable[[str], None]] = {case.__name__: case for case in (noop_jobs, mails, slow_mails, mail_latency)}
-
-
-def figure(name: str, value: float, unit: str) -> None:
-    """Prints one figure."""
-    print(f"{name} {value:.1f} {unit}", flush=True)
-
-
-def _mails(database: str, count: int, delay_seconds: float, name: str) -> None:
-    with stack(database, delay_seconds) as running:
-        send_mails(KIND, [MailRequest([f"p{n}@example.org"], f"bench/{n}", CONTEXT) for n in range(count)])
-        db.session.commit()
-        running.start_workers(WORKERS)
-        running.wait_until_done("mail.deliver")
-        figure(f"{name}.{database}", running.rate("mail.deliver"), "mails/s")
-
-
-def _latency(running: Stack, n: int) -> float:
-    mail_id = send_mail(KIND, "latency@example.org", f"latency/{n}", context=CONTEXT)
-    mail = db.session.get(EmailMessage, mail_id)
-    message_id = mail.message_id if mail else ""
-    db.session.commit()
-    asked_at = time.time()
-    db.session.remove()
-    wait(lambda: message_id in running.smtp_log.read_text(), seconds=30)
-    lines = dict(line.split() for line in running.smtp_log.read_text().splitlines())
-    return float(lines[message_id]) - asked_at
-
-
-def main(names: list[str]) -> None:
-    """Runs the named cases, or all."""
-    for name in names or CASES:
+def parse(words: Sequence[str]) -> tuple[list[str], Plan, bool]:
+    """The names of the cases, the plan, and whether a table is wanted. Ends the process when the words are wrong."""
+    parser = Parser(prog="python -m bench", description="Cases: " + ", ".join(CASES) + ". Without a name all run.")
+    parser.add_argument("cases", nargs="*", metavar="CASE")
+    parser.add_argument("--database", choices=DATABASES, help="one of the two instead of both")
+    parser.add_argument("--rounds", type=_rounds, help="how often each contestant is measured; the median counts")
+    parser.add_argument("--scale", type=_scale, help="a share of the usual numbers of jobs, mails, requests and rows")
+    parser.add_argument("--quick", action="store_true", help=f"the same as --rounds 1 --scale {QUICK_SCALE}")
+    parser.add_argument("--alone", action="store_true", help="Belfry without its peers")
+    parser.add_argument("--markdown", action="store_true", help="a table instead of lines")
+    options = parser.parse_args(words)
+    for name in options.cases:
         if name not in CASES:
-            sys.exit(f"bench: no case is named {name!r}: there are {', '.join(CASES)}")
-        for database in DATABASES:
-            CASES[name](database)
+            parser.error(f"no case is named {name!r}: there are {', '.join(CASES)}")
+    plan = Plan(
+        databases=(options.database,) if options.database else DATABASES,
+        rounds=options.rounds or (1 if options.quick else Plan.rounds),
+        scale=options.scale or (QUICK_SCALE if options.quick else Plan.scale),
+        alone=options.alone,
+    )
+    return options.cases or list(CASES), plan, options.markdown
+
+
+def run(names: Sequence[str], plan: Plan, *, as_table: bool) -> bool:
+    """Runs cases and prints their figures; how they stand to the aims goes to stderr.
+
+    Returns:
+        whether all of them could be measured.
+    """
+    say(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {plan.rounds} round(s)")
+    found: list[Comparison] = []
+    is_complete = True
+    with Grounds() as grounds:
+        for name in names:
+            try:
+                for comparison in CASES[name](grounds, plan):
+                    if not as_table:
+                        _print_new(comparison, found)
+                    found.append(comparison)
+            except BenchError as error:  # the next case may fare better
+                say(f"bench: {name}: {error}")
+                is_complete = False
+    if as_table:
+        print(markdown(found))
+    for verdict in verdicts(found):
+        say(verdict.line())
+    return is_complete
+
+
+def main(words: Sequence[str]) -> None:
+    """Does what the words on the command line say, and ends the process."""
+    names, plan, as_table = parse(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C does, so that no process is left behind
+    try:
+        sys.exit(0 if run(names, plan, as_table=as_table) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _print_new(comparison: Comparison, before: Sequence[Comparison]) -> None:
+    """Prints the lines of a comparison; what peers do without a database is told for the first one only."""
+    told = {line for earlier in before for line in earlier.lines()}
+    for line in comparison.lines():
+        if line not in told:
+            print(line, flush=True)
+
+
+def _rounds(text: str) -> int:
+    if (rounds := int(text)) < 1:
+        raise argparse.ArgumentTypeError("takes 1 or more")
+    return rounds
+
+
+def _scale(text: str) -> float:
+    if (scale := float(text)) <= 0:
+        raise argparse.ArgumentTypeError("takes more than 0")
+    return scale
 
 
 if __name__ == "__main__":

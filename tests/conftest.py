@@ -13,6 +13,7 @@ import redis
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 import jobs
@@ -113,6 +114,20 @@ def app(settings: dict[str, Any], tmp_path: Path) -> Iterator[Flask]:
 def session(app: Flask) -> Session:
     """The application's session."""
     return db.session()
+
+
+@pytest.fixture
+def statements(app: Flask) -> Iterator[list[str]]:
+    """The SQL that runs from here on, without what only begins transactions and savepoints."""
+    seen: list[str] = []
+
+    def see(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if not statement.startswith(("BEGIN", "SAVEPOINT", "RELEASE", "PRAGMA")):
+            seen.append(statement)
+
+    event.listen(db.engine, "before_cursor_execute", see)
+    yield seen
+    event.remove(db.engine, "before_cursor_execute", see)
 
 
 @pytest.fixture

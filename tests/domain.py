@@ -7,14 +7,15 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.columns import text_enum
-from app.extensions import Base
-from app.outbox import Change, Creation, JobRecord, JobRequest, enqueue_many, on_change, on_created
+from app.columns import database_now, text_enum
+from app.extensions import Base, table_of
+from app.outbox import Change, Creation, JobRecord, JobRequest, WorkerProcess, enqueue_many, on_change, on_created
 from jobs.engine import Chunk, RetryPolicy, current_job, job
 
 
@@ -96,6 +97,43 @@ def heavy_long_nap(session: Session, seconds: float) -> dict[str, int]:
     return nap(session, seconds)
 
 
+@job("test.wait", timeout_seconds=120)
+def wait(session: Session, file: str) -> None:
+    """Runs until the file is there, and marks a ticket, past the hook that asks for another job."""
+    while not Path(file).exists():
+        time.sleep(0.01)
+    session.connection().execute(sa.insert(table_of(Ticket)).values(title="waited"))
+
+
+@job("test.heavy_wait", queue="heavy", timeout_seconds=120)
+def heavy_wait(session: Session, file: str) -> None:
+    """The same in a process of its own."""
+    wait(session, file)
+
+
+@job("test.nap_in_chunks", chunk=50, takes=("seconds",), timeout_seconds=60)
+def nap_in_chunks(chunk: Chunk) -> None:
+    """One nap after the other; what has not begun when the worker is about to stop goes back."""
+    for item in chunk:
+        if chunk.should_stop:
+            chunk.release(item)
+        else:
+            time.sleep(item.args["seconds"])
+            chunk.answer(item)
+
+
+@job("test.linger", timeout_seconds=120)
+def linger(session: Session, seconds: float = 100.0) -> dict[str, int]:
+    """Takes its time, until its worker is killed; the next time it is quick."""
+    return nap(session, seconds if current_job().claim.number == 1 else 0.0)
+
+
+@job("test.heavy_linger", queue="heavy", timeout_seconds=120)
+def heavy_linger(session: Session, seconds: float = 100.0) -> dict[str, int]:
+    """The same in a process of its own."""
+    return linger(session, seconds)
+
+
 @job("test.crash", queue="heavy")
 def crash(session: Session, times: int) -> str:
     """Kills its own process, the first so many times."""
@@ -105,6 +143,21 @@ def crash(session: Session, times: int) -> str:
     if claims <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     return "survived"
+
+
+@job("test.poison", queue="default")
+def poison(session: Session, seconds: float) -> None:
+    """Kills its process, whoever shares it."""
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fall_silent(session: Session, seconds: float = 30.0) -> None:
+    """Makes it so long ago that anybody gave a sign of life or claimed a job. Commits."""
+    moment = database_now(-seconds)
+    session.execute(sa.update(WorkerProcess).values(heartbeat_at=moment))
+    session.execute(sa.update(JobRecord).where(JobRecord.started_at.is_not(None)).values(started_at=moment))
+    session.commit()
 
 
 # What `test.act` and `test.act_in_chunks` do, set by a test.

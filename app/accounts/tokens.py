@@ -7,7 +7,7 @@ import secrets
 from datetime import timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import contains_eager
 
 from app.accounts.models import AccessToken, User
 from app.columns import utc_now
@@ -18,6 +18,18 @@ TOKEN_LIFETIME = timedelta(hours=12)
 TOKEN_PREFIX = "belfry_"  # noqa: S105 - a prefix, not a secret
 # How exactly `last_used_at` tells: a write per request would cost more than the request.
 USE_RECORDED_EVERY = timedelta(minutes=1)
+# Built once: every request to the API asks it.
+_WORKING = (
+    sa.select(AccessToken)
+    .join(AccessToken.user)
+    .options(contains_eager(AccessToken.user))
+    .where(
+        AccessToken.hash == sa.bindparam("hash"),
+        AccessToken.revoked_at.is_(None),
+        AccessToken.expires_at > sa.bindparam("now"),
+        User.active,
+    )
+)
 
 
 def issue_token(user: User, name: str = "login", lifetime: timedelta = TOKEN_LIFETIME) -> tuple[str, AccessToken]:
@@ -59,18 +71,7 @@ def revoke(token: AccessToken) -> None:
 
 
 def _find_working(text: str) -> AccessToken | None:
-    query = (
-        sa.select(AccessToken)
-        .join(AccessToken.user)
-        .options(joinedload(AccessToken.user))
-        .where(
-            AccessToken.hash == _hash(text),
-            AccessToken.revoked_at.is_(None),
-            AccessToken.expires_at > utc_now(),
-            User.active,
-        )
-    )
-    return db.session.scalar(query)
+    return db.session.scalar(_WORKING, {"hash": _hash(text), "now": utc_now()})
 
 
 def _record_use(token_id: int) -> None:

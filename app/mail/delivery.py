@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-import sqlalchemy as sa
 import structlog
 from flask import current_app
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -46,6 +45,8 @@ log = structlog.get_logger(__name__)
 FIRST_WAVE = 4
 LARGEST_WAVE = 32
 WAVE_SECONDS = 0.2
+# What was known so long ago of who holds a wave's jobs is asked again: this process may have been frozen meanwhile.
+HELD_SECONDS = 2.0
 # A server that falls silent this often in a row is left alone until the next attempt.
 SILENCES = 3
 
@@ -81,7 +82,7 @@ class MailChunk(Protocol):
     def __iter__(self) -> Iterator[Item]: ...
     @property
     def should_stop(self) -> bool: ...
-    def held(self, items: Any) -> sa.Select[str]: ...
+    def held(self, items: Any) -> set[str]: ...
     def release(self, item: Any) -> None: ...
     def answer(self, item: Any, result: Any = None) -> None: ...
     def fail(self, item: Any, error: BaseException) -> None: ...
@@ -106,6 +107,7 @@ class Delivery:
     _letters: dict[str, _Letter] = field(default_factory=dict)
     _outcomes: dict[str, Outcome] = field(default_factory=dict)
     _unsendable: list[Callable[[], None]] = field(default_factory=list)
+    _held_at: float = 0.0
 
     def run(self) -> None:
         """Answers or fails every item of the chunk."""
@@ -176,7 +178,7 @@ class Delivery:
             began_at = time.monotonic()
             now, remaining = remaining[:wave], remaining[wave:]
             now = self._mark_sending(now)
-            while now:
+            while now := self._still_held(now):
                 if self.chunk.should_stop:
                     return self._release(now + remaining)
                 letter, *now = now
@@ -194,8 +196,19 @@ class Delivery:
 
     def _mark_sending(self, letters: Sequence[_Letter]) -> list[_Letter]:
         held = self.chunk.held([letter.item for letter in letters])
-        marked = ledger.mark_sending(self.chunk.session, [letter.entry for letter in letters], held)
-        return [letter for letter in letters if letter.entry.id in marked]
+        mine = [letter for letter in letters if letter.item.id in held]
+        marked = ledger.mark_sending(self.chunk.session, [letter.entry.id for letter in mine])
+        self._held_at = time.monotonic()
+        return [letter for letter in mine if letter.entry.id in marked]
+
+    def _still_held(self, letters: Sequence[_Letter]) -> list[_Letter]:
+        """Those whose jobs nobody else has claimed since they were marked, and may have sent."""
+        if not letters or time.monotonic() - self._held_at < HELD_SECONDS:
+            return list(letters)
+        held = self.chunk.held([letter.item for letter in letters])
+        self.chunk.session.rollback()
+        self._held_at = time.monotonic()
+        return [letter for letter in letters if letter.item.id in held]
 
     def _send(self, letter: _Letter) -> MailError | None:
         """Hands one mail over and answers its item; returns the error that another mail might meet too."""

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.columns import utc_now
+from app.columns import UtcDateTime, utc_now
 from app.extensions import db, table_of
 from app.mail.models import ENTRY_COLUMNS, EmailMessage, MailEntry, MailState
 from app.outbox import on_cancelled
@@ -17,6 +17,40 @@ from app.outbox import on_cancelled
 ERROR_CHARACTERS = 2_000
 _LEDGER = table_of(EmailMessage)
 _columns = _LEDGER.c
+_IDS = sa.bindparam("ids", expanding=True)
+_NOW = sa.bindparam("now", type_=UtcDateTime)
+
+# Built once: to build and hash a statement takes longer than to run it.
+_LOAD = sa.select(*ENTRY_COLUMNS).where(_columns.id.in_(_IDS))
+_MARK_SENDING = (
+    sa.update(_LEDGER)
+    .where(_columns.id.in_(_IDS))
+    .values(
+        {
+            _columns.state: MailState.SENDING,
+            _columns.attempts: _columns.attempts + 1,
+            _columns.uncertain_count: _columns.uncertain_count
+            + sa.case((_columns.state == MailState.SENDING, 1), else_=0),
+            _columns.sending_at: _NOW,
+        }
+    )
+    .returning(_columns.id)
+)
+_WRITE_SENT = (
+    sa.update(_LEDGER)
+    .where(sa.tuple_(_columns.id, _columns.job_id).in_(sa.bindparam("pairs", expanding=True)))
+    .values(state=MailState.SENT, sent_at=_NOW, last_error=None)
+)
+_WRITE_OTHERS = (
+    sa.update(_LEDGER)
+    .where(_columns.id == sa.bindparam("mail_id"), _columns.job_id == sa.bindparam("by_job_id"))
+    .values(
+        state=sa.bindparam("new_state"),
+        last_error=sa.bindparam("error"),
+        uncertain_count=_columns.uncertain_count + sa.bindparam("uncertain", type_=sa.Integer),
+        sent_at=sa.case((sa.bindparam("is_sent", type_=sa.Boolean), _NOW), else_=_columns.sent_at),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -39,36 +73,22 @@ class Outcome:
 
 def load(session: Session, ids: Sequence[str]) -> dict[str, MailEntry]:
     """The entries of `ids`, by id, with one query."""
-    query = sa.select(*ENTRY_COLUMNS).where(EmailMessage.id.in_(ids))
-    entries = [MailEntry(**row._mapping) for row in session.execute(query)]  # noqa: SLF001 - the documented name
+    rows = session.connection().execute(_LOAD, {"ids": ids})
+    entries = [MailEntry(**row._mapping) for row in rows]  # noqa: SLF001 - the documented name
     return {entry.id: entry for entry in entries}
 
 
-def mark_sending(session: Session, entries: Sequence[MailEntry], held: sa.Select[str]) -> set[str]:
+def mark_sending(session: Session, ids: Sequence[str]) -> set[str]:
     """Notes and commits that these mails are about to be handed over: what is found so later was interrupted.
 
     Args:
-        entries: the mails.
-        held: the ids of the jobs that the caller still holds; another may have sent the mails of those it has lost.
+        session: has locked the mails' jobs, which the caller holds; another may have sent those of jobs it has lost.
+        ids: the mails.
 
     Returns:
         the ids of the mails that the caller may hand over.
     """
-    was_sending = sa.case((_columns.state == MailState.SENDING, 1), else_=0)
-    statement = (
-        sa.update(_LEDGER)
-        .where(_columns.id.in_([entry.id for entry in entries]), _columns.job_id.in_(held))
-        .values(
-            {
-                _columns.state: MailState.SENDING,
-                _columns.attempts: _columns.attempts + 1,
-                _columns.uncertain_count: _columns.uncertain_count + was_sending,
-                _columns.sending_at: utc_now(),
-            }
-        )
-        .returning(_columns.id)
-    )
-    marked = set(session.connection().execute(statement).scalars())
+    marked = set(session.connection().execute(_MARK_SENDING, {"ids": ids, "now": utc_now()}).scalars())
     session.commit()
     return marked
 
@@ -98,30 +118,12 @@ def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> None:
 
 
 def _write_sent(session: Session, outcomes: Sequence[Outcome]) -> None:
-    statement = (
-        sa.update(_LEDGER)
-        .where(
-            _columns.id.in_([outcome.mail_id for outcome in outcomes]),
-            _columns.job_id.in_([outcome.job_id for outcome in outcomes]),
-        )
-        .values(state=MailState.SENT, sent_at=utc_now(), last_error=None)
-    )
-    session.connection().execute(statement)
+    pairs = [(outcome.mail_id, outcome.job_id) for outcome in outcomes]
+    session.connection().execute(_WRITE_SENT, {"pairs": pairs, "now": utc_now()})
 
 
 def _write_others(session: Session, outcomes: Sequence[Outcome]) -> None:
-    is_sent = sa.bindparam("is_sent", type_=sa.Boolean)
-    statement = (
-        sa.update(_LEDGER)
-        .where(_columns.id == sa.bindparam("mail_id"), _columns.job_id == sa.bindparam("by_job_id"))
-        .values(
-            state=sa.bindparam("new_state"),
-            last_error=sa.bindparam("error"),
-            uncertain_count=_columns.uncertain_count + sa.bindparam("uncertain", type_=sa.Integer),
-            sent_at=sa.case((is_sent, sa.bindparam("now")), else_=_columns.sent_at),
-        )
-    )
-    session.connection().execute(statement, [_parameters(outcome) for outcome in outcomes])
+    session.connection().execute(_WRITE_OTHERS, [_parameters(outcome) for outcome in outcomes])
 
 
 def _parameters(outcome: Outcome) -> dict[str, Any]:

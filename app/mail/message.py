@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from email.header import Header
 from email.mime.multipart import MIMEMultipart
 from email.mime.nonmultipart import MIMENonMultipart
-from email.policy import compat32
+from email.policy import Compat32
 from email.utils import format_datetime, parseaddr
 from secrets import token_hex
 from typing import Any
@@ -17,8 +17,22 @@ import flask_mail
 from app.columns import utc_now
 from app.mail.errors import PermanentMailError
 
-# EmailPolicy parses each header by grammar, which takes longer than all the rest; ours are plain already.
-WIRE = compat32.clone(linesep="\r\n")
+
+class Wire(Compat32):
+    """CRLF, and headers as they are where nothing is to be folded or encoded: the library's way through `Header`, or
+    EmailPolicy's grammar, takes longer than all the rest of a mail."""
+
+    LINE_CHARACTERS = 78  # RFC 5322, section 2.1.1
+
+    def fold_binary(self, name: str, value: Any) -> bytes:
+        """One header on the wire."""
+        line = f"{name}: {value}"
+        if isinstance(value, str) and len(line) <= self.LINE_CHARACTERS and line.isascii():
+            return line.encode("ascii") + b"\r\n"
+        return super().fold_binary(name, value)
+
+
+WIRE = Wire(linesep="\r\n")
 
 
 class OutgoingMessage(flask_mail.Message):

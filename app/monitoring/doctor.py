@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import redis
@@ -14,7 +13,6 @@ from alembic.script import ScriptDirectory
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.columns import utc_now
 from app.extensions import db
 from app.mail import MailError, check_connection
 from app.outbox import QUEUES, WorkerProcess, publisher
@@ -85,9 +83,8 @@ def _migrations(app: Flask) -> str:
 
 
 def _broker() -> str:
-    connection = publisher().connection
-    connection.ping()
-    waiting = {queue: int(connection.llen(f"rq:queue:{queue}")) for queue in QUEUES}
+    publisher().probe()
+    waiting = {queue: int(publisher().connection.llen(f"rq:queue:{queue}")) for queue in QUEUES}
     return "answers; waiting: " + ", ".join(f"{queue} {count}" for queue, count in waiting.items())
 
 
@@ -111,8 +108,5 @@ def _smtp() -> str:
 
 
 def _fresh(app: Flask, *conditions: sa.ColumnElement[bool]) -> list[WorkerProcess]:
-    oldest = utc_now() - timedelta(seconds=app.config["RESCUE_AFTER_SECONDS"])
-    query = sa.select(WorkerProcess).where(
-        WorkerProcess.stopped_at.is_(None), WorkerProcess.heartbeat_at >= oldest, *conditions
-    )
-    return list(db.session.scalars(query))
+    is_alive = WorkerProcess.is_alive(app.config["RESCUE_AFTER_SECONDS"])
+    return list(db.session.scalars(sa.select(WorkerProcess).where(is_alive, *conditions)))

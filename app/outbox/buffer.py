@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from flask import current_app
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -22,6 +23,11 @@ class Published:
     goes_first: bool = False
 
 
+# What one commit publishes by itself. Beyond it the relay does, so that a statement over a million rows neither keeps a
+# million ids in memory nor has its caller wait for a million pushes.
+MAX_RECORDS = 10_000
+
+
 @dataclass
 class Buffer:
     """The records written by each open transaction and savepoint of one session."""
@@ -29,15 +35,22 @@ class Buffer:
     by_transaction: dict[SessionTransaction, list[Published]] = field(default_factory=dict)
     committed: bool = False
 
+    @property
+    def size(self) -> int:
+        """How many records there are."""
+        return sum(map(len, self.by_transaction.values()))
+
 
 Publish = Callable[[Sequence[Published]], None]
 
 
 def hold(session: Session, records: Sequence[Published]) -> None:
-    """Keeps `records` until the transaction that wrote them ends."""
+    """Keeps `records` until the transaction that wrote them ends; of very many, the first `MAX_RECORDS`."""
     transaction = session.get_nested_transaction() or session.get_transaction()
     assert transaction is not None, "records are written on the session's connection, which begins one"
     buffer = session.info.setdefault("outbox", Buffer())
+    if not current_app.config["JOBS_EAGER"]:  # there is no relay then that comes for the rest
+        records = records[: max(0, MAX_RECORDS - buffer.size)]
     buffer.by_transaction.setdefault(transaction, []).extend(records)
 
 

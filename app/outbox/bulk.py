@@ -53,7 +53,8 @@ def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[A
     if _is_update_by_key(execution):
         rows: Any = execution.parameters
         for column in watch.changed:
-            dispatch(session, model, column, _differences_by_key(session, model, column, rows))
+            for chunk in _differences_by_key(session, model, column, rows):
+                dispatch(session, model, column, chunk)
         return execution.invoke_statement()
     statement: Any = execution.statement
     parameters = execution.parameters if isinstance(execution.parameters, Mapping) else {}
@@ -61,7 +62,7 @@ def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[A
         if isinstance(value, sa.BindParameter):  # bound to this statement's SET clause: the query needs its own
             value = parameters.get(value.key, value.effective_value)
         statement = _fire(session, model, column, value, statement, dispatch)
-    return execution.invoke_statement(statement)
+    return _run(execution, model, statement)
 
 
 def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result[Any] | None:
@@ -83,7 +84,8 @@ def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result
     elif key.key not in returned:
         raise HookError(f"insert({model.__name__}).returning(…) must return {key.key}: its hooks need it")
     frozen = execution.invoke_statement(statement).freeze()
-    dispatch(execution.session, model, list(frozen().columns(key.key).scalars()))
+    for chunk in frozen().columns(key.key).scalars().partitions(CHUNK_ROWS):
+        dispatch(execution.session, model, chunk)
     return frozen()
 
 
@@ -102,6 +104,20 @@ def _fire(session: Session, model: type, column: str, value: Any, statement: Any
         return statement  # SQLite: this transaction holds the only write lock, so the same rows match.
     recorded = sa.select(sa.cast(StatusChange.subject_id, key.type)).where(StatusChange.batch_id == batch_id)
     return statement.where(sa.or_(sa.not_(differs), key.in_(recorded)))
+
+
+def _run(execution: ORMExecuteState, model: type, statement: Any) -> sa.Result[Any]:
+    """Runs the statement; what the session has loaded of `model` is then read anew, unless the caller wants otherwise.
+
+    Left to itself SQLAlchemy fetches the ids of all rows that changed, maybe millions, to find the few it has loaded.
+    """
+    if execution.execution_options.get("synchronize_session", "auto") != "auto":
+        return execution.invoke_statement(statement)
+    result = execution.invoke_statement(statement, execution_options={"synchronize_session": False})
+    for row in execution.session.identity_map.values():
+        if isinstance(row, model):
+            execution.session.expire(row)
+    return result
 
 
 def _chunks(session: Session, query: sa.Select[Any, Any, Any]) -> Iterator[list[Difference]]:
@@ -137,15 +153,14 @@ def _assignments(statement: Any) -> Mapping[Any, Any]:
 
 def _differences_by_key(
     session: Session, model: type, column: str, rows: Sequence[Mapping[str, Any]]
-) -> Iterator[Difference]:
+) -> Iterator[list[Difference]]:
     key, attribute = _key(model), getattr(model, column)
     wanted = {row[key.key]: row[column] for row in rows if column in row}
     remaining = iter(wanted)
     while ids := list(islice(remaining, CHUNK_ROWS)):
         query = sa.select(key, attribute).where(key.in_(ids)).with_for_update()
-        for id, old in session.connection().execute(query):
-            if old != wanted[id]:
-                yield id, old, wanted[id]
+        found = session.connection().execute(query)
+        yield [(id, old, wanted[id]) for id, old in found if old != wanted[id]]
 
 
 def _key(model: type) -> Any:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
+from sqlalchemy.orm.attributes import get_history
+from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
 from app.columns import new_id, utc_now
 from app.extensions import table_of
@@ -32,9 +34,8 @@ def listen(session_class: type[Session]) -> None:
     def notice(session: Session, flush: UOWTransaction) -> None:
         for model, rows in _by_watched_model(session.new):
             dispatch_creations(session, model, [subject_of(row).id for row in rows])
-        for model, rows in _by_watched_model(session.dirty):
-            for column in _watched_columns(model):
-                dispatch_changes(session, model, column, _differences(rows, column))
+        for model, column, differences in _changes(session.dirty):
+            dispatch_changes(session, model, column, differences)
 
     @event.listens_for(session_class, "do_orm_execute")
     def notice_bulk(execution: ORMExecuteState) -> sa.Result[Any] | None:
@@ -76,6 +77,14 @@ def dispatch_changes(
                 hook(chosen)
 
 
+def _changes(rows: Iterable[object]) -> Iterator[tuple[type, str, list[Difference]]]:
+    """What changed in watched columns, by model and column; nothing for a column that stayed."""
+    for model, of_model in _by_watched_model(rows):
+        for column in _watched_columns(model):
+            if differences := _differences(of_model, column):
+                yield model, column, differences
+
+
 def _watched_columns(model: type) -> Iterable[str]:
     watch = watch_of(model)
     return watch.changed if watch else ()
@@ -92,7 +101,7 @@ def _by_watched_model(rows: Iterable[object]) -> list[tuple[type, list[object]]]
 def _differences(rows: Iterable[object], column: str) -> list[Difference]:
     found: list[Difference] = []
     for row in rows:
-        history = sa.inspect(row).attrs[column].history
+        history = get_history(row, column, PASSIVE_NO_INITIALIZE)
         # session.dirty also holds rows whose attribute was set to the value it had.
         old = history.deleted[0] if history.deleted else None
         if history.added and history.added[0] != old:

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.columns import UtcDateTime, new_id, text_enum, utc_now
+from app.columns import UtcDateTime, database_now, new_id, text_enum, utc_now
 from app.extensions import Base
 from app.outbox.states import LIVE, JobState
 
@@ -168,7 +168,10 @@ class ScheduleTick(Base):
 
 
 class WorkerProcess(Base):
-    """A process of the job system and its last sign of life: what the rescue judges by."""
+    """A process of the job system and its last sign of life: what the rescue judges by.
+
+    Its times are the database's: whoever gives signs of life and whoever judges them may have different clocks.
+    """
 
     __tablename__ = "worker_processes"
 
@@ -177,6 +180,11 @@ class WorkerProcess(Base):
     host: Mapped[str] = mapped_column(sa.String(80))
     pid: Mapped[int]
     queues: Mapped[str] = mapped_column(sa.String(200), default="")
-    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now())
+    heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now())
     stopped_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    @classmethod
+    def is_alive(cls, silence_seconds: float) -> sa.ColumnElement[bool]:
+        """The condition for a process that has not stopped and gave a sign of life within `silence_seconds`."""
+        return sa.and_(cls.stopped_at.is_(None), cls.heartbeat_at >= database_now(-silence_seconds))

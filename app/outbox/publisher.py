@@ -21,8 +21,10 @@ from app.outbox.buffer import Published
 
 log = structlog.get_logger(__name__)
 
-PIPELINE_RECORDS = 500
+# So few that even a busy broker answers each pipeline within a request's timeout; more would not be faster.
+PIPELINE_RECORDS = 100
 TIMERS_KEY = Scheduler.scheduled_jobs_key
+PROBE_KEY = "belfry:probe"
 
 
 @dataclass
@@ -63,8 +65,13 @@ class Publisher:
         self.breaker.succeeded()
         return True
 
+    def probe(self) -> None:
+        """Writes a key that is gone at once. Raises redis.RedisError: also where a PING would be answered, by a broker
+        that is read-only or full."""
+        self.connection.set(PROBE_KEY, "", px=1)
+
     def push(self, records: Iterable[Published], *, timers: Sequence[bytes] = ()) -> None:
-        """Pushes `records`, a pipeline for every 500. Raises redis.RedisError.
+        """Pushes `records`, a pipeline for every 100. Raises redis.RedisError.
 
         Args:
             records: what to push.

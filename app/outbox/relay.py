@@ -40,17 +40,23 @@ def relay(publisher: Publisher) -> RelayReport:
     whose timer did not fire, and queued ones that Redis has lost.
     """
     report = RelayReport()
+    for page in relay_pages(publisher):
+        report.pushed += page.pushed
+        report.marked += page.marked
+    return report
+
+
+def relay_pages(publisher: Publisher) -> Iterator[RelayReport]:
+    """The same page by page, for a caller that has other things to do in between."""
     if not _has_candidates():
-        return report
+        return
     # Redis first, SQL second: what a worker takes in between is then still counted as present.
     present = ids_at_rq(publisher)
     for page in _pages():
         missing = [record for record in page if record.id not in present]
-        publisher.push(missing)
+        publisher.push(missing, timers=[record.id.encode() for record in missing])
         _mark_queued([record.id for record in page])
-        report.pushed += len(missing)
-        report.marked += len(page) - len(missing)
-    return report
+        yield RelayReport(len(missing), len(page) - len(missing))
 
 
 def ids_at_rq(publisher: Publisher) -> set[str]:

@@ -9,7 +9,7 @@ from flask import url_for
 
 from app.accounts import acting_user
 from app.api import ApiBlueprint, QueryOfPage, page_answer, page_schema
-from app.extensions import db
+from app.extensions import commit_and_keep, db
 from app.reservations import queries, services
 from app.reservations.models import Reservation
 from app.reservations.schemas import (
@@ -41,7 +41,7 @@ def list_reservations(query: dict[str, Any]) -> Mapping[str, Any]:
 def create_reservation(values: dict[str, Any]) -> tuple[Reservation, int, dict[str, str]]:
     """Ask for a reservation: it is pending until staff confirm it"""
     reservation = services.create(acting_user(), **values)
-    db.session.commit()
+    commit_and_keep()
     location = url_for("api_reservations.get_reservation", reservation_id=reservation.id)
     return reservation, 201, {"Location": location}
 
@@ -62,12 +62,12 @@ def get_reservation(reservation_id: int) -> Reservation:
 def change_reservation(changes: dict[str, Any], reservation_id: int) -> Reservation:
     """Change a reservation, or move it to another status: all of it or nothing"""
     status = changes.pop("status", None)
-    reservation = queries.get(acting_user(), reservation_id)
-    if changes:
-        services.update(acting_user(), reservation_id, changes)
+    reservation = services.update(acting_user(), reservation_id, changes) if changes else None
     if status is not None:
-        services.set_status(acting_user(), reservation_id, status)
-    db.session.commit()
+        reservation = services.set_status(acting_user(), reservation_id, status)
+    if reservation is None:
+        return queries.get(acting_user(), reservation_id)
+    commit_and_keep()
     return reservation
 
 

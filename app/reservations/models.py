@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
 
 from app.accounts import User
-from app.columns import UtcDateTime, text_enum, utc_now
+from app.columns import UtcDateTime, in_utc, text_enum, utc_now
 from app.errors import ConflictError, InvalidInputError
 from app.extensions import db
 
@@ -102,6 +102,8 @@ class Reservation(db.Model):
 
     @validates("start_time", "duration_minutes")
     def _keep_end_time(self, field: str, value: Any) -> Any:
+        if isinstance(value, datetime):
+            value = in_utc(value)  # an answer shows it before it has been to the database and back
         start = value if field == "start_time" else self.start_time
         minutes = value if field == "duration_minutes" else self.duration_minutes
         if start is not None and minutes is not None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sqlalchemy as sa
 import structlog
 from sqlalchemy.orm import Session
 
@@ -90,10 +89,10 @@ class Chunk:
         """Has `save(session, answers)` called in every transaction that ends items, with those it ends."""
         self._savers.append(save)
 
-    def held(self, items: Sequence[Claim]) -> sa.Select[str]:
-        """The ids of those items that nobody else has claimed since, as a query: the fence of what a function commits
-        before it does something that cannot be taken back."""
-        return claims.held(items)
+    def held(self, items: Sequence[Claim]) -> set[str]:
+        """The ids of those items that nobody else has claimed since, nor can until the transaction ends: the fence of
+        what a function commits before it does something that cannot be taken back."""
+        return claims.held(self.session, items)
 
     def answer(self, item: Claim, result: Any = None) -> None:
         """The item is done. Raises JobResultError when `result` is not small JSON."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,15 +13,17 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.columns import utc_now
+from app.columns import UtcDateTime, database_now, utc_now
 from app.extensions import table_of
 from app.outbox import (
     TIMED,
+    WAITING,
     AttemptOutcome,
     JobAttempt,
     JobRecord,
     JobState,
     Published,
+    WorkerProcess,
     hold,
     sources_of,
     unlocked,
@@ -32,7 +34,7 @@ from jobs.engine.retry import RetryPolicy
 MAX_TYPE_CHARACTERS = 120
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_TRACEBACK_CHARACTERS = 20_000
-_RECORDS = table_of(JobRecord)
+MAX_INTEGER = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -70,38 +72,82 @@ _COLUMNS = (
     JobRecord.request_id,
 )
 
+# Built once: to build and hash a statement takes longer than to run it.
+_RECORDS = table_of(JobRecord)
+_IS_HELD = sa.and_(
+    sa.tuple_(_RECORDS.c.id, _RECORDS.c.claims).in_(sa.bindparam("held", expanding=True)),
+    _RECORDS.c.state == JobState.RUNNING,
+)
+_HELD = sa.select(_RECORDS.c.id).where(_IS_HELD).with_for_update()
+_NOW = sa.bindparam("now", type_=UtcDateTime)
+_CLAIM = (
+    sa.update(_RECORDS)
+    .where(
+        _RECORDS.c.id.in_(
+            unlocked(
+                JobRecord.id.in_(sa.bindparam("ids", expanding=True)),
+                JobRecord.state.in_(sources_of(JobState.RUNNING)),
+                sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= _NOW),
+                JobRecord.interruptions < sa.bindparam("suspect_from"),
+            )
+        )
+    )
+    .values(
+        state=JobState.RUNNING,
+        claims=_RECORDS.c.claims + 1,
+        attempt=_RECORDS.c.attempt + 1,
+        worker=sa.bindparam("by"),
+        started_at=database_now(),  # the rescue compares it
+        finished_at=None,
+    )
+    .returning(*_COLUMNS)
+)
+_COMPLETE = (
+    sa.update(_RECORDS)
+    .where(_IS_HELD)
+    .values(
+        state=JobState.COMPLETED,
+        result=sa.bindparam("value"),
+        error_type=None,
+        error_message=None,
+        finished_at=_NOW,
+        interruptions=0,
+    )
+    .returning(_RECORDS.c.id)
+)
+_TELL_RESULT = sa.update(_RECORDS).where(_RECORDS.c.id == sa.bindparam("of")).values(result=sa.bindparam("value"))
 
-def claim(session: Session, ids: Sequence[str], worker: str) -> list[Claim]:
+
+def claim(session: Session, ids: Sequence[str], worker: str, *, with_suspects: bool = True) -> list[Claim]:
     """Claims what may run of `ids` with one UPDATE and commits it.
 
     Args:
         session: a session without changes.
         ids: record ids as they came from RQ; unknown ones and those not due, ended or running are left out.
         worker: the worker's name.
+        with_suspects: whether to claim those too that `suspects` tells of.
 
     Returns:
         the claims, in the order of `ids`.
     """
-    now = utc_now()
-    is_due = sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= now)
-    free = unlocked(JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.RUNNING)), is_due)
-    statement = (
-        sa.update(JobRecord)
-        .where(JobRecord.id.in_(free))
-        .values(
-            state=JobState.RUNNING,
-            claims=JobRecord.claims + 1,
-            attempt=JobRecord.attempt + 1,
-            worker=worker,
-            started_at=now,
-            finished_at=None,
-        )
-        .returning(*_COLUMNS)
-    )
-    rows = session.connection().execute(statement).all()
+    suspect_from = MAX_INTEGER if with_suspects else _suspect_from()
+    values = {"ids": ids, "now": utc_now(), "by": worker, "suspect_from": suspect_from}
+    rows = session.connection().execute(_CLAIM, values).all()
     session.commit()
     claims = {row.id: Claim(*row) for row in rows}
     return [claims[id] for id in ids if id in claims]
+
+
+def suspects(session: Session, ids: Collection[str]) -> list[str]:
+    """Those of `ids` that fail as a poison pill when their worker dies once more: where many jobs share a process, each
+    of them is to run alone, or it is blamed for another's doing."""
+    is_suspect = JobRecord.interruptions >= _suspect_from()
+    query = sa.select(JobRecord.id).where(JobRecord.id.in_(ids), JobRecord.state.in_(WAITING), is_suspect)
+    return list(session.execute(query).scalars())
+
+
+def _suspect_from() -> int:
+    return max(1, current_app.config["MAX_INTERRUPTIONS"] - 1)
 
 
 def complete(session: Session, results: Sequence[tuple[Claim, Any]]) -> set[str]:
@@ -110,21 +156,14 @@ def complete(session: Session, results: Sequence[tuple[Claim, Any]]) -> set[str]
     Returns:
         the ids that were completed. The others are lost to a later claim: what was done for them must not commit.
     """
-    values = {
-        "state": JobState.COMPLETED,
-        "error_type": None,
-        "error_message": None,
-        "finished_at": utc_now(),
-        "interruptions": 0,
-    }
-    claims = [claim_ for claim_, _ in results]
-    if len({repr(result) for _, result in results}) == 1:
-        return _end(session, claims, values | {"result": results[0][1]})
-    completed = _end(session, claims, values)
-    statement = sa.update(_RECORDS).where(_RECORDS.c.id == sa.bindparam("of")).values(result=sa.bindparam("value"))
-    told = [{"of": claim_.id, "value": result} for claim_, result in results if claim_.id in completed]
-    if told:
-        session.connection().execute(statement, told)
+    if not results:
+        return set()
+    connection, first = session.connection(), results[0][1]
+    values = {"held": _numbers(claim_ for claim_, _ in results), "value": first, "now": utc_now()}
+    completed = set(connection.execute(_COMPLETE, values).scalars())
+    others = [{"of": claim_.id, "value": result} for claim_, result in results if repr(result) != repr(first)]
+    if told := [other for other in others if other["of"] in completed]:
+        connection.execute(_TELL_RESULT, told)
     return completed
 
 
@@ -188,10 +227,10 @@ def give_back_one(session: Session, claim_: Claim) -> JobState | None:
     return _return_to_queue(session, claim_, {}, None)
 
 
-def held(claims: Sequence[Claim]) -> sa.Select[str]:
-    """The ids of those records that are still held by these claims, as a query that locks them: until its transaction
-    ends, nobody takes them away."""
-    return sa.select(JobRecord.id).where(_is_held(claims)).with_for_update()
+def held(session: Session, claims: Sequence[Claim]) -> set[str]:
+    """The ids of those records that are still held by these claims: until the transaction ends, nobody takes them
+    away."""
+    return set(session.connection().execute(_HELD, {"held": _numbers(claims)}).scalars())
 
 
 def claims_of(session: Session, *conditions: sa.ColumnElement[bool]) -> list[Claim]:
@@ -219,28 +258,29 @@ def _is_cancel_requested(session: Session, claim_: Claim) -> bool:
 
 
 def _end(session: Session, claims: Sequence[Claim], values: Mapping[str, Any]) -> set[str]:
-    statement = sa.update(JobRecord).where(_is_held(claims)).values(dict(values)).returning(JobRecord.id)
-    return set(session.connection().execute(statement).scalars())
+    statement = sa.update(_RECORDS).where(_IS_HELD).values(dict(values)).returning(_RECORDS.c.id)
+    return set(session.connection().execute(statement, {"held": _numbers(claims)}).scalars())
 
 
-def _is_held(claims: Sequence[Claim]) -> sa.ColumnElement[bool]:
-    numbers = [(claim_.id, claim_.number) for claim_ in claims]
-    return sa.and_(sa.tuple_(JobRecord.id, JobRecord.claims).in_(numbers), JobRecord.state == JobState.RUNNING)
+def _numbers(claims: Iterable[Claim]) -> list[tuple[str, int]]:
+    return [(claim_.id, claim_.number) for claim_ in claims]
 
 
 def _add_attempt(session: Session, claim_: Claim, outcome: AttemptOutcome, error: BaseException) -> None:
+    # Not this one, when it is the rescue that tells of the worker's end.
+    host = sa.select(WorkerProcess.host).where(WorkerProcess.name == claim_.worker).scalar_subquery()
     formatted = "".join(traceback.format_exception(error)) if error.__traceback__ else None
     row = {
         "job_id": claim_.id,
         "number": claim_.attempt,
         "outcome": outcome,
         "worker": claim_.worker,
-        "host": socket.gethostname(),
+        "host": sa.func.coalesce(host, socket.gethostname()),
         "started_at": claim_.started_at,
         "traceback": _storable(formatted)[-MAX_TRACEBACK_CHARACTERS:] if formatted else None,
         **_error_columns(error),
     }
-    session.connection().execute(sa.insert(JobAttempt), [row])
+    session.connection().execute(sa.insert(JobAttempt).values(row))
 
 
 def _error_columns(error: BaseException) -> dict[str, str]:

@@ -9,8 +9,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
 
-from app.extensions import db, reading_only
+from app.extensions import db, is_database_away, reading_only
 from app.outbox import JobRecord
 from jobs.engine.claim import Claim
 from jobs.engine.errors import EngineError, JobCancelledError
@@ -20,9 +22,13 @@ CANCEL_POLL_SECONDS = 1.0
 
 @dataclass
 class RunningJob:
-    """The job that runs in this thread."""
+    """The job that runs in this thread.
+
+    `outage` is the error with which it lost the database, whatever its function made of it.
+    """
 
     claim: Claim
+    outage: BaseException | None = None
     _asked_at: float = field(default=0.0, repr=False)
 
     def is_cancel_requested(self) -> bool:
@@ -51,6 +57,14 @@ def running(claim: Claim) -> Iterator[RunningJob]:
         yield job
     finally:
         _running.reset(token)
+
+
+@event.listens_for(sa.Engine, "handle_error")
+def _note_outage(context: ExceptionContext) -> None:
+    # A ping that fails is only a pooled connection's end: a new one is made in its place.
+    job, error = _running.get(), context.sqlalchemy_exception
+    if job is not None and error is not None and not context.is_pre_ping and is_database_away(error):
+        job.outage = error
 
 
 def current_job() -> RunningJob:

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import structlog
 from flask import Flask, current_app
 from sqlalchemy import event
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.extensions import BelfrySession, db
+from app.extensions import BelfrySession, db, is_database_away, sqlstate
 from app.outbox import JobState, Origin, UnknownJobError, acting_as
 from jobs.engine import claim as claims
 from jobs.engine.chunk import Chunk
@@ -30,6 +30,8 @@ from jobs.engine.retry import NO_RETRY
 log = structlog.get_logger(__name__)
 
 DATABASE_RETRY_SECONDS = 1.0
+# A job that loses the database more often than this may be what kills it: from then on each time is an interruption.
+FORGIVEN_OUTAGES = 10
 # Whatever a function can raise: a job whose end is not written would be given back and run again for ever.
 ENDS_OF_A_JOB = (Exception, JobTimeoutError, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
 
@@ -113,16 +115,18 @@ def _complete_all(done: Sequence[tuple[Claim, Any]]) -> Ends:
 
 def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLater | None) -> Ends:
     session = db.session()
-    try:
-        with _on_behalf_of(item), _without_commit(session), limit(item.timeout_seconds):
-            result = checked_result(found.function(session, **item.args))
-        if end_later is not None and not session.in_transaction():
-            end_later(item, result)
-            return []
-        _complete(session, item, result)
-    except ENDS_OF_A_JOB as error:
-        session.rollback()
-        return _end_failed([item], error, found)
+    with running(item) as job:
+        try:
+            with _on_behalf_of(item), _without_commit(session), limit(item.timeout_seconds):
+                result = checked_result(found.function(session, **item.args))
+            if end_later is not None and not session.in_transaction():
+                end_later(item, result)
+                return []
+            _complete(session, item, result)
+        except ENDS_OF_A_JOB as error:
+            cause = job.outage or error
+            session.rollback()
+            return _end_failed([item], cause, found)
     _log_completed(item)
     return [(item.id, JobState.COMPLETED)]
 
@@ -137,11 +141,13 @@ def _complete(session: Session, item: Claim, result: Any) -> None:
 def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit, should_stop: ShouldStop) -> Ends:
     chunk = Chunk(db.session(), items, found.policy(current_app.config), should_stop)
     failure: BaseException = UnansweredError(f"{found.name} returned without an answer for this record")
-    try:
-        with _on_behalf_of(items[0]), limit(max(item.timeout_seconds for item in items)):
-            found.function(chunk)
-    except ENDS_OF_A_JOB as error:
-        failure = error
+    with running(items[0]) as job:
+        try:
+            with _on_behalf_of(items[0]), limit(max(item.timeout_seconds for item in items)):
+                found.function(chunk)
+        except ENDS_OF_A_JOB as error:
+            failure = error
+    failure = job.outage or failure
     chunk.session.rollback()
     _until_database_answers(lambda: _end_chunk(chunk, failure))
     _log_chunk(items, chunk)
@@ -152,9 +158,9 @@ def _end_chunk(chunk: Chunk, failure: BaseException) -> None:
     """Ends what the function has left unanswered; called again it goes on where the database left it."""
     # Through the chunk, so that the function's own `save` learns of it in the same transaction.
     for item in chunk.unanswered:
-        if _is_database_outage(failure):
+        if _is_forgiven(item, failure):
             chunk.release(item)
-        elif _is_lock_conflict(failure):
+        elif _is_disturbance(failure):
             chunk.interrupt(item, failure)
         else:
             chunk.fail(item, failure)
@@ -177,9 +183,9 @@ def _end_failed(items: Sequence[Claim], error: BaseException, found: JobDefiniti
     policy = found.policy(current_app.config) if found else NO_RETRY
 
     def end_one(item: Claim) -> JobState | None:
-        if _is_database_outage(error):
+        if _is_forgiven(item, error):
             return claims.give_back_one(db.session(), item)
-        if _is_lock_conflict(error):
+        if _is_disturbance(error):
             return claims.interrupt(db.session(), item, claims.cause_of(error))
         return claims.fail(db.session(), item, error, policy)
 
@@ -199,21 +205,22 @@ def _until_database_answers(record: Callable[[], T]) -> T:
     while True:
         try:
             return record()
-        except OperationalError as error:
+        except DBAPIError as error:
             db.session.rollback()
-            if not (_is_database_outage(error) or _is_lock_conflict(error)):
+            if not _is_disturbance(error):
                 raise
             log.warning("database.away", error=type(error.orig).__name__)
             time.sleep(DATABASE_RETRY_SECONDS)
 
 
-def _is_database_outage(error: BaseException) -> bool:
+def _is_forgiven(item: Claim, error: BaseException) -> bool:
     """Whether the database was away or restarting: no fault of the job, which begins again without a count."""
-    if not isinstance(error, OperationalError) or isinstance(error.orig, sqlite3.Error):
-        return False
-    # No statement: no connection could be made. The rest of psycopg's OperationalErrors (too many parameters, a
-    # statement's own timeout, out of memory) is the job's doing and would come again.
-    return error.connection_invalidated or error.statement is None or _sqlstate(error).startswith(("08", "57P"))
+    given_back = item.number - item.attempt - item.interruptions
+    return is_database_away(error) and given_back < FORGIVEN_OUTAGES
+
+
+def _is_disturbance(error: BaseException) -> bool:
+    return is_database_away(error) or _is_lock_conflict(error)
 
 
 def _is_lock_conflict(error: BaseException) -> bool:
@@ -222,11 +229,7 @@ def _is_lock_conflict(error: BaseException) -> bool:
         return False
     if isinstance(error.orig, sqlite3.Error):
         return "locked" in str(error.orig)
-    return _sqlstate(error).startswith("40")
-
-
-def _sqlstate(error: OperationalError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""
+    return sqlstate(error).startswith("40")
 
 
 def _log_end(item: Claim, error: BaseException, state: JobState | None) -> None:
@@ -252,10 +255,8 @@ def _observed(item: Claim) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _on_behalf_of(item: Claim) -> Iterator[None]:
-    with running(item), acting_as(Origin(item.user_id, item.request_id, item.id)):
-        yield
+def _on_behalf_of(item: Claim) -> AbstractContextManager[None]:
+    return acting_as(Origin(item.user_id, item.request_id, item.id))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +16,7 @@ from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.columns import utc_now
+from app.columns import database_now
 from app.extensions import db
 from app.outbox import JobRecord, WorkerProcess
 from jobs.engine import claim as claims
@@ -44,7 +43,7 @@ def beat(session: Session, name: str) -> bool:
         whether its row was there; a pruned one is to be registered again.
     """
     statement = sa.update(WorkerProcess).where(WorkerProcess.name == name)
-    result: Any = session.execute(statement.values(heartbeat_at=utc_now(), stopped_at=None))
+    result: Any = session.execute(statement.values(heartbeat_at=database_now(), stopped_at=None))
     session.commit()
     return result.rowcount == 1
 
@@ -79,14 +78,13 @@ def beat_or_register(name: str, kind: str, queues: Sequence[str]) -> None:
 
 def sign_off(session: Session, name: str) -> None:
     """Writes down that the process ends on its own. Commits."""
-    session.execute(sa.update(WorkerProcess).where(WorkerProcess.name == name).values(stopped_at=utc_now()))
+    session.execute(sa.update(WorkerProcess).where(WorkerProcess.name == name).values(stopped_at=database_now()))
     session.commit()
 
 
-def is_fresh() -> sa.ColumnElement[bool]:
-    """The condition for a process that has given a sign of life lately."""
-    oldest = utc_now() - timedelta(seconds=current_app.config["RESCUE_AFTER_SECONDS"])
-    return sa.and_(WorkerProcess.stopped_at.is_(None), WorkerProcess.heartbeat_at >= oldest)
+def is_settled() -> sa.ColumnElement[bool]:
+    """The condition for a claim that is not so young that its worker may have yet to register, or to get the answer."""
+    return JobRecord.started_at < database_now(-current_app.config["RESCUE_AFTER_SECONDS"])
 
 
 def recover_orphans(session: Session, name: str, held: Collection[str]) -> int:
@@ -97,8 +95,7 @@ def recover_orphans(session: Session, name: str, held: Collection[str]) -> int:
         name: this worker's name.
         held: the ids that it does hold.
     """
-    settled = utc_now() - timedelta(seconds=current_app.config["RESCUE_AFTER_SECONDS"])
-    mine = claims.claims_of(session, JobRecord.worker == name, JobRecord.started_at < settled)
+    mine = claims.claims_of(session, JobRecord.worker == name, is_settled())
     orphans = [claim for claim in mine if claim.id not in held]
     for orphan in orphans:
         claims.interrupt(session, orphan, f"{name} no longer holds it")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import sqlalchemy as sa
 import structlog
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.columns import utc_now
 from app.outbox import JobRecord, JobState, WorkerProcess, unlocked
 from jobs.engine import claim as claims
-from jobs.engine.heartbeat import is_fresh
+from jobs.engine.heartbeat import is_settled
 
 log = structlog.get_logger(__name__)
 
@@ -23,10 +20,8 @@ def rescue(session: Session) -> int:
     Returns:
         how many records were rescued.
     """
-    alive = sa.select(WorkerProcess.name).where(is_fresh())
-    # A claim that is younger than the limit may belong to a worker that registers only now.
-    settled = utc_now() - timedelta(seconds=current_app.config["RESCUE_AFTER_SECONDS"])
-    is_stranded = JobRecord.worker.not_in(alive), JobRecord.started_at < settled, JobRecord.state == JobState.RUNNING
+    alive = sa.select(WorkerProcess.name).where(WorkerProcess.is_alive(current_app.config["RESCUE_AFTER_SECONDS"]))
+    is_stranded = JobRecord.worker.not_in(alive), is_settled(), JobRecord.state == JobState.RUNNING
     stranded = claims.claims_of(session, JobRecord.id.in_(unlocked(*is_stranded)))
     for claim in stranded:
         state = claims.interrupt(session, claim, f"worker {claim.worker} gave no sign of life")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-# What a worker holds should keep its busy threads so long: enough to fetch more meanwhile, and little to lose.
-HOLD_SECONDS = 0.25
-# What a thread takes of a chunk should keep it waiting so long. It is less than HOLD_SECONDS, so that threads that find
-# nothing to take make the worker fetch more, until all of them have some.
-UNIT_SECONDS = 0.1
+# What a worker holds should keep its threads busy so long: enough to fetch more meanwhile, and little to lose.
+HOLD_SECONDS = 0.5
+# What a thread takes for one call of a chunk function should keep it waiting so long: each call has a cost of its own.
+UNIT_SECONDS = 0.25
+# While nothing is known. Were it one for each thread, their contention would be taken for a slow server.
+FIRST_UNIT = 10
 
 
 class Pace:
@@ -26,33 +27,29 @@ class Pace:
         self.mean_seconds = known + self.SMOOTHING * (mean - known)
 
 
-def holding(job: Pace, threads: int, busy_threads: int, limit: int) -> int:
+def holding(job: Pace, threads: int, limit: int) -> int:
     """How many jobs a worker may hold: one for each thread, and more when they are short (Little's law).
 
     Args:
         job: how long one takes on its thread.
         threads: how many the worker has (WORKER_THREADS).
-        busy_threads: how many of them run these jobs now.
         limit: the most jobs (WORKER_BATCH), which a worker with more threads exceeds.
     """
     if job.mean_seconds is None:
         return threads
-    return max(threads, min(limit, _fitting(HOLD_SECONDS * max(1, busy_threads), job.mean_seconds)))
+    return max(threads, min(limit, _fitting(HOLD_SECONDS * threads, job.mean_seconds)))
 
 
-def unit(wait: Pace, waiting: int, idle_threads: int, limit: int) -> int:
-    """How many jobs a thread takes for one chunk: few when each waits for long, so that idle threads share them.
+def unit(wait: Pace, limit: int) -> int:
+    """How many jobs a thread takes for one call of a chunk function: few of what waits for long, for others to share.
 
     Args:
         wait: how long the process waits for one of them and computes nothing. What a job waits for the others of its
             process does not count: sharing them among more threads would make none of them faster.
-        waiting: how many there are to take.
-        idle_threads: the threads they may be shared among, this one included.
         limit: the most jobs of one chunk.
     """
-    if wait.mean_seconds is None:
-        return min(limit, math.ceil(waiting / idle_threads))
-    return max(1, min(limit, _fitting(UNIT_SECONDS, wait.mean_seconds)))
+    size = FIRST_UNIT if wait.mean_seconds is None else _fitting(UNIT_SECONDS, wait.mean_seconds)
+    return max(1, min(limit, size))
 
 
 def _fitting(seconds: float, mean_seconds: float) -> int:

@@ -21,12 +21,12 @@ class JobThreads:
 
     Args:
         count: how many threads.
-        cut: takes the next jobs of `waiting` for one thread, at least one; gets the number of idle threads too.
+        cut: takes the next jobs for one thread off those that wait: at least one.
         run: runs them, to their ends. It raises nothing that concerns them.
     """
 
     def __init__(
-        self, count: int, cut: Callable[[deque[Claim], int], list[Claim]], run: Callable[[list[Claim]], None]
+        self, count: int, cut: Callable[[deque[Claim]], list[Claim]], run: Callable[[list[Claim]], None]
     ) -> None:
         self.count = count
         self._cut = cut
@@ -55,11 +55,6 @@ class JobThreads:
             self._enough = len(self._waiting) // 2
             self._wake()
 
-    @property
-    def busy(self) -> int:
-        """How many threads run a job now."""
-        return self.count - self._idle
-
     def wait_until_hungry(self, seconds: float) -> bool:
         """Waits until a thread is idle and few jobs wait; at most so many seconds. Returns whether that is so."""
         with self._changed:
@@ -71,11 +66,9 @@ class JobThreads:
             return self._changed.wait_for(lambda: not self._waiting and self._idle == self.count, seconds)
 
     def withdraw(self) -> list[Claim]:
-        """Takes back the jobs that no thread has begun."""
+        """Takes back the jobs that no thread has begun, but for those that an idle thread is about to take."""
         with self._changed:
-            withdrawn = list(self._waiting)
-            self._waiting.clear()
-            return withdrawn
+            return [self._waiting.pop() for _ in range(len(self._waiting) - self._idle)]
 
     def close(self) -> None:
         """Ends the threads after what waits, and waits for them."""
@@ -103,7 +96,7 @@ class JobThreads:
                     return []
                 self._work_is_there.wait()
                 self._is_waking = False
-            items = self._cut(self._waiting, self._idle)
+            items = self._cut(self._waiting)
             self._idle -= 1
             self._wake()
             return items

@@ -16,6 +16,8 @@ from jobs.engine.errors import ScheduleError
 
 OPTIONS = Options()
 OPTIONS.use_24hour_time_format = True
+# No zone puts its clocks forward or back by more: the most is Antarctica/Troll's two hours.
+LONGEST_SHIFT = timedelta(hours=3)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -79,8 +81,9 @@ class Cron:
     def next_tick(self, after: datetime) -> datetime:
         """The first moment after `after` that the line names."""
         zone = ZoneInfo(self.zone)
-        # Wall clocks may stand still or go back by hours, so candidates begin well before.
-        start = after.astimezone(zone).replace(tzinfo=None) - timedelta(hours=3)
+        start = after.astimezone(zone).replace(tzinfo=None)
+        if (after + LONGEST_SHIFT).astimezone(zone).utcoffset() != after.astimezone(zone).utcoffset():
+            start -= LONGEST_SHIFT  # the wall clock is about to go back, and comes by the same times again
         best: datetime | None = None
         for wall in self._wall_times(start):
             instants = [instant for instant in self._instants(wall, zone) if instant > after]
@@ -97,7 +100,7 @@ class Cron:
     def _instants(self, wall: datetime, zone: ZoneInfo) -> list[datetime]:
         first, second = _to_utc(wall, zone, 0), _to_utc(wall, zone, 1)
         if first.astimezone(zone).replace(tzinfo=None) != wall:  # skipped by the clock: PEP 495, fold=0 is past the gap
-            return [_end_of_gap(first, zone)]
+            return [] if self._follows_clock else [_end_of_gap(first, zone)]
         return [first, second] if self._follows_clock and second > first else [first]
 
     @property
@@ -125,6 +128,18 @@ def ticks_between(timing: Timing, after: datetime, until: datetime, limit: int) 
     return list(islice(ticks(), limit))
 
 
+def last_tick(timing: Timing, tick: datetime, until: datetime) -> datetime:
+    """The newest tick at or before `until`, found in few steps, when `tick` is one of them."""
+    while timing.next_tick(tick) <= until:
+        middle = tick + (until - tick) / 2
+        candidate = timing.next_tick(middle)
+        if candidate <= until:
+            tick = candidate
+        else:
+            until = middle
+    return tick
+
+
 def _to_utc(wall: datetime, zone: ZoneInfo, fold: int) -> datetime:
     return wall.replace(tzinfo=zone, fold=fold).astimezone(UTC)
 
@@ -132,8 +147,12 @@ def _to_utc(wall: datetime, zone: ZoneInfo, fold: int) -> datetime:
 def _end_of_gap(after_gap: datetime, zone: ZoneInfo) -> datetime:
     """The instant at which a skipped hour ends, found from any instant less than a gap's length past it."""
     offset = after_gap.astimezone(zone).utcoffset()
-    low, high = after_gap - timedelta(hours=3), after_gap
-    while high - low > timedelta(seconds=1):
-        middle = low + (high - low) / 2
-        low, high = (middle, high) if middle.astimezone(zone).utcoffset() != offset else (low, middle)
-    return high.replace(microsecond=0) + timedelta(seconds=1 if high.microsecond else 0)
+    high = int(after_gap.timestamp())
+    low = high - LONGEST_SHIFT // timedelta(seconds=1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if datetime.fromtimestamp(middle, zone).utcoffset() == offset:
+            high = middle
+        else:
+            low = middle
+    return datetime.fromtimestamp(high, UTC)

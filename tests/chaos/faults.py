@@ -137,9 +137,9 @@ def _valkey_away(stack: Stack, fault: Planned) -> None:
 
 
 def _valkey_silent(stack: Stack, fault: Planned) -> None:
-    stack.valkey.signal(signal.SIGSTOP)
+    stack.valkey.freeze()
     time.sleep(fault.seconds)
-    stack.valkey.signal(signal.SIGCONT)
+    stack.valkey.thaw()
 
 
 def _valkey_full(stack: Stack, fault: Planned) -> None:
@@ -161,11 +161,13 @@ def _valkey_read_only(stack: Stack, fault: Planned) -> None:
 
 
 def _restart_postgres(stack: Stack, fault: Planned) -> None:
-    stack.postgres.restart("fast")
+    stack.postgres.stop("fast")
+    stack.postgres.start()
 
 
 def _crash_postgres(stack: Stack, fault: Planned) -> None:
-    stack.postgres.restart("immediate")
+    stack.postgres.stop("immediate")
+    stack.postgres.start()
 
 
 def _cut_postgres(stack: Stack, fault: Planned) -> None:

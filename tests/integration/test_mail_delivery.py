@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -37,6 +37,7 @@ from app.mail.registry import MailKind, _kinds
 from app.outbox import WAITING, JobRecord, JobState, Origin, Subject, acting_as, cancel
 from jobs.engine import claim as claims
 from jobs.engine import execution
+from jobs.engine.chunk import Chunk
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import no_limit
 from jobs.engine.errors import JobTimeoutError
@@ -568,23 +569,47 @@ def test_a_worker_that_thaws_after_another_has_sent_its_mail_sends_nothing(app, 
     job_id = get_mail(mail_id).job_id
     session.rollback()
     (frozen,) = claims.claim(session, [job_id], "frozen")
-    marks = delivery.ledger.mark_sending
+    held = Chunk.held
 
-    def thaw_late(session: Session, *arguments: Any) -> set[str]:
-        monkeypatch.setattr(delivery.ledger, "mark_sending", marks)
-        session.rollback()
-        claims.interrupt(session, frozen, "gave no sign of life")
-        session.commit()
-        (second,) = claims.claim(session, [job_id], "another")
+    def thaw_late(chunk: Chunk, items: Sequence[Claim]) -> set[str]:
+        monkeypatch.setattr(Chunk, "held", held)
+        chunk.session.rollback()
+        claims.interrupt(chunk.session, frozen, "gave no sign of life")
+        chunk.session.commit()
+        (second,) = claims.claim(chunk.session, [job_id], "another")
         with app.app_context():
             execution.run(app, [second], no_limit)
-        return marks(session, *arguments)
+        return held(chunk, items)
 
-    monkeypatch.setattr(delivery.ledger, "mark_sending", thaw_late)
+    monkeypatch.setattr(Chunk, "held", thaw_late)
     assert execution.run(app, [frozen], no_limit) == []
     session.expire_all()
     mail = get_mail(mail_id)
     assert (mail.state, mail.uncertain_count, len(smtp.received)) == (MailState.SENT, 0, 1)
+
+
+def test_a_worker_that_was_frozen_over_one_mail_hands_over_none_of_those_it_had_marked(app, session, smtp, monkeypatch):
+    ids = ask(session, "ada", "bob", "cyd")
+    jobs = [get_mail(id).job_id for id in ids]
+    session.rollback()
+    frozen = claims.claim(session, jobs, "frozen")
+
+    def thaw_late(message: OutgoingMessage) -> Receipt:
+        monkeypatch.setattr(delivery, "deliver_message", transport.deliver_message)
+        receipt = transport.deliver_message(message)
+        for item in frozen:
+            claims.interrupt(session, item, "gave no sign of life")
+        session.commit()
+        items = claims.claim(session, jobs, "another")
+        with app.app_context():
+            execution.run(app, items, no_limit)
+        monkeypatch.setattr(delivery, "HELD_SECONDS", 0.0)
+        return receipt
+
+    monkeypatch.setattr(delivery, "deliver_message", thaw_late)
+    assert execution.run(app, frozen, no_limit) == []
+    assert {state_of(id) for id in ids} == {MailState.SENT}
+    assert sorted(mail.recipients[0][:3] for mail in smtp.received) == ["ada", "ada", "bob", "cyd"]
 
 
 def test_a_mail_that_the_ledger_calls_sent_is_not_sent_whatever_its_job_says(app, session, smtp):

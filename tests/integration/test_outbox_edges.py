@@ -54,6 +54,19 @@ def test_a_bulk_update_by_key_to_the_same_value_is_no_change(session, ticket):
     assert session.scalars(sa.select(JobRecord)).all() == []
 
 
+def test_what_the_session_has_loaded_shows_a_bulk_update_at_once(session, ticket):
+    assert ticket.status is TicketStatus.OPEN
+    session.execute(sa.update(Ticket).values(status=TicketStatus.DONE))
+    assert ticket.status is TicketStatus.DONE
+
+
+def test_a_bulk_update_leaves_what_is_loaded_when_its_caller_says_so(session, ticket):
+    assert ticket.status is TicketStatus.OPEN
+    options = {"synchronize_session": False}
+    session.execute(sa.update(Ticket).values(status=TicketStatus.DONE), execution_options=options)
+    assert ticket.status is TicketStatus.OPEN
+
+
 @pytest.fixture
 def meanwhile(monkeypatch):
     """Runs a function between the reading of the old values and the UPDATE."""

@@ -10,11 +10,21 @@ import sqlalchemy as sa
 import time_machine
 
 from app.columns import utc_now
-from app.outbox import JobRecord, JobState, WorkerProcess, enqueue, prune_records, publisher, relay
+from app.outbox import (
+    AttemptOutcome,
+    JobAttempt,
+    JobRecord,
+    JobState,
+    WorkerProcess,
+    enqueue,
+    prune_records,
+    publisher,
+    relay,
+)
 from app.outbox.broker import CircuitBreaker, connect
 from jobs.engine import claim, heartbeat
 from jobs.engine.rescue import rescue
-from tests.domain import behaviour
+from tests.domain import behaviour, fall_silent
 
 QUEUE = "rq:queue:default"
 
@@ -122,7 +132,6 @@ def test_an_open_breaker_lets_one_caller_try_after_its_pause():
 
 
 def test_a_dead_workers_jobs_go_back_and_a_living_ones_stay(app, session, broker):
-    now = utc_now()
     heartbeat.register(session, "dead", "light", ["default"])
     heartbeat.register(session, "alive", "light", ["default"])
     lost, kept = enqueue("test.act"), enqueue("test.act")
@@ -130,10 +139,13 @@ def test_a_dead_workers_jobs_go_back_and_a_living_ones_stay(app, session, broker
     claim.claim(session, [lost], "dead")
     claim.claim(session, [kept], "alive")
     broker.flushall()
-    with time_machine.travel(now + timedelta(seconds=30)):
-        heartbeat.beat(session, "alive")
-        assert rescue(session) == 1
-        assert rescue(session) == 0
+    fall_silent(session)
+    heartbeat.beat(session, "alive")
+    session.execute(sa.update(WorkerProcess).where(WorkerProcess.name == "dead").values(host="another-host"))
+    assert rescue(session) == 1
+    assert rescue(session) == 0
+    told = session.scalars(sa.select(JobAttempt)).one()
+    assert (told.worker, told.host, told.outcome) == ("dead", "another-host", AttemptOutcome.INTERRUPTED)
     assert state_of(session, lost) is JobState.PENDING
     assert state_of(session, kept) is JobState.RUNNING
     assert broker.lrange(QUEUE, 0, -1) == [lost.encode()]
@@ -157,8 +169,8 @@ def test_the_rescue_needs_no_redis(app, session, broker):
     session.commit()
     claim.claim(session, [id], "dead")
     publisher(app).connection = connect("redis://127.0.0.1:1", connect_timeout_seconds=0.04, timeout_seconds=0.04)
-    with time_machine.travel(utc_now() + timedelta(seconds=30)):
-        assert rescue(session) == 1
+    fall_silent(session)
+    assert rescue(session) == 1
     assert state_of(session, id) is JobState.PENDING
 
 
@@ -167,8 +179,8 @@ def test_a_claim_whose_answer_was_lost_is_interrupted_by_its_own_worker(app, ses
     held, orphan = enqueue("test.act"), enqueue("test.act")
     session.commit()
     claim.claim(session, [held, orphan], "w")
-    with time_machine.travel(utc_now() + timedelta(seconds=30)):
-        assert heartbeat.recover_orphans(session, "w", [held]) == 1
+    fall_silent(session)
+    assert heartbeat.recover_orphans(session, "w", [held]) == 1
     assert state_of(session, held) is JobState.RUNNING
     assert state_of(session, orphan) is JobState.PENDING
     session.rollback()

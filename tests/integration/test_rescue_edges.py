@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 import sqlalchemy as sa
 import time_machine
 
 from app.columns import utc_now
-from app.outbox import JobRecord, JobState, enqueue, publisher, relay
+from app.extensions import db
+from app.outbox import JobRecord, JobState, WorkerProcess, enqueue, publisher, relay
 from jobs.engine import claim, heartbeat
 from jobs.engine.rescue import rescue
+from tests.domain import fall_silent
 
 
 def claimed(session, worker: str) -> str:
@@ -34,18 +37,18 @@ def test_a_fresh_claim_of_a_worker_that_registers_only_now_is_left_alone(app, se
 def test_a_worker_that_signed_off_holds_nothing_however_fresh_its_heartbeat(app, session):
     heartbeat.register(session, "gone", "light", ["default"])
     id = claimed(session, "gone")
-    with time_machine.travel(utc_now() + timedelta(seconds=30)):
-        heartbeat.beat(session, "gone")
-        heartbeat.sign_off(session, "gone")
-        assert rescue(session) == 1
+    fall_silent(session)
+    heartbeat.beat(session, "gone")
+    heartbeat.sign_off(session, "gone")
+    assert rescue(session) == 1
     assert state_of(session, id) is JobState.PENDING
 
 
 def test_a_worker_recovers_neither_fresh_claims_nor_those_of_others(app, session):
     fresh, others = claimed(session, "w"), claimed(session, "another")
     assert heartbeat.recover_orphans(session, "w", []) == 0
-    with time_machine.travel(utc_now() + timedelta(seconds=30)):
-        assert heartbeat.recover_orphans(session, "w", []) == 1
+    fall_silent(session)
+    assert heartbeat.recover_orphans(session, "w", []) == 1
     assert state_of(session, fresh) is JobState.PENDING
     assert state_of(session, others) is JobState.RUNNING
 
@@ -70,3 +73,51 @@ def test_what_the_relay_pushed_again_has_time_to_be_claimed(app, session, broker
     assert relay(publisher(app)).pushed == 1
     assert broker.lpop("rq:queue:default") == id.encode()  # a worker has it, and is about to claim it
     assert relay(publisher(app)).pushed == 0
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_worker_whose_clock_is_wrong_gives_its_signs_of_life_by_the_databases(app, session, hours):
+    with time_machine.travel(utc_now() + timedelta(hours=hours)):
+        heartbeat.register(session, "new", "light", ["default"])
+        heartbeat.register(session, "w", "light", ["default"])
+        heartbeat.beat(session, "w")
+        id = claimed(session, "w")
+        assert heartbeat.recover_orphans(session, "w", []) == 0
+    assert rescue(session) == 0
+    moments = [
+        *session.execute(sa.select(WorkerProcess.heartbeat_at)).scalars(),
+        *session.execute(sa.select(JobRecord.started_at).where(JobRecord.id == id)).scalars(),
+    ]
+    assert [abs(moment - utc_now()) < timedelta(minutes=1) for moment in moments] == [True] * 3
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_scheduler_whose_clock_is_wrong_judges_by_the_databases(app, session, hours):
+    heartbeat.register(session, "alive", "light", ["default"])
+    heartbeat.register(session, "dead", "light", ["default"])
+    kept, lost = claimed(session, "alive"), claimed(session, "dead")
+    fall_silent(session)
+    heartbeat.beat(session, "alive")
+    with time_machine.travel(utc_now() + timedelta(hours=hours)):
+        assert rescue(session) == 1
+    assert (state_of(session, lost), state_of(session, kept)) == (JobState.PENDING, JobState.RUNNING)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_what_a_frozen_worker_has_locked_stops_neither_the_rescue_nor_the_relay_nor_a_claim(app, session, broker):
+    _, frozen_running = claimed(session, "dead"), claimed(session, "dead")
+    fall_silent(session)
+    waiting, frozen_waiting = enqueue("test.act"), enqueue("test.act")
+    session.commit()
+    broker.flushall()
+    with db.engine.connect() as frozen:
+        locked = sa.update(JobRecord).where(JobRecord.id.in_([frozen_running, frozen_waiting]))
+        frozen.execute(locked.values(result="half way"))
+        assert rescue(session) == 1
+        with time_machine.travel(utc_now() + timedelta(seconds=10)):
+            assert relay(publisher(app)).pushed == 2
+        assert state_of(session, waiting) is JobState.QUEUED
+        session.rollback()
+        assert [item.id for item in claim.claim(session, [frozen_waiting, waiting], "w")] == [waiting]
+    assert rescue(session) == 1
+    assert [item.id for item in claim.claim(session, [frozen_waiting], "w")] == [frozen_waiting]

@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from app import reservations
 from app.accounts import Role
@@ -32,20 +31,6 @@ def count(model: type) -> int:
 
 def contexts(kind: str, sent: list[EmailMessage]):
     return kind_of(kind).contexts(sent)
-
-
-@pytest.fixture
-def statements(app):
-    """The SQL that runs from here on."""
-    seen: list[str] = []
-
-    def see(connection, cursor, statement, *_):
-        if not statement.startswith(("BEGIN", "SAVEPOINT", "RELEASE", "PRAGMA")):
-            seen.append(statement)
-
-    event.listen(db.engine, "before_cursor_execute", see)
-    yield seen
-    event.remove(db.engine, "before_cursor_execute", see)
 
 
 def test_a_new_reservation_tells_the_desk(app):

@@ -3,60 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 import redis
 import sqlalchemy as sa
-import time_machine
-from flask import Flask
 
 from app.columns import new_id, utc_now
 from app.extensions import db
-from app.outbox import JobRecord, JobState, Schedule, ScheduleTick, TickOutcome, cancel, enqueue, publisher
+from app.outbox import JobRecord, JobState, Schedule, TickOutcome, cancel, enqueue
 from jobs.engine import ScheduleEntry, schedule
-from jobs.engine.clock import LOCK_SECONDS, MEMORY_KEY, Clock
+from jobs.engine.clock import LOCK_SECONDS, MEMORY_KEY
 from jobs.engine.errors import ScheduleError
-
-TIMERS = "rq:scheduler:scheduled_jobs"
-ENTRY = ScheduleEntry("test.every_minute", job="test.act", every=60, catch_up_seconds=600)
-
-
-@pytest.fixture
-def clock() -> Iterator[time_machine.Coordinates]:
-    """The time, which a test moves; it begins right after a full minute."""
-    start = utc_now().replace(second=1, microsecond=0)
-    with time_machine.travel(start, tick=False) as coordinates:
-        yield coordinates
-
-
-def scheduler(app: Flask, *entries: ScheduleEntry) -> Clock:
-    pusher = publisher(app)
-    return Clock(app, pusher.connection, pusher, entries or [ENTRY])
-
-
-def one_pass(scheduler: Clock) -> None:
-    """One pass that looks at everything, as the first pass of a new process does."""
-    scheduler._last_run.clear()
-    scheduler.work_once()
-    db.session.rollback()
-
-
-def outcomes(session) -> list[TickOutcome]:
-    found = list(session.scalars(sa.select(ScheduleTick.outcome).order_by(ScheduleTick.tick_at)))
-    session.rollback()
-    return found
-
-
-def jobs_of_schedule(session) -> list[JobRecord]:
-    query = sa.select(JobRecord).where(JobRecord.subject_type == "schedule").order_by(JobRecord.id)
-    return list(session.scalars(query))
-
-
-def end_all(session) -> None:
-    session.execute(sa.update(JobRecord).values(state=JobState.COMPLETED, finished_at=utc_now()))
-    session.commit()
+from tests.clocks import ENTRY, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler
 
 
 def test_each_tick_makes_one_job(app, session, clock, broker):
@@ -96,7 +55,7 @@ def test_a_scheduler_that_dies_between_the_tick_and_its_timer_repeats_nothing(ap
     ours = scheduler(app)
     one_pass(ours)
     clock.shift(60)
-    monkeypatch.setattr(ours, "_set_timer", lambda entry: (_ for _ in ()).throw(redis.ConnectionError))
+    monkeypatch.setattr(ours, "_set_ticks", lambda entries: (_ for _ in ()).throw(redis.ConnectionError))
     ours._last_run.clear()
     with pytest.raises(redis.ConnectionError):
         ours.enqueue_jobs()

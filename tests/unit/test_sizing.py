@@ -1,39 +1,58 @@
-"""How many jobs a worker takes at once."""
+"""How much a worker takes at once."""
 
 from __future__ import annotations
 
 import pytest
 
-from jobs.engine.sizing import BatchSize
+from jobs.engine.sizing import Pace, holding, unit
+
+
+def pace(mean_seconds: float | None) -> Pace:
+    known = Pace()
+    if mean_seconds is not None:
+        known.learn(10, 10 * mean_seconds)
+    return known
 
 
 @pytest.mark.parametrize(
-    ("mean_seconds", "idle_threads", "taken"),
+    ("job_seconds", "held"),
     [
-        (None, 16, 16),  # nothing is known yet: one for each
-        (30.0, 16, 16),  # long jobs: others shall have some
-        (30.0, 1, 1),
-        (0.05, 16, 32),
-        (0.001, 16, 100),
-        (0.001, 1, 7),  # one thread's share of the batch
-        (0.0, 4, 28),
+        (None, 16),  # nothing is known yet: one for each thread
+        (30.0, 16),  # long jobs: others shall have some
+        (0.1, 80),  # half a second of work for each thread
+        (0.001, 200),
+        (0.0, 200),
     ],
 )
-def test_batches_follow_the_length_of_jobs(mean_seconds, idle_threads, taken):
-    size = BatchSize(limit=100, threads=16)
-    if mean_seconds is not None:
-        size.learn(10, 10 * mean_seconds)
-    assert size.next(idle_threads) == taken
+def test_a_worker_holds_half_a_second_of_work(job_seconds, held):
+    assert holding(pace(job_seconds), threads=16, limit=200) == held
+
+
+def test_every_thread_may_have_a_job_whatever_the_limit():
+    assert holding(pace(0.0), threads=16, limit=3) == 16
+
+
+@pytest.mark.parametrize(
+    ("wait_seconds", "taken"),
+    [
+        (None, 10),  # nothing is known yet
+        (2.0, 1),  # a slow server: nobody waits for the others of its call
+        (0.05, 5),  # a quarter of a second
+        (0.001, 50),
+        (0.0, 50),
+    ],
+)
+def test_one_call_takes_a_quarter_of_a_second_of_waiting(wait_seconds, taken):
+    assert unit(pace(wait_seconds), limit=50) == taken
+
+
+def test_one_call_never_takes_more_than_its_chunk():
+    assert unit(pace(None), limit=3) == 3
 
 
 def test_the_mean_follows_what_is_seen():
-    size = BatchSize(limit=100, threads=1)
-    size.learn(1, 10.0)
-    assert size.next(1) == 1
+    seen = pace(10.0)
     for _ in range(60):
-        size.learn(1, 0.0)
-    assert size.next(1) == 100
-
-
-def test_a_batch_is_never_larger_than_its_limit():
-    assert BatchSize(limit=3, threads=16).next(16) == 3
+        seen.learn(1, 0.0)
+    assert seen.mean_seconds is not None
+    assert seen.mean_seconds < 0.001

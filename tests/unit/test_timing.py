@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.engine.errors import ScheduleError
-from jobs.engine.timing import Cron, Every, ticks_between
+from jobs.engine.timing import Cron, Every, last_tick, ticks_between
 
 
 def utc(text: str) -> datetime:
@@ -21,11 +21,12 @@ def ticks(timing, after: str, count: int) -> list[str]:
     found, moment = [], utc(after)
     for _ in range(count):
         moment = timing.next_tick(moment)
+        assert moment.second == 0
         found.append(moment.strftime("%m-%d %H:%M"))
     return found
 
 
-BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
+BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 
 # On 2026-03-29 Berlin's clocks go from 02:00 (01:00 UTC) to 03:00; on 2026-10-25 from 03:00 (01:00 UTC) back to 02:00.
 CASES = [
@@ -68,6 +69,27 @@ CASES = [
         "2026-03-28T12:00",
         ["03-29 01:00", "03-30 01:00"],
     ),
+    (
+        "a wildcard does not catch up on what the gap skipped",
+        Cron("15 * * * *", BERLIN),
+        "2026-03-28T23:30",
+        ["03-29 00:15", "03-29 01:15"],
+    ),
+    (
+        "a skipped time and the first after the gap are one",
+        Cron("*/30 2,3 * * *", BERLIN),
+        "2026-03-28T12:00",
+        ["03-29 01:00", "03-29 01:30", "03-30 00:00"],
+    ),
+    (
+        "from within the hour before the clock goes back",
+        Cron("*/30 * * * *", BERLIN),
+        "2026-10-25T00:40",
+        ["10-25 01:00", "10-25 01:30"],
+    ),
+    ("a gap of two hours", Cron("10 2 * * *", "Antarctica/Troll"), "2026-03-28T12:00", ["03-29 01:00", "03-30 00:10"]),
+    ("a gap of half an hour", Cron("10 2 * * *", LORD_HOWE), "2026-10-03T00:00", ["10-03 15:30", "10-04 15:10"]),
+    ("the year's last minute", Cron("59 23 31 12 *"), "2026-12-31T23:59", ["12-31 23:59"]),
     ("another zone's gap", Cron("30 2 * * *", NEW_YORK), "2026-03-07T12:00", ["03-08 07:00", "03-09 06:30"]),
     ("a weekday", Cron("0 9 * * 1"), "2026-11-21T00:00", ["11-23 09:00", "11-30 09:00"]),
     ("the 29th of February", Cron("0 0 29 2 *"), "2026-11-21T00:00", ["02-29 00:00"]),
@@ -110,12 +132,20 @@ def test_a_wrong_interval_is_refused(seconds):
         Every(seconds)
 
 
-@given(
-    st.sampled_from(
-        [Cron("*/15 * * * *", BERLIN), Cron("30 2 * * *", BERLIN), Cron("5 */2 * * *", NEW_YORK), Every(7)]
-    ),
-    st.integers(0, 366 * 24 * 60),
+TIMINGS = st.sampled_from(
+    [
+        Cron("*/15 * * * *", BERLIN),
+        Cron("30 2 * * *", BERLIN),
+        Cron("5 */2 * * *", NEW_YORK),
+        Cron("10 2 * * *", LORD_HOWE),
+        Cron("0 9,10 * * 1"),
+        Every(7),
+    ]
 )
+
+
+@settings(deadline=None)
+@given(TIMINGS, st.integers(0, 366 * 24 * 60))
 def test_ticks_only_move_forward_and_do_not_depend_on_when_one_asks(timing, minutes):
     start = utc("2026-01-01T00:00") + timedelta(minutes=minutes)
     found = ticks_between(timing, start, start + timedelta(days=3), 50)
@@ -123,3 +153,12 @@ def test_ticks_only_move_forward_and_do_not_depend_on_when_one_asks(timing, minu
     for earlier, later in pairwise(found):
         middle = earlier + (later - earlier) / 2
         assert timing.next_tick(middle) == later
+
+
+@settings(deadline=None)
+@given(TIMINGS, st.integers(0, 366 * 24 * 60), st.integers(0, 14 * 24 * 3600))
+def test_the_newest_tick_is_found_without_counting_them_all(timing, minutes, seconds):
+    first = timing.next_tick(utc("2026-01-01T00:00") + timedelta(minutes=minutes))
+    until = first + timedelta(seconds=seconds)
+    newest = last_tick(timing, first, until)
+    assert first <= newest <= until < timing.next_tick(newest)

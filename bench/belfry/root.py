@@ -1,4 +1,4 @@
-"""The composition root of benchmarked processes: the application with jobs that do nothing."""
+"""The composition root of benchmarked processes: the application with a job that does nothing."""
 
 from __future__ import annotations
 

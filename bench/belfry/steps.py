@@ -1,0 +1,62 @@
+"""What a case asks of Belfry, each step in a process of its own: `python -m bench.belfry.steps STEP [NUMBER]`.
+
+`bench/peers/django_celery/steps.py` has the same steps.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from flask_migrate import upgrade
+
+from app.accounts import Role, User, issue_token
+from app.columns import utc_now
+from app.extensions import db
+from app.outbox import JobRequest, enqueue_many
+from app.reservations import Reservation, ReservationStatus, sweep_overdue
+from bench.belfry.root import app
+from bench.stepping import measured, take
+
+
+def prepare(customers: int) -> dict[str, str]:
+    """Makes the tables, a member of staff with a token, and customers with the ids 1, 2, …"""
+    upgrade()
+    common = {"password_hash": "none", "created_at": utc_now()}
+    names = [f"customer{n}" for n in range(1, customers + 1)]
+    people = [
+        {"username": name, "username_key": name, "email": f"{name}@example.org", "name": name, **common}
+        for name in names
+    ]
+    db.session.execute(sa.insert(User), people)
+    staff = User(username="staff", email="staff@example.org", name="Staff", role=Role.STAFF, **common)
+    db.session.add(staff)
+    token, _ = issue_token(staff)
+    db.session.commit()
+    return {"authorization": f"Bearer {token}"}
+
+
+def confirm(_: int) -> None:
+    """Confirms all reservations in one transaction: one mail with its job for each."""
+    db.session.execute(sa.update(Reservation).values(status=ReservationStatus.CONFIRMED))
+    db.session.commit()
+
+
+def enqueue_noops(count: int) -> None:
+    """Asks for jobs that do nothing."""
+    enqueue_many("bench.noop", [JobRequest({"n": n}) for n in range(count)])
+    db.session.commit()
+
+
+def sweep(_: int) -> dict[str, float]:
+    """Completes the overdue reservations, as the periodic job does."""
+    return measured(_sweep)
+
+
+def _sweep() -> int:
+    completed = sweep_overdue(db.session())
+    db.session.commit()
+    return completed
+
+
+if __name__ == "__main__":
+    with app.app_context():
+        take(prepare, confirm, enqueue_noops, sweep)

@@ -1,0 +1,58 @@
+"""How a run was asked for: which databases, how many rounds, how much of everything, with or without the peers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.contestants import DESKS, QUEUES, Desk, Queue
+from bench.figures import Comparison, Measure, Quantity, medians
+
+DATABASES = ("sqlite", "postgresql")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the options of the command line say.
+
+    Args:
+        databases: of DATABASES.
+        rounds: how often each contestant is measured.
+        scale: the share of the usual numbers of jobs, mails, requests and rows.
+        alone: Belfry without its peers.
+    """
+
+    databases: Sequence[str] = DATABASES
+    rounds: int = 3
+    scale: float = 1.0
+    alone: bool = False
+
+    @property
+    def desks(self) -> Sequence[Desk]:
+        """Belfry, and its peer."""
+        return DESKS[:1] if self.alone else DESKS
+
+    @property
+    def queues(self) -> Sequence[Queue]:
+        """The peers of the job system alone."""
+        return () if self.alone else QUEUES
+
+    def scaled(self, count: int) -> int:
+        """A usual number, made smaller or larger; at least 2, or nothing lies between the first and the last."""
+        return max(2, round(count * self.scale))
+
+    def measure(self, measures: Mapping[str, Measure]) -> dict[Quantity, dict[str, float]]:
+        """The medians of `rounds`; each measurement is told on stderr."""
+        return medians(self.rounds, measures, say)
+
+    def compare(self, database: str, measures: Mapping[str, Measure]) -> Iterator[Comparison]:
+        """The same for contestants that all run on one database, given by name."""
+        named = {f"{database}.{name}": measure for name, measure in measures.items()}
+        for quantity, values in self.measure(named).items():
+            yield Comparison(quantity, database, {name: values[f"{database}.{name}"] for name in measures})
+
+
+def say(text: str) -> None:
+    """Tells whoever waits; figures go to stdout."""
+    print(text, file=sys.stderr, flush=True)

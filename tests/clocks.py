@@ -1,0 +1,51 @@
+"""Schedulers for tests: one in the test's process, a pass at a time, and what it has left in SQL."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from flask import Flask
+from sqlalchemy.orm import Session
+
+from app.columns import utc_now
+from app.extensions import db
+from app.outbox import JobRecord, JobState, ScheduleTick, TickOutcome, publisher
+from jobs.engine import ScheduleEntry
+from jobs.engine.clock import Clock
+
+QUEUE = "rq:queue:default"
+LOCK = "rq:scheduler_lock"
+TIMERS = "rq:scheduler:scheduled_jobs"
+ENTRY = ScheduleEntry("test.every_minute", job="test.act", every=60, catch_up_seconds=600)
+TICK = f"schedule:{ENTRY.name}"
+
+
+def scheduler(app: Flask, *entries: ScheduleEntry) -> Clock:
+    """A scheduler of this process, over `entries` or the one above."""
+    pusher = publisher(app)
+    return Clock(app, pusher.connection, pusher, entries or [ENTRY])
+
+
+def one_pass(scheduler: Clock) -> None:
+    """One pass that looks at everything, as the first pass of a new process does."""
+    scheduler._begin_anew()
+    scheduler.work_once()
+    db.session.rollback()
+
+
+def outcomes(session: Session) -> list[TickOutcome]:
+    """What became of the ticks, the oldest first."""
+    found = list(session.scalars(sa.select(ScheduleTick.outcome).order_by(ScheduleTick.tick_at)))
+    session.rollback()
+    return found
+
+
+def jobs_of_schedule(session: Session) -> list[JobRecord]:
+    """The jobs that schedules asked for."""
+    query = sa.select(JobRecord).where(JobRecord.subject_type == "schedule").order_by(JobRecord.id)
+    return list(session.scalars(query))
+
+
+def end_all(session: Session) -> None:
+    """Completes every job."""
+    session.execute(sa.update(JobRecord).values(state=JobState.COMPLETED, finished_at=utc_now()))
+    session.commit()

@@ -1,0 +1,90 @@
+"""Bulk statements on watched columns: few statements for many rows, and no more memory for more of them."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections import Counter
+from datetime import timedelta
+
+import sqlalchemy as sa
+import time_machine
+
+from app.columns import utc_now
+from app.extensions import db
+from app.outbox import JobRecord, JobRequest, JobState, StatusChange, buffer, bulk, enqueue_many, publisher, relay
+from app.reservations import Reservation, ReservationStatus, sweep_overdue
+from tests.conftest import make_app
+from tests.reservation_factories import insert_reservations, make_user, tomorrow
+
+
+def verbs(statements: list[str]) -> Counter[str]:
+    return Counter(statement.split()[0] for statement in statements)
+
+
+def count(session, model: type) -> int:
+    return session.scalar(sa.select(sa.func.count()).select_from(model))
+
+
+def test_a_sweep_of_thousands_takes_one_read_one_update_and_an_insert_for_each_thousand(session, statements):
+    insert_reservations(make_user(), 5_000, ReservationStatus.CONFIRMED, utc_now() - timedelta(hours=2))
+    statements.clear()
+    assert sweep_overdue(session) == 5_000
+    session.commit()
+    assert verbs(statements) == {"SELECT": 1, "UPDATE": 1, "INSERT": 5}
+    assert count(session, StatusChange) == 5_000
+
+
+def test_a_bulk_update_that_asks_for_mails_takes_four_statements_for_each_thousand(session, statements):
+    insert_reservations(make_user(), 3_000, ReservationStatus.PENDING, tomorrow())
+    statements.clear()
+    session.execute(sa.update(Reservation).values(status=ReservationStatus.CONFIRMED))
+    session.commit()
+    # Of each thousand the addresses, and their changes, mails and jobs.
+    assert verbs(statements) == {"SELECT": 1 + 3, "UPDATE": 1, "INSERT": 3 * 3}
+    assert not any(statement.startswith("UPDATE") and "RETURNING" in statement for statement in statements)
+    assert count(session, JobRecord) == 3_000
+
+
+def test_a_bulk_update_takes_no_more_memory_for_more_rows(session, monkeypatch):
+    monkeypatch.setattr(bulk, "CHUNK_ROWS", 50)
+    monkeypatch.setattr(buffer, "MAX_RECORDS", 50)
+    customer = make_user()
+
+    def peak_bytes(rows: int) -> int:
+        insert_reservations(customer, rows, ReservationStatus.PENDING, tomorrow())
+        update = sa.update(Reservation).where(Reservation.status == ReservationStatus.PENDING)
+        tracemalloc.start()
+        try:
+            session.execute(update.values(status=ReservationStatus.CONFIRMED))
+            session.commit()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak_bytes(50)  # caches are filled
+    assert peak_bytes(1_000) - peak_bytes(100) < 100_000
+
+
+def test_of_very_many_jobs_a_commit_publishes_the_first_and_the_relay_the_rest(app, session, broker, monkeypatch):
+    monkeypatch.setattr(buffer, "MAX_RECORDS", 10)
+    for _ in range(3):
+        with session.begin_nested():
+            ids = enqueue_many("test.greet", [JobRequest({"ticket_id": n}) for n in range(7)])
+    session.commit()
+    assert broker.llen("rq:queue:default") == 10
+    with time_machine.travel(utc_now() + timedelta(seconds=10)):
+        assert relay(publisher(app)).pushed == 11
+    at_rq = broker.lrange("rq:queue:default", 0, -1)
+    assert len(at_rq) == len(set(at_rq)) == 21
+    assert ids[-1].encode() in at_rq
+
+
+def test_without_a_relay_a_commit_runs_all_its_jobs_however_many(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(buffer, "MAX_RECORDS", 10)
+    eager = make_app({**settings, "JOBS_EAGER": "true"}, tmp_path / "eager")
+    with eager.app_context():
+        enqueue_many("test.greet", [JobRequest({"ticket_id": n}) for n in range(21)])
+        db.session.commit()
+        assert set(db.session.scalars(sa.select(JobRecord.state))) == {JobState.COMPLETED}
+        db.session.remove()
+        db.engine.dispose()

@@ -1,0 +1,203 @@
+"""A deploy under load: every process is replaced while people work, nobody sees an error, and no job notices."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.accounts import Role
+from app.mail import EmailMessage, MailState
+from app.outbox import ENDED, JobAttempt, JobRecord, JobRequest, JobState, WorkerProcess, enqueue, enqueue_many
+from app.reservations import Reservation, ReservationStatus
+from tests.processes import children_of
+from tests.reservation_factories import bearer, insert_reservations, make_user, tomorrow
+from tests.servers import free_port, wait_until
+from tests.smtp import SmtpServer
+
+CLIENTS = 2
+PAUSE_SECONDS = 0.05
+NAPS = ("test.long_nap", "test.heavy_long_nap")
+NAP_SECONDS = 1.0
+
+
+class Client(threading.Thread):
+    """Somebody who confirms one reservation after another on a kept-alive connection, and keeps a book of it."""
+
+    def __init__(self, port: int, headers: dict[str, str], ids: Iterator[int], stop: threading.Event) -> None:
+        super().__init__()
+        self._connection = HTTPConnection("127.0.0.1", port, timeout=90)
+        self._headers, self._ids, self._stop_asked = headers, ids, stop
+        self.confirmed: list[int] = []
+        self.errors: list[object] = []
+
+    def run(self) -> None:
+        while not self._stop_asked.wait(PAUSE_SECONDS):
+            self._confirm(next(self._ids))
+        self._connection.close()
+
+    def _confirm(self, id: int) -> None:
+        try:
+            path, body = f"/api/v1/reservations/{id}", '{"status": "confirmed"}'
+            self._connection.request("PATCH", path, body, self._headers)
+            answer = self._connection.getresponse()
+            text = answer.read()
+        except (HTTPException, OSError) as error:
+            self.errors.append(error)
+            self._connection.close()
+        else:
+            (self.confirmed if answer.status == 200 else self.errors).append(id if answer.status == 200 else text)
+
+
+@pytest.fixture
+def smtp() -> Iterator[SmtpServer]:
+    """A server that takes every mail."""
+    server = SmtpServer().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(settings, smtp):
+    return settings | {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(smtp.port), "BROKER_TIMEOUT_SECONDS": "5"}
+
+
+def count(session: Session, model: type, *conditions: sa.ColumnElement[bool]) -> int:
+    """How many rows there are now."""
+    found = session.scalar(sa.select(sa.func.count()).select_from(model).where(*conditions))
+    session.rollback()
+    return found or 0
+
+
+@contextmanager
+def busy_clients(port: int, headers: dict[str, str], ids: Iterator[int]) -> Iterator[list[Client]]:
+    """Clients at work for as long as the block."""
+    stop = threading.Event()
+    clients = [Client(port, headers, ids, stop) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    try:
+        yield clients
+    finally:
+        stop.set()
+        for client in clients:
+            client.join(90)
+
+
+def replace(old: subprocess.Popen[bytes], start: Callable[[], subprocess.Popen[bytes]]) -> None:
+    """What a process manager does: tells the old one to stop, waits for its end, and starts a new one."""
+    old.send_signal(signal.SIGTERM)
+    assert old.wait(60) == 0
+    start()
+
+
+def reload(web: subprocess.Popen[bytes]) -> None:
+    """What a process manager does for a web process: the same master, with workers that run the new code."""
+    (before,) = children_of(web.pid)
+    web.send_signal(signal.SIGHUP)
+    wait_until(lambda: before not in children_of(web.pid) and children_of(web.pid), seconds=60)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_rolling_restart_under_load_loses_nothing_and_shows_no_error(app, session, processes, smtp):
+    insert_reservations(make_user(), 5_000, ReservationStatus.PENDING, tomorrow())
+    ids = iter(session.scalars(sa.select(Reservation.id)).all())
+    headers = bearer(make_user(Role.STAFF)) | {"Content-Type": "application/json"}
+
+    def begin_naps() -> None:
+        """Has a job at work on a light and on the heavy worker, one of which is about to be told to stop."""
+        ids = [enqueue(name, seconds=NAP_SECONDS) for name in NAPS]
+        session.commit()
+        begun = JobRecord.id.in_(ids), JobRecord.started_at.is_not(None)
+        wait_until(lambda: count(session, JobRecord, *begun) == len(ids), seconds=60)
+
+    port = free_port()
+    web = processes.web(port)
+    starts = [processes.worker, processes.worker, lambda: processes.worker("--heavy"), processes.scheduler]
+    others = [start() for start in starts]
+    wait_until(lambda: count(session, WorkerProcess) == len(others), seconds=60)
+    with busy_clients(port, headers, ids) as clients:
+        for old, start in zip(others, starts, strict=True):
+            begin_naps()
+            replace(old, start)
+        reload(web)
+        answered = [len(client.confirmed) for client in clients]
+        wait_until(lambda: all(len(c.confirmed) > n + 1 for c, n in zip(clients, answered, strict=True)), seconds=60)
+    wait_until(lambda: count(session, JobRecord, JobRecord.state.not_in(ENDED)) == 0, seconds=60)
+
+    assert [error for client in clients for error in client.errors] == [], processes.output()
+    confirmed = {id for client in clients for id in client.confirmed}
+    assert confirmed
+    ends = session.execute(sa.select(JobRecord.state, JobRecord.attempt, JobRecord.interruptions).distinct()).all()
+    assert [tuple(end) for end in ends] == [(JobState.COMPLETED, 1, 0)], processes.output()
+    assert count(session, JobAttempt) == 0
+    assert {int(mail.subject_id) for mail in session.scalars(sa.select(EmailMessage))} == confirmed
+    assert count(session, EmailMessage, EmailMessage.state == MailState.SENT) == len(confirmed)
+    assert len({mail.message["Message-ID"] for mail in smtp.received}) == len(smtp.received) == len(confirmed)
+
+
+@pytest.fixture
+def stopping(session, processes):
+    """Starts a light and a heavy worker, gives them jobs of so many seconds, and tells them to stop in the middle.
+
+    It returns the workers, and the ids of the jobs: three of one chunk, in order, and a heavy one.
+    """
+
+    def jobs(state: JobState) -> int:
+        return count(session, JobRecord, JobRecord.state == state)
+
+    def stop(seconds: float) -> tuple[list[subprocess.Popen[bytes]], list[str]]:
+        workers = [processes.worker(WORKER_THREADS="1"), processes.worker("--heavy")]
+        for name in ("test.nap_in_chunks", "test.heavy_long_nap"):
+            enqueue(name, seconds=0)
+        session.commit()
+        # One thread, which has learned that such jobs are short, takes the next ones together.
+        wait_until(lambda: jobs(JobState.COMPLETED) == 2, seconds=60)
+        ids = enqueue_many("test.nap_in_chunks", [JobRequest({"seconds": seconds})] * 3)
+        ids += [enqueue("test.heavy_long_nap", seconds=seconds)]
+        session.commit()
+        wait_until(lambda: jobs(JobState.RUNNING) == len(ids), seconds=60)
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        return workers, ids
+
+    return stop
+
+
+def ends(session, ids: Sequence[str]) -> list[tuple[JobState, int, int, int]]:
+    """Of each job its state, and how many attempts it used, interruptions it had and claims there were."""
+    columns = JobRecord.state, JobRecord.attempt, JobRecord.interruptions, JobRecord.claims
+    found = {row.id: tuple(row[1:]) for row in session.execute(sa.select(JobRecord.id, *columns))}
+    return [found[id] for id in ids]
+
+
+COMPLETED = (JobState.COMPLETED, 1, 0, 1)
+GIVEN_BACK = (JobState.PENDING, 0, 0, 1)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_the_first_signal_lets_what_has_begun_finish_and_gives_the_rest_back(session, processes, stopping):
+    workers, ids = stopping(2)
+    assert [worker.wait(60) for worker in workers] == [0, 0]
+    assert ends(session, ids) == [COMPLETED, GIVEN_BACK, GIVEN_BACK, COMPLETED], processes.output()
+    assert count(session, JobAttempt) == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_the_second_signal_gives_everything_back_at_once(session, processes, stopping):
+    workers, ids = stopping(50)
+    time.sleep(1.2)  # two within a second are one wish
+    assert [worker.poll() for worker in workers] == [None, None]
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+    assert [worker.wait(20) for worker in workers] == [0, 0]
+    assert ends(session, ids) == [GIVEN_BACK] * 4, processes.output()
+    assert count(session, JobAttempt) == 0

@@ -1,0 +1,160 @@
+"""The threads of a light worker, the claims that it holds, and the thread that commits for them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from datetime import UTC, datetime
+
+from jobs.engine.claim import Claim
+from jobs.engine.group_commit import GroupCommit
+from jobs.engine.held import Held
+from jobs.engine.threads import JobThreads
+
+SECONDS = 20.0
+
+
+def item(n: int, queue: str = "default", number: int = 1) -> Claim:
+    return Claim(
+        id=str(n),
+        name="test.job",
+        queue=queue,
+        args={},
+        number=number,
+        attempt=1,
+        interruptions=0,
+        max_attempts=1,
+        timeout_seconds=60,
+        started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        worker="w",
+        user_id=None,
+        request_id=None,
+    )
+
+
+def one(waiting: deque[Claim]) -> list[Claim]:
+    return [waiting.popleft()]
+
+
+def test_jobs_that_block_get_all_threads():
+    together = threading.Barrier(4)
+    threads = JobThreads(4, one, lambda items: together.wait(SECONDS) and None)
+    threads.start()
+    threads.put(item(n) for n in range(8))
+    assert threads.wait_until_done(SECONDS)
+    threads.close()
+    assert not together.broken
+
+
+def test_every_job_is_run_once_and_in_order_on_one_thread():
+    ran: list[str] = []
+    threads = JobThreads(1, one, lambda items: ran.extend(item.id for item in items))
+    threads.start()
+    for start in range(0, 100, 10):
+        threads.put(item(n) for n in range(start, start + 10))
+    assert threads.wait_until_done(SECONDS)
+    threads.close()
+    assert ran == [str(n) for n in range(100)]
+
+
+def test_what_escapes_from_a_job_ends_no_thread():
+    ran: list[str] = []
+
+    def run(items: list[Claim]) -> None:
+        ran.append(items[0].id)
+        raise SystemExit
+
+    threads = JobThreads(1, one, run)
+    threads.start()
+    threads.put([item(1), item(2)])
+    assert threads.wait_until_done(SECONDS)
+    threads.close()
+    assert ran == ["1", "2"]
+
+
+def test_it_is_hungry_when_a_thread_is_idle_and_little_waits():
+    go_on = threading.Semaphore(0)
+    threads = JobThreads(1, one, lambda items: go_on.acquire(timeout=SECONDS) and None)
+    threads.start()
+    assert threads.wait_until_hungry(SECONDS)
+    threads.put([item(1), item(2)])
+    assert not threads.wait_until_hungry(0.05)
+    go_on.release(2)
+    assert threads.wait_until_hungry(SECONDS)
+    threads.close()
+
+
+def test_what_no_thread_can_take_is_withdrawn():
+    go_on, begun = threading.Event(), threading.Event()
+
+    def run(items: list[Claim]) -> None:
+        begun.set()
+        go_on.wait(SECONDS)
+
+    threads = JobThreads(1, one, run)
+    threads.start()
+    threads.put([item(1), item(2), item(3)])
+    begun.wait(SECONDS)
+    assert sorted(left.id for left in threads.withdraw()) == ["2", "3"]
+    go_on.set()
+    assert threads.wait_until_done(SECONDS)
+    threads.close()
+
+
+def test_ends_that_come_during_a_commit_are_committed_together():
+    commits: list[list[str]] = []
+    first_begun, all_added = threading.Event(), threading.Event()
+
+    def commit(done: list[tuple[Claim, object]]) -> None:
+        first_begun.set()
+        all_added.wait(SECONDS)
+        commits.append([item.id for item, _ in done])
+
+    group = GroupCommit(commit)
+    group.start()
+    group.add(item(0), None)
+    first_begun.wait(SECONDS)
+    for n in range(1, 5):
+        group.add(item(n), None)
+    all_added.set()
+    group.close()
+    assert commits == [["0"], ["1", "2", "3", "4"]]
+
+
+def test_a_commit_that_fails_does_not_keep_the_next_from_its_turn():
+    commits: list[str] = []
+
+    def commit(done: list[tuple[Claim, object]]) -> None:
+        commits.append(done[0][0].id)
+        raise RuntimeError
+
+    group = GroupCommit(commit)
+    group.start()
+    group.add(item(1), None)
+    while not commits:
+        threading.Event().wait(0.01)
+    group.add(item(2), None)
+    group.close()
+    assert commits == ["1", "2"]
+
+
+def test_a_claim_is_held_until_it_is_discarded_and_a_newer_one_stays():
+    held = Held()
+    old, new = item(1), item(1, number=2)
+    held.add([old, item(2, queue="mail")])
+    held.add([new])
+    held.discard([old])
+    assert [claim.number for claim in held.claims() if claim.id == "1"] == [2]
+    assert (held.of_queue("default"), held.of_queue("mail"), len(held)) == (1, 1, 2)
+    held.discard([new])
+    assert (held.of_queue("default"), len(held)) == (0, 1)
+
+
+def test_whoever_waits_for_room_is_woken_when_there_is_some():
+    held = Held()
+    held.add([item(1)])
+    timer = threading.Timer(0.05, lambda: held.discard(held.claims()))
+    timer.start()
+    held.wait_until_fewer(SECONDS)
+    timer.join()
+    assert len(held) == 0

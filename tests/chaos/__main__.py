@@ -126,7 +126,7 @@ def _print_evidence(result: Result) -> None:
     broken = dict(result.findings.broken)
     if result.slow:
         broken["slow rescue"] = [
-            f"job {rescue.job_id} was back after {rescue.back_seconds:.1f} s and ran again after {rescue.seconds:.1f} s: "
+            f"job {rescue.job_id} was back after {rescue.back_seconds:.1f} s, ran again after {rescue.seconds:.1f} s: "
             f"process {rescue.kill.pid} was killed at {rescue.kill.at:.3f}"
             f"{', counted from the last outage on top' if rescue.is_disturbed else ''}"
             for rescue in result.slow

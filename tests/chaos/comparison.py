@@ -25,7 +25,7 @@ class Findings:
         phantom: it happened, and nothing that committed asked for it.
         doubled: mails received twice outside of the recorded uncertain window.
         twice: effects on the database that were had twice.
-        failed: jobs that failed, or mails, and no refusal explains it.
+        failed: jobs that failed, or mails, and neither a refusal nor deaths in a row explain it.
         uncertain: mails received twice within the recorded window.
     """
 
@@ -123,13 +123,15 @@ def _is_explained(mail: Mail, facts: Facts) -> bool:
 def _failed_jobs(facts: Facts) -> Iterator[str]:
     mail_jobs = {mail.job_id for mail in facts.mails}
     for job in facts.jobs:
-        if job.state in (JobState.FAILED, JobState.CANCELLED) and job.id not in mail_jobs:
+        is_failed = job.state in (JobState.FAILED, JobState.CANCELLED)
+        if is_failed and job.id not in mail_jobs and job.id not in facts.poisoned:
             yield f"{_described(job)} is {job.state}: {job.error}"
 
 
 def _failed_mails(facts: Facts) -> Iterator[str]:
     for mail in facts.mails:
-        is_explained = mail.state is MailState.FAILED and mail.message_id in facts.refused
+        is_refused = mail.message_id in facts.refused or mail.job_id in facts.poisoned
+        is_explained = mail.state is MailState.FAILED and is_refused
         if mail.state in MAILS_AT_AN_END and mail.state is not MailState.SENT and not is_explained:
             yield f"{_written(mail)} is {mail.state}: {mail.error}"
 

@@ -71,6 +71,7 @@ class Facts:
         steps: by job id, the states it went through.
         queues: by job id, its queue.
         pids: by worker's name, its process.
+        poisoned: the ids of jobs whose process was struck so often in a row that they are to be given up.
     """
 
     book: Mapping[str, Fate] = field(default_factory=dict)
@@ -86,6 +87,7 @@ class Facts:
     steps: Mapping[str, Sequence[JobStep]] = field(default_factory=dict)
     queues: Mapping[str, str] = field(default_factory=dict)
     pids: Mapping[str, int] = field(default_factory=dict)
+    poisoned: frozenset[str] = frozenset()
 
 
 def read_facts(book: Path, smtp: SmtpServer) -> Facts:

@@ -14,7 +14,7 @@ import psycopg
 import redis
 
 from tests.chaos.plan import Kind, Planned
-from tests.chaos.services import Service
+from tests.chaos.services import Kill, Service
 from tests.chaos.stack import SCHEDULERS, Stack
 from tests.smtp import CUT, HANG
 
@@ -52,6 +52,11 @@ def _child(service: Service, lot: int) -> int | None:
     return None
 
 
+def _worker_pid(service: Service, pid: int) -> int:
+    """The process in the name of the worker: a work horse works in its parent's."""
+    return service.pid if service.name == "heavy" else pid
+
+
 def _kill(choose: Choose) -> Strike:
     def do(stack: Stack, fault: Planned) -> bool:
         service = stack.manager.services[fault.target]
@@ -59,7 +64,7 @@ def _kill(choose: Choose) -> Strike:
         if pid is None:
             return False
         service.is_expected_to_end |= pid == service.pid
-        stack.manager.kill(pid, service.pid if fault.target == "heavy" else pid)
+        stack.manager.kill(pid, _worker_pid(service, pid))
         if fault.target in SCHEDULERS:
             stack.stalls.append(time.time())
         return True
@@ -69,12 +74,14 @@ def _kill(choose: Choose) -> Strike:
 
 def _freeze(choose: Choose) -> Strike:
     def do(stack: Stack, fault: Planned) -> bool:
-        pid = choose(stack.manager.services[fault.target], fault.lot)
+        service = stack.manager.services[fault.target]
+        pid = choose(service, fault.lot)
         if pid is None:
             return False
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
             stack.stalls.append(time.time())
+            stack.freezes.append(Kill(_worker_pid(service, pid), time.time()))
             time.sleep(fault.seconds)
             os.kill(pid, signal.SIGCONT)
         return True

@@ -1,10 +1,12 @@
-"""How long the jobs of killed processes waited until they ran again."""
+"""The jobs of killed processes: how often they were hit, and how long they waited until they ran again."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from app.outbox import JobState
 from tests.chaos.facts import Facts
@@ -39,6 +41,19 @@ class Rescue:
     def is_slow(self) -> bool:
         """Whether it breaks the promise."""
         return self.back_seconds > PROMISE_SECONDS or (self.seconds > PROMISE_SECONDS and not self.is_behind)
+
+
+def deaths(facts: Facts, struck: Sequence[Kill]) -> Counter[str]:
+    """By job id, how many of its claims were held by a process that was killed, or frozen, meanwhile."""
+    moments: dict[int, list[float]] = {}
+    for kill in struck:
+        moments.setdefault(kill.pid, []).append(kill.at)
+    found: Counter[str] = Counter()
+    for job_id, steps in facts.steps.items():
+        for step, following in pairwise(steps):
+            hits = moments.get(facts.pids.get(step.worker or "", 0), [])
+            found[job_id] += step.state == JobState.RUNNING and any(step.at <= hit <= following.at for hit in hits)
+    return found
 
 
 @dataclass(frozen=True)

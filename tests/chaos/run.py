@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -20,7 +20,7 @@ from tests.chaos.comparison import Findings, compare
 from tests.chaos.facts import Facts, read_facts
 from tests.chaos.faults import strike
 from tests.chaos.plan import Planned, plan
-from tests.chaos.rescues import Rescue, rescues
+from tests.chaos.rescues import Rescue, deaths, rescues
 from tests.chaos.stack import Scale, Stack, stack
 
 Say = Callable[[str], None]
@@ -78,7 +78,7 @@ def run(folder: Path, seed: str, faults: int, scale: Scale, say: Say) -> Result:
         late = running.manager.stop(running.grace_seconds + 10)
         running.notes.extend(f"{name} did not end when it was asked to" for name in late)
         with running.app.app_context():
-            facts = read_facts(folder / "book.txt", running.smtp)
+            facts = _with_poisoned(read_facts(folder / "book.txt", running.smtp), running)
         return Result(
             struck,
             missed,
@@ -88,6 +88,12 @@ def run(folder: Path, seed: str, faults: int, scale: Scale, say: Say) -> Result:
             running.notes,
             running.manager.own_ends,
         )
+
+
+def _with_poisoned(facts: Facts, running: Stack) -> Facts:
+    limit = running.app.config["MAX_INTERRUPTIONS"]
+    found = deaths(facts, [*running.manager.kills, *running.freezes])
+    return replace(facts, poisoned=frozenset(id for id, count in found.items() if count >= limit))
 
 
 def _strike_all(running: Stack, faults: list[Planned], say: Say) -> tuple[Counter[str], int]:

@@ -21,7 +21,7 @@ from app.extensions import db
 from app.outbox import WorkerProcess
 from tests.chaos.domain import create_tables
 from tests.chaos.plan import Kind, Pace
-from tests.chaos.services import ROOT, Manager, Service, environment
+from tests.chaos.services import ROOT, Kill, Manager, Service, environment
 from tests.servers import PostgresServer, ValkeyServer, short_folder, wait_until
 from tests.smtp import SmtpServer
 
@@ -41,7 +41,6 @@ SETTINGS = {
     "MAIL_TIMEOUT_SECONDS": "2",
     # So many that no fault outlasts them: what fails has failed for another reason.
     "MAIL_RETRY_DELAYS_SECONDS": "1,1,2,2,3,3,4,4,5,5,5,5,5,5,5,5",
-    "MAX_INTERRUPTIONS": "30",
     "SHUTDOWN_GRACE_SECONDS": "5",
     "OVERDUE_SWEEP_SECONDS": "2",
     "WEB_THREADS": "8",
@@ -90,6 +89,7 @@ class Stack:
         self.manager = manager
         # Moments after which a rescue begins anew: an outage is over, a process was frozen with an id in its hands.
         self.stalls: list[float] = []
+        self.freezes: list[Kill] = []
         # What broke a promise that no book tells of.
         self.notes: list[str] = []
         # Servers that are away cannot be struck a second time.

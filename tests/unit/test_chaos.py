@@ -17,7 +17,7 @@ from tests.chaos.comparison import compare, story
 from tests.chaos.facts import Facts, Job, JobStep, Mail
 from tests.chaos.faults import kinds
 from tests.chaos.plan import REST_SECONDS, Pace, plan
-from tests.chaos.rescues import rescues
+from tests.chaos.rescues import deaths, rescues
 from tests.chaos.services import Kill
 
 PACE = Pace(gap_seconds=(0.2, 3.0), calm_seconds=(6.0, 14.0), calms=0.25)
@@ -142,6 +142,13 @@ def test_no_rescue_is_seen_where_the_killed_process_did_not_hold_the_job() -> No
     ended = steps(("running", 1, "light-a"), ("completed", 2.5, "light-a"))
     assert rescues(KILLED, [Kill(8, 2.0), Kill(7, 0.5)], stalls=[]) == []
     assert rescues(ended, BLOW, stalls=[]) == []
+
+
+def test_a_job_whose_process_was_struck_so_often_may_be_given_up() -> None:
+    twice = steps(("running", 1, "light-a"), ("pending", 3, None), ("running", 4, "light-b"), ("failed", 6, None))
+    assert deaths(twice, [Kill(7, 2.0), Kill(7, 2.5), Kill(8, 5.0), Kill(8, 7.0)]) == {"j1": 2}
+    facts = with_job(state=JobState.FAILED)
+    assert compare(replace(facts, poisoned=frozenset({"j1"}))).broken == {}
 
 
 def test_the_story_of_a_finding_tells_the_steps_of_its_job() -> None:

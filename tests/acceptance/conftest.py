@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -19,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import short_folder, wait_until
+from tests.servers import free_port, short_folder, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120
@@ -77,7 +76,7 @@ def stack() -> Iterator[Stack]:
     with short_folder() as folder:
         copy = folder / "belfry"
         _copy_project(copy)
-        url = f"http://127.0.0.1:{_free_port()}"
+        url = f"http://127.0.0.1:{free_port()}"
         with (copy / "run.log").open("wb") as log:
             process = subprocess.Popen(
                 ["make", "run"], cwd=copy, env=_environment(url), stdout=log, stderr=log, start_new_session=True
@@ -126,12 +125,6 @@ def _environment(url: str) -> dict[str, str]:
     # None of the surrounding settings: the stack starts as it does for somebody who has just cloned it.
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "USER", "TMPDIR")}
     return kept | {"PORT": url.rpartition(":")[2]}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:

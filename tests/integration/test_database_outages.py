@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from app.extensions import db
+from app.extensions import KEEPALIVE, db
 from app.mail import MailRequest, MailState, close_connections, delivery, get_mail, send_mails, transport
 from app.outbox import JobAttempt, JobRecord, JobState, WorkerProcess, enqueue
 from jobs.engine import claim, current_job, execution
@@ -251,6 +252,14 @@ def test_a_request_without_a_database_is_answered_in_its_own_form_and_the_next_o
     assert (page.status_code, "The database does not answer." in page.text) == (503, True)
     assert [answer.headers["Retry-After"] for answer in (api, page)] == ["5", "5"]
     assert client.post("/api/v1/auth/login", json=login).status_code == 401
+
+
+def test_either_side_of_a_connection_notices_when_the_other_has_vanished(session):
+    names = [f"tcp_keepalives_{what}" for what in ("idle", "interval", "count")] + ["tcp_user_timeout"]
+    found = session.execute(sa.text("SELECT name, source FROM pg_settings WHERE name = ANY(:names)"), {"names": names})
+    assert dict(found.all()) == dict.fromkeys(names, "session")  # the values are those of connections over a network
+    ours = psycopg.conninfo.conninfo_to_dict(session.connection().connection.driver_connection.info.dsn)
+    assert {name: int(ours[name]) for name in KEEPALIVE} == KEEPALIVE
 
 
 # ── Everything at once, as processes ─────────────────────────────────────────────────────────────────────────────

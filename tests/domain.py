@@ -17,6 +17,7 @@ from app.columns import database_now, text_enum
 from app.extensions import Base, table_of
 from app.outbox import Change, Creation, JobRecord, JobRequest, WorkerProcess, enqueue_many, on_change, on_created
 from jobs.engine import Chunk, RetryPolicy, current_job, job
+from jobs.engine.claim import Claim
 
 
 class TicketStatus(StrEnum):
@@ -143,6 +144,36 @@ def crash(session: Session, times: int) -> str:
     if claims <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     return "survived"
+
+
+@job("test.hold_on", timeout_seconds=120)
+def hold_on(session: Session) -> None:
+    """Uses the database until that goes away; the next time it is quick."""
+    session.add(Ticket(title="held on"))
+    _hold_on(session, current_job().claim)
+
+
+@job("test.heavy_hold_on", queue="heavy", timeout_seconds=120)
+def heavy_hold_on(session: Session) -> None:
+    """The same in a process of its own."""
+    hold_on(session)
+
+
+@job("test.hold_on_in_chunks", chunk=50, timeout_seconds=120)
+def hold_on_in_chunks(chunk: Chunk) -> None:
+    """The same with many; a ticket is written for each that is answered."""
+    chunk.before_commit(
+        lambda session, answers: session.add_all(Ticket(title="held on") for answer in answers if answer.result)
+    )
+    for item in chunk:
+        _hold_on(chunk.session, item)
+        chunk.answer(item, "answered")
+
+
+def _hold_on(session: Session, claim: Claim) -> None:
+    while claim.number == 1:
+        session.execute(sa.select(1))
+        time.sleep(0.05)
 
 
 @job("test.poison", queue="default")

@@ -216,6 +216,13 @@ class CuttingProxy:
                 end.shutdown(socket.SHUT_RDWR)
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @contextlib.contextmanager
 def short_folder() -> Iterator[Path]:
     """A temporary folder with a path short enough for a unix socket."""

@@ -230,13 +230,6 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def wait_until(condition, *, seconds: float = 10.0, every: float = 0.02) -> None:
     """Waits until `condition()` is true; fails after `seconds`."""
     ends_at = time.monotonic() + seconds

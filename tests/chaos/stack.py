@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from app.outbox import WorkerProcess
 from tests.chaos.domain import create_tables
 from tests.chaos.plan import Kind, Pace
 from tests.chaos.services import ROOT, Kill, Manager, Service, environment
-from tests.servers import PostgresServer, ValkeyServer, short_folder, wait_until
+from tests.servers import PostgresServer, ValkeyServer, free_port, short_folder, wait_until
 from tests.smtp import SmtpServer
 
 CHAOS_ROOT = "tests.chaos.root"
@@ -155,13 +154,6 @@ def stack(folder: Path, seed: str, scale: Scale) -> Iterator[Stack]:
         running = Stack(app, valkey, postgres, smtp, manager)
         running.wait_until_ready()
         yield running
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _service(name: str, environ: Mapping[str, str], folder: Path) -> Service:

@@ -88,6 +88,7 @@ def test_a_work_horse_does_not_outlive_its_killed_worker(session, processes):
     worker = processes.worker("--heavy")
     id = asked(session, "test.heavy_long_nap", seconds=60)
     wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    wait_until(lambda: children_of(worker.pid), seconds=10)
     (horse,) = children_of(worker.pid)
     worker.kill()
     wait_until(lambda: has_ended(horse), seconds=5)

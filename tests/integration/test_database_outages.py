@@ -269,7 +269,13 @@ def test_the_whole_stack_goes_on_by_itself_after_the_database_was_restarted(smtp
     smtp.delay_seconds = 0.2
     port = free_port()
     web = ("gunicorn", "tests.root:app", "--bind", f"127.0.0.1:{port}", "--no-control-socket", "--threads", "4")
-    stack = [processes.worker(), processes.worker("--heavy"), processes.scheduler(), processes.start(*web)]
+    grace = {"SHUTDOWN_GRACE_SECONDS": "1"}
+    stack = [
+        processes.worker(**grace),
+        processes.worker("--heavy", **grace),
+        processes.scheduler(),
+        processes.start(*web),
+    ]
     wait_until(lambda: answer_of(port)[0] == 401 and count(session, WorkerProcess) == 3, seconds=120)
     begun: list[str] = []
     mails: list[str] = []
@@ -297,3 +303,14 @@ def test_the_whole_stack_goes_on_by_itself_after_the_database_was_restarted(smtp
     assert count(session, Ticket) == len(begun)
     assert {get_mail(id).state for id in mails} == {MailState.SENT}
     assert len(smtp.received) == len(mails)
+
+    last = [asked(session, "test.hold_on"), asked(session, "test.heavy_hold_on")]
+    wait_until(partial(all_are, session, last, JobState.RUNNING), seconds=30)
+    session.rollback()
+    postgres.stop("immediate")
+    for process in stack:
+        process.terminate()
+    try:
+        assert [process.wait(30) for process in stack] == [0] * 4, processes.output()
+    finally:
+        postgres.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,6 +13,8 @@ from sqlalchemy.orm import Session
 
 from app.mail import EmailMessage, MailRequest, send_mails
 from app.outbox import AttemptOutcome, JobRecord, JobState, WorkerProcess, enqueue
+from jobs.engine import light
+from tests.domain import behaviour
 from tests.integration.test_worker_processes import asked, attempts, read, state_is, tickets
 from tests.processes import children_of, has_ended, signal_tree
 from tests.servers import wait_until
@@ -109,6 +112,32 @@ def test_a_poison_pill_fails_and_the_jobs_that_share_its_processes_do_not(sessio
     assert "interrupted 3 times in a row" in record.error_message
     assert "SIGKILL" in record.error_message
     assert tickets(session) == 50
+
+
+@on_sqlite
+@pytest.mark.parametrize(("seconds", "has_company"), [(0.3, False), (1.5, True)])
+def test_a_job_on_its_last_chance_runs_alone_but_others_do_not_wait_for_ever(
+    app, session, work, monkeypatch, seconds, has_company
+):
+    monkeypatch.setattr(light, "ALONE_SECONDS", 0.6)
+    app.config |= {"WORKER_THREADS": 2, "WORKER_BATCH": 2}
+    spans: dict[int, tuple[float, float]] = {}
+
+    def act(session: Session, ticket_id: int) -> None:
+        began_at = time.monotonic()
+        time.sleep(0.1 if ticket_id else seconds)
+        spans[ticket_id] = (began_at, time.monotonic())
+
+    behaviour["act"] = act
+    suspect, *_ = [enqueue("test.act", ticket_id=n) for n in range(5)]
+    session.execute(sa.update(JobRecord).where(JobRecord.id == suspect).values(interruptions=2))
+    session.commit()
+    work()
+    assert states(session, "test.act") == {"completed": 5}
+    began_at, ended_at = spans.pop(0)
+    company = [n for n, (begin, end) in spans.items() if begin < ended_at and end > began_at]
+    assert bool(company) is has_company
+    assert all(spans[n][0] - began_at >= 0.5 for n in company)
 
 
 @on_postgresql

@@ -281,17 +281,19 @@ def test_the_whole_stack_goes_on_by_itself_after_the_database_was_restarted(smtp
     mails: list[str] = []
     for mode in ("fast", "immediate"):
         new = [asked(session, name) for name in HOLDING_ON for _ in range(3)]
+        begun += [*new, asked(session, "test.heavy_hold_on")]
+        wait_until(partial(all_are, session, [*new, begun[-1]], JobState.RUNNING), seconds=30)
+        # The mails come after them, so that each of them has a thread when the database goes.
         letters = [MailRequest([f"{mode}-{n}@example.org"], f"{mode}/{n}", CONTEXT) for n in range(20)]
         mails += send_mails("test-message", letters)
-        begun += [*new, asked(session, "test.heavy_hold_on")]
         later = asked(session, "test.greet", delay=2, ticket_id=1)
-        wait_until(partial(all_are, session, [*new, begun[-1]], JobState.RUNNING), seconds=30)
         smtp.wait_for(len(mails) - 15, 30)
         session.rollback()
 
         postgres.stop(mode)
         status, headers, body = answer_of(port)
         postgres.start()
+        db.engine.dispose()  # this process's own connections, of a moment ago
         assert (status, headers["Retry-After"], body["status"]) == (503, "5", "Service Unavailable")
         wait_until(lambda: answer_of(port)[0] == 401, seconds=30)
         jobs = [*begun, later, *(get_mail(id).job_id for id in mails)]

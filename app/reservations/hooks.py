@@ -14,6 +14,12 @@ from app.reservations.models import Reservation, ReservationStatus
 
 # SQLite takes 32,766 bound values in a statement; a bulk insert may hand over more ids than that.
 IDS_PER_QUERY = 10_000
+# Built once: every change of a status asks it.
+_ADDRESSES = (
+    sa.select(Reservation.id, User.email)
+    .join(Reservation.customer)
+    .where(Reservation.id.in_(sa.bindparam("ids", expanding=True)))
+)
 
 
 @on_created(Reservation)
@@ -70,7 +76,7 @@ def _addresses(reservation_ids: Sequence[int]) -> dict[int, str]:
     found: dict[int, str] = {}
     for begin in range(0, len(reservation_ids), IDS_PER_QUERY):
         ids = reservation_ids[begin : begin + IDS_PER_QUERY]
-        query = sa.select(Reservation.id, User.email).join(Reservation.customer).where(Reservation.id.in_(ids))
         # On the connection: the session is in the middle of a flush.
-        found.update({row.id: row.email for row in current_session().connection().execute(query)})
+        rows = current_session().connection().execute(_ADDRESSES, {"ids": ids})
+        found.update({row.id: row.email for row in rows})
     return found

@@ -34,10 +34,16 @@ scheduler.main()
 
 
 def ticks(session) -> list[ScheduleTick]:
-    session.rollback()
     found = list(session.scalars(sa.select(ScheduleTick).order_by(ScheduleTick.tick_at)))
     session.expunge_all()
     session.rollback()
+    return found
+
+
+def count(session, *conditions: sa.ColumnElement[bool]) -> int:
+    """How many rows meet `conditions`."""
+    found = session.scalar(sa.select(sa.func.count()).where(*conditions))
+    session.rollback()  # on SQLite, whoever has read holds the write lock
     return found
 
 
@@ -89,8 +95,8 @@ def test_two_that_both_believe_to_hold_the_lock_repeat_nothing(app, session, bro
 
     def is_done() -> bool:
         work(session, broker)
-        greeted = sa.select(sa.func.count()).where(JobRecord.name == "test.greet")
-        return session.scalar(greeted.where(JobRecord.state == JobState.COMPLETED)) == len(delays)
+        is_greeted = JobRecord.name == "test.greet", JobRecord.state == JobState.COMPLETED
+        return count(session, *is_greeted) == len(delays)
 
     wait_until(is_done, seconds=30)
     assert_no_gap(session, timedelta(seconds=0.2))
@@ -123,8 +129,7 @@ def test_another_takes_over_at_once_after_sigterm_and_within_15_seconds_after_ki
         return bool(found := ticks(session)) and found[-1].recorded_at > ended_at
 
     def all_have_started() -> bool:
-        session.rollback()
-        return session.scalar(sa.select(sa.func.count(WorkerProcess.name))) == 3
+        return count(session, WorkerProcess.kind == "scheduler") == 3
 
     wait_until(all_have_started, seconds=60)
     end_the_holder(signal.SIGTERM)

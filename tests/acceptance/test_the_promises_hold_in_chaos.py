@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = 8
-LIMIT_SECONDS = 240
+LIMIT_SECONDS = 400
 
 
 @pytest.mark.acceptance

@@ -54,7 +54,7 @@ BRIEF = Scale(
     settings={"HEARTBEAT_SECONDS": "1", "RESCUE_AFTER_SECONDS": "4", "RELAY_SECONDS": "1"},
     load_threads=4,
     load_pause_seconds=0.3,
-    settle_seconds=60,
+    settle_seconds=120,
 )
 SCALES = {"full": FULL, "brief": BRIEF}
 

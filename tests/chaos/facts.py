@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -57,6 +56,14 @@ class JobStep:
 
 
 @dataclass(frozen=True)
+class Worker:
+    """A worker's process, and when it began to work, in Unix time."""
+
+    pid: int
+    began_at: float
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that is compared.
 
@@ -70,7 +77,7 @@ class Facts:
         ticks: by schedule, the moments of its ticks in seconds.
         steps: by job id, the states it went through.
         queues: by job id, its queue.
-        pids: by worker's name, its process.
+        workers: by name, their processes.
         poisoned: the ids of jobs whose process was struck so often in a row that they are to be given up.
     """
 
@@ -86,7 +93,7 @@ class Facts:
     ticks: Mapping[str, Sequence[float]] = field(default_factory=dict)
     steps: Mapping[str, Sequence[JobStep]] = field(default_factory=dict)
     queues: Mapping[str, str] = field(default_factory=dict)
-    pids: Mapping[str, int] = field(default_factory=dict)
+    workers: Mapping[str, Worker] = field(default_factory=dict)
     poisoned: frozenset[str] = frozenset()
 
 
@@ -105,8 +112,8 @@ def read_facts(book: Path, smtp: SmtpServer) -> Facts:
         refused=frozenset(map(_message_id, smtp.refused)),
         ticks=_ticks(),
         steps=_steps(),
-        queues=dict(_pairs(JobRecord.id, JobRecord.queue)),
-        pids=dict(_pairs(WorkerProcess.name, WorkerProcess.pid)),
+        queues=_queues(),
+        workers=_workers(),
     )
 
 
@@ -167,9 +174,13 @@ def _steps() -> dict[str, list[JobStep]]:
     return steps
 
 
-def _pairs(key: Any, value: Any) -> Iterator[tuple[str, Any]]:
-    for row in db.session.execute(sa.select(key, value)):
-        yield row[0], row[1]
+def _queues() -> dict[str, str]:
+    return {row.id: row.queue for row in db.session.execute(sa.select(JobRecord.id, JobRecord.queue))}
+
+
+def _workers() -> dict[str, Worker]:
+    query = sa.select(WorkerProcess.name, WorkerProcess.pid, WorkerProcess.started_at)
+    return {row.name: Worker(row.pid, row.started_at.timestamp()) for row in db.session.execute(query)}
 
 
 def _said(error_type: str | None, message: str | None) -> str | None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from app.outbox import JobState
-from tests.chaos.facts import Facts
+from app.outbox import HEAVY_QUEUES, JobState
+from tests.chaos.facts import Facts, JobStep
 from tests.chaos.services import Kill
 
 PROMISE_SECONDS = 15.0
@@ -25,7 +25,8 @@ class Rescue:
         job_id: the job.
         kill: what killed its process.
         back_seconds: until it was back in its queue.
-        seconds: until it ran again; both from the kill, or from the last stall after it.
+        seconds: until it ran again; both from the kill, or from the last stall after it, or from the start of the
+            worker that took it when all others were dead.
         is_disturbed: whether there was such a stall.
         is_behind: whether it waited no longer than whoever came after it: the workers had more to do than they could.
     """
@@ -51,7 +52,7 @@ def deaths(facts: Facts, struck: Sequence[Kill]) -> Counter[str]:
     found: Counter[str] = Counter()
     for job_id, steps in facts.steps.items():
         for step, following in pairwise(steps):
-            hits = moments.get(facts.pids.get(step.worker or "", 0), [])
+            hits = moments.get(_pid(facts, step) or 0, [])
             found[job_id] += step.state == JobState.RUNNING and any(step.at <= hit <= following.at for hit in hits)
     return found
 
@@ -63,6 +64,10 @@ class Turn:
     queue: str
     came_at: float
     began_at: float
+
+    def is_beside(self, other: Turn) -> bool:
+        """Whether the same workers take both."""
+        return (self.queue in HEAVY_QUEUES) == (other.queue in HEAVY_QUEUES)
 
 
 def rescues(facts: Facts, kills: Sequence[Kill], stalls: Sequence[float]) -> list[Rescue]:
@@ -82,17 +87,31 @@ def rescues(facts: Facts, kills: Sequence[Kill], stalls: Sequence[float]) -> lis
 def _rescue(facts: Facts, job_id: str, kill: Kill, stalls: Sequence[float], turns: Sequence[Turn]) -> Rescue | None:
     steps = facts.steps[job_id]
     number = bisect_right(steps, kill.at, key=lambda step: step.at)
-    last = steps[number - 1] if number else None
-    if last is None or last.state != JobState.RUNNING or facts.pids.get(last.worker or "") != kill.pid:
+    if number == 0 or steps[number - 1].state != JobState.RUNNING or _pid(facts, steps[number - 1]) != kill.pid:
         return None
-    following = steps[number:]
-    again = next((step for step in following if step.state == JobState.RUNNING), None)
-    if again is None or following[0].state != JobState.PENDING:
+    back, again = steps[number], next((step for step in steps[number:] if step.state == JobState.RUNNING), None)
+    if again is None or back.state != JobState.PENDING:
         return None  # its end was on the way already
-    since = max([kill.at, *(stall for stall in stalls if kill.at < stall <= again.at)])
-    turn = Turn(facts.queues.get(job_id, ""), following[0].at, again.at)
-    back_seconds = max(0.0, following[0].at - since)
-    return Rescue(job_id, kill, back_seconds, again.at - since, since > kill.at, _is_behind(turn, turns))
+    turn = Turn(facts.queues.get(job_id, ""), back.at, again.at)
+    moments = [kill.at, *(stall for stall in stalls if kill.at < stall <= again.at)]
+    is_disturbed, back_seconds = len(moments) > 1, max(0.0, back.at - max(moments))
+    moments += _first_worker(facts, turn, again, turns)
+    return Rescue(job_id, kill, back_seconds, again.at - max(moments), is_disturbed, _is_behind(turn, turns))
+
+
+def _pid(facts: Facts, step: JobStep) -> int | None:
+    worker = facts.workers.get(step.worker or "")
+    return worker.pid if worker else None
+
+
+def _first_worker(facts: Facts, turn: Turn, again: JobStep, turns: Sequence[Turn]) -> list[float]:
+    """When the worker that took the job began, if there was none before it: all were dead at once."""
+    worker = facts.workers.get(again.worker or "")
+    if worker is None or any(
+        turn.came_at < other.began_at < worker.began_at for other in turns if other.is_beside(turn)
+    ):
+        return []
+    return [worker.began_at]
 
 
 def _turns(facts: Facts) -> list[Turn]:
@@ -106,5 +125,6 @@ def _turns(facts: Facts) -> list[Turn]:
 
 def _is_behind(turn: Turn, turns: Sequence[Turn]) -> bool:
     """Whether others began while it waited, and none of its own queue that had come later."""
-    began = [other for other in turns if turn.came_at < other.began_at < turn.began_at - CLAIM_SECONDS]
+    before = turn.began_at - CLAIM_SECONDS
+    began = [other for other in turns if other.is_beside(turn) and turn.came_at < other.began_at < before]
     return bool(began) and not any(other.queue == turn.queue and other.came_at > turn.came_at for other in began)

@@ -26,7 +26,7 @@ from tests.smtp import SmtpServer
 
 CHAOS_ROOT = "tests.chaos.root"
 SCHEDULERS = ("scheduler-1", "scheduler-2")
-START_SECONDS = 60
+START_SECONDS = 120
 POOL_PROCESSES = 2
 # How many processes of each service give signs of life.
 SIGNS_OF_LIFE = {"light": 1, "pool": POOL_PROCESSES, "heavy": 1, **dict.fromkeys(SCHEDULERS, 1)}

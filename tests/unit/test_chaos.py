@@ -14,7 +14,7 @@ from app.mail import MailState
 from app.outbox import JobState
 from tests.chaos.book import UNDONE, Book, Fate, read_book
 from tests.chaos.comparison import compare, story
-from tests.chaos.facts import Facts, Job, JobStep, Mail
+from tests.chaos.facts import Facts, Job, JobStep, Mail, Worker
 from tests.chaos.faults import kinds
 from tests.chaos.plan import REST_SECONDS, Pace, plan
 from tests.chaos.rescues import deaths, rescues
@@ -99,12 +99,15 @@ def steps(*entered: tuple[str, float, str | None], others: Sequence[tuple[float,
     found = {"j1": [JobStep(state, 0, worker, at) for state, at, worker in entered]}
     for number, (came_at, began_at) in enumerate(others):
         found[f"o{number}"] = [JobStep("pending", 0, None, came_at), JobStep("running", 1, "light-b", began_at)]
-    return Facts(steps=found, pids={"light-a": 7, "light-b": 8}, queues=dict.fromkeys(found, "default"))
+    workers = {"light-a": Worker(7, 0), "light-b": Worker(8, 0), "light-c": Worker(9, 38)}
+    return Facts(steps=found, workers=workers, queues=dict.fromkeys(found, "default"))
 
 
-def rescued(back_at: float, again_at: float, others: Sequence[tuple[float, float]] = ()) -> Facts:
+def rescued(
+    back_at: float, again_at: float, others: Sequence[tuple[float, float]] = (), worker: str = "light-b"
+) -> Facts:
     worked = ("pending", 0, None), ("running", 1, "light-a")
-    return steps(*worked, ("pending", back_at, "light-a"), ("running", again_at, "light-b"), others=others)
+    return steps(*worked, ("pending", back_at, "light-a"), ("running", again_at, worker), others=others)
 
 
 KILLED = rescued(11, 12)
@@ -130,8 +133,18 @@ def test_a_rescue_counts_anew_after_an_outage() -> None:
         (rescued(11, 40, others=[(5, 20), (6, 35)]), False),
         (rescued(11, 40, others=[(5, 20), (12, 35)]), True),
         (rescued(18, 40, others=[(5, 20), (6, 35)]), True),
+        (rescued(11, 40, worker="light-c"), False),
+        (rescued(11, 40, others=[(12, 35)], worker="light-c"), True),
     ],
-    ids=["back late", "run late", "behind others", "overtaken", "back late, behind others"],
+    ids=[
+        "back late",
+        "run late",
+        "behind others",
+        "overtaken",
+        "back late, behind others",
+        "no other worker",
+        "another worker took others",
+    ],
 )
 def test_a_rescue_is_slow_unless_the_workers_had_too_much_to_do(facts: Facts, is_slow: bool) -> None:
     (rescue,) = rescues(facts, BLOW, stalls=[])

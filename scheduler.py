@@ -10,9 +10,9 @@ from wsgi import app
 
 def main() -> None:
     """Runs until SIGTERM or SIGINT."""
-    connection = connect(app.config["REDIS_URL"], connect_timeout_seconds=5, timeout_seconds=10)
+    connection = connect(app.config["REDIS_URL"], connect_timeout_seconds=2, timeout_seconds=2)
     pusher = publisher(app)
-    # The clock may wait longer for Redis than a request may.
+    # The clock may wait longer for Redis than a request may, but not so long that its signs of life come late.
     pusher.connection = connection
     Clock(app, connection, pusher, app.extensions["schedule"]).run()
 

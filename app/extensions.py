@@ -23,6 +23,15 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+# A host that vanishes says no goodbye: a client must not wait for a dead server, nor others for a dead client's locks.
+# Each side asks after the other when it is silent, and gives it up after 11 s.
+KEEPALIVE = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 11_000,  # milliseconds; for what was sent and never acknowledged
+}
+
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -112,7 +121,7 @@ def engine_options(uri: str, busy_timeout_seconds: float) -> dict[str, Any]:
     return {
         "pool_size": 20,
         "max_overflow": 40,
-        "connect_args": {"connect_timeout": 5},
+        "connect_args": {"connect_timeout": 5, **KEEPALIVE},
     }
 
 
@@ -143,6 +152,7 @@ def _prepare_engine(app: Flask, engine: sa.Engine) -> None:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
+        event.listen(engine, "connect", _configure_postgresql)
         event.listen(engine, "checkin", _note_use)
         event.listen(engine, "checkout", partial(_ping_if_idle, engine.dialect))
 
@@ -178,6 +188,16 @@ def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _configure_postgresql(connection: DBAPIConnection, record: object) -> None:
+    # Not as options of the start, which a PgBouncer in between would refuse.
+    names = [f"tcp_{name.removeprefix('tcp_')}" for name in KEEPALIVE]
+    values = [str(value) for value in KEEPALIVE.values()]
+    cursor = connection.cursor()
+    cursor.execute("SELECT set_config(n, v, false) FROM unnest(%s::text[], %s::text[]) s (n, v)", (names, values))
+    cursor.close()
+    connection.commit()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -161,7 +161,7 @@ RQ_SIMPLE_WORKER = (*RQ_WORKER, "--worker-class", "rq.SimpleWorker")
 HUEY_CONSUMER = ("huey_consumer", "tasks.huey", "--quiet")
 DRAMATIQ = ("dramatiq", "tasks", "--processes", str(PROCESSES))
 QUEUES = (
-    _queue("celery", "celery", [("celery", "-A", "tasks", *CELERY_OPTIONS)], _celery_left, 10_000),
+    _queue("celery", "celery", [("celery", "-A", "tasks", *CELERY_OPTIONS)], _celery_left, 6_000),
     _queue("rq", "rq", [RQ_WORKER] * PROCESSES, _rq_left, 400),
     _queue("rq_simple", "rq", [RQ_SIMPLE_WORKER] * PROCESSES, _rq_left, 2_000),
     _queue("huey", "huey", [HUEY_CONSUMER] * PROCESSES, _huey_left, 20_000),

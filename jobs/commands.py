@@ -83,6 +83,9 @@ def pause_schedule(name: str) -> None:
 @click.argument("name")
 def resume_schedule(name: str) -> None:
     """Let schedule NAME run again, from its next tick on."""
+    for entry in entries():
+        if entry.name == name:
+            schedules.tick(db.session(), entry)  # those that passed while no scheduler ran are not caught up on
     _set_paused(name, None)
 
 

@@ -12,8 +12,11 @@ from app.outbox import JobRecord, JobState, ScheduleTick, TickOutcome, publisher
 from jobs.engine import ScheduleEntry
 from jobs.engine.clock import Clock
 
+QUEUE = "rq:queue:default"
+LOCK = "rq:scheduler_lock"
 TIMERS = "rq:scheduler:scheduled_jobs"
 ENTRY = ScheduleEntry("test.every_minute", job="test.act", every=60, catch_up_seconds=600)
+TICK = f"schedule:{ENTRY.name}"
 
 
 def scheduler(app: Flask, *entries: ScheduleEntry) -> Clock:
@@ -24,7 +27,7 @@ def scheduler(app: Flask, *entries: ScheduleEntry) -> Clock:
 
 def one_pass(scheduler: Clock) -> None:
     """One pass that looks at everything, as the first pass of a new process does."""
-    scheduler._last_run.clear()
+    scheduler._begin_anew()
     scheduler.work_once()
     db.session.rollback()
 

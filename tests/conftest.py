@@ -43,7 +43,7 @@ def postgres() -> Iterator[PostgresServer]:
     with short_folder() as folder:
         server = PostgresServer(folder)
         yield server
-        server.stop()
+        server.stop("immediate")  # nobody needs what it would write to disk
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,17 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.columns import database_now, text_enum
-from app.extensions import Base
+from app.extensions import Base, table_of
 from app.outbox import Change, Creation, JobRecord, JobRequest, WorkerProcess, enqueue_many, on_change, on_created
 from jobs.engine import Chunk, RetryPolicy, current_job, job
+from jobs.engine.claim import Claim
 
 
 class TicketStatus(StrEnum):
@@ -96,6 +98,20 @@ def heavy_long_nap(session: Session, seconds: float) -> dict[str, int]:
     return nap(session, seconds)
 
 
+@job("test.wait", timeout_seconds=120)
+def wait(session: Session, file: str) -> None:
+    """Runs until the file is there, and marks a ticket, past the hook that asks for another job."""
+    while not Path(file).exists():
+        time.sleep(0.01)
+    session.connection().execute(sa.insert(table_of(Ticket)).values(title="waited"))
+
+
+@job("test.heavy_wait", queue="heavy", timeout_seconds=120)
+def heavy_wait(session: Session, file: str) -> None:
+    """The same in a process of its own."""
+    wait(session, file)
+
+
 @job("test.nap_in_chunks", chunk=50, takes=("seconds",), timeout_seconds=60)
 def nap_in_chunks(chunk: Chunk) -> None:
     """One nap after the other; what has not begun when the worker is about to stop goes back."""
@@ -107,6 +123,18 @@ def nap_in_chunks(chunk: Chunk) -> None:
             chunk.answer(item)
 
 
+@job("test.linger", timeout_seconds=120)
+def linger(session: Session, seconds: float = 100.0) -> dict[str, int]:
+    """Takes its time, until its worker is killed; the next time it is quick."""
+    return nap(session, seconds if current_job().claim.number == 1 else 0.0)
+
+
+@job("test.heavy_linger", queue="heavy", timeout_seconds=120)
+def heavy_linger(session: Session, seconds: float = 100.0) -> dict[str, int]:
+    """The same in a process of its own."""
+    return linger(session, seconds)
+
+
 @job("test.crash", queue="heavy")
 def crash(session: Session, times: int) -> str:
     """Kills its own process, the first so many times."""
@@ -116,6 +144,43 @@ def crash(session: Session, times: int) -> str:
     if claims <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     return "survived"
+
+
+@job("test.hold_on", timeout_seconds=120)
+def hold_on(session: Session) -> None:
+    """Uses the database until that goes away; the next time it is quick."""
+    session.add(Ticket(title="held on"))
+    _hold_on(session, current_job().claim)
+
+
+@job("test.heavy_hold_on", queue="heavy", timeout_seconds=120)
+def heavy_hold_on(session: Session) -> None:
+    """The same in a process of its own."""
+    hold_on(session)
+
+
+@job("test.hold_on_in_chunks", chunk=50, timeout_seconds=120)
+def hold_on_in_chunks(chunk: Chunk) -> None:
+    """The same with many; a ticket is written for each that is answered."""
+    chunk.before_commit(
+        lambda session, answers: session.add_all(Ticket(title="held on") for answer in answers if answer.result)
+    )
+    for item in chunk:
+        _hold_on(chunk.session, item)
+        chunk.answer(item, "answered")
+
+
+def _hold_on(session: Session, claim: Claim) -> None:
+    while claim.number == 1:
+        session.execute(sa.select(1))
+        time.sleep(0.05)
+
+
+@job("test.poison", queue="default")
+def poison(session: Session, seconds: float) -> None:
+    """Kills its process, whoever shares it."""
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fall_silent(session: Session, seconds: float = 30.0) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from tests.servers import wait_until
 
@@ -31,7 +35,7 @@ class Processes:
 
     def start(self, *command: str, **environ: str) -> subprocess.Popen[bytes]:
         """Starts a program of the virtual environment in a process group of its own."""
-        output = (self._folder / f"process-{len(self._started)}.log").open("wb")
+        output = self._output_path(len(self._started)).open("wb")
         process = subprocess.Popen(
             [str(BIN / command[0]), *command[1:]],
             cwd=ROOT,
@@ -67,14 +71,21 @@ class Processes:
         wait_until(lambda: answers_at(port), seconds=60)
         return process
 
-    def output(self) -> str:
-        """What all of them have written so far."""
-        return "\n".join(path.read_text(errors="replace") for path in sorted(self._folder.glob("process-*.log")))
+    def output(self, process: subprocess.Popen[bytes] | None = None) -> str:
+        """What all of them, or one of them, have written so far."""
+        numbers = range(len(self._started)) if process is None else [self._started.index(process)]
+        return "\n".join(self._output_path(number).read_text(errors="replace") for number in numbers)
+
+    def _output_path(self, number: int) -> Path:
+        return self._folder / f"process-{number}.log"
 
     def kill_all(self) -> None:
-        """Ends them all, with what they have started."""
+        """Ends them all, with what they have started, work horses in groups of their own too."""
         for process in self._started:
             kill_group(process, signal.SIGKILL)
+            for pid in members_of_session(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         for process in self._started:
             process.wait(10)
 
@@ -91,6 +102,32 @@ def answers_at(port: int) -> bool:
     """Whether somebody listens on a port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def members_of_session(pid: int) -> Sequence[int]:
+    """The processes in the session that this one has begun."""
+    members = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(ProcessLookupError):
+            if os.getsid(int(entry.name)) == pid:
+                members.append(int(entry.name))
+    return members
+
+
+def signal_tree(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Sends a signal to a process and all that descends from it, also what is in a group of its own."""
+    tree = psutil.Process(process.pid)
+    for member in (tree, *tree.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.send_signal(number)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone; one that nobody has buried counts as such."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def children_of(pid: int) -> Sequence[int]:

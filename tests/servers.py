@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import select
+import shutil
 import signal
 import socket
+import socketserver
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -49,6 +53,17 @@ class ValkeyServer:
             self._process.wait(10)
             self._process = None
 
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def forget(self) -> None:
+        """Deletes what it kept on disk; it must not be running."""
+        shutil.rmtree(self.folder / "appendonlydir")
+
     def freeze(self) -> None:
         """Lets it accept connections and answer nothing."""
         self._signal(signal.SIGSTOP)
@@ -73,6 +88,46 @@ class ValkeyServer:
             return False
 
 
+class LossyProxy(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Stands between processes and a Valkey, and loses the answers that a test names.
+
+    Args:
+        path: its own socket.
+        upstream: the Valkey's socket.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, path: Path, upstream: Path) -> None:
+        super().__init__(str(path), _Exchange)
+        self.url = f"unix://{path}"
+        self.upstream = upstream
+        # What is done, with the id of the process that waits for it, when an answer has this in it.
+        self.losses: dict[bytes, Callable[[int], None]] = {}
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Exchange(socketserver.BaseRequestHandler):
+    server: LossyProxy
+
+    def handle(self) -> None:
+        with socket.socket(socket.AF_UNIX) as upstream, contextlib.suppress(OSError):
+            upstream.connect(str(self.server.upstream))
+            while True:
+                for source in select.select([self.request, upstream], [], [])[0]:
+                    data = source.recv(65536)
+                    if not data or (source is upstream and self._loses(data)):
+                        return
+                    (self.request if source is upstream else upstream).sendall(data)
+
+    def _loses(self, data: bytes) -> bool:
+        for text in [text for text in self.server.losses if text in data]:
+            client = self.request.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4)
+            self.server.losses.pop(text)(int.from_bytes(client, sys.byteorder))
+            return True
+        return False
+
+
 class PostgresServer:
     """A PostgreSQL in a folder of its own, that can be stopped and started again; tests get databases in it."""
 
@@ -87,6 +142,10 @@ class PostgresServer:
     def url(self, database: str) -> str:
         """The address of a database."""
         return self._server.get_uri(database)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Renames a database that nobody is connected to."""
+        self._execute(f'ALTER DATABASE "{name}" RENAME TO "{new_name}"')
 
     def create(self, template: str = "template1") -> str:
         """Makes a database as a copy of `template`; returns its name."""
@@ -157,18 +216,18 @@ class CuttingProxy:
                 end.shutdown(socket.SHUT_RDWR)
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @contextlib.contextmanager
 def short_folder() -> Iterator[Path]:
     """A temporary folder with a path short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="bf-") as folder:
         yield Path(folder)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(condition, *, seconds: float = 10.0, every: float = 0.02) -> None:

@@ -24,6 +24,7 @@ CERTIFICATE = Path(__file__).with_name("smtp_localhost.pem")
 STEPS = ("connect", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "content", "accepted", "answered")
 CUT = "cut"
 HANG = "hang"
+HANG_SECONDS = 60
 
 
 @dataclass
@@ -80,6 +81,8 @@ class SmtpServer:
         speaks_tls: TLS from the first byte.
         login: user name and password to insist on.
         delay_seconds: how long each mail takes.
+
+    `received` holds the mails that it has taken, `refused` those whose content it has answered with a 5xx.
     """
 
     offers_tls: bool = False
@@ -88,6 +91,7 @@ class SmtpServer:
     delay_seconds: float = 0.0
     faults: list[Fault] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
+    refused: list[Received] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     connections: int = 0
 
@@ -124,9 +128,19 @@ class SmtpServer:
         assert self._server is not None, "the server is not started"
         self._server.cut_all()
 
-    def fail(self, at: str, do: str, *, recipient: str | None = None, times: int | None = None) -> None:
+    def fail(self, at: str, do: str, *, recipient: str | None = None, times: int | None = None) -> Fault:
         """Adds a fault; see `Fault`."""
-        self.faults.append(Fault(at, do, recipient, times))
+        fault = Fault(at, do, recipient, times)
+        self.faults.append(fault)
+        return fault
+
+    def mend(self, fault: Fault) -> None:
+        """Takes a fault away; connections that hang by it are cut."""
+        self.faults = [present for present in self.faults if present is not fault]
+
+    def hangs(self, fault: Fault) -> bool:
+        """Whether a connection that met a HANG is still to say nothing."""
+        return any(present is fault for present in self.faults) and not self.stopped.is_set()
 
     def record(self, mail: Received) -> None:
         with self._changed:
@@ -142,11 +156,12 @@ class SmtpServer:
 
     def fault_for(self, step: str, recipients: tuple[str, ...]) -> Fault | None:
         """The fault that strikes now, counted down."""
-        for fault in self.faults:
-            if fault.at == step and fault.times != 0 and (fault.recipient is None or fault.recipient in recipients):
-                if fault.times is not None:
-                    fault.times -= 1
-                return fault
+        with self._changed:
+            for fault in self.faults:
+                if fault.at == step and fault.times != 0 and (fault.recipient is None or fault.recipient in recipients):
+                    if fault.times is not None:
+                        fault.times -= 1
+                    return fault
         return None
 
 
@@ -258,9 +273,12 @@ class _Conversation(socketserver.BaseRequestHandler):
             return None
         content = self._read_content()
         time.sleep(self.owner.delay_seconds)
+        mail = Received(self.sender, self.recipients, content, time.monotonic())
         if answer := self._strike("content", self.recipients):
+            if answer.startswith("5"):
+                self.owner.refused.append(mail)
             return self._say(answer)
-        self.owner.record(Received(self.sender, self.recipients, content, time.monotonic()))
+        self.owner.record(mail)
         recipients = self.recipients
         self._say(self._strike("accepted", recipients) or "250 2.0.0 taken")
         self._forget_mail()
@@ -293,7 +311,9 @@ class _Conversation(socketserver.BaseRequestHandler):
         if fault is None:
             return None
         if fault.do == HANG:
-            self.owner.stopped.wait(60)
+            ends_at = time.monotonic() + HANG_SECONDS
+            while self.owner.hangs(fault) and time.monotonic() < ends_at:
+                self.owner.stopped.wait(0.05)
         if fault.do in (CUT, HANG):
             raise _Cut
         return fault.do

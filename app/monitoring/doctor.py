@@ -83,9 +83,8 @@ def _migrations(app: Flask) -> str:
 
 
 def _broker() -> str:
-    connection = publisher().connection
-    connection.ping()
-    waiting = {queue: int(connection.llen(f"rq:queue:{queue}")) for queue in QUEUES}
+    publisher().probe()
+    waiting = {queue: int(publisher().connection.llen(f"rq:queue:{queue}")) for queue in QUEUES}
     return "answers; waiting: " + ", ".join(f"{queue} {count}" for queue, count in waiting.items())
 
 

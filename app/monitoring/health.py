@@ -24,7 +24,7 @@ def alive() -> ResponseReturnValue:
 def ready() -> ResponseReturnValue:
     """200 when the database answers, else 503. Without the broker requests still work, so it is named and no more."""
     database = _database_answers()
-    broker = _broker_answers()
+    broker = _broker_takes_jobs()
     answer = {"database": _word(database), "broker": _word(broker)}
     return jsonify(status=_word(database), parts=answer), 200 if database else 503
 
@@ -37,11 +37,12 @@ def _database_answers() -> bool:
     return True
 
 
-def _broker_answers() -> bool:
+def _broker_takes_jobs() -> bool:
     try:
-        return bool(publisher().connection.ping())
+        publisher().probe()
     except redis.RedisError:
         return False
+    return True
 
 
 def _word(is_well: bool) -> str:

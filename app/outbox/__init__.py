@@ -26,6 +26,7 @@ from app.outbox.enqueue import (
     insert_ignoring_conflicts,
 )
 from app.outbox.errors import HookError, JobArgumentError, JobStateError, OutboxError, UnknownJobError
+from app.outbox.locking import unlocked
 from app.outbox.models import (
     AttemptOutcome,
     JobAttempt,
@@ -39,7 +40,7 @@ from app.outbox.models import (
 from app.outbox.origin import Origin, acting_as, current_origin, set_origin
 from app.outbox.pruning import prune_records
 from app.outbox.publisher import TIMERS_KEY, Publisher
-from app.outbox.relay import RelayReport, relay
+from app.outbox.relay import RelayReport, relay, relay_pages
 from app.outbox.specs import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, JobCatalogue, JobSpec, catalogue
 from app.outbox.states import ENDED, LIVE, TIMED, TRANSITIONS, WAITING, JobState, sources_of
 from app.outbox.steering import cancel, on_cancelled, retry
@@ -95,11 +96,13 @@ __all__ = [
     "publisher",
     "record_changes",
     "relay",
+    "relay_pages",
     "retry",
     "set_origin",
     "sources_of",
     "subject_of",
     "subject_type",
+    "unlocked",
 ]
 
 log = structlog.get_logger(__name__)

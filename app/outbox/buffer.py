@@ -13,13 +13,14 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 @dataclass(frozen=True)
 class Published:
-    """All that the publisher needs of a record: its id, where it goes, and when."""
+    """All that the publisher needs of a record: its id, where it goes, when, and whether before those that wait."""
 
     id: str
     name: str
     queue: str
     timeout_seconds: int
     scheduled_at: datetime | None = None
+    goes_first: bool = False
 
 
 # What one commit publishes by itself. Beyond it the relay does, so that a statement over a million rows neither keeps a

@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 # So few that even a busy broker answers each pipeline within a request's timeout; more would not be faster.
 PIPELINE_RECORDS = 100
 TIMERS_KEY = Scheduler.scheduled_jobs_key
+PROBE_KEY = "belfry:probe"
 
 
 @dataclass
@@ -64,6 +65,11 @@ class Publisher:
         self.breaker.succeeded()
         return True
 
+    def probe(self) -> None:
+        """Writes a key that is gone at once. Raises redis.RedisError: also where a PING would be answered, by a broker
+        that is read-only or full."""
+        self.connection.set(PROBE_KEY, "", px=1)
+
     def push(self, records: Iterable[Published], *, timers: Sequence[bytes] = ()) -> None:
         """Pushes `records`, a pipeline for every 100. Raises redis.RedisError.
 
@@ -89,7 +95,7 @@ class Publisher:
         else:
             key = Queue.redis_queue_namespace_prefix + record.queue
             pipeline.sadd(Queue.redis_queues_keys, key)
-            pipeline.rpush(key, record.id)
+            (pipeline.lpush if record.goes_first else pipeline.rpush)(key, record.id)
 
     def _save_job(self, pipeline: Any, record: Published, status: JobStatus) -> None:
         job = Job.create(

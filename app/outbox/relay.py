@@ -14,6 +14,7 @@ from rq import Queue
 from app.columns import utc_now
 from app.extensions import db
 from app.outbox.buffer import Published
+from app.outbox.locking import unlocked
 from app.outbox.models import JobRecord
 from app.outbox.publisher import Publisher
 from app.outbox.specs import QUEUES
@@ -39,17 +40,23 @@ def relay(publisher: Publisher) -> RelayReport:
     whose timer did not fire, and queued ones that Redis has lost.
     """
     report = RelayReport()
+    for page in relay_pages(publisher):
+        report.pushed += page.pushed
+        report.marked += page.marked
+    return report
+
+
+def relay_pages(publisher: Publisher) -> Iterator[RelayReport]:
+    """The same page by page, for a caller that has other things to do in between."""
     if not _has_candidates():
-        return report
+        return
     # Redis first, SQL second: what a worker takes in between is then still counted as present.
     present = ids_at_rq(publisher)
     for page in _pages():
         missing = [record for record in page if record.id not in present]
-        publisher.push(missing)
+        publisher.push(missing, timers=[record.id.encode() for record in missing])
         _mark_queued([record.id for record in page])
-        report.pushed += len(missing)
-        report.marked += len(page) - len(missing)
-    return report
+        yield RelayReport(len(missing), len(page) - len(missing))
 
 
 def ids_at_rq(publisher: Publisher) -> set[str]:
@@ -104,15 +111,13 @@ def _pages() -> Iterator[list[Published]]:
 
 
 def _mark_queued(ids: Sequence[str]) -> None:
-    statement = (
-        sa.update(JobRecord)
-        .where(
-            JobRecord.id.in_(ids),
-            JobRecord.state.in_(sources_of(JobState.QUEUED) | {JobState.QUEUED}),
-            # One that ran and failed since it was pushed waits for its retry.
-            sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now()),
-        )
-        .values(state=JobState.QUEUED, enqueued_at=utc_now())
+    free = unlocked(
+        JobRecord.id.in_(ids),
+        JobRecord.state.in_(sources_of(JobState.QUEUED) | {JobState.QUEUED}),
+        # One that ran and failed since it was pushed waits for its retry.
+        sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now()),
     )
+    values = {"state": JobState.QUEUED, "enqueued_at": utc_now()}
+    statement = sa.update(JobRecord).where(JobRecord.id.in_(free)).values(values)
     db.session.execute(statement, execution_options={"synchronize_session": False})
     db.session.commit()

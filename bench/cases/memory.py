@@ -15,7 +15,7 @@ from bench.ground import Grounds
 from bench.plan import Plan
 
 HELD = Quantity("memory", "MB")
-REST_SECONDS = 5.0
+REST_SECONDS = 3.0
 
 
 def memory(grounds: Grounds, plan: Plan) -> Iterator[Comparison]:

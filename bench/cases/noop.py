@@ -13,7 +13,7 @@ from bench.ground import Ground, Grounds
 from bench.plan import Plan
 
 RATE = Quantity("noop", "jobs/s")
-JOBS = 20_000
+JOBS = 15_000
 IS_LIVE = "state NOT IN ('completed', 'failed', 'cancelled')"
 SECONDS_BETWEEN = {
     "sqlite": "(julianday(max(finished_at)) - julianday(min(started_at))) * 86400",

@@ -18,10 +18,10 @@ from bench.plan import Plan
 from bench.rows import CUSTOMERS, load_pending
 
 CLIENTS = (1, 8)
-REQUESTS = 600
+REQUESTS = 400
 WARM_UP = 50
-MAILS = 150
-PAUSE_SECONDS = 0.03
+MAILS = 100
+PAUSE_SECONDS = 0.05
 
 
 class Api:

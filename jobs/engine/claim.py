@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,13 +17,16 @@ from app.columns import UtcDateTime, database_now, utc_now
 from app.extensions import table_of
 from app.outbox import (
     TIMED,
+    WAITING,
     AttemptOutcome,
     JobAttempt,
     JobRecord,
     JobState,
     Published,
+    WorkerProcess,
     hold,
     sources_of,
+    unlocked,
 )
 from jobs.engine.errors import JobCancelledError, JobTimeoutError, PoisonPillError
 from jobs.engine.retry import RetryPolicy
@@ -31,6 +34,7 @@ from jobs.engine.retry import RetryPolicy
 MAX_TYPE_CHARACTERS = 120
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_TRACEBACK_CHARACTERS = 20_000
+MAX_INTEGER = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,14 @@ _NOW = sa.bindparam("now", type_=UtcDateTime)
 _CLAIM = (
     sa.update(_RECORDS)
     .where(
-        _RECORDS.c.id.in_(sa.bindparam("ids", expanding=True)),
-        _RECORDS.c.state.in_(sources_of(JobState.RUNNING)),
-        sa.or_(_RECORDS.c.state.not_in(TIMED), _RECORDS.c.scheduled_at <= _NOW),
+        _RECORDS.c.id.in_(
+            unlocked(
+                JobRecord.id.in_(sa.bindparam("ids", expanding=True)),
+                JobRecord.state.in_(sources_of(JobState.RUNNING)),
+                sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= _NOW),
+                JobRecord.interruptions < sa.bindparam("suspect_from"),
+            )
+        )
     )
     .values(
         state=JobState.RUNNING,
@@ -109,22 +118,36 @@ _COMPLETE = (
 _TELL_RESULT = sa.update(_RECORDS).where(_RECORDS.c.id == sa.bindparam("of")).values(result=sa.bindparam("value"))
 
 
-def claim(session: Session, ids: Sequence[str], worker: str) -> list[Claim]:
+def claim(session: Session, ids: Sequence[str], worker: str, *, with_suspects: bool = True) -> list[Claim]:
     """Claims what may run of `ids` with one UPDATE and commits it.
 
     Args:
         session: a session without changes.
         ids: record ids as they came from RQ; unknown ones and those not due, ended or running are left out.
         worker: the worker's name.
+        with_suspects: whether to claim those too that `suspects` tells of.
 
     Returns:
         the claims, in the order of `ids`.
     """
-    values = {"ids": ids, "now": utc_now(), "by": worker}
+    suspect_from = MAX_INTEGER if with_suspects else _suspect_from()
+    values = {"ids": ids, "now": utc_now(), "by": worker, "suspect_from": suspect_from}
     rows = session.connection().execute(_CLAIM, values).all()
     session.commit()
     claims = {row.id: Claim(*row) for row in rows}
     return [claims[id] for id in ids if id in claims]
+
+
+def suspects(session: Session, ids: Collection[str]) -> list[str]:
+    """Those of `ids` that fail as a poison pill when their worker dies once more: where many jobs share a process, each
+    of them is to run alone, or it is blamed for another's doing."""
+    is_suspect = JobRecord.interruptions >= _suspect_from()
+    query = sa.select(JobRecord.id).where(JobRecord.id.in_(ids), JobRecord.state.in_(WAITING), is_suspect)
+    return list(session.execute(query).scalars())
+
+
+def _suspect_from() -> int:
+    return max(1, current_app.config["MAX_INTERRUPTIONS"] - 1)
 
 
 def complete(session: Session, results: Sequence[tuple[Claim, Any]]) -> set[str]:
@@ -224,7 +247,8 @@ def _return_to_queue(
         return None
     if error is not None:
         _add_attempt(session, claim_, AttemptOutcome.INTERRUPTED, error)
-    hold(session, [_published(claim_, None)])
+    # Behind those that wait it would wait as long again, however quickly it was rescued.
+    hold(session, [replace(_published(claim_, None), goes_first=True)])
     return JobState.PENDING
 
 
@@ -243,18 +267,20 @@ def _numbers(claims: Iterable[Claim]) -> list[tuple[str, int]]:
 
 
 def _add_attempt(session: Session, claim_: Claim, outcome: AttemptOutcome, error: BaseException) -> None:
+    # Not this one, when it is the rescue that tells of the worker's end.
+    host = sa.select(WorkerProcess.host).where(WorkerProcess.name == claim_.worker).scalar_subquery()
     formatted = "".join(traceback.format_exception(error)) if error.__traceback__ else None
     row = {
         "job_id": claim_.id,
         "number": claim_.attempt,
         "outcome": outcome,
         "worker": claim_.worker,
-        "host": socket.gethostname(),
+        "host": sa.func.coalesce(host, socket.gethostname()),
         "started_at": claim_.started_at,
         "traceback": _storable(formatted)[-MAX_TRACEBACK_CHARACTERS:] if formatted else None,
         **_error_columns(error),
     }
-    session.connection().execute(sa.insert(JobAttempt), [row])
+    session.connection().execute(sa.insert(JobAttempt).values(row))
 
 
 def _error_columns(error: BaseException) -> dict[str, str]:

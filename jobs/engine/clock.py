@@ -6,22 +6,22 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 import redis
-import sqlalchemy as sa
 import structlog
 from flask import Flask
 from rq_scheduler import Scheduler
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from app.columns import as_uuid_text, utc_now
+from app.columns import utc_now
 from app.extensions import db
-from app.outbox import TIMED, JobRecord, JobState, Published, Publisher, relay, sources_of
+from app.outbox import Publisher, relay_pages
 from jobs.engine import heartbeat, schedule
 from jobs.engine.rescue import rescue
 from jobs.engine.schedule import ScheduleEntry
+from jobs.engine.timers import PAGE_TIMERS, Timers
 
 log = structlog.get_logger(__name__)
 
@@ -29,21 +29,31 @@ PASS_SECONDS = 0.5
 LOCK_SECONDS = 10
 REFRESH_SECONDS = 30.0
 LOOK_AHEAD_SECONDS = 90.0
-PAGE_TIMERS = 1_000
-MAX_BACKOFF_SECONDS = 5.0
+# With the time that an answer of Redis may take, less than half of RESCUE_AFTER_SECONDS: the rescue goes on without it.
+MAX_BACKOFF_SECONDS = 2.0
 SCHEDULE_PREFIX = "schedule:"
 # Present as long as Redis keeps what it was told; its absence says that the timers are gone too.
 MEMORY_KEY = "belfry:timers"
+# These stop all parts of a pass alike; any other error is the affair of the part that raised it.
+OUTAGES = (redis.RedisError, OperationalError, InterfaceError)
+END = object()
 
-_RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('expire', KEYS[1], ARGV[2]) else return 0 end"
+_LOCK = """
+local holder = redis.call('get', KEYS[1])
+if holder and holder ~= ARGV[1] then return 'taken' end
+redis.call('set', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return holder and 'held' or 'new'
+"""
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
+# A Redis that was wiped since the pass began has lost the lock too: then it does not remember what it was told.
+_REMEMBER = "if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('set', KEYS[2], ARGV[1]) end"
 
 
 class Clock(Scheduler):
     """Moves what is due: timers to their queues, schedules to their jobs; and keeps the relay and the rescue going.
 
     Any number may run: one works while it holds the lock, the others stand by. The lock only saves work; that
-    nothing happens twice is SQL's doing.
+    nothing happens twice is SQL's doing. Each pass is short: long work goes on page by page, one in each pass.
 
     Args:
         app: the application.
@@ -58,9 +68,11 @@ class Clock(Scheduler):
         super().__init__(connection=connection, interval=LOCK_SECONDS, name=heartbeat.process_name("scheduler"))
         self._app = app
         self._publisher = publisher
-        self._entries = {entry.name: entry for entry in entries}
+        self._timers = Timers(connection, publisher)
+        self._entries = {SCHEDULE_PREFIX + entry.name: entry for entry in entries}
         self._stopping = threading.Event()
         self._last_run: dict[str, float] = {}
+        self._under_way: dict[str, Iterator[object]] = {}
         self._beaten_at = self._beating_since = -math.inf
 
     def run(self, burst: bool = False) -> None:
@@ -72,30 +84,36 @@ class Clock(Scheduler):
         backoff = PASS_SECONDS
         with self._app.app_context():
             while not self._stopping.is_set():
-                pause = PASS_SECONDS
                 try:
-                    self.work_once()
+                    pause = 0 if self.work_once() else PASS_SECONDS
                     backoff = PASS_SECONDS
                 except (redis.RedisError, SQLAlchemyError) as error:
-                    db.session.rollback()
                     log.warning("scheduler.waiting", error=type(error).__name__, seconds=backoff)
+                    self._let_go()
                     pause, backoff = backoff, min(backoff * 2, MAX_BACKOFF_SECONDS)
                 if burst:
                     break
                 self._stopping.wait(pause)
             self._sign_off()
 
-    def work_once(self) -> None:
-        """One pass, if this scheduler holds the lock."""
-        self._regularly("heartbeat", self._app.config["HEARTBEAT_SECONDS"], self._beat)
+    def work_once(self) -> bool:
+        """One pass, if this scheduler holds the lock.
+
+        Returns:
+            whether the next pass should follow at once, because there is more to do.
+        """
+        settings = self._app.config
+        self._regularly("heartbeat", settings["HEARTBEAT_SECONDS"], self._beat)
         # The rescue needs no Redis and no lock: its UPDATEs are fenced.
         if self._may_judge():
-            self._regularly("rescue", self._app.config["RELAY_SECONDS"], lambda: rescue(db.session()))
+            self._regularly("rescue", settings["RELAY_SECONDS"], lambda: rescue(db.session()))
         if not self.acquire_lock():
-            return
-        self._regularly("refresh", REFRESH_SECONDS, self.refresh, at_once=self._has_lost_memory())
-        self.enqueue_jobs()
-        self._regularly("relay", self._app.config["RELAY_SECONDS"], lambda: relay(self._publisher))
+            return False
+        self._regularly("refresh", REFRESH_SECONDS, self.refresh)
+        self._page_by_page("timers", REFRESH_SECONDS, self._restore_timers)
+        is_more_due = self.enqueue_jobs()
+        self._page_by_page("relay", settings["RELAY_SECONDS"], lambda: relay_pages(self._publisher))
+        return is_more_due or bool(self._under_way)
 
     def stop(self, signal_number: int = 0, frame: object = None) -> None:
         """Ends after the present pass."""
@@ -107,106 +125,58 @@ class Clock(Scheduler):
 
     def acquire_lock(self) -> bool:
         """Takes the lock or renews it: it has an owner, so nobody deletes another's, and its owner's death ends it."""
-        key = self.scheduler_lock_key
-        if self.connection.set(key, self.name, nx=True, ex=LOCK_SECONDS):
-            self._last_run.clear()  # whoever takes over looks at everything at once
-            return True
-        return bool(self.connection.eval(_RENEW, 1, key, self.name, LOCK_SECONDS))
+        answer = self.connection.eval(_LOCK, 1, self.scheduler_lock_key, self.name, LOCK_SECONDS)
+        if answer == b"new":
+            self._begin_anew()
+        return answer != b"taken"
 
     def remove_lock(self) -> None:
         """Releases the lock if it is ours."""
         self.connection.eval(_RELEASE, 1, self.scheduler_lock_key, self.name)
 
     def refresh(self) -> None:
-        """Makes Redis agree with SQL: every schedule has its next tick, every timer that is due soon is set.
+        """Makes SQL's schedules those of the code, and Redis's ticks those of SQL."""
+        entries = list(self._entries.values())
+        removed = schedule.reconcile(db.session(), entries)
+        self._timers.remove([SCHEDULE_PREFIX + name for name in removed])
+        self._set_ticks(entries)
 
-        After a loss of Redis all timers are set anew.
+    def enqueue_jobs(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody uses the list
+        """Moves what is due: every tick, and a page of timers. One bad member never holds up the others.
+
+        Returns:
+            whether more timers may be due.
         """
-        schedule.reconcile(db.session(), list(self._entries.values()))
-        self._forget_removed_schedules()
-        for entry in self._entries.values():
-            self._set_timer(entry)
-        until = None if self._has_lost_memory() else LOOK_AHEAD_SECONDS
-        self._set_timers(until)
-        self.connection.set(MEMORY_KEY, self.name)
-
-    def enqueue_jobs(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody uses the list
-        """Moves what is due. One bad member never holds up the others."""
-        due = self.connection.zrangebyscore(self.scheduled_jobs_key, 0, time.time(), start=0, num=PAGE_TIMERS)
-        schedules = [member for member in due if member.startswith(SCHEDULE_PREFIX.encode())]
-        for member in schedules:
+        # Asked for by name, ticks do not wait behind the timers, and one that Redis has lost is set again.
+        for member in self._timers.due_among(list(self._entries)):
             self._tick(member)
-        self._move([member for member in due if member not in schedules])
+        due = self._timers.due()
+        timers = [member for member in due if member.decode(errors="replace") not in self._entries]
+        return self._apart("timers", lambda: self._timers.move(timers)) and len(due) == PAGE_TIMERS
 
-    def _tick(self, member: bytes) -> None:
-        name = member.decode(errors="replace").removeprefix(SCHEDULE_PREFIX)
-        entry = self._entries.get(name)
-        if entry is None:
-            self._remove_timers([member])
-            return
-        # The tick commits before the timer moves on: a death in between repeats the tick, which SQL then refuses.
-        settled = schedule.tick(db.session(), entry)
-        self._set_timer(entry)
-        if settled:
-            log.info("schedule.tick", schedule=name, ticks=len(settled))
+    def _tick(self, member: str) -> None:
+        entry = self._entries[member]
 
-    def _move(self, members: Sequence[bytes]) -> None:
-        """Pushes the due records among `members` and ends their timers, both in one transaction of Redis."""
-        if not members:
-            return
-        timers = {id: member for member in members if (id := as_uuid_text(member.decode(errors="replace")))}
-        records, later = self._look_up(list(timers))
-        self._publisher.push(records, timers=[timers[record.id] for record in records])
-        wanted = {timers[id] for id in (*later, *(record.id for record in records))}
-        # What is left is cancelled, ended, or was never ours.
-        self._remove_timers([member for member in members if member not in wanted])
-        if later:
-            self.connection.zadd(self.scheduled_jobs_key, later)
-        self._mark_queued([record.id for record in records])
+        def settle() -> None:
+            # The tick commits before the timer moves on: a death in between repeats the tick, which SQL then refuses.
+            if settled := schedule.tick(db.session(), entry):
+                log.info("schedule.tick", schedule=entry.name, ticks=len(settled))
+            self._set_ticks([entry])
 
-    def _look_up(self, ids: Sequence[str]) -> tuple[list[Published], dict[str, float]]:
-        """The records of due timers, and the times of those that SQL wants later."""
-        columns = (JobRecord.id, JobRecord.name, JobRecord.queue, JobRecord.timeout_seconds, JobRecord.scheduled_at)
-        query = sa.select(*columns).where(JobRecord.id.in_(ids), JobRecord.state.in_(TIMED))
-        rows = db.session.execute(query).all()
-        db.session.rollback()
-        now = utc_now()
-        due = [Published(row.id, row.name, row.queue, row.timeout_seconds) for row in rows if row.scheduled_at <= now]
-        return due, {row.id: row.scheduled_at.timestamp() for row in rows if row.scheduled_at > now}
+        if not self._apart(member, settle):
+            self._timers.set({member: utc_now() + timedelta(seconds=REFRESH_SECONDS)})  # not again in every pass
 
-    def _mark_queued(self, ids: Sequence[str]) -> None:
-        if ids:
-            is_due = JobRecord.scheduled_at <= utc_now()  # not one that ran and failed since it was pushed
-            where = JobRecord.id.in_(ids), JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED), is_due
-            values = {"state": JobState.QUEUED, "enqueued_at": utc_now()}
-            db.session.execute(sa.update(JobRecord).where(*where).values(values))
-            db.session.commit()
+    def _set_ticks(self, entries: Sequence[ScheduleEntry]) -> None:
+        ticks = schedule.next_ticks(db.session(), entries)
+        self._timers.set({SCHEDULE_PREFIX + name: tick_at for name, tick_at in ticks.items()})
 
-    def _set_timer(self, entry: ScheduleEntry) -> None:
-        tick_at = schedule.next_tick(db.session(), entry)
-        db.session.rollback()
-        self.connection.zadd(self.scheduled_jobs_key, {SCHEDULE_PREFIX + entry.name: tick_at.timestamp()})
-
-    def _set_timers(self, until_seconds: float | None) -> None:
-        query = sa.select(JobRecord.id, JobRecord.scheduled_at).where(JobRecord.state.in_(TIMED))
-        if until_seconds is not None:
-            query = query.where(JobRecord.scheduled_at < utc_now() + timedelta(seconds=until_seconds))
-        result = db.session.execute(query, execution_options={"yield_per": PAGE_TIMERS})
-        for rows in result.partitions():
-            self.connection.zadd(self.scheduled_jobs_key, {row.id: row.scheduled_at.timestamp() for row in rows})
-        db.session.rollback()
-
-    def _forget_removed_schedules(self) -> None:
-        members = self.connection.zscan_iter(self.scheduled_jobs_key, match=SCHEDULE_PREFIX + "*")
-        known = {(SCHEDULE_PREFIX + name).encode() for name in self._entries}
-        self._remove_timers([member for member, _ in members if member not in known])
-
-    def _remove_timers(self, members: Sequence[bytes]) -> None:
-        if members:
-            self.connection.zrem(self.scheduled_jobs_key, *members)
-
-    def _has_lost_memory(self) -> bool:
-        return not self.connection.exists(MEMORY_KEY)
+    def _restore_timers(self) -> Iterator[None]:
+        """Sets the timers that are due soon, in case one was never set; all of them when Redis has lost its memory."""
+        if self.connection.exists(MEMORY_KEY):
+            yield from self._timers.restore(utc_now() + timedelta(seconds=LOOK_AHEAD_SECONDS))
+        else:
+            yield from self._timers.restore(None)
+            self.connection.eval(_REMEMBER, 2, self.scheduler_lock_key, MEMORY_KEY, self.name)
 
     def _may_judge(self) -> bool:
         # Silence is no death while the database was away or locked for all: after a gap in its own signs of life the
@@ -221,15 +191,60 @@ class Clock(Scheduler):
             self._beating_since = time.monotonic()
         self._beaten_at = time.monotonic()
 
+    def _regularly(self, part: str, seconds: float, action: Callable[[], object]) -> None:
+        now = time.monotonic()
+        if now - self._last_run.get(part, -math.inf) >= seconds:
+            self._last_run[part] = now
+            self._apart(part, action)
+
+    def _page_by_page(self, part: str, seconds: float, begin: Callable[[], Iterator[object]]) -> None:
+        """Begins long work every so many seconds; does one page of it in each pass."""
+        if part not in self._under_way:
+            self._regularly(part, seconds, lambda: self._under_way.update({part: begin()}))
+        self._apart(part, lambda: self._advance(part))
+
+    def _advance(self, part: str) -> None:
+        pages = self._under_way.get(part)
+        if pages is not None and next(pages, END) is END:
+            del self._under_way[part]
+
+    def _apart(self, part: str, action: Callable[[], object]) -> bool:
+        """Keeps what one part raises from the others; an outage goes on to the caller.
+
+        Returns:
+            whether it went well.
+        """
+        try:
+            action()
+        except OUTAGES:
+            raise
+        except Exception:
+            db.session.rollback()
+            log.exception("scheduler.part_failed", part=part)
+            return False
+        return True
+
+    def _begin_anew(self) -> None:
+        """Makes the next pass look at everything."""
+        self._last_run.clear()
+        self._under_way.clear()
+
+    def _let_go(self) -> None:
+        """Called after a failure: another scheduler may reach what this one cannot."""
+        self._begin_anew()
+        # A rollback would need the connection that may just have died.
+        db.session().invalidate()
+        self._release()
+
     def _sign_off(self) -> None:
+        self._release()
         try:
             heartbeat.sign_off(db.session(), self.name)
-            self.remove_lock()
-        except (redis.RedisError, SQLAlchemyError) as error:
+        except SQLAlchemyError as error:
             log.warning("scheduler.signed_off_late", error=type(error).__name__)
 
-    def _regularly(self, what: str, seconds: float, action: Callable[[], object], *, at_once: bool = False) -> None:
-        now = time.monotonic()
-        if at_once or now - self._last_run.get(what, -seconds) >= seconds:
-            self._last_run[what] = now
-            action()
+    def _release(self) -> None:
+        try:
+            self.remove_lock()
+        except redis.RedisError as error:
+            log.warning("scheduler.lock_kept", error=type(error).__name__, seconds=LOCK_SECONDS)

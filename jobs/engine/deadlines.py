@@ -88,7 +88,7 @@ class Deadlines:
 def alarm(seconds: float) -> Iterator[None]:
     """The same limit for a job that has its process and main thread to itself: SIGALRM interrupts blocking calls too.
 
-    What computes in C is not reached by it either; there RQ kills the process, a minute later.
+    What computes in C is not reached by it either; there the worker kills the process, a minute later.
     """
 
     def ring(signal_number: int, frame: object) -> None:

@@ -149,6 +149,13 @@ def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit, shoul
             failure = error
     failure = job.outage or failure
     chunk.session.rollback()
+    _until_database_answers(lambda: _end_chunk(chunk, failure))
+    _log_chunk(items, chunk)
+    return chunk.ends
+
+
+def _end_chunk(chunk: Chunk, failure: BaseException) -> None:
+    """Ends what the function has left unanswered; called again it goes on where the database left it."""
     # Through the chunk, so that the function's own `save` learns of it in the same transaction.
     for item in chunk.unanswered:
         if _is_forgiven(item, failure):
@@ -157,9 +164,7 @@ def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit, shoul
             chunk.interrupt(item, failure)
         else:
             chunk.fail(item, failure)
-    _until_database_answers(chunk.settle)
-    _log_chunk(items, chunk)
-    return chunk.ends
+    chunk.settle()
 
 
 def _log_chunk(items: Sequence[Claim], chunk: Chunk) -> None:

@@ -1,127 +1,198 @@
-"""The worker of the heavy queue: RQ's own, which forks for every job, so that a crash or a leak kills one job only."""
+"""The worker of the heavy queue: it forks for every job, so that a crash or a leak kills one job and no worker."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from contextlib import suppress
+from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import redis
 import structlog
 from flask import current_app
-from rq.executions import Execution
-from rq.job import Job
-from rq.serializers import JSONSerializer
-from rq.utils import now
-from rq.worker import Worker
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.columns import as_uuid_text
 from app.extensions import db
-from app.outbox import JobRecord
 from jobs.engine import claim as claims
-from jobs.engine import heartbeat
-from jobs.engine.application import application
+from jobs.engine import execution
 from jobs.engine.claim import Claim
+from jobs.engine.deadlines import alarm
+from jobs.engine.deaths import cause_of_death, follow
 from jobs.engine.errors import JobTimeoutError
-from jobs.engine.pool import accept_stop_signals
+from jobs.engine.pool import STOP_SIGNALS
 from jobs.engine.registry import definition
+from jobs.engine.worker import CHECK_SECONDS, POLL_SECONDS, EngineWorker
 
 log = structlog.get_logger(__name__)
 
-# RQ waits for a job this much less than its TTL, so that an idle worker wakes every 3 s and beats.
-RQ_MARGIN_SECONDS = 15
+# A horse gets this much longer than its job's timeout to end by itself.
+LAST_RESORT_SECONDS = 60.0
+# How long BLPOP looks when it is not to wait.
+GLANCE_SECONDS = 0.01
+
+# What the parent does about a horse that did not end its job by itself.
+End = Callable[[Session, Claim], object]
+
+_fork = multiprocessing.get_context("fork")
 
 
-class HeavyWorker(Worker):
-    """RQ's forking worker with signs of life in SQL, JSON, and a dead horse recorded as an interruption."""
+class HeavyWorker(EngineWorker):
+    """Takes one job after the other; claims it, and lets a process of its own, the work horse, run it to its end.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._app = application()
-        seconds = max(1, int(self._app.config["HEARTBEAT_SECONDS"]))
-        kwargs["serializer"] = JSONSerializer
-        if len(args) < 2:  # RQ gives the name by position when it only looks a worker up
-            kwargs["name"] = kwargs.get("name") or heartbeat.process_name("heavy")
-        kwargs["job_monitoring_interval"] = seconds
-        kwargs["worker_ttl"] = RQ_MARGIN_SECONDS + seconds
-        kwargs.pop("default_worker_ttl", None)
-        super().__init__(*args, **kwargs)
-        self._beaten_at = 0.0
+    Only the horse's word in SQL counts. Its parent watches over it, and writes down what a horse that died could not.
+    """
 
-    def bootstrap(self, *args: Any, **kwargs: Any) -> None:
-        """Registers the process in SQL and in Redis."""
-        with self._app.app_context():
-            heartbeat.register(db.session(), self.name, "heavy", self.queue_names())
-        super().bootstrap(*args, **kwargs)
+    kind = "heavy"
 
-    def _install_signal_handlers(self) -> None:
-        super()._install_signal_handlers()
-        accept_stop_signals()
+    def work(  # pyright: ignore[reportIncompatibleMethodOverride] - RQ passes its options by keyword
+        self,
+        burst: bool = False,
+        logging_level: str | None = None,
+        max_jobs: int | None = None,
+        max_idle_time: int | None = None,
+        **rq_options: Any,
+    ) -> bool:
+        """Works until a signal; with `burst`, until the queues are empty.
 
-    def heartbeat(self, *args: Any, **kwargs: Any) -> None:
-        """RQ calls this when idle and, through its monitoring, while a horse works."""
-        # SQL first: the rescue judges by it, and Redis may be away.
-        if time.monotonic() - self._beaten_at >= self._app.config["HEARTBEAT_SECONDS"]:
-            self._beaten_at = time.monotonic()
-            self._beat()
-        super().heartbeat(*args, **kwargs)
+        Args:
+            burst: end when nothing is left.
+            logging_level: RQ's own log level.
+            max_jobs: end after so many jobs.
+            max_idle_time: end after so many seconds without a job.
+            rq_options: RQ's other options, which have no meaning here.
 
-    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """RQ calls this every few seconds while a horse works: past the grace of a shutdown its job goes back."""
+        Returns:
+            whether any job was run.
+        """
+        self._start(logging_level)
         try:
-            super().maintain_heartbeats(job, execution)
-        except redis.RedisError as error:
-            log.warning("heartbeat.late", error=type(error).__name__)
-        grace = timedelta(seconds=self._app.config["SHUTDOWN_GRACE_SECONDS"])
-        asked_at = self._shutdown_requested_date
-        if self._stop_requested and asked_at is not None and now() - asked_at > grace:
-            log.warning("worker.gives_back", jobs=1)
-            self._end_claims(claims.give_back_one)
-            self.kill_horse()
+            return self._take_until_told(burst, max_jobs, max_idle_time) > 0
+        finally:
+            self._sign_off()
 
-    def handle_work_horse_killed(self, job: Job, retpid: int | None, ret_val: int | None, rusage: Any) -> None:
-        """Called in the parent when a horse died: its job was interrupted and goes back to the queue at once."""
-        if ret_val is None:  # RQ itself has killed it, a minute past its timeout
-            self._end_claims(_time_out)
-        else:
-            reason = f"work horse {retpid} of {self.name} died: {_cause(ret_val)}"
-            self._end_claims(lambda session, claim: claims.interrupt(session, claim, reason))
-        super().handle_work_horse_killed(job, retpid, ret_val, rusage)
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Kills the horse with all that it has started; RQ calls this at its command `kill-horse`."""
+        if self._horse_pid:
+            with suppress(ProcessLookupError):
+                os.killpg(self._horse_pid, sig)
 
-    def teardown(self) -> None:
-        """Signs off in SQL and in Redis; the job of a horse that the second signal has killed goes back first."""
-        if not self.is_horse:
-            self._end_claims(claims.give_back_one)
-            with self._app.app_context():
-                heartbeat.sign_off(db.session(), self.name)
-        super().teardown()
-
-    def _beat(self) -> None:
-        running = [execution.job_id for execution in self.executions.values()]
-        with self._app.app_context():
-            heartbeat.beat_or_register(self.name, "heavy", self.queue_names())
+    def _take_until_told(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
+        taken, backoff, idle_since = 0, 1.0, time.monotonic()
+        while not self._stopping.is_set() and not (max_jobs and taken >= max_jobs):
+            self._beat_when_due()
             try:
-                heartbeat.recover_orphans(db.session(), self.name, running)
-            except SQLAlchemyError as error:
-                # RQ would end the worker over it; the next beat tries again.
-                db.session.rollback()
-                log.warning("orphans.later", error=type(error).__name__)
+                id = self._pop(GLANCE_SECONDS if burst else POLL_SECONDS)
+                claim = self._claim(id) if id else None
+                backoff = 1.0
+            except (redis.RedisError, SQLAlchemyError) as error:
+                # An id that was taken and not claimed is found by the relay: SQL still has it waiting.
+                backoff = self._wait_out(error, backoff)
+                continue
+            if claim is not None:
+                self._run(claim)
+                taken += 1
+            if id is not None:
+                idle_since = time.monotonic()
+            elif burst or (max_idle_time and time.monotonic() - idle_since > max_idle_time):
+                break
+        return taken
 
-    def _end_claims(self, end: Callable[[Session, Claim], object]) -> None:
-        # One job at a time: what runs under this name is the job at hand.
+    def _pause(self, seconds: float) -> None:
+        ends_at = time.monotonic() + seconds
+        while (left := ends_at - time.monotonic()) > 0 and not self._stopping.wait(min(left, CHECK_SECONDS)):
+            self._beat_when_due()
+
+    def _pop(self, seconds: float) -> str | None:
+        popped: Any = self.connection.blpop(self.queue_keys(), seconds)
+        # Whatever else somebody has pushed: it is to be told apart from our ids, not to stop the worker.
+        return popped[1].decode(errors="replace") if popped else None
+
+    def _claim(self, text: str) -> Claim | None:
+        id = as_uuid_text(text)
+        if id is None:
+            log.error("queue.foreign_ids", count=1)
+            return None
         with self._app.app_context():
-            for claim in claims.claims_of(db.session(), JobRecord.worker == self.name):
-                end(db.session(), claim)
-            db.session.commit()
+            found = claims.claim(db.session(), [id], self.name)
+        if not found:
+            self._forget([id])
+        return found[0] if found else None
+
+    def _run(self, claim: Claim) -> None:
+        self._held.add([claim])
+        horse = _fork.Process(target=self._run_in_horse, args=(claim, os.getpid()), name=f"horse of {self.name}")
+        horse.start()
+        self._horse_pid = horse.pid or 0
+        with suppress(ProcessLookupError, PermissionError):  # it may be quicker than we are
+            os.setpgid(self._horse_pid, self._horse_pid)
+        end = self._watch(horse, claim)
+        self._horse_pid = 0
+        if end is not None:
+            self._end(claim, end)
+        self._held.discard([claim])
+
+    def _watch(self, horse: BaseProcess, claim: Claim) -> End | None:
+        """Waits for the horse's end, and brings it about when it is due.
+
+        Returns:
+            what is left for the parent to write; None when the horse has written the end itself.
+        """
+        last_resort_at = time.monotonic() + claim.timeout_seconds + LAST_RESORT_SECONDS
+        end: End | None = None
+        while horse.is_alive():
+            if end is None and self._must_give_back():
+                end = claims.give_back_one
+            elif end is None and time.monotonic() > last_resort_at:
+                end = _time_out
+            if end is not None:
+                self.kill_horse()
+            self._beat_when_due()
+            horse.join(CHECK_SECONDS)
+        if end is None and horse.exitcode != 0:
+            reason = f"work horse {horse.pid} of {self.name} died: {cause_of_death(horse.exitcode or 0)}"
+            end = partial(claims.interrupt, reason=reason)
+        return end
+
+    def _must_give_back(self) -> bool:
+        asked_at = self._stop_asked_at
+        return asked_at is not None and (self._hurries or time.monotonic() - asked_at > self._grace_seconds)
+
+    def _end(self, claim: Claim, end: End) -> None:
+        try:
+            with self._app.app_context():
+                state = end(db.session(), claim)
+                db.session.commit()
+        except SQLAlchemyError as error:
+            # It counts as an orphan of ours until the database is back.
+            log.warning("orphans.later", error=type(error).__name__)
+        else:
+            log.warning("job.cut_short", job=claim.name, job_id=claim.id, state=state)
+
+    def _run_in_horse(self, claim: Claim, parent: int) -> None:
+        # When its worker is killed, its job is run again elsewhere, and must not go on here.
+        follow(parent, signal.SIGKILL)
+        os.setpgid(0, 0)
+        for number in STOP_SIGNALS:
+            # The parent decides, also when somebody signals all its processes. What the job starts gets the default.
+            signal.signal(number, _leave_to_parent)
+        self._mirror(execution.run(self._app, [claim], alarm))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(os.EX_OK)  # whatever threads the job has left behind
 
 
-def _time_out(session: Session, claim: Claim) -> None:
+def _leave_to_parent(signum: int, frame: object) -> None:
+    """Does nothing."""
+
+
+def _time_out(session: Session, claim: Claim) -> object:
     policy = definition(claim.name).policy(current_app.config)
-    claims.fail(session, claim, JobTimeoutError(f"took longer than its {claim.timeout_seconds} s"), policy)
-
-
-def _cause(status: int) -> str:
-    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
+    return claims.fail(session, claim, JobTimeoutError(f"took longer than its {claim.timeout_seconds} s"), policy)

@@ -4,72 +4,51 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
 import structlog
-from rq.serializers import JSONSerializer
-from rq.worker import BaseWorker
-from rq.worker.base import WorkerStatus
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.columns import as_uuid_text
 from app.extensions import db
 from app.outbox import UnknownJobError
 from jobs.engine import claim as claims
-from jobs.engine import execution, heartbeat, sizing
-from jobs.engine.application import application
+from jobs.engine import execution, sizing
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import Deadlines
 from jobs.engine.group_commit import Done, GroupCommit
-from jobs.engine.held import Held
-from jobs.engine.mirror import expire_copies, mirror_ends
-from jobs.engine.pool import accept_stop_signals
 from jobs.engine.registry import definition
 from jobs.engine.sizing import Pace
 from jobs.engine.threads import JobThreads
+from jobs.engine.worker import CHECK_SECONDS, POLL_SECONDS, EngineWorker
 
 log = structlog.get_logger(__name__)
 
-POLL_SECONDS = 1
-CHECK_SECONDS = 0.2
-MAX_BACKOFF_SECONDS = 5.0
-SAME_SIGNAL_SECONDS = 1.0
+ALONE_SECONDS = 10.0
 EXIT_STUCK = 75  # EX_TEMPFAIL: whoever supervises the process starts it again
 
 
-class LightWorker(BaseWorker):
-    """Takes batches of ids from RQ's queues, claims each batch with one UPDATE, and runs it on threads.
+class LightWorker(EngineWorker):
+    """Takes batches of ids from RQ's queues, claims each batch with one UPDATE, and runs it on threads."""
 
-    RQ's bookkeeping per execution is left out: SQL says what runs. Timers are rq-scheduler's, so `with_scheduler`
-    has no effect.
-    """
+    kind = "light"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["serializer"] = JSONSerializer
-        if len(args) < 2:  # RQ gives the name by position when it only looks a worker up
-            kwargs["name"] = kwargs.get("name") or heartbeat.process_name("light")
         super().__init__(*args, **kwargs)
-        self._app = application()
         settings = self._app.config
-        self._grace_seconds: float = settings["SHUTDOWN_GRACE_SECONDS"]
         self._batch: int = settings["WORKER_BATCH"]
         # By queue: long jobs in one must not keep the worker from taking more of another.
         self._job_paces = {name: Pace() for name in self.queue_names()}
         self._wait_paces: defaultdict[str, Pace] = defaultdict(Pace)  # by name
         self._deadlines = Deadlines()
-        self._stopping = threading.Event()
-        self._held = Held()
+        self._suspects: list[str] = []
         self._job_threads = JobThreads(settings["WORKER_THREADS"], self._cut, self._run)
         self._commits = GroupCommit(self._commit)
-        self._stop_asked_at: float | None = None
-        self._hurries = False
 
     def work(  # pyright: ignore[reportIncompatibleMethodOverride] - RQ passes its options by keyword
         self,
@@ -91,10 +70,7 @@ class LightWorker(BaseWorker):
         Returns:
             whether any job was run.
         """
-        self._install_signal_handlers()
-        self.bootstrap(logging_level or "WARNING")
-        with self._app.app_context():
-            heartbeat.register(db.session(), self.name, "light", self.queue_names())
+        self._start(logging_level)
         keeper = threading.Thread(target=self._keep_alive, name="keeper", daemon=True)
         keeper.start()
         self._commits.start()
@@ -108,20 +84,6 @@ class LightWorker(BaseWorker):
             self._sign_off()
         return taken > 0
 
-    def request_stop(self, signum: int, frame: Any) -> None:
-        """The first signal: finish what runs, within the grace. The second: give it back at once."""
-        now = time.monotonic()
-        # Ctrl-C reaches a pool's worker twice, from the terminal and from its pool: that is one wish.
-        if self._stop_asked_at is not None and now - self._stop_asked_at > SAME_SIGNAL_SECONDS:
-            self._hurries = True
-        self._stop_asked_at = self._stop_asked_at or now
-        self._stopping.set()
-
-    def _install_signal_handlers(self) -> None:
-        signal.signal(signal.SIGINT, self.request_stop)
-        signal.signal(signal.SIGTERM, self.request_stop)
-        accept_stop_signals()
-
     def _take_until_told(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         taken, backoff, idle_since = 0, 1.0, time.monotonic()
         ids: list[str] = []
@@ -131,13 +93,12 @@ class LightWorker(BaseWorker):
             rooms = self._rooms()
             may_block = not burst and len(rooms) == len(self.queues)
             try:
+                self._run_suspects()
                 ids = ids or self._take(rooms, block=may_block)
                 items = self._claim(ids)
                 backoff = 1.0
             except (redis.RedisError, SQLAlchemyError) as error:
-                log.warning("worker.waiting", error=type(error).__name__, seconds=backoff)
-                self._stopping.wait(backoff)
-                backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
+                backoff = self._wait_out(error, backoff)
                 continue
             self._job_threads.put(items)
             taken += len(items)
@@ -180,11 +141,33 @@ class LightWorker(BaseWorker):
         if not valid:
             return []
         with self._app.app_context():
-            items = claims.claim(db.session(), list(dict.fromkeys(valid)), self.name)
+            items = claims.claim(db.session(), list(dict.fromkeys(valid)), self.name, with_suspects=False)
+            if left := set(valid) - {item.id for item in items}:
+                self._suspects += claims.suspects(db.session(), left)
         self._held.add(items)
-        if unclaimed := set(valid) - {item.id for item in items}:
-            self._forget(unclaimed)
+        self._forget(left)
         return items
+
+    def _run_suspects(self) -> None:
+        """Runs the jobs that every death of their workers has met, each with nothing beside it to share the next one.
+
+        A long one gets company after a while: others must not wait for ever.
+        """
+        while self._suspects:
+            self._wait_until_free()
+            if self._stopping.is_set():
+                return  # SQL still has them waiting
+            with self._app.app_context():
+                items = claims.claim(db.session(), [self._suspects[-1]], self.name)
+            self._suspects.pop()
+            self._held.add(items)
+            self._job_threads.put(items)
+            self._wait_until_free()
+
+    def _wait_until_free(self) -> None:
+        ends_at = time.monotonic() + ALONE_SECONDS
+        while self._held and not self._stopping.is_set() and time.monotonic() < ends_at:
+            self._held.wait_until_fewer(CHECK_SECONDS)
 
     def _cut(self, waiting: deque[Claim]) -> list[Claim]:
         """What the next thread gets: one job, or as many of its kind as its chunk function should take."""
@@ -225,39 +208,18 @@ class LightWorker(BaseWorker):
 
     def _end(self, items: list[Claim], ends: execution.Ends) -> None:
         if ends:
-            with _whatever_redis_does():
-                mirror_ends(self.connection, ends, self._app.config["RESULT_TTL_SECONDS"])
+            self._mirror(ends)
         self._held.discard(items)
-
-    def _forget(self, ids: Collection[str]) -> None:
-        """Lets RQ's copies of jobs expire that are not to run: cancelled, ended, or another worker's."""
-        with _whatever_redis_does():
-            expire_copies(self.connection, ids, self._app.config["RESULT_TTL_SECONDS"])
 
     def _keep_alive(self) -> None:
         """Signs of life, deadlines, and claims whose answer was lost; on a thread of its own."""
-        beaten_at = 0.0
         while not self._stopping.wait(CHECK_SECONDS) or self._held:
             if self._deadlines.check():
                 log.critical("worker.stuck", reason="a job does not react to its timeout")
                 os._exit(EXIT_STUCK)
-            if time.monotonic() - beaten_at >= self._app.config["HEARTBEAT_SECONDS"]:
-                beaten_at = time.monotonic()
-                self._beat()
+            self._beat_when_due()
             if self._stopping.is_set():
                 time.sleep(CHECK_SECONDS)
-
-    def _beat(self) -> None:
-        try:
-            with self._app.app_context():
-                heartbeat.beat_or_register(self.name, "light", self.queue_names())
-                held = {claim.id for claim in self._held.claims()}
-                heartbeat.recover_orphans(db.session(), self.name, held)
-            self._state = WorkerStatus.BUSY if self._held else WorkerStatus.IDLE
-            self.connection.hset(self.key, "state", self._state)
-            self.heartbeat()
-        except (redis.RedisError, SQLAlchemyError) as error:
-            log.warning("heartbeat.late", error=type(error).__name__)
 
     def _wind_down(self) -> None:
         """Waits for running jobs, after a signal within the grace; what is not done then goes back to the queue."""
@@ -280,27 +242,13 @@ class LightWorker(BaseWorker):
     def _give_back(self, items: list[Claim]) -> None:
         if items:
             log.warning("worker.gives_back", jobs=len(items))
-            with self._app.app_context():
-                claims.give_back(db.session(), items)
-                db.session.commit()
+            try:
+                with self._app.app_context():
+                    claims.give_back(db.session(), items)
+                    db.session.commit()
+            except SQLAlchemyError as error:
+                log.warning("rescue.later", worker=self.name, error=type(error).__name__)
             self._held.discard(items)
-
-    def _sign_off(self) -> None:
-        try:
-            with self._app.app_context():
-                heartbeat.sign_off(db.session(), self.name)
-            self.teardown()
-        except (redis.RedisError, SQLAlchemyError) as error:
-            log.warning("worker.signed_off_late", error=type(error).__name__)
-
-
-@contextmanager
-def _whatever_redis_does() -> Iterator[None]:
-    """For RQ's copies of what SQL knows: nothing depends on them."""
-    try:
-        yield
-    except redis.RedisError as error:
-        log.warning("mirror.skipped", error=type(error).__name__)
 
 
 def _decoded(id: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 import structlog
@@ -13,6 +13,7 @@ from flask import current_app
 from sqlalchemy.orm import Session
 
 from app.columns import utc_now
+from app.extensions import table_of
 from app.outbox import (
     JobRequest,
     Schedule,
@@ -24,12 +25,14 @@ from app.outbox import (
     insert_ignoring_conflicts,
 )
 from jobs.engine.errors import ScheduleError
-from jobs.engine.timing import Cron, Every, Timing, ticks_between
+from jobs.engine.timing import Cron, Every, Timing, last_tick, ticks_between
 
 log = structlog.get_logger(__name__)
 
-# More missed ticks than this are not listed one by one: the newest are.
+# More missed ticks than this are not listed one by one: the oldest are, and the newest.
 MAX_TICKS_RECORDED = 1_000
+# Another scheduler may take this long to take over: no tick is too late before.
+MIN_CATCH_UP_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class ScheduleEntry:
         every: seconds, or the name of a setting that holds them.
         cron: five fields, read in `zone`; give this or `every`.
         zone: an IANA zone; None takes TIMEZONE.
-        catch_up_seconds: how late a tick may still run; None takes SCHEDULE_CATCH_UP_SECONDS.
+        catch_up_seconds: how late a tick may still run, at least 15 s; None takes SCHEDULE_CATCH_UP_SECONDS.
     """
 
     name: str
@@ -67,7 +70,8 @@ class ScheduleEntry:
     def catch_up(self, settings: Mapping[str, Any]) -> timedelta:
         """How late a tick may still run."""
         seconds = self.catch_up_seconds
-        return timedelta(seconds=settings["SCHEDULE_CATCH_UP_SECONDS"] if seconds is None else seconds)
+        wanted = settings["SCHEDULE_CATCH_UP_SECONDS"] if seconds is None else seconds
+        return timedelta(seconds=max(wanted, MIN_CATCH_UP_SECONDS))
 
 
 def check(entries: Sequence[ScheduleEntry], settings: Mapping[str, Any]) -> None:
@@ -76,8 +80,10 @@ def check(entries: Sequence[ScheduleEntry], settings: Mapping[str, Any]) -> None
     for entry in entries:
         if names.count(entry.name) > 1:
             raise ScheduleError(f"two entries of the schedule are named {entry.name!r}")
-        catalogue().get(entry.job)
+        if required := catalogue().get(entry.job).required:
+            raise ScheduleError(f"schedule {entry.name}: {entry.job} needs {', '.join(sorted(required))}")
         _check_timing(entry, settings)
+        _check_lengths(entry, settings)
 
 
 def _check_timing(entry: ScheduleEntry, settings: Mapping[str, Any]) -> None:
@@ -89,35 +95,65 @@ def _check_timing(entry: ScheduleEntry, settings: Mapping[str, Any]) -> None:
         raise ScheduleError(f"schedule {entry.name} has no next tick: {error}") from error
 
 
-def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> None:
-    """Makes SQL's schedules those of the code: adds, changes, removes, by name. Commits."""
+def _check_lengths(entry: ScheduleEntry, settings: Mapping[str, Any]) -> None:
+    for key, value in {"name": entry.name, **_columns(entry, settings)}.items():
+        limit = cast(sa.String, table_of(Schedule).c[key].type).length
+        if limit and len(value) > limit:
+            raise ScheduleError(f"schedule {entry.name}: its {key} is longer than {limit} characters")
+
+
+def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> list[str]:
+    """Makes SQL's schedules those of the code: adds, changes, removes, by name. Commits.
+
+    Returns:
+        the names of those that were removed.
+    """
     settings, now = current_app.config, utc_now()
     known = {row.name: row for row in session.scalars(sa.select(Schedule))}
     for entry in entries:
-        wanted = {
-            "job_name": entry.job,
-            "timing": str(entry.timing(settings)),
-            "zone": entry.zone_name(settings),
-        }
+        wanted = _columns(entry, settings)
         row = known.pop(entry.name, None)
         if row is None:
             insert_ignoring_conflicts(
                 session, Schedule, [{"name": entry.name, "first_tick_at": now, **wanted}], key="name"
             )
-        elif any(getattr(row, key) != value for key, value in wanted.items()):
+            continue
+        if (row.timing, row.zone) != (wanted["timing"], wanted["zone"]):
             # Ticks of the old timing are over; those of the new one begin now.
-            for key, value in {**wanted, "first_tick_at": now, "last_tick_at": None}.items():
-                setattr(row, key, value)
+            row.first_tick_at, row.last_tick_at = now, None
+        elif _settled_until(row) > now:
+            _take_back(session, row, now)
+        for key, value in wanted.items():
+            setattr(row, key, value)
     for gone in known.values():
         session.delete(gone)
     session.commit()
+    return list(known)
 
 
-def next_tick(session: Session, entry: ScheduleEntry) -> datetime:
-    """The first tick of `entry` that has no outcome yet; it may lie in the past."""
-    row = session.get(Schedule, entry.name)
-    since = (row.last_tick_at or row.first_tick_at) if row else utc_now()
-    return entry.timing(current_app.config).next_tick(since)
+def _take_back(session: Session, row: Schedule, now: datetime) -> None:
+    """Called when a clock was ahead and has been set right: the schedule would be silent until the moment it had shown.
+
+    What was enqueued too early stays on record, and is not repeated.
+    """
+    log.warning("schedule.clock_set_back", schedule=row.name, settled_until=_settled_until(row).isoformat())
+    is_ahead = ScheduleTick.tick_at > now, ScheduleTick.outcome != TickOutcome.ENQUEUED
+    session.execute(sa.delete(ScheduleTick).where(ScheduleTick.schedule == row.name, *is_ahead))
+    row.last_tick_at = now
+
+
+def _columns(entry: ScheduleEntry, settings: Mapping[str, Any]) -> dict[str, str]:
+    return {"job_name": entry.job, "timing": str(entry.timing(settings)), "zone": entry.zone_name(settings)}
+
+
+def next_ticks(session: Session, entries: Sequence[ScheduleEntry]) -> dict[str, datetime]:
+    """The first tick of each entry that has no outcome yet, by the entry's name; it may lie in the past."""
+    now, settings = utc_now(), current_app.config
+    names = [entry.name for entry in entries]
+    rows = {row.name: row for row in session.scalars(sa.select(Schedule).where(Schedule.name.in_(names)))}
+    since = {name: _settled_until(rows[name]) if name in rows else now for name in names}
+    session.rollback()
+    return {entry.name: entry.timing(settings).next_tick(since[entry.name]) for entry in entries}
 
 
 def tick(session: Session, entry: ScheduleEntry) -> list[datetime]:
@@ -162,14 +198,16 @@ def run_now(session: Session, name: str) -> str:
 
 
 def _due_ticks(entry: ScheduleEntry, row: Schedule, now: datetime) -> list[datetime]:
-    timing, settings = entry.timing(current_app.config), current_app.config
-    since = row.last_tick_at or row.first_tick_at
+    timing, since = entry.timing(current_app.config), _settled_until(row)
     due = ticks_between(timing, since, now, MAX_TICKS_RECORDED)
     if len(due) == MAX_TICKS_RECORDED:
         log.warning("schedule.many_ticks_missed", schedule=entry.name, since=since.isoformat())
-        recent = max(since, now - entry.catch_up(settings))
-        due = ticks_between(timing, recent, now, MAX_TICKS_RECORDED * 10)[-MAX_TICKS_RECORDED:] or due
+        due[-1] = last_tick(timing, due[-1], now)
     return due
+
+
+def _settled_until(row: Schedule) -> datetime:
+    return row.last_tick_at or row.first_tick_at
 
 
 def _record(session: Session, name: str, outcomes: Mapping[datetime, TickOutcome]) -> set[datetime]:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from app.extensions import db
+from app.extensions import KEEPALIVE, db
 from app.mail import MailRequest, MailState, close_connections, delivery, get_mail, send_mails, transport
-from app.outbox import JobAttempt, JobRecord, JobState, enqueue
+from app.outbox import JobAttempt, JobRecord, JobState, WorkerProcess, enqueue
 from jobs.engine import claim, current_job, execution
+from jobs.engine.chunk import COMMIT_SECONDS
 from jobs.engine.deadlines import no_limit
 from tests.domain import Ticket, behaviour
-from tests.servers import CuttingProxy, PostgresServer, short_folder
+from tests.servers import CuttingProxy, PostgresServer, free_port, short_folder, wait_until
 from tests.smtp import SmtpServer
 
+HOLDING_ON = ("test.hold_on", "test.hold_on_in_chunks")
 CONTEXT = {"server": "mail.example.org"}
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -50,6 +57,19 @@ def app(app: Flask) -> Iterator[Flask]:
     close_connections()
 
 
+def answer_of(port: int) -> tuple[int, Any, Any]:
+    """The status, headers and body with which the API answers someone unknown: after a look into the database."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", "/api/v1/me", headers={"Authorization": "Bearer unknown"})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, json.loads(answer.read())
+    except ConnectionRefusedError:
+        return 0, {}, {}
+    finally:
+        connection.close()
+
+
 def asked(session: Session, name: str = "test.act", **args: Any) -> str:
     id = enqueue(name, **args)
     session.commit()
@@ -65,6 +85,11 @@ def attempt_at(app: Flask, session: Session, *ids: str) -> execution.Ends:
 def read(session: Session, id: str) -> JobRecord:
     session.rollback()
     return session.get_one(JobRecord, id, populate_existing=True)
+
+
+def all_are(session: Session, ids: list[str], state: JobState) -> bool:
+    session.rollback()
+    return set(session.scalars(sa.select(JobRecord.state).where(JobRecord.id.in_(ids)))) == {state}
 
 
 def count(session: Session, model: type) -> int:
@@ -153,11 +178,13 @@ def test_a_job_that_takes_the_database_down_each_time_is_a_poison_pill_in_the_en
     assert times == execution.FORGIVEN_OUTAGES + app.config["MAX_INTERRUPTIONS"]
 
 
-def test_a_chunk_that_lost_the_database_keeps_what_it_answered_and_gives_back_the_rest(app, session):
+def test_a_chunk_that_lost_the_database_keeps_what_it_answered_and_gives_back_the_rest(app, session, postgres):
     def act(chunk: Any) -> None:
-        chunk.answer(next(iter(chunk)))
         chunk.session.execute(sa.select(1))
-        lose_connection(chunk.session)
+        postgres.stop("immediate")
+        threading.Timer(0.5, postgres.start).start()
+        chunk.answer(next(iter(chunk)))  # waits for the next commit
+        time.sleep(COMMIT_SECONDS)
         go_on(chunk.session)
 
     behaviour["chunk"] = act
@@ -225,3 +252,48 @@ def test_a_request_without_a_database_is_answered_in_its_own_form_and_the_next_o
     assert (page.status_code, "The database does not answer." in page.text) == (503, True)
     assert [answer.headers["Retry-After"] for answer in (api, page)] == ["5", "5"]
     assert client.post("/api/v1/auth/login", json=login).status_code == 401
+
+
+def test_either_side_of_a_connection_notices_when_the_other_has_vanished(session):
+    names = [f"tcp_keepalives_{what}" for what in ("idle", "interval", "count")] + ["tcp_user_timeout"]
+    found = session.execute(sa.text("SELECT name, source FROM pg_settings WHERE name = ANY(:names)"), {"names": names})
+    assert dict(found.all()) == dict.fromkeys(names, "session")  # the values are those of connections over a network
+    ours = psycopg.conninfo.conninfo_to_dict(session.connection().connection.driver_connection.info.dsn)
+    assert {name: int(ours[name]) for name in KEEPALIVE} == KEEPALIVE
+
+
+# ── Everything at once, as processes ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_whole_stack_goes_on_by_itself_after_the_database_was_restarted(smtp, app, session, processes, postgres):
+    smtp.delay_seconds = 0.2
+    port = free_port()
+    web = ("gunicorn", "tests.root:app", "--bind", f"127.0.0.1:{port}", "--no-control-socket", "--threads", "4")
+    stack = [processes.worker(), processes.worker("--heavy"), processes.scheduler(), processes.start(*web)]
+    wait_until(lambda: answer_of(port)[0] == 401 and count(session, WorkerProcess) == 3, seconds=120)
+    begun: list[str] = []
+    mails: list[str] = []
+    for mode in ("fast", "immediate"):
+        new = [asked(session, name) for name in HOLDING_ON for _ in range(3)]
+        letters = [MailRequest([f"{mode}-{n}@example.org"], f"{mode}/{n}", CONTEXT) for n in range(20)]
+        mails += send_mails("test-message", letters)
+        begun += [*new, asked(session, "test.heavy_hold_on")]
+        later = asked(session, "test.greet", delay=2, ticket_id=1)
+        wait_until(partial(all_are, session, [*new, begun[-1]], JobState.RUNNING), seconds=30)
+        smtp.wait_for(len(mails) - 15, 30)
+        session.rollback()
+
+        postgres.stop(mode)
+        status, headers, body = answer_of(port)
+        postgres.start()
+        assert (status, headers["Retry-After"], body["status"]) == (503, "5", "Service Unavailable")
+        wait_until(lambda: answer_of(port)[0] == 401, seconds=30)
+        jobs = [*begun, later, *(get_mail(id).job_id for id in mails)]
+        wait_until(partial(all_are, session, jobs, JobState.COMPLETED), seconds=60)
+
+    assert [process.poll() for process in stack] == [None] * 4
+    assert {read(session, id).attempt for id in jobs} == {1}
+    assert count(session, JobAttempt) == 0
+    assert count(session, Ticket) == len(begun)
+    assert {get_mail(id).state for id in mails} == {MailState.SENT}
+    assert len(smtp.received) == len(mails)

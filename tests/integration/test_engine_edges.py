@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import threading
 import time
@@ -12,7 +13,16 @@ from rq.serializers import JSONSerializer
 from sqlalchemy.exc import OperationalError
 
 from app.extensions import db
-from app.outbox import JobArgumentError, JobRecord, JobState, WorkerProcess, cancel, enqueue
+from app.outbox import (
+    AttemptOutcome,
+    JobArgumentError,
+    JobAttempt,
+    JobRecord,
+    JobState,
+    WorkerProcess,
+    cancel,
+    enqueue,
+)
 from jobs.engine import claim, deadlines, execution, heartbeat
 from jobs.engine.deadlines import Deadlines, no_limit
 from jobs.engine.errors import JobTimeoutError
@@ -176,6 +186,32 @@ def test_a_chunk_that_is_in_its_own_way_is_no_endless_outage_either(app, session
     assert "database is locked" in record.error_message
 
 
+def test_a_chunk_whose_answers_meet_an_outage_while_it_ends_keeps_them_until_the_database_is_back(
+    app, session, monkeypatch
+):
+    """Mails that were sent are in these answers: without them they would be sent again."""
+    monkeypatch.setattr(execution, "DATABASE_RETRY_SECONDS", 0)
+    troubles = [OperationalError("UPDATE", {}, sqlite3.OperationalError("database is locked"))]
+
+    def save(session, answers) -> None:
+        if troubles:
+            raise troubles.pop()
+
+    def chunk(chunk) -> None:
+        chunk.before_commit(save)
+        chunk.answer(next(iter(chunk)), "done")
+        monkeypatch.setattr("jobs.engine.chunk.COMMIT_SECONDS", 0)  # from here on every answer commits
+        raise RuntimeError("halfway")
+
+    behaviour["chunk"] = chunk
+    ids = [enqueue("test.act_in_chunks", ticket_id=n) for n in range(3)]
+    session.commit()
+    execution.run(app, claim.claim(session, ids, "w"), no_limit)
+    records = [session.get_one(JobRecord, id, populate_existing=True) for id in ids]
+    assert [record.state for record in records] == [JobState.COMPLETED, JobState.RETRYABLE, JobState.RETRYABLE]
+    assert not troubles
+
+
 def test_a_heavy_worker_outlives_a_database_that_is_away_at_its_beat(app, session, valkey, monkeypatch):
     worker = HeavyWorker(["heavy"], connection=valkey.client())
 
@@ -183,9 +219,27 @@ def test_a_heavy_worker_outlives_a_database_that_is_away_at_its_beat(app, sessio
         raise OperationalError("SELECT", {}, sqlite3.OperationalError("away"))
 
     monkeypatch.setattr(heartbeat, "recover_orphans", away)
-    worker.heartbeat()
+    worker._beat()
     session.rollback()
     assert session.scalar(sa.select(WorkerProcess.kind).where(WorkerProcess.name == worker.name)) == "heavy"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_horse_that_does_not_hear_its_timeout_is_killed_and_has_timed_out(app, session, valkey, monkeypatch):
+    def act(session, ticket_id: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(60)
+
+    behaviour["act"] = act
+    id = enqueue("test.act")
+    session.commit()
+    monkeypatch.setattr("jobs.engine.heavy.LAST_RESORT_SECONDS", 0.5)
+    worker = HeavyWorker(["default"], connection=valkey.client())
+    monkeypatch.setattr(worker, "_install_signal_handlers", lambda: None)
+    assert worker.work(max_jobs=1)
+    record = session.get_one(JobRecord, id, populate_existing=True)
+    assert (record.state, record.error_type) == (JobState.RETRYABLE, "JobTimeoutError")
+    assert session.scalars(sa.select(JobAttempt.outcome)).all() == [AttemptOutcome.TIMED_OUT]
 
 
 def test_a_running_job_that_was_asked_to_stop_and_fails_is_not_retried(app, session):

@@ -10,7 +10,17 @@ import sqlalchemy as sa
 import time_machine
 
 from app.columns import utc_now
-from app.outbox import JobRecord, JobState, WorkerProcess, enqueue, prune_records, publisher, relay
+from app.outbox import (
+    AttemptOutcome,
+    JobAttempt,
+    JobRecord,
+    JobState,
+    WorkerProcess,
+    enqueue,
+    prune_records,
+    publisher,
+    relay,
+)
 from app.outbox.broker import CircuitBreaker, connect
 from jobs.engine import claim, heartbeat
 from jobs.engine.rescue import rescue
@@ -131,11 +141,26 @@ def test_a_dead_workers_jobs_go_back_and_a_living_ones_stay(app, session, broker
     broker.flushall()
     fall_silent(session)
     heartbeat.beat(session, "alive")
+    session.execute(sa.update(WorkerProcess).where(WorkerProcess.name == "dead").values(host="another-host"))
     assert rescue(session) == 1
     assert rescue(session) == 0
+    told = session.scalars(sa.select(JobAttempt)).one()
+    assert (told.worker, told.host, told.outcome) == ("dead", "another-host", AttemptOutcome.INTERRUPTED)
     assert state_of(session, lost) is JobState.PENDING
     assert state_of(session, kept) is JobState.RUNNING
     assert broker.lrange(QUEUE, 0, -1) == [lost.encode()]
+
+
+def test_an_interrupted_job_goes_before_those_that_wait(app, session, broker):
+    interrupted = enqueue("test.act")
+    session.commit()
+    (item,) = claim.claim(session, [interrupted], "dead")
+    broker.flushall()
+    waiting = enqueue("test.act")
+    session.commit()
+    claim.interrupt(session, item, "SIGKILL")
+    session.commit()
+    assert broker.lrange(QUEUE, 0, -1) == [interrupted.encode(), waiting.encode()]
 
 
 def test_the_rescue_needs_no_redis(app, session, broker):

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 import time_machine
 
 from app.columns import utc_now
+from app.extensions import db
 from app.outbox import JobRecord, JobState, WorkerProcess, enqueue, publisher, relay
 from jobs.engine import claim, heartbeat
 from jobs.engine.rescue import rescue
@@ -100,3 +101,23 @@ def test_a_scheduler_whose_clock_is_wrong_judges_by_the_databases(app, session, 
     with time_machine.travel(utc_now() + timedelta(hours=hours)):
         assert rescue(session) == 1
     assert (state_of(session, lost), state_of(session, kept)) == (JobState.PENDING, JobState.RUNNING)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_what_a_frozen_worker_has_locked_stops_neither_the_rescue_nor_the_relay_nor_a_claim(app, session, broker):
+    _, frozen_running = claimed(session, "dead"), claimed(session, "dead")
+    fall_silent(session)
+    waiting, frozen_waiting = enqueue("test.act"), enqueue("test.act")
+    session.commit()
+    broker.flushall()
+    with db.engine.connect() as frozen:
+        locked = sa.update(JobRecord).where(JobRecord.id.in_([frozen_running, frozen_waiting]))
+        frozen.execute(locked.values(result="half way"))
+        assert rescue(session) == 1
+        with time_machine.travel(utc_now() + timedelta(seconds=10)):
+            assert relay(publisher(app)).pushed == 2
+        assert state_of(session, waiting) is JobState.QUEUED
+        session.rollback()
+        assert [item.id for item in claim.claim(session, [frozen_waiting, waiting], "w")] == [waiting]
+    assert rescue(session) == 1
+    assert [item.id for item in claim.claim(session, [frozen_waiting], "w")] == [frozen_waiting]

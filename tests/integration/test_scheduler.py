@@ -55,7 +55,7 @@ def test_a_scheduler_that_dies_between_the_tick_and_its_timer_repeats_nothing(ap
     ours = scheduler(app)
     one_pass(ours)
     clock.shift(60)
-    monkeypatch.setattr(ours, "_set_timer", lambda entry: (_ for _ in ()).throw(redis.ConnectionError))
+    monkeypatch.setattr(ours, "_set_ticks", lambda entries: (_ for _ in ()).throw(redis.ConnectionError))
     ours._last_run.clear()
     with pytest.raises(redis.ConnectionError):
         ours.enqueue_jobs()
@@ -78,7 +78,8 @@ def test_after_a_long_absence_a_daily_schedule_that_is_too_late_only_says_so(app
     entry = ScheduleEntry("test.hourly", job="test.act", every=3600, catch_up_seconds=60)
     ours = scheduler(app, entry)
     one_pass(ours)
-    clock.shift(2 * 3600 + 1800)
+    half_past = (utc_now() + timedelta(hours=3)).replace(minute=30)
+    clock.move_to(half_past)
     one_pass(ours)
     assert set(outcomes(session)) == {TickOutcome.MISSED}
     assert jobs_of_schedule(session) == []

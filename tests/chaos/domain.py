@@ -1,0 +1,117 @@
+"""What the load asks for besides mails: jobs that leave one row each, and a trigger that keeps every step of a job."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from app.columns import UtcDateTime, utc_now
+from app.extensions import Base, table_of
+from app.outbox import enqueue
+from jobs.engine import RetryPolicy, current_job, job
+
+CHILD = "/child"
+
+
+class Deed(Base):
+    """One transaction of the load that committed, and the keys of the effects that its jobs must have."""
+
+    __tablename__ = "chaos_deeds"
+
+    key: Mapped[str] = mapped_column(sa.String(80), primary_key=True)
+    effects: Mapped[list[str]] = mapped_column(sa.JSON)
+
+
+class Effect(Base):
+    """What a job did. Nothing in the table keeps a key from coming twice: that is the job system's to do."""
+
+    __tablename__ = "chaos_effects"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(sa.String(80))
+    job_id: Mapped[str] = mapped_column(sa.String(40))
+    claim: Mapped[int]
+    worker: Mapped[str] = mapped_column(sa.String(80))
+
+
+class Step(Base):
+    """A state that a job record entered, written by the database itself."""
+
+    __tablename__ = "chaos_steps"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), index=True)
+    state: Mapped[str] = mapped_column(sa.String(20))
+    claim: Mapped[int]
+    worker: Mapped[str | None] = mapped_column(sa.String(80))
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+_STEPS = (
+    """
+    CREATE FUNCTION chaos_note_step() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO chaos_steps (job_id, state, claim, worker, at)
+        VALUES (NEW.id, NEW.state, NEW.claims, NEW.worker, clock_timestamp());
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE TRIGGER chaos_note_step AFTER INSERT OR UPDATE OF state ON job_records
+    FOR EACH ROW EXECUTE FUNCTION chaos_note_step()
+    """,
+)
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Makes the tables above and the trigger, in a migrated PostgreSQL."""
+    Base.metadata.create_all(engine, tables=[table_of(model) for model in (Deed, Effect, Step)])
+    with engine.begin() as connection:
+        for statement in _STEPS:
+            connection.execute(sa.text(statement))
+
+
+@job("chaos.quick")
+def quick(session: Session, key: str) -> None:
+    """Has its effect at once."""
+    _have_effect(session, key)
+
+
+@job("chaos.slow", queue="bulk", timeout_seconds=60)
+def slow(session: Session, key: str, seconds: float) -> None:
+    """Takes its time, half of it with an open transaction."""
+    time.sleep(seconds / 2)
+    _have_effect(session, key)
+    session.flush()
+    time.sleep(seconds / 2)
+
+
+@job("chaos.heavy", queue="heavy", timeout_seconds=60)
+def heavy(session: Session, key: str, seconds: float) -> None:
+    """The same in a process of its own."""
+    slow(session, key, seconds)
+
+
+@job("chaos.flaky", retry=RetryPolicy(delays_seconds=(1, 1, 1)))
+def flaky(session: Session, key: str) -> None:
+    """Fails the first time, after its effect."""
+    _have_effect(session, key)
+    session.flush()
+    if current_job().claim.attempt == 1:
+        raise ConnectionError("the first attempt fails")
+
+
+@job("chaos.chain")
+def chain(session: Session, key: str) -> None:
+    """Asks for another job."""
+    _have_effect(session, key)
+    enqueue("chaos.quick", key=key + CHILD)
+
+
+def _have_effect(session: Session, key: str) -> None:
+    claim: Any = current_job().claim
+    session.add(Effect(key=key, job_id=claim.id, claim=claim.number, worker=claim.worker))

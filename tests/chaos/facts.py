@@ -1,0 +1,186 @@
+"""What the three books say, read when everything has ended: plain values, so that comparing them needs no database."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.extensions import db
+from app.mail import EmailMessage, MailState
+from app.outbox import JobRecord, JobState, ScheduleTick, StatusChange, WorkerProcess
+from app.reservations import Reservation
+from tests.chaos.book import UNDONE, Fate, read_book
+from tests.chaos.domain import Deed, Effect, Step
+from tests.smtp import Received, SmtpServer
+
+MESSAGE_ID = re.compile(rb"^Message-ID: *(\S+)", re.MULTILINE | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job record at the end; `key` is that of its effect, None for a job of the application's."""
+
+    id: str
+    name: str
+    state: JobState
+    key: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Mail:
+    """A row of the ledger at the end."""
+
+    id: str
+    key: str
+    state: MailState
+    message_id: str
+    job_id: str | None = None
+    uncertain: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class JobStep:
+    """A state that a job entered, at a moment in Unix time."""
+
+    state: str
+    claim: int
+    worker: str | None
+    at: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that is compared.
+
+    Args:
+        book: what the load knows of its transactions, by key.
+        committed: the keys of transactions that left a trace in SQL.
+        expected_effects, effects: keys of effects that committed transactions ask for; those there are.
+        expected_mails: the keys of mails that committed changes ask for.
+        jobs, mails: the records and the ledger.
+        received, refused: Message-IDs that the SMTP server has taken, and answered with a 5xx.
+        ticks: by schedule, the moments of its ticks in seconds.
+        steps: by job id, the states it went through.
+        queues: by job id, its queue.
+        pids: by worker's name, its process.
+        poisoned: the ids of jobs whose process was struck so often in a row that they are to be given up.
+    """
+
+    book: Mapping[str, Fate] = field(default_factory=dict)
+    committed: frozenset[str] = frozenset()
+    expected_effects: frozenset[str] = frozenset()
+    effects: Mapping[str, int] = field(default_factory=Counter)
+    expected_mails: frozenset[str] = frozenset()
+    jobs: Sequence[Job] = ()
+    mails: Sequence[Mail] = ()
+    received: Mapping[str, int] = field(default_factory=Counter)
+    refused: frozenset[str] = frozenset()
+    ticks: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    steps: Mapping[str, Sequence[JobStep]] = field(default_factory=dict)
+    queues: Mapping[str, str] = field(default_factory=dict)
+    pids: Mapping[str, int] = field(default_factory=dict)
+    poisoned: frozenset[str] = frozenset()
+
+
+def read_facts(book: Path, smtp: SmtpServer) -> Facts:
+    """Reads everything, inside an application context."""
+    deeds = db.session.execute(sa.select(Deed.key, Deed.effects)).all()
+    return Facts(
+        book=read_book(book),
+        committed=frozenset(deed.key for deed in deeds) | _notes(),
+        expected_effects=frozenset(effect for deed in deeds for effect in deed.effects),
+        effects=Counter(db.session.scalars(sa.select(Effect.key))),
+        expected_mails=_expected_mails(),
+        jobs=_jobs(),
+        mails=_mails(),
+        received=Counter(map(_message_id, smtp.received)),
+        refused=frozenset(map(_message_id, smtp.refused)),
+        ticks=_ticks(),
+        steps=_steps(),
+        queues=dict(_pairs(JobRecord.id, JobRecord.queue)),
+        pids=dict(_pairs(WorkerProcess.name, WorkerProcess.pid)),
+    )
+
+
+def _notes() -> frozenset[str]:
+    """Transactions over HTTP leave their key as a reservation's note; it may have been changed since."""
+    changed = sa.select(StatusChange.old, StatusChange.new).where(StatusChange.field == "note")
+    notes = set(db.session.scalars(sa.select(Reservation.note)))
+    for row in db.session.execute(changed):
+        notes |= {row.old, row.new}
+    return frozenset(note for note in notes if note)
+
+
+def _expected_mails() -> frozenset[str]:
+    created = {f"reservation-new/{id}" for id in db.session.scalars(sa.select(Reservation.id))}
+    changes = sa.select(StatusChange.id, StatusChange.subject_id, StatusChange.new).where(
+        StatusChange.subject_type == "reservation",
+        StatusChange.field == "status",
+        StatusChange.new.in_(["confirmed", "cancelled"]),
+    )
+    changed = {f"reservation-status/{row.subject_id}/{row.new}/{row.id}" for row in db.session.execute(changes)}
+    return frozenset(created | changed)
+
+
+def _jobs() -> list[Job]:
+    columns = JobRecord.id, JobRecord.name, JobRecord.state, JobRecord.args, JobRecord.error_type
+    rows = db.session.execute(sa.select(*columns, JobRecord.error_message))
+    return [
+        Job(row.id, row.name, row.state, row.args.get("key"), _said(row.error_type, row.error_message)) for row in rows
+    ]
+
+
+def _mails() -> list[Mail]:
+    columns = (
+        EmailMessage.id,
+        EmailMessage.unique_key,
+        EmailMessage.state,
+        EmailMessage.message_id,
+        EmailMessage.job_id,
+        EmailMessage.uncertain_count,
+        EmailMessage.last_error,
+    )
+    return [Mail(*row) for row in db.session.execute(sa.select(*columns))]
+
+
+def _ticks() -> dict[str, list[float]]:
+    ticks: dict[str, list[float]] = {}
+    query = sa.select(ScheduleTick.schedule, ScheduleTick.tick_at).order_by(ScheduleTick.tick_at)
+    for row in db.session.execute(query):
+        ticks.setdefault(row.schedule, []).append(row.tick_at.timestamp())
+    return ticks
+
+
+def _steps() -> dict[str, list[JobStep]]:
+    steps: dict[str, list[JobStep]] = {}
+    columns = Step.job_id, Step.state, Step.claim, Step.worker, Step.at
+    for row in db.session.execute(sa.select(*columns).order_by(Step.id)):
+        steps.setdefault(row.job_id, []).append(JobStep(row.state, row.claim, row.worker, row.at.timestamp()))
+    return steps
+
+
+def _pairs(key: Any, value: Any) -> Iterator[tuple[str, Any]]:
+    for row in db.session.execute(sa.select(key, value)):
+        yield row[0], row[1]
+
+
+def _said(error_type: str | None, message: str | None) -> str | None:
+    return f"{error_type}: {message}" if error_type else None
+
+
+def _message_id(mail: Received) -> str:
+    found = MESSAGE_ID.search(mail.content)
+    return found[1].decode() if found else "a mail without a Message-ID"
+
+
+def is_undone(key: str) -> bool:
+    """Whether the key is that of something that was rolled back to a savepoint."""
+    return UNDONE in key

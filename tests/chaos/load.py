@@ -1,0 +1,207 @@
+"""The load: a process whose threads change reservations and ask for jobs, over HTTP and with sessions of their own.
+
+It goes on whatever fails, and writes the fate of each transaction into its book.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Flask
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.accounts import User
+from app.columns import utc_now
+from app.errors import AppError
+from app.extensions import db
+from app.outbox import enqueue
+from app.reservations import Reservation, ReservationStatus
+from tests.chaos.book import UNDONE, Book, Fate
+from tests.chaos.domain import CHILD, Deed
+from tests.chaos.root import app
+
+HTTP_SECONDS = 5
+MAX_OPEN = 50
+# Heavy jobs run one by one: more of them would wait for each other, which says nothing of a rescue.
+SHARES = {"chaos.quick": 40, "chaos.slow": 25, "chaos.flaky": 15, "chaos.chain": 15, "chaos.heavy": 3}
+
+
+class Sessions:
+    """Transactions on sessions of the application, as a command or a job makes them."""
+
+    def __init__(self, app: Flask, customers: list[int], dice: random.Random) -> None:
+        self._app = app
+        self._customers = customers
+        self._dice = dice
+
+    def __call__(self, key: str) -> Fate:
+        """Makes one transaction; it commits or is rolled back on purpose, or fails."""
+        with self._app.app_context():
+            session = db.session()
+            try:
+                self._fill(session, key)
+                session.flush()
+            except (SQLAlchemyError, AppError):
+                return Fate.ROLLED_BACK
+            if self._dice.random() < 0.25:
+                session.rollback()
+                return Fate.ROLLED_BACK
+            try:
+                session.commit()
+            except SQLAlchemyError:
+                return Fate.UNSURE
+            return Fate.COMMITTED
+
+    def _fill(self, session: Session, key: str) -> None:
+        self._dice.choice([self._book, self._change, self._change_in_bulk])(session, key)
+        effects = [effect for number in range(self._dice.randint(0, 3)) for effect in self._ask(f"{key}/{number}")]
+        if self._dice.random() < 0.3:
+            self._fill_and_undo(session, key)
+        session.add(Deed(key=key, effects=effects))
+
+    def _fill_and_undo(self, session: Session, key: str) -> None:
+        savepoint = session.begin_nested()
+        self._book(session, key + UNDONE)
+        self._change(session, key)
+        self._ask(key + UNDONE)
+        session.flush()
+        savepoint.rollback()
+
+    def _book(self, session: Session, key: str) -> None:
+        start = utc_now() + timedelta(days=self._dice.randint(1, 300))
+        for _ in range(self._dice.randint(1, 3)):
+            session.add(Reservation(customer_id=self._dice.choice(self._customers), start_time=start, note=key))
+
+    def _change(self, session: Session, key: str) -> None:
+        for reservation in self._some_pending(session):
+            reservation.status = self._next_status()
+
+    def _change_in_bulk(self, session: Session, key: str) -> None:
+        ids = [reservation.id for reservation in self._some_pending(session)]
+        statement = sa.update(Reservation).where(Reservation.id.in_(ids)).values(status=self._next_status())
+        session.execute(statement)
+
+    def _some_pending(self, session: Session) -> list[Reservation]:
+        query = sa.select(Reservation).where(Reservation.status == ReservationStatus.PENDING)
+        query = query.order_by(Reservation.id.desc()).limit(self._dice.randint(1, 3))
+        return list(session.scalars(query.with_for_update(skip_locked=True)))
+
+    def _next_status(self) -> ReservationStatus:
+        return self._dice.choice([ReservationStatus.CONFIRMED, ReservationStatus.CANCELLED])
+
+    def _ask(self, key: str) -> list[str]:
+        """Asks for a job of some kind; gives the keys of the effects that must follow."""
+        seconds = self._dice.uniform(0.5, 4.0)
+        name = self._dice.choices(list(SHARES), list(SHARES.values()))[0]
+        match name:
+            case "chaos.slow":
+                enqueue(name, key=key, seconds=seconds)
+            case "chaos.heavy":
+                enqueue(name, key=key, seconds=seconds / 8)
+            case _:
+                enqueue(name, key=key, delay=seconds if self._dice.random() < 0.2 else None)
+        return [key, key + CHILD] if name == "chaos.chain" else [key]
+
+
+class Client:
+    """Transactions of the web process, asked for over the API with an access token."""
+
+    def __init__(self, url: str, token: str, dice: random.Random) -> None:
+        self._url = url + "/api/v1/reservations"
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._dice = dice
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._open: list[int] = []
+
+    def __call__(self, key: str) -> Fate:
+        """Makes a reservation, moves one to another status, or asks for a move that is refused."""
+        if not self._open or self._dice.random() < 0.5:
+            return self._book(key)
+        id = self._open.pop(self._dice.randrange(len(self._open)))
+        # The note changes first; `completed` does not follow `pending`, so then all of it is rolled back.
+        status = self._dice.choice(["confirmed", "cancelled", "completed"])
+        fate, _ = self._send("PATCH", f"{self._url}/{id}", {"note": key, "status": status})
+        return fate
+
+    def _book(self, key: str) -> Fate:
+        start = utc_now() + timedelta(days=self._dice.randint(1, 300))
+        fate, answer = self._send("POST", self._url, {"start_time": start.isoformat(), "note": key})
+        if fate is Fate.COMMITTED and len(self._open) < MAX_OPEN:
+            self._open.append(answer["id"])
+        return fate
+
+    def _send(self, method: str, url: str, body: dict[str, Any]) -> tuple[Fate, Any]:
+        request = urllib.request.Request(url, json.dumps(body).encode(), self._headers, method=method)
+        try:
+            with self._opener.open(request, timeout=HTTP_SECONDS) as answer:
+                return Fate.COMMITTED, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return (Fate.ROLLED_BACK if error.code < 500 else Fate.UNSURE), None
+        except (OSError, ValueError, urllib.error.URLError):
+            # Refused, cut, or silent: the answer to a commit may be among what was lost.
+            return Fate.UNSURE, None
+
+
+def repeat(transact: Callable[[str], Fate], name: str, book: Book, pause_seconds: float, done: threading.Event) -> None:
+    """Makes transactions until `done`; an error that is no outage ends the process."""
+    number = 0
+    while not done.wait(random.uniform(0, 2 * pause_seconds)):
+        number += 1
+        key = f"{name}.{number}"
+        book.write(key, Fate.ASKED)
+        book.write(key, transact(key))
+
+
+def main() -> None:
+    """Runs until SIGTERM. Settings come from the environment, see `Stack`."""
+    done = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: done.set())
+    settings = json.loads(os.environ["CHAOS_LOAD"])
+    book, customers = Book(Path(settings["book"])), _customers()
+    threads: list[threading.Thread] = []
+    for number in range(settings["threads"]):
+        dice = random.Random(f"{settings['seed']}/{number}")
+        is_client = number % 3 == 0
+        made = Client(settings["url"], settings["token"], dice) if is_client else Sessions(app, customers, dice)
+        name = f"{os.getpid()}.{int(time.time())}.{number}"
+        arguments = (made, name, book, settings["pause_seconds"], done)
+        threads.append(threading.Thread(target=_guarded, args=arguments))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _guarded(*arguments: Any) -> None:
+    try:
+        repeat(*arguments)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        os._exit(1)
+
+
+def _customers() -> list[int]:
+    while True:
+        try:
+            with app.app_context():
+                return list(db.session.scalars(sa.select(User.id)))
+        except SQLAlchemyError:
+            time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The real stack on real servers: what the Procfile starts, on PostgreSQL, Valkey and an SMTP server that can fail."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from flask import Flask
+from flask_migrate import upgrade
+
+import jobs
+from app import create_app
+from app.accounts import Role, User, issue_token
+from app.extensions import db
+from app.outbox import WorkerProcess
+from tests.chaos.domain import create_tables
+from tests.chaos.plan import Kind, Pace
+from tests.chaos.services import ROOT, Kill, Manager, Service, environment
+from tests.servers import PostgresServer, ValkeyServer, free_port, short_folder, wait_until
+from tests.smtp import SmtpServer
+
+CHAOS_ROOT = "tests.chaos.root"
+SCHEDULERS = ("scheduler-1", "scheduler-2")
+START_SECONDS = 60
+POOL_PROCESSES = 2
+# How many processes of each service give signs of life.
+SIGNS_OF_LIFE = {"light": 1, "pool": POOL_PROCESSES, "heavy": 1, **dict.fromkeys(SCHEDULERS, 1)}
+
+SETTINGS = {
+    "APP_ENV": "production",
+    "SECRET_KEY": "a-secret-key-that-is-only-good-for-chaos",
+    "ADMIN_EMAIL": "desk@example.org",
+    "LOG_LEVEL": "INFO",
+    "MAIL_SERVER": "127.0.0.1",
+    "MAIL_TIMEOUT_SECONDS": "2",
+    # So many that no fault outlasts them: what fails has failed for another reason.
+    "MAIL_RETRY_DELAYS_SECONDS": "1,1,2,2,3,3,4,4,5,5,5,5,5,5,5,5",
+    "SHUTDOWN_GRACE_SECONDS": "5",
+    "OVERDUE_SWEEP_SECONDS": "2",
+    "WEB_THREADS": "8",
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a run is.
+
+    Args:
+        services: the names of those that run.
+        kinds: the faults to draw from.
+        pace: how they follow each other.
+        settings: what differs from SETTINGS.
+        load_threads: how many make transactions.
+        load_pause_seconds: the mean pause of each between two.
+        settle_seconds: how long everything may take to end after the last fault.
+    """
+
+    services: tuple[str, ...]
+    kinds: tuple[Kind, ...]
+    pace: Pace
+    settings: Mapping[str, str]
+    load_threads: int
+    load_pause_seconds: float
+    settle_seconds: float
+
+
+class Stack:
+    """What faults strike.
+
+    Args:
+        app: the application, for looking into its database.
+        valkey, postgres, smtp: the servers.
+        manager: the processes.
+    """
+
+    def __init__(
+        self, app: Flask, valkey: ValkeyServer, postgres: PostgresServer, smtp: SmtpServer, manager: Manager
+    ) -> None:
+        self.app = app
+        self.valkey = valkey
+        self.postgres = postgres
+        self.smtp = smtp
+        self.manager = manager
+        # Moments after which a rescue begins anew: an outage is over, a process was frozen with an id in its hands.
+        self.stalls: list[float] = []
+        self.freezes: list[Kill] = []
+        # What broke a promise that no book tells of.
+        self.notes: list[str] = []
+        # Servers that are away cannot be struck a second time.
+        self.locks = {name: threading.Lock() for name in ("valkey", "postgres", "smtp")}
+
+    @property
+    def grace_seconds(self) -> float:
+        """How long a process may take to end when it is asked to."""
+        return self.app.config["SHUTDOWN_GRACE_SECONDS"]
+
+    def wait_until_ready(self) -> None:
+        """Waits until every process has begun to work."""
+        wait_until(self._is_ready, seconds=START_SECONDS, every=0.1)
+
+    def _is_ready(self) -> bool:
+        with self.app.app_context():
+            alive = db.session.scalar(sa.select(sa.func.count(WorkerProcess.name))) or 0
+        return alive >= sum(SIGNS_OF_LIFE.get(name, 0) for name in self.manager.services)
+
+
+@contextlib.contextmanager
+def stack(folder: Path, seed: str, scale: Scale) -> Iterator[Stack]:
+    """Everything, started; ended whatever happens.
+
+    Args:
+        folder: where the logs and the load's book go.
+        seed: of the load.
+        scale: how much.
+    """
+    with contextlib.ExitStack() as cleanup:
+        valkey = ValkeyServer(cleanup.enter_context(short_folder()))
+        valkey.start()
+        cleanup.callback(valkey.stop)
+        postgres = PostgresServer(cleanup.enter_context(short_folder()))
+        cleanup.callback(postgres.stop)
+        smtp = SmtpServer(delay_seconds=0.1).start()
+        cleanup.callback(smtp.stop)
+        settings = {
+            **SETTINGS,
+            **scale.settings,
+            "DATABASE_URL": postgres.url(postgres.create()),
+            "REDIS_URL": valkey.url,
+            "MAIL_PORT": str(smtp.port),
+            "PORT": str(free_port()),
+        }
+        app = create_app(environ={**settings, "LOG_LEVEL": "ERROR"}, instance_path=folder)
+        jobs.init_app(app)
+        token = _prepare_database(app)
+        cleanup.callback(_close, app)
+        url = f"http://127.0.0.1:{settings['PORT']}"
+        load = {
+            "seed": seed,
+            "book": str(folder / "book.txt"),
+            "url": url,
+            "token": token,
+            "threads": scale.load_threads,
+            "pause_seconds": scale.load_pause_seconds,
+        }
+        environ = {**environment(), **settings, "CHAOS_LOAD": json.dumps(load)}
+        manager = Manager([_service(name, environ, folder) for name in scale.services])
+        cleanup.callback(manager.kill_all)
+        manager.start()
+        running = Stack(app, valkey, postgres, smtp, manager)
+        running.wait_until_ready()
+        yield running
+
+
+def _service(name: str, environ: Mapping[str, str], folder: Path) -> Service:
+    if name == "pool":
+        environ = {**environ, "WORKER_PROCESSES": str(POOL_PROCESSES)}
+    return Service(name, _commands()[name], environ, folder / f"{name}.log")
+
+
+def _commands() -> dict[str, str]:
+    """The lines of the Procfile, over the chaos's composition root."""
+    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+    web = lines["web"].replace("0.0.0.0", "127.0.0.1").replace("wsgi", CHAOS_ROOT)
+    worker, heavy = (lines[name].replace("wsgi", CHAOS_ROOT) for name in ("worker", "heavy"))
+    # scheduler.py takes its application from wsgi; here that is the chaos's.
+    program = f"import sys, {CHAOS_ROOT} as root; sys.modules['wsgi'] = root; import scheduler; scheduler.main()"
+    return {
+        "web": web,
+        "light": worker,
+        "pool": worker,
+        "heavy": heavy,
+        **dict.fromkeys(SCHEDULERS, f'python -c "{program}"'),
+        "load": "python -m tests.chaos.load",
+    }
+
+
+def _prepare_database(app: Flask) -> str:
+    """Migrates, makes people and the chaos's tables; returns an access token of staff."""
+    with app.app_context():
+        upgrade(str(ROOT / "migrations"))
+        create_tables(db.engine)
+        staff = User(username="desk", email="staff@example.org", name="Staff", password_hash="!", role=Role.STAFF)
+        db.session.add(staff)
+        for number in range(20):
+            name = f"customer{number}"
+            db.session.add(User(username=name, email=f"{name}@example.org", name=name, password_hash="!"))
+        db.session.flush()
+        token, _ = issue_token(staff)
+        db.session.commit()
+    return token
+
+
+def _close(app: Flask) -> None:
+    with app.app_context():
+        db.session.remove()
+        db.engine.dispose()

@@ -1,0 +1,69 @@
+"""A process that is frozen in the middle of a transaction keeps its rows locked: nobody else may wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+import time_machine
+
+from app.columns import utc_now
+from app.extensions import db
+from app.outbox import JobRecord, JobState, enqueue, publisher, relay
+from jobs.engine import claim, heartbeat
+from jobs.engine.rescue import rescue
+from tests.domain import fall_silent
+
+
+@pytest.fixture
+def database_url(postgres, postgres_template) -> Iterator[str]:
+    """PostgreSQL only: SQLite has one lock for all, and a timeout for it. Here whoever waits for a lock fails."""
+    name = postgres.create(postgres_template)
+    yield postgres.url(name) + "&options=-c%20lock_timeout%3D500"
+    postgres.drop(name)
+
+
+@pytest.fixture
+def frozen(app, session) -> Iterator[str]:
+    """The id of a record that an open transaction of somebody else is about to claim."""
+    id = enqueue("test.act")
+    session.commit()
+    with db.engine.connect() as other:
+        other.execute(sa.update(JobRecord).where(JobRecord.id == id).values(claims=1))
+        yield id
+
+
+def state_of(session, id: str) -> JobState:
+    session.rollback()
+    return session.get_one(JobRecord, id, populate_existing=True).state
+
+
+def test_a_worker_claims_the_others_of_its_batch(app, session, frozen):
+    free = enqueue("test.act")
+    session.commit()
+    assert [item.id for item in claim.claim(session, [frozen, free], "w")] == [free]
+
+
+def test_the_rescue_passes_by_what_its_dead_worker_has_locked(app, session, frozen):
+    free = enqueue("test.act")
+    session.commit()
+    heartbeat.register(session, "dead", "light", ["default"])
+    claim.claim(session, [free], "dead")
+    with db.engine.begin() as other:  # a second one of the dead worker's, which it was about to complete
+        stuck = enqueue("test.act")
+        session.commit()
+        claim.claim(session, [stuck], "dead")
+        fall_silent(session)
+        other.execute(sa.update(JobRecord).where(JobRecord.id == stuck).values(result=None))
+        assert rescue(session) == 1
+        assert state_of(session, free) is JobState.PENDING
+
+
+def test_the_relay_marks_the_others(app, session, broker, frozen):
+    free = enqueue("test.act")
+    session.commit()
+    with time_machine.travel(utc_now() + timedelta(seconds=30)):
+        relay(publisher(app))
+    assert state_of(session, free) is JobState.QUEUED

@@ -1,0 +1,97 @@
+"""Much to do at once: long work of the scheduler goes on page by page, and keeps nothing that is due waiting."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from importlib import import_module
+
+import pytest
+
+from app.columns import utc_now
+from app.outbox import JobRequest, enqueue, enqueue_many
+from jobs.engine.clock import MEMORY_KEY, Clock
+from tests.clocks import QUEUE, TICK, TIMERS, jobs_of_schedule, one_pass, scheduler
+
+
+@pytest.fixture(autouse=True)
+def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.engine.timers.PAGE_TIMERS", 2)
+    monkeypatch.setattr("jobs.engine.clock.PAGE_TIMERS", 2)
+    monkeypatch.setattr(import_module("app.outbox.relay"), "PAGE_RECORDS", 2)
+
+
+def ask_for_five(session, in_seconds: float) -> list[str]:
+    """Five jobs for the same moment."""
+    moment = utc_now() + timedelta(seconds=in_seconds)
+    ids = enqueue_many("test.act", [JobRequest(scheduled_at=moment) for _ in range(5)])
+    session.commit()
+    return ids
+
+
+def go_on(ours: Clock) -> None:
+    """Passes, as long as each tells that more is to be done."""
+    while ours.work_once():
+        pass
+
+
+def timers(broker) -> set[str]:
+    return {member.decode() for member in broker.zrange(TIMERS, 0, -1)}
+
+
+def queue(broker) -> list[str]:
+    return [id.decode() for id in broker.lrange(QUEUE, 0, -1)]
+
+
+def test_ticks_do_not_wait_behind_timers_and_pages_follow_each_other_at_once(app, session, clock, broker):
+    ours = scheduler(app)
+    one_pass(ours)
+    ids = ask_for_five(session, in_seconds=1)
+    clock.shift(60)
+    assert ours.enqueue_jobs()
+    assert len(jobs_of_schedule(session)) == 1
+    session.rollback()
+    assert len(timers(broker)) == 4
+    go_on(ours)
+    assert set(queue(broker)) >= set(ids)
+    assert timers(broker) == {TICK}
+
+
+def test_all_timers_are_rebuilt_after_a_loss_while_what_is_due_goes_on(app, session, clock, broker):
+    ours = scheduler(app)
+    due = enqueue("test.act", delay=1)
+    ids = ask_for_five(session, in_seconds=3 * 86_400)
+    broker.flushall()
+    clock.shift(2)
+    assert ours.work_once()
+    assert queue(broker) == [due]
+    assert not broker.exists(MEMORY_KEY)
+    go_on(ours)
+    assert timers(broker) == {*ids, TICK}
+    assert broker.exists(MEMORY_KEY)
+
+
+def test_a_redis_that_is_wiped_while_it_is_rebuilt_is_rebuilt_again(app, session, clock, broker):
+    ours = scheduler(app)
+    ids = ask_for_five(session, in_seconds=3 * 86_400)
+    assert ours.acquire_lock()
+    broker.delete(MEMORY_KEY)
+    pages = ours._restore_timers()
+    next(pages)
+    broker.flushall()
+    for _ in pages:
+        pass
+    assert not broker.exists(MEMORY_KEY)
+    go_on(ours)
+    assert timers(broker) == {*ids, TICK}
+
+
+def test_the_relay_publishes_page_by_page(app, session, clock, broker):
+    ours = scheduler(app)
+    ids = sorted(enqueue("test.act") for _ in range(5))
+    session.commit()
+    broker.flushall()
+    clock.shift(10)
+    assert ours.work_once()
+    assert queue(broker) == ids[:2]
+    go_on(ours)
+    assert queue(broker) == ids

@@ -89,9 +89,9 @@ def _rescue(facts: Facts, job_id: str, kill: Kill, stalls: Sequence[float], turn
     number = bisect_right(steps, kill.at, key=lambda step: step.at)
     if number == 0 or steps[number - 1].state != JobState.RUNNING or _pid(facts, steps[number - 1]) != kill.pid:
         return None
-    back, again = steps[number], next((step for step in steps[number:] if step.state == JobState.RUNNING), None)
-    if again is None or back.state != JobState.PENDING:
-        return None  # its end was on the way already
+    again = next((step for step in steps[number:] if step.state == JobState.RUNNING), None)
+    if again is None or (back := steps[number]).state != JobState.PENDING:
+        return None  # it has not run again, or its end was on the way already
     turn = Turn(facts.queues.get(job_id, ""), back.at, again.at)
     moments = [kill.at, *(stall for stall in stalls if kill.at < stall <= again.at)]
     is_disturbed, back_seconds = len(moments) > 1, max(0.0, back.at - max(moments))

@@ -157,6 +157,10 @@ def test_no_rescue_is_seen_where_the_killed_process_did_not_hold_the_job() -> No
     assert rescues(ended, BLOW, stalls=[]) == []
 
 
+def test_a_job_that_never_runs_again_is_no_rescue_but_lost() -> None:
+    assert rescues(steps(("running", 1, "light-a")), BLOW, stalls=[]) == []
+
+
 def test_a_job_whose_process_was_struck_so_often_may_be_given_up() -> None:
     twice = steps(("running", 1, "light-a"), ("pending", 3, None), ("running", 4, "light-b"), ("failed", 6, None))
     assert deaths(twice, [Kill(7, 2.0), Kill(7, 2.5), Kill(8, 5.0), Kill(8, 7.0)]) == {"j1": 2}

@@ -86,21 +86,21 @@ class HeavyWorker(EngineWorker):
 
     def _take_until_told(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         taken, backoff, idle_since = 0, 1.0, time.monotonic()
+        id: str | None = None
         while not self._stopping.is_set() and not (max_jobs and taken >= max_jobs):
             self._beat_when_due()
             try:
-                id = self._pop(GLANCE_SECONDS if burst else POLL_SECONDS)
+                id = id or self._pop(GLANCE_SECONDS if burst else POLL_SECONDS)
                 claim = self._claim(id) if id else None
                 backoff = 1.0
             except (redis.RedisError, SQLAlchemyError) as error:
-                # An id that was taken and not claimed is found by the relay: SQL still has it waiting.
                 backoff = self._wait_out(error, backoff)
                 continue
             if claim is not None:
                 self._run(claim)
                 taken += 1
             if id is not None:
-                idle_since = time.monotonic()
+                id, idle_since = None, time.monotonic()
             elif burst or (max_idle_time and time.monotonic() - idle_since > max_idle_time):
                 break
         return taken

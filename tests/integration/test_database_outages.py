@@ -153,7 +153,7 @@ def test_a_job_that_fails_while_its_connection_is_gone_has_failed(app, session):
 def test_a_job_that_lets_its_own_connection_time_out_has_failed(app, session):
     def act(session: Session, ticket_id: int) -> None:
         session.execute(sa.text("SET idle_in_transaction_session_timeout = 1"))
-        time.sleep(0.1)
+        time.sleep(0.5)
         session.execute(sa.select(1))
 
     behaviour["act"] = act

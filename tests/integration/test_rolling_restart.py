@@ -151,12 +151,15 @@ def stopping(session, processes):
     It returns the workers, and the ids of the jobs: three of one chunk, in order, and a heavy one.
     """
 
+    names = ("test.nap_in_chunks", "test.heavy_long_nap")
+
     def jobs(state: JobState) -> int:
-        return count(session, JobRecord, JobRecord.state == state)
+        # Without those that the tickets of the others ask for.
+        return count(session, JobRecord, JobRecord.state == state, JobRecord.name.in_(names))
 
     def stop(seconds: float) -> tuple[list[subprocess.Popen[bytes]], list[str]]:
         workers = [processes.worker(WORKER_THREADS="1"), processes.worker("--heavy")]
-        for name in ("test.nap_in_chunks", "test.heavy_long_nap"):
+        for name in names:
             enqueue(name, seconds=0)
         session.commit()
         # One thread, which has learned that such jobs are short, takes the next ones together.

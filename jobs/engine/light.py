@@ -91,10 +91,10 @@ class LightWorker(EngineWorker):
             if not self._job_threads.wait_until_hungry(POLL_SECONDS):
                 continue
             rooms = self._rooms()
-            may_block = not burst and len(rooms) == len(self.queues)
+            has_looked_everywhere = len(rooms) == len(self.queues)
             try:
                 self._run_suspects()
-                ids = ids or self._take(rooms, block=may_block)
+                ids = ids or self._take(rooms, block=has_looked_everywhere and not burst)
                 items = self._claim(ids)
                 backoff = 1.0
             except (redis.RedisError, SQLAlchemyError) as error:
@@ -104,7 +104,7 @@ class LightWorker(EngineWorker):
             taken += len(items)
             if ids:
                 ids, idle_since = [], time.monotonic()
-            elif self._held and not may_block:
+            elif not has_looked_everywhere or (burst and self._held):
                 self._held.wait_until_fewer(CHECK_SECONDS)
             elif burst or (max_idle_time and time.monotonic() - idle_since > max_idle_time):
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ MAX_TYPE_CHARACTERS = 120
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_TRACEBACK_CHARACTERS = 20_000
 MAX_INTEGER = 2**31 - 1
+LOCK_PAUSES_SECONDS = (0.01, 0.04, 0.2)
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,16 @@ _IS_HELD = sa.and_(
 )
 _HELD = sa.select(_RECORDS.c.id).where(_IS_HELD).with_for_update()
 _NOW = sa.bindparam("now", type_=UtcDateTime)
+_MAY_RUN = (
+    JobRecord.id.in_(sa.bindparam("ids", expanding=True)),
+    JobRecord.state.in_(sources_of(JobState.RUNNING)),
+    sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= _NOW),
+    JobRecord.interruptions < sa.bindparam("suspect_from"),
+)
+_PASSED_BY = sa.select(JobRecord.id).where(*_MAY_RUN).limit(1)
 _CLAIM = (
     sa.update(_RECORDS)
-    .where(
-        _RECORDS.c.id.in_(
-            unlocked(
-                JobRecord.id.in_(sa.bindparam("ids", expanding=True)),
-                JobRecord.state.in_(sources_of(JobState.RUNNING)),
-                sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= _NOW),
-                JobRecord.interruptions < sa.bindparam("suspect_from"),
-            )
-        )
-    )
+    .where(_RECORDS.c.id.in_(unlocked(*_MAY_RUN)))
     .values(
         state=JobState.RUNNING,
         claims=_RECORDS.c.claims + 1,
@@ -121,6 +121,9 @@ _TELL_RESULT = sa.update(_RECORDS).where(_RECORDS.c.id == sa.bindparam("of")).va
 def claim(session: Session, ids: Sequence[str], worker: str, *, with_suspects: bool = True) -> list[Claim]:
     """Claims what may run of `ids` with one UPDATE and commits it.
 
+    A record that somebody has locked is passed by, and asked for again: whoever marks a page of records is done in a
+    moment, and its id is in no queue any more. A lock that stays is a frozen process's; the relay comes back to it.
+
     Args:
         session: a session without changes.
         ids: record ids as they came from RQ; unknown ones and those not due, ended or running are left out.
@@ -131,11 +134,23 @@ def claim(session: Session, ids: Sequence[str], worker: str, *, with_suspects: b
         the claims, in the order of `ids`.
     """
     suspect_from = MAX_INTEGER if with_suspects else _suspect_from()
-    values = {"ids": ids, "now": utc_now(), "by": worker, "suspect_from": suspect_from}
-    rows = session.connection().execute(_CLAIM, values).all()
-    session.commit()
-    claims = {row.id: Claim(*row) for row in rows}
+    claims: dict[str, Claim] = {}
+    for pause_seconds in (*LOCK_PAUSES_SECONDS, None):
+        left = [id for id in ids if id not in claims]
+        values = {"ids": left, "now": utc_now(), "by": worker, "suspect_from": suspect_from}
+        rows = session.connection().execute(_CLAIM, values).all()
+        session.commit()
+        claims |= {row.id: Claim(*row) for row in rows}
+        if len(rows) == len(left) or pause_seconds is None or not _has_passed_by(session, values):
+            break
+        time.sleep(pause_seconds)
     return [claims[id] for id in ids if id in claims]
+
+
+def _has_passed_by(session: Session, values: Mapping[str, Any]) -> bool:
+    found = session.connection().execute(_PASSED_BY, values).first()
+    session.rollback()
+    return found is not None
 
 
 def suspects(session: Session, ids: Collection[str]) -> list[str]:

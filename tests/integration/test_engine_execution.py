@@ -7,6 +7,7 @@ import json
 import threading
 import time
 import zlib
+from collections.abc import Mapping
 from datetime import timedelta
 
 import pytest
@@ -30,6 +31,7 @@ from app.outbox import (
 from jobs.engine import check_cancelled, claim, execution, registry
 from jobs.engine.deadlines import no_limit
 from jobs.engine.errors import ClaimLostError
+from jobs.engine.light import LightWorker
 from tests.domain import Ticket, TicketStatus, behaviour
 from tests.servers import wait_until
 
@@ -264,6 +266,23 @@ def test_a_timeout_of_one_job_does_not_hit_the_next_on_its_thread(app, session, 
     work()
     assert fresh(session, slow).error_type == "JobTimeoutError"
     assert [fresh(session, id).state for id in others] == [JobState.COMPLETED] * 2
+
+
+def test_a_burst_looks_again_into_a_queue_that_it_had_no_room_for(app, session, work, monkeypatch):
+    """Its one thread is idle, and the end of the first job, which changed nothing, is being committed meanwhile."""
+    app.config["WORKER_THREADS"] = 1
+    take = LightWorker._take
+
+    def take_late(worker: LightWorker, rooms: Mapping[str, int], *, block: bool) -> list[str]:
+        if len(rooms) < len(worker.queues):
+            wait_until(lambda: not worker._held)
+        return take(worker, rooms, block=block)
+
+    monkeypatch.setattr(LightWorker, "_take", take_late)
+    behaviour["act"] = lambda session, ticket_id: time.sleep(0.6)  # long: the worker holds one at a time
+    ids = [asked(session, ticket_id=n) for n in range(3)]
+    work()
+    assert [fresh(session, id).state for id in ids] == [JobState.COMPLETED] * 3
 
 
 def test_a_waiting_job_is_cancelled_at_once(session, work):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -44,6 +46,25 @@ def test_a_worker_claims_the_others_of_its_batch(app, session, frozen):
     free = enqueue("test.act")
     session.commit()
     assert [item.id for item in claim.claim(session, [frozen, free], "w")] == [free]
+
+
+def test_a_record_that_is_locked_for_a_moment_is_claimed_all_the_same(app, session):
+    """As the relay locks it, when it marks what it has just pushed: the id is in no queue any more."""
+    id = enqueue("test.act")
+    session.commit()
+    is_locked = threading.Event()
+
+    def mark() -> None:
+        with app.app_context(), db.engine.begin() as other:
+            other.execute(sa.update(JobRecord).where(JobRecord.id == id).values(state=JobState.QUEUED))
+            is_locked.set()
+            time.sleep(0.15)
+
+    marker = threading.Thread(target=mark)
+    marker.start()
+    is_locked.wait(10)
+    assert [item.id for item in claim.claim(session, [id], "w")] == [id]
+    marker.join()
 
 
 def test_the_rescue_passes_by_what_its_dead_worker_has_locked(app, session, frozen):

@@ -88,6 +88,31 @@ def _compile_sqlite(element: _DatabaseNow, compiler: SQLCompiler, **options: Any
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {offset} || ' seconds')"
 
 
+class _DatabaseId(FunctionElement[str]):
+    type = sa.Uuid(as_uuid=False)
+    inherit_cache = True
+
+
+def database_new_id() -> sa.ColumnElement[str]:
+    """`new_id` in SQL, another one for each row of a statement, all of this moment."""
+    return _DatabaseId(sa.literal(new_id(), sa.Uuid(as_uuid=False)))
+
+
+@compiles(_DatabaseId, "postgresql")
+def _compile_id_postgresql(element: _DatabaseId, compiler: SQLCompiler, **options: Any) -> str:
+    moment = compiler.process(element.clauses, **options)
+    return f"overlay(gen_random_uuid()::text placing left(({moment})::text, 15) from 1 for 15)::uuid"
+
+
+@compiles(_DatabaseId, "sqlite")
+def _compile_id_sqlite(element: _DatabaseId, compiler: SQLCompiler, **options: Any) -> str:
+    # In the form in which Uuid keeps its values there: 32 hexadecimal digits. The variant's is one of 8, 9, a and b.
+    moment = compiler.process(element.clauses, **options)
+    variant = "substr('89ab', 1 + (random() & 3), 1)"
+    random = f"substr(hex(randomblob(2)), 1, 3) || {variant} || substr(hex(randomblob(8)), 1, 15)"
+    return f"(substr({moment}, 1, 13) || lower({random}))"
+
+
 def new_id() -> str:
     """A UUID of version 7 (RFC 9562, section 5.7): ids sort by the millisecond they were made in."""
     millis = time.time_ns() // 1_000_000

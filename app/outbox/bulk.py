@@ -14,10 +14,10 @@ from app.columns import new_id
 from app.outbox.changes import Watch, watch_of
 from app.outbox.errors import HookError
 from app.outbox.models import StatusChange
+from app.outbox.recording import Difference, as_text, record_matching, stored_as_text
 
 CHUNK_ROWS = 1_000
 UPSERTS = (postgresql.dml.OnConflictDoUpdate, sqlite.dml.OnConflictDoUpdate)
-Difference = tuple[Any, Any, Any]
 
 
 class DispatchChanges(Protocol):
@@ -61,7 +61,7 @@ def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[A
     for column, value in _new_values(execution, watch).items():
         if isinstance(value, sa.BindParameter):  # bound to this statement's SET clause: the query needs its own
             value = parameters.get(value.key, value.effective_value)
-        statement = _fire(session, model, column, value, statement, dispatch)
+        statement = _fire(session, model, watch, column, value, statement, dispatch)
     return _run(execution, model, statement)
 
 
@@ -89,8 +89,14 @@ def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result
     return frozen()
 
 
-def _fire(session: Session, model: type, column: str, value: Any, statement: Any, dispatch: DispatchChanges) -> Any:
-    """Dispatches the changes that `statement` will make to one column; returns the statement to run."""
+def _fire(
+    session: Session, model: type, watch: Watch, column: str, value: Any, statement: Any, dispatch: DispatchChanges
+) -> Any:
+    """Records the changes that `statement` will make to one column, and dispatches them if a hook hears them.
+
+    Returns:
+        the statement to run.
+    """
     key, attribute, batch_id = _key(model), getattr(model, column), new_id()
     differs = attribute.is_distinct_from(value)
     query = sa.select(key, attribute, sa.type_coerce(value, attribute.type)).where(differs)
@@ -98,8 +104,14 @@ def _fire(session: Session, model: type, column: str, value: Any, statement: Any
         query = query.where(statement.whereclause)
     if len(query.get_final_froms()) > 1:
         raise HookError(f"update({model.__name__}) of {column} over several tables cannot be watched: use a subquery")
-    for chunk in _chunks(session, query.with_for_update()):
-        dispatch(session, model, column, chunk, batch_id)
+    query = query.with_for_update()
+    is_constant = not isinstance(value, sa.ClauseElement)
+    if is_constant and stored_as_text(attribute.type) and not watch.hears(column, as_text(value)):
+        old = sa.cast(attribute, sa.String)
+        record_matching(session, watch, column, query.with_only_columns(key, old), value, batch_id)
+    else:
+        for chunk in _chunks(session, query):
+            dispatch(session, model, column, chunk, batch_id)
     if session.get_bind().dialect.name != "postgresql":
         return statement  # SQLite: this transaction holds the only write lock, so the same rows match.
     recorded = sa.select(sa.cast(StatusChange.subject_id, key.type)).where(StatusChange.batch_id == batch_id)

@@ -55,6 +55,10 @@ class Watch:
     created: list[CreatedHook] = field(default_factory=list)
     changed: dict[str, list[tuple[frozenset[str] | None, ChangedHook]]] = field(default_factory=dict)
 
+    def hears(self, column: str, new: str | None) -> bool:
+        """Whether a hook wants to know of a change of `column` to `new`."""
+        return any(wanted is None or new in wanted for wanted, _ in self.changed[column])
+
 
 _watches: dict[type, Watch] = {}
 

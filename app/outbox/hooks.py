@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,18 +12,12 @@ from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
 from sqlalchemy.orm.attributes import get_history
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
-from app.columns import new_id, utc_now
-from app.extensions import table_of
+from app.columns import utc_now
 from app.outbox import bulk
-from app.outbox.changes import Change, Creation, Subject, Watch, subject_of, watch_of
+from app.outbox.changes import Creation, Subject, subject_of, watch_of
 from app.outbox.enqueue import writing_to
-from app.outbox.models import StatusChange
 from app.outbox.origin import current_origin
-
-# What a change keeps of a long value.
-VALUE_CHARACTERS = 80
-# (subject id, old value, new value)
-Difference = tuple[Any, Any, Any]
+from app.outbox.recording import Difference, record
 
 
 def listen(session_class: type[Session]) -> None:
@@ -69,7 +62,7 @@ def dispatch_changes(
     watch = watch_of(model)
     if watch is None:
         return
-    changes = _record(session, watch, column, differences, batch_id)
+    changes = record(session, watch, column, differences, batch_id)
     with writing_to(session):
         for wanted, hook in watch.changed.get(column, []):
             chosen = changes if wanted is None else [change for change in changes if change.new in wanted]
@@ -107,37 +100,3 @@ def _differences(rows: Iterable[object], column: str) -> list[Difference]:
         if history.added and history.added[0] != old:
             found.append((subject_of(row).id, old, history.added[0]))
     return found
-
-
-def _record(
-    session: Session, watch: Watch, column: str, differences: Iterable[Difference], batch_id: str | None
-) -> list[Change]:
-    origin, now = current_origin(), utc_now()
-    changes = [
-        Change(new_id(), Subject(watch.type, str(id)), _text(old), _text(new), now, origin.user_id)
-        for id, old, new in differences
-    ]
-    if changes:
-        common = {"field": column, "batch_id": batch_id, "request_id": origin.request_id, "job_id": origin.job_id}
-        rows = [_change_row(change) | common for change in changes]
-        session.connection().execute(sa.insert(table_of(StatusChange)), rows)
-    return changes
-
-
-def _change_row(change: Change) -> dict[str, Any]:
-    return {
-        "id": change.id,
-        "subject_type": change.subject.type,
-        "subject_id": change.subject.id,
-        "old": change.old,
-        "new": change.new,
-        "at": change.at,
-        "user_id": change.user_id,
-    }
-
-
-def _text(value: object) -> str | None:
-    if value is None:
-        return None
-    text = value.isoformat() if isinstance(value, datetime) else str(value)
-    return text if len(text) <= VALUE_CHARACTERS else text[: VALUE_CHARACTERS - 1] + "…"

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import tracemalloc
+import uuid
 from collections import Counter
 from datetime import timedelta
 
 import sqlalchemy as sa
 import time_machine
 
-from app.columns import utc_now
+from app.columns import new_id, utc_now
 from app.extensions import db
-from app.outbox import JobRecord, JobRequest, JobState, StatusChange, buffer, bulk, enqueue_many, publisher, relay
+from app.outbox import (
+    JobRecord,
+    JobRequest,
+    JobState,
+    Origin,
+    StatusChange,
+    acting_as,
+    buffer,
+    bulk,
+    enqueue_many,
+    publisher,
+    relay,
+)
 from app.reservations import Reservation, ReservationStatus, sweep_overdue
 from tests.conftest import make_app
-from tests.reservation_factories import insert_reservations, make_user, tomorrow
+from tests.reservation_factories import insert_reservations, make_reservation, make_user, tomorrow
 
 
 def verbs(statements: list[str]) -> Counter[str]:
@@ -25,13 +38,41 @@ def count(session, model: type) -> int:
     return session.scalar(sa.select(sa.func.count()).select_from(model))
 
 
-def test_a_sweep_of_thousands_takes_one_read_one_update_and_an_insert_for_each_thousand(session, statements):
+def test_a_sweep_takes_two_statements_however_many_rows_since_no_hook_hears_of_it(session, statements):
     insert_reservations(make_user(), 5_000, ReservationStatus.CONFIRMED, utc_now() - timedelta(hours=2))
     statements.clear()
     assert sweep_overdue(session) == 5_000
     session.commit()
-    assert verbs(statements) == {"SELECT": 1, "UPDATE": 1, "INSERT": 5}
+    assert verbs(statements) == {"INSERT": 1, "UPDATE": 1}
     assert count(session, StatusChange) == 5_000
+
+
+def test_what_the_database_records_by_itself_is_what_one_change_at_a_time_records(session):
+    customer = make_user()
+    one, other = (make_reservation(customer, status=ReservationStatus.CONFIRMED) for _ in range(2))
+    with acting_as(Origin(customer.id, "request-of-the-test")):
+        one.status = ReservationStatus.COMPLETED
+        session.commit()
+        complete = sa.update(Reservation).where(Reservation.id == other.id)
+        session.execute(complete.values(status=ReservationStatus.COMPLETED))
+        session.commit()
+    by_flush, by_database = session.scalars(sa.select(StatusChange).order_by(StatusChange.at))
+    same = ("subject_type", "field", "old", "new", "user_id", "request_id", "job_id")
+    assert [getattr(by_database, name) for name in same] == [getattr(by_flush, name) for name in same]
+    assert (by_flush.subject_id, by_database.subject_id) == (str(one.id), str(other.id))
+    assert by_flush.at < by_database.at <= utc_now()
+
+
+def test_ids_that_the_database_makes_are_like_ours(session):
+    insert_reservations(make_user(), 200, ReservationStatus.CONFIRMED, utc_now() - timedelta(hours=2))
+    before = new_id()
+    sweep_overdue(session)
+    session.commit()
+    ids = list(session.scalars(sa.select(StatusChange.id)))
+    assert len(set(ids)) == 200
+    assert {(uuid.UUID(id).version, uuid.UUID(id).variant) for id in ids} == {(7, uuid.RFC_4122)}
+    assert before[:13] <= min(ids)[:13] <= max(ids)[:13] <= new_id()[:13]
+    assert len({uuid.UUID(id).bytes[8] >> 4 for id in ids}) == 4  # the bits beside the variant are random
 
 
 def test_a_bulk_update_that_asks_for_mails_takes_four_statements_for_each_thousand(session, statements):

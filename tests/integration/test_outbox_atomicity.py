@@ -158,7 +158,7 @@ def test_a_bulk_update_is_dispatched_in_chunks_of_bounded_size(session, monkeypa
     session.execute(sa.insert(Ticket), [{"title": str(n)} for n in range(450)])
     session.commit()
     sizes = []
-    monkeypatch.setattr(hooks, "_record", lambda session, watch, column, found, batch: sizes.append(len(found)) or [])
+    monkeypatch.setattr(hooks, "record", lambda session, watch, column, found, batch: sizes.append(len(found)) or [])
     session.execute(sa.update(Ticket).values(status=TicketStatus.DONE))
     assert sizes == [100, 100, 100, 100, 50]
 
@@ -175,7 +175,7 @@ def test_a_bulk_update_changes_no_row_that_its_hooks_did_not_see(app, session, t
         return []
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hooks, "_record", late_row)
+        patch.setattr(hooks, "record", late_row)
         session.execute(sa.update(Ticket).values(status=TicketStatus.DONE))
     session.commit()
     late = session.scalars(sa.select(Ticket).where(Ticket.title == "late")).one()

@@ -1,0 +1,100 @@
+"""Writing changes down as StatusChange rows: those that Python has in its hands, and those that the database finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.columns import database_new_id, new_id, utc_now
+from app.extensions import table_of
+from app.outbox.changes import Change, Subject, Watch
+from app.outbox.models import StatusChange
+from app.outbox.origin import current_origin
+
+# What a change keeps of a long value.
+VALUE_CHARACTERS = 80
+# (subject id, old value, new value)
+Difference = tuple[Any, Any, Any]
+
+
+def record(
+    session: Session, watch: Watch, column: str, differences: Iterable[Difference], batch_id: str | None
+) -> list[Change]:
+    """Records differences of a column with one insert, and returns them as changes for its hooks."""
+    origin, now = current_origin(), utc_now()
+    changes = [
+        Change(new_id(), Subject(watch.type, str(id)), as_text(old), as_text(new), now, origin.user_id)
+        for id, old, new in differences
+    ]
+    if changes:
+        common = {"field": column, "batch_id": batch_id, "request_id": origin.request_id, "job_id": origin.job_id}
+        rows = [_row(change) | common for change in changes]
+        session.connection().execute(sa.insert(table_of(StatusChange)), rows)
+    return changes
+
+
+def record_matching(
+    session: Session, watch: Watch, column: str, matching: sa.Select[Any, Any], new: object, batch_id: str
+) -> None:
+    """Records the change of a column to one value on many rows without fetching them: for changes that no hook hears.
+
+    Args:
+        session: in whose transaction.
+        watch: the hooks of the model.
+        column: the name of the column.
+        matching: a query for the ids and the present values, as text that `as_text` would give, of the rows.
+        new: the value that all of them get.
+        batch_id: what the changes have in common.
+    """
+    origin, now = current_origin(), utc_now()
+    rows = matching.subquery()
+    id, old = rows.columns
+    values: dict[str, Any] = {
+        "id": database_new_id(),
+        "subject_type": sa.literal(watch.type),
+        "subject_id": sa.cast(id, sa.String),
+        "old": old,
+        "new": as_text(new),
+        "at": now,
+        "user_id": origin.user_id,
+        "field": column,
+        "batch_id": batch_id,
+        "request_id": origin.request_id,
+        "job_id": origin.job_id,
+    }
+    table = table_of(StatusChange)
+    written = [sa.type_coerce(value, table.c[name].type).label(name) for name, value in values.items()]
+    session.connection().execute(sa.insert(table).from_select(list(values), sa.select(*written).select_from(rows)))
+
+
+def stored_as_text(type_: sa.types.TypeEngine[Any]) -> bool:
+    """Whether the database keeps values of this type as `as_text` tells them: those of an enum by their values."""
+    return (
+        isinstance(type_, sa.Enum)
+        and type_.enum_class is not None
+        and {str(member) for member in type_.enum_class} == set(type_.enums)
+    )
+
+
+def as_text(value: object) -> str | None:
+    """A value of a watched column as a change keeps it."""
+    if value is None:
+        return None
+    text = value.isoformat() if isinstance(value, datetime) else str(value)
+    return text if len(text) <= VALUE_CHARACTERS else text[: VALUE_CHARACTERS - 1] + "…"
+
+
+def _row(change: Change) -> dict[str, Any]:
+    return {
+        "id": change.id,
+        "subject_type": change.subject.type,
+        "subject_id": change.subject.id,
+        "old": change.old,
+        "new": change.new,
+        "at": change.at,
+        "user_id": change.user_id,
+    }

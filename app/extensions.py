@@ -6,7 +6,6 @@ import os
 import sqlite3
 import time
 import weakref
-from contextvars import ContextVar
 from functools import partial
 from typing import Any, NoReturn, cast
 
@@ -22,6 +21,9 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+from app import sqlite
+from app.sqlite import reading_only
 
 # A host that vanishes says no goodbye: a client must not wait for a dead server, nor others for a dead client's locks.
 # Each side asks after the other when it is silent, and gives it up after 11 s.
@@ -84,9 +86,6 @@ migrate = Migrate(db=db, render_as_batch=True)
 csrf = CSRFProtect()
 login_manager = LoginManager()
 
-# Set where transactions mostly read (pages, `flask shell`): SQLite then begins them without the write lock.
-reading_only: ContextVar[bool] = ContextVar("reading_only", default=False)
-
 
 def commit_and_keep() -> None:
     """Commits, and leaves what is loaded as it was written: the answer that is built from it needs no more queries."""
@@ -117,7 +116,7 @@ def engine_options(uri: str, busy_timeout_seconds: float) -> dict[str, Any]:
         busy_timeout_seconds: how long a SQLite connection waits for another writer.
     """
     if uri.startswith("sqlite"):
-        return {"connect_args": {"timeout": busy_timeout_seconds, "check_same_thread": False}}
+        return sqlite.engine_options(busy_timeout_seconds)
     return {
         "pool_size": 20,
         "max_overflow": 40,
@@ -149,8 +148,7 @@ def _prepare_engine(app: Flask, engine: sa.Engine) -> None:
     drop = weakref.WeakMethod(engine.dispose)
     os.register_at_fork(after_in_child=lambda: (dispose := drop()) and dispose(close=False))
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        sqlite.prepare_engine(engine)
     else:
         event.listen(engine, "connect", _configure_postgresql)
         event.listen(engine, "checkin", _note_use)
@@ -180,16 +178,6 @@ def _prepare_shell() -> dict[str, Any]:
     return {"db": db}
 
 
-def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
-    # Without this the driver begins transactions on its own, late and never IMMEDIATE.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = NORMAL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
-
-
 def _configure_postgresql(connection: DBAPIConnection, record: object) -> None:
     # Not as options of the start, which a PgBouncer in between would refuse.
     names = [f"tcp_{name.removeprefix('tcp_')}" for name in KEEPALIVE]
@@ -198,9 +186,3 @@ def _configure_postgresql(connection: DBAPIConnection, record: object) -> None:
     cursor.execute("SELECT set_config(n, v, false) FROM unnest(%s::text[], %s::text[]) s (n, v)", (names, values))
     cursor.close()
     connection.commit()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # A transaction that reads first and writes later fails at once (SQLITE_BUSY_SNAPSHOT, whatever the
-    # timeout) when somebody else wrote in between; one that takes the write lock first only waits.
-    connection.exec_driver_sql("BEGIN" if reading_only.get() else "BEGIN IMMEDIATE")

@@ -119,42 +119,50 @@ def _dramatiq_left(broker: Any) -> int:
     return broker.hlen("dramatiq:default.msgs")
 
 
+def _peer(folder: str) -> Callable[[], Path]:
+    return partial(bin_of, folder, PEERS / folder / "requirements.txt")
+
+
 def _queue(name: str, folder: str, workers: Sequence[Command], left: Callable[[Any], int], count: int) -> Queue:
-    return Queue(
-        name=name, cwd=PEERS / folder, programs=lambda: bin_of(folder), workers=workers, left=left, count=count
+    return Queue(name=name, cwd=PEERS / folder, programs=_peer(folder), workers=workers, left=left, count=count)
+
+
+def _belfry(programs: Callable[[], Path]) -> Desk:
+    return Desk(
+        name=BELFRY_NAME,
+        cwd=ROOT,
+        programs=programs,
+        environ={
+            "APP_ENV": "production",
+            "SECRET_KEY": "only-for-benchmarks-" + "x" * 40,
+            "PUBLIC_URL": "http://desk.example",
+            "MAIL_SERVER": "127.0.0.1",
+            "FLASK_APP": "bench.belfry.root",
+            "LOG_LEVEL": "ERROR",
+            # A busy machine must not open the circuit breaker: what was not pushed would wait for a relay.
+            "BROKER_CONNECT_TIMEOUT_SECONDS": "2",
+            "BROKER_TIMEOUT_SECONDS": "2",
+        },
+        steps=("-m", "bench.belfry.steps"),
+        application="wsgi:app",
+        workers=[("flask", "jobs", "worker", "--processes", str(PROCESSES))],
+        others=[("flask", "jobs", "worker", "--heavy"), ("python", "scheduler.py")],
     )
 
 
-BELFRY = Desk(
-    name=BELFRY_NAME,
-    cwd=ROOT,
-    programs=lambda: Path(sys.executable).parent,
-    environ={
-        "APP_ENV": "production",
-        "SECRET_KEY": "only-for-benchmarks-" + "x" * 40,
-        "PUBLIC_URL": "http://desk.example",
-        "MAIL_SERVER": "127.0.0.1",
-        "FLASK_APP": "bench.belfry.root",
-        "LOG_LEVEL": "ERROR",
-        # A busy machine must not open the circuit breaker: what was not pushed would wait for a relay.
-        "BROKER_CONNECT_TIMEOUT_SECONDS": "2",
-        "BROKER_TIMEOUT_SECONDS": "2",
-    },
-    steps=("-m", "bench.belfry.steps"),
-    application="wsgi:app",
-    workers=[("flask", "jobs", "worker", "--processes", str(PROCESSES))],
-    others=[("flask", "jobs", "worker", "--heavy"), ("python", "scheduler.py")],
-)
+# As it is installed where it serves, like the peers; what developers install beside it takes memory in each process.
+BELFRY = _belfry(partial(bin_of, BELFRY_NAME, ROOT / "requirements.txt"))
+# As it is installed here, which needs no package index.
+BELFRY_HERE = _belfry(lambda: Path(sys.executable).parent)
 DJANGO_CELERY = Desk(
     name="celery",
     cwd=PEERS / "django_celery",
-    programs=partial(bin_of, "django_celery"),
+    programs=_peer("django_celery"),
     steps=("steps.py",),
     application="desk.wsgi:application",
     workers=[("celery", "-A", "desk", *CELERY_OPTIONS)],
     others=[("celery", "-A", "desk", "beat", "--loglevel", "ERROR")],
 )
-DESKS = (BELFRY, DJANGO_CELERY)
 
 RQ_WORKER = ("rq", "worker", "--serializer", "rq.serializers.JSONSerializer", "--logging_level", "ERROR")
 RQ_SIMPLE_WORKER = (*RQ_WORKER, "--worker-class", "rq.SimpleWorker")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.contestants import DESKS, QUEUES, Desk, Queue
+from bench.contestants import BELFRY, BELFRY_HERE, DJANGO_CELERY, QUEUES, Desk, Queue
 from bench.figures import Comparison, Measure, Quantity, medians
 
 DATABASES = ("sqlite", "postgresql")
@@ -29,9 +29,14 @@ class Plan:
     alone: bool = False
 
     @property
+    def belfry(self) -> Desk:
+        """Belfry, beside its peers with the packages of production only."""
+        return BELFRY_HERE if self.alone else BELFRY
+
+    @property
     def desks(self) -> Sequence[Desk]:
         """Belfry, and its peer."""
-        return DESKS[:1] if self.alone else DESKS
+        return (self.belfry,) if self.alone else (self.belfry, DJANGO_CELERY)
 
     @property
     def queues(self) -> Sequence[Queue]:

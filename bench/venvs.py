@@ -1,4 +1,4 @@
-"""The peers' virtual environments: one for each requirements file, made when it is first needed."""
+"""The contestants' virtual environments: one for each requirements file, made when it is first needed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ PEERS = Path(__file__).resolve().parent / "peers"
 VENVS = Path(__file__).resolve().parent / ".venvs"
 
 
-def bin_of(peer: str) -> Path:
-    """The programs of a peer's virtual environment, which is brought up to date with its requirements first.
+def bin_of(name: str, requirements: Path) -> Path:
+    """The programs of a contestant's virtual environment, which is brought up to date with its requirements first.
+
+    Args:
+        name: the contestant's.
+        requirements: the file that pins its packages.
 
     Raises:
         BenchError: its packages cannot be installed.
     """
-    requirements = PEERS / peer / "requirements.txt"
-    venv = VENVS / peer
+    venv = VENVS / name
     installed = venv / "installed.txt"
     if not installed.exists() or installed.read_text() != requirements.read_text():
-        print(f"Installing the peer {peer} …", file=sys.stderr)
+        print(f"Installing {name} …", file=sys.stderr)
         _install(venv, requirements)
         installed.write_text(requirements.read_text())
     return venv / "bin"

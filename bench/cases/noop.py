@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 
-from bench.contestants import BELFRY, Queue
+from bench.contestants import Desk, Queue
 from bench.errors import BenchError
 from bench.figures import Comparison, Quantity
 from bench.ground import Ground, Grounds
@@ -24,23 +24,23 @@ SECONDS_BETWEEN = {
 def noop(grounds: Grounds, plan: Plan) -> Iterator[Comparison]:
     """No-op jobs per second: enqueued first, then drained."""
     measures = {
-        f"{database}.{BELFRY.name}": partial(_belfry, grounds, database, plan.scaled(JOBS))
+        f"{database}.{plan.belfry.name}": partial(_belfry, grounds, plan.belfry, database, plan.scaled(JOBS))
         for database in plan.databases
     }
     measures |= {queue.name: partial(_queue, grounds, queue, plan.scaled(queue.count)) for queue in plan.queues}
     for quantity, values in plan.measure(measures).items():
         peers = {queue.name: values[queue.name] for queue in plan.queues}
         for database in plan.databases:
-            own = {BELFRY.name: values[f"{database}.{BELFRY.name}"]}
+            own = {plan.belfry.name: values[f"{database}.{plan.belfry.name}"]}
             yield Comparison(quantity, database, own | peers, peers_use_database=False)
 
 
-def _belfry(grounds: Grounds, database: str, count: int) -> Mapping[Quantity, float]:
+def _belfry(grounds: Grounds, belfry: Desk, database: str, count: int) -> Mapping[Quantity, float]:
     """Between the first start and the last end that the records tell."""
     with grounds.fresh(database) as ground:
-        BELFRY.step(ground, "prepare", 1)
-        BELFRY.step(ground, "enqueue_noops", count)
-        BELFRY.start_workers(ground)
+        belfry.step(ground, "prepare", 1)
+        belfry.step(ground, "enqueue_noops", count)
+        belfry.start_workers(ground)
         ground.wait(lambda: _is_drained(ground), every=0.25)
         completed, seconds = ground.query(
             f"SELECT count(*), {SECONDS_BETWEEN[database]} FROM job_records WHERE state = 'completed'"

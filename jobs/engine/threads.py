@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from jobs.engine.claim import Claim
+from jobs.engine.load import WINDOW_SECONDS, Load
 
 log = structlog.get_logger(__name__)
 
@@ -16,17 +17,24 @@ log = structlog.get_logger(__name__)
 class JobThreads:
     """A fixed number of threads and the claimed jobs that wait for them.
 
-    One thread is woken at a time, and wakes the next when it leaves something behind: jobs that compute for a moment
-    are run by one thread in a row, and jobs that wait for something soon have all of them.
+    As many of them work as keep the process busy: more would only wait for each other, for the interpreter and for
+    SQLite's one writer. One idle thread at a time, the scout, watches over that: it joins in when jobs wait and those
+    that work leave the processor idle. So jobs that compute are run by one or two threads in a row, and of jobs that
+    wait for something each thread soon has one, a few milliseconds after the thread before.
 
     Args:
         count: how many threads.
         cut: takes the next jobs for one thread off those that wait: at least one.
         run: runs them, to their ends. It raises nothing that concerns them.
+        load: tells whether one more thread would get anything done.
     """
 
     def __init__(
-        self, count: int, cut: Callable[[deque[Claim]], list[Claim]], run: Callable[[list[Claim]], None]
+        self,
+        count: int,
+        cut: Callable[[deque[Claim]], list[Claim]],
+        run: Callable[[list[Claim]], None],
+        load: Load | None = None,
     ) -> None:
         self.count = count
         self._cut = cut
@@ -34,7 +42,8 @@ class JobThreads:
         self._waiting: deque[Claim] = deque()
         self._idle = 0
         self._enough = 0
-        self._is_waking = self._is_closed = False
+        self._load = load or Load()
+        self._has_scout = self._is_closed = False
         lock = threading.RLock()
         self._work_is_there = threading.Condition(lock)
         self._changed = threading.Condition(lock)
@@ -66,9 +75,11 @@ class JobThreads:
             return self._changed.wait_for(lambda: not self._waiting and self._idle == self.count, seconds)
 
     def withdraw(self) -> list[Claim]:
-        """Takes back the jobs that no thread has begun, but for those that an idle thread is about to take."""
+        """Takes back the jobs that no thread has begun."""
         with self._changed:
-            return [self._waiting.pop() for _ in range(len(self._waiting) - self._idle)]
+            withdrawn = list(self._waiting)
+            self._waiting.clear()
+            return withdrawn
 
     def close(self) -> None:
         """Ends the threads after what waits, and waits for them."""
@@ -91,19 +102,34 @@ class JobThreads:
             self._idle += 1
             if self._is_hungry():
                 self._changed.notify()
+            if not self._is_alone() and self._load.measure():
+                self._wait_for_work()  # those that work go on to keep us busy without this one
             while not self._waiting:
                 if self._is_closed:
                     return []
-                self._work_is_there.wait()
-                self._is_waking = False
+                self._wait_for_work()
             items = self._cut(self._waiting)
             self._idle -= 1
             self._wake()
             return items
 
+    def _is_alone(self) -> bool:
+        """Whether no other thread has anything to do."""
+        return self._idle == self.count
+
+    def _wait_for_work(self) -> None:
+        """Waits until this thread is the scout, and then until there is something to do for it, or nothing any more."""
+        self._work_is_there.wait_for(lambda: self._is_closed or (self._waiting and not self._has_scout))
+        self._has_scout = True
+        try:
+            while self._waiting and not self._is_alone() and self._load.measure() is not False:
+                self._work_is_there.wait(WINDOW_SECONDS)
+            self._load.forget()
+        finally:
+            self._has_scout = False
+
     def _wake(self) -> None:
-        if self._waiting and self._idle and not self._is_waking:
-            self._is_waking = True
+        if self._waiting and self._idle and not self._has_scout:
             self._work_is_there.notify()
 
     def _is_hungry(self) -> bool:

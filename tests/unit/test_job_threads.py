@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from jobs.engine.claim import Claim
 from jobs.engine.group_commit import GroupCommit
 from jobs.engine.held import Held
+from jobs.engine.load import Load
 from jobs.engine.threads import JobThreads
 
 SECONDS = 20.0
@@ -44,6 +45,87 @@ def test_jobs_that_block_get_all_threads():
     assert threads.wait_until_done(SECONDS)
     threads.close()
     assert not together.broken
+
+
+class FixedLoad(Load):
+    """A process of which it is known how busy it is."""
+
+    def __init__(self, *, is_full: bool) -> None:
+        super().__init__()
+        self.is_full = is_full
+
+    def measure(self) -> bool:
+        return self.is_full
+
+
+def most_at_once(threads_load: Load) -> int:
+    """How many of twelve jobs ran at the same time on six threads."""
+    running, most, lock = 0, 0, threading.Lock()
+
+    def run(items: list[Claim]) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        threading.Event().wait(0.02)
+        with lock:
+            running -= 1
+
+    threads = JobThreads(6, one, run, threads_load)
+    threads.start()
+    threads.put(item(n) for n in range(12))
+    assert threads.wait_until_done(SECONDS)
+    threads.close()
+    return most
+
+
+def test_a_busy_process_gets_no_more_threads_than_keep_it_busy():
+    assert most_at_once(FixedLoad(is_full=True)) == 1
+
+
+def test_an_idle_process_gets_all_threads():
+    assert most_at_once(FixedLoad(is_full=False)) == 6
+
+
+def test_threads_that_were_called_for_leave_again_when_the_process_is_busy():
+    go_on, load = threading.Semaphore(0), FixedLoad(is_full=False)
+    ran_on: list[str] = []
+
+    def run(items: list[Claim]) -> None:
+        ran_on.append(threading.current_thread().name)
+        go_on.acquire(timeout=SECONDS)
+
+    threads = JobThreads(4, one, run, load)
+    threads.start()
+    threads.put(item(n) for n in range(20))
+    while len(ran_on) < 4:
+        threading.Event().wait(0.001)
+    load.is_full = True
+    for ended in range(1, 17):
+        go_on.release()
+        # The first three that end stay idle, and the fourth goes on alone.
+        while len(ran_on) < 4 + max(0, ended - 3):
+            threading.Event().wait(0.001)
+    assert len(set(ran_on[4:])) == 1
+    go_on.release(20)
+    assert threads.wait_until_done(SECONDS)
+    threads.close()
+
+
+def test_the_load_is_full_when_more_than_half_of_a_processor_is_used(monkeypatch):
+    clock = {"now": 100.0, "computed": 5.0}
+    monkeypatch.setattr("jobs.engine.load.time.monotonic", lambda: clock["now"])
+    monkeypatch.setattr("jobs.engine.load.time.process_time", lambda: clock["computed"])
+    load = Load()
+    assert load.measure() is None  # nothing is known yet
+    clock.update(now=100.01, computed=5.009)
+    assert load.measure() is True
+    clock.update(now=100.011, computed=5.009)
+    assert load.measure() is True  # too short to tell
+    clock.update(now=100.02, computed=5.012)
+    assert load.measure() is False
+    load.forget()
+    assert load.measure() is None
 
 
 def test_every_job_is_run_once_and_in_order_on_one_thread():

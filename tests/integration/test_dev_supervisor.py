@@ -40,6 +40,12 @@ def pids(output: Path) -> list[int]:
     return [int(line.rpartition("pid ")[2]) for line in output.read_text().splitlines() if "| pid " in line]
 
 
+def pid_of(output: Path, name: str) -> int:
+    """Whichever of several processes comes first says so first."""
+    lines = [line for line in output.read_text().splitlines() if f" {name} | pid " in line]
+    return int(lines[0].rpartition("pid ")[2])
+
+
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -52,7 +58,7 @@ def test_a_killed_process_is_started_again_and_the_others_live_on(tmp_path: Path
     output = tmp_path / "output"
     process = supervise(output, "base", LOOP.format(name="base"), "work", LOOP.format(name="work"))
     wait_until(lambda: len(pids(output)) == 2)
-    base, work = pids(output)
+    base, work = pid_of(output, "base"), pid_of(output, "work")
 
     os.kill(work, signal.SIGKILL)
     wait_until(lambda: len(pids(output)) == 3)

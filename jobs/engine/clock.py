@@ -29,6 +29,8 @@ PASS_SECONDS = 0.5
 LOCK_SECONDS = 10
 REFRESH_SECONDS = 30.0
 LOOK_AHEAD_SECONDS = 90.0
+# One short statement when nobody has died; what it waits comes on top of RESCUE_AFTER_SECONDS.
+RESCUE_PERIOD_SECONDS = 1.0
 # With the time that an answer of Redis may take, less than half of RESCUE_AFTER_SECONDS: the rescue goes on without it.
 MAX_BACKOFF_SECONDS = 2.0
 SCHEDULE_PREFIX = "schedule:"
@@ -106,7 +108,7 @@ class Clock(Scheduler):
         self._regularly("heartbeat", settings["HEARTBEAT_SECONDS"], self._beat)
         # The rescue needs no Redis and no lock: its UPDATEs are fenced.
         if self._may_judge():
-            self._regularly("rescue", settings["RELAY_SECONDS"], lambda: rescue(db.session()))
+            self._regularly("rescue", RESCUE_PERIOD_SECONDS, lambda: rescue(db.session()))
         if not self.acquire_lock():
             return False
         self._regularly("refresh", REFRESH_SECONDS, self.refresh)

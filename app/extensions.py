@@ -11,7 +11,6 @@ from typing import Any, NoReturn, cast
 
 import sqlalchemy as sa
 from flask import Flask
-from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
@@ -84,7 +83,6 @@ PING_AFTER_SECONDS = 1.0
 db = SQLAlchemy(model_class=Base, session_options={"class_": BelfrySession}, disable_autonaming=True)
 migrate = Migrate(db=db, render_as_batch=True)
 csrf = CSRFProtect()
-login_manager = LoginManager()
 
 
 def commit_and_keep() -> None:
@@ -102,7 +100,6 @@ def init_app(app: Flask) -> None:
     db.init_app(app)
     migrate.init_app(app, db)
     csrf.init_app(app)
-    login_manager.init_app(app)
     app.shell_context_processor(_prepare_shell)
     with app.app_context():
         _prepare_engine(app, db.engine)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import api, requests, views
+from app.accounts import api, requests, security, views
 from app.accounts.cli import users
 from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
 from app.accounts.passwords import hash_password
@@ -51,6 +51,7 @@ def init_app(app: Flask) -> None:
     Must come after `app.extensions.init_app` and `app.api.init_app`.
     """
     requests.init_app(app)
+    security.init_app(app)
     app.register_blueprint(views.pages)
     register_api(app, api.blueprint)
     app.cli.add_command(users)

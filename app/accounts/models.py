@@ -1,5 +1,8 @@
 """Who may come in: users and their access tokens. How they are made and checked stands in services.py and tokens.py."""
 
+# pyright: reportIncompatibleVariableOverride=false
+# Flask-Security's mixin declares plain types where SQLAlchemy has Mapped ones.
+
 from __future__ import annotations
 
 import uuid
@@ -7,7 +10,8 @@ from datetime import datetime
 from enum import StrEnum
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
+from flask_security import RoleMixin, UserMixin
+from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validates
 
 from app.columns import UtcDateTime, text_enum, utc_now
 from app.extensions import db
@@ -24,13 +28,20 @@ class Role(StrEnum):
 STAFF_ROLES = frozenset({Role.ADMIN, Role.STAFF})
 
 
-def new_nonce() -> str:
-    """A new session nonce: sessions that carry another one are over."""
+class RoleOfSecurity(RoleMixin):
+    """What Flask-Security takes for roles: nothing. A user has one `Role`, and `permissions` alone asks for it."""
+
+
+def new_uniquifier() -> str:
+    """What a user's sessions carry: those that carry another one are over."""
     return str(uuid.uuid4())
 
 
-class User(db.Model):
-    """A person who can log in. `username_key` makes the username unique whatever its case, on both databases."""
+class User(UserMixin, db.Model):
+    """A person who can log in. `username_key` makes the username unique whatever its case, on both databases.
+
+    Names that begin with `fs_`, `tf_` and `mf_`, and those of the logins, are Flask-Security's.
+    """
 
     __tablename__ = "users"
 
@@ -44,7 +55,19 @@ class User(db.Model):
     active: Mapped[bool] = mapped_column(default=True)
     time_zone: Mapped[str | None] = mapped_column(sa.String(60))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    session_nonce: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), default=new_nonce)
+
+    fs_uniquifier: Mapped[str] = mapped_column(sa.String(64), default=new_uniquifier, unique=True)
+    tf_primary_method: Mapped[str | None] = mapped_column(sa.String(64))
+    tf_totp_secret: Mapped[str | None] = mapped_column(sa.String(255))  # encrypted
+    tf_last_counter: Mapped[int | None]  # of the last code that was taken: each works once
+    mf_recovery_codes: Mapped[list[str] | None] = mapped_column(sa.JSON(none_as_null=True))  # hashed
+    last_login_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_login_ip: Mapped[str | None] = mapped_column(sa.String(64))
+    current_login_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    current_login_ip: Mapped[str | None] = mapped_column(sa.String(64))
+    login_count: Mapped[int] = mapped_column(default=0)
+
+    password = synonym("password_hash")  # pyright: ignore[reportAssignmentType]
 
     # Without AUTOINCREMENT, SQLite gives the id of the last row to the next one once that row is deleted.
     __table_args__ = {"sqlite_autoincrement": True}
@@ -63,26 +86,10 @@ class User(db.Model):
         """Whether the user works at the school."""
         return self.role in STAFF_ROLES
 
-    # What Flask-Login asks of a user.
-
     @property
-    def is_authenticated(self) -> bool:
-        """Whether this is somebody, and still welcome."""
-        return self.active
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the user may log in."""
-        return self.active
-
-    @property
-    def is_anonymous(self) -> bool:
-        """False: nobody has no row."""
-        return False
-
-    def get_id(self) -> str:
-        """What a session keeps: it is void once the nonce has changed."""
-        return f"{self.id}:{self.session_nonce}"
+    def roles(self) -> list[RoleOfSecurity]:
+        """None, for Flask-Security."""
+        return []
 
 
 class AccessToken(db.Model):

@@ -92,7 +92,7 @@ def ask_to_log_in() -> Response:
 
 
 def _login_url(next_path: str | None) -> str:
-    return url_for("accounts.login", next=next_path)
+    return url_for("security.login", next=next_path)
 
 
 def _page_to_return_to() -> str | None:

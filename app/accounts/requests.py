@@ -10,13 +10,12 @@ import re
 import uuid
 
 import structlog
-from flask import Flask, Response, g, request
-from flask_login import logout_user
+from flask import Flask, Response, current_app, g, request
 
 from app.accounts.models import AccessToken, User
 from app.accounts.tokens import verify_token
 from app.api import is_api_request
-from app.extensions import db, login_manager, reading_only
+from app.extensions import reading_only
 from app.outbox import Origin, current_origin, set_origin
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -62,29 +61,12 @@ def end_request(_: BaseException | None) -> None:
     structlog.contextvars.unbind_contextvars("request_id", "user_id")
 
 
-@login_manager.user_loader
-def load_session_user(session_id: str) -> User | None:
-    """Called when a page first asks for its user, with what `User.get_id` gave at the login."""
-    user_id, _, nonce = session_id.partition(":")
-    user = db.session.get(User, int(user_id)) if user_id.isdecimal() else None
-    if user is None or not user.active or user.session_nonce != nonce:
-        return None
-    act_as(user)
-    return user
-
-
 def act_as(user: User) -> None:
     """From here on the request's changes are the user's, and its times are on the user's clock."""
     set_origin(Origin(user.id, g.get("request_id")))
     structlog.contextvars.bind_contextvars(user_id=user.id)
     if user.time_zone:
         g.zone = user.time_zone
-
-
-def forget_user() -> None:
-    """Ends the session of a page's user."""
-    logout_user()
-    set_origin(Origin(None, g.get("request_id")))
 
 
 def presented_token() -> AccessToken:
@@ -98,6 +80,7 @@ def _recognise_bearer() -> None:
         g.access_token = token
         act_as(token.user)
     # Flask-Login's request_loader would ask the session and the remember cookie first, which have no say here.
+    login_manager = current_app.extensions["security"].login_manager
     login_manager._update_request_context_with_user(token.user if token else None)  # noqa: SLF001
 
 

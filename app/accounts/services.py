@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from app.accounts.models import Role, User, new_nonce
+from app.accounts.models import Role, User, new_uniquifier
 from app.accounts.passwords import hash_password, is_password, needs_rehash
 from app.accounts.validation import (
     valid_email,
@@ -107,7 +107,7 @@ def change_password(user: User, password: str) -> None:
     """Sets a password and ends all of the user's sessions. Raises InvalidInputError."""
     values = _validated({"password": password})
     user.password_hash = hash_password(values["password"])
-    user.session_nonce = new_nonce()
+    user.fs_uniquifier = new_uniquifier()
 
 
 def set_role(user: User, role: str) -> None:
@@ -118,7 +118,7 @@ def set_role(user: User, role: str) -> None:
 def disable(user: User) -> None:
     """Shuts the user out: no login, no session and no token works from the commit on."""
     user.active = False
-    user.session_nonce = new_nonce()
+    user.fs_uniquifier = new_uniquifier()
 
 
 def _validated(given: dict[str, Any]) -> dict[str, Any]:
@@ -146,3 +146,7 @@ def _refuse_taken(username: str, email: str) -> None:
             problems["email"] = ["is taken"]
     if problems:
         raise InvalidInputError("There is such a user already.", problems)
+
+
+def tell_of_password_change(user: User) -> None:
+    """Placeholder until merge."""

@@ -52,11 +52,26 @@ def test_a_login_leads_to_where_one_wanted_to_go(client):
     assert client.get("/staff-only").text == "welcome"
 
 
-def test_a_login_never_leads_elsewhere(client):
+@pytest.mark.parametrize(
+    "target",
+    [
+        "",
+        "//evil.example",
+        "///evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "https://evil.example/",
+        "javascript:alert(1)",
+        "/\t/evil.example",
+        "/\n/evil.example",
+    ],
+)
+def test_a_login_never_leads_elsewhere(client, target):
     user = make_user()
-    answer = client.post("/login?next=//evil.example", data={"login": user.email, "password": PASSWORD})
-    assert answer.status_code == 302
-    assert answer.location == "/reservations/"
+    data = {"login": user.email, "password": PASSWORD}
+    answer = client.post("/login", query_string={"next": target}, data=data | {"next": target})
+    assert (answer.status_code, answer.location) == (302, "/start")
+    assert client.get("/start").location == "/reservations/"
 
 
 def test_a_wrong_password_says_so_and_keeps_next(client):

@@ -13,7 +13,7 @@ from typing import Any
 from flask import Flask, Response, current_app, render_template
 from flask_login import LoginManager
 from flask_security import Security, SQLAlchemyUserDatastore, user_authenticated
-from flask_security.forms import Form, LoginForm
+from flask_security.forms import ChangePasswordForm, Form, LoginForm, TwoFactorVerifyCodeForm
 from flask_security.mail_util import MailUtil
 from flask_security.password_util import PasswordUtil
 from flask_security.recovery_codes import MfRecoveryCodesUtil
@@ -21,7 +21,7 @@ from flask_security.totp import Totp
 from flask_security.utils import validate_redirect_url
 from wtforms import BooleanField, Field, PasswordField, StringField
 from wtforms.form import BaseForm
-from wtforms.validators import InputRequired, Length
+from wtforms.validators import EqualTo, InputRequired, Length
 
 from app.accounts import services
 from app.accounts.models import RoleOfSecurity, User
@@ -102,6 +102,22 @@ class LoginByNameForm(LoginForm):
         return self.user is not None
 
 
+class OurChangePasswordForm(ChangePasswordForm):
+    """The present password, and the new one twice."""
+
+    password = PasswordField("Present password", [InputRequired("Type your present password.")])
+    new_password = PasswordField("New password", [InputRequired("Type a new one.")])
+    new_password_confirm = PasswordField(
+        "New password again", [InputRequired("Type it once more."), EqualTo("new_password", "The two differ.")]
+    )
+
+
+class OurCodeForm(TwoFactorVerifyCodeForm):
+    """A code of the authenticator app."""
+
+    code = StringField("Code", [InputRequired("Type the code that the app shows."), Length(max=20)])
+
+
 class LedgerMailUtil(MailUtil):
     """Flask-Security's mails are ours: asked for in the transaction, and sent by a job."""
 
@@ -167,6 +183,8 @@ def init_app(app: Flask) -> None:
         app,
         SQLAlchemyUserDatastore(db, User, RoleOfSecurity),
         login_form=LoginByNameForm,
+        change_password_form=OurChangePasswordForm,
+        two_factor_verify_code_form=OurCodeForm,
         mail_util_cls=LedgerMailUtil,
         password_util_cls=SamePasswordRules,
         totp_cls=OnceOnlyTotp,

@@ -9,8 +9,9 @@ from flask import Blueprint, current_app, flash, redirect, render_template, requ
 from flask.typing import ResponseReturnValue
 from flask_login import current_user, login_user
 
-from app.accounts import services
+from app.accounts import limits
 from app.accounts.forms import LoginForm
+from app.accounts.models import User
 from app.accounts.requests import act_as, forget_user
 from app.extensions import db
 
@@ -51,13 +52,18 @@ def safe_path(target: str | None) -> str | None:
     return None if parts.scheme or parts.netloc else target
 
 
+def start_session(user: User, *, remember: bool = False) -> None:
+    """Logs `user` in on this browser."""
+    login_user(user, remember=remember)
+    act_as(user)
+
+
 def _log_in(form: LoginForm) -> bool:
-    user = services.authenticate(form.login.data or "", form.password.data or "")
+    user = limits.authenticate(form.login.data or "", form.password.data or "")
     if user is None:
         form.form_errors.append("No user has this login and password.")
         return False
-    login_user(user, remember=bool(form.remember.data))
-    act_as(user)
+    start_session(user, remember=bool(form.remember.data))
     db.session.commit()
     return True
 
@@ -66,6 +72,8 @@ def _next_path() -> str:
     asked_for = safe_path(request.values.get("next"))
     if asked_for:
         return asked_for
+    if not current_user.is_confirmed:
+        return url_for("accounts.confirm")
     starts = ("index",) if current_user.is_staff else ("reservations.list_", "index")
     known = [endpoint for endpoint in starts if endpoint in current_app.view_functions]
     return url_for(known[0]) if known else "/"

@@ -18,6 +18,7 @@ from app import (
     dev,
     extensions,
     headers,
+    limiting,
     logs,
     mail,
     monitoring,
@@ -27,6 +28,7 @@ from app import (
     reservations,
 )
 from app.config import SettingError, load_environment, read_settings
+from app.mail import views as mail_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,9 +70,9 @@ def _prepare(app: Flask) -> None:
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)
     # The database, the broker's log and the caught mails are nobody else's on this machine.
     Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
-    for part in (logs, extensions, outbox, headers, answers, presentation, api):
+    for part in (logs, extensions, outbox, limiting, headers, answers, presentation, api):
         part.init_app(app)
     for part in SLICES:
         part.init_app(app)
-    for part in (demo, dev):
+    for part in (mail_pages, demo, dev):
         part.init_app(app)

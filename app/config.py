@@ -102,6 +102,39 @@ GROUPS: tuple[Group, ...] = (
         ),
     ),
     group(
+        "Accounts",
+        Setting(
+            "REGISTRATION_MAIL_DELAY_SECONDS",
+            seconds(least=0),
+            2.0,
+            "How long the confirmation mail of a registration waits before its first attempt.",
+        ),
+        Setting(
+            "REGISTRATION_DIRECT_MAIL_SECONDS",
+            seconds(),
+            0.8,
+            "How long a registration waits for its mail when the broker is away and the web process sends it itself.",
+        ),
+        Setting(
+            "CONFIRMATION_CODE_MINUTES",
+            whole_number(1),
+            60,
+            "How long the code and the link of a confirmation mail work, from when the mail leaves.",
+        ),
+        Setting(
+            "PASSWORD_RESET_MINUTES",
+            whole_number(1),
+            30,
+            "How long the link of a password reset works, from when the mail leaves.",
+        ),
+        Setting(
+            "RATE_LIMITS_ENABLED",
+            boolean,
+            True,
+            "Whether logins, registrations, mails asked for and codes are limited; off for load tests only.",
+        ),
+    ),
+    group(
         "Database",
         Setting(
             "DATABASE_URL",

@@ -155,6 +155,7 @@ def _user_row(person: Person, password_hash: str) -> dict[str, Any]:
         "username": person.username,
         "username_key": person.username,
         "email": person.email,
+        "confirmed_at": utc_now(),
         "name": person.name,
         "role": person.role,
         "password_hash": password_hash,

@@ -31,6 +31,7 @@ def make_user(role: Role = Role.MEMBER, **values: Any) -> User:
     defaults = {
         "username": name,
         "email": f"{name}@example.org",
+        "confirmed_at": utc_now(),
         "name": name.title(),
         "password_hash": password_hash(),
     }

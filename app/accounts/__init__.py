@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import api, requests, security, views
+from app.accounts import api, registration_pages, requests, security, views
 from app.accounts.cli import users
+from app.accounts.codes import prune as prune_codes
 from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
 from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, ask_to_log_in, can, login_required, require, require_role
+from app.accounts.registration import resend_confirmation, send_password_reset
 from app.accounts.requests import act_as
 from app.accounts.services import authenticate, change_password, create_user, disable, find_user, get_user, set_role
 from app.accounts.tokens import issue_token, revoke, verify_token
@@ -37,9 +39,13 @@ __all__ = [
     "init_app",
     "issue_token",
     "login_required",
+    "prune_codes",
+    "registration_pages",
     "require",
     "require_role",
+    "resend_confirmation",
     "revoke",
+    "send_password_reset",
     "set_role",
     "verify_token",
 ]

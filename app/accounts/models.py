@@ -1,4 +1,7 @@
-"""Who may come in: users and their access tokens. How they are made and checked stands in services.py and tokens.py."""
+"""Who may come in: users, their access tokens, and the codes that mails carry to them.
+
+How they are made and checked stands in services.py, tokens.py and codes.py.
+"""
 
 # pyright: reportIncompatibleVariableOverride=false
 # Flask-Security's mixin declares plain types where SQLAlchemy has Mapped ones.
@@ -32,6 +35,16 @@ class RoleOfSecurity(RoleMixin):
     """What Flask-Security takes for roles: nothing. A user has one `Role`, and `permissions` alone asks for it."""
 
 
+class CodePurpose(StrEnum):
+    """What a one-time code lets its bearer do."""
+
+    CONFIRM = "confirm"
+    RESET = "reset"
+
+
+_IS_CONFIRMED = sa.text("confirmed_at IS NOT NULL")
+
+
 def new_uniquifier() -> str:
     """What a user's sessions carry: those that carry another one are over."""
     return str(uuid.uuid4())
@@ -40,7 +53,8 @@ def new_uniquifier() -> str:
 class User(UserMixin, db.Model):
     """A person who can log in. `username_key` makes the username unique whatever its case, on both databases.
 
-    Names that begin with `fs_`, `tf_` and `mf_`, and those of the logins, are Flask-Security's.
+    An address has one confirmed user. Before it is confirmed anybody may claim it: to refuse a second claim would tell
+    who is a user. Names that begin with `fs_`, `tf_` and `mf_`, and those of the logins, are Flask-Security's.
     """
 
     __tablename__ = "users"
@@ -48,7 +62,9 @@ class User(UserMixin, db.Model):
     id: Mapped[int] = mapped_column(primary_key=True)
     username: Mapped[str] = mapped_column(sa.String(40))
     username_key: Mapped[str] = mapped_column(sa.String(40), unique=True)
-    email: Mapped[str] = mapped_column(sa.String(254), unique=True)
+    email: Mapped[str] = mapped_column(sa.String(254))
+    # When the user showed that mails to the address reach them; a user without it may do next to nothing.
+    confirmed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     name: Mapped[str] = mapped_column(sa.String(120))
     password_hash: Mapped[str] = mapped_column(sa.String(200))
     role: Mapped[Role] = mapped_column(text_enum(Role), default=Role.MEMBER)
@@ -69,8 +85,18 @@ class User(UserMixin, db.Model):
 
     password = synonym("password_hash")  # pyright: ignore[reportAssignmentType]
 
-    # Without AUTOINCREMENT, SQLite gives the id of the last row to the next one once that row is deleted.
-    __table_args__ = {"sqlite_autoincrement": True}
+    __table_args__ = (
+        sa.Index(
+            "uq_users_confirmed_email",
+            "email",
+            unique=True,
+            sqlite_where=_IS_CONFIRMED,
+            postgresql_where=_IS_CONFIRMED,
+        ),
+        sa.Index("ix_users_email", "email"),
+        # Without AUTOINCREMENT, SQLite gives the id of the last row to the next one once that row is deleted.
+        {"sqlite_autoincrement": True},
+    )
 
     @validates("username")
     def _keep_username_key(self, _: str, username: str) -> str:
@@ -80,6 +106,11 @@ class User(UserMixin, db.Model):
     @validates("email")
     def _lower_email(self, _: str, email: str) -> str:
         return email.lower()
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether mails to the address are known to reach this user."""
+        return self.confirmed_at is not None
 
     @property
     def is_staff(self) -> bool:
@@ -107,3 +138,31 @@ class AccessToken(db.Model):
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     user: Mapped[User] = relationship()
+
+
+class AccountCode(db.Model):
+    """A code and a link that one mail carries to its reader. Neither is kept: both follow from `nonce` by SECRET_KEY.
+
+    `expires_at` is empty until the mail leaves: before, the code does not work.
+    """
+
+    __tablename__ = "account_codes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"))
+    purpose: Mapped[CodePurpose] = mapped_column(text_enum(CodePurpose))
+    nonce: Mapped[str] = mapped_column(sa.String(64))
+    token_hash: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    voided_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    tries: Mapped[int] = mapped_column(default=0)
+
+    user: Mapped[User] = relationship()
+
+    __table_args__ = (
+        sa.Index("ix_account_codes_user_id_purpose", "user_id", "purpose"),
+        sa.Index("ix_account_codes_created_at", "created_at"),
+        {"sqlite_autoincrement": True},
+    )

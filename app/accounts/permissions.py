@@ -31,9 +31,9 @@ def allow(action: str, rule: Rule) -> None:
 
 
 def can(user: User | None, action: str, row: object = None) -> bool:
-    """Whether `user` may do `action` to `row`. Nobody, a disabled user and an unknown action: no."""
+    """Whether `user` may do `action` to `row`. Nobody, a disabled or unconfirmed user and an unknown action: no."""
     rule = _rules.get(action)
-    return rule is not None and user is not None and bool(user.is_active) and rule(user, row)
+    return rule is not None and user is not None and user.is_active and user.is_confirmed and rule(user, row)
 
 
 def require(user: User | None, action: str, row: object = None, *, message: str = "") -> None:
@@ -43,19 +43,40 @@ def require(user: User | None, action: str, row: object = None, *, message: str 
 
 
 def acting_user() -> User:
-    """Who makes this request. Raises UnauthenticatedError when nobody is logged in."""
+    """Who makes this request.
+
+    Raises:
+        UnauthenticatedError: nobody is logged in.
+        ForbiddenError: the user has yet to confirm the address.
+    """
+    user = present_user()
+    if not user.is_confirmed:
+        raise ForbiddenError("Confirm your email address first: the code is in the mail that you got.")
+    return user
+
+
+def present_user() -> User:
+    """Who makes this request, confirmed or not: for what users see of themselves. Raises UnauthenticatedError."""
     user = current_user._get_current_object()  # noqa: SLF001 - werkzeug's documented way through its proxies
     if not isinstance(user, User):
         raise UnauthenticatedError("Log in first.")
     return user
 
 
+def claimant() -> User | None:
+    """Who makes this request, if it is a user who has yet to confirm the address."""
+    return present_user() if current_user.is_authenticated and not current_user.is_confirmed else None
+
+
 def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
-    """Lets only those in who are logged in; others get the login page, or a 401 from the API."""
+    """Lets only those in who are logged in and confirmed; others get the login page, or a 401 from the API."""
 
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
-        return view(*args, **kwargs) if current_user.is_authenticated else ask_to_log_in()
+        if not current_user.is_authenticated:
+            return ask_to_log_in()
+        acting_user()  # raises for who has yet to confirm
+        return view(*args, **kwargs)
 
     return guarded
 

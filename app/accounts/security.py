@@ -12,7 +12,7 @@ from typing import Any
 
 from flask import Flask, Response, current_app, render_template
 from flask_login import LoginManager
-from flask_security import Security, SQLAlchemyUserDatastore, user_authenticated
+from flask_security import Security, SQLAlchemyUserDatastore, password_changed, user_authenticated
 from flask_security.forms import ChangePasswordForm, Form, LoginForm, TwoFactorVerifyCodeForm
 from flask_security.mail_util import MailUtil
 from flask_security.password_util import PasswordUtil
@@ -23,11 +23,13 @@ from wtforms import BooleanField, Field, PasswordField, StringField
 from wtforms.form import BaseForm
 from wtforms.validators import EqualTo, InputRequired, Length
 
-from app.accounts import services
+from app.accounts import limits
+from app.accounts.emails import send_password_changed
 from app.accounts.models import RoleOfSecurity, User
 from app.accounts.passwords import ARGON2_COSTS
 from app.accounts.permissions import ask_to_log_in
 from app.accounts.requests import act_as
+from app.accounts.tokens import revoke_all
 from app.accounts.validation import valid_password
 from app.columns import utc_now
 from app.extensions import db
@@ -96,7 +98,7 @@ class LoginByNameForm(LoginForm):
         """Whether the login is right; `user` is whose it is then."""
         if not Form.validate(self, **options):
             return False
-        self.user = services.authenticate(self.login.data or "", self.password.data or "")
+        self.user = limits.authenticate(self.login.data or "", self.password.data or "")
         if self.user is None:
             self.form_errors.append("No user has this login and password.")
         return self.user is not None
@@ -124,7 +126,7 @@ class LedgerMailUtil(MailUtil):
     def send_mail(self, template: str, *_: Any, user: User, **__: Any) -> None:
         """Called for the one mail that these settings leave to it: the password was changed."""
         assert template.endswith("change_notice"), template
-        services.tell_of_password_change(user)
+        send_password_changed(user)
 
 
 class SamePasswordRules(PasswordUtil):
@@ -195,6 +197,7 @@ def init_app(app: Flask) -> None:
     security.unauthn_handler(lambda *_, **__: ask_to_log_in())
     _recognise_sessions(security.login_manager)
     user_authenticated.connect(_begin, app)
+    password_changed.connect(_end_tokens, app)
 
 
 def derived_key(purpose: str) -> bytes:
@@ -227,3 +230,7 @@ def _recognise_sessions(login_manager: LoginManager) -> None:
 
 def _begin(_: Flask, user: User, **__: Any) -> None:
     act_as(user)
+
+
+def _end_tokens(_: Flask, user: User, **__: Any) -> None:
+    revoke_all(user)  # the sessions have ended with the user's uniquifier

@@ -70,6 +70,12 @@ def revoke(token: AccessToken) -> None:
     token.revoked_at = token.revoked_at or utc_now()
 
 
+def revoke_all(user: User) -> None:
+    """Ends all of the user's tokens. The caller commits."""
+    is_working = sa.and_(AccessToken.user_id == user.id, AccessToken.revoked_at.is_(None))
+    db.session.execute(sa.update(AccessToken).where(is_working).values(revoked_at=utc_now()))
+
+
 def _find_working(text: str) -> AccessToken | None:
     return db.session.scalar(_WORKING, {"hash": _hash(text), "now": utc_now()})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,22 +58,24 @@ def send_mail(
     context: Mapping[str, Any] | None = None,
     subject: Subject | None = None,
     change_id: str | None = None,
+    delay: timedelta | None = None,
 ) -> str | None:
     """Asks for one mail to one person; see `send_mails`.
 
     Returns:
         the ledger id, or None when a mail with this key was asked for before.
     """
-    written = send_mails(kind, [MailRequest([to], key, context or {}, subject, change_id)])
+    written = send_mails(kind, [MailRequest([to], key, context or {}, subject, change_id)], delay=delay)
     return written[0] if written else None
 
 
-def send_mails(kind: str, requests: Iterable[MailRequest]) -> list[str]:
+def send_mails(kind: str, requests: Iterable[MailRequest], *, delay: timedelta | None = None) -> list[str]:
     """Asks for mails: they go out iff the current session's transaction commits. May be called within a flush.
 
     Args:
         kind: a registered kind of mail.
         requests: what to ask for, one each.
+        delay: how long after now the first attempt begins; at once when absent.
 
     Returns:
         the ids of the ledger rows that were written; a key that is known already writes none.
@@ -88,7 +91,8 @@ def send_mails(kind: str, requests: Iterable[MailRequest]) -> list[str]:
         return []
     written = insert_ignoring_conflicts(current_session(), EmailMessage, rows)
     new = [row for row in rows if row["id"] in written]
-    enqueue_many(DELIVER, [_delivery(row) for row in new if row["state"] is MailState.QUEUED])
+    due = utc_now() + delay if delay else None
+    enqueue_many(DELIVER, [_delivery(row, due) for row in new if row["state"] is MailState.QUEUED])
     return [row["id"] for row in new]
 
 
@@ -175,9 +179,10 @@ def _checked_key(key: str) -> str:
     return key
 
 
-def _delivery(row: Mapping[str, Any]) -> JobRequest:
+def _delivery(row: Mapping[str, Any], due: datetime | None = None) -> JobRequest:
     subject = Subject(row["subject_type"], row["subject_id"]) if row["subject_type"] else None
-    return JobRequest(args={"email_id": row["id"]}, subject=subject, change_id=row["change_id"], id=row["job_id"])
+    args, change_id = {"email_id": row["id"]}, row["change_id"]
+    return JobRequest(args, scheduled_at=due, subject=subject, change_id=change_id, id=row["job_id"])
 
 
 def _locked(mail_id: str) -> Mapping[str, Any]:

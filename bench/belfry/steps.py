@@ -22,7 +22,7 @@ COMMIT_JOBS = 5_000
 def prepare(customers: int) -> dict[str, str]:
     """Makes the tables, a member of staff with a token, and customers with the ids 1, 2, …"""
     upgrade()
-    common = {"password_hash": "none", "created_at": utc_now()}
+    common = {"password_hash": "none", "created_at": utc_now(), "confirmed_at": utc_now()}
     names = [f"customer{n}" for n in range(1, customers + 1)]
     people = [
         {"username": name, "username_key": name, "email": f"{name}@example.org", "name": name, **common}

@@ -122,7 +122,7 @@ def test_the_document_is_openapi_3_1_and_names_the_bearer_scheme(client):
 
 def test_a_crash_is_a_500_without_details(app, client, monkeypatch):
     app.config["PROPAGATE_EXCEPTIONS"] = False
-    monkeypatch.setattr("app.accounts.api.services.authenticate", lambda *_: 1 / 0)
+    monkeypatch.setattr("app.accounts.services.authenticate", lambda *_: 1 / 0)
     answer = client.post(LOGIN, json={"username": "abc", "password": "b"})
     assert is_error(answer, 500)
     assert "division" not in answer.text

@@ -8,6 +8,7 @@ from app.accounts import Role, User, allow, can
 from app.accounts.passwords import hash_password, is_password, needs_rehash
 from app.accounts.permissions import _rules
 from app.accounts.validation import valid_name, valid_time_zone, valid_username
+from app.columns import utc_now
 
 
 @pytest.fixture
@@ -25,16 +26,17 @@ class TestCan:
         assert not can(None, "test.do")
 
     def test_an_action_without_a_rule_is_closed_even_to_admins(self):
-        assert not can(User(role=Role.ADMIN, active=True), "test.unheard_of")
+        assert not can(User(role=Role.ADMIN, active=True, confirmed_at=utc_now()), "test.unheard_of")
 
-    def test_a_disabled_user_may_do_nothing(self):
+    def test_a_disabled_or_unconfirmed_user_may_do_nothing(self):
         allow("test.do", lambda user, row: True)
-        assert can(User(role=Role.MEMBER, active=True), "test.do")
-        assert not can(User(role=Role.ADMIN, active=False), "test.do")
+        assert can(User(role=Role.MEMBER, active=True, confirmed_at=utc_now()), "test.do")
+        assert not can(User(role=Role.ADMIN, active=False, confirmed_at=utc_now()), "test.do")
+        assert not can(User(role=Role.ADMIN, active=True), "test.do")
 
     def test_a_rule_sees_the_row(self):
         allow("test.do", lambda user, row: row == "mine")
-        user = User(role=Role.MEMBER, active=True)
+        user = User(role=Role.MEMBER, active=True, confirmed_at=utc_now())
         assert can(user, "test.do", "mine")
         assert not can(user, "test.do", "yours")
 

@@ -25,8 +25,7 @@ CONFIRM, RESET = CodePurpose.CONFIRM, CodePurpose.RESET
 
 def claim(name: str = "ada") -> User:
     """A user who has yet to confirm the address."""
-    user = make_user(username=name, email="ada@example.org", confirmed_at=None)
-    return user
+    return make_user(username=name, email="ada@example.org", confirmed_at=None)
 
 
 def sent(user: User, purpose: CodePurpose = CONFIRM) -> AccountCode:

@@ -18,7 +18,7 @@ LOGIN = "/api/v1/auth/login"
 ELSEWHERE = {"REMOTE_ADDR": "192.0.2.7"}
 
 
-def log_in(client, login: str, password: str = "wrong", **options):  # noqa: S107
+def log_in(client, login: str, password: str = "wrong", **options):
     return client.post(LOGIN, json={"username": login, "password": password}, **options)
 
 

@@ -24,7 +24,8 @@ from app.extensions import db
 from app.mail import send_directly
 from app.outbox import enqueue, publisher
 
-RESEND, RESET = "accounts.resend_confirmation", "accounts.send_password_reset"
+RESEND = "accounts.resend_confirmation"
+RESET = "accounts.send_password_reset"
 NO_SUCH_CODE = "This code does not work: it is wrong, was used, is too old, or a newer mail has another."
 NO_SUCH_LINK = "This link does not work: it was used, is too old, or a newer mail has another."
 

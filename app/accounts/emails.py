@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from flask import current_app
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, aliased, joinedload
 
 from app.accounts import codes
 from app.accounts.models import AccountCode, CodePurpose, User
@@ -89,12 +89,17 @@ def password_reset(entries: Sequence[MailEntry]) -> Contexts:
 @mail_kind(ALREADY_REGISTERED, sample=lambda: {"name": "Ada Lovelace", "username": "ada", "path": "/forgot-password"})
 def already_registered(entries: Sequence[MailEntry]) -> Contexts:
     """For the owner of an address with which somebody, perhaps the owner, registered again."""
-    addresses = [entry.recipients[0] for entry in entries]
-    query = sa.select(User).where(User.email.in_(addresses), User.confirmed_at.is_not(None))
-    owners = {user.email: user for user in db.session.scalars(query)}
+    claimant, owner = aliased(User), aliased(User)
+    ids = {int(entry.subject_id or 0) for entry in entries}
+    query = (
+        sa.select(claimant.id, owner.name, owner.username)
+        .join(owner, sa.and_(owner.email == claimant.email, owner.confirmed_at.is_not(None)))
+        .where(claimant.id.in_(ids))
+    )
+    owners = {row.id: row for row in db.session.execute(query)}
     return {
-        entry.id: {"name": owner.name, "username": owner.username, "path": "/forgot-password"}
-        if (owner := owners.get(entry.recipients[0]))
+        entry.id: {"name": found.name, "username": found.username, "path": "/forgot-password"}
+        if (found := owners.get(int(entry.subject_id or 0)))
         else None
         for entry in entries
     }

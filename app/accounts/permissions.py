@@ -25,6 +25,10 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _rules: dict[str, Rule] = {}
 
 
+class UnconfirmedError(ForbiddenError):
+    """You are known, and have yet to confirm your email address."""
+
+
 def allow(action: str, rule: Rule) -> None:
     """Declares who may do `action`, `<slice>.<verb>`. The rule gets an active user, and the row if there is one."""
     _rules[action] = rule
@@ -47,11 +51,11 @@ def acting_user() -> User:
 
     Raises:
         UnauthenticatedError: nobody is logged in.
-        ForbiddenError: the user has yet to confirm the address.
+        UnconfirmedError: the user has yet to confirm the address.
     """
     user = present_user()
     if not user.is_confirmed:
-        raise ForbiddenError("Confirm your email address first: the code is in the mail that you got.")
+        raise UnconfirmedError("Confirm your email address first: the code is in the mail that you got.")
     return user
 
 

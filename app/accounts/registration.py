@@ -24,7 +24,8 @@ from app.extensions import db
 from app.mail import send_directly
 from app.outbox import enqueue, publisher
 
-RESEND, RESET = "accounts.resend_confirmation", "accounts.send_password_reset"
+RESEND = "accounts.resend_confirmation"
+RESET = "accounts.send_password_reset"
 NO_SUCH_CODE = "This code does not work: it is wrong, was used, is too old, or a newer mail has another."
 NO_SUCH_LINK = "This link does not work: it was used, is too old, or a newer mail has another."
 
@@ -190,7 +191,10 @@ def reset_password(token: str, password: str) -> User:
 
 def _confirm(code: AccountCode | None) -> User | None:
     """Uses a code up and confirms its user; None when it does not work, or somebody else has confirmed the address."""
-    if code is None or not code.user.active or not codes.use(code):
+    if code is None:
+        return None
+    _hold_claims(code.user.email)
+    if not code.user.active or not codes.use(code):
         db.session.rollback()
         return None
     user = code.user
@@ -205,6 +209,13 @@ def _confirm(code: AccountCode | None) -> User | None:
     send_welcome(user)
     db.session.commit()
     return user
+
+
+def _hold_claims(email: str) -> None:
+    """Has all who claim an address take turns: each confirmation writes to its own rows first and to the others' after,
+    and two at the same time would wait for each other."""
+    claims = sa.select(User.id).where(User.email == email).order_by(User.id).with_for_update(key_share=True)
+    db.session.execute(claims)
 
 
 def _is_others(user: User) -> bool:

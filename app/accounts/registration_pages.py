@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from flask import flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
+from flask_login import current_user
 from flask_security import login_user
 from flask_wtf import FlaskForm
 
 from app.accounts import codes, limits, registration
 from app.accounts.forms import AddressForm, CodeForm, NewPasswordForm, RegistrationForm
 from app.accounts.models import CodePurpose
-from app.accounts.permissions import claimant
+from app.accounts.permissions import UnconfirmedError, claimant
 from app.accounts.views import pages
+from app.api import error_answer, is_api_request
 from app.errors import InvalidInputError
 from app.extensions import db
 from app.presentation import sentence
@@ -33,6 +35,8 @@ def register() -> ResponseReturnValue:
 def confirm() -> ResponseReturnValue:
     """Shows where the code of the mail goes, or confirms the address by it."""
     user = claimant()
+    if user is None and current_user.is_authenticated:
+        return redirect(url_for("accounts.start"))  # which knows where those who are in go
     form = CodeForm(email=user.email if user else None)
     if form.validate_on_submit():
         limits.spend_code()
@@ -97,6 +101,12 @@ def reset_password(token: str) -> ResponseReturnValue:
     return render_template("accounts/reset_password.html", form=form, username=username), _status(form)
 
 
+@pages.app_errorhandler(UnconfirmedError)
+def ask_for_code(error: UnconfirmedError) -> ResponseReturnValue:
+    """Called where users need a confirmed address: pages lead to where they confirm it."""
+    return error_answer(error) if is_api_request() else redirect(url_for("accounts.confirm"))
+
+
 def _register(form: RegistrationForm) -> bool:
     email = form.email.data or ""
     limits.spend_registration(email)
@@ -133,7 +143,7 @@ def _show(error: InvalidInputError, form: FlaskForm) -> None:
 
 def _confirmed() -> ResponseReturnValue:
     flash("Your address is confirmed.", "success")
-    return redirect(url_for("security.login"))  # which knows where those who are logged in go
+    return redirect(url_for("accounts.start"))
 
 
 def _dead_link(way_on: str) -> ResponseReturnValue:

@@ -185,7 +185,8 @@ def test_the_pages_lead_from_a_registration_to_the_first_page(client, session):
     assert refused.status_code == 422
     assert "This code does not work" in refused.text
     answer = client.post("/confirm", data={"email": "ada@example.org", "code": codes.digits_of(code)})
-    assert client.get(answer.location).location == "/reservations/"
+    assert answer.location == "/start"
+    assert client.get("/start").location == "/reservations/"
     assert "Your address is confirmed." in client.get("/reservations/").text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 from flask import Blueprint, abort, jsonify
@@ -70,7 +71,8 @@ def test_a_login_never_leads_elsewhere(client, target):
     user = make_user()
     data = {"login": user.email, "password": PASSWORD}
     answer = client.post("/login", query_string={"next": target}, data=data | {"next": target})
-    assert (answer.status_code, answer.location) == (302, "/start")
+    assert answer.status_code == 302
+    assert urlsplit(urljoin("http://localhost/login", answer.location.replace("\\", "/"))).netloc == "localhost"
     assert client.get("/start").location == "/reservations/"
 
 

@@ -22,6 +22,7 @@ from app.accounts import (
     services,
     verify_token,
 )
+from app.accounts.passwords import hash_password, is_password, needs_rehash
 from app.columns import utc_now
 from app.errors import InvalidInputError
 from tests.reservation_factories import PASSWORD, make_user
@@ -150,3 +151,12 @@ def test_the_use_of_a_token_is_recorded_once_a_minute(session):
     session.commit()
     verify_token(text)
     assert token.last_used_at >= first
+
+
+def test_a_password_hash_is_argon2id_and_tells_only_its_own_password(app):
+    hashed = hash_password("a good password")
+    assert hashed.startswith("$argon2id$")
+    assert is_password(hashed, "a good password")
+    assert not is_password(hashed, "another password")
+    assert not is_password("no hash at all", "a good password")
+    assert not needs_rehash(hashed)

@@ -242,7 +242,7 @@ def test_who_has_not_confirmed_sees_themselves_and_nothing_else(client, session)
     answer = client.post("/login", data={"login": "ada", "password": PASSWORD})
     assert answer.location == "/confirm"
     for path in ("/", "/reservations/", "/mails", "/jobs/"):
-        assert client.get(path).status_code == 403, path
+        assert client.get(path).location == "/confirm", path
 
 
 # ── What nobody learns ───────────────────────────────────────────────────────────────────────────────────────────

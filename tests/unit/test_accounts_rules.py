@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from app.accounts import Role, User, allow, can
-from app.accounts.passwords import hash_password, is_password, needs_rehash
 from app.accounts.permissions import _rules
 from app.accounts.validation import valid_name, valid_time_zone, valid_username
 from app.columns import utc_now
@@ -64,12 +63,3 @@ def test_only_known_time_zones_are_taken():
     for name in ("Mars/Olympus", "../../etc/passwd", ""):
         with pytest.raises(ValueError, match="time zone"):
             valid_time_zone(name)
-
-
-def test_a_password_hash_is_argon2id_and_tells_only_its_own_password():
-    hashed = hash_password("a good password")
-    assert hashed.startswith("$argon2id$")
-    assert is_password(hashed, "a good password")
-    assert not is_password(hashed, "another password")
-    assert not is_password("no hash at all", "a good password")
-    assert not needs_rehash(hashed)

@@ -102,6 +102,21 @@ GROUPS: tuple[Group, ...] = (
         ),
     ),
     group(
+        "Accounts",
+        Setting(
+            "ACCESS_TOKEN_SECONDS",
+            whole_seconds,
+            900,
+            "How long the access token of a login opens the API; what was stolen is of use as long.",
+        ),
+        Setting(
+            "REFRESH_TOKEN_DAYS",
+            whole_number(1),
+            30,
+            "How long a client may be away and still renew its login without the password.",
+        ),
+    ),
+    group(
         "Database",
         Setting(
             "DATABASE_URL",

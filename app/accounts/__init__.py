@@ -7,19 +7,37 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import api, requests, views
+from app.accounts import api, requests, rules, views
 from app.accounts.cli import users
 from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
 from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, ask_to_log_in, can, login_required, require, require_role
 from app.accounts.requests import act_as
-from app.accounts.services import authenticate, change_password, create_user, disable, find_user, get_user, set_role
-from app.accounts.tokens import issue_token, revoke, verify_token
+from app.accounts.services import (
+    authenticate,
+    change_password,
+    create_user,
+    disable,
+    end_sessions_and_tokens,
+    find_user,
+    get_user,
+    set_role,
+)
+from app.accounts.tokens import (
+    Pair,
+    issue_pair,
+    issue_personal_token,
+    prune_tokens,
+    refresh_pair,
+    revoke,
+    verify_token,
+)
 from app.api import register_api
 
 __all__ = [
     "STAFF_ROLES",
     "AccessToken",
+    "Pair",
     "Role",
     "User",
     "act_as",
@@ -31,18 +49,25 @@ __all__ = [
     "change_password",
     "create_user",
     "disable",
+    "end_sessions_and_tokens",
     "find_user",
     "get_user",
     "hash_password",
     "init_app",
-    "issue_token",
+    "issue_pair",
+    "issue_personal_token",
     "login_required",
+    "prune_tokens",
+    "refresh_pair",
     "require",
     "require_role",
     "revoke",
     "set_role",
     "verify_token",
 ]
+
+# Importing the slice declares its rules.
+rules.declare()
 
 
 def init_app(app: Flask) -> None:
@@ -53,4 +78,5 @@ def init_app(app: Flask) -> None:
     requests.init_app(app)
     app.register_blueprint(views.pages)
     register_api(app, api.blueprint)
+    register_api(app, api.profile)
     app.cli.add_command(users)

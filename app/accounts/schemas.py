@@ -8,10 +8,11 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import validate
 
-from app.accounts.models import Role
+from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS, Role
+from app.api import SCOPES, Schema, refuse_control_characters
 
 
-class LoginSchema(ma.Schema):
+class LoginSchema(Schema):
     """A login: one of username and email, and the password."""
 
     username = ma.fields.String(validate=validate.Length(1, 254))
@@ -25,7 +26,7 @@ class LoginSchema(ma.Schema):
             raise ma.ValidationError({"username": ["Give username or email, one of them."]})
 
 
-class UserSchema(ma.Schema):
+class UserSchema(Schema):
     """A user, as they and staff see them."""
 
     id = ma.fields.Integer(required=True)
@@ -37,10 +38,61 @@ class UserSchema(ma.Schema):
     created_at = ma.fields.AwareDateTime(format="iso", required=True)
 
 
-class TokenSchema(ma.Schema):
-    """The answer to a login."""
+class PairSchema(Schema):
+    """A pair of tokens."""
 
     access_token = ma.fields.String(required=True, metadata={"description": "Shown this once."})
     token_type = ma.fields.Constant("Bearer", required=True)
-    expires_in = ma.fields.Integer(required=True, metadata={"description": "Seconds."})
+    expires_in = ma.fields.Integer(required=True, metadata={"description": "Seconds that the access token works."})
+    refresh_token = ma.fields.String(required=True, metadata={"description": "Shown this once, works once."})
+    refresh_expires_in = ma.fields.Integer(
+        required=True, metadata={"description": "Seconds that the refresh token works."}
+    )
     user = ma.fields.Nested(UserSchema, required=True)
+
+
+class RefreshSchema(Schema):
+    """A refresh token to use."""
+
+    refresh_token = ma.fields.String(required=True, validate=validate.Length(1, 200))
+
+
+class NewPersonalTokenSchema(Schema):
+    """A personal token to make."""
+
+    name = ma.fields.String(
+        required=True,
+        validate=[validate.Length(1, MAX_TOKEN_NAME_CHARACTERS), refuse_control_characters],
+        metadata={"description": "What it is for."},
+    )
+    scopes = ma.fields.List(
+        ma.fields.String(validate=validate.OneOf(SCOPES)),
+        required=True,
+        validate=validate.Length(1, len(SCOPES)),
+        metadata={"description": "What it may be used for; `write` includes `read`."},
+    )
+    expires_at = ma.fields.AwareDateTime(
+        format="iso",
+        load_default=None,
+        allow_none=True,
+        metadata={"description": "In the future. Absent: it works until it is revoked."},
+    )
+
+
+class PersonalTokenSchema(Schema):
+    """A personal token, without the token itself."""
+
+    id = ma.fields.Integer(required=True)
+    name = ma.fields.String(required=True)
+    scopes = ma.fields.List(ma.fields.String(), required=True)
+    created_at = ma.fields.AwareDateTime(format="iso", required=True)
+    expires_at = ma.fields.AwareDateTime(format="iso", required=True, allow_none=True)
+    last_used_at = ma.fields.AwareDateTime(
+        format="iso", required=True, allow_none=True, metadata={"description": "To the minute."}
+    )
+
+
+class ShownPersonalTokenSchema(PersonalTokenSchema):
+    """A personal token that was made now."""
+
+    token = ma.fields.String(required=True, metadata={"description": "The token: shown this once."})

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.accounts.models import Role, User, new_nonce
 from app.accounts.passwords import hash_password, is_password, needs_rehash
+from app.accounts.tokens import revoke_all
 from app.accounts.validation import (
     valid_email,
     valid_name,
@@ -104,10 +105,10 @@ def get_user(login: str) -> User:
 
 
 def change_password(user: User, password: str) -> None:
-    """Sets a password and ends all of the user's sessions. Raises InvalidInputError."""
+    """Sets a password and ends all of the user's sessions and tokens. Raises InvalidInputError."""
     values = _validated({"password": password})
     user.password_hash = hash_password(values["password"])
-    user.session_nonce = new_nonce()
+    end_sessions_and_tokens(user)
 
 
 def set_role(user: User, role: str) -> None:
@@ -118,7 +119,13 @@ def set_role(user: User, role: str) -> None:
 def disable(user: User) -> None:
     """Shuts the user out: no login, no session and no token works from the commit on."""
     user.active = False
+    end_sessions_and_tokens(user)
+
+
+def end_sessions_and_tokens(user: User) -> None:
+    """From the commit on, whoever was logged in as the user is no more, nor is any script of theirs."""
     user.session_nonce = new_nonce()
+    revoke_all(user)
 
 
 def _validated(given: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from app.extensions import commit_and_keep, db
 blueprint = ApiBlueprint("accounts", __name__, description="Logging in and out, and tokens for scripts")
 profile = ApiBlueprint("profile", __name__, description="Oneself", area="profile")
 
-ONE_TOKEN = "/me/tokens/<int(min=1, max=2147483647):token_id>"  # noqa: S105 - a path
+ONE_TOKEN = "/me/tokens/<id:token_id>"  # noqa: S105 - a path
 
 
 @blueprint.route("/auth/login", methods=["POST"])

@@ -13,7 +13,7 @@ from app.api.blueprint import ApiBlueprint, public
 from app.api.document import BelfryApi
 from app.api.errors import UnauthenticatedError, error_answer
 from app.api.idempotency import KeptAnswer, prune_answers, secret_answer
-from app.api.paths import API_PATH, SessionOfPages, is_api_request
+from app.api.paths import API_PATH, IdConverter, SessionOfPages, is_api_request
 from app.api.schemas import (
     MAX_ID,
     QueryOfPage,
@@ -64,7 +64,8 @@ def init_app(app: Flask) -> None:
     """
     app.config["OPENAPI_URL_PREFIX"] = API_PATH
     app.session_interface = SessionOfPages()
-    BelfryApi(
+    app.url_map.converters["id"] = IdConverter
+    api = BelfryApi(
         app,
         spec_kwargs={
             "title": "Belfry",
@@ -74,3 +75,4 @@ def init_app(app: Flask) -> None:
             "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
         },
     )
+    api.register_converter(IdConverter, lambda _: {"type": "integer", "minimum": 1, "maximum": MAX_ID})

@@ -24,7 +24,7 @@ blueprint = ApiBlueprint(
     "reservations", __name__, description="Reservations and what can be reserved", area="reservations"
 )
 
-ONE = "/reservations/<int(min=1, max=2147483647):reservation_id>"
+ONE = "/reservations/<id:reservation_id>"
 
 
 @blueprint.route("/reservations")

@@ -112,7 +112,7 @@ GROUPS: tuple[Group, ...] = (
         Setting(
             "REGISTRATION_DIRECT_MAIL_SECONDS",
             seconds(),
-            0.8,
+            0.5,
             "How long a registration waits for its mail when the broker is away and the web process sends it itself.",
         ),
         Setting(
@@ -132,6 +132,18 @@ GROUPS: tuple[Group, ...] = (
             boolean,
             True,
             "Whether logins, registrations, mails asked for and codes are limited; off for load tests only.",
+        ),
+        Setting(
+            "ACCESS_TOKEN_SECONDS",
+            whole_seconds,
+            900,
+            "How long the access token of a login opens the API; what was stolen is of use as long.",
+        ),
+        Setting(
+            "REFRESH_TOKEN_DAYS",
+            whole_number(1),
+            30,
+            "How long a client may be away and still renew its login without the password.",
         ),
     ),
     group(

@@ -6,6 +6,8 @@ import os
 import sqlite3
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, cast
 
@@ -15,7 +17,7 @@ from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
 from flask_wtf.csrf import CSRFProtect
-from sqlalchemy import event
+from sqlalchemy import event, orm
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import DeclarativeBase
@@ -53,8 +55,18 @@ def table_of(model: type[Base]) -> sa.Table:
     return cast(sa.Table, model.__table__)
 
 
+HELD = "commits_held"
+
+
 class BelfrySession(Session):
     """The one session class: `app.outbox` listens on it, so every session's commits publish their jobs."""
+
+    def commit(self) -> None:
+        """Commits; within `commits_held`, only writes: whoever holds the commits makes them one."""
+        if HELD in self.info:
+            self.flush()
+        else:
+            super().commit()
 
     def rollback(self) -> None:
         """Rolls back. A connection that is lost took its transaction along: then nothing is left to do."""
@@ -93,6 +105,16 @@ def commit_and_keep() -> None:
         session.commit()
     finally:
         session.expire_on_commit = expires
+
+
+@contextmanager
+def commits_held(session: orm.Session) -> Iterator[None]:
+    """For a block whose commits wait for what its caller adds to them, and commits with them."""
+    session.info[HELD] = True
+    try:
+        yield
+    finally:
+        del session.info[HELD]
 
 
 def init_app(app: Flask) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
-from app.accounts import Role, User, hash_password, issue_token
+from app.accounts import Role, User, hash_password, issue_pair
 from app.columns import utc_now
 from app.extensions import db
 from app.reservations import Reservation, ReservationStatus, Resource
@@ -77,9 +77,9 @@ def tomorrow(hour: int = 10) -> datetime:
 
 def bearer(user: User) -> dict[str, str]:
     """The header of an API request by `user`."""
-    text, _ = issue_token(user)
+    pair = issue_pair(user)
     db.session.commit()
-    return {"Authorization": f"Bearer {text}"}
+    return {"Authorization": f"Bearer {pair.access_token}"}
 
 
 def log_in(client: FlaskClient, user: User) -> FlaskClient:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import api, registration_pages, requests, security, views
+from app.accounts import api, registration_pages, requests, rules, security, views
 from app.accounts.cli import users
 from app.accounts.codes import prune as prune_codes
 from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
@@ -15,13 +15,31 @@ from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, ask_to_log_in, can, login_required, require, require_role
 from app.accounts.registration import resend_confirmation, send_password_reset
 from app.accounts.requests import act_as
-from app.accounts.services import authenticate, change_password, create_user, disable, find_user, get_user, set_role
-from app.accounts.tokens import issue_token, revoke, verify_token
+from app.accounts.services import (
+    authenticate,
+    change_password,
+    create_user,
+    disable,
+    end_sessions_and_tokens,
+    find_user,
+    get_user,
+    set_role,
+)
+from app.accounts.tokens import (
+    Pair,
+    issue_pair,
+    issue_personal_token,
+    prune_tokens,
+    refresh_pair,
+    revoke,
+    verify_token,
+)
 from app.api import register_api
 
 __all__ = [
     "STAFF_ROLES",
     "AccessToken",
+    "Pair",
     "Role",
     "User",
     "act_as",
@@ -33,13 +51,17 @@ __all__ = [
     "change_password",
     "create_user",
     "disable",
+    "end_sessions_and_tokens",
     "find_user",
     "get_user",
     "hash_password",
     "init_app",
-    "issue_token",
+    "issue_pair",
+    "issue_personal_token",
     "login_required",
     "prune_codes",
+    "prune_tokens",
+    "refresh_pair",
     "registration_pages",
     "require",
     "require_role",
@@ -49,6 +71,9 @@ __all__ = [
     "set_role",
     "verify_token",
 ]
+
+# Importing the slice declares its rules.
+rules.declare()
 
 
 def init_app(app: Flask) -> None:
@@ -60,4 +85,5 @@ def init_app(app: Flask) -> None:
     security.init_app(app)
     app.register_blueprint(views.pages)
     register_api(app, api.blueprint)
+    register_api(app, api.profile)
     app.cli.add_command(users)

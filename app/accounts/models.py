@@ -19,6 +19,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validat
 from app.columns import UtcDateTime, text_enum, utc_now
 from app.extensions import db
 
+MAX_TOKEN_NAME_CHARACTERS = 80
+
 
 class Role(StrEnum):
     """What a user is to the school."""
@@ -124,16 +126,27 @@ class User(UserMixin, db.Model):
 
 
 class AccessToken(db.Model):
-    """A key to the API. Only its SHA-256 is kept: who reads the table cannot use it."""
+    """A key to the API: a login, whose tokens change with every refresh, or a personal token of a script.
+
+    The row is the *family* of all tokens that descend from one login: revoking it ends them all. Only SHA-256 hashes
+    are kept: who reads the table can use none of them. `family_hash` stays, so that a refresh token that was used
+    before is recognised as one of this family.
+    """
 
     __tablename__ = "access_tokens"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     hash: Mapped[str] = mapped_column(sa.String(64), unique=True)
     user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
-    name: Mapped[str] = mapped_column(sa.String(80))
+    name: Mapped[str] = mapped_column(sa.String(MAX_TOKEN_NAME_CHARACTERS))
+    # None: a login, which may do whatever its user may.
+    scopes: Mapped[list[str] | None] = mapped_column(sa.JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # None: a personal token that works until it is revoked.
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    family_hash: Mapped[str | None] = mapped_column(sa.String(64), unique=True)
+    refresh_hash: Mapped[str | None] = mapped_column(sa.String(64))
+    refresh_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 

@@ -32,7 +32,7 @@ def init_app(app: Flask) -> None:
 def begin_request() -> None:
     """Called first: gives the request its id and its origin, and recognises the bearer of a token."""
     # Where one application context serves several requests, as in tests, nobody stays from the one before.
-    for name in ("_login_user", "access_token", "zone"):
+    for name in ("_login_user", "access_token", "token_scopes", "zone"):
         g.pop(name, None)
     g.request_id = _request_id(request.headers.get("X-Request-Id", ""))
     g.origin_before = current_origin()
@@ -77,7 +77,7 @@ def presented_token() -> AccessToken:
 def _recognise_bearer() -> None:
     token = _verify_header()
     if token is not None:
-        g.access_token = token
+        g.access_token, g.token_scopes = token, token.scopes
         act_as(token.user)
     # Flask-Login's request_loader would ask the session and the remember cookie first, which have no say here.
     login_manager = current_app.extensions["security"].login_manager

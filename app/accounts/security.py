@@ -6,18 +6,15 @@ around it. Its JSON answers and its header with a token are off: the API has tok
 
 from __future__ import annotations
 
-import hashlib
 from datetime import timedelta
 from typing import Any
 
-from flask import Flask, Response, current_app, render_template
+from flask import Flask, Response, render_template
 from flask_login import LoginManager
 from flask_security import Security, SQLAlchemyUserDatastore, password_changed, user_authenticated
 from flask_security.forms import ChangePasswordForm, Form, LoginForm, TwoFactorVerifyCodeForm
 from flask_security.mail_util import MailUtil
 from flask_security.password_util import PasswordUtil
-from flask_security.recovery_codes import MfRecoveryCodesUtil
-from flask_security.totp import Totp
 from flask_security.utils import validate_redirect_url
 from wtforms import BooleanField, Field, PasswordField, StringField
 from wtforms.form import BaseForm
@@ -29,6 +26,7 @@ from app.accounts.models import RoleOfSecurity, User
 from app.accounts.passwords import ARGON2_COSTS
 from app.accounts.permissions import ask_to_log_in
 from app.accounts.requests import act_as
+from app.accounts.second_factor import HashedRecoveryCodes, OnceOnlyTotp, derived_key
 from app.accounts.tokens import revoke_all
 from app.accounts.validation import valid_password
 from app.columns import utc_now
@@ -140,42 +138,6 @@ class SamePasswordRules(PasswordUtil):
             return [str(error)], password
 
 
-class OnceOnlyTotp(Totp):
-    """Codes of an authenticator app, each of which is taken once."""
-
-    def get_last_counter(self, user: Any) -> int | None:
-        """The step of the last code that was taken."""
-        return user.tf_last_counter
-
-    def set_last_counter(self, user: Any, tmatch: Any) -> None:
-        """Called when a code is taken. The caller commits."""
-        user.tf_last_counter = tmatch.counter
-
-
-class HashedRecoveryCodes(MfRecoveryCodesUtil):
-    """Recovery codes of which only hashes are kept, keyed with our secret since they are short."""
-
-    def _encrypt_codes(self, codes: list[str]) -> list[str]:
-        return [self._hash(code) for code in codes]
-
-    def get_recovery_codes(self, user: Any) -> list[str]:
-        """Nobody sees them again."""
-        return []
-
-    def check_recovery_code(self, user: Any, code: str) -> bool:
-        """Whether it is one of the user's."""
-        return self._hash(code.strip()) in (user.mf_recovery_codes or [])
-
-    def delete_recovery_code(self, user: Any, code: str) -> bool:
-        """Called when a code was taken: it works no more. The caller commits."""
-        used = self._hash(code.strip())
-        user.mf_recovery_codes = [kept for kept in user.mf_recovery_codes or [] if kept != used]
-        return True
-
-    def _hash(self, code: str) -> str:
-        return hashlib.blake2b(code.encode(), key=derived_key("recovery"), digest_size=32).hexdigest()
-
-
 def init_app(app: Flask) -> None:
     """Adds the views, and has the user of every session recognised by Flask-Security."""
     app.config.from_mapping({f"SECURITY_{name}": value for name, value in SETTINGS.items()})
@@ -198,12 +160,6 @@ def init_app(app: Flask) -> None:
     _recognise_sessions(security.login_manager)
     user_authenticated.connect(_begin, app)
     password_changed.connect(_end_tokens, app)
-
-
-def derived_key(purpose: str) -> bytes:
-    """A key for one purpose, 32 bytes, from SECRET_KEY: two purposes never share one."""
-    secret = current_app.config["SECRET_KEY"].encode()
-    return hashlib.blake2b(secret[:64], digest_size=32, person=purpose.encode(), salt=b"belfry").digest()
 
 
 def _render(template: str, **context: Any) -> Any:

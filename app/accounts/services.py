@@ -120,8 +120,7 @@ def change_password(user: User, password: str) -> None:
     InvalidInputError."""
     check_password(password)
     user.password_hash = hash_password(password)
-    user.fs_uniquifier = new_uniquifier()
-    revoke_all(user)
+    end_sessions_and_tokens(user)
     send_password_changed(user)
 
 
@@ -133,7 +132,13 @@ def set_role(user: User, role: str) -> None:
 def disable(user: User) -> None:
     """Shuts the user out: no login, no session and no token works from the commit on."""
     user.active = False
+    end_sessions_and_tokens(user)
+
+
+def end_sessions_and_tokens(user: User) -> None:
+    """From the commit on, whoever was logged in as the user is no more, nor is any script of theirs."""
     user.fs_uniquifier = new_uniquifier()
+    revoke_all(user)
 
 
 def _validated(given: dict[str, Any]) -> dict[str, Any]:

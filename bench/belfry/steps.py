@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from flask_migrate import upgrade
 
-from app.accounts import Role, User, issue_token
+from app.accounts import Role, User, issue_personal_token
 from app.columns import utc_now
 from app.extensions import db
 from app.outbox import JobRequest, enqueue_many
@@ -31,7 +31,7 @@ def prepare(customers: int) -> dict[str, str]:
     db.session.execute(sa.insert(User), people)
     staff = User(username="staff", email="staff@example.org", name="Staff", role=Role.STAFF, **common)
     db.session.add(staff)
-    token, _ = issue_token(staff)
+    token, _ = issue_personal_token(staff, "bench", ["write"])
     db.session.commit()
     return {"authorization": f"Bearer {token}"}
 

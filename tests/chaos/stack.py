@@ -15,7 +15,7 @@ from flask_migrate import upgrade
 
 import jobs
 from app import create_app
-from app.accounts import Role, User, issue_token
+from app.accounts import Role, User, issue_personal_token
 from app.columns import utc_now
 from app.extensions import db
 from app.outbox import WorkerProcess
@@ -192,7 +192,7 @@ def _prepare_database(app: Flask) -> str:
             name = f"customer{number}"
             db.session.add(User(username=name, email=f"{name}@example.org", name=name, **common))
         db.session.flush()
-        token, _ = issue_token(staff)
+        token, _ = issue_personal_token(staff, "chaos", ["write"])
         db.session.commit()
     return token
 

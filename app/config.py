@@ -112,7 +112,7 @@ GROUPS: tuple[Group, ...] = (
         Setting(
             "REGISTRATION_DIRECT_MAIL_SECONDS",
             seconds(),
-            0.8,
+            0.7,
             "How long a registration waits for its mail when the broker is away and the web process sends it itself.",
         ),
         Setting(

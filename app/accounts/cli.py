@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-from app.accounts import services
+from app.accounts import registration, services
 from app.accounts.models import Role
 from app.commands import CommandGroup
 from app.errors import AppError
@@ -45,6 +45,17 @@ def set_role(login: str, role: str) -> None:
         services.set_role(user, role)
         db.session.commit()
     click.echo(f"user {user.id}: {user.username} <{user.email}>, {user.role}")
+
+
+@users.command("confirm")
+@click.argument("login")
+def confirm(login: str) -> None:
+    """Takes a user's address for confirmed, where no mail can reach them."""
+    with _one_line_errors():
+        user = services.get_user(login)
+        registration.confirm(user)
+        db.session.commit()
+    click.echo(f"user {user.id}: {user.username} <{user.email}>, confirmed")
 
 
 @users.command("disable")

@@ -19,7 +19,7 @@ from app.accounts.emails import ALREADY_REGISTERED, CONFIRMATION, PASSWORD_RESET
 from app.accounts.models import AccountCode, CodePurpose, User
 from app.accounts.services import change_password, check_password, create_user
 from app.columns import utc_now
-from app.errors import InvalidInputError
+from app.errors import ConflictError, InvalidInputError
 from app.extensions import db
 from app.mail import send_directly
 from app.outbox import enqueue, publisher
@@ -106,6 +106,22 @@ def post(mail_id: str | None) -> Posted:
     if not publisher().breaker.is_open:
         return Posted(is_queued=True)
     return Posted(is_queued=False, is_sent=send_directly(mail_id, settings["REGISTRATION_DIRECT_MAIL_SECONDS"]))
+
+
+def confirm(user: User) -> None:
+    """Takes the address of a user for confirmed, and welcomes them by mail. The caller commits.
+
+    Raises:
+        ConflictError: the address is another user's.
+    """
+    try:
+        with db.session.begin_nested():
+            user.confirmed_at = utc_now()
+    except IntegrityError as error:
+        raise ConflictError("The address is another user's already.") from error
+    # Who else claims the address cannot have it any more. They are not told: they would learn that it is somebody's.
+    codes.void(CodePurpose.CONFIRM, AccountCode.user_id.in_(sa.select(User.id).where(User.email == user.email)))
+    send_welcome(user)
 
 
 def confirm_by_digits(email: str, digits: str) -> User:
@@ -197,18 +213,13 @@ def _confirm(code: AccountCode | None) -> User | None:
     if not code.user.active or not codes.use(code):
         db.session.rollback()
         return None
-    user = code.user
-    user.confirmed_at = utc_now()
     try:
-        db.session.flush()
-    except IntegrityError:
+        confirm(code.user)
+    except ConflictError:
         db.session.rollback()
         return None
-    # Who else claims the address cannot have it any more. They are not told: they would learn that it is somebody's.
-    codes.void(CodePurpose.CONFIRM, AccountCode.user_id.in_(sa.select(User.id).where(User.email == user.email)))
-    send_welcome(user)
     db.session.commit()
-    return user
+    return code.user
 
 
 def _hold_claims(email: str) -> None:

@@ -143,6 +143,8 @@ def init_app(app: Flask) -> None:
     app.config.from_mapping({f"SECURITY_{name}": value for name, value in SETTINGS.items()})
     with app.app_context():
         app.config["SECURITY_TOTP_SECRETS"] = {"1": derived_key("totp").hex()}
+        # Asked for, and of use for other kinds of hashes only.
+        app.config["SECURITY_PASSWORD_SALT"] = derived_key("password").hex()
     security = Security(
         app,
         SQLAlchemyUserDatastore(db, User, RoleOfSecurity),

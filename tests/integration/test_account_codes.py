@@ -15,7 +15,8 @@ from app.accounts.models import AccountCode, CodePurpose
 from app.columns import utc_now
 from app.errors import InvalidInputError
 from app.extensions import db
-from app.mail import EmailMessage
+from app.mail import EmailMessage, send_notice
+from app.mail.previews import render_mail
 from app.outbox import JobRecord
 from tests.reservation_factories import PASSWORD, log_in, make_user
 
@@ -245,3 +246,15 @@ def test_who_claims_an_address_can_ask_for_another_code_there(client, session):
     (mail,) = session.scalars(sa.select(EmailMessage))
     assert (mail.kind, mail.recipients) == ("confirmation", [user.email])
     assert re.fullmatch(r"confirmation/\d+", mail.unique_key)
+
+
+@ONLY_SQLITE
+def test_a_notice_says_what_it_is_told_and_no_more(session):
+    title, text = "Closed\r\nBcc: all@example.org", "A <b>pipe</b>\nhas burst.\n\n\nSorry."
+    mail_id = send_notice("ada@example.org", "notice/1", title=title, text=text, path="/reservations")
+    session.commit()
+    rendered = render_mail(session.get_one(EmailMessage, mail_id))
+    assert rendered.subject == "Closed Bcc: all@example.org"
+    assert "A <b>pipe</b> has burst.\n\nSorry.\n" in rendered.text
+    assert "A &lt;b&gt;pipe&lt;/b&gt; has burst." in rendered.html
+    assert "/reservations" in rendered.html

@@ -49,3 +49,14 @@ def test_an_unknown_user_is_said(app):
     result = run(app, "users", "disable", "nobody")
     assert result.exit_code == 1
     assert "nobody" in result.stderr
+
+
+def test_confirm_takes_an_address_for_confirmed_unless_it_is_anothers(app, session):
+    user = make_user(email="ada@example.org", confirmed_at=None)
+    late = make_user(email="ada@example.org", confirmed_at=None)
+    assert run(app, "users", "confirm", user.username).exit_code == 0
+    session.refresh(user)
+    assert user.is_confirmed
+    result = run(app, "users", "confirm", late.username)
+    assert result.exit_code == 1
+    assert "another user's" in result.stderr

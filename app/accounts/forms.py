@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask_wtf import FlaskForm
 from wtforms import BooleanField, PasswordField, SelectField, SelectMultipleField, StringField, ValidationError
-from wtforms.fields.choices import SelectChoice
+from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttributeAccessIssue] - newer than its stubs
 from wtforms.validators import InputRequired, Length
 
 from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS
@@ -30,7 +30,12 @@ class PersonalTokenForm(FlaskForm):
     scopes = SelectMultipleField(
         "May", [InputRequired("Choose at least one.")], choices=[SelectChoice(scope, scope) for scope in SCOPES]
     )
-    days = SelectField("Works for", choices=[SelectChoice(*each) for each in TOKEN_LIFETIMES.items()], default="90")
+    days = SelectField(
+        "Works for",
+        [InputRequired("Choose one.")],
+        choices=[SelectChoice(*each) for each in TOKEN_LIFETIMES.items()],
+        default="90",
+    )
 
     def validate_name(self, field: StringField) -> None:
         """Called by WTForms."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import api, registration_pages, requests, rules, security, views
+from app.accounts import api, registration_pages, requests, rules, security, token_views, views
 from app.accounts.cli import users
 from app.accounts.codes import prune as prune_codes
 from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
@@ -84,6 +84,7 @@ def init_app(app: Flask) -> None:
     requests.init_app(app)
     security.init_app(app)
     app.register_blueprint(views.pages)
+    app.register_blueprint(token_views.pages)
     register_api(app, api.blueprint)
     register_api(app, api.profile)
     app.cli.add_command(users)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from flask import Flask
 
+from app.api import docs
 from app.api.blueprint import ApiBlueprint, public
 from app.api.document import BelfryApi
 from app.api.errors import UnauthenticatedError, error_answer
@@ -76,3 +77,4 @@ def init_app(app: Flask) -> None:
         },
     )
     api.register_converter(IdConverter, lambda _: {"type": "integer", "minimum": 1, "maximum": MAX_ID})
+    app.register_blueprint(docs.pages)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+
 import pytest
 
 from app.accounts import Role
+from app.reservations import services
 from tests.reservation_factories import bearer, make_reservation, make_user, tomorrow
 from tests.simultaneous import at_once
 
@@ -72,7 +76,15 @@ def test_a_stale_etag_of_a_row_that_is_not_ones_own_is_a_404(client, path):
     assert answer.status_code == 404
 
 
-def test_of_two_editors_with_the_same_etag_one_wins(app, client, headers, path):
+def test_of_two_editors_with_the_same_etag_one_wins(app, client, headers, path, monkeypatch):
+    update, both_have_passed = services.update, threading.Barrier(2)
+
+    def wait_for_the_other(*args):
+        with suppress(threading.BrokenBarrierError):  # the other is held back before it gets here
+            both_have_passed.wait(0.5)
+        return update(*args)
+
+    monkeypatch.setattr(services, "update", wait_for_the_other)
     etag = client.get(path, headers=headers).headers["ETag"]
     notes = iter(("one", "other"))
 

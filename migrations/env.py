@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
+import sqlalchemy as sa
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
+from alembic.util import CommandError
 from flask import current_app
 from sqlalchemy.types import TypeDecorator
 
@@ -26,10 +30,25 @@ def skip_empty(migration_context: object, revision: object, directives: list[Any
         directives[:] = []
 
 
+@contextmanager
+def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
+    """SQLite makes a table anew to change it: dropping the old one would take along the rows that refer to it."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = connection.connection.dbapi_connection  # a pragma has no effect within a transaction
+    driver.execute("PRAGMA foreign_keys = OFF")
+    yield
+    driver.execute("PRAGMA foreign_keys = ON")
+    broken = driver.execute("PRAGMA foreign_key_check").fetchall()
+    if broken:
+        raise CommandError(f"rows refer to rows that are not there: {broken[:5]}")
+
+
 def run() -> None:
     """Runs the migrations in one transaction."""
     options = current_app.extensions["migrate"].configure_args
-    with db.engine.connect() as connection:
+    with db.engine.connect() as connection, _without_foreign_keys(connection):
         context.configure(
             connection=connection,
             target_metadata=db.metadata,

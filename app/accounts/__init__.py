@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import api, requests, views
+from app.accounts import api, hooks, requests, views
 from app.accounts.cli import users
 from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
 from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, ask_to_log_in, can, login_required, require, require_role
 from app.accounts.requests import act_as
-from app.accounts.services import authenticate, change_password, create_user, disable, find_user, get_user, set_role
+from app.accounts.services import (
+    authenticate,
+    change_password,
+    create_user,
+    disable,
+    find_user,
+    get_user,
+    names_of,
+    set_role,
+)
 from app.accounts.tokens import issue_token, revoke, verify_token
 from app.api import register_api
 
@@ -34,9 +43,11 @@ __all__ = [
     "find_user",
     "get_user",
     "hash_password",
+    "hooks",
     "init_app",
     "issue_token",
     "login_required",
+    "names_of",
     "require",
     "require_role",
     "revoke",

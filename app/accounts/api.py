@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app import audit
 from app.accounts import services
 from app.accounts.models import User
 from app.accounts.permissions import acting_user
@@ -12,6 +13,7 @@ from app.accounts.schemas import LoginSchema, TokenSchema, UserSchema
 from app.accounts.tokens import TOKEN_LIFETIME, issue_token, revoke
 from app.api import ApiBlueprint, UnauthenticatedError, public
 from app.extensions import db
+from app.outbox import subject_of
 
 blueprint = ApiBlueprint("accounts", __name__, description="Logging in, and oneself")
 
@@ -29,6 +31,7 @@ def login(credentials: dict[str, str]) -> dict[str, Any]:
     if user is None:
         raise UnauthenticatedError("No user has this login and password.")
     act_as(user)
+    audit.record("user.login", subject_of(user), details={"with": "password, for a token"})
     access_token, _ = issue_token(user)
     db.session.commit()
     seconds = int(TOKEN_LIFETIME.total_seconds())

@@ -11,6 +11,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
 
 from app.columns import UtcDateTime, text_enum, utc_now
 from app.extensions import db
+from app.schools import default_school_id
+from app.tenancy import OfSchool
 
 
 class Role(StrEnum):
@@ -29,19 +31,23 @@ def new_nonce() -> str:
     return str(uuid.uuid4())
 
 
-class User(db.Model):
+class User(OfSchool, db.Model):
     """A person who can log in. `username_key` makes the username unique whatever its case, on both databases."""
 
     __tablename__ = "users"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    username: Mapped[str] = mapped_column(sa.String(40))
+    # Whoever is put nowhere else belongs to the school of the installation.
+    school_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("schools.id"), default=default_school_id(), index=True, active_history=True
+    )
+    username: Mapped[str] = mapped_column(sa.String(40), active_history=True)
     username_key: Mapped[str] = mapped_column(sa.String(40), unique=True)
-    email: Mapped[str] = mapped_column(sa.String(254), unique=True)
+    email: Mapped[str] = mapped_column(sa.String(254), unique=True, active_history=True)
     name: Mapped[str] = mapped_column(sa.String(120))
-    password_hash: Mapped[str] = mapped_column(sa.String(200))
-    role: Mapped[Role] = mapped_column(text_enum(Role), default=Role.MEMBER)
-    active: Mapped[bool] = mapped_column(default=True)
+    password_hash: Mapped[str] = mapped_column(sa.String(200), active_history=True)
+    role: Mapped[Role] = mapped_column(text_enum(Role), default=Role.MEMBER, active_history=True)
+    active: Mapped[bool] = mapped_column(default=True, active_history=True)
     time_zone: Mapped[str | None] = mapped_column(sa.String(60))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     session_nonce: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), default=new_nonce)
@@ -97,6 +103,6 @@ class AccessToken(db.Model):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime, active_history=True)
 
     user: Mapped[User] = relationship()

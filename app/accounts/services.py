@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +20,8 @@ from app.accounts.validation import (
 )
 from app.errors import InvalidInputError, NotFoundError
 from app.extensions import db
+from app.schools import School
+from app.tenancy import EVERYTHING, seeing
 
 VALIDATORS: dict[str, Callable[[Any], Any]] = {
     "username": valid_username,
@@ -39,6 +41,7 @@ def create_user(
     role: str = Role.MEMBER,
     name: str = "",
     time_zone: str | None = None,
+    school: School | None = None,
 ) -> User:
     """Makes a user, flushed.
 
@@ -49,6 +52,7 @@ def create_user(
         role: a `Role` or its value.
         name: as others see it; the username when empty.
         time_zone: an IANA name; None takes the setting TIMEZONE.
+        school: whose user it is; None is the school of the installation.
 
     Raises:
         InvalidInputError: names every field that is wrong or taken.
@@ -57,9 +61,10 @@ def create_user(
     values = _validated(given | ({"time_zone": time_zone} if time_zone else {}))
     _refuse_taken(values["username"], values["email"])
     values["password_hash"] = hash_password(values.pop("password"))
-    user = User(**values)
+    user = User(**values, **({"school_id": school.id} if school else {}))
     try:
-        with db.session.begin_nested():
+        # Whoever registers is nobody yet.
+        with seeing(EVERYTHING), db.session.begin_nested():
             db.session.add(user)
     except IntegrityError:
         # Somebody took it between our look and our insert.
@@ -73,7 +78,8 @@ def authenticate(login: str, password: str) -> User | None:
 
     Takes the same time whether or not the login exists, so that nobody finds out who is a user.
     """
-    user = find_user(login)
+    with seeing(EVERYTHING):  # of which school is only known then
+        user = find_user(login)
     stored = user.password_hash if user else None
     # Checking takes long on purpose; on SQLite, whoever has read keeps every other writer waiting meanwhile.
     db.session.rollback()
@@ -88,7 +94,7 @@ def authenticate(login: str, password: str) -> User | None:
 
 
 def find_user(login: str) -> User | None:
-    """The user of a username or an email address, whatever its case."""
+    """The user of a username or an email address, whatever its case, if the present scope shows them."""
     wanted = login.strip().lower()
     column = User.email if "@" in wanted else User.username_key
     # PostgreSQL takes no NUL in text.
@@ -101,6 +107,13 @@ def get_user(login: str) -> User:
     if user is None:
         raise NotFoundError(f"There is no user {login!r}.")
     return user
+
+
+def names_of(user_ids: Iterable[int | None]) -> dict[int, str]:
+    """The names of who did something, by id, whatever their school: whoever may see the deed may know whose it was."""
+    query = sa.select(User.id, User.name).where(User.id.in_(set(user_ids) - {None}))
+    with seeing(EVERYTHING):
+        return {row.id: row.name for row in db.session.execute(query)}
 
 
 def change_password(user: User, password: str) -> None:
@@ -139,7 +152,9 @@ def _refuse_taken(username: str, email: str) -> None:
         sa.or_(User.username_key == username.lower(), User.email == email)
     )
     problems: dict[str, list[str]] = {}
-    for taken_username, taken_email in db.session.execute(query):
+    with seeing(EVERYTHING):  # a login is one person's, whatever the school
+        rows = db.session.execute(query).all()
+    for taken_username, taken_email in rows:
         if taken_username == username.lower():
             problems["username"] = ["is taken"]
         if taken_email == email:

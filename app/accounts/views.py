@@ -36,6 +36,7 @@ def login() -> ResponseReturnValue:
 def logout() -> ResponseReturnValue:
     """Ends the session."""
     forget_user()
+    db.session.commit()
     flash("You are logged out.", "info")
     return redirect(url_for("accounts.login"))
 
@@ -56,8 +57,8 @@ def _log_in(form: LoginForm) -> bool:
     if user is None:
         form.form_errors.append("No user has this login and password.")
         return False
-    login_user(user, remember=bool(form.remember.data))
     act_as(user)
+    login_user(user, remember=bool(form.remember.data))
     db.session.commit()
     return True
 

@@ -37,6 +37,7 @@ from app.mail.registry import Context, kind_of
 from app.mail.rendering import render
 from app.mail.transport import deliver_message
 from app.outbox import JobState
+from app.tenancy import scope_of, seeing
 
 log = structlog.get_logger(__name__)
 
@@ -295,12 +296,14 @@ def message_for(entry: MailEntry, context: Context) -> OutgoingMessage:
 
 
 def _contexts(letters: Sequence[_Letter]) -> dict[str, Context | Exception | None]:
-    by_kind: dict[str, list[MailEntry]] = defaultdict(list)
+    alike: dict[tuple[str, int | None], list[MailEntry]] = defaultdict(list)
     for letter in letters:
-        by_kind[letter.entry.kind].append(letter.entry)
+        alike[letter.entry.kind, letter.entry.school_id].append(letter.entry)
     contexts: dict[str, Context | Exception | None] = {}
-    for name, entries in by_kind.items():
-        contexts |= _contexts_of_kind(name, entries)
+    for (kind, school_id), entries in alike.items():
+        # A mail of a school tells of nothing that is another's.
+        with seeing(scope_of(school_id)):
+            contexts |= _contexts_of_kind(kind, entries)
     return contexts
 
 

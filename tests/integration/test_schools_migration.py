@@ -17,7 +17,8 @@ from tests.servers import PostgresServer
 NOW = "2026-01-02 03:04:05.000000"
 ROWS = (
     "INSERT INTO users (id, username, username_key, email, name, password_hash, role, active, created_at,"
-    f" session_nonce) VALUES (7, 'ada', 'ada', 'ada@example.org', 'Ada', '!', 'member', true, '{NOW}', '{new_id().replace('-', '')}')",
+    " session_nonce) VALUES (7, 'ada', 'ada', 'ada@example.org', 'Ada', '!', 'member', true,"
+    f" '{NOW}', '{new_id().replace('-', '')}')",
     "INSERT INTO access_tokens (id, hash, user_id, name, created_at, expires_at)"
     f" VALUES (3, 'x', 7, 'login', '{NOW}', '{NOW}')",
     "INSERT INTO resources (id, name, capacity, active) VALUES (5, 'Hall', 10, true)",

@@ -120,6 +120,7 @@ def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLate
         try:
             with _on_behalf_of([item]), _without_commit(session), limit(item.timeout_seconds):
                 result = checked_result(found.function(session, **item.args))
+                session.flush()  # what the function has left to it is the job's doing too, in its school's scope
             if end_later is not None and not session.in_transaction():
                 end_later(item, result)
                 return []
@@ -133,7 +134,6 @@ def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLate
 
 
 def _complete(session: Session, item: Claim, result: Any) -> None:
-    session.flush()
     if not claims.complete(session, [(item, result)]):
         raise ClaimLostError(f"claim {item.number} of {item.name} is no longer the latest")
     session.commit()

@@ -28,6 +28,9 @@ from tests.reservation_factories import (
     make_user,
 )
 
+# What differs between the databases is how changes are recorded in bulk: see test_tenancy.py.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def deeds(**filters):
     return [(deed.action, deed.subject_id) for deed in list_deeds(Filters(**filters)).items]
@@ -193,9 +196,7 @@ def test_old_entries_are_pruned(session):
     assert deeds() == [("test.new", None)]
 
 
-def test_at_a_million_rows_each_list_is_answered_by_an_index(app, session, statements):
-    if session.get_bind().dialect.name != "sqlite":
-        pytest.skip("the planner of PostgreSQL goes by the rows there are")
+def test_each_list_is_answered_by_an_index_without_sorting(session, statements):
     with seeing(Scope(1)):
         for filters in (Filters(), Filters(user_id=1), Filters(subject="user/1"), Filters(action="job.retry")):
             statements.clear()

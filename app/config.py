@@ -95,6 +95,12 @@ GROUPS: tuple[Group, ...] = (
             "Threads per web process, read by the Procfile: every page that watches live holds one.",
         ),
         Setting(
+            "TRUSTED_PROXIES",
+            whole_number(0),
+            0,
+            "Proxies in front, each adding to X-Forwarded-For: with a number too high, clients forge their address.",
+        ),
+        Setting(
             "MAX_REQUEST_BYTES",
             whole_number(1),
             16 * 1024 * 1024,
@@ -218,6 +224,7 @@ GROUPS: tuple[Group, ...] = (
             14,
             "How long the record of a completed or cancelled job is kept.",
         ),
+        Setting("AUDIT_KEEP_DAYS", whole_number(1), 365, "How long the audit log remembers who did what."),
         Setting("JOBS_KEEP_FAILED_DAYS", whole_number(1), 90, "How long the record of a failed job is kept."),
         Setting(
             "RELAY_SECONDS",

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from app import sqlite
+from app import sqlite, tenancy
 from app.sqlite import reading_only
 
 # A host that vanishes says no goodbye: a client must not wait for a dead server, nor others for a dead client's locks.
@@ -59,7 +59,8 @@ HELD = "commits_held"
 
 
 class BelfrySession(Session):
-    """The one session class: `app.outbox` listens on it, so every session's commits publish their jobs."""
+    """The one session class: `app.tenancy` and `app.outbox` listen on it, so every session keeps to its scope, and its
+    commits publish their jobs."""
 
     def commit(self) -> None:
         """Commits; within `commits_held`, only writes: whoever holds the commits makes them one."""
@@ -76,6 +77,10 @@ class BelfrySession(Session):
             if not error.connection_invalidated:
                 raise
 
+    def _identity_lookup(self, *args: Any, **kwargs: Any) -> Any:
+        """What `get` and many-to-one loads find without a query; rows that the scope hides are not found."""
+        return tenancy.visible(super()._identity_lookup(*args, **kwargs))
+
     def bulk_save_objects(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused, like the two below: SQLAlchemy's legacy bulk methods pass every hook by."""
         raise TypeError("bulk_save_objects fires no hooks: use session.execute(insert(…)) or update(…)")
@@ -88,6 +93,9 @@ class BelfrySession(Session):
         """Refused."""
         raise TypeError("bulk_update_mappings fires no hooks: use session.execute(update(Model), rows)")
 
+
+# Before the outbox, which is to see statements as they will run.
+tenancy.listen(BelfrySession)
 
 # A connection that lay idle for longer is asked whether it still stands before it is used.
 PING_AFTER_SECONDS = 1.0

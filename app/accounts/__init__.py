@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import api, registration_pages, requests, rules, security, token_views, views
+from app.accounts import api, hooks, registration_pages, requests, rules, security, token_views, views
 from app.accounts.cli import users
 from app.accounts.codes import prune as prune_codes
 from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
@@ -23,6 +23,7 @@ from app.accounts.services import (
     end_sessions_and_tokens,
     find_user,
     get_user,
+    names_of,
     set_role,
 )
 from app.accounts.tokens import (
@@ -55,10 +56,12 @@ __all__ = [
     "find_user",
     "get_user",
     "hash_password",
+    "hooks",
     "init_app",
     "issue_pair",
     "issue_personal_token",
     "login_required",
+    "names_of",
     "prune_codes",
     "prune_tokens",
     "refresh_pair",

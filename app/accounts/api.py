@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import url_for
 
+from app import audit
 from app.accounts import limits, registration, second_factor
 from app.accounts.models import AccessToken, User
 from app.accounts.permissions import acting_user, claimant, present_user, require
@@ -36,6 +37,7 @@ from app.accounts.tokens import (
 )
 from app.api import ApiBlueprint, QueryOfPage, UnauthenticatedError, page_answer, page_schema, public, secret_answer
 from app.extensions import commit_and_keep, db
+from app.outbox import subject_of
 
 # Without an area: what makes and ends logins takes no personal token.
 blueprint = ApiBlueprint("accounts", __name__, description="Joining, logging in and out, and tokens for scripts")
@@ -58,6 +60,7 @@ def register(fields: dict[str, str]) -> dict[str, Any]:
     """
     limits.spend_registration(fields["email"])
     user, mail_id = registration.register(**fields)
+    act_as(user)
     pair = issue_pair(user)
     commit_and_keep()
     posted = registration.post(mail_id)
@@ -137,6 +140,7 @@ def login(credentials: dict[str, str]) -> Mapping[str, Any]:
             "This user has a second factor: send its code too.", {"code": ["takes a new code of the authenticator app"]}
         )
     act_as(user)
+    audit.record("user.login", subject_of(user), details={"with": "password, for a token"})
     pair = issue_pair(user)
     commit_and_keep()
     return vars(pair)

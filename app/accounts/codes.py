@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session, joinedload
 from app.accounts.models import AccountCode, CodePurpose, User
 from app.columns import utc_now
 from app.extensions import db
+from app.tenancy import EVERYTHING, seeing
 
 # With a million codes and five tries, a guess succeeds once in 200,000 mails. The link cannot be guessed and goes on.
 MAX_TRIES = 5
@@ -68,6 +69,7 @@ def start(session: Session, purpose: CodePurpose, ids: Collection[int]) -> None:
     session.execute(statement, execution_options={"synchronize_session": False})
 
 
+@seeing(EVERYTHING)  # who is asked for is only known then
 def find_by_token(purpose: CodePurpose, token: str) -> AccountCode | None:
     """The code whose link ends with `token`, with its user, while it works; looking does not use it."""
     query = (
@@ -93,6 +95,7 @@ def use(code: AccountCode) -> bool:
     return db.session.scalar(statement, execution_options={"synchronize_session": False}) is not None
 
 
+@seeing(EVERYTHING)  # who is asked for is only known then
 def try_digits(purpose: CodePurpose, digits: str, *users: sa.ColumnElement[bool]) -> AccountCode | None:
     """The working code of one of these users that has these digits. Commits that there was one try more of each.
 

@@ -17,7 +17,7 @@ from app.accounts.models import AccountCode, CodePurpose, User
 from app.columns import utc_now
 from app.extensions import db
 from app.mail import MailEntry, mail_kind, send_mail
-from app.outbox import subject_of
+from app.outbox import for_school, subject_of
 from app.presentation import localtime
 
 Context = dict[str, Any]
@@ -38,20 +38,24 @@ def send_code(kind: str, code: AccountCode, delay: timedelta | None = None) -> s
     Returns:
         the ledger id.
     """
-    user, key = code.user, f"{kind}/{code.id}"
-    return send_mail(kind, user.email, key, context={"code_id": code.id}, subject=subject_of(user), delay=delay)
+    return _send(kind, code.user, f"{kind}/{code.id}", context={"code_id": code.id}, delay=delay)
 
 
 def send_welcome(user: User) -> None:
     """Asks for the mail that follows a confirmation; once for a user."""
-    send_mail(WELCOME, user.email, f"{WELCOME}/{user.id}", subject=subject_of(user))
+    _send(WELCOME, user, f"{WELCOME}/{user.id}")
 
 
 def send_password_changed(user: User) -> None:
     """Asks for the mail that follows a new password, whose sessions have a new uniquifier."""
     key = f"{PASSWORD_CHANGED}/{user.id}/{user.fs_uniquifier}"
-    context = {"at": utc_now().isoformat()}
-    send_mail(PASSWORD_CHANGED, user.email, key, context=context, subject=subject_of(user))
+    _send(PASSWORD_CHANGED, user, key, context={"at": utc_now().isoformat()})
+
+
+def _send(kind: str, user: User, key: str, **options: Any) -> str | None:
+    """A mail to a user is their school's, also when nobody is logged in."""
+    with for_school(user.school_id):
+        return send_mail(kind, user.email, key, subject=subject_of(user), **options)
 
 
 def start_codes(purpose: CodePurpose, session: Session, entries: Sequence[MailEntry]) -> None:

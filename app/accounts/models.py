@@ -18,6 +18,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validat
 
 from app.columns import UtcDateTime, text_enum, utc_now
 from app.extensions import db
+from app.schools import default_school_id
+from app.tenancy import OfSchool
 
 MAX_TOKEN_NAME_CHARACTERS = 80
 
@@ -52,7 +54,7 @@ def new_uniquifier() -> str:
     return str(uuid.uuid4())
 
 
-class User(UserMixin, db.Model):
+class User(OfSchool, UserMixin, db.Model):
     """A person who can log in. `username_key` makes the username unique whatever its case, on both databases.
 
     An address has one confirmed user. Before it is confirmed anybody may claim it: to refuse a second claim would tell
@@ -62,15 +64,19 @@ class User(UserMixin, db.Model):
     __tablename__ = "users"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    username: Mapped[str] = mapped_column(sa.String(40))
+    # Whoever is put nowhere else belongs to the school of the installation.
+    school_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("schools.id"), default=default_school_id(), index=True, active_history=True
+    )
+    username: Mapped[str] = mapped_column(sa.String(40), active_history=True)
     username_key: Mapped[str] = mapped_column(sa.String(40), unique=True)
-    email: Mapped[str] = mapped_column(sa.String(254))
+    email: Mapped[str] = mapped_column(sa.String(254), active_history=True)
     # When the user showed that mails to the address reach them; a user without it may do next to nothing.
     confirmed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     name: Mapped[str] = mapped_column(sa.String(120))
-    password_hash: Mapped[str] = mapped_column(sa.String(200))
-    role: Mapped[Role] = mapped_column(text_enum(Role), default=Role.MEMBER)
-    active: Mapped[bool] = mapped_column(default=True)
+    password_hash: Mapped[str] = mapped_column(sa.String(200), active_history=True)
+    role: Mapped[Role] = mapped_column(text_enum(Role), default=Role.MEMBER, active_history=True)
+    active: Mapped[bool] = mapped_column(default=True, active_history=True)
     time_zone: Mapped[str | None] = mapped_column(sa.String(60))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
@@ -148,7 +154,7 @@ class AccessToken(db.Model):
     refresh_hash: Mapped[str | None] = mapped_column(sa.String(64))
     refresh_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime, active_history=True)
 
     user: Mapped[User] = relationship()
 

@@ -22,7 +22,7 @@ P = ParamSpec("P")
 Rule = Callable[[User, Any], bool]
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_rules: dict[str, Rule] = {}
+_rules: dict[str, Rule] = {"schools.view_all": lambda user, _: user.role is Role.ADMIN}
 
 
 class UnconfirmedError(ForbiddenError):

@@ -1,6 +1,7 @@
 """Registering, confirming an address, and a new password for who forgot it.
 
 No answer tells whether an address is registered, and none takes longer for it: where the ways part, a job takes them.
+Whoever asks is nobody yet, and an address is one person's whatever the school: what finds a user here sees all schools.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from app.errors import ConflictError, InvalidInputError
 from app.extensions import db
 from app.mail import send_directly
 from app.outbox import enqueue, publisher
+from app.tenancy import EVERYTHING, seeing
 
 RESEND = "accounts.resend_confirmation"
 RESET = "accounts.send_password_reset"
@@ -65,6 +67,7 @@ class Posted:
         return {"email_sent": False, "email_queued": False, "error": self.message, "can_resend": True}
 
 
+@seeing(EVERYTHING)
 def register(username: str, email: str, password: str, name: str = "") -> tuple[User, str | None]:
     """Makes a user whose address is not confirmed, and asks for the mail that lets it be. The caller commits.
 
@@ -82,6 +85,7 @@ def register(username: str, email: str, password: str, name: str = "") -> tuple[
     return user, ask_to_confirm(user, delay)
 
 
+@seeing(EVERYTHING)
 def ask_to_confirm(user: User, delay: timedelta | None = None) -> str | None:
     """Asks for the mail with a code; when the address is another user's, for one that tells them. The caller commits.
 
@@ -124,6 +128,7 @@ def confirm(user: User) -> None:
     send_welcome(user)
 
 
+@seeing(EVERYTHING)
 def confirm_by_digits(email: str, digits: str) -> User:
     """Confirms the address of the user to whom a mail brought these digits. Commits.
 
@@ -138,6 +143,7 @@ def confirm_by_digits(email: str, digits: str) -> User:
     return user
 
 
+@seeing(EVERYTHING)
 def confirm_by_token(token: str) -> User:
     """Confirms the address of the user to whom a mail brought this link. Commits.
 
@@ -150,6 +156,7 @@ def confirm_by_token(token: str) -> User:
     return user
 
 
+@seeing(EVERYTHING)
 def request_confirmation(email: str, asker: User | None = None) -> None:
     """Asks for a new code for the last user who claims an address, if anybody does. Commits.
 
@@ -167,6 +174,7 @@ def request_confirmation(email: str, asker: User | None = None) -> None:
         db.session.commit()
 
 
+@seeing(EVERYTHING)
 def request_password_reset(email: str) -> None:
     """Asks for the mail with a link to a new password, if the address is a confirmed user's. Commits."""
     enqueue(RESET, user_id=_id_of(email, User.confirmed_at.is_not(None)))
@@ -189,6 +197,7 @@ def send_password_reset(user_id: int) -> bool:
     return send_code(PASSWORD_RESET, codes.issue(user, CodePurpose.RESET)) is not None
 
 
+@seeing(EVERYTHING)
 def reset_password(token: str, password: str) -> User:
     """Sets the password of the user to whom a mail brought this link. Commits.
 

@@ -11,6 +11,7 @@ from flask_security.totp import Totp
 
 from app.accounts.models import User
 from app.extensions import db
+from app.tenancy import EVERYTHING, seeing
 
 
 class OnceOnlyTotp(Totp):
@@ -49,6 +50,7 @@ class HashedRecoveryCodes(MfRecoveryCodesUtil):
         return hashlib.blake2b(code.encode(), key=derived_key("recovery"), digest_size=32).hexdigest()
 
 
+@seeing(EVERYTHING)
 def is_satisfied(user: User, code: str | None) -> bool:
     """Whether a login of `user` that has passed the password may go on.
 

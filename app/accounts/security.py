@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from flask import Flask, Response, render_template
-from flask_login import LoginManager
+from flask import Flask, Response, abort, render_template
+from flask_login import LoginManager, user_logged_out
 from flask_security import Security, SQLAlchemyUserDatastore, password_changed, user_authenticated
 from flask_security.forms import ChangePasswordForm, Form, LoginForm, TwoFactorVerifyCodeForm
 from flask_security.mail_util import MailUtil
@@ -20,17 +20,20 @@ from wtforms import BooleanField, Field, PasswordField, StringField
 from wtforms.form import BaseForm
 from wtforms.validators import EqualTo, InputRequired, Length
 
+from app import audit
 from app.accounts import limits
 from app.accounts.emails import send_password_changed
 from app.accounts.models import RoleOfSecurity, User
 from app.accounts.passwords import ARGON2_COSTS
 from app.accounts.permissions import ask_to_log_in
-from app.accounts.requests import act_as
+from app.accounts.requests import act_as, forget
 from app.accounts.second_factor import HashedRecoveryCodes, OnceOnlyTotp, derived_key
 from app.accounts.tokens import revoke_all
 from app.accounts.validation import valid_password
 from app.columns import utc_now
 from app.extensions import db
+from app.outbox import subject_of
+from app.tenancy import EVERYTHING, seeing
 
 # How long after a login a person may change how they log in without proving again who they are.
 FRESH_FOR = timedelta(minutes=30)
@@ -118,6 +121,15 @@ class OurCodeForm(TwoFactorVerifyCodeForm):
     code = StringField("Code", [InputRequired("Type the code that the app shows."), Length(max=20)])
 
 
+class Users(SQLAlchemyUserDatastore):
+    """Where Flask-Security finds who somebody is: of which school is only known then."""
+
+    @seeing(EVERYTHING)
+    def find_user(self, *args: Any, **kwargs: Any) -> Any:
+        """The user who has one value in one column, or None."""
+        return super().find_user(*args, **kwargs)
+
+
 class LedgerMailUtil(MailUtil):
     """Flask-Security's mails are ours: asked for in the transaction, and sent by a job."""
 
@@ -147,7 +159,7 @@ def init_app(app: Flask) -> None:
         app.config["SECURITY_PASSWORD_SALT"] = derived_key("password").hex()
     security = Security(
         app,
-        SQLAlchemyUserDatastore(db, User, RoleOfSecurity),
+        Users(db, User, RoleOfSecurity),
         login_form=LoginByNameForm,
         change_password_form=OurChangePasswordForm,
         two_factor_verify_code_form=OurCodeForm,
@@ -160,7 +172,10 @@ def init_app(app: Flask) -> None:
     security.want_json(lambda _: False)
     security.unauthn_handler(lambda *_, **__: ask_to_log_in())
     _recognise_sessions(security.login_manager)
+    # It would mail the operators for whoever has lost the second factor; recovery codes are for that.
+    app.view_functions["security.two_factor_rescue"] = lambda: abort(404)
     user_authenticated.connect(_begin, app)
+    user_logged_out.connect(_end, app)
     password_changed.connect(_end_tokens, app)
 
 
@@ -177,7 +192,8 @@ def _recognise_sessions(login_manager: LoginManager) -> None:
     @login_manager.user_loader
     def load_session_user(session_id: str) -> User | None:
         """Called when a page first asks for its user, with what `User.get_id` gave at the login."""
-        user: User | None = load_user(session_id)
+        with seeing(EVERYTHING):  # of which school is only known then
+            user: User | None = load_user(session_id)
         if user is not None:
             act_as(user)
         return user
@@ -187,7 +203,17 @@ def _recognise_sessions(login_manager: LoginManager) -> None:
 
 
 def _begin(_: Flask, user: User, **__: Any) -> None:
+    """Called when somebody has logged in, with both factors if there are two. The view commits."""
     act_as(user)
+    audit.record("user.login", subject_of(user))
+
+
+def _end(_: Flask, user: User | None, **__: Any) -> None:
+    """Called when somebody logs out."""
+    if user is not None:
+        audit.record("user.logout", subject_of(user))
+        db.session.commit()  # the view has nothing else to
+        forget()
 
 
 def _end_tokens(_: Flask, user: User, **__: Any) -> None:

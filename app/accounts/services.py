@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +23,8 @@ from app.accounts.validation import (
 from app.columns import utc_now
 from app.errors import InvalidInputError, NotFoundError
 from app.extensions import db
+from app.schools import School
+from app.tenancy import EVERYTHING, seeing
 
 VALIDATORS: dict[str, Callable[[Any], Any]] = {
     "username": valid_username,
@@ -43,6 +45,7 @@ def create_user(
     name: str = "",
     time_zone: str | None = None,
     is_confirmed: bool = True,
+    school: School | None = None,
 ) -> User:
     """Makes a user, flushed.
 
@@ -55,6 +58,7 @@ def create_user(
         time_zone: an IANA name; None takes the setting TIMEZONE.
         is_confirmed: whether somebody vouches for the address. When nobody does, it may be another user's too, and
             nothing tells whether it is.
+        school: whose user it is; None is the school of the installation.
 
     Raises:
         InvalidInputError: names every field that is wrong or taken.
@@ -65,9 +69,10 @@ def create_user(
     values["password_hash"] = hash_password(values.pop("password"))
     values["confirmed_at"] = utc_now() if is_confirmed else None
     _refuse_taken(values["username"], values["email"] if is_confirmed else None)
-    user = User(**values)
+    user = User(**values, **({"school_id": school.id} if school else {}))
     try:
-        with db.session.begin_nested():
+        # Whoever registers is nobody yet.
+        with seeing(EVERYTHING), db.session.begin_nested():
             db.session.add(user)
     except IntegrityError:
         # Somebody took it between our look and our insert.
@@ -76,6 +81,7 @@ def create_user(
     return user
 
 
+@seeing(EVERYTHING)  # of which school is only known then
 def authenticate(login: str, password: str) -> User | None:
     """The active user of this username or email address and password, or None.
 
@@ -98,7 +104,8 @@ def authenticate(login: str, password: str) -> User | None:
 
 
 def find_user(login: str) -> User | None:
-    """The user of a username or an email address, whatever its case; of several the one who has confirmed it."""
+    """The user of a username or an email address, whatever its case, if the present scope shows them; of several the
+    one who has confirmed it."""
     return next((user for user in _candidates(login) if user is not None), None)
 
 
@@ -113,6 +120,13 @@ def get_user(login: str) -> User:
 def check_password(password: str) -> None:
     """Raises InvalidInputError when `password` cannot be one."""
     _validated({"password": password})
+
+
+def names_of(user_ids: Iterable[int | None]) -> dict[int, str]:
+    """The names of who did something, by id, whatever their school: whoever may see the deed may know whose it was."""
+    query = sa.select(User.id, User.name).where(User.id.in_(set(user_ids) - {None}))
+    with seeing(EVERYTHING):
+        return {row.id: row.name for row in db.session.execute(query)}
 
 
 def change_password(user: User, password: str) -> None:
@@ -175,7 +189,9 @@ def _refuse_taken(username: str, email: str | None) -> None:
         sa.or_(User.username_key == username.lower(), is_same_address)
     )
     problems: dict[str, list[str]] = {}
-    for taken_username, taken_email, confirmed_at in db.session.execute(query):
+    with seeing(EVERYTHING):  # a login is one person's, whatever the school
+        rows = db.session.execute(query).all()
+    for taken_username, taken_email, confirmed_at in rows:
         if taken_username == username.lower():
             problems["username"] = ["is taken"]
         if taken_email == email and confirmed_at is not None:

@@ -37,6 +37,7 @@ from app.mail.registry import Context, kind_of
 from app.mail.rendering import render
 from app.mail.transport import deliver_message
 from app.outbox import JobState
+from app.tenancy import scope_of, seeing
 
 log = structlog.get_logger(__name__)
 
@@ -296,9 +297,14 @@ def message_for(entry: MailEntry, context: Context) -> OutgoingMessage:
 
 
 def _contexts(letters: Sequence[_Letter]) -> dict[str, Context | Exception | None]:
+    alike: dict[tuple[str, int | None], list[MailEntry]] = defaultdict(list)
+    for letter in letters:
+        alike[letter.entry.kind, letter.entry.school_id].append(letter.entry)
     contexts: dict[str, Context | Exception | None] = {}
-    for name, entries in _by_kind(letter.entry for letter in letters).items():
-        contexts |= _contexts_of_kind(name, entries)
+    for (kind, school_id), entries in alike.items():
+        # A mail of a school tells of nothing that is another's.
+        with seeing(scope_of(school_id)):
+            contexts |= _contexts_of_kind(kind, entries)
     return contexts
 
 

@@ -18,6 +18,7 @@ from app.extensions import db
 from app.mail.models import EmailMessage, MailState
 from app.mail.transport import smtp_settings
 from app.outbox import publisher
+from app.tenancy import EVERYTHING, seeing
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,7 @@ T = TypeVar("T")
 _slots = threading.BoundedSemaphore(8)
 
 
+@seeing(EVERYTHING)  # whoever asked for the mail may be nobody yet
 def send_directly(mail_id: str, within_seconds: float) -> bool:
     """Sends a mail now, past the broker. Call it after the commit; it ends the session's transaction.
 

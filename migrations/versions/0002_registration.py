@@ -1,7 +1,7 @@
 """Addresses are confirmed: one confirmed user for each, and the codes that mails carry.
 
 Revision ID: 0002
-Revises: 0001
+Revises: 0004
 Create Date: 2026-11-22 05:00:00.000000
 
 """
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0002"
-down_revision = "0001"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from app.accounts import User, authenticate
-from tests.reservation_factories import PASSWORD, make_user
+from tests.reservation_factories import PASSWORD, make_school, make_user
 
 CREATE = ["users", "create", "--email", "a@example.org", "--username", "ada", "--role", "staff"]
 
@@ -19,6 +19,15 @@ def test_create_makes_a_user(app):
     assert result.exit_code == 0, result.output
     assert "ada <a@example.org>, staff" in result.output
     assert authenticate("ada", PASSWORD).is_staff
+
+
+def test_create_puts_the_user_into_a_school(app, session):
+    school = make_school()
+    assert run(app, *CREATE, "--school", school.slug, "--password", PASSWORD).exit_code == 0
+    assert session.scalars(sa.select(User.school_id)).one() == school.id
+    refused = run(app, *CREATE, "--school", "nowhere", "--password", PASSWORD)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert "There is no school 'nowhere'." in refused.stderr
 
 
 def test_create_asks_for_an_absent_password(app):

@@ -65,7 +65,7 @@ def test_who_is_there_is_confirmed_and_keeps_everything_and_an_address_has_one_c
            duration_minutes=60, party_size=1, status="pending", note="", created_at=NOW, updated_at=NOW)  # fmt: skip
     db.session.commit()
 
-    upgrade()
+    upgrade(revision="0002")
     assert (count("users"), count("access_tokens"), count("reservations")) == (1, 1, 1)
     assert db.session.scalar(sa.text("SELECT confirmed_at = created_at FROM users"))
     insert_user(2)  # claims the address

@@ -335,7 +335,9 @@ def test_code_and_token_stand_in_no_table_no_broker_and_no_log(app, client, sess
     arrive()
     (mail,) = smtp.received
     digits, token = code_in(mail), link_in(mail, "confirm").rpartition("/")[2]
-    present = sa.inspect(db.engine).get_table_names()  # other tests' modules declare tables that are not here
+    present = sa.inspect(
+        session.connection()
+    ).get_table_names()  # other tests' modules declare tables that are not here
     tables = [table for table in db.metadata.sorted_tables if table.name in present]
     rows = [str(row) for table in tables for row in session.execute(sa.select(table))]
     assert any("ada@example.org" in row for row in rows), "the search finds nothing"

@@ -68,8 +68,8 @@ def test_who_is_there_is_confirmed_and_keeps_everything_and_an_address_has_one_c
     upgrade(revision="0002")
     assert (count("users"), count("access_tokens"), count("reservations")) == (1, 1, 1)
     assert db.session.scalar(sa.text("SELECT confirmed_at = created_at FROM users"))
-    insert_user(2)  # claims the address
-    insert_user(3)
+    insert_user(2, school_id=1)  # claims the address
+    insert_user(3, school_id=1)
     db.session.commit()
     for change in ("confirmed_at = created_at", "role = 'king'"):
         with pytest.raises(IntegrityError):

@@ -135,6 +135,8 @@ def login(credentials: dict[str, str]) -> Mapping[str, Any]:
     user = limits.authenticate(identifier, credentials["password"])
     if user is None:
         raise UnauthenticatedError("No user has this login and password.")
+    if user.tf_primary_method:
+        limits.spend_code()
     if not second_factor.is_satisfied(user, credentials.get("code")):
         raise UnauthenticatedError(
             "This user has a second factor: send its code too.", {"code": ["takes a new code of the authenticator app"]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from flask import Flask, Response, abort, render_template
+from flask import Flask, Response, abort, render_template, request
 from flask_login import LoginManager, user_logged_out
 from flask_security import Security, SQLAlchemyUserDatastore, password_changed, user_authenticated
 from flask_security.forms import ChangePasswordForm, Form, LoginForm, TwoFactorVerifyCodeForm
@@ -35,6 +35,8 @@ from app.extensions import db
 from app.outbox import subject_of
 from app.tenancy import EVERYTHING, seeing
 
+# Six digits can be guessed by who may go on guessing.
+TAKES_CODES = frozenset({"security.two_factor_token_validation", "security.mf_recovery"})
 # How long after a login a person may change how they log in without proving again who they are.
 FRESH_FOR = timedelta(minutes=30)
 SETTINGS: dict[str, Any] = {
@@ -174,6 +176,7 @@ def init_app(app: Flask) -> None:
     _recognise_sessions(security.login_manager)
     # It would mail the operators for whoever has lost the second factor; recovery codes are for that.
     app.view_functions["security.two_factor_rescue"] = lambda: abort(404)
+    app.before_request(_limit_codes)
     user_authenticated.connect(_begin, app)
     user_logged_out.connect(_end, app)
     password_changed.connect(_end_tokens, app)
@@ -200,6 +203,11 @@ def _recognise_sessions(login_manager: LoginManager) -> None:
 
     # Flask-Security's own token in a header or a query: pages take no tokens.
     login_manager.request_loader(lambda _: None)
+
+
+def _limit_codes() -> None:
+    if request.method == "POST" and request.endpoint in TAKES_CODES:
+        limits.spend_code()
 
 
 def _begin(_: Flask, user: User, **__: Any) -> None:

@@ -10,8 +10,12 @@ from flask.testing import FlaskClient
 from passlib.totp import TOTP
 
 from app.accounts import User
+from app.accounts.limits import CODES
 from app.extensions import db
 from tests.reservation_factories import PASSWORD, log_in, make_user
+
+# Nothing here is about the database.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 NEW_PASSWORD = "another good battery"
 
@@ -146,3 +150,25 @@ def test_a_login_answers_in_json_to_nobody(client, user):
     answer = client.post("/login?include_auth_token", json={"login": user.username, "password": PASSWORD})
     assert answer.mimetype == "text/html"
     db.session.rollback()
+
+
+def test_an_api_login_with_a_second_factor_takes_its_code_too(client, user, with_factor):
+    with time_machine.travel("2030-01-01T12:00:00Z"):
+        login = {"username": user.username, "password": PASSWORD}
+        refused = client.post("/api/v1/auth/login", json=login)
+        assert (refused.status_code, list(refused.json["errors"])) == (401, ["code"])
+        code = with_factor.generate().token
+        assert client.post("/api/v1/auth/login", json=login | {"code": "000000"}).status_code == 401
+        assert client.post("/api/v1/auth/login", json=login | {"code": code}).status_code == 200
+        assert client.post("/api/v1/auth/login", json=login | {"code": code}).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/login/code", "/login/recovery-code", "/api/v1/auth/login"])
+def test_codes_are_not_guessed_for_long(client, user, with_factor, path):
+    """Whoever knows the password has as many tries as for any other code, on pages and in the API."""
+    login = {"username": user.username, "password": PASSWORD, "code": "000000"}
+    log_in_by_password(client, user)
+    sends = {"json": login} if path.startswith("/api") else {"data": login}
+    statuses = [client.post(path, **sends).status_code for _ in range(CODES.times + 1)]
+    assert statuses[-1] == 429
+    assert set(statuses[:-1]) <= {401, 422}

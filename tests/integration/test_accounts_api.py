@@ -7,6 +7,9 @@ import pytest
 from app.accounts import Role, disable
 from tests.reservation_factories import PASSWORD, bearer, log_in, make_user
 
+# Nothing here is about the database.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 LOGIN = "/api/v1/auth/login"
 
 

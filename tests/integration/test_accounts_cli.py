@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from app.accounts import User, authenticate
 from tests.reservation_factories import PASSWORD, make_school, make_user
+
+# Nothing here is about the database.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 CREATE = ["users", "create", "--email", "a@example.org", "--username", "ada", "--role", "staff"]
 

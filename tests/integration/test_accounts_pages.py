@@ -13,6 +13,9 @@ from app.extensions import reading_only
 from app.outbox import Origin, acting_as, current_origin
 from tests.reservation_factories import PASSWORD, log_in, make_user
 
+# Nothing here is about the database.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def app(app):

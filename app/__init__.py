@@ -14,24 +14,29 @@ from app import (
     accounts,
     answers,
     api,
+    audit,
     demo,
     dev,
     extensions,
     headers,
+    limiting,
     logs,
     mail,
     monitoring,
     outbox,
     overview,
     presentation,
+    proxies,
     reservations,
 )
+from app.audit import views as audit_pages
 from app.config import SettingError, load_environment, read_settings
+from app.mail import views as mail_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Slices of one shape; each registers its pages, endpoints, hooks and commands in `init_app`.
-SLICES = (accounts, mail, reservations, monitoring, overview)
+SLICES = (accounts, mail, reservations, monitoring, audit, overview)
 
 
 def create_app(
@@ -68,9 +73,9 @@ def _prepare(app: Flask) -> None:
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)
     # The database, the broker's log and the caught mails are nobody else's on this machine.
     Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
-    for part in (logs, extensions, outbox, headers, answers, presentation, api):
+    for part in (logs, proxies, extensions, outbox, limiting, headers, answers, presentation, api):
         part.init_app(app)
     for part in SLICES:
         part.init_app(app)
-    for part in (demo, dev):
+    for part in (mail_pages, audit_pages, demo, dev):
         part.init_app(app)

@@ -23,6 +23,7 @@ HINTS = {
     404: "The address may be mistyped, or what it named is gone.",
     405: "Go back and try again from the page.",
     409: "Reload the page to see how it stands now.",
+    429: "Nothing is lost: it works again after that time.",
     500: "It is on record. Try again in a moment.",
     503: "Try again in a moment. If you were saving something, look first whether it was saved.",
 }

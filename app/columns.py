@@ -113,9 +113,13 @@ def _compile_id_sqlite(element: _DatabaseId, compiler: SQLCompiler, **options: A
     return f"(substr({moment}, 1, 13) || lower({random}))"
 
 
-def new_id() -> str:
-    """A UUID of version 7 (RFC 9562, section 5.7): ids sort by the millisecond they were made in."""
-    millis = time.time_ns() // 1_000_000
+def new_id(moment: datetime | None = None) -> str:
+    """A UUID of version 7 (RFC 9562, section 5.7): ids sort by the millisecond they were made in.
+
+    Args:
+        moment: makes one that sorts as if it was made then.
+    """
+    millis = int(moment.timestamp() * 1_000) if moment else time.time_ns() // 1_000_000
     value = (millis & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62

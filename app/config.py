@@ -95,10 +95,61 @@ GROUPS: tuple[Group, ...] = (
             "Threads per web process, read by the Procfile: every page that watches live holds one.",
         ),
         Setting(
+            "TRUSTED_PROXIES",
+            whole_number(0),
+            0,
+            "Proxies in front, each adding to X-Forwarded-For: with a number too high, clients forge their address.",
+        ),
+        Setting(
             "MAX_REQUEST_BYTES",
             whole_number(1),
             16 * 1024 * 1024,
             "A larger request is refused before it is read into memory.",
+        ),
+    ),
+    group(
+        "Accounts",
+        Setting(
+            "REGISTRATION_MAIL_DELAY_SECONDS",
+            seconds(least=0),
+            2.0,
+            "How long the confirmation mail of a registration waits before its first attempt.",
+        ),
+        Setting(
+            "REGISTRATION_DIRECT_MAIL_SECONDS",
+            seconds(),
+            0.5,
+            "How long a registration waits for its mail when the broker is away and the web process sends it itself.",
+        ),
+        Setting(
+            "CONFIRMATION_CODE_MINUTES",
+            whole_number(1),
+            60,
+            "How long the code and the link of a confirmation mail work, from when the mail leaves.",
+        ),
+        Setting(
+            "PASSWORD_RESET_MINUTES",
+            whole_number(1),
+            30,
+            "How long the link of a password reset works, from when the mail leaves.",
+        ),
+        Setting(
+            "RATE_LIMITS_ENABLED",
+            boolean,
+            True,
+            "Whether logins, registrations, mails asked for and codes are limited; off for load tests only.",
+        ),
+        Setting(
+            "ACCESS_TOKEN_SECONDS",
+            whole_seconds,
+            900,
+            "How long the access token of a login opens the API; what was stolen is of use as long.",
+        ),
+        Setting(
+            "REFRESH_TOKEN_DAYS",
+            whole_number(1),
+            30,
+            "How long a client may be away and still renew its login without the password.",
         ),
     ),
     group(
@@ -173,6 +224,7 @@ GROUPS: tuple[Group, ...] = (
             14,
             "How long the record of a completed or cancelled job is kept.",
         ),
+        Setting("AUDIT_KEEP_DAYS", whole_number(1), 365, "How long the audit log remembers who did what."),
         Setting("JOBS_KEEP_FAILED_DAYS", whole_number(1), 90, "How long the record of a failed job is kept."),
         Setting(
             "RELAY_SECONDS",

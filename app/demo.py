@@ -18,6 +18,8 @@ from app.columns import new_id, utc_now
 from app.extensions import db
 from app.outbox import StatusChange, subject_type
 from app.reservations import Reservation, ReservationStatus, Resource
+from app.schools import default_school
+from app.tenancy import EVERYTHING, seeing
 
 DEMO_PASSWORD = "belfry-demo"  # noqa: S105 - shown on the login page of every demo
 
@@ -56,8 +58,9 @@ PER_DAY = 2
 
 @dataclass(frozen=True)
 class Ids:
-    """The ids of the demo's users by name, and of its resources in order."""
+    """The ids of the demo's school, of its users by name, and of its resources in order."""
 
+    school: int
     users: Mapping[str, int]
     resources: Sequence[int]
 
@@ -101,7 +104,8 @@ def demo_logins() -> list[tuple[str, str, str]] | None:
     if current_app.config["APP_ENV"] == "production":
         return None
     emails = [person.email for person in LOGINS]
-    known = set(db.session.scalars(sa.select(User.email).where(User.email.in_(emails), User.active)))
+    with seeing(EVERYTHING):  # whoever reads the login page is nobody yet
+        known = set(db.session.scalars(sa.select(User.email).where(User.email.in_(emails), User.active)))
     return [(person.email, DEMO_PASSWORD, person.role.value) for person in LOGINS if person.email in known] or None
 
 
@@ -111,7 +115,8 @@ def load() -> int:
     Returns:
         how many reservations were made; 0 when there were some.
     """
-    ids = Ids(_load_users(), _load_resources())
+    school_id = default_school().id
+    ids = Ids(school_id, _load_users(school_id), _load_resources(school_id))
     made = 0
     if not _has_reservations(ids):
         rows = _reservation_rows(ids, ZoneInfo(current_app.config["TIMEZONE"]))
@@ -139,34 +144,41 @@ def wipe() -> int:
     return removed
 
 
-def _load_users() -> dict[str, int]:
+def _load_users(school_id: int) -> dict[str, int]:
     people = {person.email: person for person in (*LOGINS, *CUSTOMERS)}
     present = db.session.scalars(sa.select(User.email).where(User.email.in_(people)))
     password_hash = hash_password(DEMO_PASSWORD)
-    missing = [_user_row(people[email], password_hash) for email in sorted(people.keys() - set(present))]
+    missing = [_user_row(people[email], password_hash, school_id) for email in sorted(people.keys() - set(present))]
     if missing:
         db.session.connection().execute(sa.insert(User), missing)
     query = sa.select(User.email, User.id).where(User.email.in_(people))
     return {people[email].username: id for email, id in db.session.execute(query)}
 
 
-def _user_row(person: Person, password_hash: str) -> dict[str, Any]:
+def _user_row(person: Person, password_hash: str, school_id: int) -> dict[str, Any]:
     return {
+        "school_id": school_id,
         "username": person.username,
         "username_key": person.username,
         "email": person.email,
+        "confirmed_at": utc_now(),
         "name": person.name,
         "role": person.role,
         "password_hash": password_hash,
     }
 
 
-def _load_resources() -> list[int]:
-    present = set(db.session.scalars(sa.select(Resource.name).where(Resource.name.in_(RESOURCES))))
-    missing = [{"name": name, "capacity": size} for name, size in RESOURCES.items() if name not in present]
+def _load_resources(school_id: int) -> list[int]:
+    query = sa.select(Resource.name, Resource.id).where(Resource.school_id == school_id, Resource.name.in_(RESOURCES))
+    present = {row.name for row in db.session.execute(query)}
+    missing = [
+        {"school_id": school_id, "name": name, "capacity": size}
+        for name, size in RESOURCES.items()
+        if name not in present
+    ]
     if missing:
         db.session.connection().execute(sa.insert(Resource), missing)
-    ids = {row.name: row.id for row in db.session.execute(sa.select(Resource.name, Resource.id))}
+    ids = {row.name: row.id for row in db.session.execute(query)}
     return [ids[name] for name in RESOURCES]
 
 
@@ -189,6 +201,7 @@ def _reservation_row(number: int, ids: Ids, today: date, zone: ZoneInfo) -> dict
     minutes = (45, 60, 90, 120)[number % 4]
     people = ("member", *(person.username for person in CUSTOMERS))
     return {
+        "school_id": ids.school,
         "customer_id": ids.users[people[number % len(people)]],
         "created_by_id": ids.users[people[number % len(people)]],
         "resource_id": None if number % 7 == 6 else ids.resources[number % len(ids.resources)],
@@ -215,17 +228,11 @@ def _insert_reservations(rows: Sequence[dict[str, Any]], staff_id: int) -> None:
     connection = db.session.connection()
     statement = sa.insert(Reservation).returning(Reservation.id, sort_by_parameter_order=True)
     ids = connection.execute(statement, rows).scalars().all()
-    changes = [
-        change
-        for id, row in zip(ids, rows, strict=True)
-        for change in _change_rows(id, row["status"], row["created_at"], staff_id)
-    ]
+    changes = [change for id, row in zip(ids, rows, strict=True) for change in _change_rows(id, row, staff_id)]
     connection.execute(sa.insert(StatusChange), changes)
 
 
-def _change_rows(
-    reservation_id: int, status: ReservationStatus, created_at: datetime, staff_id: int
-) -> list[dict[str, Any]]:
+def _change_rows(reservation_id: int, reservation: Mapping[str, Any], staff_id: int) -> list[dict[str, Any]]:
     """How the reservation came to its status: by staff, the last step of a completed one by the sweep."""
     steps: dict[ReservationStatus, list[ReservationStatus]] = {
         ReservationStatus.PENDING: [],
@@ -235,16 +242,18 @@ def _change_rows(
     }
     rows: list[dict[str, Any]] = []
     old = ReservationStatus.PENDING
-    for number, new in enumerate(steps[status], 1):
+    for number, new in enumerate(steps[reservation["status"]], 1):
+        at = min(reservation["created_at"] + timedelta(hours=number), utc_now())
         rows.append(
             {
-                "id": new_id(),
+                "id": new_id(at),
                 "subject_type": subject_type(Reservation),
                 "subject_id": str(reservation_id),
                 "field": Reservation.status.key,
                 "old": old.value,
                 "new": new.value,
-                "at": min(created_at + timedelta(hours=number), utc_now()),
+                "at": at,
+                "school_id": reservation["school_id"],
                 "user_id": None if new is ReservationStatus.COMPLETED else staff_id,
             }
         )

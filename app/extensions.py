@@ -6,23 +6,24 @@ import os
 import sqlite3
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, cast
 
 import sqlalchemy as sa
 from flask import Flask
-from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
 from flask_wtf.csrf import CSRFProtect
-from sqlalchemy import event
+from sqlalchemy import event, orm
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from app import sqlite
+from app import sqlite, tenancy
 from app.sqlite import reading_only
 
 # A host that vanishes says no goodbye: a client must not wait for a dead server, nor others for a dead client's locks.
@@ -54,8 +55,19 @@ def table_of(model: type[Base]) -> sa.Table:
     return cast(sa.Table, model.__table__)
 
 
+HELD = "commits_held"
+
+
 class BelfrySession(Session):
-    """The one session class: `app.outbox` listens on it, so every session's commits publish their jobs."""
+    """The one session class: `app.tenancy` and `app.outbox` listen on it, so every session keeps to its scope, and its
+    commits publish their jobs."""
+
+    def commit(self) -> None:
+        """Commits; within `commits_held`, only writes: whoever holds the commits makes them one."""
+        if HELD in self.info:
+            self.flush()
+        else:
+            super().commit()
 
     def rollback(self) -> None:
         """Rolls back. A connection that is lost took its transaction along: then nothing is left to do."""
@@ -64,6 +76,10 @@ class BelfrySession(Session):
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
+
+    def _identity_lookup(self, *args: Any, **kwargs: Any) -> Any:
+        """What `get` and many-to-one loads find without a query; rows that the scope hides are not found."""
+        return tenancy.visible(super()._identity_lookup(*args, **kwargs))
 
     def bulk_save_objects(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused, like the two below: SQLAlchemy's legacy bulk methods pass every hook by."""
@@ -78,13 +94,15 @@ class BelfrySession(Session):
         raise TypeError("bulk_update_mappings fires no hooks: use session.execute(update(Model), rows)")
 
 
+# Before the outbox, which is to see statements as they will run.
+tenancy.listen(BelfrySession)
+
 # A connection that lay idle for longer is asked whether it still stands before it is used.
 PING_AFTER_SECONDS = 1.0
 
 db = SQLAlchemy(model_class=Base, session_options={"class_": BelfrySession}, disable_autonaming=True)
 migrate = Migrate(db=db, render_as_batch=True)
 csrf = CSRFProtect()
-login_manager = LoginManager()
 
 
 def commit_and_keep() -> None:
@@ -97,12 +115,21 @@ def commit_and_keep() -> None:
         session.expire_on_commit = expires
 
 
+@contextmanager
+def commits_held(session: orm.Session) -> Iterator[None]:
+    """For a block whose commits wait for what its caller adds to them, and commits with them."""
+    session.info[HELD] = True
+    try:
+        yield
+    finally:
+        del session.info[HELD]
+
+
 def init_app(app: Flask) -> None:
     """Binds every extension to `app`."""
     db.init_app(app)
     migrate.init_app(app, db)
     csrf.init_app(app)
-    login_manager.init_app(app)
     app.shell_context_processor(_prepare_shell)
     with app.app_context():
         _prepare_engine(app, db.engine)

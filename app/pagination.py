@@ -68,6 +68,21 @@ def page_by_key(
     return Page(rows[:limit], _write_cursor(rows[limit - 1], key))
 
 
+def merge_pages(pages: Sequence[Page[Any]], key: Key, *, limit: int) -> Page[Any]:
+    """One page of several lists that have the same key, from a page of each of them that begins at the same cursor.
+
+    Args:
+        pages: of `page_by_key`, in descending order, with the same limit.
+        key: of one of the lists; the others have columns of the same names and types.
+        limit: the most rows.
+    """
+    names = [column.key for column in key]
+    rows = [row for page in pages for row in page.items]
+    rows.sort(key=lambda row: [getattr(row, name) for name in names], reverse=True)
+    has_more = len(rows) > limit or any(page.next_cursor for page in pages)
+    return Page(rows[:limit], _write_cursor(rows[limit - 1], key) if has_more else None)
+
+
 def _after(key: Key, values: Sequence[Any], descending: bool) -> sa.ColumnElement[bool]:
     # A row value, not `a < x OR (a = x AND b < y)`: both databases use an index for it.
     left = sa.tuple_(*key)

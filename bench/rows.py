@@ -15,9 +15,9 @@ MINUTES_FROM_NOW = {
     "postgresql": "now() + ({minutes}) * interval '1 minute'",
 }
 LOAD = (
-    "{numbers} INSERT INTO reservations (id, customer_id, start_time, duration_minutes, end_time, party_size, note, "
-    "status, created_at, updated_at) SELECT i, (i - 1) % {customers} + 1, {start}, 60, {end}, 2, '', {status}, "
-    "{now}, {now} FROM numbers"
+    "{numbers} INSERT INTO reservations (id, school_id, customer_id, start_time, duration_minutes, end_time, "
+    "party_size, note, status, created_at, updated_at) SELECT i, 1, (i - 1) % {customers} + 1, {start}, 60, {end}, "
+    "2, '', {status}, {now}, {now} FROM numbers"
 )
 TOUCH_UP = {"sqlite": "ANALYZE", "postgresql": "VACUUM ANALYZE reservations"}
 

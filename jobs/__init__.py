@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from flask import Flask
 
-from jobs import commands, engine, mail, maintenance, reservations
+from jobs import accounts, commands, engine, mail, maintenance, reservations
 
-MODULES = (mail, reservations, maintenance)
+MODULES = (accounts, mail, reservations, maintenance)
 
 
 def init_app(app: Flask) -> None:

@@ -12,10 +12,11 @@ from flask import Flask, current_app
 from flask.cli import with_appcontext
 from rq.serializers import JSONSerializer
 
+from app import audit
 from app.columns import utc_now
 from app.commands import CommandGroup
 from app.extensions import db
-from app.outbox import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, Schedule
+from app.outbox import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, Schedule, Subject
 from app.outbox.broker import connect
 from jobs.engine import schedule as schedules
 from jobs.engine.errors import ScheduleError
@@ -127,9 +128,11 @@ def _next_ticks(timing: Timing, count: int) -> list[datetime]:
 def _set_paused(name: str, moment: datetime | None) -> None:
     statement = sa.update(Schedule).where(Schedule.name == name).values(paused_at=moment)
     result: Any = db.session.execute(statement)
-    db.session.commit()
+    audit.record(f"schedule.{'pause' if moment else 'resume'}", Subject("schedule", name[:40]))
     if result.rowcount == 0:
+        db.session.rollback()
         raise click.ClickException(f"no schedule is named {name!r}: `flask schedule list` lists them")
+    db.session.commit()
     click.echo(f"{name} {'paused' if moment else 'resumed'}")
 
 

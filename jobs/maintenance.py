@@ -1,4 +1,4 @@
-"""Upkeep: records and mails that ended long ago go."""
+"""Upkeep: what ended long ago goes: records of jobs, mails, deeds, tokens, codes, answers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 from flask import current_app
 from sqlalchemy.orm import Session
 
+from app.accounts import prune_codes, prune_tokens
+from app.api import prune_answers
+from app.audit import prune_audit
 from app.columns import utc_now
 from app.mail import prune_mails
 from app.outbox import prune_records
@@ -19,7 +22,8 @@ SCHEDULE = [ScheduleEntry("maintenance.prune", job="maintenance.prune", cron="17
 
 @job("maintenance.prune", queue="bulk", timeout_seconds=600, is_singleton=True)
 def prune(session: Session) -> dict[str, Any]:
-    """Deletes ended jobs, past ticks and settled mails after the days that the settings give."""
+    """Deletes ended jobs, past ticks, settled mails and the audit log's past after the days that the settings give, and
+    tokens, codes and answers kept for idempotency keys when their time is over."""
     settings = current_app.config
     deleted = prune_records(
         session,
@@ -28,4 +32,14 @@ def prune(session: Session) -> dict[str, Any]:
     )
     ticks = prune_ticks(session, utc_now() - timedelta(days=settings["JOBS_KEEP_DAYS"]))
     mails = prune_mails(session, timedelta(days=settings["MAILS_KEEP_DAYS"]))
-    return {"jobs": deleted, "ticks": ticks, "mails": mails}
+    audit = prune_audit(session, timedelta(days=settings["AUDIT_KEEP_DAYS"]))
+    tokens, codes, answers = prune_tokens(session), prune_codes(session), prune_answers(session)
+    return {
+        "jobs": deleted,
+        "ticks": ticks,
+        "mails": mails,
+        "audit": audit,
+        "tokens": tokens,
+        "codes": codes,
+        "answers": answers,
+    }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from flask import current_app
+from sqlalchemy import Connection
 from sqlalchemy.types import TypeDecorator
 
 from app.extensions import db
@@ -26,10 +29,35 @@ def skip_empty(migration_context: object, revision: object, directives: list[Any
         directives[:] = []
 
 
+@contextmanager
+def tables_replaceable(connection: Connection) -> Iterator[None]:
+    """Lets a block replace tables that others refer to, which is how SQLite changes a constraint.
+
+    Else the old table's end would delete the rows that refer to it. SQLite hears this between transactions only, see
+    "Making other kinds of table schema changes" in its documentation of ALTER TABLE.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        connection.rollback()  # ends what has not been committed, or the next line would not be heard
+        driver.execute("PRAGMA foreign_keys = ON")
+
+
+def refuse_broken_references(connection: Connection) -> None:
+    """Raises RuntimeError when a migration left rows on SQLite that refer to none: nothing else has looked."""
+    if connection.dialect.name == "sqlite" and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
+        raise RuntimeError(f"the migration breaks references: {broken[:3]}")
+
+
 def run() -> None:
     """Runs the migrations in one transaction."""
     options = current_app.extensions["migrate"].configure_args
-    with db.engine.connect() as connection:
+    with db.engine.connect() as connection, tables_replaceable(connection):
         context.configure(
             connection=connection,
             target_metadata=db.metadata,
@@ -41,6 +69,7 @@ def run() -> None:
         )
         with context.begin_transaction():
             context.run_migrations()
+            refuse_broken_references(connection)
 
 
 run()

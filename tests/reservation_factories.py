@@ -10,10 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
-from app.accounts import Role, User, hash_password, issue_token
+from app.accounts import Role, User, hash_password, issue_pair
 from app.columns import utc_now
 from app.extensions import db
 from app.reservations import Reservation, ReservationStatus, Resource
+from app.schools import School, create_school, default_school
 
 PASSWORD = "correct horse battery"
 _numbers = count(1)
@@ -25,12 +26,21 @@ def password_hash() -> str:
     return hash_password(PASSWORD)
 
 
+def make_school() -> School:
+    """Another school than that of the installation."""
+    number = next(_numbers)
+    school = create_school(f"School {number}", f"school-{number}")
+    db.session.commit()
+    return school
+
+
 def make_user(role: Role = Role.MEMBER, **values: Any) -> User:
     """A user with `PASSWORD`."""
     name = f"{role.value}{next(_numbers)}"
     defaults = {
         "username": name,
         "email": f"{name}@example.org",
+        "confirmed_at": utc_now(),
         "name": name.title(),
         "password_hash": password_hash(),
     }
@@ -41,8 +51,10 @@ def make_user(role: Role = Role.MEMBER, **values: Any) -> User:
 
 
 def make_resource(**values: Any) -> Resource:
-    """A room for ten."""
-    resource = Resource(**{"name": f"Room {next(_numbers)}", "capacity": 10, **values})
+    """A room for ten, of the school of the installation unless `school_id` is given."""
+    given = {"name": f"Room {next(_numbers)}", "capacity": 10, **values}
+    given.setdefault("school_id", default_school().id)
+    resource = Resource(**given)
     db.session.add(resource)
     db.session.commit()
     return resource
@@ -51,7 +63,8 @@ def make_resource(**values: Any) -> Resource:
 def make_reservation(customer: User | None = None, **values: Any) -> Reservation:
     """A pending reservation of tomorrow."""
     customer = customer or make_user()
-    reservation = Reservation(**{"customer": customer, "start_time": tomorrow(), **values})
+    defaults = {"customer": customer, "school_id": customer.school_id, "start_time": tomorrow()}
+    reservation = Reservation(**defaults | values)
     db.session.add(reservation)
     db.session.commit()
     return reservation
@@ -60,6 +73,7 @@ def make_reservation(customer: User | None = None, **values: Any) -> Reservation
 def insert_reservations(customer: User, number: int, status: ReservationStatus, start_time: datetime) -> None:
     """Many rows at once, past every hook."""
     row = {
+        "school_id": customer.school_id,
         "customer_id": customer.id,
         "start_time": start_time,
         "end_time": start_time + timedelta(hours=1),
@@ -76,9 +90,9 @@ def tomorrow(hour: int = 10) -> datetime:
 
 def bearer(user: User) -> dict[str, str]:
     """The header of an API request by `user`."""
-    text, _ = issue_token(user)
+    pair = issue_pair(user)
     db.session.commit()
-    return {"Authorization": f"Bearer {text}"}
+    return {"Authorization": f"Bearer {pair.access_token}"}
 
 
 def log_in(client: FlaskClient, user: User) -> FlaskClient:

@@ -7,19 +7,40 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import api, requests, views
+from app.accounts import api, hooks, registration_pages, requests, rules, security, token_views, views
 from app.accounts.cli import users
+from app.accounts.codes import prune as prune_codes
 from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
 from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, ask_to_log_in, can, login_required, require, require_role
+from app.accounts.registration import resend_confirmation, send_password_reset
 from app.accounts.requests import act_as
-from app.accounts.services import authenticate, change_password, create_user, disable, find_user, get_user, set_role
-from app.accounts.tokens import issue_token, revoke, verify_token
+from app.accounts.services import (
+    authenticate,
+    change_password,
+    create_user,
+    disable,
+    end_sessions_and_tokens,
+    find_user,
+    get_user,
+    names_of,
+    set_role,
+)
+from app.accounts.tokens import (
+    Pair,
+    issue_pair,
+    issue_personal_token,
+    prune_tokens,
+    refresh_pair,
+    revoke,
+    verify_token,
+)
 from app.api import register_api
 
 __all__ = [
     "STAFF_ROLES",
     "AccessToken",
+    "Pair",
     "Role",
     "User",
     "act_as",
@@ -31,18 +52,31 @@ __all__ = [
     "change_password",
     "create_user",
     "disable",
+    "end_sessions_and_tokens",
     "find_user",
     "get_user",
     "hash_password",
+    "hooks",
     "init_app",
-    "issue_token",
+    "issue_pair",
+    "issue_personal_token",
     "login_required",
+    "names_of",
+    "prune_codes",
+    "prune_tokens",
+    "refresh_pair",
+    "registration_pages",
     "require",
     "require_role",
+    "resend_confirmation",
     "revoke",
+    "send_password_reset",
     "set_role",
     "verify_token",
 ]
+
+# Importing the slice declares its rules.
+rules.declare()
 
 
 def init_app(app: Flask) -> None:
@@ -51,6 +85,9 @@ def init_app(app: Flask) -> None:
     Must come after `app.extensions.init_app` and `app.api.init_app`.
     """
     requests.init_app(app)
+    security.init_app(app)
     app.register_blueprint(views.pages)
+    app.register_blueprint(token_views.pages)
     register_api(app, api.blueprint)
+    register_api(app, api.profile)
     app.cli.add_command(users)

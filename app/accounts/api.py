@@ -1,50 +1,214 @@
-"""The API of accounts: logging in and out, and oneself."""
+"""The API of accounts: logging in and out, tokens, and oneself."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from app.accounts import services
-from app.accounts.models import User
-from app.accounts.permissions import acting_user
-from app.accounts.requests import act_as, presented_token
-from app.accounts.schemas import LoginSchema, TokenSchema, UserSchema
-from app.accounts.tokens import TOKEN_LIFETIME, issue_token, revoke
-from app.api import ApiBlueprint, UnauthenticatedError, public
-from app.extensions import db
+from flask import url_for
 
-blueprint = ApiBlueprint("accounts", __name__, description="Logging in, and oneself")
+from app import audit
+from app.accounts import limits, registration, second_factor
+from app.accounts.models import AccessToken, User
+from app.accounts.permissions import acting_user, claimant, present_user, require
+from app.accounts.requests import act_as, presented_token
+from app.accounts.schemas import (
+    AddressSchema,
+    CodeSchema,
+    LoginSchema,
+    MessageSchema,
+    NewPasswordSchema,
+    NewPersonalTokenSchema,
+    PairSchema,
+    PersonalTokenSchema,
+    RefreshSchema,
+    RegisteredSchema,
+    RegistrationSchema,
+    ShownPersonalTokenSchema,
+    UserSchema,
+)
+from app.accounts.tokens import (
+    get_personal_token,
+    issue_pair,
+    issue_personal_token,
+    personal_tokens,
+    refresh_pair,
+    revoke,
+)
+from app.api import ApiBlueprint, QueryOfPage, UnauthenticatedError, page_answer, page_schema, public, secret_answer
+from app.extensions import commit_and_keep, db
+from app.outbox import subject_of
+
+# Without an area: what makes and ends logins takes no personal token.
+blueprint = ApiBlueprint("accounts", __name__, description="Joining, logging in and out, and tokens for scripts")
+profile = ApiBlueprint("profile", __name__, description="Oneself", area="profile")
+
+ONE_TOKEN = "/me/tokens/<id:token_id>"  # noqa: S105 - a path
+
+TOO_OFTEN = "That was tried too often: Retry-After says how many seconds to wait."
+
+
+@blueprint.route("/auth/register", methods=["POST"])
+@blueprint.arguments(RegistrationSchema)
+@blueprint.response(201, RegisteredSchema)
+@blueprint.alt_response(429, description=TOO_OFTEN)
+@public
+def register(fields: dict[str, str]) -> dict[str, Any]:
+    """Join: a user whose address is yet to be confirmed, and a mail with the code for it
+
+    Whether the address is registered already is not told: then its owner gets another mail.
+    """
+    limits.spend_registration(fields["email"])
+    user, mail_id = registration.register(**fields)
+    act_as(user)
+    pair = issue_pair(user)
+    commit_and_keep()
+    posted = registration.post(mail_id)
+    return {
+        "access_token": pair.access_token,
+        "expires_in": pair.expires_in,
+        "refresh_token": pair.refresh_token,
+        "refresh_expires_in": pair.refresh_expires_in,
+        "user_data": user,
+        "email_confirmation_sent": posted.is_on_its_way,
+        "message": f"You are registered. {posted.message}",
+        "email_info": posted.describe(),
+    }
+
+
+@blueprint.route("/auth/confirm", methods=["POST"])
+@blueprint.arguments(CodeSchema)
+@blueprint.response(200, UserSchema)
+@blueprint.alt_response(429, description=TOO_OFTEN)
+@public
+def confirm(fields: dict[str, str]) -> User:
+    """Confirm an address by the six digits of the mail"""
+    limits.spend_code()
+    return registration.confirm_by_digits(fields["email"], fields["code"])
+
+
+@blueprint.route("/auth/resend-confirmation", methods=["POST"])
+@blueprint.arguments(AddressSchema)
+@blueprint.response(202, MessageSchema)
+@blueprint.alt_response(429, description=TOO_OFTEN)
+@public
+def resend_confirmation(fields: dict[str, str]) -> dict[str, str]:
+    """Ask for another code; the answer is the same whether or not the address waits for one"""
+    limits.spend_mail(fields["email"])
+    registration.request_confirmation(fields["email"], claimant())
+    return {"message": "If this address waits to be confirmed, a mail with a new code is on its way."}
+
+
+@blueprint.route("/auth/password-reset", methods=["POST"])
+@blueprint.arguments(AddressSchema)
+@blueprint.response(202, MessageSchema)
+@blueprint.alt_response(429, description=TOO_OFTEN)
+@public
+def request_password_reset(fields: dict[str, str]) -> dict[str, str]:
+    """Ask for a link to a new password; the answer is the same whether or not the address is registered"""
+    limits.spend_mail(fields["email"])
+    registration.request_password_reset(fields["email"])
+    return {"message": "If this address is registered, a mail with a link to a new password is on its way."}
+
+
+@blueprint.route("/auth/password-reset/confirm", methods=["POST"])
+@blueprint.arguments(NewPasswordSchema)
+@blueprint.response(200, MessageSchema)
+@blueprint.alt_response(429, description=TOO_OFTEN)
+@public
+def reset_password(fields: dict[str, str]) -> dict[str, str]:
+    """Choose a new password: every session and token ends"""
+    limits.spend_code()
+    registration.reset_password(fields["token"], fields["password"])
+    return {"message": "The password is changed: log in with it."}
 
 
 @blueprint.route("/auth/login", methods=["POST"])
 @blueprint.arguments(LoginSchema)
-@blueprint.response(200, TokenSchema)
+@blueprint.response(200, PairSchema)
 @blueprint.alt_response(401, description="No user has this login and password.")
-@blueprint.doc(security=[])
+@blueprint.alt_response(429, description=TOO_OFTEN)
 @public
-def login(credentials: dict[str, str]) -> dict[str, Any]:
-    """Log in: an access token for a username or email address and a password"""
+def login(credentials: dict[str, str]) -> Mapping[str, Any]:
+    """Log in: a pair of tokens for a username or email address and a password"""
     identifier = credentials.get("username") or credentials.get("email") or ""
-    user = services.authenticate(identifier, credentials["password"])
+    user = limits.authenticate(identifier, credentials["password"])
     if user is None:
         raise UnauthenticatedError("No user has this login and password.")
+    if user.tf_primary_method:
+        limits.spend_code()
+    if not second_factor.is_satisfied(user, credentials.get("code")):
+        raise UnauthenticatedError(
+            "This user has a second factor: send its code too.", {"code": ["takes a new code of the authenticator app"]}
+        )
     act_as(user)
-    access_token, _ = issue_token(user)
-    db.session.commit()
-    seconds = int(TOKEN_LIFETIME.total_seconds())
-    return {"access_token": access_token, "expires_in": seconds, "user": user}
+    audit.record("user.login", subject_of(user), details={"with": "password, for a token"})
+    pair = issue_pair(user)
+    commit_and_keep()
+    return vars(pair)
+
+
+@blueprint.route("/auth/refresh", methods=["POST"])
+@blueprint.arguments(RefreshSchema)
+@blueprint.response(200, PairSchema)
+@blueprint.alt_response(401, description="It is unknown, expired, revoked or was used before: log in again.")
+@public
+def refresh(given: dict[str, str]) -> Mapping[str, Any]:
+    """The next pair of tokens: each refresh token works once, and a second use ends the login"""
+    pair = refresh_pair(given["refresh_token"])
+    commit_and_keep()
+    if pair is None:
+        raise UnauthenticatedError("This refresh token is unknown, expired, revoked or was used before: log in again.")
+    return vars(pair)
 
 
 @blueprint.route("/auth/logout", methods=["POST"])
 @blueprint.response(204)
 def logout() -> None:
-    """Log out: the access token of this request works no more"""
+    """Log out: the tokens of this login work no more"""
     revoke(presented_token())
     db.session.commit()
 
 
-@blueprint.route("/me")
-@blueprint.response(200, UserSchema)
+@blueprint.route("/me/tokens")
+@blueprint.arguments(QueryOfPage, location="query")
+@blueprint.response(200, page_schema(PersonalTokenSchema))
+def list_tokens(query: dict[str, Any]) -> Mapping[str, Any]:
+    """One's personal tokens, newest first"""
+    return page_answer(personal_tokens(acting_user(), **query))
+
+
+@blueprint.route("/me/tokens", methods=["POST"])
+@blueprint.arguments(NewPersonalTokenSchema)
+@blueprint.response(201, ShownPersonalTokenSchema)
+@secret_answer
+def create_token(values: dict[str, Any]) -> tuple[Mapping[str, Any], int, dict[str, str]]:
+    """Make a personal token for a script: it is shown this once"""
+    require(acting_user(), "tokens.create")
+    text, token = issue_personal_token(acting_user(), **values)
+    commit_and_keep()
+    location = url_for("api_accounts.get_token", token_id=token.id)
+    shown = {name: getattr(token, name) for name in PersonalTokenSchema().fields}
+    return {**shown, "token": text}, 201, {"Location": location}
+
+
+@blueprint.route(ONE_TOKEN)
+@blueprint.response(200, PersonalTokenSchema)
+def get_token(token_id: int) -> AccessToken:
+    """One personal token"""
+    return get_personal_token(acting_user(), token_id)
+
+
+@blueprint.route(ONE_TOKEN, methods=["DELETE"])
+@blueprint.response(204)
+def revoke_token(token_id: int) -> None:
+    """Revoke a personal token: it works no more"""
+    revoke(get_personal_token(acting_user(), token_id))
+    db.session.commit()
+
+
+@profile.route("/me")
+@profile.response(200, UserSchema)
 def me() -> User:
     """Oneself"""
-    return acting_user()
+    return present_user()

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import click
 
-from app.accounts import services
+from app.accounts import registration, services
 from app.accounts.models import Role
 from app.commands import CommandGroup
 from app.errors import AppError
 from app.extensions import db
+from app.schools import DEFAULT_SLUG, get_school
 
 users = CommandGroup("users", help="Makes users and changes what they may do.")
 
@@ -22,14 +23,21 @@ roles = click.Choice([role.value for role in Role])
 @click.option("--email", required=True, help="The address mails go to.")
 @click.option("--username", required=True, help="3 to 40 letters, digits, dots, dashes or underscores.")
 @click.option("--role", type=roles, default=Role.MEMBER.value, show_default=True)
+@click.option("--school", "slug", default=DEFAULT_SLUG, show_default=True, help="The slug of the user's school.")
 @click.option("--name", default="", help="As others see it; the username when absent.")
 @click.option("--time-zone", help="As Europe/Berlin; the setting TIMEZONE when absent.")
 @click.option("--password", prompt=True, hide_input=True, confirmation_prompt=True, help="Asked for when absent.")
-def create(email: str, username: str, role: str, name: str, time_zone: str | None, password: str) -> None:
+def create(email: str, username: str, role: str, slug: str, name: str, time_zone: str | None, password: str) -> None:
     """Makes a user."""
     with _one_line_errors():
         user = services.create_user(
-            username=username, email=email, password=password, role=role, name=name, time_zone=time_zone
+            username=username,
+            email=email,
+            password=password,
+            role=role,
+            name=name,
+            time_zone=time_zone,
+            school=get_school(slug),
         )
         db.session.commit()
     click.echo(f"user {user.id}: {user.username} <{user.email}>, {user.role}")
@@ -45,6 +53,17 @@ def set_role(login: str, role: str) -> None:
         services.set_role(user, role)
         db.session.commit()
     click.echo(f"user {user.id}: {user.username} <{user.email}>, {user.role}")
+
+
+@users.command("confirm")
+@click.argument("login")
+def confirm(login: str) -> None:
+    """Takes a user's address for confirmed, where no mail can reach them."""
+    with _one_line_errors():
+        user = services.get_user(login)
+        registration.confirm(user)
+        db.session.commit()
+    click.echo(f"user {user.id}: {user.username} <{user.email}>, confirmed")
 
 
 @users.command("disable")

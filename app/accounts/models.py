@@ -1,4 +1,10 @@
-"""Who may come in: users and their access tokens. How they are made and checked stands in services.py and tokens.py."""
+"""Who may come in: users, their access tokens, and the codes that mails carry to them.
+
+How they are made and checked stands in services.py, tokens.py and codes.py.
+"""
+
+# pyright: reportIncompatibleVariableOverride=false
+# Flask-Security's mixin declares plain types where SQLAlchemy has Mapped ones.
 
 from __future__ import annotations
 
@@ -7,10 +13,15 @@ from datetime import datetime
 from enum import StrEnum
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
+from flask_security import RoleMixin, UserMixin
+from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validates
 
 from app.columns import UtcDateTime, text_enum, utc_now
 from app.extensions import db
+from app.schools import default_school_id
+from app.tenancy import OfSchool
+
+MAX_TOKEN_NAME_CHARACTERS = 80
 
 
 class Role(StrEnum):
@@ -24,30 +35,76 @@ class Role(StrEnum):
 STAFF_ROLES = frozenset({Role.ADMIN, Role.STAFF})
 
 
-def new_nonce() -> str:
-    """A new session nonce: sessions that carry another one are over."""
+class RoleOfSecurity(RoleMixin):
+    """What Flask-Security takes for roles: nothing. A user has one `Role`, and `permissions` alone asks for it."""
+
+
+class CodePurpose(StrEnum):
+    """What a one-time code lets its bearer do."""
+
+    CONFIRM = "confirm"
+    RESET = "reset"
+
+
+_IS_CONFIRMED = sa.text("confirmed_at IS NOT NULL")
+
+
+def new_uniquifier() -> str:
+    """What a user's sessions carry: those that carry another one are over."""
     return str(uuid.uuid4())
 
 
-class User(db.Model):
-    """A person who can log in. `username_key` makes the username unique whatever its case, on both databases."""
+class User(OfSchool, UserMixin, db.Model):
+    """A person who can log in. `username_key` makes the username unique whatever its case, on both databases.
+
+    An address has one confirmed user. Before it is confirmed anybody may claim it: to refuse a second claim would tell
+    who is a user. Names that begin with `fs_`, `tf_` and `mf_`, and those of the logins, are Flask-Security's.
+    """
 
     __tablename__ = "users"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    username: Mapped[str] = mapped_column(sa.String(40))
+    # Whoever is put nowhere else belongs to the school of the installation.
+    school_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("schools.id"), default=default_school_id(), index=True, active_history=True
+    )
+    username: Mapped[str] = mapped_column(sa.String(40), active_history=True)
     username_key: Mapped[str] = mapped_column(sa.String(40), unique=True)
-    email: Mapped[str] = mapped_column(sa.String(254), unique=True)
+    email: Mapped[str] = mapped_column(sa.String(254), active_history=True)
+    # When the user showed that mails to the address reach them; a user without it may do next to nothing.
+    confirmed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     name: Mapped[str] = mapped_column(sa.String(120))
-    password_hash: Mapped[str] = mapped_column(sa.String(200))
-    role: Mapped[Role] = mapped_column(text_enum(Role), default=Role.MEMBER)
-    active: Mapped[bool] = mapped_column(default=True)
+    password_hash: Mapped[str] = mapped_column(sa.String(200), active_history=True)
+    role: Mapped[Role] = mapped_column(text_enum(Role), default=Role.MEMBER, active_history=True)
+    active: Mapped[bool] = mapped_column(default=True, active_history=True)
     time_zone: Mapped[str | None] = mapped_column(sa.String(60))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    session_nonce: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), default=new_nonce)
 
-    # Without AUTOINCREMENT, SQLite gives the id of the last row to the next one once that row is deleted.
-    __table_args__ = {"sqlite_autoincrement": True}
+    fs_uniquifier: Mapped[str] = mapped_column(sa.String(64), default=new_uniquifier, unique=True)
+    tf_primary_method: Mapped[str | None] = mapped_column(sa.String(64))
+    tf_totp_secret: Mapped[str | None] = mapped_column(sa.String(255))  # encrypted
+    tf_last_counter: Mapped[int | None]  # of the last code that was taken: each works once
+    mf_recovery_codes: Mapped[list[str] | None] = mapped_column(sa.JSON(none_as_null=True))  # hashed
+    last_login_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_login_ip: Mapped[str | None] = mapped_column(sa.String(64))
+    current_login_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    current_login_ip: Mapped[str | None] = mapped_column(sa.String(64))
+    login_count: Mapped[int] = mapped_column(default=0)
+
+    password = synonym("password_hash")  # pyright: ignore[reportAssignmentType]
+
+    __table_args__ = (
+        sa.Index(
+            "uq_users_confirmed_email",
+            "email",
+            unique=True,
+            sqlite_where=_IS_CONFIRMED,
+            postgresql_where=_IS_CONFIRMED,
+        ),
+        sa.Index("ix_users_email", "email"),
+        # Without AUTOINCREMENT, SQLite gives the id of the last row to the next one once that row is deleted.
+        {"sqlite_autoincrement": True},
+    )
 
     @validates("username")
     def _keep_username_key(self, _: str, username: str) -> str:
@@ -59,44 +116,72 @@ class User(db.Model):
         return email.lower()
 
     @property
+    def is_confirmed(self) -> bool:
+        """Whether mails to the address are known to reach this user."""
+        return self.confirmed_at is not None
+
+    @property
     def is_staff(self) -> bool:
         """Whether the user works at the school."""
         return self.role in STAFF_ROLES
 
-    # What Flask-Login asks of a user.
-
     @property
-    def is_authenticated(self) -> bool:
-        """Whether this is somebody, and still welcome."""
-        return self.active
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the user may log in."""
-        return self.active
-
-    @property
-    def is_anonymous(self) -> bool:
-        """False: nobody has no row."""
-        return False
-
-    def get_id(self) -> str:
-        """What a session keeps: it is void once the nonce has changed."""
-        return f"{self.id}:{self.session_nonce}"
+    def roles(self) -> list[RoleOfSecurity]:
+        """None, for Flask-Security."""
+        return []
 
 
 class AccessToken(db.Model):
-    """A key to the API. Only its SHA-256 is kept: who reads the table cannot use it."""
+    """A key to the API: a login, whose tokens change with every refresh, or a personal token of a script.
+
+    The row is the *family* of all tokens that descend from one login: revoking it ends them all. Only SHA-256 hashes
+    are kept: who reads the table can use none of them. `family_hash` stays, so that a refresh token that was used
+    before is recognised as one of this family.
+    """
 
     __tablename__ = "access_tokens"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     hash: Mapped[str] = mapped_column(sa.String(64), unique=True)
     user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
-    name: Mapped[str] = mapped_column(sa.String(80))
+    name: Mapped[str] = mapped_column(sa.String(MAX_TOKEN_NAME_CHARACTERS))
+    # None: a login, which may do whatever its user may.
+    scopes: Mapped[list[str] | None] = mapped_column(sa.JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # None: a personal token that works until it is revoked.
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    family_hash: Mapped[str | None] = mapped_column(sa.String(64), unique=True)
+    refresh_hash: Mapped[str | None] = mapped_column(sa.String(64))
+    refresh_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime, active_history=True)
 
     user: Mapped[User] = relationship()
+
+
+class AccountCode(db.Model):
+    """A code and a link that one mail carries to its reader. Neither is kept: both follow from `nonce` by SECRET_KEY.
+
+    `expires_at` is empty until the mail leaves: before, the code does not work.
+    """
+
+    __tablename__ = "account_codes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"))
+    purpose: Mapped[CodePurpose] = mapped_column(text_enum(CodePurpose))
+    nonce: Mapped[str] = mapped_column(sa.String(64))
+    token_hash: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    voided_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    tries: Mapped[int] = mapped_column(default=0)
+
+    user: Mapped[User] = relationship()
+
+    __table_args__ = (
+        sa.Index("ix_account_codes_user_id_purpose", "user_id", "purpose"),
+        sa.Index("ix_account_codes_created_at", "created_at"),
+        {"sqlite_autoincrement": True},
+    )

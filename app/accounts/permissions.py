@@ -22,7 +22,11 @@ P = ParamSpec("P")
 Rule = Callable[[User, Any], bool]
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_rules: dict[str, Rule] = {}
+_rules: dict[str, Rule] = {"schools.view_all": lambda user, _: user.role is Role.ADMIN}
+
+
+class UnconfirmedError(ForbiddenError):
+    """You are known, and have yet to confirm your email address."""
 
 
 def allow(action: str, rule: Rule) -> None:
@@ -31,9 +35,9 @@ def allow(action: str, rule: Rule) -> None:
 
 
 def can(user: User | None, action: str, row: object = None) -> bool:
-    """Whether `user` may do `action` to `row`. Nobody, a disabled user and an unknown action: no."""
+    """Whether `user` may do `action` to `row`. Nobody, a disabled or unconfirmed user and an unknown action: no."""
     rule = _rules.get(action)
-    return rule is not None and user is not None and bool(user.is_active) and rule(user, row)
+    return rule is not None and user is not None and user.is_active and user.is_confirmed and rule(user, row)
 
 
 def require(user: User | None, action: str, row: object = None, *, message: str = "") -> None:
@@ -43,19 +47,40 @@ def require(user: User | None, action: str, row: object = None, *, message: str 
 
 
 def acting_user() -> User:
-    """Who makes this request. Raises UnauthenticatedError when nobody is logged in."""
+    """Who makes this request.
+
+    Raises:
+        UnauthenticatedError: nobody is logged in.
+        UnconfirmedError: the user has yet to confirm the address.
+    """
+    user = present_user()
+    if not user.is_confirmed:
+        raise UnconfirmedError("Confirm your email address first: the code is in the mail that you got.")
+    return user
+
+
+def present_user() -> User:
+    """Who makes this request, confirmed or not: for what users see of themselves. Raises UnauthenticatedError."""
     user = current_user._get_current_object()  # noqa: SLF001 - werkzeug's documented way through its proxies
     if not isinstance(user, User):
         raise UnauthenticatedError("Log in first.")
     return user
 
 
+def claimant() -> User | None:
+    """Who makes this request, if it is a user who has yet to confirm the address."""
+    return present_user() if current_user.is_authenticated and not current_user.is_confirmed else None
+
+
 def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
-    """Lets only those in who are logged in; others get the login page, or a 401 from the API."""
+    """Lets only those in who are logged in and confirmed; others get the login page, or a 401 from the API."""
 
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
-        return view(*args, **kwargs) if current_user.is_authenticated else ask_to_log_in()
+        if not current_user.is_authenticated:
+            return ask_to_log_in()
+        acting_user()  # raises for who has yet to confirm
+        return view(*args, **kwargs)
 
     return guarded
 
@@ -92,7 +117,7 @@ def ask_to_log_in() -> Response:
 
 
 def _login_url(next_path: str | None) -> str:
-    return url_for("accounts.login", next=next_path)
+    return url_for("security.login", next=next_path)
 
 
 def _page_to_return_to() -> str | None:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 import uuid
+from dataclasses import replace
 
 import structlog
-from flask import Flask, Response, g, request
-from flask_login import logout_user
+from flask import Flask, Response, current_app, g, request
 
 from app.accounts.models import AccessToken, User
+from app.accounts.permissions import can
 from app.accounts.tokens import verify_token
 from app.api import is_api_request
-from app.extensions import db, login_manager, reading_only
+from app.extensions import reading_only
 from app.outbox import Origin, current_origin, set_origin
+from app.proxies import client_address, user_agent
+from app.tenancy import EVERYTHING, NOTHING, Scope, current_scope, seeing, set_scope
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -33,7 +36,7 @@ def init_app(app: Flask) -> None:
 def begin_request() -> None:
     """Called first: gives the request its id and its origin, and recognises the bearer of a token."""
     # Where one application context serves several requests, as in tests, nobody stays from the one before.
-    for name in ("_login_user", "access_token", "zone"):
+    for name in ("_login_user", "access_token", "token_scopes", "zone"):
         g.pop(name, None)
     g.request_id = _request_id(request.headers.get("X-Request-Id", ""))
     g.origin_before = current_origin()
@@ -41,7 +44,9 @@ def begin_request() -> None:
     g.reading_only_before = reading_only.get()
     reading_only.set(request.method in READING_METHODS)
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
-    set_origin(Origin(None, g.request_id))
+    set_origin(Origin(None, g.request_id, address=client_address(), user_agent=user_agent()))
+    g.scope_before = current_scope()
+    set_scope(NOTHING)
     if is_api_request():
         _recognise_bearer()
 
@@ -58,33 +63,25 @@ def end_request(_: BaseException | None) -> None:
     if "origin_before" not in g:
         return
     set_origin(g.pop("origin_before"))
+    set_scope(g.pop("scope_before"))
     reading_only.set(g.pop("reading_only_before"))
     structlog.contextvars.unbind_contextvars("request_id", "user_id")
 
 
-@login_manager.user_loader
-def load_session_user(session_id: str) -> User | None:
-    """Called when a page first asks for its user, with what `User.get_id` gave at the login."""
-    user_id, _, nonce = session_id.partition(":")
-    user = db.session.get(User, int(user_id)) if user_id.isdecimal() else None
-    if user is None or not user.active or user.session_nonce != nonce:
-        return None
-    act_as(user)
-    return user
-
-
 def act_as(user: User) -> None:
-    """From here on the request's changes are the user's, and its times are on the user's clock."""
-    set_origin(Origin(user.id, g.get("request_id")))
+    """From here on the request's changes are the user's, it sees what is the user's school's, and its times are on the
+    user's clock."""
+    set_origin(replace(current_origin(), user_id=user.id, school_id=user.school_id))
+    set_scope(EVERYTHING if can(user, "schools.view_all") else Scope(user.school_id))
     structlog.contextvars.bind_contextvars(user_id=user.id)
     if user.time_zone:
         g.zone = user.time_zone
 
 
-def forget_user() -> None:
-    """Ends the session of a page's user."""
-    logout_user()
-    set_origin(Origin(None, g.get("request_id")))
+def forget() -> None:
+    """From here on the request is nobody's."""
+    set_origin(replace(current_origin(), user_id=None, school_id=None))
+    set_scope(NOTHING)
 
 
 def presented_token() -> AccessToken:
@@ -93,11 +90,13 @@ def presented_token() -> AccessToken:
 
 
 def _recognise_bearer() -> None:
-    token = _verify_header()
+    with seeing(EVERYTHING):  # of which school is only known then
+        token = _verify_header()
     if token is not None:
-        g.access_token = token
+        g.access_token, g.token_scopes = token, token.scopes
         act_as(token.user)
     # Flask-Login's request_loader would ask the session and the remember cookie first, which have no say here.
+    login_manager = current_app.extensions["security"].login_manager
     login_manager._update_request_context_with_user(token.user if token else None)  # noqa: SLF001
 
 

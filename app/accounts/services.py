@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from app.accounts.models import Role, User, new_nonce
+from app.accounts.emails import send_password_changed
+from app.accounts.models import Role, User, new_uniquifier
 from app.accounts.passwords import hash_password, is_password, needs_rehash
+from app.accounts.tokens import revoke_all
 from app.accounts.validation import (
     valid_email,
     valid_name,
@@ -18,8 +20,11 @@ from app.accounts.validation import (
     valid_time_zone,
     valid_username,
 )
+from app.columns import utc_now
 from app.errors import InvalidInputError, NotFoundError
 from app.extensions import db
+from app.schools import School
+from app.tenancy import EVERYTHING, seeing
 
 VALIDATORS: dict[str, Callable[[Any], Any]] = {
     "username": valid_username,
@@ -39,60 +44,69 @@ def create_user(
     role: str = Role.MEMBER,
     name: str = "",
     time_zone: str | None = None,
+    is_confirmed: bool = True,
+    school: School | None = None,
 ) -> User:
     """Makes a user, flushed.
 
     Args:
         username: 3 to 40 characters, unique whatever its case.
-        email: unique whatever its case.
+        email: unique among confirmed users, whatever its case.
         password: 8 to 200 characters.
         role: a `Role` or its value.
         name: as others see it; the username when empty.
         time_zone: an IANA name; None takes the setting TIMEZONE.
+        is_confirmed: whether somebody vouches for the address. When nobody does, it may be another user's too, and
+            nothing tells whether it is.
+        school: whose user it is; None is the school of the installation.
 
     Raises:
         InvalidInputError: names every field that is wrong or taken.
     """
     given = {"username": username, "email": email, "password": password, "role": role, "name": name or username}
     values = _validated(given | ({"time_zone": time_zone} if time_zone else {}))
-    _refuse_taken(values["username"], values["email"])
+    # Before the first question: on SQLite, whoever has asked keeps every other writer waiting.
     values["password_hash"] = hash_password(values.pop("password"))
-    user = User(**values)
+    values["confirmed_at"] = utc_now() if is_confirmed else None
+    _refuse_taken(values["username"], values["email"] if is_confirmed else None)
+    user = User(**values, **({"school_id": school.id} if school else {}))
     try:
-        with db.session.begin_nested():
+        # Whoever registers is nobody yet.
+        with seeing(EVERYTHING), db.session.begin_nested():
             db.session.add(user)
     except IntegrityError:
         # Somebody took it between our look and our insert.
-        _refuse_taken(values["username"], values["email"])
+        _refuse_taken(values["username"], values["email"] if is_confirmed else None)
         raise
     return user
 
 
+@seeing(EVERYTHING)  # of which school is only known then
 def authenticate(login: str, password: str) -> User | None:
     """The active user of this username or email address and password, or None.
 
+    An address may be one confirmed user's, and be claimed by others besides. Who claims it logs in with it as well, or
+    one could find out whose it is by registering with it; of those that claim it, only the last one does.
+
     Takes the same time whether or not the login exists, so that nobody finds out who is a user.
     """
-    user = find_user(login)
-    stored = user.password_hash if user else None
+    candidates = _candidates(login)
+    known = [(user, user.password_hash) for user in candidates if user is not None]
     # Checking takes long on purpose; on SQLite, whoever has read keeps every other writer waiting meanwhile.
     db.session.rollback()
-    if stored is None:
+    matching = [user for user, stored in known if is_password(stored, password)]
+    for _ in candidates[len(known) :]:
         hash_password(password)  # as long as checking one
-        return None
-    if not is_password(stored, password) or user is None or not user.active:
-        return None
-    if needs_rehash(user.password_hash):
+    user = next((user for user in matching if user.active), None)
+    if user is not None and needs_rehash(user.password_hash):
         user.password_hash = hash_password(password)
     return user
 
 
 def find_user(login: str) -> User | None:
-    """The user of a username or an email address, whatever its case."""
-    wanted = login.strip().lower()
-    column = User.email if "@" in wanted else User.username_key
-    # PostgreSQL takes no NUL in text.
-    return None if "\x00" in wanted else db.session.scalar(sa.select(User).where(column == wanted))
+    """The user of a username or an email address, whatever its case, if the present scope shows them; of several the
+    one who has confirmed it."""
+    return next((user for user in _candidates(login) if user is not None), None)
 
 
 def get_user(login: str) -> User:
@@ -103,11 +117,25 @@ def get_user(login: str) -> User:
     return user
 
 
+def check_password(password: str) -> None:
+    """Raises InvalidInputError when `password` cannot be one."""
+    _validated({"password": password})
+
+
+def names_of(user_ids: Iterable[int | None]) -> dict[int, str]:
+    """The names of who did something, by id, whatever their school: whoever may see the deed may know whose it was."""
+    query = sa.select(User.id, User.name).where(User.id.in_(set(user_ids) - {None}))
+    with seeing(EVERYTHING):
+        return {row.id: row.name for row in db.session.execute(query)}
+
+
 def change_password(user: User, password: str) -> None:
-    """Sets a password and ends all of the user's sessions. Raises InvalidInputError."""
-    values = _validated({"password": password})
-    user.password_hash = hash_password(values["password"])
-    user.session_nonce = new_nonce()
+    """Sets a password, ends all of the user's sessions and tokens, and tells the user by mail. Raises
+    InvalidInputError."""
+    check_password(password)
+    user.password_hash = hash_password(password)
+    end_sessions_and_tokens(user)
+    send_password_changed(user)
 
 
 def set_role(user: User, role: str) -> None:
@@ -118,7 +146,13 @@ def set_role(user: User, role: str) -> None:
 def disable(user: User) -> None:
     """Shuts the user out: no login, no session and no token works from the commit on."""
     user.active = False
-    user.session_nonce = new_nonce()
+    end_sessions_and_tokens(user)
+
+
+def end_sessions_and_tokens(user: User) -> None:
+    """From the commit on, whoever was logged in as the user is no more, nor is any script of theirs."""
+    user.fs_uniquifier = new_uniquifier()
+    revoke_all(user)
 
 
 def _validated(given: dict[str, Any]) -> dict[str, Any]:
@@ -134,15 +168,33 @@ def _validated(given: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _refuse_taken(username: str, email: str) -> None:
-    query = sa.select(User.username_key, User.email).where(
-        sa.or_(User.username_key == username.lower(), User.email == email)
+def _candidates(login: str) -> list[User | None]:
+    """Who may be meant, best first, None for nobody: one by a username; by an address who has confirmed it, and the
+    last one who claims it."""
+    wanted = login.strip().lower().replace("\x00", " ")  # PostgreSQL takes no NUL in text, and no login has a space
+    if "@" not in wanted:
+        return [_newest(User.username_key == wanted)]
+    is_confirmed = User.confirmed_at.is_not(None)
+    return [_newest(User.email == wanted, is_confirmed), _newest(User.email == wanted, ~is_confirmed)]
+
+
+def _newest(*conditions: sa.ColumnElement[bool]) -> User | None:
+    return db.session.scalar(sa.select(User).where(*conditions).order_by(User.id.desc()).limit(1))
+
+
+def _refuse_taken(username: str, email: str | None) -> None:
+    """Usernames are public, so one that is taken is said to be; `email` is None where nobody is to learn of it."""
+    is_same_address = sa.and_(User.email == email, User.confirmed_at.is_not(None))
+    query = sa.select(User.username_key, User.email, User.confirmed_at).where(
+        sa.or_(User.username_key == username.lower(), is_same_address)
     )
     problems: dict[str, list[str]] = {}
-    for taken_username, taken_email in db.session.execute(query):
+    with seeing(EVERYTHING):  # a login is one person's, whatever the school
+        rows = db.session.execute(query).all()
+    for taken_username, taken_email, confirmed_at in rows:
         if taken_username == username.lower():
             problems["username"] = ["is taken"]
-        if taken_email == email:
+        if taken_email == email and confirmed_at is not None:
             problems["email"] = ["is taken"]
     if problems:
         raise InvalidInputError("There is such a user already.", problems)

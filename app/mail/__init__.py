@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.mail import emails, rendering, transport, views
+from app.mail import emails, rendering, transport
 from app.mail.cli import mail as commands
 from app.mail.delivery import deliver
+from app.mail.direct import send_directly
+from app.mail.emails import send_notice
 from app.mail.errors import (
     MailError,
     MailKeyError,
@@ -61,8 +63,10 @@ __all__ = [
     "page_url",
     "prune_mails",
     "resend",
+    "send_directly",
     "send_mail",
     "send_mails",
+    "send_notice",
 ]
 
 
@@ -71,7 +75,6 @@ def init_app(app: Flask) -> None:
     transport.mail.init_app(app)
     rendering.init_app(app)
     app.cli.add_command(commands)
-    views.init_app(app)
 
 
 def check_connection() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,6 +37,7 @@ from app.mail.registry import Context, kind_of
 from app.mail.rendering import render
 from app.mail.transport import deliver_message
 from app.outbox import JobState
+from app.tenancy import scope_of, seeing
 
 log = structlog.get_logger(__name__)
 
@@ -197,6 +198,7 @@ class Delivery:
     def _mark_sending(self, letters: Sequence[_Letter]) -> list[_Letter]:
         held = self.chunk.held([letter.item for letter in letters])
         mine = [letter for letter in letters if letter.item.id in held]
+        _announce(self.chunk.session, [letter.entry for letter in mine])
         marked = ledger.mark_sending(self.chunk.session, [letter.entry.id for letter in mine])
         self._held_at = time.monotonic()
         return [letter for letter in mine if letter.entry.id in marked]
@@ -295,13 +297,29 @@ def message_for(entry: MailEntry, context: Context) -> OutgoingMessage:
 
 
 def _contexts(letters: Sequence[_Letter]) -> dict[str, Context | Exception | None]:
-    by_kind: dict[str, list[MailEntry]] = defaultdict(list)
+    alike: dict[tuple[str, int | None], list[MailEntry]] = defaultdict(list)
     for letter in letters:
-        by_kind[letter.entry.kind].append(letter.entry)
+        alike[letter.entry.kind, letter.entry.school_id].append(letter.entry)
     contexts: dict[str, Context | Exception | None] = {}
-    for name, entries in by_kind.items():
-        contexts |= _contexts_of_kind(name, entries)
+    for (kind, school_id), entries in alike.items():
+        # A mail of a school tells of nothing that is another's.
+        with seeing(scope_of(school_id)):
+            contexts |= _contexts_of_kind(kind, entries)
     return contexts
+
+
+def _announce(session: Session, entries: Sequence[MailEntry]) -> None:
+    """Tells the kinds that want to know it which of their mails are about to be handed over."""
+    for name, of_kind in _by_kind(entries).items():
+        if (on_sending := kind_of(name).on_sending) is not None:
+            on_sending(session, of_kind)
+
+
+def _by_kind(entries: Iterable[MailEntry]) -> Mapping[str, list[MailEntry]]:
+    found: dict[str, list[MailEntry]] = defaultdict(list)
+    for entry in entries:
+        found[entry.kind].append(entry)
+    return found
 
 
 def _contexts_of_kind(name: str, entries: Sequence[MailEntry]) -> dict[str, Context | Exception | None]:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.columns import UtcDateTime, new_id, text_enum, utc_now
 from app.extensions import Base
+from app.tenancy import OfSchoolOrSystem
 
 KEY_CHARACTERS = 250
 ADDRESS_CHARACTERS = 320  # RFC 3696, section 3: 64 + "@" + 255
@@ -36,7 +37,7 @@ class MailState(StrEnum):
     SKIPPED = "skipped"  # nobody valid to send it to, or its subject is gone
 
 
-class EmailMessage(Base):
+class EmailMessage(OfSchoolOrSystem, Base):
     """One mail to one person. `unique_key` is what makes it exist, and be sent, once."""
 
     __tablename__ = "email_messages"
@@ -71,6 +72,7 @@ class EmailMessage(Base):
     __table_args__ = (
         sa.Index("ix_email_messages_state_id", "state", "id"),
         sa.Index("ix_email_messages_kind_id", "kind", "id"),
+        sa.Index("ix_email_messages_school_id_id", "school_id", "id"),
         sa.Index("ix_email_messages_recipient", "recipient"),
         sa.Index("ix_email_messages_subject", "subject_type", "subject_id"),
         sa.Index("ix_email_messages_change_id", "change_id"),
@@ -88,6 +90,7 @@ class MailEntry:
         subject_type, subject_id: the row that the mail is about; the id as text.
         change_id: the StatusChange that caused it.
         user_id: who caused it, None for the system.
+        school_id: whose mail it is: its context is read in that school's scope.
     """
 
     id: str
@@ -98,6 +101,7 @@ class MailEntry:
     subject_id: str | None = None
     change_id: str | None = None
     user_id: int | None = None
+    school_id: int | None = None
     job_id: str | None = None
     state: MailState = MailState.QUEUED
     message_id: str = ""

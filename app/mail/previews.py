@@ -10,6 +10,7 @@ from app.mail.registry import kind_of, kinds
 from app.mail.rendering import Rendered, render
 
 SAMPLE_RECIPIENT = "ada@example.org"
+HIDDEN = "\N{BULLET}" * 6
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,16 @@ def list_previews() -> list[Preview]:
 
 
 def render_mail(mail: EmailMessage) -> Rendered | None:
-    """A ledger row rendered with what its subject is now, or None when that is gone.
+    """A ledger row rendered with what its subject is now, or None when that is gone. What only the recipient may read
+    is hidden.
 
     Raises:
         UnknownMailError, MailTemplateError: it cannot be rendered.
     """
-    context = kind_of(mail.kind).contexts([entry_of(mail)]).get(mail.id)
+    kind = kind_of(mail.kind)
+    context = kind.contexts([entry_of(mail)]).get(mail.id)
     recipient = mail.recipients[0] if mail.recipients else ""
-    return None if context is None else render(mail.kind, context, recipient)
+    return None if context is None else render(mail.kind, {**context, **dict.fromkeys(kind.secrets, HIDDEN)}, recipient)
 
 
 def _subject(name: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from app.mail.errors import UnknownMailError
 from app.mail.models import MailEntry
@@ -15,21 +17,32 @@ NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 Context = Mapping[str, Any]
 Contexts = Callable[[Sequence[MailEntry]], Mapping[str, Context | None]]
 Sample = Callable[[], Context]
+OnSending = Callable[[Session, Sequence[MailEntry]], None]
 
 
 @dataclass(frozen=True)
 class MailKind:
-    """One kind of mail: its name (and folder of templates), who gives its contexts, and a sample."""
+    """One kind of mail: its name (and folder of templates), who gives its contexts, and a sample.
+
+    Args:
+        on_sending: called with a session and the mails of the kind that are about to be handed over, in the transaction
+            that says so.
+        secrets: names of the context that only the recipient may read: whoever looks into the ledger sees dots.
+    """
 
     name: str
     contexts: Contexts
     sample: Sample
+    on_sending: OnSending | None = None
+    secrets: frozenset[str] = frozenset()
 
 
 _kinds: dict[str, MailKind] = {}
 
 
-def mail_kind(name: str, *, sample: Sample) -> Callable[[Contexts], Contexts]:
+def mail_kind(
+    name: str, *, sample: Sample, on_sending: OnSending | None = None, secrets: Iterable[str] = ()
+) -> Callable[[Contexts], Contexts]:
     """Registers the function that gives the template contexts of one kind of mail.
 
     The function gets ledger entries and answers with a context for each by the entry's id, in one query for all;
@@ -39,6 +52,7 @@ def mail_kind(name: str, *, sample: Sample) -> Callable[[Contexts], Contexts]:
         name: stable, lower case with hyphens; the folder `templates/email/<name>/` holds
             `subject.txt`, `body.txt` and `body.html`.
         sample: gives a context for the preview, without a database.
+        on_sending, secrets: see `MailKind`.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"a mail's name takes lower case letters, digits and hyphens, not {name!r}")
@@ -47,7 +61,7 @@ def mail_kind(name: str, *, sample: Sample) -> Callable[[Contexts], Contexts]:
         known = _kinds.get(name)
         if known is not None and known.contexts.__module__ != function.__module__:
             raise ValueError(f"{name} is registered by {known.contexts.__module__} already")
-        _kinds[name] = MailKind(name, function, sample)
+        _kinds[name] = MailKind(name, function, sample, on_sending, frozenset(secrets))
         return function
 
     return register

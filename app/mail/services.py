@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from flask import current_app
 
+from app import audit
 from app.columns import as_uuid_text, new_id, utc_now
-from app.extensions import db, table_of
+from app.extensions import db
 from app.mail.errors import MailKeyError, MailNotFoundError, MailStateError
 from app.mail.models import KEY_CHARACTERS, EmailMessage, MailState
 from app.mail.recipients import Recipient, check_address, distinct_recipients
@@ -23,11 +25,14 @@ from app.outbox import (
     current_origin,
     current_session,
     enqueue_many,
+    for_school,
     insert_ignoring_conflicts,
+    school_of,
+    subject_of,
 )
 
 DELIVER = "mail.deliver"
-_LEDGER = table_of(EmailMessage)
+OF_DELIVERY = ("id", "job_id", "subject_type", "subject_id", "change_id")
 
 
 @dataclass(frozen=True)
@@ -57,22 +62,24 @@ def send_mail(
     context: Mapping[str, Any] | None = None,
     subject: Subject | None = None,
     change_id: str | None = None,
+    delay: timedelta | None = None,
 ) -> str | None:
     """Asks for one mail to one person; see `send_mails`.
 
     Returns:
         the ledger id, or None when a mail with this key was asked for before.
     """
-    written = send_mails(kind, [MailRequest([to], key, context or {}, subject, change_id)])
+    written = send_mails(kind, [MailRequest([to], key, context or {}, subject, change_id)], delay=delay)
     return written[0] if written else None
 
 
-def send_mails(kind: str, requests: Iterable[MailRequest]) -> list[str]:
+def send_mails(kind: str, requests: Iterable[MailRequest], *, delay: timedelta | None = None) -> list[str]:
     """Asks for mails: they go out iff the current session's transaction commits. May be called within a flush.
 
     Args:
         kind: a registered kind of mail.
         requests: what to ask for, one each.
+        delay: how long after now the first attempt begins; at once when absent.
 
     Returns:
         the ids of the ledger rows that were written; a key that is known already writes none.
@@ -88,7 +95,8 @@ def send_mails(kind: str, requests: Iterable[MailRequest]) -> list[str]:
         return []
     written = insert_ignoring_conflicts(current_session(), EmailMessage, rows)
     new = [row for row in rows if row["id"] in written]
-    enqueue_many(DELIVER, [_delivery(row) for row in new if row["state"] is MailState.QUEUED])
+    due = utc_now() + delay if delay else None
+    enqueue_many(DELIVER, [_delivery(row, due) for row in new if row["state"] is MailState.QUEUED])
     return [row["id"] for row in new]
 
 
@@ -108,23 +116,20 @@ def resend(mail_id: str) -> str:
     mail = _locked(mail_id)
     _refuse_resend(mail)
     job_id = new_id()
-    enqueue_many(DELIVER, [_delivery({**mail, "job_id": job_id})])
-    message_id = new_message_id(new_id()) if mail["sent_at"] else mail["message_id"]
-    statement = (
-        sa.update(_LEDGER)
-        .where(_LEDGER.c.id == mail["id"])
-        .values(state=MailState.QUEUED, job_id=job_id, message_id=message_id, last_error=None)
-    )
-    db.session().connection().execute(statement)
-    # Core passes a row that the session has loaded by.
-    db.session.expire_all()
+    mail.state, mail.job_id, mail.last_error = MailState.QUEUED, job_id, None
+    if mail.sent_at:
+        mail.message_id = new_message_id(new_id())
+    with for_school(mail.school_id):
+        enqueue_many(DELIVER, [_delivery({name: getattr(mail, name) for name in OF_DELIVERY})])
+    db.session.flush()
+    audit.record_many("mail.resend", {subject_of(mail): mail.school_id})
     return job_id
 
 
 def may_resend(mail: EmailMessage) -> bool:
     """Whether `resend` would take this mail."""
     try:
-        _refuse_resend({"recipients": mail.recipients, "job_id": mail.job_id})
+        _refuse_resend(mail)
     except MailStateError:
         return False
     return True
@@ -155,6 +160,7 @@ def _row(kind: str, request: MailRequest, person: Recipient, key: str) -> dict[s
         "subject_id": str(request.subject.id) if request.subject else None,
         "change_id": request.change_id,
         "user_id": current_origin().user_id,
+        "school_id": school_of(request.subject),
         "job_id": new_id() if state is MailState.QUEUED else None,
         "state": state,
         "last_error": person.problem,
@@ -175,30 +181,31 @@ def _checked_key(key: str) -> str:
     return key
 
 
-def _delivery(row: Mapping[str, Any]) -> JobRequest:
+def _delivery(row: Mapping[str, Any], due: datetime | None = None) -> JobRequest:
     subject = Subject(row["subject_type"], row["subject_id"]) if row["subject_type"] else None
-    return JobRequest(args={"email_id": row["id"]}, subject=subject, change_id=row["change_id"], id=row["job_id"])
+    args, change_id = {"email_id": row["id"]}, row["change_id"]
+    return JobRequest(args, scheduled_at=due, subject=subject, change_id=change_id, id=row["job_id"])
 
 
-def _locked(mail_id: str) -> Mapping[str, Any]:
+def _locked(mail_id: str) -> EmailMessage:
     id = as_uuid_text(mail_id)
-    query = sa.select(_LEDGER).where(_LEDGER.c.id == id).with_for_update()
-    found = db.session().connection().execute(query).mappings().one_or_none() if id else None
+    query = sa.select(EmailMessage).where(EmailMessage.id == id).with_for_update()
+    found = db.session.scalar(query.execution_options(populate_existing=True)) if id else None
     if found is None:
         raise MailNotFoundError
-    return {str(name): value for name, value in found.items()}
+    return found
 
 
-def _refuse_resend(mail: Mapping[str, Any]) -> None:
+def _refuse_resend(mail: EmailMessage) -> None:
     if not current_app.config["MAIL_ENABLED"]:
         raise MailStateError("MAIL_ENABLED is false: no mail is sent")
-    problems = [check_address(address).problem for address in mail["recipients"] or [None]]
+    problems = [check_address(address).problem for address in mail.recipients or [None]]
     if all(problems):
         raise MailStateError(f"it cannot be sent: {problems[0]}")
-    if mail["job_id"] and _is_live(mail["job_id"]):
+    if mail.job_id and _is_live(mail.job_id):
         raise MailStateError("it is on its way already: its job has not ended")
 
 
 def _is_live(job_id: str) -> bool:
     query = sa.select(JobRecord.id).where(JobRecord.id == job_id, JobRecord.state.in_(LIVE))
-    return db.session().connection().execute(query).first() is not None
+    return db.session.scalar(query) is not None

@@ -16,6 +16,7 @@ from app.mail import inbox, previews, queries, services
 from app.mail.errors import MailError, MailStateError, UnknownMailError
 from app.mail.frames import html_frame, text_frame
 from app.mail.models import MailState
+from app.presentation import register_subject
 from app.text import query_text
 
 pages = Blueprint("mail", __name__, url_prefix="/mails")
@@ -26,6 +27,7 @@ STATES = [state.value for state in MailState]
 def init_app(app: Flask) -> None:
     """Adds the pages, and the development inbox where there is one."""
     app.register_blueprint(pages)
+    register_subject(app, "mail", "mail.detail", "mail_id")
     if app.config["APP_ENV"] != "production" and not app.config["MAIL_SERVER"]:
         app.register_blueprint(inbox.pages)
 

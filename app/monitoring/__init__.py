@@ -8,6 +8,7 @@ from app.monitoring.cli import doctor_command, jobs
 from app.monitoring.health import health
 from app.monitoring.services import counts_by_state, latest_failures
 from app.monitoring.views import pages
+from app.presentation import register_subject
 
 __all__ = ["counts_by_state", "init_app", "latest_failures"]
 
@@ -15,6 +16,7 @@ __all__ = ["counts_by_state", "init_app", "latest_failures"]
 def init_app(app: Flask) -> None:
     """Adds the pages, the health checks and the commands."""
     app.register_blueprint(pages)
+    register_subject(app, "job", "monitoring.job", "job_id")
     app.register_blueprint(health)
     app.cli.add_command(jobs)
     app.cli.add_command(doctor_command)

@@ -126,7 +126,7 @@ def retry_command(ids: tuple[str, ...], by_filter: bool, **filters: Any) -> None
     """Run failed and cancelled jobs again, given by id or by a filter."""
     chosen = _chosen(ids, by_filter, filters, [JobState.FAILED, JobState.CANCELLED])
     try:
-        retried = outbox.retry(chosen)
+        retried = services.retry_jobs(chosen)
     except AppError as error:
         raise click.ClickException(str(error)) from error
     db.session.commit()
@@ -144,7 +144,7 @@ def retry_command(ids: tuple[str, ...], by_filter: bool, **filters: Any) -> None
 def cancel_command(ids: tuple[str, ...], by_filter: bool, **filters: Any) -> None:
     """Cancel jobs that wait, and ask those that run to stop."""
     chosen = _chosen(ids, by_filter, filters, sorted(outbox.LIVE))
-    cancelled, asked = outbox.cancel(chosen)
+    cancelled, asked = services.cancel_jobs(chosen)
     db.session.commit()
     click.echo(f"{len(cancelled)} cancelled, {len(asked)} asked to stop")
     if len(cancelled) + len(asked) < len(chosen) and not by_filter:

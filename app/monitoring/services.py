@@ -9,14 +9,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app import audit, outbox
 from app.columns import as_uuid_text
 from app.errors import NotFoundError
 from app.extensions import db
-from app.outbox import JobAttempt, JobRecord, JobState
+from app.outbox import JobAttempt, JobRecord, JobState, Subject
 from app.pagination import DEFAULT_LIMIT, Page, page_by_key
 
 # Counting stops here: beyond, the exact number tells nobody more, and costs a scan.
 COUNT_LIMIT = 10_000
+# SQLite takes 32,766 bound values in a statement.
+IDS_PER_QUERY = 10_000
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,26 @@ def matching_ids(filters: JobFilters, states: Sequence[JobState]) -> list[str]:
     """The ids of all jobs in one of `states` that meet the filters."""
     query = sa.select(JobRecord.id).where(*filters.conditions(), JobRecord.state.in_(states))
     return list(db.session.execute(query).scalars())
+
+
+def retry_jobs(ids: Sequence[str]) -> list[str]:
+    """Sets ended jobs back to pending, see `outbox.retry`, and notes who did it. The caller commits."""
+    retried = outbox.retry(ids)
+    _record("job.retry", retried)
+    return retried
+
+
+def cancel_jobs(ids: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Cancels jobs, see `outbox.cancel`, and notes who did it. The caller commits."""
+    cancelled, asked = outbox.cancel(ids)
+    _record("job.cancel", [*cancelled, *asked])
+    return cancelled, asked
+
+
+def _record(action: str, ids: Sequence[str]) -> None:
+    for begin in range(0, len(ids), IDS_PER_QUERY):
+        query = sa.select(JobRecord.id, JobRecord.school_id).where(JobRecord.id.in_(ids[begin : begin + IDS_PER_QUERY]))
+        audit.record_many(action, {Subject("job", row.id): row.school_id for row in db.session.execute(query)})
 
 
 def _capped_count(state: JobState) -> sa.ScalarSelect[Any]:

@@ -7,8 +7,7 @@ from typing import Any
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app import outbox
-from app.accounts import User, require_role
+from app.accounts import names_of, require_role
 from app.columns import utc_now
 from app.extensions import db
 from app.mail import mails_of_job
@@ -56,7 +55,7 @@ def job_live(job_id: object) -> ResponseReturnValue:
 def retry(job_id: object) -> ResponseReturnValue:
     """Sets an ended job back to pending."""
     record = services.get_job(str(job_id))
-    retried = outbox.retry([record.id])
+    retried = services.retry_jobs([record.id])
     db.session.commit()
     _tell("The job runs again.", retried, "It has not ended unsuccessfully, so there is nothing to retry.")
     return redirect(url_for("monitoring.job", job_id=record.id))
@@ -67,7 +66,7 @@ def retry(job_id: object) -> ResponseReturnValue:
 def cancel(job_id: object) -> ResponseReturnValue:
     """Cancels a job that waits; asks one that runs to stop."""
     record = services.get_job(str(job_id))
-    cancelled, asked = outbox.cancel([record.id])
+    cancelled, asked = services.cancel_jobs([record.id])
     db.session.commit()
     said = "The job is cancelled." if cancelled else "The job was asked to stop."
     _tell(said, [*cancelled, *asked], "The job had ended already.")
@@ -98,13 +97,12 @@ def _list_context() -> dict[str, Any]:
 
 def _detail_context(job_id: str) -> dict[str, Any]:
     record = services.get_job(job_id)
-    user = db.session.get(User, record.user_id) if record.user_id else None
     return {
         "job": record,
         "steps": life_cycle(record, utc_now()),
         "attempts": services.attempts_of(record),
         "mails": mails_of_job(record.id),
-        "user_name": user.name or user.username if user else None,
+        "user_name": names_of([record.user_id]).get(record.user_id or 0),
         "may_retry": record.state in ENDED - {JobState.COMPLETED},
         "may_cancel": _may_cancel(record),
         "is_live": record.state in LIVE,

@@ -16,10 +16,19 @@ from app.extensions import BelfrySession
 from app.outbox import buffer, hooks
 from app.outbox.broker import CircuitBreaker, connect
 from app.outbox.buffer import Published, hold
-from app.outbox.changes import Change, Creation, on_change, on_created, record_changes, subject_of, subject_type
+from app.outbox.changes import (
+    Change,
+    Creation,
+    on_change,
+    on_created,
+    record_changes,
+    school_column,
+    school_of_row,
+    subject_of,
+    subject_type,
+)
 from app.outbox.enqueue import (
     JobRequest,
-    Subject,
     current_session,
     enqueue,
     enqueue_many,
@@ -37,7 +46,7 @@ from app.outbox.models import (
     TickOutcome,
     WorkerProcess,
 )
-from app.outbox.origin import Origin, acting_as, current_origin, set_origin
+from app.outbox.origin import Origin, Subject, acting_as, current_origin, for_school, school_of, set_origin
 from app.outbox.pruning import prune_records
 from app.outbox.publisher import TIMERS_KEY, Publisher
 from app.outbox.relay import RelayReport, relay, relay_pages
@@ -86,6 +95,7 @@ __all__ = [
     "current_session",
     "enqueue",
     "enqueue_many",
+    "for_school",
     "hold",
     "init_app",
     "insert_ignoring_conflicts",
@@ -98,6 +108,9 @@ __all__ = [
     "relay",
     "relay_pages",
     "retry",
+    "school_column",
+    "school_of",
+    "school_of_row",
     "set_origin",
     "sources_of",
     "subject_of",

@@ -11,10 +11,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import ORMExecuteState, Session
 
 from app.columns import new_id
-from app.outbox.changes import Watch, watch_of
+from app.outbox.changes import Watch, school_column, watch_of
 from app.outbox.errors import HookError
 from app.outbox.models import StatusChange
+from app.outbox.origin import current_origin
 from app.outbox.recording import Difference, as_text, record_matching, stored_as_text
+from app.tenancy import Tenant, narrowed
 
 CHUNK_ROWS = 1_000
 UPSERTS = (postgresql.dml.OnConflictDoUpdate, sqlite.dml.OnConflictDoUpdate)
@@ -36,7 +38,7 @@ class DispatchChanges(Protocol):
 class DispatchCreations(Protocol):
     """Calls the hooks for created rows."""
 
-    def __call__(self, session: Session, model: type, ids: Sequence[Any]) -> None: ...
+    def __call__(self, session: Session, model: type, rows: Sequence[tuple[Any, int | None]]) -> None: ...
 
 
 def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[Any] | None:
@@ -78,14 +80,15 @@ def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result
     statement: Any = execution.statement
     if isinstance(getattr(statement, "_post_values_clause", None), UPSERTS):
         raise HookError(f"insert({model.__name__}) … on conflict do update cannot be watched: which rows are new?")
+    needed = ["school_id", key.key] if issubclass(model, Tenant) else [key.key]
     returned = [column.key for column in statement.exported_columns]
     if not returned:
-        statement = statement.returning(key)
-    elif key.key not in returned:
-        raise HookError(f"insert({model.__name__}).returning(…) must return {key.key}: its hooks need it")
+        statement = statement.returning(*(getattr(model, name) for name in needed))
+    elif missing := set(needed) - set(returned):
+        raise HookError(f"insert({model.__name__}).returning(…) must return {missing.pop()}: its hooks need it")
     frozen = execution.invoke_statement(statement).freeze()
-    for chunk in frozen().columns(key.key).scalars().partitions(CHUNK_ROWS):
-        dispatch(execution.session, model, chunk)
+    for chunk in frozen().columns(*needed).partitions(CHUNK_ROWS):
+        dispatch(execution.session, model, [(row[-1], _school_of_inserted(row)) for row in chunk])
     return frozen()
 
 
@@ -99,16 +102,22 @@ def _fire(
     """
     key, attribute, batch_id = _key(model), getattr(model, column), new_id()
     differs = attribute.is_distinct_from(value)
-    query = sa.select(key, attribute, sa.type_coerce(value, attribute.type)).where(differs)
+    school = school_column(model)
+    query = sa.select(key, attribute, sa.type_coerce(value, attribute.type), school).where(differs)
     if statement.whereclause is not None:
         query = query.where(statement.whereclause)
     if len(query.get_final_froms()) > 1:
         raise HookError(f"update({model.__name__}) of {column} over several tables cannot be watched: use a subquery")
     query = query.with_for_update()
     is_constant = not isinstance(value, sa.ClauseElement)
-    if is_constant and stored_as_text(attribute.type) and not watch.hears(column, as_text(value)):
+    if (
+        is_constant
+        and column not in watch.secret
+        and stored_as_text(attribute.type)
+        and not watch.hears(column, as_text(value))
+    ):
         old = sa.cast(attribute, sa.String)
-        record_matching(session, watch, column, query.with_only_columns(key, old), value, batch_id)
+        record_matching(session, watch, column, query.with_only_columns(key, old, school), value, batch_id)
     else:
         for chunk in _chunks(session, query):
             dispatch(session, model, column, chunk, batch_id)
@@ -132,10 +141,10 @@ def _run(execution: ORMExecuteState, model: type, statement: Any) -> sa.Result[A
     return result
 
 
-def _chunks(session: Session, query: sa.Select[Any, Any, Any]) -> Iterator[list[Difference]]:
-    result = session.connection().execute(query, execution_options={"yield_per": CHUNK_ROWS})
+def _chunks(session: Session, query: sa.Select[*tuple[Any, ...]]) -> Iterator[list[Difference]]:
+    result = session.connection().execute(narrowed(query), execution_options={"yield_per": CHUNK_ROWS})
     for rows in result.partitions(CHUNK_ROWS):
-        yield [(row[0], row[1], row[2]) for row in rows]
+        yield [Difference(*row) for row in rows]
 
 
 def _watched(execution: ORMExecuteState) -> tuple[type, Watch | None] | tuple[None, None]:
@@ -170,9 +179,13 @@ def _differences_by_key(
     wanted = {row[key.key]: row[column] for row in rows if column in row}
     remaining = iter(wanted)
     while ids := list(islice(remaining, CHUNK_ROWS)):
-        query = sa.select(key, attribute).where(key.in_(ids)).with_for_update()
+        query = sa.select(key, attribute, school_column(model)).where(key.in_(ids)).with_for_update()
         found = session.connection().execute(query)
-        yield [(id, old, wanted[id]) for id, old in found if old != wanted[id]]
+        yield [Difference(id, old, wanted[id], school_id) for id, old, school_id in found if old != wanted[id]]
+
+
+def _school_of_inserted(row: Sequence[Any]) -> int | None:
+    return row[0] if len(row) > 1 else current_origin().school_id
 
 
 def _key(model: type) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Mapper
 
-from app.outbox.enqueue import Subject
 from app.outbox.errors import HookError
+from app.outbox.origin import Subject, current_origin
+from app.tenancy import Tenant
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Creation:
     subject: Subject
     at: datetime
     user_id: int | None
+    school_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Change:
         old, new: the column's values, as text.
         at: when, aware.
         user_id: who, or None for the system.
+        school_id: whose row it is.
     """
 
     id: str
@@ -41,6 +44,7 @@ class Change:
     new: str | None
     at: datetime
     user_id: int | None
+    school_id: int | None = None
 
 
 CreatedHook = Callable[[Sequence[Creation]], None]
@@ -54,6 +58,7 @@ class Watch:
     type: str
     created: list[CreatedHook] = field(default_factory=list)
     changed: dict[str, list[tuple[frozenset[str] | None, ChangedHook]]] = field(default_factory=dict)
+    secret: set[str] = field(default_factory=set)
 
     def hears(self, column: str, new: str | None) -> bool:
         """Whether a hook wants to know of a change of `column` to `new`."""
@@ -100,14 +105,20 @@ def on_change(
     return register
 
 
-def record_changes(*attributes: InstrumentedAttribute[Any]) -> None:
+def record_changes(*attributes: InstrumentedAttribute[Any], secret: bool = False) -> None:
     """Has every change of these columns recorded as a StatusChange, without calling anything.
+
+    Args:
+        attributes: the columns.
+        secret: that they changed, and not from what to what.
 
     Raises:
         HookError: a column keeps no history, as in `on_change`.
     """
     for attribute in attributes:
         _watched_column(attribute)
+        if secret:
+            _watches[cast(type, attribute.class_)].secret.add(attribute.key)
 
 
 def watch_of(model: type) -> Watch | None:
@@ -125,6 +136,18 @@ def subject_of(row: object) -> Subject:
     mapper: Mapper[Any] = sa.inspect(type(row))
     (identity,) = mapper.primary_key_from_instance(row)
     return Subject(subject_type(type(row)), str(identity))
+
+
+def school_column(model: Any) -> sa.ColumnElement[int | None]:
+    """The school of a model's rows, in SQL; of rows that belong to none, that of who changes them."""
+    if issubclass(model, Tenant):
+        return sa.type_coerce(model.school_id, sa.Integer)
+    return sa.literal(current_origin().school_id, sa.Integer)
+
+
+def school_of_row(row: object) -> int | None:
+    """The same of a loaded row."""
+    return row.school_id if isinstance(row, Tenant) else current_origin().school_id
 
 
 def _watched_column(attribute: InstrumentedAttribute[Any]) -> list[tuple[frozenset[str] | None, ChangedHook]]:

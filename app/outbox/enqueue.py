@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from flask import current_app
@@ -20,19 +20,12 @@ from app.extensions import Base, db, table_of
 from app.outbox.buffer import Published, hold
 from app.outbox.errors import JobArgumentError
 from app.outbox.models import JobRecord
-from app.outbox.origin import current_origin
+from app.outbox.origin import Subject, current_origin, school_of
 from app.outbox.specs import JobSpec, catalogue
 from app.outbox.states import LIVE, JobState
 
 MAX_ARGS_BYTES = 2_000
 _SCALARS = (str, int, float, bool, type(None))
-
-
-class Subject(NamedTuple):
-    """The row that a job is about: the model's short name and the row's id."""
-
-    type: str
-    id: str
 
 
 @dataclass(frozen=True)
@@ -193,6 +186,7 @@ def _row(spec: JobSpec, request: JobRequest) -> dict[str, Any]:
         "subject_id": str(request.subject.id) if request.subject else None,
         "change_id": request.change_id,
         "user_id": origin.user_id,
+        "school_id": school_of(request.subject),
         "request_id": origin.request_id,
         "created_at": now,
         "scheduled_at": request.scheduled_at if is_later else None,

@@ -14,9 +14,9 @@ from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
 from app.columns import utc_now
 from app.outbox import bulk
-from app.outbox.changes import Creation, Subject, subject_of, watch_of
+from app.outbox.changes import Creation, school_of_row, subject_of, watch_of
 from app.outbox.enqueue import writing_to
-from app.outbox.origin import current_origin
+from app.outbox.origin import Subject, about, current_origin
 from app.outbox.recording import Difference, record
 
 
@@ -26,7 +26,7 @@ def listen(session_class: type[Session]) -> None:
     @event.listens_for(session_class, "after_flush")
     def notice(session: Session, flush: UOWTransaction) -> None:
         for model, rows in _by_watched_model(session.new):
-            dispatch_creations(session, model, [subject_of(row).id for row in rows])
+            dispatch_creations(session, model, [(subject_of(row).id, school_of_row(row)) for row in rows])
         for model, column, differences in _changes(session.dirty):
             dispatch_changes(session, model, column, differences)
 
@@ -39,14 +39,14 @@ def listen(session_class: type[Session]) -> None:
         return None
 
 
-def dispatch_creations(session: Session, model: type, ids: Sequence[Any]) -> None:
-    """Calls the hooks for created rows, given by id."""
+def dispatch_creations(session: Session, model: type, rows: Sequence[tuple[Any, int | None]]) -> None:
+    """Calls the hooks for created rows, given by id and school."""
     watch = watch_of(model)
-    if watch is None or not watch.created or not ids:
+    if watch is None or not watch.created or not rows:
         return
     origin, now = current_origin(), utc_now()
-    creations = [Creation(Subject(watch.type, str(id)), now, origin.user_id) for id in ids]
-    with writing_to(session):
+    creations = [Creation(Subject(watch.type, str(id)), now, origin.user_id, school_id) for id, school_id in rows]
+    with writing_to(session), about({creation.subject: creation.school_id for creation in creations}):
         for hook in watch.created:
             hook(creations)
 
@@ -63,7 +63,7 @@ def dispatch_changes(
     if watch is None:
         return
     changes = record(session, watch, column, differences, batch_id)
-    with writing_to(session):
+    with writing_to(session), about({change.subject: change.school_id for change in changes}):
         for wanted, hook in watch.changed.get(column, []):
             chosen = changes if wanted is None else [change for change in changes if change.new in wanted]
             if chosen:
@@ -98,5 +98,5 @@ def _differences(rows: Iterable[object], column: str) -> list[Difference]:
         # session.dirty also holds rows whose attribute was set to the value it had.
         old = history.deleted[0] if history.deleted else None
         if history.added and history.added[0] != old:
-            found.append((subject_of(row).id, old, history.added[0]))
+            found.append(Difference(subject_of(row).id, old, history.added[0], school_of_row(row)))
     return found

@@ -12,12 +12,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.columns import UtcDateTime, database_now, new_id, text_enum, utc_now
 from app.extensions import Base
 from app.outbox.states import LIVE, JobState
+from app.tenancy import OfSchoolOrSystem
 
 _LIVE_STATES = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
 _IS_LIVE = sa.text(f"unique_key IS NOT NULL AND state IN ({_LIVE_STATES})")
 
 
-class JobRecord(Base):
+class JobRecord(OfSchoolOrSystem, Base):
     """One job: written by the transaction that asked for it, kept as its history.
 
     `attempt` counts against `max_attempts`; `claims` counts every time a worker took the job, also those
@@ -70,6 +71,7 @@ class JobRecord(Base):
         sa.Index("ix_job_records_state_scheduled_at", "state", "scheduled_at"),
         sa.Index("ix_job_records_subject", "subject_type", "subject_id"),
         sa.Index("ix_job_records_name_id", "name", "id"),
+        sa.Index("ix_job_records_school_id_id", "school_id", "id"),
         sa.Index("ix_job_records_finished_at", "finished_at"),
     )
 
@@ -103,7 +105,7 @@ class JobAttempt(Base):
     traceback: Mapped[str | None] = mapped_column(sa.Text)
 
 
-class StatusChange(Base):
+class StatusChange(OfSchoolOrSystem, Base):
     """One change of a watched column, written in the transaction that made it: who, when, from what to what."""
 
     __tablename__ = "status_changes"
@@ -117,6 +119,7 @@ class StatusChange(Base):
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     user_id: Mapped[int | None]
     request_id: Mapped[str | None] = mapped_column(sa.String(64))
+    address: Mapped[str | None] = mapped_column(sa.String(64))
     # The job that made the change, None when a person did.
     job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
     # Set for the changes of one bulk statement, which is then held to exactly these rows.
@@ -124,6 +127,15 @@ class StatusChange(Base):
 
     __table_args__ = (
         sa.Index("ix_status_changes_subject", "subject_type", "subject_id", "id"),
+        # The orders of the audit log: everybody's (by the key), one school's, one person's.
+        sa.Index("ix_status_changes_school_id_id", "school_id", "id"),
+        sa.Index(
+            "ix_status_changes_user_id_id",
+            "user_id",
+            "id",
+            sqlite_where=sa.text("user_id IS NOT NULL"),
+            postgresql_where=sa.text("user_id IS NOT NULL"),
+        ),
         sa.Index(
             "ix_status_changes_batch_id",
             "batch_id",

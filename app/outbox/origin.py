@@ -1,24 +1,46 @@
-"""Who and what stands behind a change: user, request, job. Set where work enters, read where rows are written."""
+"""Who and what stands behind a change: user, school, request, job. Set where work enters, read where rows are
+written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+
+class Subject(NamedTuple):
+    """The row that a job is about: the model's short name and the row's id."""
+
+    type: str
+    id: str
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What causes a change: the user's id (None is the system), the request's, and the id of the job that makes it."""
+    """What causes a change.
+
+    Args:
+        user_id: who; None is the system.
+        request_id: the request that it began with.
+        job_id: the job that makes it.
+        school_id: the school of the acting user, or of the job; None is the system's own.
+        address: the network address that the request came from.
+        user_agent: what the request's browser or program calls itself.
+    """
 
     user_id: int | None = None
     request_id: str | None = None
     job_id: str | None = None
+    school_id: int | None = None
+    address: str | None = None
+    user_agent: str | None = None
 
 
 SYSTEM = Origin()
 _current: ContextVar[Origin] = ContextVar("origin", default=SYSTEM)
+_schools: ContextVar[Mapping[Subject, int | None]] = ContextVar("schools_of_subjects")
 
 
 def current_origin() -> Origin:
@@ -39,3 +61,25 @@ def acting_as(origin: Origin) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def for_school(school_id: int | None) -> AbstractContextManager[None]:
+    """The present origin, for a block that acts on behalf of a school: an admin's own may be another."""
+    return acting_as(replace(current_origin(), school_id=school_id))
+
+
+@contextmanager
+def about(schools: Mapping[Subject, int | None]) -> Iterator[None]:
+    """Tells the schools of the rows that a block writes about: called around hooks."""
+    token = _schools.set(schools)
+    try:
+        yield
+    finally:
+        _schools.reset(token)
+
+
+def school_of(subject: Subject | None) -> int | None:
+    """The school that a change, job or mail about `subject` belongs to: its row's own, where a hook is told of it, for
+    one statement may change rows of many schools; else that of who asks."""
+    known = _schools.get({})
+    return known[subject] if subject is not None and subject in known else current_origin().school_id

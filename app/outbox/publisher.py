@@ -27,6 +27,10 @@ TIMERS_KEY = Scheduler.scheduled_jobs_key
 PROBE_KEY = "belfry:probe"
 
 
+def _run_nothing(_: str) -> None:
+    """What an application without jobs runs."""
+
+
 @dataclass
 class Publisher:
     """Moves records to RQ's queues, and those that are due later to rq-scheduler's timers.
@@ -37,6 +41,7 @@ class Publisher:
         entry_point: dotted name of the function that a stock RQ worker calls with the record's id.
         result_ttl_seconds: how long RQ keeps its own copy of an ended job.
         run_eagerly: set with JOBS_EAGER: runs the records in the caller instead.
+        run_directly: runs one record in the caller now, also one that is due later, unless somebody else has it.
     """
 
     connection: redis.Redis
@@ -44,6 +49,7 @@ class Publisher:
     entry_point: str
     result_ttl_seconds: int
     run_eagerly: Callable[[Sequence[str]], None] | None = None
+    run_directly: Callable[[str], None] = _run_nothing
 
     def publish(self, records: Sequence[Published]) -> bool:
         """Called when a transaction that wrote `records` has committed. Never raises: the relay finds what is left.

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.columns import database_new_id, new_id, utc_now
 from app.extensions import table_of
-from app.outbox.changes import Change, Subject, Watch
+from app.outbox.changes import Change, Watch
 from app.outbox.models import StatusChange
-from app.outbox.origin import current_origin
+from app.outbox.origin import Subject, current_origin
+from app.tenancy import narrowed
 
 # What a change keeps of a long value.
 VALUE_CHARACTERS = 80
-# (subject id, old value, new value)
-Difference = tuple[Any, Any, Any]
+
+
+class Difference(NamedTuple):
+    """One row's change of a column."""
+
+    id: Any
+    old: Any
+    new: Any
+    school_id: int | None
 
 
 def record(
@@ -26,19 +34,27 @@ def record(
 ) -> list[Change]:
     """Records differences of a column with one insert, and returns them as changes for its hooks."""
     origin, now = current_origin(), utc_now()
+    if column in watch.secret:
+        differences = [Difference(id, None, None, school_id) for id, _, _, school_id in differences]
     changes = [
-        Change(new_id(), Subject(watch.type, str(id)), as_text(old), as_text(new), now, origin.user_id)
-        for id, old, new in differences
+        Change(new_id(), Subject(watch.type, str(id)), as_text(old), as_text(new), now, origin.user_id, school_id)
+        for id, old, new, school_id in differences
     ]
     if changes:
-        common = {"field": column, "batch_id": batch_id, "request_id": origin.request_id, "job_id": origin.job_id}
+        common = {
+            "field": column,
+            "batch_id": batch_id,
+            "request_id": origin.request_id,
+            "job_id": origin.job_id,
+            "address": origin.address,
+        }
         rows = [_row(change) | common for change in changes]
         session.connection().execute(sa.insert(table_of(StatusChange)), rows)
     return changes
 
 
 def record_matching(
-    session: Session, watch: Watch, column: str, matching: sa.Select[Any, Any], new: object, batch_id: str
+    session: Session, watch: Watch, column: str, matching: sa.Select[*tuple[Any, ...]], new: object, batch_id: str
 ) -> None:
     """Records the change of a column to one value on many rows without fetching them: for changes that no hook hears.
 
@@ -46,13 +62,13 @@ def record_matching(
         session: in whose transaction.
         watch: the hooks of the model.
         column: the name of the column.
-        matching: a query for the ids and the present values, as text that `as_text` would give, of the rows.
+        matching: a query for the ids, the present values (as text that `as_text` would give) and the schools.
         new: the value that all of them get.
         batch_id: what the changes have in common.
     """
     origin, now = current_origin(), utc_now()
     rows = matching.subquery()
-    id, old = rows.columns
+    id, old, school_id = rows.columns
     values: dict[str, Any] = {
         "id": database_new_id(),
         "subject_type": sa.literal(watch.type),
@@ -61,6 +77,8 @@ def record_matching(
         "new": as_text(new),
         "at": now,
         "user_id": origin.user_id,
+        "school_id": school_id,
+        "address": origin.address,
         "field": column,
         "batch_id": batch_id,
         "request_id": origin.request_id,
@@ -68,7 +86,8 @@ def record_matching(
     }
     table = table_of(StatusChange)
     written = [sa.type_coerce(value, table.c[name].type).label(name) for name, value in values.items()]
-    session.connection().execute(sa.insert(table).from_select(list(values), sa.select(*written).select_from(rows)))
+    statement = sa.insert(table).from_select(list(values), sa.select(*written).select_from(rows))
+    session.connection().execute(narrowed(statement))
 
 
 def stored_as_text(type_: sa.types.TypeEngine[Any]) -> bool:
@@ -97,4 +116,5 @@ def _row(change: Change) -> dict[str, Any]:
         "new": change.new,
         "at": change.at,
         "user_id": change.user_id,
+        "school_id": change.school_id,
     }

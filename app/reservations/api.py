@@ -8,7 +8,7 @@ from typing import Any
 from flask import url_for
 
 from app.accounts import acting_user
-from app.api import ApiBlueprint, QueryOfPage, page_answer, page_schema
+from app.api import ApiBlueprint, QueryOfPage, page_answer, page_schema, refuse_stale, versioned
 from app.extensions import commit_and_keep, db
 from app.reservations import queries, services
 from app.reservations.models import Reservation
@@ -20,9 +20,11 @@ from app.reservations.schemas import (
     ResourceSchema,
 )
 
-blueprint = ApiBlueprint("reservations", __name__, description="Reservations and what can be reserved")
+blueprint = ApiBlueprint(
+    "reservations", __name__, description="Reservations and what can be reserved", area="reservations"
+)
 
-ONE = "/reservations/<int(min=1, max=2147483647):reservation_id>"
+ONE = "/reservations/<id:reservation_id>"
 
 
 @blueprint.route("/reservations")
@@ -35,6 +37,7 @@ def list_reservations(query: dict[str, Any]) -> Mapping[str, Any]:
 
 
 @blueprint.route("/reservations", methods=["POST"])
+@versioned
 @blueprint.arguments(NewReservationSchema)
 @blueprint.response(201, ReservationSchema)
 @blueprint.alt_response(409, description="The resource is taken at that time.")
@@ -47,20 +50,21 @@ def create_reservation(values: dict[str, Any]) -> tuple[Reservation, int, dict[s
 
 
 @blueprint.route(ONE)
+@versioned
 @blueprint.response(200, ReservationSchema)
-@blueprint.alt_response(404, description="There is none, or it is not yours.")
 def get_reservation(reservation_id: int) -> Reservation:
     """One reservation"""
     return queries.get(acting_user(), reservation_id)
 
 
 @blueprint.route(ONE, methods=["PATCH"])
+@versioned
 @blueprint.arguments(ReservationChangesSchema)
 @blueprint.response(200, ReservationSchema)
-@blueprint.alt_response(404, description="There is none, or it is not yours.")
 @blueprint.alt_response(409, description="Its status does not admit this, or the resource is taken.")
 def change_reservation(changes: dict[str, Any], reservation_id: int) -> Reservation:
     """Change a reservation, or move it to another status: all of it or nothing"""
+    _refuse_stale(reservation_id)
     status = changes.pop("status", None)
     reservation = services.update(acting_user(), reservation_id, changes) if changes else None
     if status is not None:
@@ -72,10 +76,11 @@ def change_reservation(changes: dict[str, Any], reservation_id: int) -> Reservat
 
 
 @blueprint.route(ONE, methods=["DELETE"])
+@versioned
 @blueprint.response(204)
-@blueprint.alt_response(404, description="There is none, or it is not yours.")
 def delete_reservation(reservation_id: int) -> None:
     """Remove a reservation, for staff; customers cancel theirs"""
+    _refuse_stale(reservation_id)
     services.delete(acting_user(), reservation_id)
     db.session.commit()
 
@@ -86,3 +91,7 @@ def delete_reservation(reservation_id: int) -> None:
 def list_resources(query: dict[str, Any]) -> Mapping[str, Any]:
     """What can be reserved, by id"""
     return page_answer(queries.page_of_resources(**query))
+
+
+def _refuse_stale(reservation_id: int) -> None:
+    refuse_stale(ReservationSchema(), lambda: queries.get(acting_user(), reservation_id, for_update=True))

@@ -9,7 +9,7 @@ from itertools import groupby
 
 import sqlalchemy as sa
 
-from app.accounts import User, can
+from app.accounts import User, can, names_of
 from app.extensions import db
 from app.mail import EmailMessage, MailState
 from app.outbox import LIVE, JobRecord, JobState, StatusChange, subject_of
@@ -84,7 +84,7 @@ def history_of(reservation: Reservation) -> list[HistoryEntry]:
     jobs = _jobs(reservation)
     mails = _mails(reservation, {job.id: _job_of(job) for job in jobs})
     others = _other_jobs(jobs, mails)
-    names = _names({change.user_id for change in changes} | {reservation.created_by_id})
+    names = names_of({change.user_id for change in changes} | {reservation.created_by_id})
     statuses = [change for change in changes if change.field == Reservation.status.key]
     entries = [_creation(reservation, statuses, names, mails.get(None, []), others.get(None, []))]
     entries += [_entry(change, names, mails.get(change.id, []), others.get(change.id, [])) for change in statuses]
@@ -151,11 +151,6 @@ def _other_jobs(
         if job.args.get("email_id") not in mail_ids:
             found.setdefault(job.change_id, []).append(_job_of(job))
     return found
-
-
-def _names(user_ids: set[int | None]) -> dict[int, str]:
-    query = sa.select(User.id, User.name).where(User.id.in_(user_ids - {None}))
-    return {row.id: row.name for row in db.session.execute(query)}
 
 
 def _creation(

@@ -8,9 +8,10 @@ import sqlalchemy as sa
 from flask import current_app
 
 from app.accounts import User
+from app.audit import record_creations, watch_deletions
 from app.mail import MailRequest, send_mails
 from app.outbox import Change, Creation, current_session, on_change, on_created, record_changes
-from app.reservations.models import Reservation, ReservationStatus
+from app.reservations.models import Reservation, ReservationStatus, Resource
 
 # SQLite takes 32,766 bound values in a statement; a bulk insert may hand over more ids than that.
 IDS_PER_QUERY = 10_000
@@ -50,6 +51,10 @@ def tell_the_customer(changes: Sequence[Change]) -> None:
         "reservation-status", [_status_mail(change, addresses.get(int(change.subject.id))) for change in changes]
     )
 
+
+# Who deleted one is known to nobody else.
+watch_deletions(Reservation, Resource)
+record_creations(Resource)
 
 # What else the history tells; nobody is mailed for it.
 record_changes(

@@ -13,6 +13,7 @@ from app.accounts import User
 from app.columns import UtcDateTime, in_utc, text_enum, utc_now
 from app.errors import ConflictError, InvalidInputError
 from app.extensions import db
+from app.tenancy import OfSchool
 
 DEFAULT_DURATION_MINUTES = 60
 MIN_DURATION_MINUTES = 15
@@ -42,21 +43,25 @@ TRANSITIONS: dict[ReservationStatus, frozenset[ReservationStatus]] = {
 OPEN = (ReservationStatus.PENDING, ReservationStatus.CONFIRMED)
 
 
-class Resource(db.Model):
+class Resource(OfSchool, db.Model):
     """What can be reserved: a room, a hall, a minibus."""
 
     __tablename__ = "resources"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(sa.String(80), unique=True)
+    name: Mapped[str] = mapped_column(sa.String(80))
     capacity: Mapped[int]
     active: Mapped[bool] = mapped_column(default=True)
 
-    __table_args__ = (sa.CheckConstraint("capacity >= 1", name="capacity"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        sa.CheckConstraint("capacity >= 1", name="capacity"),
+        sa.UniqueConstraint("school_id", "name"),
+        {"sqlite_autoincrement": True},
+    )
 
 
-class Reservation(db.Model):
-    """A customer's claim to a time, and to a resource if it names one.
+class Reservation(OfSchool, db.Model):
+    """A customer's claim to a time, and to a resource of their school if it names one.
 
     `end_time` follows from `start_time` and `duration_minutes`, also when one of them changes later; a bulk
     statement that sets one of them sets `end_time` itself.
@@ -86,8 +91,9 @@ class Reservation(db.Model):
         ),
         sa.CheckConstraint("end_time > start_time", name="end_time"),
         sa.CheckConstraint("party_size >= 1", name="party_size"),
-        # The orders of the lists: everybody's, one customer's, one status', one resource's (the overlap test).
+        # The orders of the lists: everybody's, one school's, one customer's, one status', one resource's (overlaps).
         sa.Index("ix_reservations_start_time_id", "start_time", "id"),
+        sa.Index("ix_reservations_school_id_start_time_id", "school_id", "start_time", "id"),
         sa.Index("ix_reservations_customer_id_start_time_id", "customer_id", "start_time", "id"),
         sa.Index("ix_reservations_status_start_time_id", "status", "start_time", "id"),
         sa.Index("ix_reservations_resource_id_start_time", "resource_id", "start_time"),

@@ -121,9 +121,10 @@ def day_span(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
         raise InvalidInputError("That day is beyond the calendar.", {"date": ["is beyond the calendar"]}) from error
 
 
-def active_resources() -> Sequence[Resource]:
-    """What can be reserved, by name."""
-    return db.session.scalars(sa.select(Resource).where(Resource.active).order_by(Resource.name)).all()
+def active_resources(school_id: int | None = None) -> Sequence[Resource]:
+    """What can be reserved, by name; `school_id` leaves out what else an admin sees."""
+    query = sa.select(Resource).where(Resource.active).order_by(Resource.name)
+    return db.session.scalars(query if school_id is None else query.where(Resource.school_id == school_id)).all()
 
 
 def page_of_resources(limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Resource]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshmallow as ma
 from marshmallow import validate
 
-from app.api import MAX_ID, QueryOfPage, id_field, refuse_control_characters
+from app.api import MAX_ID, QueryOfPage, Schema, id_field, refuse_control_characters
 from app.reservations.models import (
     DEFAULT_DURATION_MINUTES,
     MAX_DURATION_MINUTES,
@@ -16,7 +16,7 @@ from app.reservations.models import (
 )
 
 
-class ReservationFields(ma.Schema):
+class ReservationFields(Schema):
     """What a client sets."""
 
     start_time = ma.fields.AwareDateTime(format="iso", metadata={"description": "ISO 8601 with an offset."})
@@ -50,7 +50,7 @@ class ReservationChangesSchema(ReservationFields):
     status = ma.fields.Enum(ReservationStatus, by_value=True)
 
 
-class ReservationSchema(ma.Schema):
+class ReservationSchema(Schema):
     """A reservation."""
 
     id = ma.fields.Integer(required=True)
@@ -80,7 +80,7 @@ class ReservationQuery(QueryOfPage):
     )
 
 
-class ResourceSchema(ma.Schema):
+class ResourceSchema(Schema):
     """What can be reserved."""
 
     id = ma.fields.Integer(required=True)

@@ -88,8 +88,8 @@ def create(
         "note": note,
     }
     customer = _customer(user, customer_id)
-    _check(user, values, _lock_resource(resource_id), changed=frozenset(values))
-    reservation = Reservation(customer=customer, created_by_id=user.id, **values)
+    _check(user, values, _lock_resource(resource_id, customer.school_id), changed=frozenset(values))
+    reservation = Reservation(customer=customer, school_id=customer.school_id, created_by_id=user.id, **values)
     _write(reservation, values)
     return reservation
 
@@ -115,7 +115,7 @@ def update(user: User, reservation_id: int, changes: Mapping[str, Any]) -> Reser
     values = {name: changes.get(name, getattr(reservation, name)) for name in FIELDS}
     changed = frozenset(name for name in FIELDS if values[name] != getattr(reservation, name))
     if changed:
-        _check(user, values, _lock_resource(values["resource_id"]), changed)
+        _check(user, values, _lock_resource(values["resource_id"], reservation.school_id), changed)
         _write(reservation, values)
     return reservation
 
@@ -166,15 +166,17 @@ def _customer(user: User, customer_id: int | None) -> User:
     return customer
 
 
-def _lock_resource(resource_id: int | None) -> Resource | None:
-    """The resource, held until the commit: two bookings of one resource take turns.
+def _lock_resource(resource_id: int | None, school_id: int) -> Resource | None:
+    """The resource of a school, held until the commit: two bookings of one resource take turns.
 
     PostgreSQL's constraint refuses the second without it too, but about one time in a hundred as a deadlock: both have
     written, and each waits for the other.
     """
     if resource_id is None:
         return None
-    query = sa.select(Resource).where(Resource.id == resource_id).with_for_update(key_share=True)
+    # Of the reservation's school: an admin sees those of others too.
+    query = sa.select(Resource).where(Resource.id == resource_id, Resource.school_id == school_id)
+    query = query.with_for_update(key_share=True)
     return db.session.scalar(query.execution_options(populate_existing=True))
 
 

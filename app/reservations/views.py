@@ -57,7 +57,7 @@ def list_() -> ResponseReturnValue:
 def create() -> ResponseReturnValue:
     """The form of a new reservation; `?date=` fills in the day."""
     form = ReservationForm()
-    form.offer(queries.active_resources())
+    form.offer(queries.active_resources(acting_user().school_id))
     if not can(acting_user(), "reservations.create_for_others"):
         del form.customer
     if request.method == "GET":
@@ -103,7 +103,7 @@ def edit(reservation_id: int) -> ResponseReturnValue:
     """The form of an existing reservation."""
     reservation = queries.get(acting_user(), reservation_id)
     form = ReservationForm(data=_form_data(reservation))
-    form.offer(queries.active_resources(), reservation.resource)
+    form.offer(queries.active_resources(reservation.school_id), reservation.resource)
     del form.customer
     values = form.values(reader_zone(), reservation) if form.validate_on_submit() else None
     if values is None:

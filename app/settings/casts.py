@@ -141,16 +141,17 @@ def whole_number(least: int, most: int | None = None) -> Cast:
     return Cast(f"a whole number from {least}" + (f" to {most}" if most is not None else ""), convert)
 
 
-def seconds(above: float = 0) -> Cast:
-    """A duration that may have a fraction."""
+def seconds(above: float = 0, least: float | None = None) -> Cast:
+    """A duration that may have a fraction; with `least`, that one is allowed too."""
 
     def convert(value: str) -> float:
         number = float(value)
-        if not above < number < float("inf"):
+        is_enough = number > above if least is None else number >= least
+        if not is_enough or number == float("inf"):
             raise ValueError(value)
         return number
 
-    return Cast(f"seconds, more than {above:g}", convert)
+    return Cast(f"seconds, more than {above:g}" if least is None else f"seconds, from {least:g}", convert)
 
 
 def choice(*words: str, either_case: bool = False) -> Cast:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from flask_migrate import upgrade
 
-from app.accounts import Role, User, issue_token
+from app.accounts import Role, User, issue_personal_token
 from app.columns import utc_now
 from app.extensions import db
 from app.outbox import JobRequest, enqueue_many
@@ -22,7 +22,7 @@ COMMIT_JOBS = 5_000
 def prepare(customers: int) -> dict[str, str]:
     """Makes the tables, a member of staff with a token, and customers with the ids 1, 2, …"""
     upgrade()
-    common = {"password_hash": "none", "created_at": utc_now()}
+    common = {"password_hash": "none", "created_at": utc_now(), "confirmed_at": utc_now()}
     names = [f"customer{n}" for n in range(1, customers + 1)]
     people = [
         {"username": name, "username_key": name, "email": f"{name}@example.org", "name": name, **common}
@@ -31,7 +31,7 @@ def prepare(customers: int) -> dict[str, str]:
     db.session.execute(sa.insert(User), people)
     staff = User(username="staff", email="staff@example.org", name="Staff", role=Role.STAFF, **common)
     db.session.add(staff)
-    token, _ = issue_token(staff)
+    token, _ = issue_personal_token(staff, "bench", ["write"])
     db.session.commit()
     return {"authorization": f"Bearer {token}"}
 

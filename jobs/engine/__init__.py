@@ -13,7 +13,7 @@ from app.outbox import catalogue, publisher
 from jobs.engine import schedule
 from jobs.engine.chunk import Answer, Chunk
 from jobs.engine.context import check_cancelled, current_job
-from jobs.engine.eager import eager_runner
+from jobs.engine.eager import direct_runner, eager_runner
 from jobs.engine.entry import ENTRY_POINT
 from jobs.engine.errors import JobCancelledError, JobTimeoutError
 from jobs.engine.registry import definitions, job
@@ -39,6 +39,7 @@ def init_app(app: Flask, entries: Sequence[ScheduleEntry]) -> None:
     """Tells `app` which jobs there are and how they reach a worker; checks the schedule."""
     catalogue(app).add(definition.spec(app.config) for definition in definitions())
     publisher(app).entry_point = ENTRY_POINT
+    publisher(app).run_directly = direct_runner(app)
     if app.config["JOBS_EAGER"]:
         publisher(app).run_eagerly = eager_runner(app)
     app.extensions["schedule"] = list(entries)

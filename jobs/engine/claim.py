@@ -55,6 +55,7 @@ class Claim:
     started_at: datetime
     worker: str
     user_id: int | None
+    school_id: int | None
     request_id: str | None
 
 
@@ -71,6 +72,7 @@ _COLUMNS = (
     JobRecord.started_at,
     JobRecord.worker,
     JobRecord.user_id,
+    JobRecord.school_id,
     JobRecord.request_id,
 )
 

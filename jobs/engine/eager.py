@@ -1,13 +1,16 @@
-"""JOBS_EAGER: jobs run in the caller, right after its commit, without a broker."""
+"""Jobs that run in the process that asked for them, without a broker: all with JOBS_EAGER, else one that presses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
+import sqlalchemy as sa
 from flask import Flask
 
+from app.columns import utc_now
 from app.extensions import db
+from app.outbox import JobRecord, JobState
 from jobs.engine import claim as claims
 from jobs.engine import execution, heartbeat
 from jobs.engine.deadlines import no_limit
@@ -35,12 +38,38 @@ def eager_runner(app: Flask) -> Callable[[Sequence[str]], None]:
     return run
 
 
+def direct_runner(app: Flask) -> Callable[[str], None]:
+    """A function that runs one record by id now, whatever it waits for, unless somebody else has claimed it.
+
+    Should its process die meanwhile, the rescue finds the record, as with any worker.
+    """
+
+    def run(id: str) -> None:
+        name = heartbeat.process_name("direct")
+        with heartbeat.kept_alive(app, name, "direct"):
+            with app.app_context():
+                _bring_forward(id)
+            _run_one(app, id, name)
+
+    return run
+
+
 def _drain(app: Flask, waiting: list[str]) -> None:
     name = heartbeat.process_name("eager")
     with heartbeat.kept_alive(app, name, "eager"):
         while waiting:
-            id = waiting.pop(0)
-            with app.app_context():
-                items = claims.claim(db.session(), [id], name)
-            if items:
-                execution.run(app, items, no_limit)
+            _run_one(app, waiting.pop(0), name)
+
+
+def _run_one(app: Flask, id: str, name: str) -> None:
+    with app.app_context():
+        items = claims.claim(db.session(), [id], name)
+    if items:
+        execution.run(app, items, no_limit)
+
+
+def _bring_forward(id: str) -> None:
+    # Not one that waits for a retry: its pause has a reason.
+    is_waiting = sa.and_(JobRecord.id == id, JobRecord.state == JobState.SCHEDULED)
+    db.session.execute(sa.update(JobRecord).where(is_waiting).values(scheduled_at=utc_now()))
+    db.session.commit()

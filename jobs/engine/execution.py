@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from app.extensions import BelfrySession, db, is_database_away, sqlstate
 from app.outbox import JobState, Origin, UnknownJobError, acting_as
+from app.tenancy import scope_of, seeing
 from jobs.engine import claim as claims
 from jobs.engine.chunk import Chunk
 from jobs.engine.claim import Claim
@@ -117,8 +118,9 @@ def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLate
     session = db.session()
     with running(item) as job:
         try:
-            with _on_behalf_of(item), _without_commit(session), limit(item.timeout_seconds):
+            with _on_behalf_of([item]), _without_commit(session), limit(item.timeout_seconds):
                 result = checked_result(found.function(session, **item.args))
+                session.flush()  # what the function has left to it is the job's doing too, in its school's scope
             if end_later is not None and not session.in_transaction():
                 end_later(item, result)
                 return []
@@ -132,7 +134,6 @@ def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLate
 
 
 def _complete(session: Session, item: Claim, result: Any) -> None:
-    session.flush()
     if not claims.complete(session, [(item, result)]):
         raise ClaimLostError(f"claim {item.number} of {item.name} is no longer the latest")
     session.commit()
@@ -143,7 +144,7 @@ def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit, shoul
     failure: BaseException = UnansweredError(f"{found.name} returned without an answer for this record")
     with running(items[0]) as job:
         try:
-            with _on_behalf_of(items[0]), limit(max(item.timeout_seconds for item in items)):
+            with _on_behalf_of(items), limit(max(item.timeout_seconds for item in items)):
                 found.function(chunk)
         except ENDS_OF_A_JOB as error:
             failure = error
@@ -255,8 +256,15 @@ def _observed(item: Claim) -> Iterator[None]:
         yield
 
 
-def _on_behalf_of(item: Claim) -> AbstractContextManager[None]:
-    return acting_as(Origin(item.user_id, item.request_id, item.id))
+@contextmanager
+def _on_behalf_of(items: Sequence[Claim]) -> Iterator[None]:
+    """What the function writes and asks for is its record's school's, and of others it sees nothing; a chunk of several
+    schools is the system's."""
+    first, schools = items[0], {item.school_id for item in items}
+    school_id = first.school_id if len(schools) == 1 else None
+    origin = Origin(first.user_id, first.request_id, first.id, school_id)
+    with acting_as(origin), seeing(scope_of(school_id)):
+        yield
 
 
 @contextmanager

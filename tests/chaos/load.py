@@ -35,6 +35,7 @@ from tests.chaos.domain import CHILD, Deed
 from tests.chaos.root import app
 
 HTTP_SECONDS = 5
+SCHOOL_ID = 1  # the one that the migration makes
 MAX_OPEN = 50
 # Heavy jobs run one by one: more of them would wait for each other, which says nothing of a rescue.
 SHARES = {"chaos.quick": 40, "chaos.slow": 25, "chaos.flaky": 15, "chaos.chain": 15, "chaos.heavy": 3}
@@ -84,7 +85,8 @@ class Sessions:
     def _book(self, session: Session, key: str) -> None:
         start = utc_now() + timedelta(days=self._dice.randint(1, 300))
         for _ in range(self._dice.randint(1, 3)):
-            session.add(Reservation(customer_id=self._dice.choice(self._customers), start_time=start, note=key))
+            customer_id = self._dice.choice(self._customers)
+            session.add(Reservation(school_id=SCHOOL_ID, customer_id=customer_id, start_time=start, note=key))
 
     def _change(self, session: Session, key: str) -> None:
         for reservation in self._some_pending(session):

@@ -15,7 +15,8 @@ from flask_migrate import upgrade
 
 import jobs
 from app import create_app
-from app.accounts import Role, User, issue_token
+from app.accounts import Role, User, issue_personal_token
+from app.columns import utc_now
 from app.extensions import db
 from app.outbox import WorkerProcess
 from tests.chaos.domain import create_tables
@@ -184,13 +185,14 @@ def _prepare_database(app: Flask) -> str:
     with app.app_context():
         upgrade(str(ROOT / "migrations"))
         create_tables(db.engine)
-        staff = User(username="desk", email="staff@example.org", name="Staff", password_hash="!", role=Role.STAFF)
+        common = {"password_hash": "!", "confirmed_at": utc_now()}
+        staff = User(username="desk", email="staff@example.org", name="Staff", role=Role.STAFF, **common)
         db.session.add(staff)
         for number in range(20):
             name = f"customer{number}"
-            db.session.add(User(username=name, email=f"{name}@example.org", name=name, password_hash="!"))
+            db.session.add(User(username=name, email=f"{name}@example.org", name=name, **common))
         db.session.flush()
-        token, _ = issue_token(staff)
+        token, _ = issue_personal_token(staff, "chaos", ["write"])
         db.session.commit()
     return token
 

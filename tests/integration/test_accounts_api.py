@@ -7,6 +7,9 @@ import pytest
 from app.accounts import Role, disable
 from tests.reservation_factories import PASSWORD, bearer, log_in, make_user
 
+# Nothing here is about the database.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 LOGIN = "/api/v1/auth/login"
 
 
@@ -122,7 +125,7 @@ def test_the_document_is_openapi_3_1_and_names_the_bearer_scheme(client):
 
 def test_a_crash_is_a_500_without_details(app, client, monkeypatch):
     app.config["PROPAGATE_EXCEPTIONS"] = False
-    monkeypatch.setattr("app.accounts.api.services.authenticate", lambda *_: 1 / 0)
+    monkeypatch.setattr("app.accounts.services.authenticate", lambda *_: 1 / 0)
     answer = client.post(LOGIN, json={"username": "abc", "password": "b"})
     assert is_error(answer, 500)
     assert "division" not in answer.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 from flask import Blueprint, abort, jsonify
@@ -11,6 +12,9 @@ from app.accounts import Role, acting_user, change_password, disable, require_ro
 from app.extensions import reading_only
 from app.outbox import Origin, acting_as, current_origin
 from tests.reservation_factories import PASSWORD, log_in, make_user
+
+# Nothing here is about the database.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -52,11 +56,27 @@ def test_a_login_leads_to_where_one_wanted_to_go(client):
     assert client.get("/staff-only").text == "welcome"
 
 
-def test_a_login_never_leads_elsewhere(client):
+@pytest.mark.parametrize(
+    "target",
+    [
+        "",
+        "//evil.example",
+        "///evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "https://evil.example/",
+        "javascript:alert(1)",
+        "/\t/evil.example",
+        "/\n/evil.example",
+    ],
+)
+def test_a_login_never_leads_elsewhere(client, target):
     user = make_user()
-    answer = client.post("/login?next=//evil.example", data={"login": user.email, "password": PASSWORD})
+    data = {"login": user.email, "password": PASSWORD}
+    answer = client.post("/login", query_string={"next": target}, data=data | {"next": target})
     assert answer.status_code == 302
-    assert answer.location == "/reservations/"
+    assert urlsplit(urljoin("http://localhost/login", answer.location.replace("\\", "/"))).netloc == "localhost"
+    assert client.get("/start").location == "/reservations/"
 
 
 def test_a_wrong_password_says_so_and_keeps_next(client):

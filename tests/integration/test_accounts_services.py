@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from itertools import count
 
 import pytest
@@ -10,19 +9,17 @@ import sqlalchemy as sa
 from argon2 import PasswordHasher
 
 from app.accounts import (
-    AccessToken,
     Role,
     User,
     authenticate,
     change_password,
     create_user,
     disable,
-    issue_token,
-    revoke,
+    issue_pair,
     services,
     verify_token,
 )
-from app.columns import utc_now
+from app.accounts.passwords import hash_password, is_password, needs_rehash
 from app.errors import InvalidInputError
 from tests.reservation_factories import PASSWORD, make_user
 
@@ -100,7 +97,7 @@ def test_a_hash_with_old_parameters_is_made_anew_at_the_next_login(session):
 
 def test_a_disabled_user_has_no_login_and_no_token(session):
     user = make_user()
-    text, _ = issue_token(user)
+    text = issue_pair(user).access_token
     disable(user)
     session.commit()
     assert authenticate(user.username, PASSWORD) is None
@@ -116,37 +113,10 @@ def test_a_new_password_ends_sessions(session):
     assert authenticate(user.username, "another password") is user
 
 
-def test_a_token_works_until_it_expires_or_is_revoked(session):
-    user = make_user()
-    text, token = issue_token(user)
-    late, _ = issue_token(user, lifetime=timedelta(seconds=-1))
-    session.commit()
-    assert verify_token(text).user is user
-    assert verify_token(late) is None
-    assert verify_token(text + "x") is None
-    revoke(token)
-    session.commit()
-    assert verify_token(text) is None
-
-
-def test_only_the_hash_of_a_token_is_kept(session):
-    text, token = issue_token(make_user())
-    session.commit()
-    row = session.execute(sa.select(AccessToken.__table__)).one()
-    assert text not in str(row)
-    assert len(token.hash) == 64
-
-
-def test_the_use_of_a_token_is_recorded_once_a_minute(session):
-    text, token = issue_token(make_user())
-    session.commit()
-    assert token.last_used_at is None
-    verify_token(text)
-    first = token.last_used_at
-    assert first is not None
-    verify_token(text)
-    assert token.last_used_at == first
-    token.last_used_at = utc_now() - timedelta(minutes=2)
-    session.commit()
-    verify_token(text)
-    assert token.last_used_at >= first
+def test_a_password_hash_is_argon2id_and_tells_only_its_own_password(app):
+    hashed = hash_password("a good password")
+    assert hashed.startswith("$argon2id$")
+    assert is_password(hashed, "a good password")
+    assert not is_password(hashed, "another password")
+    assert not is_password("no hash at all", "a good password")
+    assert not needs_rehash(hashed)

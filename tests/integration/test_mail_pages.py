@@ -25,7 +25,7 @@ CONTEXT = {"server": "mail.example.org"}
 KEY = "20251125T143005.000001Z-0123abcd"
 
 
-def log_in(client: FlaskClient, role: str = "staff") -> None:
+def log_in(client: FlaskClient, role: str = "admin") -> None:
     create_user(username=role, email=f"{role}@example.org", password=PASSWORD, role=role, name="", time_zone=None)
     db.session.commit()
     answer = client.post("/login", data={"login": role, "password": PASSWORD})
@@ -34,7 +34,7 @@ def log_in(client: FlaskClient, role: str = "staff") -> None:
 
 @pytest.fixture
 def staff(client: FlaskClient) -> FlaskClient:
-    """A browser in which staff is logged in."""
+    """A browser of an admin: these mails are the system's own, which no school's staff sees."""
     log_in(client)
     return client
 

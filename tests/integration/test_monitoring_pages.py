@@ -33,7 +33,7 @@ def job_record(state: JobState = JobState.PENDING, **values: Any) -> JobRecord:
 @pytest.fixture
 def staff(client: FlaskClient) -> FlaskClient:
     """A browser in which staff is logged in."""
-    return log_in(client, make_user(Role.STAFF))
+    return log_in(client, make_user(Role.ADMIN))
 
 
 @pytest.mark.parametrize("query", ["text=%00", "name=%00", "queue=%00", "state=%00", "state=zzz", "text=%1B%00"])

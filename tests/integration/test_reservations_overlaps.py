@@ -15,6 +15,7 @@ from app.errors import ConflictError
 from app.extensions import db
 from app.reservations import Reservation, ReservationStatus
 from app.reservations.overlaps import is_overlap
+from app.schools import default_school
 from tests.reservation_factories import make_reservation, make_resource, make_user, tomorrow
 
 
@@ -31,6 +32,7 @@ def staff(app):
 def insert(customer_id: int, resource_id: int | None, start, **values) -> None:
     """A row past all of our own code but the table."""
     row = {
+        "school_id": default_school().id,
         "customer_id": customer_id,
         "resource_id": resource_id,
         "start_time": start,

@@ -29,6 +29,7 @@ def item(n: int, queue: str = "default", number: int = 1) -> Claim:
         started_at=datetime(2026, 1, 1, tzinfo=UTC),
         worker="w",
         user_id=None,
+        school_id=None,
         request_id=None,
     )
 

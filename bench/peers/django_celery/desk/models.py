@@ -28,6 +28,7 @@ TRANSITIONS = {
 class Reservation(models.Model):
     """A customer's claim to a time."""
 
+    school_id = models.IntegerField(default=1)
     customer = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", db_index=False)
     resource_id = models.IntegerField(null=True)
     start_time = models.DateTimeField()

@@ -17,6 +17,7 @@ class Migration(migrations.Migration):
             name="Reservation",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("school_id", models.IntegerField(default=1)),
                 ("resource_id", models.IntegerField(null=True)),
                 ("start_time", models.DateTimeField()),
                 ("duration_minutes", models.IntegerField(default=60)),

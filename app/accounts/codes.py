@@ -1,0 +1,161 @@
+"""Codes and links that mails carry: for one purpose of one user, working for a while, used once.
+
+A table row holds a random nonce. The six digits and the link's token follow from it by SECRET_KEY, so they stand in no
+table, no job, no broker and no log, and who reads the database cannot use them. They are made when the mail is
+rendered: each attempt to send it, and each person who sends it again, makes the same ones. Their time begins when the
+mail leaves, however late an outage lets it; before, they do not work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from base64 import urlsafe_b64encode
+from collections.abc import Collection
+from datetime import timedelta
+
+import sqlalchemy as sa
+from flask import current_app
+from sqlalchemy.orm import Session, joinedload
+
+from app.accounts.models import AccountCode, CodePurpose, User
+from app.columns import utc_now
+from app.extensions import db
+from app.tenancy import EVERYTHING, seeing
+
+# With a million codes and five tries, a guess succeeds once in 200,000 mails. The link cannot be guessed and goes on.
+MAX_TRIES = 5
+DIGITS = 6
+MINUTES = {CodePurpose.CONFIRM: "CONFIRMATION_CODE_MINUTES", CodePurpose.RESET: "PASSWORD_RESET_MINUTES"}
+# An expired code is worth nothing to anybody; a few days are for those who ask what became of theirs.
+KEPT = timedelta(days=7)
+
+
+def issue(user: User, purpose: CodePurpose) -> AccountCode:
+    """Makes a code, flushed; older ones of this purpose end. The caller commits, and asks for the mail."""
+    void(purpose, AccountCode.user_id == user.id)
+    code = AccountCode()
+    code.user, code.purpose, code.nonce = user, purpose, secrets.token_hex(32)
+    code.token_hash = _hash(token_of(code))
+    db.session.add(code)
+    db.session.flush()
+    return code
+
+
+def digits_of(code: AccountCode) -> str:
+    """What a person types."""
+    return f"{int.from_bytes(_derived(code, 'digits')) % 10**DIGITS:0{DIGITS}d}"
+
+
+def token_of(code: AccountCode) -> str:
+    """What the link ends with: 256 bits."""
+    return urlsafe_b64encode(_derived(code, "token")).rstrip(b"=").decode()
+
+
+def minutes_of(purpose: CodePurpose) -> int:
+    """How long a code of this purpose works."""
+    return current_app.config[MINUTES[purpose]]
+
+
+def start(session: Session, purpose: CodePurpose, ids: Collection[int]) -> None:
+    """Called when the mails that carry these codes are about to leave: their time begins, anew for a mail that is sent
+    again. Those that were used or voided stay so. The caller commits."""
+    statement = (
+        sa.update(AccountCode)
+        .where(AccountCode.id.in_(ids), AccountCode.used_at.is_(None), AccountCode.voided_at.is_(None))
+        .values(expires_at=utc_now() + timedelta(minutes=minutes_of(purpose)))
+    )
+    session.execute(statement, execution_options={"synchronize_session": False})
+
+
+@seeing(EVERYTHING)  # who is asked for is only known then
+def find_by_token(purpose: CodePurpose, token: str) -> AccountCode | None:
+    """The code whose link ends with `token`, with its user, while it works; looking does not use it."""
+    query = (
+        sa.select(AccountCode)
+        .options(joinedload(AccountCode.user))
+        .where(AccountCode.token_hash == _hash(token), *_works(purpose))
+    )
+    return db.session.scalar(query)
+
+
+def use(code: AccountCode) -> bool:
+    """Uses a code up; of two who try at the same time one does. The caller commits.
+
+    Returns:
+        whether it still worked.
+    """
+    statement = (
+        sa.update(AccountCode)
+        .where(AccountCode.id == code.id, *_works(code.purpose))
+        .values(used_at=utc_now())
+        .returning(AccountCode.id)
+    )
+    return db.session.scalar(statement, execution_options={"synchronize_session": False}) is not None
+
+
+@seeing(EVERYTHING)  # who is asked for is only known then
+def try_digits(purpose: CodePurpose, digits: str, *users: sa.ColumnElement[bool]) -> AccountCode | None:
+    """The working code of one of these users that has these digits. Commits that there was one try more of each.
+
+    Args:
+        purpose: what the code is for.
+        digits: as a person types them, spaces and all.
+        users: conditions on the user.
+    """
+    statement = (
+        sa.update(AccountCode)
+        .where(
+            AccountCode.user_id.in_(sa.select(User.id).where(User.active, *users)),
+            AccountCode.tries < MAX_TRIES,
+            *_works(purpose),
+        )
+        .values(tries=AccountCode.tries + 1)
+        .returning(AccountCode.id)
+    )
+    # Counted before it is looked at, and kept whatever follows: parallel guesses are tries too.
+    ids = db.session.scalars(statement, execution_options={"synchronize_session": False}).all()
+    db.session.commit()
+    typed = "".join(digits.split()).encode()
+    codes = db.session.scalars(sa.select(AccountCode).where(AccountCode.id.in_(ids))).all()
+    return next((code for code in codes if hmac.compare_digest(digits_of(code).encode(), typed)), None)
+
+
+def void(purpose: CodePurpose, *conditions: sa.ColumnElement[bool]) -> None:
+    """Ends those codes of a purpose that meet the conditions and were not used. The caller commits."""
+    is_open = sa.and_(AccountCode.purpose == purpose, AccountCode.used_at.is_(None), AccountCode.voided_at.is_(None))
+    statement = sa.update(AccountCode).where(is_open, *conditions).values(voided_at=utc_now())
+    db.session.execute(statement, execution_options={"synchronize_session": False})
+
+
+def prune(session: Session) -> int:
+    """Deletes codes that can work no more. The caller commits.
+
+    Returns:
+        how many were deleted.
+    """
+    # One that never started goes with its mail's last attempt, long before.
+    is_past = AccountCode.created_at < utc_now() - KEPT
+    is_over = sa.or_(AccountCode.expires_at.is_(None), AccountCode.expires_at < utc_now())
+    ids = session.scalars(sa.delete(AccountCode).where(is_past, is_over).returning(AccountCode.id)).all()
+    return len(ids)
+
+
+def _works(purpose: CodePurpose) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        AccountCode.purpose == purpose,
+        AccountCode.used_at.is_(None),
+        AccountCode.voided_at.is_(None),
+        AccountCode.expires_at > utc_now(),
+    )
+
+
+def _derived(code: AccountCode, what: str) -> bytes:
+    message = f"account-code/{code.purpose}/{what}/{code.nonce}"
+    return hmac.digest(current_app.config["SECRET_KEY"].encode(), message.encode(), "sha256")
+
+
+def _hash(token: str) -> str:
+    # A plain hash will do: the token is 256 bits that nobody can guess.
+    return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()

@@ -1,0 +1,175 @@
+"""What the mails about accounts say, and asking for them. The codes in them are made here, when a mail is rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from flask import current_app
+from sqlalchemy.orm import Session, aliased, joinedload
+
+from app.accounts import codes
+from app.accounts.models import AccountCode, CodePurpose, User
+from app.columns import utc_now
+from app.extensions import db
+from app.mail import MailEntry, mail_kind, send_mail
+from app.outbox import for_school, subject_of
+from app.presentation import localtime
+
+Context = dict[str, Any]
+Contexts = dict[str, Context | None]
+
+CONFIRMATION, ALREADY_REGISTERED = "confirmation", "already-registered"
+PASSWORD_RESET, PASSWORD_CHANGED, WELCOME = "password-reset", "password-changed", "welcome"
+
+
+def send_code(kind: str, code: AccountCode, delay: timedelta | None = None) -> str | None:
+    """Asks for the mail that carries a code, or for the one that goes out in its place.
+
+    Args:
+        kind: CONFIRMATION, ALREADY_REGISTERED or PASSWORD_RESET.
+        code: what it is about; flushed.
+        delay: how long the mail waits.
+
+    Returns:
+        the ledger id.
+    """
+    return _send(kind, code.user, f"{kind}/{code.id}", context={"code_id": code.id}, delay=delay)
+
+
+def send_welcome(user: User) -> None:
+    """Asks for the mail that follows a confirmation; once for a user."""
+    _send(WELCOME, user, f"{WELCOME}/{user.id}")
+
+
+def send_password_changed(user: User) -> None:
+    """Asks for the mail that follows a new password, whose sessions have a new uniquifier."""
+    key = f"{PASSWORD_CHANGED}/{user.id}/{user.fs_uniquifier}"
+    _send(PASSWORD_CHANGED, user, key, context={"at": utc_now().isoformat()})
+
+
+def _send(kind: str, user: User, key: str, **options: Any) -> str | None:
+    """A mail to a user is their school's, also when nobody is logged in."""
+    with for_school(user.school_id):
+        return send_mail(kind, user.email, key, subject=subject_of(user), **options)
+
+
+def start_codes(purpose: CodePurpose, session: Session, entries: Sequence[MailEntry]) -> None:
+    """Called when mails with codes are about to leave: the time of the codes begins."""
+    codes.start(session, purpose, [entry.context["code_id"] for entry in entries])
+
+
+def sample_code(path: str) -> Context:
+    """A code nobody has."""
+    return {"name": "Ada Lovelace", "username": "ada", "code": "204 615", "path": f"{path}/sample", "minutes": 60}
+
+
+@mail_kind(
+    CONFIRMATION,
+    sample=lambda: sample_code("/confirm"),
+    on_sending=partial(start_codes, CodePurpose.CONFIRM),
+    secrets=("code", "path"),
+)
+def confirmation(entries: Sequence[MailEntry]) -> Contexts:
+    """For who registered: the digits and the link, unless a newer mail has others."""
+    return _with_codes(entries, "/confirm")
+
+
+@mail_kind(
+    PASSWORD_RESET,
+    sample=lambda: sample_code("/reset-password"),
+    on_sending=partial(start_codes, CodePurpose.RESET),
+    secrets=("code", "path"),
+)
+def password_reset(entries: Sequence[MailEntry]) -> Contexts:
+    """For who forgot the password: the link."""
+    return _with_codes(entries, "/reset-password")
+
+
+@mail_kind(ALREADY_REGISTERED, sample=lambda: {"name": "Ada Lovelace", "username": "ada", "path": "/forgot-password"})
+def already_registered(entries: Sequence[MailEntry]) -> Contexts:
+    """For the owner of an address with which somebody, perhaps the owner, registered again."""
+    claimant, owner = aliased(User), aliased(User)
+    ids = {int(entry.subject_id or 0) for entry in entries}
+    query = (
+        sa.select(claimant.id, owner.name, owner.username)
+        .join(owner, sa.and_(owner.email == claimant.email, owner.confirmed_at.is_not(None)))
+        .where(claimant.id.in_(ids))
+    )
+    owners = {row.id: row for row in db.session.execute(query)}
+    return {
+        entry.id: {"name": found.name, "username": found.username, "path": "/forgot-password"}
+        if (found := owners.get(int(entry.subject_id or 0)))
+        else None
+        for entry in entries
+    }
+
+
+@mail_kind(WELCOME, sample=lambda: {"name": "Ada Lovelace", "username": "ada"})
+def welcome(entries: Sequence[MailEntry]) -> Contexts:
+    """For who has just confirmed the address."""
+    return _of_users(entries, lambda entry, user: {"name": user.name, "username": user.username})
+
+
+@mail_kind(
+    PASSWORD_CHANGED,
+    sample=lambda: {
+        "name": "Ada Lovelace",
+        "username": "ada",
+        "changed_at": "Mon 24 Nov 2025, 09:12",
+        "zone": "UTC",
+        "path": "/forgot-password",
+    },
+)
+def password_changed(entries: Sequence[MailEntry]) -> Contexts:
+    """For who has a new password, on their clock: with the way back when it was somebody else."""
+    return _of_users(entries, _changed_context)
+
+
+def _with_codes(entries: Sequence[MailEntry], path: str) -> Contexts:
+    ids = [entry.context["code_id"] for entry in entries]
+    query = (
+        sa.select(AccountCode)
+        .options(joinedload(AccountCode.user))
+        # One that was used or followed by a newer one helps nobody: its mail is skipped.
+        .where(AccountCode.id.in_(ids), AccountCode.used_at.is_(None), AccountCode.voided_at.is_(None))
+    )
+    found = {code.id: code for code in db.session.scalars(query)}
+    return {
+        entry.id: _code_context(code, path) if (code := found.get(entry.context["code_id"])) else None
+        for entry in entries
+    }
+
+
+def _code_context(code: AccountCode, path: str) -> Context:
+    digits = codes.digits_of(code)
+    return {
+        "name": code.user.name,
+        "username": code.user.username,
+        "code": f"{digits[:3]} {digits[3:]}",
+        "path": f"{path}/{codes.token_of(code)}",
+        "minutes": codes.minutes_of(code.purpose),
+    }
+
+
+def _changed_context(entry: MailEntry, user: User) -> Context:
+    zone = ZoneInfo(user.time_zone or current_app.config["TIMEZONE"])
+    return {
+        "name": user.name,
+        "username": user.username,
+        "changed_at": localtime(datetime.fromisoformat(entry.context["at"]), zone),
+        "zone": zone.key,
+        "path": "/forgot-password",
+    }
+
+
+def _of_users(entries: Sequence[MailEntry], build: Callable[[MailEntry, User], Context]) -> Contexts:
+    ids = {int(entry.subject_id or 0) for entry in entries}
+    users = {user.id: user for user in db.session.scalars(sa.select(User).where(User.id.in_(ids)))}
+    return {
+        entry.id: build(entry, user) if (user := users.get(int(entry.subject_id or 0))) else None for entry in entries
+    }

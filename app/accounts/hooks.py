@@ -1,0 +1,13 @@
+"""What the audit log is told of accounts, whoever changes them: a page, the API, a command or the shell."""
+
+from __future__ import annotations
+
+from app import audit
+from app.accounts.models import AccessToken, User
+from app.outbox import record_changes
+
+record_changes(User.school_id, User.role, User.active, User.username, User.email)
+record_changes(User.password_hash, secret=True)
+record_changes(AccessToken.revoked_at)
+audit.record_creations(User, AccessToken)
+audit.watch_deletions(User, AccessToken)

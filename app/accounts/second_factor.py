@@ -1,0 +1,78 @@
+"""The second factor of a login: codes of an authenticator app (RFC 6238), and recovery codes that stand in for them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from flask import current_app
+from flask_security.recovery_codes import MfRecoveryCodesUtil
+from flask_security.totp import Totp
+
+from app.accounts.models import User
+from app.extensions import db
+from app.tenancy import EVERYTHING, seeing
+
+
+class OnceOnlyTotp(Totp):
+    """Codes of an authenticator app, each of which is taken once."""
+
+    def get_last_counter(self, user: Any) -> int | None:
+        """The step of the last code that was taken."""
+        return user.tf_last_counter
+
+    def set_last_counter(self, user: Any, tmatch: Any) -> None:
+        """Called when a code is taken. The caller commits."""
+        user.tf_last_counter = tmatch.counter
+
+
+class HashedRecoveryCodes(MfRecoveryCodesUtil):
+    """Recovery codes of which only hashes are kept, keyed with our secret since they are short."""
+
+    def _encrypt_codes(self, codes: list[str]) -> list[str]:
+        return [self._hash(code) for code in codes]
+
+    def get_recovery_codes(self, user: Any) -> list[str]:
+        """Nobody sees them again."""
+        return []
+
+    def check_recovery_code(self, user: Any, code: str) -> bool:
+        """Whether it is one of the user's."""
+        return self._hash(code.strip()) in (user.mf_recovery_codes or [])
+
+    def delete_recovery_code(self, user: Any, code: str) -> bool:
+        """Called when a code was taken: it works no more. The caller commits."""
+        used = self._hash(code.strip())
+        user.mf_recovery_codes = [kept for kept in user.mf_recovery_codes or [] if kept != used]
+        return True
+
+    def _hash(self, code: str) -> str:
+        return hashlib.blake2b(code.encode(), key=derived_key("recovery"), digest_size=32).hexdigest()
+
+
+@seeing(EVERYTHING)
+def is_satisfied(user: User, code: str | None) -> bool:
+    """Whether a login of `user` that has passed the password may go on.
+
+    Args:
+        user: whose it is.
+        code: what came with the login; it is used up when it is right. The caller commits.
+    """
+    if not user.tf_primary_method:
+        return True
+    security = current_app.extensions["security"]
+    if not code:
+        return False
+    # Two logins with one code take turns; the second finds it used.
+    db.session.refresh(user, with_for_update=True)
+    window = current_app.config["SECURITY_TWO_FACTOR_AUTHENTICATOR_VALIDITY"]
+    if security.totp_factory.verify_totp(token=code, totp_secret=user.tf_totp_secret, user=user, window=window):
+        return True
+    codes = security.mf_recovery_codes_util
+    return codes.check_recovery_code(user, code) and codes.delete_recovery_code(user, code)
+
+
+def derived_key(purpose: str) -> bytes:
+    """A key for one purpose, 32 bytes, from SECRET_KEY: two purposes never share one."""
+    secret = current_app.config["SECRET_KEY"].encode()
+    return hashlib.blake2b(secret[:64], digest_size=32, person=purpose.encode(), salt=b"belfry").digest()

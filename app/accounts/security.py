@@ -1,0 +1,228 @@
+"""Flask-Security-Too: logging in and out, second factors, changing the password, and the record of logins.
+
+It brings the views, the forms and the state between them; ours are the templates, the login's form, and what happens
+around it. Its JSON answers and its header with a token are off: the API has tokens of its own.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from flask import Flask, Response, abort, render_template, request
+from flask_login import LoginManager, user_logged_out
+from flask_security import Security, SQLAlchemyUserDatastore, password_changed, user_authenticated
+from flask_security.forms import ChangePasswordForm, Form, LoginForm, TwoFactorVerifyCodeForm
+from flask_security.mail_util import MailUtil
+from flask_security.password_util import PasswordUtil
+from flask_security.utils import validate_redirect_url
+from wtforms import BooleanField, Field, PasswordField, StringField
+from wtforms.form import BaseForm
+from wtforms.validators import EqualTo, InputRequired, Length
+
+from app import audit
+from app.accounts import limits
+from app.accounts.emails import send_password_changed
+from app.accounts.models import RoleOfSecurity, User
+from app.accounts.passwords import ARGON2_COSTS
+from app.accounts.permissions import ask_to_log_in
+from app.accounts.requests import act_as, forget
+from app.accounts.second_factor import HashedRecoveryCodes, OnceOnlyTotp, derived_key
+from app.accounts.tokens import revoke_all
+from app.accounts.validation import valid_password
+from app.columns import utc_now
+from app.extensions import db
+from app.outbox import subject_of
+from app.tenancy import EVERYTHING, seeing
+
+# Six digits can be guessed by who may go on guessing.
+TAKES_CODES = frozenset({"security.two_factor_token_validation", "security.mf_recovery"})
+# How long after a login a person may change how they log in without proving again who they are.
+FRESH_FOR = timedelta(minutes=30)
+SETTINGS: dict[str, Any] = {
+    "LOGIN_URL": "/login",
+    "LOGOUT_URL": "/logout",
+    "LOGOUT_METHODS": ["POST"],
+    "CACHE_CONTROL": None,  # our headers say it for every page
+    "VERIFY_URL": "/account/verify",
+    "CHANGE_URL": "/account/password",
+    "TWO_FACTOR_SETUP_URL": "/account/two-factor",
+    "TWO_FACTOR_TOKEN_VALIDATION_URL": "/login/code",
+    "TWO_FACTOR_RESCUE_URL": "/login/rescue",
+    "TWO_FACTOR_SELECT_URL": "/login/second-factor",
+    "MULTI_FACTOR_RECOVERY_CODES_URL": "/account/recovery-codes",
+    "MULTI_FACTOR_RECOVERY_URL": "/login/recovery-code",
+    "LOGIN_USER_TEMPLATE": "accounts/login.html",
+    "VERIFY_TEMPLATE": "accounts/verify.html",
+    "CHANGE_PASSWORD_TEMPLATE": "accounts/change_password.html",
+    "TWO_FACTOR_SETUP_TEMPLATE": "accounts/two_factor_setup.html",
+    "TWO_FACTOR_VERIFY_CODE_TEMPLATE": "accounts/two_factor_code.html",
+    "TWO_FACTOR_SELECT_TEMPLATE": "accounts/two_factor_select.html",
+    "MULTI_FACTOR_RECOVERY_CODES_TEMPLATE": "accounts/recovery_codes.html",
+    "MULTI_FACTOR_RECOVERY_TEMPLATE": "accounts/recovery_code.html",
+    "POST_LOGOUT_VIEW": "security.login",
+    "TRACKABLE": True,
+    "CHANGEABLE": True,
+    "TWO_FACTOR": True,
+    "TWO_FACTOR_ENABLED_METHODS": ["authenticator"],
+    "TWO_FACTOR_RESCUE_EMAIL": False,
+    "MULTI_FACTOR_RECOVERY_CODES": True,
+    "TOTP_ISSUER": "Belfry",
+    "FRESHNESS": FRESH_FOR,
+    "API_ENABLED_METHODS": ["session"],
+    "DATETIME_FACTORY": utc_now,
+    "JOIN_USER_ROLES": False,
+    "STATIC_FOLDER": None,
+    "POST_LOGIN_VIEW": "accounts.start",
+    "CLI_USERS_NAME": None,
+    "CLI_ROLES_NAME": None,
+    "PASSWORD_HASH": "argon2",
+    "PASSWORD_SCHEMES": ["argon2"],
+    # Argon2 salts by itself: no second secret without which no hash can be checked.
+    "PASSWORD_SINGLE_HASH": {"argon2"},
+    "PASSWORD_HASH_PASSLIB_OPTIONS": {f"argon2__{name}": value for name, value in ARGON2_COSTS.items()},
+}
+
+
+class LoginByNameForm(LoginForm):
+    """A username or email address, and the password. What is wrong is the same, whatever is wrong."""
+
+    email = None  # pyright: ignore[reportAssignmentType] - how a form of WTForms loses a field
+    login = StringField("Username or email address", [InputRequired("Type one of them."), Length(max=254)])
+    password = PasswordField("Password", [InputRequired("Type your password."), Length(max=1_000)])
+    remember = BooleanField("Stay logged in on this device")
+
+    def validate_next(self, field: Field) -> None:
+        """A page elsewhere is not gone to; the login goes on to where it would without it."""
+        if not validate_redirect_url(field.data or ""):
+            field.data = ""
+
+    def validate(self, **options: Any) -> bool:
+        """Whether the login is right; `user` is whose it is then."""
+        if not Form.validate(self, **options):
+            return False
+        self.user = limits.authenticate(self.login.data or "", self.password.data or "")
+        if self.user is None:
+            self.form_errors.append("No user has this login and password.")
+        return self.user is not None
+
+
+class OurChangePasswordForm(ChangePasswordForm):
+    """The present password, and the new one twice."""
+
+    password = PasswordField("Present password", [InputRequired("Type your present password.")])
+    new_password = PasswordField("New password", [InputRequired("Type a new one.")])
+    new_password_confirm = PasswordField(
+        "New password again", [InputRequired("Type it once more."), EqualTo("new_password", "The two differ.")]
+    )
+
+
+class OurCodeForm(TwoFactorVerifyCodeForm):
+    """A code of the authenticator app."""
+
+    code = StringField("Code", [InputRequired("Type the code that the app shows."), Length(max=20)])
+
+
+class Users(SQLAlchemyUserDatastore):
+    """Where Flask-Security finds who somebody is: of which school is only known then."""
+
+    @seeing(EVERYTHING)
+    def find_user(self, *args: Any, **kwargs: Any) -> Any:
+        """The user who has one value in one column, or None."""
+        return super().find_user(*args, **kwargs)
+
+
+class LedgerMailUtil(MailUtil):
+    """Flask-Security's mails are ours: asked for in the transaction, and sent by a job."""
+
+    def send_mail(self, template: str, *_: Any, user: User, **__: Any) -> None:
+        """Called for the one mail that these settings leave to it: the password was changed."""
+        assert template.endswith("change_notice"), template
+        send_password_changed(user)
+
+
+class SamePasswordRules(PasswordUtil):
+    """The rules of all passwords, wherever they are set."""
+
+    def validate(self, password: str, is_register: bool, **_: Any) -> tuple[list[str] | None, str]:
+        """Returns what is wrong, or None, and the password."""
+        try:
+            return None, valid_password(password)
+        except ValueError as error:
+            return [str(error)], password
+
+
+def init_app(app: Flask) -> None:
+    """Adds the views, and has the user of every session recognised by Flask-Security."""
+    app.config.from_mapping({f"SECURITY_{name}": value for name, value in SETTINGS.items()})
+    with app.app_context():
+        app.config["SECURITY_TOTP_SECRETS"] = {"1": derived_key("totp").hex()}
+        # Asked for, and of use for other kinds of hashes only.
+        app.config["SECURITY_PASSWORD_SALT"] = derived_key("password").hex()
+    security = Security(
+        app,
+        Users(db, User, RoleOfSecurity),
+        login_form=LoginByNameForm,
+        change_password_form=OurChangePasswordForm,
+        two_factor_verify_code_form=OurCodeForm,
+        mail_util_cls=LedgerMailUtil,
+        password_util_cls=SamePasswordRules,
+        totp_cls=OnceOnlyTotp,
+        mf_recovery_codes_util_cls=HashedRecoveryCodes,
+        render_template=_render,
+    )
+    security.want_json(lambda _: False)
+    security.unauthn_handler(lambda *_, **__: ask_to_log_in())
+    _recognise_sessions(security.login_manager)
+    # It would mail the operators for whoever has lost the second factor; recovery codes are for that.
+    app.view_functions["security.two_factor_rescue"] = lambda: abort(404)
+    app.before_request(_limit_codes)
+    user_authenticated.connect(_begin, app)
+    user_logged_out.connect(_end, app)
+    password_changed.connect(_end_tokens, app)
+
+
+def _render(template: str, **context: Any) -> Any:
+    """A page of Flask-Security's views; with the status of a refusal when a form in it has errors."""
+    html = render_template(template, **context)
+    is_refused = any(isinstance(value, BaseForm) and (value.errors or value.form_errors) for value in context.values())
+    return Response(html, 422) if is_refused else html
+
+
+def _recognise_sessions(login_manager: LoginManager) -> None:
+    load_user: Any = login_manager._user_callback  # noqa: SLF001 - Flask-Login offers no other way to what it was given
+
+    @login_manager.user_loader
+    def load_session_user(session_id: str) -> User | None:
+        """Called when a page first asks for its user, with what `User.get_id` gave at the login."""
+        with seeing(EVERYTHING):  # of which school is only known then
+            user: User | None = load_user(session_id)
+        if user is not None:
+            act_as(user)
+        return user
+
+    # Flask-Security's own token in a header or a query: pages take no tokens.
+    login_manager.request_loader(lambda _: None)
+
+
+def _limit_codes() -> None:
+    if request.method == "POST" and request.endpoint in TAKES_CODES:
+        limits.spend_code()
+
+
+def _begin(_: Flask, user: User, **__: Any) -> None:
+    """Called when somebody has logged in, with both factors if there are two. The view commits."""
+    act_as(user)
+    audit.record("user.login", subject_of(user))
+
+
+def _end(_: Flask, user: User | None, **__: Any) -> None:
+    """Called when somebody logs out."""
+    if user is not None:
+        audit.record("user.logout", subject_of(user))
+        db.session.commit()  # the view has nothing else to
+        forget()
+
+
+def _end_tokens(_: Flask, user: User, **__: Any) -> None:
+    revoke_all(user)  # the sessions have ended with the user's uniquifier

@@ -1,0 +1,57 @@
+"""The page of one's personal tokens: made here, shown once, revoked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app.accounts.forms import PersonalTokenForm
+from app.accounts.permissions import acting_user, login_required, require
+from app.accounts.tokens import get_personal_token, issue_personal_token, personal_tokens, revoke
+from app.columns import utc_now
+from app.extensions import commit_and_keep, db
+
+pages = Blueprint("tokens", __name__, url_prefix="/account/tokens")
+
+
+@pages.get("")
+@login_required
+def list_() -> ResponseReturnValue:
+    """One's tokens that work, and the form for another."""
+    return _page(PersonalTokenForm())
+
+
+@pages.post("")
+@login_required
+def create() -> ResponseReturnValue:
+    """Makes a token, and shows it on this one answer: it is kept nowhere, a redirect would have to carry it."""
+    require(acting_user(), "tokens.create")
+    form = PersonalTokenForm()
+    if not form.validate_on_submit():
+        return _page(form), 422
+    days = int(form.days.data)
+    expires_at = utc_now() + timedelta(days=days) if days else None
+    made, _ = issue_personal_token(acting_user(), form.name.data or "", form.scopes.data or [], expires_at)
+    commit_and_keep()
+    return _page(PersonalTokenForm(formdata=None), made=made), 201
+
+
+@pages.post("/<int(min=1, max=2147483647):token_id>/revoke")
+@login_required
+def revoke_token(token_id: int) -> ResponseReturnValue:
+    """Ends a token."""
+    token = get_personal_token(acting_user(), token_id)
+    revoke(token)
+    name = token.name
+    db.session.commit()
+    flash(f"The token {name} is revoked.", "success")
+    return redirect(url_for("tokens.list_"), 303)
+
+
+def _page(form: PersonalTokenForm, made: str | None = None) -> str:
+    page = personal_tokens(acting_user(), cursor=request.args.get("cursor"))
+    return render_template(
+        "accounts/tokens.html", form=form, made=made, tokens=page.items, next_cursor=page.next_cursor
+    )

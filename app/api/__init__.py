@@ -1,0 +1,80 @@
+"""The JSON API's common ground: bearer tokens, the shape of errors, paging, ETags, idempotency keys, and the document
+that describes all of it. No endpoint of a slice is here.
+
+A slice makes an `ApiBlueprint` and registers it with `register_api`. Its endpoints are closed to all but the bearers
+of an access token, whom `app.accounts` recognises; `@public` opens one.
+"""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from app.api import docs
+from app.api.blueprint import ApiBlueprint, public
+from app.api.document import BelfryApi
+from app.api.errors import UnauthenticatedError, error_answer
+from app.api.idempotency import KeptAnswer, prune_answers, secret_answer
+from app.api.paths import API_PATH, IdConverter, SessionOfPages, is_api_request
+from app.api.schemas import (
+    MAX_ID,
+    QueryOfPage,
+    Schema,
+    id_field,
+    page_answer,
+    page_schema,
+    refuse_control_characters,
+)
+from app.api.scopes import SCOPES
+from app.api.versions import refuse_stale, versioned
+from app.extensions import csrf
+
+__all__ = [
+    "MAX_ID",
+    "SCOPES",
+    "ApiBlueprint",
+    "KeptAnswer",
+    "QueryOfPage",
+    "Schema",
+    "UnauthenticatedError",
+    "error_answer",
+    "id_field",
+    "init_app",
+    "is_api_request",
+    "page_answer",
+    "page_schema",
+    "prune_answers",
+    "public",
+    "refuse_control_characters",
+    "refuse_stale",
+    "register_api",
+    "secret_answer",
+    "versioned",
+]
+
+
+def register_api(app: Flask, blueprint: ApiBlueprint) -> None:
+    """Called by a slice's `init_app`: adds its endpoints and their documentation."""
+    csrf.exempt(blueprint)
+    app.extensions["flask-smorest"]["apis"][""]["ext_obj"].register_blueprint(blueprint)
+
+
+def init_app(app: Flask) -> None:
+    """Gives `app` its API, the document at /api/openapi.json and its page at /api/docs.
+
+    Must be called before `register_api`.
+    """
+    app.config["OPENAPI_URL_PREFIX"] = API_PATH
+    app.session_interface = SessionOfPages()
+    app.url_map.converters["id"] = IdConverter
+    api = BelfryApi(
+        app,
+        spec_kwargs={
+            "title": "Belfry",
+            "version": "1",
+            "openapi_version": "3.1.0",
+            "security": [{"bearer": []}],
+            "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
+        },
+    )
+    api.register_converter(IdConverter, lambda _: {"type": "integer", "minimum": 1, "maximum": MAX_ID})
+    app.register_blueprint(docs.pages)

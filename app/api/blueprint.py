@@ -1,0 +1,96 @@
+"""A part of the API: who is let in, how much it takes, and what the document says of every endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flask import current_app, g, request
+from flask_login import current_user
+from flask_smorest import Blueprint
+
+from app.api.document import Endpoint, describe
+from app.api.errors import ScopeError, UnauthenticatedError
+from app.api.idempotency import answered_once
+from app.api.parsing import ApiParser
+from app.api.paths import API_PREFIX
+from app.api.scopes import AREAS, is_in_scope, verb_of
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+# A thousand ids and their texts; what is larger is a file, or a bomb of JSON.
+MAX_BODY_BYTES = 1024 * 1024
+
+
+class ApiBlueprint(Blueprint):
+    """A part of the API. Its endpoints take a bearer token and no cookie, so they need no CSRF token.
+
+    Args:
+        name: of the slice.
+        import_name: the module's `__name__`.
+        description: one line for the documentation.
+        area: one of `scopes.AREAS`, in which personal tokens may be used; None: tokens of logins only.
+        url_prefix: below /api/v1.
+    """
+
+    ARGUMENTS_PARSER = ApiParser()
+
+    def __init__(
+        self, name: str, import_name: str, *, description: str, area: str | None = None, url_prefix: str = ""
+    ) -> None:
+        if area not in (None, *AREAS):
+            raise ValueError(f"{area!r} is no area of the scopes: add it to AREAS")
+        super().__init__(f"api_{name}", import_name, url_prefix=f"{API_PREFIX}{url_prefix}", description=description)
+        self.area = area
+        self._prepare_doc_cbks.append(describe)
+        self.before_request(self._guard)
+
+    def add_url_rule(
+        self,
+        rule: str,
+        endpoint: str | None = None,
+        view_func: Any = None,
+        provide_automatic_options: bool | None = None,
+        **options: Any,
+    ) -> None:
+        """Called by `route`: gives the endpoint what all have."""
+        view = answered_once(view_func) if "POST" in options.get("methods", ()) else view_func
+        told = Endpoint(
+            has_id="<" in rule,
+            is_public=hasattr(view, "is_public"),
+            is_versioned=hasattr(view, "is_versioned"),
+            area=self.area,
+        )
+        view.__dict__["_apidoc"] = {**view.__dict__.get("_apidoc", {}), "endpoint": told}
+        super().add_url_rule(rule, endpoint, view, provide_automatic_options, **options)
+
+    def _guard(self) -> None:
+        request.max_content_length = min(MAX_BODY_BYTES, current_app.config["MAX_REQUEST_BYTES"])
+        if hasattr(current_app.view_functions[request.endpoint or ""], "is_public"):
+            return
+        _require_bearer()
+        _require_scope(self.area)
+
+
+def public(view: View) -> View:
+    """Opens an endpoint of the API to everybody. Goes right above the function, below the blueprint's decorators."""
+    view.__dict__["is_public"] = True
+    return view
+
+
+def _require_bearer() -> None:
+    if current_user.is_authenticated:
+        return
+    given = "This access token is unknown, expired or revoked: log in again."
+    missing = "Log in at /api/v1/auth/login and send the access token: Authorization: Bearer <token>."
+    raise UnauthenticatedError(given if request.authorization else missing)
+
+
+def _require_scope(area: str | None) -> None:
+    # Set with the user. None: a login's token.
+    scopes = g.token_scopes
+    if scopes is None or is_in_scope(scopes, area, request.method):
+        return
+    if area is None:
+        raise ScopeError("Personal tokens are not taken here: log in.")
+    raise ScopeError(f"This token may not do this: it takes the scope {area}:{verb_of(request.method)}.")

@@ -1,0 +1,132 @@
+"""`Idempotency-Key`: a POST that is sent again, because its answer was lost, is answered again and done once.
+
+The header is that of the IETF draft (draft-ietf-httpapi-idempotency-key-header-07). The answer is kept in the
+transaction of what was done: a crash leaves both or neither. Errors are not kept: they did nothing, so asking again is
+safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import wraps
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Response, current_app, request
+from flask_login import current_user
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from app.columns import UtcDateTime, utc_now
+from app.errors import ConflictError, InvalidInputError
+from app.extensions import commits_held, db
+
+View = Callable[..., Any]
+
+HEADER = "Idempotency-Key"
+REPLAYED = "Idempotency-Replayed"
+MAX_KEY_CHARACTERS = 255
+KEY_PATTERN = f"^[!-~]{{1,{MAX_KEY_CHARACTERS}}}$"
+KEEP = timedelta(hours=24)
+# What a client needs of the answer beside its body.
+KEPT_HEADERS = ("Location", "ETag")
+
+
+class KeptAnswer(db.Model):
+    """What a user's POST with a key was answered. The fingerprint tells whether the same is asked again."""
+
+    __tablename__ = "kept_answers"
+
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(sa.String(MAX_KEY_CHARACTERS), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(sa.String(64))
+    status: Mapped[int]
+    headers: Mapped[dict[str, str]] = mapped_column(sa.JSON)
+    # None: it held a secret, which is kept nowhere.
+    body: Mapped[str | None] = mapped_column(sa.Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
+
+
+def secret_answer(view: View) -> View:
+    """For endpoints whose answer holds a secret: it is not kept. Goes right above the function."""
+    view.__dict__["has_secret_answer"] = True
+    return view
+
+
+def answered_once(view: View) -> View:
+    """A view that does with a key what it does without, once for each user and key."""
+
+    @wraps(view)
+    def answer(*args: Any, **kwargs: Any) -> Response:
+        key = request.headers.get(HEADER)
+        # Keys are told apart by user; what is open to everybody mostly gives out secrets, and is harmless to repeat.
+        if key is None or hasattr(view, "is_public"):
+            return current_app.make_response(view(*args, **kwargs))
+        if not re.fullmatch(KEY_PATTERN, key):
+            takes = f"takes 1 to {MAX_KEY_CHARACTERS} printable ASCII characters without spaces"
+            raise InvalidInputError("The key is not usable.", {HEADER: [takes]})
+        session, user_id = db.session(), current_user.id
+        _refuse_unfinished(session, user_id, key)
+        kept = session.get(KeptAnswer, (user_id, key))
+        if kept is not None:
+            return _answer_again(kept)
+        with commits_held(session):
+            response = current_app.make_response(view(*args, **kwargs))
+            if response.status_code < 300:
+                session.add(_kept(user_id, key, response, is_secret=hasattr(view, "has_secret_answer")))
+        session.commit()
+        return response
+
+    return answer
+
+
+def prune_answers(session: Session) -> int:
+    """Deletes answers that were kept for `KEEP`. The caller commits.
+
+    Returns:
+        how many were deleted.
+    """
+    statement = sa.delete(KeptAnswer).where(KeptAnswer.created_at < utc_now() - KEEP)
+    result = session.execute(statement, execution_options={"synchronize_session": False})
+    return result.rowcount  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _refuse_unfinished(session: Session, user_id: int, key: str) -> None:
+    """Makes this request the one with its key, until its transaction ends; raises ConflictError when there is another.
+
+    SQLite has one writer at a time: there, whoever comes second has waited for the first, and finds its answer.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return
+    digest = hashlib.sha256(f"idempotency/{user_id}/{key}".encode()).digest()
+    number = int.from_bytes(digest[:8], signed=True)
+    if not session.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(number))):
+        raise ConflictError("A request with this key is under way: ask again in a moment.")
+
+
+def _kept(user_id: int, key: str, response: Response, *, is_secret: bool) -> KeptAnswer:
+    kept = KeptAnswer()
+    kept.user_id, kept.key, kept.fingerprint = user_id, key, _fingerprint()
+    kept.status = response.status_code
+    kept.headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+    kept.body = None if is_secret else response.get_data(as_text=True)
+    return kept
+
+
+def _answer_again(kept: KeptAnswer) -> Response:
+    if kept.fingerprint != _fingerprint():
+        used = "was used for another request; take a new one for each"
+        raise InvalidInputError("This key belongs to another request.", {HEADER: [used]})
+    if kept.body is None:
+        raise ConflictError("This was done already. Its answer held a secret, which was shown once and is not kept.")
+    response = current_app.response_class(kept.body, kept.status, mimetype="application/json")
+    response.headers.update(kept.headers)
+    response.headers[REPLAYED] = "true"
+    return response
+
+
+def _fingerprint() -> str:
+    asked = (request.method.encode(), request.path.encode(), request.query_string, request.get_data(cache=True))
+    return hashlib.sha256(b"\n".join(asked)).hexdigest()

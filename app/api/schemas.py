@@ -1,0 +1,81 @@
+"""The schemas that all slices share: the shape of errors, pages of lists, and fields that a database takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import validate
+
+from app.pagination import DEFAULT_LIMIT, MAX_LIMIT, Page
+from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
+
+# PostgreSQL's integer, in which ids are kept.
+MAX_ID = 2**31 - 1
+
+
+class Schema(ma.Schema):
+    """The base of every schema: an unknown field is refused, and the document says so."""
+
+    class Meta:
+        # marshmallow's own default; said aloud, it becomes `additionalProperties: false` in the document.
+        unknown = ma.RAISE
+
+
+class ErrorSchema(Schema):
+    """What every error of the API looks like."""
+
+    code = ma.fields.Integer(required=True, metadata={"description": "The HTTP status code."})
+    status = ma.fields.String(required=True, metadata={"description": "The name of that code."})
+    message = ma.fields.String(required=True, metadata={"description": "What happened, and what to do."})
+    errors = ma.fields.Dict(
+        keys=ma.fields.String(),
+        values=ma.fields.List(ma.fields.String()),
+        required=True,
+        metadata={"description": "Messages by the name of the field they belong to."},
+    )
+
+
+class QueryOfPage(Schema):
+    """The query parameters of every list."""
+
+    limit = ma.fields.Integer(
+        load_default=DEFAULT_LIMIT,
+        validate=validate.Range(1, MAX_LIMIT),
+        metadata={"description": "The most items of one page."},
+    )
+    cursor = ma.fields.String(
+        load_default=None,
+        validate=validate.Length(max=500),
+        metadata={"description": "`next_cursor` of the page before."},
+    )
+
+
+def page_schema(item: type[ma.Schema]) -> type[ma.Schema]:
+    """The schema of one page of a list of `item`."""
+    fields: dict[str, ma.fields.Field[Any]] = {
+        "items": ma.fields.List(ma.fields.Nested(item), required=True),
+        "next_cursor": ma.fields.String(
+            required=True, allow_none=True, metadata={"description": "None: these are the last items."}
+        ),
+    }
+    return type(f"{item.__name__.removesuffix('Schema')}PageSchema", (Schema,), fields)
+
+
+def page_answer(page: Page[Any]) -> Mapping[str, Any]:
+    """A page as its schema dumps it."""
+    return {"items": page.items, "next_cursor": page.next_cursor}
+
+
+def id_field(description: str, **options: Any) -> ma.fields.Integer:
+    """A field for the id of a row: whole, and no larger than a database takes."""
+    return ma.fields.Integer(
+        strict=True, validate=validate.Range(1, MAX_ID), metadata={"description": description}, **options
+    )
+
+
+def refuse_control_characters(text: str) -> None:
+    """A validator of text fields: raises ValidationError for NUL and its like."""
+    if CONTROL_CHARACTERS.search(text):
+        raise ma.ValidationError(CONTROL_CHARACTERS_REFUSED)

@@ -1,0 +1,40 @@
+"""The audit log's own table. Changes of watched columns are in it too, as the outbox records them: see queries.py."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.columns import UtcDateTime, new_id, utc_now
+from app.extensions import Base
+from app.tenancy import OfSchoolOrSystem
+
+
+class AuditEntry(OfSchoolOrSystem, Base):
+    """An act that is no change of a watched column: a login, a retry, a deletion. Who, to which row, from where."""
+
+    __tablename__ = "audit_entries"
+
+    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    # <subject>.<verb>, as job.retry.
+    action: Mapped[str] = mapped_column(sa.String(60))
+    subject_type: Mapped[str | None] = mapped_column(sa.String(60))
+    subject_id: Mapped[str | None] = mapped_column(sa.String(40))
+    user_id: Mapped[int | None]
+    job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    request_id: Mapped[str | None] = mapped_column(sa.String(64))
+    address: Mapped[str | None] = mapped_column(sa.String(64))
+    user_agent: Mapped[str | None] = mapped_column(sa.String(160))
+    # Small, and nothing that is nobody's business: no secret, no hash, no text that people wrote.
+    details: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)
+
+    __table_args__ = (
+        sa.Index("ix_audit_entries_school_id_id", "school_id", "id"),
+        sa.Index("ix_audit_entries_action_id", "action", "id"),
+        sa.Index("ix_audit_entries_user_id_id", "user_id", "id"),
+        sa.Index("ix_audit_entries_subject", "subject_type", "subject_id", "id"),
+    )

@@ -1,0 +1,30 @@
+"""Deleting what the log remembers of long ago."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.audit.models import AuditEntry
+from app.columns import new_id, utc_now
+
+BATCH_ENTRIES = 5_000
+
+
+def prune_audit(session: Session, older_than: timedelta) -> int:
+    """Deletes old entries; changes of columns stay as the history of their rows. The caller commits.
+
+    Returns:
+        how many were deleted.
+    """
+    # By the id, whose index sorts by time.
+    old = sa.select(AuditEntry.id).where(AuditEntry.id < new_id(utc_now() - older_than)).limit(BATCH_ENTRIES)
+    statement, deleted = sa.delete(AuditEntry).where(AuditEntry.id.in_(old)), 0
+    while True:
+        result: Any = session.execute(statement, execution_options={"synchronize_session": False})
+        deleted += result.rowcount
+        if result.rowcount < BATCH_ENTRIES:
+            return deleted

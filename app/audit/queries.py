@@ -1,0 +1,96 @@
+"""Reading the log: two tables as one list, newest first. Their ids sort by time, so a page of each makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.audit.models import AuditEntry
+from app.extensions import db
+from app.outbox import StatusChange
+from app.pagination import DEFAULT_LIMIT, Page, merge_pages, page_by_key
+
+
+@dataclass(frozen=True)
+class Deed:
+    """One line of the log: an AuditEntry, or a StatusChange, whose action is `<subject>.<field>`."""
+
+    id: str
+    at: datetime
+    action: str
+    subject_type: str | None
+    subject_id: str | None
+    user_id: int | None
+    school_id: int | None
+    job_id: str | None
+    request_id: str | None
+    address: str | None
+    user_agent: str | None
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What the log is narrowed to; None does not narrow.
+
+    Args:
+        action: one, as `job.retry` or `reservation.status`.
+        user_id: whose deeds.
+        subject: done to what: a type, or type/id.
+    """
+
+    action: str | None = None
+    user_id: int | None = None
+    subject: str | None = None
+
+
+def list_deeds(filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Deed]:
+    """One page of what the present scope shows, newest first: two queries, each answered by an index."""
+    session = db.session()
+    pages: list[Page[Any]] = [
+        page_by_key(session, _entries(filters), (AuditEntry.id,), limit=limit, cursor=cursor),
+        page_by_key(session, _changes(filters), (StatusChange.id,), limit=limit, cursor=cursor),
+    ]
+    found = merge_pages(pages, (AuditEntry.id,), limit=limit)
+    return Page([_deed(row) for row in found.items], found.next_cursor)
+
+
+def _entries(filters: Filters) -> sa.Select[AuditEntry]:
+    query = sa.select(AuditEntry).where(*_common(AuditEntry, filters))
+    return query.where(AuditEntry.action == filters.action) if filters.action else query
+
+
+def _changes(filters: Filters) -> sa.Select[StatusChange]:
+    query = sa.select(StatusChange).where(*_common(StatusChange, filters))
+    if not filters.action:
+        return query
+    kind, _, field = filters.action.partition(".")
+    return query.where(StatusChange.subject_type == kind, StatusChange.field == field)
+
+
+def _common(model: type[AuditEntry] | type[StatusChange], filters: Filters) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    if filters.user_id is not None:
+        conditions.append(model.user_id == filters.user_id)
+    if filters.subject:
+        kind, _, id = filters.subject.partition("/")
+        conditions.append(model.subject_type == kind)
+        if id:
+            conditions.append(model.subject_id == id)
+    return conditions
+
+
+def _deed(row: AuditEntry | StatusChange) -> Deed:
+    if isinstance(row, AuditEntry):
+        return Deed(action=row.action, user_agent=row.user_agent, details=row.details, **_shared(row))
+    details = {"old": row.old, "new": row.new}
+    return Deed(action=f"{row.subject_type}.{row.field}", user_agent=None, details=details, **_shared(row))
+
+
+def _shared(row: AuditEntry | StatusChange) -> dict[str, Any]:
+    names = ("id", "at", "subject_type", "subject_id", "user_id", "school_id", "job_id", "request_id", "address")
+    return {name: getattr(row, name) for name in names}

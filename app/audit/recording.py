@@ -1,0 +1,113 @@
+"""Writing deeds down: asked for by whoever does them, and for rows that are made or deleted by whatever writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
+
+from app.audit.models import AuditEntry
+from app.columns import new_id, utc_now
+from app.extensions import table_of
+from app.outbox import (
+    Creation,
+    Subject,
+    current_origin,
+    current_session,
+    on_created,
+    school_column,
+    school_of,
+    school_of_row,
+    subject_of,
+    subject_type,
+)
+from app.tenancy import narrowed
+
+_deletions: set[type] = set()
+
+
+def record(action: str, subject: Subject | None = None, *, details: Mapping[str, Any] | None = None) -> None:
+    """Writes one deed of whoever acts now, in the current session's transaction.
+
+    Args:
+        action: `<subject>.<verb>`, as `job.retry`.
+        subject: the row that it was done to.
+        details: small, as JSON; no secrets, no hashes, no text that people wrote.
+    """
+    _write(current_session(), [_row(action, subject, school_of(subject), details)])
+
+
+def record_many(action: str, schools: Mapping[Subject, int | None]) -> None:
+    """The same deed done to many rows, given with their schools: one insert."""
+    _write(current_session(), [_row(action, subject, school_id) for subject, school_id in schools.items()])
+
+
+def record_creations(*models: type) -> None:
+    """Has every new row of these models recorded, as `<model>.create`, whatever makes it."""
+    for model in models:
+        on_created(model)(_record_created)
+
+
+def watch_deletions(*models: type) -> None:
+    """Has every deletion of these models' rows recorded, as `<model>.delete`: one by one, or by a bulk `delete()`."""
+    _deletions.update(models)
+
+
+def listen(session_class: type[Session]) -> None:
+    """Watches all sessions of `session_class` for deletions."""
+
+    @event.listens_for(session_class, "after_flush")
+    def notice(session: Session, flush: UOWTransaction) -> None:
+        gone = [row for row in session.deleted if type(row) in _deletions]
+        _write(session, [_deleted(type(row), subject_of(row).id, school_of_row(row)) for row in gone])
+
+    @event.listens_for(session_class, "do_orm_execute")
+    def notice_bulk(execution: ORMExecuteState) -> None:
+        mapper = execution.bind_mapper
+        if execution.is_delete and mapper is not None and mapper.class_ in _deletions:
+            _record_bulk(execution, mapper.class_)
+
+
+def _record_created(creations: Sequence[Creation]) -> None:
+    record_many(f"{creations[0].subject.type}.create", {made.subject: made.school_id for made in creations})
+
+
+def _record_bulk(execution: ORMExecuteState, model: Any) -> None:
+    session, where = execution.session, getattr(execution.statement, "whereclause", None)
+    session.flush()
+    query = sa.select(sa.inspect(model).primary_key[0], school_column(model)).with_for_update()
+    found: Any = session.connection().execute(narrowed(query if where is None else query.where(where)))
+    _write(session, [_deleted(model, str(id), school_id) for id, school_id in found])
+
+
+def _deleted(model: type, id: str, school_id: int | None) -> dict[str, Any]:
+    kind = subject_type(model)
+    return _row(f"{kind}.delete", Subject(kind, id), school_id)
+
+
+def _row(
+    action: str, subject: Subject | None, school_id: int | None, details: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    origin = current_origin()
+    return {
+        "id": new_id(),
+        "school_id": school_id,
+        "at": utc_now(),
+        "action": action,
+        "subject_type": subject.type if subject else None,
+        "subject_id": subject.id if subject else None,
+        "user_id": origin.user_id,
+        "job_id": origin.job_id,
+        "request_id": origin.request_id,
+        "address": origin.address,
+        "user_agent": origin.user_agent,
+        "details": dict(details or {}),
+    }
+
+
+def _write(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        session.connection().execute(sa.insert(table_of(AuditEntry)), rows)

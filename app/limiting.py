@@ -1,0 +1,135 @@
+"""How often something may be tried, and by whom: moving windows, counted in the broker, for all processes together.
+
+While the broker is away each process counts for itself, and nobody waits: the publisher's circuit breaker is this one's
+too. What is limited, and how much, stands with the endpoints; nothing of a slice is here.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from typing import NoReturn, TypeVar
+
+import redis
+import structlog
+from flask import Flask, current_app, request
+from limits import RateLimitItemPerSecond
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import MovingWindowRateLimiter
+from werkzeug.exceptions import TooManyRequests
+
+from app.outbox import Publisher, publisher
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+KEY_PREFIX = "belfry:limits"
+# Whoever has one address of IPv6 has at least this network of them (RFC 6177).
+IPV6_PREFIX = 64
+
+
+@dataclass(frozen=True)
+class Limit:
+    """So many times within so many seconds, counted for each key by itself."""
+
+    name: str
+    times: int
+    seconds: int
+
+    @cached_property
+    def item(self) -> RateLimitItemPerSecond:
+        """The same in the library's words."""
+        return RateLimitItemPerSecond(self.times, self.seconds, namespace=self.name)
+
+
+class Limiter:
+    """Counts in the broker, or in memory while the broker is away."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    def call(self, action: Callable[[MovingWindowRateLimiter], T]) -> T:
+        """Gives the counters to `action`; to another set of them when the broker fails it."""
+        breaker = self._publisher.breaker
+        if breaker.admits():
+            try:
+                result = action(self._shared)
+            except redis.RedisError as error:
+                breaker.failed()
+                log.warning("limits.in_memory", error=type(error).__name__)
+            else:
+                breaker.succeeded()
+                return result
+        return action(self._own)
+
+    # Made at the first use: most processes never limit anything, and the library starts a thread for the second.
+
+    @cached_property
+    def _shared(self) -> MovingWindowRateLimiter:
+        # With a pool the address is not looked at.
+        pool = self._publisher.connection.connection_pool
+        return MovingWindowRateLimiter(RedisStorage("redis://", connection_pool=pool, key_prefix=KEY_PREFIX))
+
+    @cached_property
+    def _own(self) -> MovingWindowRateLimiter:
+        return MovingWindowRateLimiter(MemoryStorage())
+
+
+def init_app(app: Flask) -> None:
+    """Gives `app` its limiter. Must come after `app.outbox.init_app`."""
+    app.extensions["limiter"] = Limiter(publisher(app))
+
+
+def spend(limit: Limit, *key: str) -> None:
+    """Uses one of the times that `key` has. Raises TooManyRequests when none is left."""
+    if _is_enabled() and not _call(lambda counters: counters.hit(limit.item, _digest(key))):
+        _refuse(limit, key)
+
+
+def refuse_spent(limit: Limit, *key: str) -> None:
+    """Raises TooManyRequests when `key` has none of its times left; uses none of them."""
+    if _is_enabled() and not _call(lambda counters: counters.test(limit.item, _digest(key))):
+        _refuse(limit, key)
+
+
+def forget(limit: Limit, *key: str) -> None:
+    """Gives `key` all its times back."""
+    if _is_enabled():
+        _call(lambda counters: counters.clear(limit.item, _digest(key)))
+
+
+def client_key() -> str:
+    """Who makes this request, as far as the network tells: its address; of IPv6 the network that one customer has."""
+    text = request.remote_addr or ""
+    try:
+        address = ip_address(text)
+    except ValueError:  # a Unix socket has none
+        return text
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or IPv6Network((address, IPV6_PREFIX), strict=False))
+    return text
+
+
+def _refuse(limit: Limit, key: tuple[str, ...]) -> NoReturn:
+    resets_at = _call(lambda counters: counters.get_window_stats(limit.item, _digest(key))).reset_time
+    seconds = max(1, round(resets_at - time.time()))
+    raise TooManyRequests(f"That was tried too often: wait {seconds} s and try again.", retry_after=seconds)
+
+
+def _call(action: Callable[[MovingWindowRateLimiter], T]) -> T:
+    limiter: Limiter = current_app.extensions["limiter"]
+    return limiter.call(action)
+
+
+def _is_enabled() -> bool:
+    return current_app.config["RATE_LIMITS_ENABLED"]
+
+
+def _digest(key: tuple[str, ...]) -> str:
+    # Addresses of people and of their machines do not travel through the broker.
+    message = "\0".join(key).encode(errors="surrogatepass")
+    return hmac.digest(current_app.config["SECRET_KEY"].encode(), message, "sha256").hex()

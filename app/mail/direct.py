@@ -1,0 +1,67 @@
+"""Sending a mail from the process that asked for it, for when the broker is away and somebody waits for the mail.
+
+It is the mail's own job that is run, claimed and ended as a worker does it: so the relay, a worker and this process
+cannot send it twice, and what fails here is tried again by them.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TypeVar
+
+import sqlalchemy as sa
+import structlog
+from flask import Flask, current_app
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.extensions import db
+from app.mail.models import EmailMessage, MailState
+from app.mail.transport import smtp_settings
+from app.outbox import publisher
+from app.tenancy import EVERYTHING, seeing
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+# A mail server that hangs as well must not fill the process with threads that wait for it.
+_slots = threading.BoundedSemaphore(8)
+
+
+@seeing(EVERYTHING)  # whoever asked for the mail may be nobody yet
+def send_directly(mail_id: str, within_seconds: float) -> bool:
+    """Sends a mail now, past the broker. Call it after the commit; it ends the session's transaction.
+
+    Args:
+        mail_id: the mail, as `send_mail` has it.
+        within_seconds: how long the caller waits for it. What takes longer goes on by itself.
+
+    Returns:
+        whether the server has taken it for sure.
+    """
+    job_id = _read(EmailMessage.job_id, mail_id)
+    if job_id is None or not _slots.acquire(blocking=False):
+        return False
+    app = current_app._get_current_object()  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
+    thread = threading.Thread(target=_send, args=(app, job_id), name="direct-mail", daemon=True)
+    thread.start()
+    thread.join(within_seconds)
+    return _read(EmailMessage.state, mail_id) is MailState.SENT
+
+
+def _send(app: Flask, job_id: str) -> None:
+    try:
+        publisher(app).run_directly(job_id)
+    except Exception:
+        log.exception("mail.direct_failed", job_id=job_id)  # the relay or the rescue takes it from here
+    finally:
+        with app.app_context():
+            smtp_settings().kept.mine().close()
+        _slots.release()
+
+
+def _read(column: InstrumentedAttribute[T], mail_id: str) -> T | None:
+    value = db.session.scalar(sa.select(column).where(EmailMessage.id == mail_id))
+    # On SQLite, whoever has read in a writing request keeps every other writer waiting: the thread above too.
+    db.session.rollback()
+    return value

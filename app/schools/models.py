@@ -1,0 +1,28 @@
+"""The table of schools."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.columns import UtcDateTime, utc_now
+from app.extensions import Base
+
+# The school that the migration makes: an installation for one school never sees another.
+DEFAULT_SLUG = "school"
+
+
+class School(Base):
+    """A school. Its slug names it in addresses and commands."""
+
+    __tablename__ = "schools"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(120))
+    slug: Mapped[str] = mapped_column(sa.String(60), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+    # An id that comes back would give a new school what was written about the old one.
+    __table_args__ = {"sqlite_autoincrement": True}

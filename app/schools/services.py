@@ -1,0 +1,54 @@
+"""Finding and making schools. The caller commits."""
+
+from __future__ import annotations
+
+import re
+
+import sqlalchemy as sa
+
+from app.errors import InvalidInputError, NotFoundError
+from app.extensions import db, table_of
+from app.schools.models import DEFAULT_SLUG, School
+
+SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+MAX_SLUG_CHARACTERS = 60
+
+
+def default_school() -> School:
+    """The school that the installation came with: whoever registers belongs to it."""
+    return get_school(DEFAULT_SLUG)
+
+
+def default_school_id() -> sa.ScalarSelect[int]:
+    """Its id, in SQL: a column's default that costs no statement of its own."""
+    schools = table_of(School)
+    return sa.select(schools.c.id).where(schools.c.slug == DEFAULT_SLUG).scalar_subquery()
+
+
+def get_school(slug: str) -> School:
+    """The school of a slug. Raises NotFoundError."""
+    school = db.session.scalar(sa.select(School).where(School.slug == slug))
+    if school is None:
+        raise NotFoundError(f"There is no school {slug!r}.")
+    return school
+
+
+def create_school(name: str, slug: str) -> School:
+    """Makes a school, flushed.
+
+    Args:
+        name: as people see it.
+        slug: small letters, digits and single hyphens; unique.
+
+    Raises:
+        InvalidInputError: the slug is none, or taken.
+    """
+    if not SLUG.fullmatch(slug) or len(slug) > MAX_SLUG_CHARACTERS:
+        raise InvalidInputError("That is no slug.", {"slug": ["takes small letters, digits and single hyphens"]})
+    if db.session.scalar(sa.select(School.id).where(School.slug == slug)) is not None:
+        raise InvalidInputError("There is such a school already.", {"slug": ["is taken"]})
+    school = School()
+    school.name, school.slug = name, slug
+    db.session.add(school)
+    db.session.flush()
+    return school

@@ -1,0 +1,148 @@
+"""How often things may be tried: counted in a real broker for all processes, in memory while it is away."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from app import limiting
+from app.accounts import limits
+from app.outbox import publisher
+from tests.conftest import make_app
+from tests.reservation_factories import PASSWORD, make_user
+from tests.servers import ValkeyServer, short_folder
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+LOGIN = "/api/v1/auth/login"
+ELSEWHERE = {"REMOTE_ADDR": "192.0.2.7"}
+
+
+def log_in(client, login: str, password: str = "wrong", **options):
+    return client.post(LOGIN, json={"username": login, "password": password}, **options)
+
+
+def test_the_eleventh_wrong_password_is_a_429_for_this_login_and_this_address_only(client):
+    user, other = make_user(), make_user()
+    assert [log_in(client, user.username).status_code for _ in range(limits.LOGINS.times)] == [401] * 10
+    answer = log_in(client, user.username, PASSWORD)
+    assert answer.status_code == 429
+    assert answer.json.keys() == {"code", "status", "message", "errors"}
+    assert 0 < int(answer.headers["Retry-After"]) <= limits.LOGINS.seconds
+    page = client.post("/login", data={"login": user.username.upper(), "password": PASSWORD})
+    assert page.status_code == 429
+    assert int(page.headers["Retry-After"]) > 0
+    assert log_in(client, other.username, PASSWORD).status_code == 200
+    assert log_in(client, user.username, PASSWORD, environ_base=ELSEWHERE).status_code == 200
+
+
+def test_the_times_come_back_one_by_one(client, clock):
+    user = make_user()
+    for _ in range(limits.LOGINS.times):
+        log_in(client, user.username)
+        clock.shift(30)
+    assert log_in(client, user.username).status_code == 429
+    clock.shift(limits.LOGINS.seconds - 30 * limits.LOGINS.times + 1)
+    assert [log_in(client, user.username).status_code for _ in range(2)] == [401, 429]
+
+
+def test_a_login_gives_all_tries_back(client):
+    user = make_user()
+    for _ in range(2):
+        assert {log_in(client, user.username).status_code for _ in range(limits.LOGINS.times - 1)} == {401}
+        assert log_in(client, user.username, PASSWORD).status_code == 200
+
+
+def test_an_address_that_tries_many_logins_is_stopped(client, monkeypatch):
+    monkeypatch.setattr(limits, "FAILED_LOGINS", limiting.Limit("failed-logins", 3, 60))
+    codes = [log_in(client, f"nobody{number}").status_code for number in range(5)]
+    assert codes == [401, 401, 401, 429, 429]
+    assert log_in(client, "nobody", environ_base=ELSEWHERE).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["resend-confirmation", "password-reset"])
+def test_a_mailbox_gets_so_many_mails_and_no_more(client, path):
+    def ask(email: str, **options) -> int:
+        return client.post(f"/api/v1/auth/{path}", json={"email": email}, **options).status_code
+
+    assert [ask("ada@example.org") for _ in range(limits.MAILS_ASKED_FOR.times + 1)] == [202] * 5 + [429]
+    assert ask("Ada@example.org ") == 429
+    assert ask("bob@example.org") == 202
+    askers = [{"environ_base": {"REMOTE_ADDR": f"192.0.2.{number}"}} for number in range(limits.MAILS_TO_MAILBOX.times)]
+    codes = [ask("ada@example.org", **asker) for asker in askers]
+    assert codes == [202] * (limits.MAILS_TO_MAILBOX.times - 5) + [429] * 5
+
+
+@pytest.mark.parametrize(
+    ("limit", "path", "body"),
+    [
+        ("REGISTRATIONS", "register", {"username": "x", "password": "y"}),
+        ("CODES", "confirm", {"code": "123456"}),
+        ("CODES", "password-reset/confirm", {"token": "x", "password": PASSWORD}),
+    ],
+)
+def test_registrations_and_codes_are_limited_by_address(client, monkeypatch, limit, path, body):
+    monkeypatch.setattr(limits, limit, limiting.Limit("few", 2, 60))
+
+    def ask(number: int, **options) -> int:
+        email = {} if "token" in body else {"email": f"a{number}@example.org"}
+        return client.post(f"/api/v1/auth/{path}", json=body | email, **options).status_code
+
+    assert [ask(number) for number in range(3)] == [422, 422, 429]
+    assert ask(3, environ_base=ELSEWHERE) == 422
+
+
+def test_processes_count_together_and_the_broker_learns_no_address(app, settings, client, tmp_path, broker):
+    for _ in range(limits.LOGINS.times):
+        log_in(client, "someone")
+    other = make_app(settings, tmp_path)
+    assert log_in(other.test_client(), "someone").status_code == 429
+    keys = b" ".join(broker.keys("*"))
+    assert b"belfry:limits" in keys
+    assert b"someone" not in keys
+    assert b"127.0.0.1" not in keys
+
+
+def test_without_the_broker_a_process_counts_for_itself_and_waits_once(app, client):
+    with short_folder() as folder:
+        gone = ValkeyServer(folder)
+        publisher().connection.connection_pool.connection_kwargs["path"] = str(gone.socket)
+        publisher().connection.connection_pool.disconnect()
+        codes = [log_in(client, "someone").status_code for _ in range(limits.LOGINS.times + 1)]
+    assert codes == [401] * limits.LOGINS.times + [429]
+    assert publisher().breaker.is_open
+
+
+def test_a_frozen_broker_is_waited_for_once(settings, tmp_path):
+    with short_folder() as folder:
+        server = ValkeyServer(folder)
+        server.start()
+        app = make_app(settings | {"REDIS_URL": server.url, "BROKER_TIMEOUT_SECONDS": "0.5"}, tmp_path)
+        with app.test_request_context():
+            limiting.spend(limits.CODES, "x")
+            server.freeze()
+            began = time.monotonic()
+            for _ in range(5):
+                limiting.spend(limits.CODES, "x")
+            assert time.monotonic() - began < 2 * 0.5
+            server.thaw()
+        server.stop()
+
+
+def test_limits_can_be_switched_off(app, client):
+    app.config["RATE_LIMITS_ENABLED"] = False
+    assert {log_in(client, "someone").status_code for _ in range(limits.LOGINS.times + 2)} == {401}
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("", ""),
+    ],
+)
+def test_a_client_is_known_by_what_it_cannot_change(app, address, key):
+    with app.test_request_context(environ_base={"REMOTE_ADDR": address}):
+        assert limiting.client_key() == key

@@ -1,0 +1,83 @@
+"""Migrations over a database that is in use: rows stay, and so does what refers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from flask_migrate import downgrade, upgrade
+from sqlalchemy.exc import IntegrityError
+
+from app import create_app
+from app.extensions import db
+from tests.servers import PostgresServer
+
+NOW = "2026-11-22 05:00:00+00:00"
+NONCE = "7b7a6d1c4e5f4a8b9c0d1e2f3a4b5c6d"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.sqlite3'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = server.create()
+    yield server.url(name)
+    server.drop(name)
+
+
+@pytest.fixture
+def app(empty_database: str, tmp_path: Path) -> Iterator[None]:
+    """An application over it, inside its context."""
+    environ = {"APP_ENV": "testing", "DATABASE_URL": empty_database, "REDIS_URL": "redis://127.0.0.1:1"}
+    with create_app(environ=environ, instance_path=tmp_path).app_context():
+        yield
+        db.session.remove()
+        db.engine.dispose()
+
+
+def insert(table: str, **values: object) -> None:
+    names = ", ".join(values)
+    statement = f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})"
+    db.session.execute(sa.text(statement), values)
+
+
+def insert_user(id: int, **values: object) -> None:
+    common = {"email": "ada@example.org", "name": "Ada", "password_hash": "!", "role": "member", "active": True}
+    insert("users", id=id, username=f"u{id}", username_key=f"u{id}", created_at=NOW, session_nonce=NONCE,
+           **common | values)  # fmt: skip
+
+
+def count(table: str) -> int:
+    return db.session.scalar(sa.text(f"SELECT count(*) FROM {table}"))
+
+
+@pytest.mark.usefixtures("app")
+def test_who_is_there_is_confirmed_and_keeps_everything_and_an_address_has_one_confirmed_user() -> None:
+    upgrade(revision="0001")
+    insert_user(1)
+    insert("access_tokens", id=1, hash="x", user_id=1, name="login", created_at=NOW, expires_at=NOW)
+    insert("reservations", id=1, customer_id=1, start_time=NOW, end_time="2026-11-22 06:00:00+00:00",
+           duration_minutes=60, party_size=1, status="pending", note="", created_at=NOW, updated_at=NOW)  # fmt: skip
+    db.session.commit()
+
+    upgrade(revision="0002")
+    assert (count("users"), count("access_tokens"), count("reservations")) == (1, 1, 1)
+    assert db.session.scalar(sa.text("SELECT confirmed_at = created_at FROM users"))
+    insert_user(2, school_id=1)  # claims the address
+    insert_user(3, school_id=1)
+    db.session.commit()
+    for change in ("confirmed_at = created_at", "role = 'king'"):
+        with pytest.raises(IntegrityError):
+            db.session.execute(sa.text(f"UPDATE users SET {change} WHERE id = 2"))
+        db.session.rollback()
+    with pytest.raises(IntegrityError):  # references are held again
+        db.session.execute(sa.text("DELETE FROM users WHERE id = 1"))
+    db.session.rollback()
+
+    downgrade(revision="0001")
+    assert (count("users"), count("access_tokens"), count("reservations")) == (1, 1, 1)

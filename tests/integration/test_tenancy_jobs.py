@@ -1,0 +1,146 @@
+"""Jobs and mails keep to their school; and what passes the scope by is listed, with the reason why it may."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+import app as application
+from app.audit import AuditEntry
+from app.mail import EmailMessage, send_mail
+from app.outbox import JobRecord, JobState, Origin, Subject, acting_as, current_origin, enqueue, for_school
+from app.reservations import Reservation
+from app.tenancy import Scope, seeing
+from jobs.engine import claim, execution
+from jobs.engine.deadlines import no_limit
+from tests.domain import behaviour
+from tests.reservation_factories import make_reservation, make_school, make_user, tomorrow
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def ours(app):
+    return make_reservation()
+
+
+@pytest.fixture
+def theirs(app):
+    return make_reservation(make_user(school_id=make_school().id))
+
+
+@pytest.fixture
+def run(app, session):
+    """Runs jobs as a worker does, all of one name at once; returns their states."""
+
+    def run(*ids: str) -> list[JobState]:
+        session.commit()
+        items = claim.claim(session, ids, "test")
+        return [state for _, state in execution.run(app, items, no_limit)]
+
+    return run
+
+
+def test_a_job_sees_its_schools_rows_and_what_it_writes_and_asks_for_is_its_schools(session, run, ours, theirs):
+    seen = {}
+
+    def act(session, ticket_id):
+        seen[ticket_id] = set(session.scalars(sa.select(Reservation.id)))
+        if ticket_id:
+            origin = current_origin()
+            enqueue("test.greet", ticket_id=ticket_id)
+            session.add(
+                Reservation(
+                    customer_id=origin.user_id, school_id=origin.school_id, start_time=tomorrow(), note="by job"
+                )
+            )
+
+    behaviour["act"] = act
+    with acting_as(Origin(theirs.customer_id, school_id=theirs.school_id)):
+        of_school = enqueue("test.act", ticket_id=1)
+    of_system = enqueue("test.act", ticket_id=0)
+    assert run(of_school) == run(of_system) == [JobState.COMPLETED]
+    made = session.scalars(sa.select(Reservation).where(Reservation.note == "by job")).one()
+    assert seen == {1: {theirs.id}, 0: {ours.id, theirs.id, made.id}}
+    asked = sa.select(JobRecord.school_id).where(JobRecord.name.in_(["test.greet", "mail.deliver"]))
+    asked = asked.where(JobRecord.subject_id.is_(None) | (JobRecord.subject_id == str(made.id)))
+    assert set(session.scalars(asked)) == {theirs.school_id}
+
+
+def test_a_job_that_writes_into_another_school_fails(session, run, ours, theirs):
+    customer_id, school_id = ours.customer_id, ours.school_id
+
+    def act(session, ticket_id):
+        session.add(Reservation(customer_id=customer_id, school_id=school_id, start_time=tomorrow()))
+
+    behaviour["act"] = act
+    with for_school(theirs.school_id):
+        id = enqueue("test.act")
+    run(id)
+    assert session.get(JobRecord, id, populate_existing=True).error_type == "TenancyError"
+
+
+def test_the_jobs_of_a_chunk_of_several_schools_are_nobodys(session, run, ours, theirs):
+    origins = []
+    behaviour["chunk"] = lambda chunk: [(origins.append(current_origin()), chunk.answer(item)) for item in chunk]
+    schools = [ours.school_id, theirs.school_id]
+
+    def asked(school_id):
+        with for_school(school_id):
+            return enqueue("test.act_in_chunks", ticket_id=1)
+
+    run(*[asked(school_id) for school_id in schools])
+    run(asked(schools[0]), asked(schools[0]))
+    run(asked(schools[1]))
+    assert [origin.school_id for origin in origins] == [None, None, schools[0], schools[0], schools[1]]
+
+
+def test_a_mail_of_a_school_tells_nothing_of_another(session, run, ours, theirs):
+    about = Subject("reservation", str(theirs.id))
+    context = {"old": "pending", "new": "confirmed", "at": tomorrow().isoformat(), "by": None}
+
+    def send(school_id, subject):
+        with for_school(school_id):
+            mail_id = send_mail("reservation-status", "a@example.org", str(subject), context=context, subject=subject)
+        return session.get(EmailMessage, mail_id)
+
+    forged = send(ours.school_id, about)
+    other = send(theirs.school_id, Subject("reservation", "0"))  # so that the chunk is of several schools
+    run(forged.job_id, other.job_id)
+    session.refresh(forged)
+    assert (forged.state, forged.last_error) == ("skipped", "what it is about is gone")
+
+
+def test_deletions_in_bulk_are_recorded_for_the_scopes_rows_only(session, ours, theirs):
+    ours_id = str(ours.id)
+    with seeing(Scope(ours.school_id)):
+        session.execute(sa.delete(Reservation))
+        session.commit()
+    deleted = sa.select(AuditEntry.subject_id).where(AuditEntry.action == "reservation.delete")
+    assert session.scalars(deleted).all() == [ours_id]
+
+
+# Statements on a connection, which the scope does not reach, by module: how many, and why each may.
+ON_A_CONNECTION = {
+    "audit/recording.py": (2, "inserts, and the rows of a bulk deletion, narrowed by hand"),
+    "demo.py": (4, "commands only"),
+    "mail/ledger.py": (5, "by the ids of jobs that a worker holds, or that a scoped update has cancelled"),
+    "monitoring/doctor.py": (1, "a command, of the migrations' table"),
+    "outbox/bulk.py": (2, "narrowed by hand; updates by key are refused in a scope"),
+    "outbox/enqueue.py": (3, "inserts, and the id of the job that lives under a key which its caller knows"),
+    "outbox/recording.py": (2, "inserts; the one that selects is narrowed by hand"),
+    "reservations/hooks.py": (1, "by the ids of rows that a scoped statement has changed"),
+}
+
+
+def test_what_runs_on_a_connection_is_listed_with_a_reason(app):
+    root = Path(application.__file__).parent
+    found = {
+        path.relative_to(root).as_posix(): len(re.findall(r"\.connection\(\)", path.read_text()))
+        for path in root.rglob("*.py")
+    }
+    found = {path: count for path, count in found.items() if count}
+    assert found == {path: count for path, (count, _) in ON_A_CONNECTION.items()}

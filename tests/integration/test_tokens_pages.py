@@ -1,0 +1,72 @@
+"""The page of personal tokens, and that of the API's documentation."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import sqlalchemy as sa
+
+from app.accounts import AccessToken, issue_personal_token
+from app.api import SCOPES
+from tests.reservation_factories import log_in, make_user
+
+PAGE, DOCS = "/account/tokens", "/api/docs"
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def test_a_token_is_made_shown_once_and_revoked(client, session):
+    log_in(client, make_user())
+    made = client.post(PAGE, data={"name": "Import", "scopes": ["profile:read"], "days": "30"})
+    assert made.status_code == 201
+    token = re.findall(r">(belfry_[\w-]+)<", made.text)[0]
+    assert "no-store" in made.headers["Cache-Control"]
+    shown = client.get(PAGE).text
+    assert "Import" in shown
+    assert token not in shown
+    headers = {"Authorization": f"Bearer {token}"}
+    assert client.get("/api/v1/me", headers=headers).status_code == 200
+    id = session.scalars(sa.select(AccessToken.id)).one()
+    assert client.post(f"{PAGE}/{id}/revoke").status_code == 303
+    assert client.get("/api/v1/me", headers=headers).status_code == 401
+    assert "Import" not in client.get(PAGE).text.replace("The token Import is revoked", "")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"name": ""}, {"scopes": []}, {"scopes": ["all"]}, {"days": "7"}, {"name": "a\x00b"}]
+)
+def test_a_wrong_form_makes_no_token(client, session, changes):
+    log_in(client, make_user())
+    answer = client.post(PAGE, data={"name": "Import", "scopes": ["read"], "days": "30"} | changes)
+    assert answer.status_code == 422
+    assert session.scalars(sa.select(AccessToken)).all() == []
+
+
+def test_the_page_is_for_those_who_are_logged_in_and_shows_their_own(client):
+    _, token = issue_personal_token(make_user(), "theirs", SCOPES)
+    assert client.get(PAGE).status_code == 302
+    log_in(client, make_user())
+    assert "theirs" not in client.get(PAGE).text
+    assert client.post(f"{PAGE}/{token.id}/revoke").status_code == 404
+
+
+def test_a_token_is_made_with_a_csrf_token_only(app, client):
+    log_in(client, make_user())
+    app.config["WTF_CSRF_ENABLED"] = True
+    assert client.post(PAGE, data={"name": "Import", "scopes": ["read"], "days": "30"}).status_code == 400
+
+
+@pytest.mark.parametrize("is_logged_in", [False, True])
+def test_the_documentation_names_every_operation_and_loads_nothing_from_elsewhere(client, is_logged_in):
+    if is_logged_in:
+        log_in(client, make_user())
+    page = client.get(DOCS)
+    assert page.status_code == 200
+    assert 'aria-label="Main"' in page.text or not is_logged_in
+    document = client.get("/api/openapi.json").json
+    for path, methods in document["paths"].items():
+        for method in methods.keys() - {"parameters"}:
+            assert f'aria-label="Example of {method.upper()} {path}"' in page.text
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', page.text)
+    targets = set(re.findall(r'href="#([\w-]+)"', page.text))
+    assert targets <= set(re.findall(r'id="([\w-]+)"', page.text))

@@ -75,11 +75,9 @@ class JobThreads:
             return self._changed.wait_for(lambda: not self._waiting and self._idle == self.count, seconds)
 
     def withdraw(self) -> list[Claim]:
-        """Takes back the jobs that no thread has begun."""
+        """Takes back the jobs that no thread has begun, but for the one that is about to be when none works yet."""
         with self._changed:
-            withdrawn = list(self._waiting)
-            self._waiting.clear()
-            return withdrawn
+            return [self._waiting.pop() for _ in range(len(self._waiting) - self._is_alone())]
 
     def close(self) -> None:
         """Ends the threads after what waits, and waits for them."""

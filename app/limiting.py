@@ -6,7 +6,6 @@ too. What is limited, and how much, stands with the endpoints; nothing of a slic
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import MovingWindowRateLimiter
 from werkzeug.exceptions import TooManyRequests
 
+from app.keys import keyed_digest
 from app.outbox import Publisher, publisher
 
 log = structlog.get_logger(__name__)
@@ -131,5 +131,4 @@ def _is_enabled() -> bool:
 
 def _digest(key: tuple[str, ...]) -> str:
     # Addresses of people and of their machines do not travel through the broker.
-    message = "\0".join(key).encode(errors="surrogatepass")
-    return hmac.digest(current_app.config["SECRET_KEY"].encode(), message, "sha256").hex()
+    return keyed_digest("limits", "\0".join(key)).hex()

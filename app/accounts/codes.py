@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session, joinedload
 from app.accounts.models import AccountCode, CodePurpose, User
 from app.columns import utc_now
 from app.extensions import db
+from app.keys import keyed_digest
 from app.tenancy import EVERYTHING, seeing
 
 # With a million codes and five tries, a guess succeeds once in 200,000 mails. The link cannot be guessed and goes on.
@@ -152,8 +153,7 @@ def _works(purpose: CodePurpose) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def _derived(code: AccountCode, what: str) -> bytes:
-    message = f"account-code/{code.purpose}/{what}/{code.nonce}"
-    return hmac.digest(current_app.config["SECRET_KEY"].encode(), message.encode(), "sha256")
+    return keyed_digest(f"account-code/{code.purpose}/{what}", code.nonce)
 
 
 def _hash(token: str) -> str:

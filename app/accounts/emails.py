@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, aliased, joinedload
 
 from app.accounts import codes
 from app.accounts.models import AccountCode, CodePurpose, User
-from app.columns import utc_now
+from app.columns import new_id, utc_now
 from app.extensions import db
 from app.mail import MailEntry, mail_kind, send_mail
 from app.outbox import for_school, subject_of
@@ -47,9 +47,8 @@ def send_welcome(user: User) -> None:
 
 
 def send_password_changed(user: User) -> None:
-    """Asks for the mail that follows a new password, whose sessions have a new uniquifier."""
-    key = f"{PASSWORD_CHANGED}/{user.id}/{user.fs_uniquifier}"
-    _send(PASSWORD_CHANGED, user, key, context={"at": utc_now().isoformat()})
+    """Asks for the mail that follows a new password."""
+    _send(PASSWORD_CHANGED, user, f"{PASSWORD_CHANGED}/{user.id}/{new_id()}", context={"at": utc_now().isoformat()})
 
 
 def _send(kind: str, user: User, key: str, **options: Any) -> str | None:

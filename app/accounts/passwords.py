@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from unicodedata import normalize
+
 from flask import current_app
-from flask_security.utils import hash_password, verify_password
+from flask_security import utils
 
 __all__ = [
     "ARGON2_COSTS",
     "MAX_PASSWORD_CHARACTERS",
     "MIN_PASSWORD_CHARACTERS",
+    "NORMAL_FORM",
     "hash_password",
     "is_password",
     "needs_rehash",
@@ -21,11 +24,19 @@ MAX_PASSWORD_CHARACTERS = 200
 # 2 GiB when 32 threads log in at once.
 ARGON2_COSTS = {"time_cost": 2, "memory_cost": 19 * 1024, "parallelism": 1}
 
+# One keyboard sends ü as one character, another as two (NIST SP 800-63B, section 5.1.1.2).
+NORMAL_FORM = "NFKD"
+
+
+def hash_password(password: str) -> str:
+    """The hash that is kept of a password. Takes long on purpose."""
+    return utils.hash_password(normalize(NORMAL_FORM, password))
+
 
 def is_password(password_hash: str, password: str) -> bool:
     """Whether `password_hash` was made of `password`. Takes as long as `hash_password`."""
     try:
-        return verify_password(password, password_hash)
+        return utils.verify_password(normalize(NORMAL_FORM, password), password_hash)
     except ValueError:  # no hash at all: an account that was made without a password
         return False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from flask import current_app
@@ -11,6 +10,7 @@ from flask_security.totp import Totp
 
 from app.accounts.models import User
 from app.extensions import db
+from app.keys import keyed_digest
 from app.tenancy import EVERYTHING, seeing
 
 
@@ -19,6 +19,7 @@ class OnceOnlyTotp(Totp):
 
     def get_last_counter(self, user: Any) -> int | None:
         """The step of the last code that was taken."""
+        _take_turn(user)
         return user.tf_last_counter
 
     def set_last_counter(self, user: Any, tmatch: Any) -> None:
@@ -38,19 +39,19 @@ class HashedRecoveryCodes(MfRecoveryCodesUtil):
 
     def check_recovery_code(self, user: Any, code: str) -> bool:
         """Whether it is one of the user's."""
-        return self._hash(code.strip()) in (user.mf_recovery_codes or [])
+        _take_turn(user)
+        return self._hash(code) in (user.mf_recovery_codes or [])
 
     def delete_recovery_code(self, user: Any, code: str) -> bool:
         """Called when a code was taken: it works no more. The caller commits."""
-        used = self._hash(code.strip())
+        used = self._hash(code)
         user.mf_recovery_codes = [kept for kept in user.mf_recovery_codes or [] if kept != used]
         return True
 
     def _hash(self, code: str) -> str:
-        return hashlib.blake2b(code.encode(), key=derived_key("recovery"), digest_size=32).hexdigest()
+        return keyed_digest("recovery-codes", code.strip()).hex()
 
 
-@seeing(EVERYTHING)
 def is_satisfied(user: User, code: str | None) -> bool:
     """Whether a login of `user` that has passed the password may go on.
 
@@ -63,8 +64,6 @@ def is_satisfied(user: User, code: str | None) -> bool:
     security = current_app.extensions["security"]
     if not code:
         return False
-    # Two logins with one code take turns; the second finds it used.
-    db.session.refresh(user, with_for_update=True)
     window = current_app.config["SECURITY_TWO_FACTOR_AUTHENTICATOR_VALIDITY"]
     if security.totp_factory.verify_totp(token=code, totp_secret=user.tf_totp_secret, user=user, window=window):
         return True
@@ -72,7 +71,7 @@ def is_satisfied(user: User, code: str | None) -> bool:
     return codes.check_recovery_code(user, code) and codes.delete_recovery_code(user, code)
 
 
-def derived_key(purpose: str) -> bytes:
-    """A key for one purpose, 32 bytes, from SECRET_KEY: two purposes never share one."""
-    secret = current_app.config["SECRET_KEY"].encode()
-    return hashlib.blake2b(secret[:64], digest_size=32, person=purpose.encode(), salt=b"belfry").digest()
+@seeing(EVERYTHING)  # of which school is only known when the login is through
+def _take_turn(user: User) -> None:
+    """Two logins with one code come one after the other; the second finds it used. Held until the caller commits."""
+    db.session.refresh(user, ["tf_last_counter", "mf_recovery_codes"], with_for_update=True)

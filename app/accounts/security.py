@@ -6,6 +6,7 @@ around it. Its JSON answers and its header with a token are off: the API has tok
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -24,19 +25,22 @@ from app import audit
 from app.accounts import limits
 from app.accounts.emails import send_password_changed
 from app.accounts.models import RoleOfSecurity, User
-from app.accounts.passwords import ARGON2_COSTS
+from app.accounts.passwords import ARGON2_COSTS, NORMAL_FORM
 from app.accounts.permissions import ask_to_log_in
 from app.accounts.requests import act_as, forget
-from app.accounts.second_factor import HashedRecoveryCodes, OnceOnlyTotp, derived_key
+from app.accounts.second_factor import HashedRecoveryCodes, OnceOnlyTotp
 from app.accounts.tokens import revoke_all
 from app.accounts.validation import valid_password
 from app.columns import utc_now
 from app.extensions import db
+from app.keys import derived_key
 from app.outbox import subject_of
 from app.tenancy import EVERYTHING, seeing
 
-# Six digits can be guessed by who may go on guessing.
-TAKES_CODES = frozenset({"security.two_factor_token_validation", "security.mf_recovery"})
+# Six digits, and a password, can be guessed by who may go on guessing.
+TAKES_SECRETS = frozenset(
+    f"security.{view}" for view in ("two_factor_token_validation", "mf_recovery", "verify", "change_password")
+)
 # How long after a login a person may change how they log in without proving again who they are.
 FRESH_FOR = timedelta(minutes=30)
 SETTINGS: dict[str, Any] = {
@@ -76,6 +80,7 @@ SETTINGS: dict[str, Any] = {
     "POST_LOGIN_VIEW": "accounts.start",
     "CLI_USERS_NAME": None,
     "CLI_ROLES_NAME": None,
+    "PASSWORD_NORMALIZE_FORM": NORMAL_FORM,
     "PASSWORD_HASH": "argon2",
     "PASSWORD_SCHEMES": ["argon2"],
     # Argon2 salts by itself: no second secret without which no hash can be checked.
@@ -110,8 +115,8 @@ class LoginByNameForm(LoginForm):
 class OurChangePasswordForm(ChangePasswordForm):
     """The present password, and the new one twice."""
 
-    password = PasswordField("Present password", [InputRequired("Type your present password.")])
-    new_password = PasswordField("New password", [InputRequired("Type a new one.")])
+    password = PasswordField("Present password", [InputRequired("Type your present password."), Length(max=1_000)])
+    new_password = PasswordField("New password", [InputRequired("Type a new one."), Length(max=1_000)])
     new_password_confirm = PasswordField(
         "New password again", [InputRequired("Type it once more."), EqualTo("new_password", "The two differ.")]
     )
@@ -145,9 +150,9 @@ class SamePasswordRules(PasswordUtil):
     """The rules of all passwords, wherever they are set."""
 
     def validate(self, password: str, is_register: bool, **_: Any) -> tuple[list[str] | None, str]:
-        """Returns what is wrong, or None, and the password."""
+        """Returns what is wrong, or None, and the password in the form in which it is hashed."""
         try:
-            return None, valid_password(password)
+            return None, self.normalize(valid_password(password))
         except ValueError as error:
             return [str(error)], password
 
@@ -176,7 +181,7 @@ def init_app(app: Flask) -> None:
     _recognise_sessions(security.login_manager)
     # It would mail the operators for whoever has lost the second factor; recovery codes are for that.
     app.view_functions["security.two_factor_rescue"] = lambda: abort(404)
-    app.before_request(_limit_codes)
+    app.before_request(_limit_guesses)
     user_authenticated.connect(_begin, app)
     user_logged_out.connect(_end, app)
     password_changed.connect(_end_tokens, app)
@@ -205,15 +210,17 @@ def _recognise_sessions(login_manager: LoginManager) -> None:
     login_manager.request_loader(lambda _: None)
 
 
-def _limit_codes() -> None:
-    if request.method == "POST" and request.endpoint in TAKES_CODES:
+def _limit_guesses() -> None:
+    if request.method == "POST" and request.endpoint in TAKES_SECRETS:
         limits.spend_code()
 
 
-def _begin(_: Flask, user: User, **__: Any) -> None:
-    """Called when somebody has logged in, with both factors if there are two. The view commits."""
+def _begin(_: Flask, user: User, authn_via: Collection[str] | None, **__: Any) -> None:
+    """Called when somebody has logged in, with both factors if there are two, or goes on with a new password. The view
+    commits."""
     act_as(user)
-    audit.record("user.login", subject_of(user))
+    if "change" not in (authn_via or ()):  # nothing is said of how a second factor was passed
+        audit.record("user.login", subject_of(user))
 
 
 def _end(_: Flask, user: User | None, **__: Any) -> None:

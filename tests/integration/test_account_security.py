@@ -5,37 +5,21 @@ from __future__ import annotations
 import re
 
 import pytest
+import sqlalchemy as sa
 import time_machine
-from flask.testing import FlaskClient
-from passlib.totp import TOTP
 
-from app.accounts import User
+from app.accounts import hash_password
 from app.accounts.limits import CODES
+from app.audit.models import AuditEntry
 from app.extensions import db
+from app.tenancy import EVERYTHING, seeing
 from tests.reservation_factories import PASSWORD, log_in, make_user
+from tests.second_factors import log_in_by_password, set_up_second_factor
 
 # Nothing here is about the database.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 NEW_PASSWORD = "another good battery"
-
-
-def set_up_second_factor(client: FlaskClient) -> TOTP:
-    """What the authenticator app of the client's user computes codes with."""
-    page = client.post("/account/two-factor", data={"setup": "authenticator"})
-    key = re.search(r"Key: <code>([A-Z2-7 -]+)</code>", page.text)
-    assert key is not None, page.text
-    app = TOTP(key=key[1].replace("-", "").replace(" ", ""))
-    action = re.search(r'action="(/account/two-factor/[^"]+|/login/code)"', page.text)
-    assert action is not None, page.text
-    assert client.post(action[1], data={"code": app.generate().token}).status_code == 302
-    return app
-
-
-def log_in_by_password(client: FlaskClient, user: User) -> str:
-    answer = client.post("/login", data={"login": user.username, "password": PASSWORD})
-    assert answer.status_code == 302
-    return answer.location
 
 
 @pytest.fixture
@@ -161,6 +145,37 @@ def test_an_api_login_with_a_second_factor_takes_its_code_too(client, user, with
         assert client.post("/api/v1/auth/login", json=login | {"code": "000000"}).status_code == 401
         assert client.post("/api/v1/auth/login", json=login | {"code": code}).status_code == 200
         assert client.post("/api/v1/auth/login", json=login | {"code": code}).status_code == 401
+
+
+def test_a_password_is_the_same_however_the_keyboard_spells_its_letters(client, session):
+    composed, decomposed = "ein \u00fcbles Wort", "ein u\u0308bles Wort"
+    user = make_user(password_hash=hash_password(composed))
+    for spelling in (composed, decomposed):
+        assert client.post("/login", data={"login": user.username, "password": spelling}).status_code == 302
+        assert client.post("/account/verify", data={"password": spelling}).status_code == 302
+        client.post("/logout")
+    client.post("/login", data={"login": user.username, "password": composed})
+    new = {"password": composed, "new_password": "fr\u00fch am Morgen", "new_password_confirm": "fr\u00fch am Morgen"}
+    assert client.post("/account/password", data=new).status_code == 302
+    login = {"username": user.username, "password": "fr\u00fch am Morgen"}
+    assert client.post("/api/v1/auth/login", json=login).status_code == 200
+
+
+def test_a_new_password_is_no_login(client, user, session):
+    log_in(client, user)
+    new = {"password": PASSWORD, "new_password": NEW_PASSWORD, "new_password_confirm": NEW_PASSWORD}
+    assert client.post("/account/password", data=new).status_code == 302
+    with seeing(EVERYTHING):
+        deeds = session.scalars(sa.select(AuditEntry.action).where(AuditEntry.action == "user.login")).all()
+    assert len(deeds) == 1
+
+
+@pytest.mark.parametrize("path", ["/account/verify", "/account/password"])
+def test_the_password_of_who_is_logged_in_is_not_guessed_for_long(client, user, path):
+    log_in(client, user)
+    form = {"password": "wrong", "new_password": NEW_PASSWORD, "new_password_confirm": NEW_PASSWORD}
+    statuses = [client.post(path, data=form).status_code for _ in range(CODES.times + 1)]
+    assert statuses == [422] * CODES.times + [429]
 
 
 @pytest.mark.parametrize("path", ["/login/code", "/login/recovery-code", "/api/v1/auth/login"])

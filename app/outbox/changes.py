@@ -122,8 +122,9 @@ def record_changes(*attributes: InstrumentedAttribute[Any], secret: bool = False
 
 
 def watch_of(model: type) -> Watch | None:
-    """The hooks of `model`, or None."""
-    return _watches.get(model)
+    """The hooks of `model`, or of the model that it is a kind of (by inheritance within one table); None when there
+    are none."""
+    return next((_watches[each] for each in model.__mro__ if each in _watches), None)
 
 
 def subject_type(model: type) -> str:

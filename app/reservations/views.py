@@ -13,10 +13,11 @@ from app.accounts import acting_user, can
 from app.columns import utc_now
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.extensions import db
+from app.history import is_unfinished
 from app.presentation import day_grid, in_zone, reader_zone, span
 from app.reservations import queries, services
 from app.reservations.forms import ReservationForm
-from app.reservations.history import history_for, is_unfinished
+from app.reservations.history import history_for
 from app.reservations.local_time import local_from_utc
 from app.reservations.models import Reservation, ReservationStatus
 from app.reservations.rules import following, status_action
@@ -88,7 +89,7 @@ def detail(reservation_id: int) -> ResponseReturnValue:
 def history(reservation_id: int) -> ResponseReturnValue:
     """The history alone: asked again while something is under way."""
     reservation = queries.get(acting_user(), reservation_id)
-    return render_template("reservations/_history.html", reservation=reservation, **_history_context(reservation))
+    return render_template("history/_history.html", **_history_context(reservation))
 
 
 @pages.route(f"/{ID}/edit", methods=["GET", "POST"])
@@ -222,7 +223,11 @@ def _form_page(form: ReservationForm, reservation: Reservation | None) -> Respon
 
 def _history_context(reservation: Reservation) -> dict[str, Any]:
     entries = history_for(acting_user(), reservation)
-    return {"history": entries, "is_unfinished": is_unfinished(entries)}
+    return {
+        "history": entries,
+        "is_unfinished": is_unfinished(entries),
+        "history_url": url_for("reservations.history", reservation_id=reservation.id),
+    }
 
 
 def _to_detail(reservation_id: int) -> ResponseReturnValue:

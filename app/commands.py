@@ -7,7 +7,9 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
-USAGE_STATUS = 2
+from app.errors import AppError
+
+FAILURE_STATUS, USAGE_STATUS = 1, 2
 
 
 class CommandGroup(AppGroup):
@@ -21,6 +23,8 @@ class CommandGroup(AppGroup):
             raise _in_one_line(error) from error
         except click.ClickException as error:
             raise OneLineError(error.format_message(), error.exit_code) from error
+        except AppError as error:
+            raise OneLineError(error.for_operators, FAILURE_STATUS) from error
 
 
 class OneLineError(click.ClickException):

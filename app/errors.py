@@ -20,6 +20,12 @@ class AppError(Exception):
         self.message = message
         self.fields = dict(fields or {})
 
+    @property
+    def for_operators(self) -> str:
+        """All of it in one text, for the command line."""
+        said = [f"{name}: {'; '.join(messages)}" for name, messages in self.fields.items()]
+        return " · ".join([self.message, *said])
+
 
 class InvalidInputError(AppError):
     """A value was refused: the field is named, with what it takes."""

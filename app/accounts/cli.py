@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import click
 
 from app.accounts import registration, services
 from app.accounts.models import Role
 from app.commands import CommandGroup
-from app.errors import AppError
 from app.extensions import db
 from app.schools import DEFAULT_SLUG, get_school
 
@@ -29,17 +25,16 @@ roles = click.Choice([role.value for role in Role])
 @click.option("--password", prompt=True, hide_input=True, confirmation_prompt=True, help="Asked for when absent.")
 def create(email: str, username: str, role: str, slug: str, name: str, time_zone: str | None, password: str) -> None:
     """Makes a user."""
-    with _one_line_errors():
-        user = services.create_user(
-            username=username,
-            email=email,
-            password=password,
-            role=role,
-            name=name,
-            time_zone=time_zone,
-            school=get_school(slug),
-        )
-        db.session.commit()
+    user = services.create_user(
+        username=username,
+        email=email,
+        password=password,
+        role=role,
+        name=name,
+        time_zone=time_zone,
+        school=get_school(slug),
+    )
+    db.session.commit()
     click.echo(f"user {user.id}: {user.username} <{user.email}>, {user.role}")
 
 
@@ -48,10 +43,9 @@ def create(email: str, username: str, role: str, slug: str, name: str, time_zone
 @click.argument("role", type=roles)
 def set_role(login: str, role: str) -> None:
     """Gives the user of a username or email address another role."""
-    with _one_line_errors():
-        user = services.get_user(login)
-        services.set_role(user, role)
-        db.session.commit()
+    user = services.get_user(login)
+    services.set_role(user, role)
+    db.session.commit()
     click.echo(f"user {user.id}: {user.username} <{user.email}>, {user.role}")
 
 
@@ -59,10 +53,9 @@ def set_role(login: str, role: str) -> None:
 @click.argument("login")
 def confirm(login: str) -> None:
     """Takes a user's address for confirmed, where no mail can reach them."""
-    with _one_line_errors():
-        user = services.get_user(login)
-        registration.confirm(user)
-        db.session.commit()
+    user = services.get_user(login)
+    registration.confirm(user)
+    db.session.commit()
     click.echo(f"user {user.id}: {user.username} <{user.email}>, confirmed")
 
 
@@ -70,18 +63,7 @@ def confirm(login: str) -> None:
 @click.argument("login")
 def disable(login: str) -> None:
     """Shuts a user out: logins, sessions and tokens end at once."""
-    with _one_line_errors():
-        user = services.get_user(login)
-        services.disable(user)
-        db.session.commit()
+    user = services.get_user(login)
+    services.disable(user)
+    db.session.commit()
     click.echo(f"user {user.id}: {user.username} <{user.email}>, disabled")
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turns an AppError into one line on stderr and exit status 1."""
-    try:
-        yield
-    except AppError as error:
-        said = [f"{name}: {'; '.join(messages)}" for name, messages in error.fields.items()]
-        raise click.ClickException(" · ".join([error.message, *said])) from error

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -12,12 +10,10 @@ from flask import current_app
 
 from app.columns import new_id
 from app.commands import CommandGroup
-from app.errors import AppError
 from app.extensions import db, table_of
 from app.mail import previews, queries, services, transport
 from app.mail.delivery import message_for
 from app.mail.emails import TEST_MESSAGE
-from app.mail.errors import MailError
 from app.mail.models import EmailMessage, MailEntry, MailState
 from app.mail.recipients import check_address
 from app.mail.registry import kinds
@@ -49,8 +45,7 @@ def list_(state: str | None, kind: str | None, text: str | None, limit: int, as_
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(mail_id: str, as_json: bool) -> None:
     """Shows one mail."""
-    with _one_line_errors():
-        fields = _fields(queries.get_mail(mail_id))
+    fields = _fields(queries.get_mail(mail_id))
     if as_json:
         return _echo_json(fields)
     for name, value in fields.items():
@@ -62,9 +57,8 @@ def show(mail_id: str, as_json: bool) -> None:
 @click.argument("mail_id", metavar="ID")
 def resend(mail_id: str) -> None:
     """Sends one mail again."""
-    with _one_line_errors():
-        job_id = services.resend(mail_id)
-        db.session.commit()
+    job_id = services.resend(mail_id)
+    db.session.commit()
     click.echo(f"job {job_id} sends it")
 
 
@@ -77,16 +71,14 @@ def preview(name: str | None, part: str) -> None:
         for kind in kinds():
             click.echo(kind.name)
         return
-    with _one_line_errors():
-        click.echo(getattr(previews.preview(name), part))
+    click.echo(getattr(previews.preview(name), part))
 
 
 @mail.command("test")
 @click.argument("address")
 def test(address: str) -> None:
     """Sends a test message, past the ledger, and tells what the server said."""
-    with _one_line_errors():
-        click.echo(_send_test(address))
+    click.echo(_send_test(address))
 
 
 def _send_test(address: str) -> str:
@@ -116,14 +108,3 @@ def _echo_json(value: Any) -> None:
 
 def _as_text(value: Any) -> str:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turns an AppError into one line on stderr and exit status 1."""
-    try:
-        yield
-    except AppError as error:
-        # Whoever asks here may see the whole of it, addresses included.
-        said = error.detail if isinstance(error, MailError) else error.message
-        raise click.ClickException(" ".join(said.split())) from error

@@ -26,6 +26,11 @@ class MailError(AppError):
         self.detail = detail
         self.code = code
 
+    @property
+    def for_operators(self) -> str:
+        """With the addresses: whoever asks on the command line may see them."""
+        return self.detail
+
 
 class TemporaryMailError(MailError):
     """It may pass: a timeout, a broken connection, a 4xx answer, TLS or the login failing."""

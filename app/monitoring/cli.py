@@ -108,10 +108,7 @@ def enqueue_command(name: str, args_text: str) -> None:
         raise click.BadParameter(f"takes a JSON object: {error}", param_hint="--args") from error
     if not isinstance(args, dict):
         raise click.BadParameter(f"takes a JSON object, not {args_text}", param_hint="--args")
-    try:
-        (job_id,) = outbox.enqueue_many(name, [outbox.JobRequest(args)])
-    except AppError as error:
-        raise click.ClickException(str(error)) from error
+    (job_id,) = outbox.enqueue_many(name, [outbox.JobRequest(args)])
     db.session.commit()
     click.echo(job_id)
 
@@ -125,10 +122,7 @@ def enqueue_command(name: str, args_text: str) -> None:
 def retry_command(ids: tuple[str, ...], by_filter: bool, **filters: Any) -> None:
     """Run failed and cancelled jobs again, given by id or by a filter."""
     chosen = _chosen(ids, by_filter, filters, [JobState.FAILED, JobState.CANCELLED])
-    try:
-        retried = services.retry_jobs(chosen)
-    except AppError as error:
-        raise click.ClickException(str(error)) from error
+    retried = services.retry_jobs(chosen)
     db.session.commit()
     click.echo(f"{len(retried)} of {len(chosen)} jobs run again")
     if len(retried) < len(chosen) and not by_filter:

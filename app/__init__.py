@@ -28,6 +28,7 @@ from app import (
     presentation,
     proxies,
     reservations,
+    work_items,
 )
 from app.audit import views as audit_pages
 from app.config import SettingError, load_environment, read_settings
@@ -36,7 +37,7 @@ from app.mail import views as mail_pages
 ROOT = Path(__file__).resolve().parent.parent
 
 # Slices of one shape; each registers its pages, endpoints, hooks and commands in `init_app`.
-SLICES = (accounts, mail, reservations, monitoring, audit, overview)
+SLICES = (accounts, mail, reservations, work_items, monitoring, audit, overview)
 
 
 def create_app(

@@ -339,6 +339,12 @@ GROUPS: tuple[Group, ...] = (
             35,
             "A confirmed reservation is completed this long after its start.",
         ),
+        Setting(
+            "WORK_ITEM_GATHER_SECONDS",
+            seconds(least=0),
+            30.0,
+            "After a mail about the status of a work item, further changes wait this long and go into one mail.",
+        ),
         Setting("OVERDUE_SWEEP_SECONDS", whole_seconds, 300, "How often overdue reservations are looked for."),
         Setting(
             "SCHEDULED_NOTIFICATIONS_SWEEP_SECONDS",

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from flask import Flask
 
-from jobs import accounts, commands, engine, mail, maintenance, reservations
+from jobs import accounts, commands, engine, mail, maintenance, reservations, work_items
 
-MODULES = (accounts, mail, reservations, maintenance)
+MODULES = (accounts, mail, reservations, work_items, maintenance)
 
 
 def init_app(app: Flask) -> None:

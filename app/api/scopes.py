@@ -10,7 +10,7 @@ from collections.abc import Collection
 READ, WRITE = "read", "write"
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # The parts of the API that personal tokens are taken in; an `ApiBlueprint` of no area takes tokens of logins only.
-AREAS = ("profile", "reservations")
+AREAS = ("profile", "reservations", "work_items")
 SCOPES = (READ, WRITE, *(f"{area}:{verb}" for area in AREAS for verb in (READ, WRITE)))
 
 

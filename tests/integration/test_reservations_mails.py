@@ -11,26 +11,18 @@ from app import reservations
 from app.accounts import Role
 from app.columns import utc_now
 from app.extensions import db
-from app.mail import EmailMessage, MailState
+from app.mail import MailState
 from app.mail.registry import kind_of
 from app.mail.rendering import render
 from app.outbox import JobRecord, JobState, Origin, StatusChange, acting_as, enqueue
 from app.reservations import Reservation, ReservationStatus, history_of
 from app.reservations.history import history_for
+from tests.ledger import contexts, mails
 from tests.reservation_factories import insert_reservations, make_reservation, make_user, tomorrow
-
-
-def mails(kind: str | None = None) -> list[EmailMessage]:
-    query = sa.select(EmailMessage).order_by(EmailMessage.id)
-    return list(db.session.scalars(query if kind is None else query.where(EmailMessage.kind == kind)))
 
 
 def count(model: type) -> int:
     return db.session.scalar(sa.select(sa.func.count()).select_from(model))
-
-
-def contexts(kind: str, sent: list[EmailMessage]):
-    return kind_of(kind).contexts(sent)
 
 
 def test_a_new_reservation_tells_the_desk(app):

@@ -1,0 +1,68 @@
+"""Work items: epics, their stories, and the stories' tasks. Whoever is part of one is told when its status changes,
+wherever it is changed.
+
+This face is all that others use: the models, and the services that jobs, commands and the demo call.
+"""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from app.api import register_api
+from app.presentation import register_subject
+from app.work_items import api, emails, hooks, rules, views
+from app.work_items.cli import work_items
+from app.work_items.history import history_of
+from app.work_items.models import (
+    Epic,
+    Kind,
+    Priority,
+    Story,
+    Task,
+    WorkItem,
+    WorkItemComment,
+    WorkItemWatcher,
+    WorkStatus,
+)
+from app.work_items.notices import tell_gathered
+from app.work_items.reminders import remind_due
+from app.work_items.services import change, change_many, create, delete, move, set_status
+
+__all__ = [
+    "Epic",
+    "Kind",
+    "Priority",
+    "Story",
+    "Task",
+    "WorkItem",
+    "WorkItemComment",
+    "WorkItemWatcher",
+    "WorkStatus",
+    "change",
+    "change_many",
+    "create",
+    "delete",
+    "emails",
+    "history_of",
+    "hooks",
+    "init_app",
+    "move",
+    "remind_due",
+    "set_status",
+    "tell_gathered",
+]
+
+# Importing the slice declares its rules, its hooks and its mails.
+rules.declare()
+
+
+def init_app(app: Flask) -> None:
+    """Adds the pages, endpoints and commands of work items.
+
+    Must come after `app.presentation.init_app`, `app.api.init_app` and `app.accounts.init_app`.
+    """
+    app.register_blueprint(views.pages)
+    for kind in Kind:
+        register_api(app, api.blueprint_of(kind))
+    register_subject(app, "work_item", "work_items.detail", "item_id")
+    app.cli.add_command(work_items)

@@ -1,0 +1,122 @@
+"""The API of work items: epics, stories and tasks have the same endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import url_for
+
+from app.accounts import acting_user
+from app.api import ApiBlueprint, QueryOfPage, page_answer, page_schema, refuse_stale, versioned
+from app.extensions import commit_and_keep, db
+from app.work_items import comments, queries, services
+from app.work_items.models import Kind, WorkItem, WorkItemComment
+from app.work_items.schemas import ChangedSchema, CommentSchema, CommentTextSchema, DeletionQuery, schemas_of
+
+# One for all kinds: the document names each schema once.
+CommentPageSchema = page_schema(CommentSchema)
+
+
+def blueprint_of(kind: Kind) -> ApiBlueprint:
+    """The endpoints of one kind of items."""
+    schemas, plural = schemas_of(kind), kind.plural
+    blueprint = ApiBlueprint(plural, __name__, description=f"{plural.capitalize()} of the school", area="work_items")
+    one = f"/{plural}/<id:item_id>"
+
+    @blueprint.route(f"/{plural}")
+    @blueprint.arguments(schemas.query, location="query")
+    @blueprint.response(200, page_schema(schemas.item))
+    def list_items(query: dict[str, Any]) -> Mapping[str, Any]:
+        """Those that one sees, newest first"""
+        limit, cursor = query.pop("limit"), query.pop("cursor")
+        filters = queries.Filters(kind=kind, **query)
+        return page_answer(queries.page(acting_user(), filters, limit=limit, cursor=cursor))
+
+    @blueprint.route(f"/{plural}", methods=["POST"])
+    @versioned
+    @blueprint.arguments(schemas.new)
+    @blueprint.response(201, schemas.item)
+    def create_item(values: dict[str, Any]) -> tuple[WorkItem, int, dict[str, str]]:
+        """Make one"""
+        item = services.create(acting_user(), kind, **values)
+        commit_and_keep()
+        return item, 201, {"Location": url_for(f"{blueprint.name}.get_item", item_id=item.id)}
+
+    @blueprint.route(f"/{plural}/bulk", methods=["POST"])
+    @blueprint.arguments(schemas.bulk)
+    @blueprint.response(200, ChangedSchema)
+    @blueprint.alt_response(404, description="One of them is not there: none is changed.")
+    def change_items(given: dict[str, Any]) -> Mapping[str, int]:
+        """Change the same of many: of all of them or of none"""
+        changed = services.change_many(acting_user(), given["ids"], given["changes"], kind=kind)
+        db.session.commit()
+        return {"changed": changed}
+
+    @blueprint.route(one)
+    @versioned
+    @blueprint.response(200, schemas.item)
+    def get_item(item_id: int) -> WorkItem:
+        """One of them"""
+        return queries.get(acting_user(), item_id, kind=kind)
+
+    @blueprint.route(one, methods=["PATCH"])
+    @versioned
+    @blueprint.arguments(schemas.changes)
+    @blueprint.response(200, schemas.item)
+    def change_item(changes: dict[str, Any], item_id: int) -> WorkItem:
+        """Change one, or move it to another status: all of it or nothing"""
+        _refuse_stale(item_id)
+        item = services.change(acting_user(), item_id, changes, kind=kind)
+        commit_and_keep()
+        return item
+
+    @blueprint.route(one, methods=["DELETE"])
+    @versioned
+    @blueprint.arguments(DeletionQuery, location="query")
+    @blueprint.response(204)
+    @blueprint.alt_response(409, description="It has parts: say what becomes of them.")
+    def delete_item(query: dict[str, Any], item_id: int) -> None:
+        """Remove one: its history stays"""
+        _refuse_stale(item_id)
+        services.delete(acting_user(), item_id, kind=kind, **query)
+        db.session.commit()
+
+    def _refuse_stale(item_id: int) -> None:
+        refuse_stale(schemas.item(), lambda: queries.get(acting_user(), item_id, kind=kind, for_update=True))
+
+    _add_conversation(blueprint, kind, one)
+    return blueprint
+
+
+def _add_conversation(blueprint: ApiBlueprint, kind: Kind, one: str) -> None:
+    @blueprint.route(f"{one}/comments")
+    @blueprint.arguments(QueryOfPage, location="query")
+    @blueprint.response(200, CommentPageSchema)
+    def list_comments(query: dict[str, Any], item_id: int) -> Mapping[str, Any]:
+        """What was said of one, oldest first"""
+        item = queries.get(acting_user(), item_id, kind=kind)
+        return page_answer(queries.comments_of(item, **query))
+
+    @blueprint.route(f"{one}/comments", methods=["POST"])
+    @blueprint.arguments(CommentTextSchema)
+    @blueprint.response(201, CommentSchema)
+    def comment(given: dict[str, str], item_id: int) -> WorkItemComment:
+        """Say something of one, and watch it from then on"""
+        said = comments.comment(acting_user(), item_id, given["text"], kind=kind)
+        commit_and_keep()
+        return said
+
+    @blueprint.route(f"{one}/watch", methods=["PUT"])
+    @blueprint.response(204)
+    def watch(item_id: int) -> None:
+        """Be told of its status"""
+        comments.watch(acting_user(), item_id, kind=kind)
+        db.session.commit()
+
+    @blueprint.route(f"{one}/watch", methods=["DELETE"])
+    @blueprint.response(204)
+    def unwatch(item_id: int) -> None:
+        """Be told of its status only if it is yours"""
+        comments.unwatch(acting_user(), item_id, kind=kind)
+        db.session.commit()

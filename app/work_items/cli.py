@@ -1,0 +1,67 @@
+"""`flask work-items …`: looking at work items and moving them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from app.accounts import act_as, get_user
+from app.commands import CommandGroup
+from app.extensions import db
+from app.pagination import MAX_LIMIT
+from app.work_items import queries, services
+from app.work_items.models import Kind, Priority, WorkItem, WorkStatus
+
+work_items = CommandGroup("work-items", help="Looks at epics, stories and tasks, and moves them.")
+
+SHOWN = ("id", "kind", "title", "status", "priority", "due_date", "parent_id", "responsible_id", "reporter_id")
+
+
+def _choice(enum: Any) -> click.Choice[str]:
+    return click.Choice([member.value for member in enum], case_sensitive=False)
+
+
+@work_items.command("list")
+@click.option("--kind", type=_choice(Kind))
+@click.option("--status", type=_choice(WorkStatus))
+@click.option("--priority", type=_choice(Priority))
+@click.option("--text", help="In the title or the description, or the number.")
+@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=25, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+def list_(
+    kind: str | None, status: str | None, priority: str | None, text: str | None, limit: int, as_json: bool
+) -> None:
+    """Lists work items, newest first."""
+    filters = queries.Filters(
+        kind=Kind(kind) if kind else None,
+        status=WorkStatus(status) if status else None,
+        priority=Priority(priority) if priority else None,
+        text=text,
+    )
+    items = queries.page_of_all(filters, limit=limit).items
+    if as_json:
+        click.echo(json.dumps([_fields(item) for item in items], indent=2, default=str))
+        return
+    for item in items:
+        click.echo(f"{item.id:>6}  {item.kind:<5}  {item.status:<11}  {item.priority:<8}  {item.title}")
+    if not items:
+        click.echo("nothing matches", err=True)
+
+
+@work_items.command("set-status")
+@click.argument("status", type=_choice(WorkStatus))
+@click.argument("ids", type=click.IntRange(1), nargs=-1, required=True)
+@click.option("--as", "login", required=True, help="Who does it: a username or email address. Their rights count.")
+def set_status(status: str, ids: tuple[int, ...], login: str) -> None:
+    """Moves items to a status: all of them or none. The mails are those that any other way would send."""
+    user = get_user(login)
+    act_as(user)
+    changed = services.change_many(user, ids, {"status": WorkStatus(status)})
+    db.session.commit()
+    click.echo(f"{changed} moved to {status}")
+
+
+def _fields(item: WorkItem) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in SHOWN}

@@ -1,0 +1,146 @@
+"""What people say of an item, whom they name there, and who watches it. The caller commits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from app.accounts import Role, User, require
+from app.columns import utc_now
+from app.errors import InvalidInputError, NotFoundError
+from app.extensions import db
+from app.mail import MailRequest, send_mails
+from app.outbox import insert_ignoring_conflicts, subject_of
+from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
+from app.work_items.emails import MENTION
+from app.work_items.models import MAX_COMMENT_CHARACTERS, Kind, WorkItem, WorkItemComment, WorkItemWatcher
+from app.work_items.people import people_of
+from app.work_items.queries import get
+
+# A username, as accounts take them; not the middle of an address.
+MENTIONED = re.compile(r"(?<![\w@.+-])@([A-Za-z0-9](?:[A-Za-z0-9._-]{1,38}[A-Za-z0-9]))")
+MAX_MENTIONS = 20
+
+
+def comment(user: User, item_id: int, text: str, *, kind: Kind | None = None) -> WorkItemComment:
+    """Says something of an item, flushed; whoever says something watches it from then on.
+
+    People of the school who are named as `@username` get a mail. When staff name somebody, that one watches the item
+    too, and so may see it; of whom others name, only those are told who see it anyway.
+
+    Raises:
+        NotFoundError: there is no such item, or it is not the user's to see.
+        InvalidInputError: the text is empty or too long.
+    """
+    item = get(user, item_id, kind=kind)
+    require(user, "work_items.comment", item)
+    written = WorkItemComment(item=item, author=user, text=_cleaned(text), school_id=item.school_id)
+    db.session.add(written)
+    db.session.flush()
+    _add_watchers(item, [user.id])
+    _tell_named(user, item, written, already=())
+    return written
+
+
+def edit_comment(user: User, comment_id: int, text: str) -> WorkItemComment:
+    """Changes what one has said, flushed; whoever is named now and was not before gets a mail.
+
+    Raises:
+        NotFoundError: there is no such comment, or it is not the user's to see.
+        ForbiddenError: it is somebody else's.
+        InvalidInputError: the text is empty or too long.
+    """
+    found = get_comment(user, comment_id)
+    require(user, "work_items.edit_comment", found, message="Only its author changes a comment.")
+    already, found.text, found.edited_at = named_in(found.text), _cleaned(text), utc_now()
+    db.session.flush()
+    _tell_named(user, found.item, found, already)
+    return found
+
+
+def delete_comment(user: User, comment_id: int) -> None:
+    """Removes a comment: one's own, or as staff any. Raises NotFoundError, ForbiddenError."""
+    found = get_comment(user, comment_id)
+    require(user, "work_items.delete_comment", found, message="Only staff and its author delete a comment.")
+    db.session.delete(found)
+    db.session.flush()
+
+
+def get_comment(user: User, comment_id: int) -> WorkItemComment:
+    """A comment on an item that `user` may see. Raises NotFoundError."""
+    found = db.session.get(WorkItemComment, comment_id)
+    if found is None:
+        raise NotFoundError(f"There is no comment #{comment_id}.")
+    get(user, found.item_id)
+    return found
+
+
+def watch(user: User, item_id: int, *, kind: Kind | None = None) -> WorkItem:
+    """From here on the user is told of the item as its reporter is. Raises NotFoundError."""
+    item = get(user, item_id, kind=kind)
+    require(user, "work_items.watch", item)
+    _add_watchers(item, [user.id])
+    return item
+
+
+def unwatch(user: User, item_id: int, *, kind: Kind | None = None) -> WorkItem:
+    """From here on the user is told of it only if it is theirs. Raises NotFoundError."""
+    item = get(user, item_id, kind=kind)
+    db.session.execute(
+        sa.delete(WorkItemWatcher).where(WorkItemWatcher.item_id == item.id, WorkItemWatcher.user_id == user.id)
+    )
+    return item
+
+
+def is_watched_by(user: User, item: WorkItem) -> bool:
+    """Whether the user watches an item."""
+    return db.session.get(WorkItemWatcher, (item.id, user.id)) is not None
+
+
+def named_in(text: str) -> set[str]:
+    """The usernames in a text, in lower case."""
+    return {name.lower() for name in MENTIONED.findall(text)}
+
+
+def _tell_named(author: User, item: WorkItem, written: WorkItemComment, already: Iterable[str]) -> None:
+    named = sorted(named_in(written.text) - set(already))
+    if len(named) > MAX_MENTIONS:
+        raise InvalidInputError("That names too many.", {"text": [f"names at most {MAX_MENTIONS} people"]})
+    people = [person for person in _people_named(item, named) if person.id != author.id]
+    if author.is_staff:
+        _add_watchers(item, [person.id for person in people])
+    part = {person.user_id for person in people_of([item.id])[item.id]}
+    requests = [
+        MailRequest(
+            to=[person.email],
+            key=f"{MENTION}/{written.id}/{person.id}",
+            context={"comment_id": written.id, "by": author.id, "reader": person.id},
+            subject=subject_of(item),
+        )
+        for person in people
+        if person.is_staff or person.id in part
+    ]
+    send_mails(MENTION, requests)
+
+
+def _people_named(item: WorkItem, names: Iterable[str]) -> list[User]:
+    is_of_school = sa.or_(User.school_id == item.school_id, User.role == Role.ADMIN)
+    query = sa.select(User).where(User.username_key.in_(list(names)), User.active, User.confirmed_at.is_not(None))
+    return list(db.session.scalars(query.where(is_of_school).order_by(User.id)))
+
+
+def _add_watchers(item: WorkItem, user_ids: Iterable[int]) -> None:
+    rows = [{"item_id": item.id, "user_id": user_id, "since": utc_now()} for user_id in sorted(set(user_ids))]
+    if rows:
+        insert_ignoring_conflicts(db.session(), WorkItemWatcher, rows, key="user_id")
+
+
+def _cleaned(text: str) -> str:
+    stripped = text.replace("\r\n", "\n").strip()
+    if not 1 <= len(stripped) <= MAX_COMMENT_CHARACTERS:
+        raise InvalidInputError("That is no comment.", {"text": [f"Write 1 to {MAX_COMMENT_CHARACTERS} characters."]})
+    if CONTROL_CHARACTERS.search(stripped):
+        raise InvalidInputError("That is no comment.", {"text": [CONTROL_CHARACTERS_REFUSED]})
+    return stripped

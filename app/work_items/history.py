@@ -1,0 +1,63 @@
+"""The history of one work item, in the words of work items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+
+from app import history
+from app.accounts import User, can, names_of
+from app.extensions import db
+from app.history import HistoryEntry, Origins, for_outsider
+from app.outbox import StatusChange, subject_of
+from app.work_items.models import WorkItem
+
+PEOPLE = frozenset({WorkItem.responsible_id.key, WorkItem.reporter_id.key})
+
+
+def history_for(user: User, item: WorkItem) -> list[HistoryEntry]:
+    """What `user` may know of the history of an item they may see: staff all, others what concerns them."""
+    entries = history_of(item)
+    if can(user, "work_items.view_all"):
+        return entries
+    return [for_outsider(entry, user) for entry in entries]
+
+
+def history_of(item: WorkItem) -> list[HistoryEntry]:
+    """All entries, newest first. The caller has checked who asks."""
+    return history.history_of(
+        subject_of(item), Origins(item.created_at, item.created_by_id, item.status), lambda made: _tell(item, made)
+    )
+
+
+def _tell(item: WorkItem, changes: Sequence[StatusChange]) -> dict[str, str]:
+    people = {value for field in PEOPLE for value in _values(changes, field)}
+    names = {str(id): name for id, name in names_of({int(id) for id in people}).items()}
+    titles = _titles(_values(changes, WorkItem.parent_id.key))
+    return {change.id: _told(item, change, names, titles) for change in changes}
+
+
+def _told(item: WorkItem, change: StatusChange, names: Mapping[str, str], titles: Mapping[str, str]) -> str:
+    known = names if change.field in PEOPLE else titles if change.field == WorkItem.parent_id.key else {}
+    old, new = ((known.get(value, value) if value else "none") for value in (change.old, change.new))
+    return f"{_field(item, change.field)}: {old} → {new}"
+
+
+def _field(item: WorkItem, field: str) -> str:
+    names = {
+        WorkItem.responsible_id.key: item.kind.responsible,
+        WorkItem.reporter_id.key: "reporter",
+        WorkItem.parent_id.key: str(item.kind.parent or "parent"),
+        WorkItem.due_date.key: "due",
+    }
+    return names.get(field, field)
+
+
+def _values(changes: Sequence[StatusChange], field: str) -> set[str]:
+    return {value for change in changes if change.field == field for value in (change.old, change.new) if value}
+
+
+def _titles(ids: set[str]) -> dict[str, str]:
+    query = sa.select(WorkItem.id, WorkItem.title).where(WorkItem.id.in_([int(id) for id in ids]))
+    return {str(row.id): f"#{row.id} {row.title}" for row in db.session.execute(query)}

@@ -1,0 +1,77 @@
+"""The order of the cards in a column of the board. A move writes one row; where cards stand too close, some more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.errors import InvalidInputError
+from app.extensions import db, table_of
+from app.work_items.models import WorkItem, WorkStatus
+
+# Between two cards; as many halvings fit in before their neighbours have to move.
+STEP = 1_000_000
+# How many neighbours are looked at first where there is no room.
+NEIGHBOURS = 100
+
+_ITEMS = table_of(WorkItem).c
+
+
+def position_on_top(school_id: int, status: WorkStatus) -> int:
+    """Above all cards of a column."""
+    query = sa.select(sa.func.min(_ITEMS.position)).where(*_of_column(school_id, status))
+    first = db.session.scalar(query)
+    return STEP if first is None else first - STEP
+
+
+def position_below(above: WorkItem, school_id: int, status: WorkStatus) -> int:
+    """Right below a card of a column. Raises InvalidInputError: the card is not in it (any more)."""
+    if above.status is not status or above.school_id != school_id:
+        raise InvalidInputError(
+            f"{above.name} is not in that column.", {"below_id": [f"takes the id of an item that is {status}"]}
+        )
+    following = _following(above, 1)
+    if following and following[0].position - above.position < 2:
+        _make_room(above)
+        following = _following(above, 1)
+    if not following:
+        return above.position + STEP
+    return above.position + min(STEP, (following[0].position - above.position) // 2)
+
+
+def _make_room(above: WorkItem) -> None:
+    """Spreads the cards that follow too closely; twice as many until they find room."""
+    number = NEIGHBOURS
+    while True:
+        following = _following(above, number + 1)
+        crowded, behind = following[:number], following[number:]
+        end = behind[0].position if behind else above.position + STEP * (number + 1)
+        gap = (end - above.position) // (len(crowded) + 1)
+        if gap >= 2:
+            break
+        number *= 2
+    moved = [{"of_id": row.id, "to": above.position + gap * place} for place, row in enumerate(crowded, 1)]
+    # Past the hooks: nobody has changed these items, nor when they were changed last.
+    statement = (
+        sa.update(table_of(WorkItem))
+        .where(_ITEMS.id == sa.bindparam("of_id"))
+        .values({_ITEMS.position: sa.bindparam("to"), _ITEMS.updated_at: _ITEMS.updated_at})
+    )
+    db.session.connection().execute(statement, moved)
+
+
+def _following(above: WorkItem, number: int) -> Sequence[Any]:
+    key = sa.tuple_(_ITEMS.position, _ITEMS.id)
+    query = (
+        sa.select(_ITEMS.id, _ITEMS.position)
+        .where(*_of_column(above.school_id, above.status), key > sa.tuple_(above.position, above.id))
+        .order_by(_ITEMS.position, _ITEMS.id)
+        .limit(number)
+    )
+    return db.session.execute(query).all()
+
+
+def _of_column(school_id: int, status: WorkStatus) -> tuple[sa.ColumnElement[bool], ...]:
+    return _ITEMS.school_id == school_id, _ITEMS.status == status

@@ -1,0 +1,54 @@
+"""Who is told of work items. Core only: hooks ask in the middle of a flush."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from app.accounts import User
+from app.outbox import current_session
+from app.work_items.models import WorkItem, WorkItemWatcher
+
+# SQLite takes 32,766 bound values in a statement.
+IDS_PER_QUERY = 10_000
+
+
+class Person(NamedTuple):
+    """Somebody to tell."""
+
+    user_id: int
+    email: str
+
+
+_IDS = sa.bindparam("ids", expanding=True)
+
+
+def _joined(column: Any) -> sa.Select[Any]:
+    return sa.select(WorkItem.id.label("item_id"), column.label("user_id")).where(WorkItem.id.in_(_IDS))
+
+
+_INVOLVED = sa.union(
+    _joined(WorkItem.responsible_id),
+    _joined(WorkItem.reporter_id),
+    sa.select(WorkItemWatcher.item_id, WorkItemWatcher.user_id).where(WorkItemWatcher.item_id.in_(_IDS)),
+).subquery()
+# Built once: every change of a status asks it. Who has left, or has yet to confirm the address, is told nothing.
+_PEOPLE = (
+    sa.select(_INVOLVED.c.item_id, User.id, User.email)
+    .join(User, User.id == _INVOLVED.c.user_id)
+    .where(User.active, User.confirmed_at.is_not(None))
+    .order_by(_INVOLVED.c.item_id, User.id)
+)
+
+
+def people_of(item_ids: Sequence[int]) -> Mapping[int, Sequence[Person]]:
+    """Who is responsible for each of these items, who reported it, and who watches it: each person once."""
+    found: dict[int, list[Person]] = defaultdict(list)
+    connection = current_session().connection()
+    for begin in range(0, len(item_ids), IDS_PER_QUERY):
+        for item_id, user_id, email in connection.execute(_PEOPLE, {"ids": item_ids[begin : begin + IDS_PER_QUERY]}):
+            found[item_id].append(Person(user_id, email))
+    return found

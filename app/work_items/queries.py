@@ -1,0 +1,189 @@
+"""Reading work items. What a user may see is part of every query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+
+import sqlalchemy as sa
+from sqlalchemy.orm import selectinload
+
+from app.accounts import User, can
+from app.errors import NotFoundError
+from app.extensions import db
+from app.pagination import DEFAULT_LIMIT, Page, page_by_key
+from app.work_items.models import (
+    Kind,
+    Priority,
+    WorkItem,
+    WorkItemComment,
+    WorkItemWatcher,
+    WorkStatus,
+)
+
+# The most cards of one column of the board; the list has the others.
+CARDS_PER_COLUMN = 50
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a list of items is narrowed to; None does not narrow.
+
+    Args:
+        kind, status, priority: one of each.
+        parent_id: the parts of one item.
+        responsible_id, reporter_id: one person's.
+        due_before: due before that day, and not done.
+        text: in the title or the description, or the number.
+    """
+
+    kind: Kind | None = None
+    status: WorkStatus | None = None
+    priority: Priority | None = None
+    parent_id: int | None = None
+    responsible_id: int | None = None
+    reporter_id: int | None = None
+    due_before: date | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the board: its first cards, and whether there are more."""
+
+    status: WorkStatus
+    items: Sequence[WorkItem]
+    has_more: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the parts of an item are."""
+
+    done: int
+    total: int
+
+
+def visible_to(user: User) -> sa.Select[WorkItem]:
+    """The items that `user` may see: staff their school's, others those that they are part of."""
+    query = sa.select(WorkItem)
+    if can(user, "work_items.view_all"):
+        return query
+    watched = sa.select(WorkItemWatcher.item_id).where(WorkItemWatcher.user_id == user.id)
+    is_part = sa.or_(WorkItem.responsible_id == user.id, WorkItem.reporter_id == user.id, WorkItem.id.in_(watched))
+    return query.where(is_part)
+
+
+def get(user: User, item_id: int, *, kind: Kind | None = None, for_update: bool = False) -> WorkItem:
+    """An item that `user` may see.
+
+    Args:
+        user: who looks.
+        item_id: which one.
+        kind: it must be of this kind.
+        for_update: hold it until the commit, and read it as it stands now.
+
+    Raises:
+        NotFoundError: there is none, or it is not the user's to see.
+    """
+    query = visible_to(user).where(WorkItem.id == item_id)
+    if kind is not None:
+        query = query.where(WorkItem.kind == kind)
+    if for_update:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    found = db.session.scalar(query)
+    if found is None:
+        raise NotFoundError(f"There is no {kind or 'item'} #{item_id}.")
+    return found
+
+
+def page(user: User, filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[WorkItem]:
+    """One page of what `user` may see, newest first, with the people."""
+    query = _with_people(visible_to(user).where(*_conditions(filters)))
+    return page_by_key(db.session(), query, (WorkItem.id,), limit=limit, cursor=cursor)
+
+
+def page_of_all(filters: Filters, *, limit: int = DEFAULT_LIMIT) -> Page[WorkItem]:
+    """The first page of what the present scope shows, newest first: for commands."""
+    return page_by_key(db.session(), sa.select(WorkItem).where(*_conditions(filters)), (WorkItem.id,), limit=limit)
+
+
+def board(user: User, filters: Filters) -> list[Column]:
+    """The columns of the board, in the order of the statuses, their cards in theirs."""
+    return [_column(user, replace(filters, status=status)) for status in WorkStatus]
+
+
+def children(user: User, item: WorkItem) -> Sequence[WorkItem]:
+    """The parts of an item that `user` may see, in order."""
+    query = visible_to(user).where(WorkItem.parent_id == item.id)
+    return db.session.scalars(_with_people(query).order_by(WorkItem.position, WorkItem.id)).all()
+
+
+def progress_of(item_ids: Sequence[int]) -> Mapping[int, Progress]:
+    """How far the parts of each of these items are, for those that have parts."""
+    query = (
+        sa.select(
+            WorkItem.parent_id,
+            sa.func.count(sa.case((WorkItem.status == WorkStatus.DONE, 1))).label("done"),
+            sa.func.count().label("total"),
+        )
+        .where(WorkItem.parent_id.in_(item_ids))
+        .group_by(WorkItem.parent_id)
+    )
+    return {row.parent_id: Progress(row.done, row.total) for row in db.session.execute(query)}
+
+
+def possible_parents(user: User, kind: Kind, limit: int = 200) -> Sequence[WorkItem]:
+    """What an item of `kind` can be a part of, newest first, those that are done left out."""
+    if kind.parent is None:
+        return []
+    query = visible_to(user).where(WorkItem.kind == kind.parent, WorkItem.status != WorkStatus.DONE)
+    return db.session.scalars(query.order_by(WorkItem.id.desc()).limit(limit)).all()
+
+
+def comments_of(item: WorkItem, *, limit: int = 100, cursor: str | None = None) -> Page[WorkItemComment]:
+    """What was said of an item, oldest first. The caller has checked who asks."""
+    query = (
+        sa.select(WorkItemComment)
+        .where(WorkItemComment.item_id == item.id)
+        .options(selectinload(WorkItemComment.author))
+    )
+    return page_by_key(db.session(), query, (WorkItemComment.id,), limit=limit, cursor=cursor, descending=False)
+
+
+def watchers_of(item: WorkItem) -> Sequence[User]:
+    """Who watches an item, by name. The caller has checked who asks."""
+    query = sa.select(User).join(WorkItemWatcher, WorkItemWatcher.user_id == User.id)
+    return db.session.scalars(query.where(WorkItemWatcher.item_id == item.id).order_by(User.name)).all()
+
+
+def _column(user: User, filters: Filters) -> Column:
+    query = _with_people(visible_to(user).where(*_conditions(filters)))
+    ordered = query.order_by(WorkItem.position, WorkItem.id).limit(CARDS_PER_COLUMN + 1)
+    found = db.session.scalars(ordered).all()
+    assert filters.status is not None
+    return Column(filters.status, found[:CARDS_PER_COLUMN], len(found) > CARDS_PER_COLUMN)
+
+
+def _with_people(query: sa.Select[WorkItem]) -> sa.Select[WorkItem]:
+    return query.options(selectinload(WorkItem.responsible), selectinload(WorkItem.reporter))
+
+
+def _conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
+    same = ("kind", "status", "priority", "parent_id", "responsible_id", "reporter_id")
+    wanted = {name: value for name in same if (value := getattr(filters, name)) is not None}
+    conditions: list[sa.ColumnElement[bool]] = [getattr(WorkItem, name) == value for name, value in wanted.items()]
+    if filters.due_before is not None:
+        conditions += [WorkItem.due_date < filters.due_before, WorkItem.status != WorkStatus.DONE]
+    if filters.text:
+        conditions.append(_contains(filters.text))
+    return conditions
+
+
+def _contains(text: str) -> sa.ColumnElement[bool]:
+    matches = [WorkItem.title.icontains(text, autoescape=True), WorkItem.description.icontains(text, autoescape=True)]
+    number = text.removeprefix("#")
+    if number.isascii() and number.isdigit() and len(number) <= 9:
+        matches.append(WorkItem.id == int(number))
+    return sa.or_(*matches)

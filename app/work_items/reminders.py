@@ -1,0 +1,69 @@
+"""Reminders: the day before an item is due, and once when that day is over and it is not done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from flask import current_app
+from sqlalchemy.orm import Session
+
+from app.columns import utc_now
+from app.extensions import table_of
+from app.mail import MailRequest, send_mails
+from app.outbox import Subject, subject_type
+from app.tenancy import narrowed
+from app.work_items.emails import DUE
+from app.work_items.models import WorkItem, WorkStatus
+from app.work_items.people import Person, people_of
+
+# After an outage: who was not told of what was due longer ago has heard of it otherwise.
+OVERDUE_DAYS = 7
+ITEMS_PER_BATCH = 1_000
+
+_ITEMS = table_of(WorkItem).c
+
+
+def remind_due(session: Session) -> int:
+    """Asks for the mails of today, on the clock of TIMEZONE. The caller commits.
+
+    Which mails were asked for is known by their keys, which hold the day: asked again, nothing happens, and an item
+    that is due another day is told of again.
+
+    Returns:
+        how many mails.
+    """
+    today = utc_now().astimezone(ZoneInfo(current_app.config["TIMEZONE"])).date()
+    is_tomorrow = _ITEMS.due_date == today + timedelta(days=1)
+    is_past = sa.and_(_ITEMS.due_date < today, _ITEMS.due_date >= today - timedelta(days=OVERDUE_DAYS))
+    return _remind(session, is_tomorrow, is_overdue=False) + _remind(session, is_past, is_overdue=True)
+
+
+def _remind(session: Session, condition: sa.ColumnElement[bool], *, is_overdue: bool) -> int:
+    asked, last_id = 0, 0
+    columns = (_ITEMS.id, _ITEMS.due_date, _ITEMS.responsible_id, _ITEMS.reporter_id)
+    query = sa.select(*columns).where(condition, _ITEMS.status != WorkStatus.DONE).order_by(_ITEMS.id)
+    while rows := session.execute(narrowed(query.where(_ITEMS.id > last_id).limit(ITEMS_PER_BATCH))).all():
+        last_id = rows[-1].id
+        people = people_of([row.id for row in rows])
+        requests = [_request(row, person, is_overdue) for row in rows for person in _concerned(row, people[row.id])]
+        asked += len(send_mails(DUE, requests))
+    return asked
+
+
+def _concerned(row: Any, people: Sequence[Person]) -> list[Person]:
+    """Who sees to it; while nobody does, who asked for it."""
+    return [person for person in people if person.user_id == (row.responsible_id or row.reporter_id)]
+
+
+def _request(row: Any, person: Person, is_overdue: bool) -> MailRequest:
+    word = "overdue" if is_overdue else "due"
+    return MailRequest(
+        to=[person.email],
+        key=f"work-item-{word}/{row.id}/{row.due_date}/{person.user_id}",
+        context={"due": row.due_date.isoformat(), "is_overdue": is_overdue, "reader": person.user_id},
+        subject=Subject(subject_type(WorkItem), str(row.id)),
+    )

@@ -1,0 +1,355 @@
+"""What can be done with work items. Every function takes the acting user and checks what they may; who calls commits.
+
+Lists stand in queries.py, comments and watching in comments.py. What follows from a change of status is nobody's
+business here: hooks.py hears of it, from wherever it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.accounts import Role, User, require
+from app.errors import ConflictError, InvalidInputError, NotFoundError
+from app.extensions import db
+from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
+from app.work_items.models import (
+    MAX_DESCRIPTION_CHARACTERS,
+    MAX_TITLE_CHARACTERS,
+    MODELS,
+    Kind,
+    Priority,
+    WorkItem,
+    WorkStatus,
+    as_priority,
+    as_status,
+    refuse_parent,
+)
+from app.work_items.ordering import position_below, position_on_top
+from app.work_items.queries import get, visible_to
+
+# What a person sets; the last three say to whom and to what an item belongs.
+FIELDS = frozenset({"title", "description", "priority", "due_date", "responsible_id", "reporter_id", "parent_id"})
+ASSIGNMENT = frozenset({"responsible_id", "reporter_id", "parent_id"})
+# What may be changed of many at once.
+BULK_FIELDS = frozenset({"status", "priority", "due_date", "responsible_id"})
+MAX_BULK_ITEMS = 500
+# A slip of the year is caught here.
+EARLIEST, LATEST = date(2000, 1, 1), date(2100, 1, 1)
+
+
+class Parts(StrEnum):
+    """What becomes of the parts of an item that is deleted."""
+
+    DELETE = "delete"
+    MOVE = "move"
+
+
+def create(
+    user: User,
+    kind: Kind,
+    *,
+    title: str,
+    description: str = "",
+    status: str = WorkStatus.TODO,
+    priority: str = Priority.MEDIUM,
+    due_date: date | None = None,
+    responsible_id: int | None = None,
+    reporter_id: int | None = None,
+    parent_id: int | None = None,
+) -> WorkItem:
+    """Makes an item, flushed, at the bottom of its column.
+
+    Args:
+        user: who makes it.
+        kind: what it is.
+        title: 1 to 200 characters.
+        description: at most 10,000 characters.
+        status, priority: of `WorkStatus` and `Priority`.
+        due_date: the day by which it is to be done, if there is one.
+        responsible_id: who sees to it (the owner of an epic, the assignee of others), if that is known.
+        reporter_id: who asked for it; None is the user.
+        parent_id: the epic of a story, the story of a task.
+
+    Raises:
+        InvalidInputError: names every field that is wrong.
+        ForbiddenError: the user makes none.
+    """
+    require(user, "work_items.create", message="Only staff make work items.")
+    values = {
+        "title": title,
+        "description": description,
+        "due_date": due_date,
+        "responsible_id": responsible_id,
+        "reporter_id": user.id if reporter_id is None else reporter_id,
+        "parent_id": parent_id,
+    }
+    parent = _parent(user, kind, parent_id)
+    school_id = parent.school_id if parent else user.school_id
+    _check(values, kind, school_id)
+    item = MODELS[kind](
+        **_cleaned(values),
+        status=as_status(status),
+        priority=as_priority(priority),
+        school_id=school_id,
+        created_by_id=user.id,
+    )
+    db.session.add(item)
+    db.session.flush()
+    return item
+
+
+def change(user: User, item_id: int, changes: Mapping[str, Any], *, kind: Kind | None = None) -> WorkItem:
+    """Changes some of `FIELDS` and the status, flushed: all of it or nothing.
+
+    Raises:
+        NotFoundError: there is none, or it is not the user's to see.
+        ForbiddenError: the user may see but not change that.
+        InvalidInputError: names every field that is wrong.
+    """
+    item = get(user, item_id, kind=kind, for_update=True)
+    _apply(user, item, changes)
+    db.session.flush()
+    return item
+
+
+def set_status(user: User, item_id: int, status: str, *, expected: str | None = None) -> WorkItem:
+    """Moves an item to `status`, flushed, on top of its column.
+
+    Args:
+        user: who asks.
+        item_id: which one.
+        status: a `WorkStatus` or its value.
+        expected: the status that the user saw; None when that does not matter.
+
+    Raises:
+        NotFoundError, ForbiddenError: as `change`.
+        ConflictError: the status is not the expected one any more.
+        InvalidInputError: there is no such status.
+    """
+    item = get(user, item_id, for_update=True)
+    if expected is not None and item.status != expected:
+        raise ConflictError(f"{item.name} is {item.status} now, no longer {expected}.")
+    _apply(user, item, {"status": status})
+    db.session.flush()
+    return item
+
+
+def move(user: User, item_id: int, status: str, below_id: int | None) -> WorkItem:
+    """Moves a card of the board, flushed.
+
+    Args:
+        user: who moves it.
+        item_id: the card.
+        status: the column.
+        below_id: the card that it goes right below; None puts it on top.
+
+    Raises:
+        NotFoundError, ForbiddenError: as `change`.
+        InvalidInputError: there is no such column, or the other card is not in it any more.
+    """
+    target = as_status(status)
+    item = get(user, item_id, for_update=True)
+    require(user, "work_items.set_status", item, message=_NOT_YOURS)
+    if below_id == item.id:
+        raise InvalidInputError("A card does not go below itself.", {"below_id": ["takes another card's id"]})
+    above = None if below_id is None else get(user, below_id)
+    item.position = (
+        position_on_top(item.school_id, target) if above is None else position_below(above, item.school_id, target)
+    )
+    if item.status is not target:
+        item.status = target
+    db.session.flush()
+    return item
+
+
+def change_many(user: User, item_ids: Sequence[int], changes: Mapping[str, Any], *, kind: Kind | None = None) -> int:
+    """Changes the same of many items, flushed: of all of them or of none.
+
+    Args:
+        user: who asks.
+        item_ids: at most 500.
+        changes: some of `BULK_FIELDS`.
+        kind: all must be of this kind.
+
+    Returns:
+        how many items there were.
+
+    Raises:
+        NotFoundError: names those that are not there, or not the user's to see.
+        ForbiddenError, InvalidInputError: as `change`.
+    """
+    wanted = sorted(set(item_ids))
+    if not 1 <= len(wanted) <= MAX_BULK_ITEMS:
+        raise InvalidInputError("That are too many, or none.", {"ids": [f"takes 1 to {MAX_BULK_ITEMS} ids"]})
+    query = visible_to(user).where(WorkItem.id.in_(wanted)).order_by(WorkItem.id).with_for_update()
+    if kind is not None:
+        query = query.where(WorkItem.kind == kind)
+    items = db.session.scalars(query.execution_options(populate_existing=True)).all()
+    if missing := sorted(set(wanted) - {item.id for item in items}):
+        named = ", ".join(f"#{id}" for id in missing[:10])
+        raise NotFoundError(f"There is no {kind or 'item'} {named}.", {"ids": [f"not found: {named}"]})
+    for item in items:
+        _apply(user, item, changes)
+    db.session.flush()
+    return len(items)
+
+
+def delete(
+    user: User, item_id: int, *, parts: str | None = None, to_id: int | None = None, kind: Kind | None = None
+) -> None:
+    """Removes an item; its history, its mails and their jobs stay on record.
+
+    Args:
+        user: who asks.
+        item_id: which one.
+        parts: what becomes of the stories of an epic, or the tasks of a story: one of `Parts`.
+        to_id: what they become parts of, with `Parts.MOVE`.
+        kind: it must be of this kind.
+
+    Raises:
+        NotFoundError: there is none, or it is not the user's to see.
+        ForbiddenError: the user deletes none.
+        ConflictError: it has parts, and `parts` does not say what becomes of them.
+        InvalidInputError: they cannot go where they are to.
+    """
+    item = get(user, item_id, kind=kind, for_update=True)
+    require(user, "work_items.delete", item, message="Only staff delete work items.")
+    of_item = WorkItem.parent_id == item.id
+    number = db.session.scalar(sa.select(sa.func.count()).select_from(WorkItem).where(of_item)) or 0
+    if number:
+        _see_to_parts(user, item, number, _as_parts(parts), to_id)
+    db.session.delete(item)
+    db.session.flush()
+
+
+_NOT_YOURS = "Only staff, and who is responsible for it or asked for it, change a work item."
+
+
+def _see_to_parts(user: User, item: WorkItem, number: int, parts: Parts | None, to_id: int | None) -> None:
+    assert item.kind.child is not None
+    of_item = WorkItem.parent_id == item.id
+    if parts is None:
+        counted = f"{number} {item.kind.child.plural if number > 1 else item.kind.child}"
+        raise ConflictError(
+            f"{item.name} has {counted}: say what becomes of them.",
+            {"parts": [f"takes {Parts.DELETE}, or {Parts.MOVE} and to_id"]},
+        )
+    if parts is Parts.MOVE:
+        heir = _heir(user, item, to_id)
+        db.session.execute(sa.update(WorkItem).where(of_item).values(parent_id=heir.id))
+        return
+    of_parts = WorkItem.parent_id.in_(sa.select(WorkItem.id).where(of_item))
+    for condition in (of_parts, of_item):
+        db.session.execute(sa.delete(WorkItem).where(condition))
+
+
+def _heir(user: User, item: WorkItem, to_id: int | None) -> WorkItem:
+    """What the parts of an item that goes become parts of."""
+    takes = {"to_id": [f"takes the id of another of the {item.kind.plural}"]}
+    if to_id is None or to_id == item.id:
+        raise InvalidInputError("Say where they go.", takes)
+    try:
+        heir = get(user, to_id, kind=item.kind)
+    except NotFoundError as error:
+        raise InvalidInputError(error.message, takes) from error
+    if heir.school_id != item.school_id:
+        raise InvalidInputError("It is another school's.", takes)
+    return heir
+
+
+def _as_parts(value: str | None) -> Parts | None:
+    try:
+        return None if value is None else Parts(value)
+    except ValueError:
+        raise InvalidInputError("There is no such choice.", {"parts": [f"takes {' or '.join(Parts)}"]}) from None
+
+
+def _apply(user: User, item: WorkItem, changes: Mapping[str, Any]) -> None:
+    """Checks and sets what differs. The caller flushes."""
+    values = {name: value for name, value in changes.items() if name in FIELDS and value != getattr(item, name)}
+    status = as_status(changes["status"]) if "status" in changes else item.status
+    if "priority" in values:
+        values["priority"] = as_priority(values["priority"])
+    if values or status is not item.status:
+        require(user, "work_items.update", item, message=_NOT_YOURS)
+    if ASSIGNMENT & values.keys():
+        require(user, "work_items.assign", item, message="Only staff say whose a work item is.")
+    if "parent_id" in values:
+        parent = _parent(user, item.kind, values["parent_id"])
+        if parent is not None and parent.school_id != item.school_id:
+            raise InvalidInputError("It is another school's.", {f"{parent.kind}_id": ["takes one of this school"]})
+    _check(values, item.kind, item.school_id)
+    for name, value in _cleaned(values).items():
+        setattr(item, name, value)
+    if status is not item.status:
+        require(user, "work_items.set_status", item, message=_NOT_YOURS)
+        item.position = position_on_top(item.school_id, status)
+        item.status = status
+
+
+def _parent(user: User, kind: Kind, parent_id: int | None) -> WorkItem | None:
+    """What an item of `kind` is to be a part of."""
+    if kind.parent is None:
+        if parent_id is not None:
+            raise InvalidInputError("An epic is no part of anything.", {"parent_id": ["takes none"]})
+        return None
+    field = f"{kind.parent}_id"
+    if parent_id is None:
+        raise InvalidInputError(f"Say of which {kind.parent} it is a part.", {field: ["is needed"]})
+    try:
+        parent = get(user, parent_id)
+    except NotFoundError as error:
+        raise InvalidInputError(error.message, {field: [f"takes the id of one of the {kind.parent.plural}"]}) from error
+    refuse_parent(kind, parent)
+    return parent
+
+
+def _cleaned(values: Mapping[str, Any]) -> dict[str, Any]:
+    cleaned = dict(values)
+    if "title" in cleaned:
+        cleaned["title"] = " ".join(cleaned["title"].split())
+    return cleaned
+
+
+def _check(values: Mapping[str, Any], kind: Kind, school_id: int) -> None:
+    """Raises InvalidInputError, which names every field that is wrong in the words of the kind."""
+    checks = {
+        "title": _title_problem,
+        "description": _description_problem,
+        "due_date": _due_date_problem,
+        "responsible_id": lambda id: _person_problem(id, school_id),
+        "reporter_id": lambda id: _person_problem(id, school_id),
+    }
+    found = {name: check(values[name]) for name, check in checks.items() if name in values}
+    names = {"responsible_id": f"{kind.responsible}_id"}
+    if problems := {names.get(name, name): [problem] for name, problem in found.items() if problem}:
+        raise InvalidInputError("Some fields are wrong.", problems)
+
+
+def _title_problem(title: str) -> str | None:
+    if not 1 <= len(title.strip()) <= MAX_TITLE_CHARACTERS:
+        return f"Write 1 to {MAX_TITLE_CHARACTERS} characters."
+    return CONTROL_CHARACTERS_REFUSED if CONTROL_CHARACTERS.search(title) else None
+
+
+def _description_problem(description: str) -> str | None:
+    if len(description) > MAX_DESCRIPTION_CHARACTERS:
+        return f"Write at most {MAX_DESCRIPTION_CHARACTERS} characters."
+    return CONTROL_CHARACTERS_REFUSED if CONTROL_CHARACTERS.search(description) else None
+
+
+def _due_date_problem(due_date: date | None) -> str | None:
+    return None if due_date is None or EARLIEST <= due_date < LATEST else f"Choose a day before {LATEST:%Y}."
+
+
+def _person_problem(user_id: int | None, school_id: int) -> str | None:
+    if user_id is None:
+        return None
+    person = db.session.get(User, user_id)
+    is_theirs = person is not None and (person.school_id == school_id or person.role is Role.ADMIN)
+    return None if is_theirs and person.active and person.is_confirmed else "Name an active user of the school."

@@ -1,0 +1,314 @@
+"""When the status of a work item changes, wherever it is changed, who is part of it gets one mail; what follows soon
+after is gathered into another."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+import time_machine
+
+from app import work_items
+from app.accounts import Role
+from app.audit import AuditEntry
+from app.columns import utc_now
+from app.extensions import db
+from app.mail import MailState
+from app.mail.rendering import render
+from app.outbox import JobRecord, JobState, Origin, StatusChange, acting_as, publisher, relay
+from app.work_items import Story, Task, WorkItem, WorkItemWatcher, WorkStatus, history_of
+from tests.ledger import addressees, contexts, mails
+from tests.reservation_factories import bearer, log_in, make_user
+from tests.work_item_factories import make_epic, make_story, make_task
+
+STATUS, TELL = "work-item-status", "work_items.tell_gathered"
+
+
+def move(item: WorkItem, *statuses: str) -> None:
+    for status in statuses:
+        item.status = status
+        db.session.commit()
+
+
+def gathering() -> list[JobRecord]:
+    return list(db.session.scalars(sa.select(JobRecord).where(JobRecord.name == TELL).order_by(JobRecord.id)))
+
+
+def tell_gathered(item: WorkItem) -> int:
+    """What the job does when its time has come."""
+    told = work_items.tell_gathered(db.session(), item.id)
+    now = utc_now()
+    db.session.execute(sa.update(JobRecord).values(state=JobState.COMPLETED, finished_at=now))
+    db.session.commit()
+    return told
+
+
+@pytest.mark.parametrize("make", [make_epic, make_story, make_task])
+def test_a_change_of_status_mails_who_sees_to_it_and_who_reported_it(session, make):
+    responsible, reporter = make_user(), make_user()
+    item = make(responsible=responsible, reporter=reporter)
+    assert mails() == [], "nothing is sent on creation"
+    move(item, "IN_PROGRESS")
+    change = session.scalars(sa.select(StatusChange).where(StatusChange.field == "status")).one()
+    sent = mails(STATUS)
+    assert sorted(mail.recipients[0] for mail in sent) == sorted([responsible.email, reporter.email])
+    assert {mail.change_id for mail in sent} == {change.id}
+    assert {mail.state for mail in sent} == {MailState.QUEUED}
+    assert {(mail.subject_type, mail.subject_id) for mail in sent} == {("work_item", str(item.id))}
+    assert gathering() == []
+
+
+def test_one_who_is_both_gets_one_mail(session):
+    both = make_user()
+    move(make_task(responsible=both, reporter=both), "DONE")
+    assert addressees(STATUS) == [both.email]
+
+
+def test_watchers_are_told_too_and_each_person_once(session):
+    watcher, reporter = make_user(), make_user()
+    task = make_task(reporter=reporter)
+    session.add_all([WorkItemWatcher(item_id=task.id, user_id=user.id) for user in (watcher, reporter)])
+    move(task, "BLOCKED")
+    assert addressees(STATUS) == sorted([watcher.email, reporter.email])
+
+
+def test_nobody_is_told_who_has_left_or_has_yet_to_confirm_the_address(session):
+    gone, unconfirmed = make_user(active=False), make_user(confirmed_at=None)
+    move(make_task(responsible=gone, reporter=unconfirmed), "DONE")
+    assert mails(STATUS) == []
+
+
+def test_an_invalid_address_is_skipped_and_stops_no_other(session):
+    reporter = make_user()
+    move(make_task(responsible=make_user(email="no address"), reporter=reporter), "DONE")
+    states = {mail.recipients[0] if mail.recipients else None: mail.state for mail in mails(STATUS)}
+    assert states[reporter.email] is MailState.QUEUED
+    assert sorted(states.values()) == [MailState.QUEUED, MailState.SKIPPED]
+
+
+def test_whoever_made_the_change_gets_theirs_too(session):
+    reporter = make_user(Role.STAFF)
+    task = make_task(reporter=reporter)
+    with acting_as(Origin(reporter.id)):
+        move(task, "IN_PROGRESS")
+    (mail,) = mails(STATUS)
+    context = contexts(STATUS, [mail])[mail.id]
+    assert (mail.recipients, context["by_reader"]) == ([reporter.email], True)
+
+
+def test_nothing_is_sent_when_nothing_changed_or_it_was_rolled_back(session):
+    task = make_task()
+    task.status = "TODO"
+    session.commit()
+    task.status = "DONE"
+    session.flush()
+    session.rollback()
+    task.title, task.priority = "Another title", "CRITICAL"
+    session.commit()
+    assert mails(STATUS) == []
+
+
+def test_the_mail_says_what_changed_who_did_it_and_where_to_look(app, session):
+    staff = make_user(Role.STAFF, name="Grace Hopper")
+    epic = make_epic(title="The <autumn> concert")
+    story = make_story(epic=epic, title="Rehearsals", priority="HIGH", due_date=None)
+    with acting_as(Origin(staff.id)):
+        move(story, "IN_PROGRESS")
+    (mail,) = mails(STATUS)
+    story.status = "DONE"  # the mail tells of the change, not of now
+    rendered = render(STATUS, contexts(STATUS, [mail])[mail.id], mail.recipients[0])
+    assert rendered.subject == f"Story #{story.id} IN_PROGRESS: Rehearsals"
+    for part in (rendered.text, rendered.html):
+        assert "Grace Hopper moved this story to" in part
+        assert f"{app.config['PUBLIC_URL']}/work/{story.id}" in part
+        assert "high" in part
+    assert "TODO -> IN_PROGRESS" in rendered.text
+    assert "“The <autumn> concert”" in rendered.text
+    assert "&lt;autumn&gt;" in rendered.html
+
+
+def test_further_changes_within_the_window_are_gathered_into_one_mail_that_tells_the_whole_way(session):
+    task = make_task()
+    move(task, "IN_PROGRESS")
+    assert len(mails(STATUS)) == 1
+    move(task, "IN_REVIEW", "DONE")
+    assert len(mails(STATUS)) == 1
+    (job,) = gathering()
+    assert 25 < (job.scheduled_at - utc_now()).total_seconds() <= 30
+    assert tell_gathered(task) == 1
+    _, gathered = mails(STATUS)
+    context = contexts(STATUS, [gathered])[gathered.id]
+    assert context["way"] == ["IN_PROGRESS", "IN_REVIEW", "DONE"]
+    last = session.scalars(sa.select(StatusChange).where(StatusChange.new == "DONE")).one()
+    assert gathered.change_id == last.id
+    assert tell_gathered(task) == 0, "told once"
+
+
+def test_a_way_that_ends_where_it_began_is_no_news(session):
+    task = make_task()
+    move(task, "IN_PROGRESS", "DONE", "IN_PROGRESS")
+    assert tell_gathered(task) == 0
+    assert len(mails(STATUS)) == 1
+
+
+def test_after_the_window_a_change_is_told_at_once_again(session):
+    with time_machine.travel("2030-01-01T12:00:00Z", tick=False) as clock:
+        task = make_task()
+        move(task, "IN_PROGRESS")
+        clock.shift(29)
+        move(task, "DONE")
+        assert (len(mails(STATUS)), len(gathering())) == (1, 1)
+        clock.shift(1)
+        assert tell_gathered(task) == 1
+        clock.shift(29)
+        move(task, "TODO")
+        assert (len(mails(STATUS)), len(gathering())) == (2, 2), "the gathered mail opens another window"
+        clock.shift(1)
+        tell_gathered(task)
+        clock.shift(31)
+        move(task, "BLOCKED")
+        assert (len(mails(STATUS)), len(gathering())) == (4, 2)
+
+
+def test_the_window_is_a_setting(app, session):
+    app.config["WORK_ITEM_GATHER_SECONDS"] = 0.0
+    move(make_task(), "IN_PROGRESS", "DONE")
+    assert (len(mails(STATUS)), gathering()) == (2, [])
+
+
+def test_a_gathered_mail_of_an_item_that_is_gone_is_none(session):
+    task = make_task()
+    move(task, "IN_PROGRESS", "DONE")
+    id = task.id
+    session.delete(task)
+    session.commit()
+    assert work_items.tell_gathered(session, id) == 0
+    sent = mails(STATUS)
+    assert contexts(STATUS, sent) == {mail.id: None for mail in sent}, "what waits is skipped"
+
+
+def by_api(client, item, staff):
+    path = f"/api/v1/{item.kind.plural}/{item.id}"
+    assert client.patch(path, json={"status": "DONE"}, headers=bearer(staff)).status_code == 200
+
+
+def by_api_in_bulk(client, item, staff):
+    body = {"ids": [item.id], "changes": {"status": "DONE"}}
+    assert client.post(f"/api/v1/{item.kind.plural}/bulk", json=body, headers=bearer(staff)).status_code == 200
+
+
+def by_command(client, item, staff):
+    command = ["work-items", "set-status", "DONE", str(item.id), "--as", staff.username]
+    result = client.application.test_cli_runner().invoke(args=command)
+    assert (result.exit_code, result.output.strip()) == (0, "1 moved to DONE")
+
+
+def by_shell(client, item, staff):
+    found = db.session.get(WorkItem, item.id)
+    found.status = WorkStatus.DONE
+    db.session.commit()
+
+
+def by_bulk_statement(client, item, staff):
+    db.session.execute(sa.update(WorkItem).where(WorkItem.id == item.id).values(status="DONE"))
+    db.session.commit()
+
+
+def by_bulk_statement_on_the_kind(client, item, staff):
+    db.session.execute(sa.update(type(item)).where(WorkItem.id == item.id).values(status=WorkStatus.DONE))
+    db.session.commit()
+
+
+WAYS = [by_api, by_api_in_bulk, by_command, by_shell, by_bulk_statement, by_bulk_statement_on_the_kind]
+
+
+@pytest.mark.parametrize("change", WAYS)
+@pytest.mark.parametrize("make", [make_epic, make_story, make_task])
+def test_the_same_mails_are_sent_from_wherever_the_status_is_changed(client, session, make, change):
+    responsible, staff = make_user(), make_user(Role.STAFF)
+    item = make(responsible=responsible)
+    expected = sorted([responsible.email, item.reporter.email])
+    id = item.id
+    change(client, item, staff)
+    assert addressees(STATUS) == expected
+    assert {tuple(step[name] for name in ("old", "new")) for mail in mails(STATUS) for step in mail.context["way"]} == {
+        ("TODO", "DONE")
+    }
+    assert db.session.get(WorkItem, id).status is WorkStatus.DONE
+
+
+def test_a_bulk_change_of_many_is_told_with_a_few_statements(session, statements):
+    people = [make_user() for _ in range(5)]
+    story = make_story()
+    tasks = [make_task(story=story, responsible=people[number % 5], reporter=people[0]) for number in range(40)]
+    statements.clear()
+    session.execute(sa.update(Task).values(status=WorkStatus.IN_PROGRESS))
+    session.commit()
+    assert len(mails(STATUS)) == 40 + 32
+    assert len(statements) < 25, "set-based: not a statement per row"
+    assert session.get(Task, tasks[0].id).status is WorkStatus.IN_PROGRESS
+
+
+def test_the_history_shows_the_mails_that_a_change_caused_and_the_rest(session):
+    staff = make_user(Role.STAFF, name="Grace Hopper")
+    story = make_story(responsible=make_user(name="Ada Lovelace"))
+    other = make_epic(title="Another epic")
+    with acting_as(Origin(staff.id)):
+        move(story, "IN_PROGRESS")
+        story.priority, story.parent, story.responsible = "CRITICAL", other, None
+        session.commit()
+    edited, moved, created = history_of(story)
+    query = sa.select(StatusChange.old).where(StatusChange.field == "parent_id")
+    old = session.get(WorkItem, int(session.scalars(query).one()))
+    assert (created.from_status, created.to_status) == (None, "TODO")
+    assert (moved.who, moved.from_status, moved.to_status, len(moved.mails)) == (
+        "Grace Hopper",
+        "TODO",
+        "IN_PROGRESS",
+        2,
+    )
+    assert set(edited.note.split("; ")) == {
+        "priority: MEDIUM → CRITICAL",
+        f"epic: #{old.id} {old.title} → #{other.id} Another epic",
+        "assignee: Ada Lovelace → none",
+    }
+
+
+def test_what_is_made_and_deleted_stands_in_the_audit_log(session):
+    task = make_task()
+    id = str(task.id)
+    session.delete(task)
+    session.commit()
+    query = sa.select(AuditEntry.action).where(AuditEntry.subject_id == id, AuditEntry.subject_type == "work_item")
+    assert list(session.scalars(query.order_by(AuditEntry.id))) == ["work_item.create", "work_item.delete"]
+
+
+def test_gathered_mails_go_out_by_themselves(app, client, session, work):
+    """The job that gathers, run by a worker when its time has come."""
+    app.config["WORK_ITEM_GATHER_SECONDS"] = 0.3
+    task = make_task()
+    move(task, "IN_PROGRESS", "IN_REVIEW", "DONE")
+    (job,) = gathering()
+    long_ago = utc_now() - timedelta(minutes=1)
+    past = {"scheduled_at": long_ago, "created_at": long_ago}
+    session.execute(sa.update(JobRecord).where(JobRecord.id == job.id).values(past))
+    session.commit()
+    relay(publisher())
+    work()
+    assert len(mails(STATUS)) == 2
+    assert session.get(JobRecord, job.id, populate_existing=True).result == {"mails": 1}
+
+
+def test_a_story_needs_an_epic(session):
+    session.add(Story(title="Nobody's", reporter=make_user()))
+    with pytest.raises(sa.exc.IntegrityError):
+        session.flush()
+    session.rollback()
+
+
+def test_log_in_shows_the_item(client):
+    staff = make_user(Role.STAFF)
+    log_in(client, staff)
+    task = make_task(title="Tune the piano")
+    assert "Tune the piano" in client.get(f"/work/{task.id}").text

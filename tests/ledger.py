@@ -1,0 +1,28 @@
+"""What stands in the mail ledger, and what its mails say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.extensions import db
+from app.mail import EmailMessage
+from app.mail.registry import kind_of
+
+
+def mails(kind: str | None = None) -> list[EmailMessage]:
+    """The mails of a kind, or all, in the order in which they were asked for."""
+    query = sa.select(EmailMessage).order_by(EmailMessage.id)
+    return list(db.session.scalars(query if kind is None else query.where(EmailMessage.kind == kind)))
+
+
+def contexts(kind: str, sent: Sequence[EmailMessage]) -> Mapping[str, Mapping[str, Any] | None]:
+    """What the templates of a kind are given for each of these mails, by the mail's id."""
+    return kind_of(kind).contexts(sent)  # pyright: ignore[reportArgumentType] - a row has what an entry has
+
+
+def addressees(kind: str | None = None) -> list[str]:
+    """Who gets the mails of a kind, sorted."""
+    return sorted(address for mail in mails(kind) for address in mail.recipients)

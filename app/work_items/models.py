@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validat
 from app.accounts import User
 from app.columns import UtcDateTime, text_enum, utc_now
 from app.errors import InvalidInputError
-from app.extensions import db
+from app.extensions import Base
 from app.tenancy import OfSchool
 
 MAX_TITLE_CHARACTERS = 200
@@ -73,7 +73,7 @@ class Priority(StrEnum):
 _IS_OPEN = sa.text("status <> 'DONE'")
 
 
-class WorkItem(OfSchool, db.Model):
+class WorkItem(OfSchool, Base):
     """What epics, stories and tasks share: all of it, but for the names of two columns.
 
     `responsible` is who sees to the item, `parent` what it is a part of; the kinds below have their own names for them.
@@ -148,7 +148,7 @@ class WorkItem(OfSchool, db.Model):
     @classmethod
     def of_kind(cls) -> Kind:
         """The kind of a class of items."""
-        return sa.inspect(cls).polymorphic_identity
+        return Kind(sa.inspect(cls).polymorphic_identity)
 
     @property
     def name(self) -> str:
@@ -190,7 +190,7 @@ class Task(WorkItem):
 MODELS: dict[Kind, type[WorkItem]] = {model.of_kind(): model for model in (Epic, Story, Task)}
 
 
-class WorkItemWatcher(db.Model):
+class WorkItemWatcher(Base):
     """Somebody who is told of an item as its reporter is."""
 
     __tablename__ = "work_item_watchers"
@@ -200,7 +200,7 @@ class WorkItemWatcher(db.Model):
     since: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
-class WorkItemComment(OfSchool, db.Model):
+class WorkItemComment(OfSchool, Base):
     """What somebody said of an item."""
 
     __tablename__ = "work_item_comments"
@@ -221,7 +221,7 @@ class WorkItemComment(OfSchool, db.Model):
     )
 
 
-class WorkItemNotice(db.Model):
+class WorkItemNotice(Base):
     """What people have been told of an item's status. A row is written under the lock of its item.
 
     `told_until` is the moment of the last change that a mail tells; before `gather_until` no other mail is asked for.

@@ -26,7 +26,7 @@ class Person(NamedTuple):
 _IDS = sa.bindparam("ids", expanding=True)
 
 
-def _joined(column: Any) -> sa.Select[Any]:
+def _joined(column: Any) -> sa.Select[int, Any]:
     return sa.select(WorkItem.id.label("item_id"), column.label("user_id")).where(WorkItem.id.in_(_IDS))
 
 

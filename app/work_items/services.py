@@ -351,5 +351,6 @@ def _person_problem(user_id: int | None, school_id: int) -> str | None:
     if user_id is None:
         return None
     person = db.session.get(User, user_id)
+    is_known = person is not None and person.active and person.is_confirmed
     is_theirs = person is not None and (person.school_id == school_id or person.role is Role.ADMIN)
-    return None if is_theirs and person.active and person.is_confirmed else "Name an active user of the school."
+    return None if is_known and is_theirs else "Name an active user of the school."

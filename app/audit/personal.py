@@ -13,7 +13,7 @@ from app.personal_data import Part, Person, exempt, register, rows_of
 
 
 def export(person: Person) -> dict[str, Any]:
-    """What the person did, and which columns of which rows they changed."""
+    """What the person did, and what they changed of which rows: not from what to what, which may be others'."""
     deeds = (
         AuditEntry.at,
         AuditEntry.action,
@@ -28,8 +28,6 @@ def export(person: Person) -> dict[str, Any]:
         StatusChange.subject_type,
         StatusChange.subject_id,
         StatusChange.field,
-        StatusChange.old,
-        StatusChange.new,
         StatusChange.address,
     )
     return {

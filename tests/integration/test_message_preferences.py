@@ -12,7 +12,9 @@ from app.accounts.models import Channel, MessagePreference
 from app.accounts.registration import request_password_reset
 from app.extensions import db
 from app.mail import EmailMessage, MailState, close_connections, resend, send_notice
+from app.outbox import for_school
 from app.reservations import ReservationStatus
+from app.schools import default_school
 from tests.reservation_factories import log_in, make_reservation, make_school, make_user
 from tests.smtp import SmtpServer
 
@@ -46,10 +48,11 @@ def refuse(user, kind: str = "notice", channel: Channel = Channel.MAIL) -> None:
 
 
 def notify(*addresses: str) -> dict[str, str]:
-    """Asks for a notice to each; the ids by address."""
-    asked = {
-        address: send_notice(address, f"notice/{address}", title="News", text="It rains.") for address in addresses
-    }
+    """Asks for a notice of the first school to each; the ids by address."""
+    with for_school(default_school().id):
+        asked = {
+            address: send_notice(address, f"notice/{address}", title="News", text="It rains.") for address in addresses
+        }
     db.session.commit()
     return {address: id for address, id in asked.items() if id}
 

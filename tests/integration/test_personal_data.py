@@ -181,6 +181,8 @@ def test_whoever_leaves_is_nobody_any_more(app, client, user, headers, session, 
     changed = sa.select(StatusChange.user_id).where(StatusChange.new == "cancelled").order_by(StatusChange.id)
     assert session.scalars(changed).all() == [None, user_id, user_id]
     farewell = session.scalars(sa.select(EmailMessage).where(EmailMessage.kind == "account-deleted")).one()
+    assert forget_deleted(session) == 0  # it is yet to be sent
+    session.commit()
     work()
     assert [mail.recipients for mail in smtp.received if "admin@example.org" not in mail.recipients] == [
         ("zarathustra@example.org",)
@@ -208,9 +210,7 @@ def test_whoever_leaves_is_nobody_any_more(app, client, user, headers, session, 
 
 
 @on_sqlite
-def test_mails_that_wait_are_not_sent_and_the_pages_of_what_stays_still_show(
-    client, user, headers, session, work, smtp
-):
+def test_mails_that_wait_are_not_sent_and_what_stays_still_shows(client, user, headers, session, work, smtp):
     row = session.scalars(sa.select(Reservation).where(Reservation.status == ReservationStatus.CONFIRMED)).one()
     waits = session.scalars(sa.select(EmailMessage).where(EmailMessage.kind == "notice")).one()
     row_id, mail_id = row.id, waits.id

@@ -186,6 +186,8 @@ def _edits(changes: Sequence[StatusChange], names: Mapping[int, str]) -> list[Hi
 
 
 def _told(change: StatusChange, resources: Mapping[str, str]) -> str:
+    if change.old is None and change.new is None:
+        return f"{FIELDS.get(change.field, change.field)}: no longer kept"
     old, new = (_value(change.field, value, resources) for value in (change.old, change.new))
     return f"{FIELDS.get(change.field, change.field)}: {old} → {new}"
 

@@ -116,6 +116,21 @@ def commit_and_keep() -> None:
 
 
 @contextmanager
+def writing_transaction() -> Iterator[None]:
+    """A block that writes, in a request that else only reads: a transaction of its own, which commits at its end.
+
+    What was read before may have begun a reading transaction, which on SQLite cannot turn into a writing one.
+    """
+    db.session.rollback()
+    before = reading_only.set(False)
+    try:
+        yield
+        commit_and_keep()
+    finally:
+        reading_only.reset(before)
+
+
+@contextmanager
 def commits_held(session: orm.Session) -> Iterator[None]:
     """For a block whose commits wait for what its caller adds to them, and commits with them."""
     session.info[HELD] = True

@@ -7,9 +7,23 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import api, hooks, permissions, registration_pages, requests, rules, security, token_views, views
+from app.accounts import (
+    api,
+    hooks,
+    permissions,
+    personal,
+    preferences,
+    profile_views,
+    registration_pages,
+    requests,
+    rules,
+    security,
+    token_views,
+    views,
+)
 from app.accounts.cli import users
 from app.accounts.codes import prune as prune_codes
+from app.accounts.emails import forget_deleted
 from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
 from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, can, login_required, require, require_role
@@ -53,6 +67,7 @@ __all__ = [
     "disable",
     "end_sessions_and_tokens",
     "find_user",
+    "forget_deleted",
     "get_user",
     "hash_password",
     "hooks",
@@ -61,6 +76,8 @@ __all__ = [
     "issue_personal_token",
     "login_required",
     "names_of",
+    "personal",
+    "preferences",
     "prune_codes",
     "prune_tokens",
     "refresh_pair",
@@ -88,6 +105,7 @@ def init_app(app: Flask) -> None:
     security.init_app(app)
     app.register_blueprint(views.pages)
     app.register_blueprint(token_views.pages)
+    app.register_blueprint(profile_views.pages)
     register_api(app, api.blueprint)
     register_api(app, api.profile)
     app.cli.add_command(users)

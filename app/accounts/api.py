@@ -10,18 +10,23 @@ from flask import url_for
 from app import audit
 from app.access import public
 from app.accounts import limits, registration, second_factor
+from app.accounts import profile as profiles
 from app.accounts.models import AccessToken, User
 from app.accounts.permissions import acting_user, claimant, present_user, require
 from app.accounts.requests import act_as, presented_token
 from app.accounts.schemas import (
     AddressSchema,
     CodeSchema,
+    DeletionSchema,
+    ExportSchema,
     LoginSchema,
     MessageSchema,
     NewPasswordSchema,
     NewPersonalTokenSchema,
     PairSchema,
     PersonalTokenSchema,
+    ProfileChangesSchema,
+    ProfileSchema,
     RefreshSchema,
     RegisteredSchema,
     RegistrationSchema,
@@ -36,8 +41,17 @@ from app.accounts.tokens import (
     refresh_pair,
     revoke,
 )
-from app.api import ApiBlueprint, QueryOfPage, UnauthenticatedError, page_answer, page_schema, secret_answer
-from app.extensions import commit_and_keep, db
+from app.api import (
+    ApiBlueprint,
+    QueryOfPage,
+    UnauthenticatedError,
+    page_answer,
+    page_schema,
+    refuse_stale,
+    secret_answer,
+    versioned,
+)
+from app.extensions import commit_and_keep, db, writing_transaction
 from app.outbox import subject_of
 
 # Without an area: what makes and ends logins takes no personal token.
@@ -209,7 +223,46 @@ def revoke_token(token_id: int) -> None:
 
 
 @profile.route("/me")
-@profile.response(200, UserSchema)
-def me() -> User:
-    """Oneself"""
-    return present_user()
+@versioned
+@profile.response(200, ProfileSchema)
+def me() -> Mapping[str, Any]:
+    """Oneself, with which messages one wants"""
+    return profiles.profile_of(present_user())
+
+
+@profile.route("/me", methods=["PATCH"])
+@versioned
+@profile.arguments(ProfileChangesSchema)
+@profile.response(200, ProfileSchema)
+def change_me(changes: dict[str, Any]) -> Mapping[str, Any]:
+    """Change one's name, time zone and which messages one wants: all of it or nothing"""
+    user = acting_user()
+    refuse_stale(ProfileSchema(), lambda: profiles.profile_of(profiles.hold(user)))
+    profiles.update(user, changes)
+    changed = profiles.profile_of(user)
+    db.session.commit()
+    return changed
+
+
+# Without an area, both: no script gets what its scopes would not give it, and none deletes its user.
+@blueprint.route("/me/export")
+@blueprint.response(200, ExportSchema)
+def export_me() -> tuple[Mapping[str, Any], int, dict[str, str]]:
+    """All that is kept of oneself, as a file"""
+    user = acting_user()
+    with writing_transaction():  # that it was given out is on record
+        exported = profiles.export(user)
+    return exported, 200, profiles.export_headers(exported)
+
+
+@blueprint.route("/me", methods=["DELETE"])
+@blueprint.arguments(DeletionSchema)
+@blueprint.response(204)
+@blueprint.alt_response(409, description="Nobody else is an admin.")
+@blueprint.alt_response(429, description=TOO_OFTEN)
+def delete_me(proof: dict[str, str]) -> None:
+    """Delete one's account and what is known of oneself; reservations that are still to come are cancelled"""
+    user = acting_user()
+    profiles.prove(user, proof["password"], proof.get("code"))
+    profiles.delete(user)
+    db.session.commit()

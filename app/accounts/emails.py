@@ -16,7 +16,7 @@ from app.accounts import codes
 from app.accounts.models import AccountCode, CodePurpose, User
 from app.columns import new_id, utc_now
 from app.extensions import db
-from app.mail import MailEntry, mail_kind, send_mail
+from app.mail import MailEntry, forget_readers, mail_kind, send_mail
 from app.outbox import for_school, subject_of
 from app.presentation import localtime
 
@@ -25,6 +25,7 @@ Contexts = dict[str, Context | None]
 
 CONFIRMATION, ALREADY_REGISTERED = "confirmation", "already-registered"
 PASSWORD_RESET, PASSWORD_CHANGED, WELCOME = "password-reset", "password-changed", "welcome"
+ACCOUNT_DELETED = "account-deleted"
 
 
 def send_code(kind: str, code: AccountCode, delay: timedelta | None = None) -> str | None:
@@ -49,6 +50,29 @@ def send_welcome(user: User) -> None:
 def send_password_changed(user: User) -> None:
     """Asks for the mail that follows a new password."""
     _send(PASSWORD_CHANGED, user, f"{PASSWORD_CHANGED}/{user.id}/{new_id()}", context={"at": utc_now().isoformat()})
+
+
+def send_account_deleted(user: User, email: str, time_zone: str | None) -> None:
+    """Asks for the mail that follows a deletion. The row keeps nothing of who it goes to but the address, and
+    `forget_deleted` takes that out when the mail has gone.
+
+    Args:
+        user: what stays of them.
+        email: the address that was theirs.
+        time_zone: the clock that was theirs.
+    """
+    context = {"at": utc_now().isoformat(), "zone": time_zone}
+    with for_school(user.school_id):
+        send_mail(ACCOUNT_DELETED, email, f"{ACCOUNT_DELETED}/{user.id}", context=context, subject=subject_of(user))
+
+
+def forget_deleted(session: Session) -> int:
+    """Takes the addresses of those who deleted their accounts out of the mails that told them so. The caller commits.
+
+    Returns:
+        how many there were.
+    """
+    return forget_readers(session, ACCOUNT_DELETED)
 
 
 def _send(kind: str, user: User, key: str, **options: Any) -> str | None:
@@ -129,6 +153,12 @@ def password_changed(entries: Sequence[MailEntry]) -> Contexts:
     return _of_users(entries, _changed_context)
 
 
+@mail_kind(ACCOUNT_DELETED, sample=lambda: {"deleted_at": "Mon 24 Nov 2025, 09:12", "zone": "UTC"})
+def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
+    """For who was a user until then, on their clock. It says no name: none is kept."""
+    return {entry.id: _at("deleted_at", entry, entry.context["zone"]) for entry in entries}
+
+
 def _with_codes(entries: Sequence[MailEntry], path: str) -> Contexts:
     ids = [entry.context["code_id"] for entry in entries]
     query = (
@@ -156,14 +186,14 @@ def _code_context(code: AccountCode, path: str) -> Context:
 
 
 def _changed_context(entry: MailEntry, user: User) -> Context:
-    zone = ZoneInfo(user.time_zone or current_app.config["TIMEZONE"])
-    return {
-        "name": user.name,
-        "username": user.username,
-        "changed_at": localtime(datetime.fromisoformat(entry.context["at"]), zone),
-        "zone": zone.key,
-        "path": "/forgot-password",
-    }
+    told = {"name": user.name, "username": user.username, "path": "/forgot-password"}
+    return told | _at("changed_at", entry, user.time_zone)
+
+
+def _at(name: str, entry: MailEntry, time_zone: str | None) -> Context:
+    """When it happened, on a reader's clock."""
+    zone = ZoneInfo(time_zone or current_app.config["TIMEZONE"])
+    return {name: localtime(datetime.fromisoformat(entry.context["at"]), zone), "zone": zone.key}
 
 
 def _of_users(entries: Sequence[MailEntry], build: Callable[[MailEntry, User], Context]) -> Contexts:

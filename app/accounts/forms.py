@@ -1,15 +1,22 @@
-"""The forms for joining, for a forgotten password and of personal tokens. validation.py says what fields take."""
+"""The forms for joining, for a forgotten password, of personal tokens and of one's profile. validation.py says what
+fields take."""
 
 from __future__ import annotations
 
+from functools import cache
+from zoneinfo import available_timezones
+
+from flask import current_app
 from flask_wtf import FlaskForm
 from wtforms import EmailField, PasswordField, SelectField, SelectMultipleField, StringField, ValidationError
 from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttributeAccessIssue] - newer than its stubs
 from wtforms.validators import InputRequired, Length
 
-from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS
+from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS, Channel
 from app.accounts.passwords import MIN_PASSWORD_CHARACTERS
+from app.accounts.validation import MAX_NAME_CHARACTERS
 from app.api import SCOPES
+from app.mail import optional_kinds
 from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 
 # In days; 0 is for good.
@@ -68,3 +75,35 @@ class PersonalTokenForm(FlaskForm):
         """Called by WTForms."""
         if CONTROL_CHARACTERS.search(field.data or ""):
             raise ValidationError(CONTROL_CHARACTERS_REFUSED)
+
+
+class ProfileForm(FlaskForm):
+    """What users change of themselves."""
+
+    name = StringField("Name", [InputRequired("Type one."), Length(max=MAX_NAME_CHARACTERS)])
+    time_zone = SelectField("Time zone", choices=lambda: [_zone_of_school(), *_zones()])
+    wanted = SelectMultipleField("Messages", choices=lambda: [SelectChoice(wish) for wish in wishes()])
+
+
+class DeletionForm(FlaskForm):
+    """Who deletes an account: proven again."""
+
+    password = PasswordField("Password", [InputRequired("Type your password."), Length(max=1_000)])
+    code = StringField("Code", [Length(max=40)], description="Of your authenticator app, or a recovery code.")
+
+
+def wishes() -> dict[str, tuple[str, Channel]]:
+    """What `ProfileForm.wanted` takes, each with the kind of message and the channel that it stands for."""
+    return {f"{kind}.{channel}": (kind, channel) for kind in optional_kinds() for channel in Channel}
+
+
+def _zone_of_school() -> SelectChoice:
+    return SelectChoice("", f"The school's ({current_app.config['TIMEZONE']})")
+
+
+@cache
+def _zones() -> list[SelectChoice]:
+    """All zones by the part of the world they are in; asked of the file system once."""
+    zones = [(zone.rpartition("/")[0].partition("/")[0] or "Others", zone) for zone in available_timezones()]
+    in_order = sorted(zones, key=lambda each: (each[0] == "Others", each))
+    return [SelectChoice(zone, zone.replace("_", " "), optgroup=region) for region, zone in in_order]

@@ -7,7 +7,9 @@ from app.accounts.models import AccessToken, User
 from app.outbox import record_changes
 
 record_changes(User.school_id, User.role, User.active, User.username, User.email)
-record_changes(User.password_hash, secret=True)
+record_changes(User.time_zone)
+# What people are called is nobody's business there.
+record_changes(User.name, User.password_hash, secret=True)
 record_changes(AccessToken.revoked_at)
 audit.record_creations(User, AccessToken)
 audit.watch_deletions(User, AccessToken)

@@ -1,4 +1,4 @@
-"""Who may come in: users, their access tokens, and the codes that mails carry to them.
+"""Who may come in: users, what they want to be told, their access tokens, and the codes that mails carry to them.
 
 How they are made and checked stands in services.py, tokens.py and codes.py.
 """
@@ -39,6 +39,13 @@ class RoleOfSecurity(RoleMixin):
     """What Flask-Security takes for roles: nothing. A user has one `Role`, and `permissions` alone asks for it."""
 
 
+class Channel(StrEnum):
+    """How a message reaches a person."""
+
+    MAIL = "mail"
+    PUSH = "push"
+
+
 class CodePurpose(StrEnum):
     """What a one-time code lets its bearer do."""
 
@@ -73,11 +80,11 @@ class User(OfSchool, UserMixin, db.Model):
     email: Mapped[str] = mapped_column(sa.String(254), active_history=True)
     # When the user showed that mails to the address reach them; a user without it may do next to nothing.
     confirmed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    name: Mapped[str] = mapped_column(sa.String(120))
+    name: Mapped[str] = mapped_column(sa.String(120), active_history=True)
     password_hash: Mapped[str] = mapped_column(sa.String(200), active_history=True)
     role: Mapped[Role] = mapped_column(text_enum(Role), default=Role.MEMBER, active_history=True)
     active: Mapped[bool] = mapped_column(default=True, active_history=True)
-    time_zone: Mapped[str | None] = mapped_column(sa.String(60))
+    time_zone: Mapped[str | None] = mapped_column(sa.String(60), active_history=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
     fs_uniquifier: Mapped[str] = mapped_column(sa.String(64), default=new_uniquifier, unique=True)
@@ -157,6 +164,17 @@ class AccessToken(db.Model):
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime, active_history=True)
 
     user: Mapped[User] = relationship()
+
+
+class MessagePreference(db.Model):
+    """Whether a user wants messages of a kind by a channel, where that is not what everybody gets."""
+
+    __tablename__ = "message_preferences"
+
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    kind: Mapped[str] = mapped_column(sa.String(80), primary_key=True)
+    channel: Mapped[Channel] = mapped_column(text_enum(Channel), primary_key=True)
+    is_wanted: Mapped[bool]
 
 
 class AccountCode(db.Model):

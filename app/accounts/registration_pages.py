@@ -18,7 +18,7 @@ from app.accounts.models import CodePurpose
 from app.accounts.permissions import UnconfirmedError, claimant
 from app.accounts.views import pages
 from app.api import error_answer, is_api_request
-from app.errors import InvalidInputError
+from app.errors import AppError, InvalidInputError
 from app.extensions import db
 from app.presentation import sentence
 
@@ -120,7 +120,7 @@ def _register(form: RegistrationForm) -> bool:
     try:
         user, mail_id = registration.register(form.username.data or "", email, form.password.data or "")
     except InvalidInputError as error:
-        _show(error, form)
+        show(error, form)
         return False
     login_user(user, authn_via=["registration"])
     db.session.commit()
@@ -134,12 +134,12 @@ def _reset(token: str, form: NewPasswordForm) -> bool:
     try:
         registration.reset_password(token, form.password.data or "")
     except InvalidInputError as error:
-        _show(error, form)
+        show(error, form)
         return False
     return True
 
 
-def _show(error: InvalidInputError, form: FlaskForm) -> None:
+def show(error: AppError, form: FlaskForm) -> None:
     """Puts what is wrong beside the fields that it is about."""
     for name, messages in error.fields.items():
         if name in form:

@@ -9,7 +9,13 @@ from app.accounts.permissions import allow
 def declare() -> None:
     """Called once, when the slice is imported."""
     allow("tokens.create", _is_anybody)
+    for verb in ("update", "export", "delete"):
+        allow(f"profile.{verb}", _is_oneself)
 
 
 def _is_anybody(_: User, __: object) -> bool:
     return True
+
+
+def _is_oneself(user: User, row: object) -> bool:
+    return isinstance(row, User) and row.id == user.id

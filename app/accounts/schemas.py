@@ -9,6 +9,7 @@ import marshmallow as ma
 from marshmallow import validate
 
 from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS, Role
+from app.accounts.validation import MAX_NAME_CHARACTERS
 from app.api import SCOPES, Schema, refuse_control_characters
 
 
@@ -71,6 +72,89 @@ class UserSchema(Schema):
         required=True, metadata={"description": "Whether the address is; until then, next to nothing is allowed."}
     )
     created_at = ma.fields.AwareDateTime(format="iso", required=True)
+
+
+class StrictBoolean(ma.fields.Boolean):
+    """true or false; marshmallow's own takes "yes", "off" and 1 too."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class ByKind(ma.fields.Dict):
+    """A dictionary whose errors say which entry they are about, as those of fields do."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        try:
+            return super()._deserialize(value, attr, data, **kwargs)
+        except ma.ValidationError as error:
+            if not isinstance(error.messages, dict):
+                raise
+            said = {kind: of_kind.get("value") or of_kind["key"] for kind, of_kind in error.messages.items()}
+            raise ma.ValidationError(said) from error
+
+
+class ChannelsSchema(Schema):
+    """Whether messages of a kind are wanted, by channel."""
+
+    mail = ma.fields.Boolean(required=True)
+    push = ma.fields.Boolean(required=True)
+
+
+class ChannelChangesSchema(Schema):
+    """The same to change: what is absent stays."""
+
+    mail = StrictBoolean()
+    push = StrictBoolean()
+
+
+class ProfileSchema(UserSchema):
+    """A user, as only they see themselves."""
+
+    preferences = ma.fields.Dict(
+        keys=ma.fields.String(),
+        values=ma.fields.Nested(ChannelsSchema),
+        required=True,
+        metadata={"description": "By kind of message; kinds that are not here always go out."},
+    )
+
+
+class ProfileChangesSchema(Schema):
+    """Changes of oneself: what is absent stays."""
+
+    name = ma.fields.String(validate=validate.Length(1, MAX_NAME_CHARACTERS))
+    time_zone = ma.fields.String(
+        allow_none=True,
+        validate=validate.Length(1, 60),
+        metadata={"description": "An IANA name, as Europe/Berlin; null: the school's."},
+    )
+    preferences = ByKind(
+        keys=ma.fields.String(),
+        values=ma.fields.Nested(ChannelChangesSchema),
+        metadata={"description": "By kind of message, those of `GET /me`; kinds and channels that are absent stay."},
+    )
+
+
+class ExportSchema(Schema):
+    """All that is kept of a user."""
+
+    exported_at = ma.fields.AwareDateTime(format="iso", required=True)
+    username = ma.fields.String(required=True)
+    data = ma.fields.Dict(
+        keys=ma.fields.String(), required=True, metadata={"description": "What each part of the application keeps."}
+    )
+
+
+class DeletionSchema(Schema):
+    """Who deletes an account: proven again."""
+
+    password = ma.fields.String(required=True, validate=validate.Length(1, 1_000))
+    code = ma.fields.String(
+        validate=validate.Length(1, 40),
+        metadata={"description": "Of the authenticator app, or a recovery code, where the user has a second factor."},
+    )
 
 
 class PairSchema(Schema):

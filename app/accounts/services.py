@@ -64,7 +64,7 @@ def create_user(
         InvalidInputError: names every field that is wrong or taken.
     """
     given = {"username": username, "email": email, "password": password, "role": role, "name": name or username}
-    values = _validated(given | ({"time_zone": time_zone} if time_zone else {}))
+    values = validated(given | ({"time_zone": time_zone} if time_zone else {}))
     # Before the first question: on SQLite, whoever has asked keeps every other writer waiting.
     values["password_hash"] = hash_password(values.pop("password"))
     values["confirmed_at"] = utc_now() if is_confirmed else None
@@ -119,7 +119,7 @@ def get_user(login: str) -> User:
 
 def check_password(password: str) -> None:
     """Raises InvalidInputError when `password` cannot be one."""
-    _validated({"password": password})
+    validated({"password": password})
 
 
 def names_of(user_ids: Iterable[int | None]) -> dict[int, str]:
@@ -140,7 +140,7 @@ def change_password(user: User, password: str) -> None:
 
 def set_role(user: User, role: str) -> None:
     """Gives the user a role. Raises InvalidInputError."""
-    user.role = _validated({"role": role})["role"]
+    user.role = validated({"role": role})["role"]
 
 
 def disable(user: User) -> None:
@@ -155,7 +155,8 @@ def end_sessions_and_tokens(user: User) -> None:
     revoke_all(user)
 
 
-def _validated(given: dict[str, Any]) -> dict[str, Any]:
+def validated(given: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a user as they are kept. Raises InvalidInputError, which names every field that is wrong."""
     values: dict[str, Any] = {}
     problems: dict[str, list[str]] = {}
     for field, value in given.items():

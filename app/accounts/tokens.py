@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, contains_eager
 from app.accounts.models import AccessToken, User
 from app.columns import utc_now
 from app.errors import InvalidInputError, NotFoundError
-from app.extensions import db, reading_only
+from app.extensions import db, writing_transaction
 from app.pagination import DEFAULT_LIMIT, Page, page_by_key
 from app.tenancy import EVERYTHING, seeing
 
@@ -217,14 +217,8 @@ def _find_working(text: str) -> AccessToken | None:
 
 
 def _record_use(token_id: int) -> None:
-    # What looked up the token may have begun as a reading transaction, which on SQLite cannot turn into a writing one.
-    db.session.rollback()
-    before = reading_only.set(False)
-    try:
+    with writing_transaction():
         db.session.execute(sa.update(AccessToken).where(AccessToken.id == token_id).values(last_used_at=utc_now()))
-        db.session.commit()
-    finally:
-        reading_only.reset(before)
 
 
 def _new_access_token() -> str:

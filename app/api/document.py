@@ -85,7 +85,7 @@ def _errors(endpoint: Endpoint, verb: str, *, has_body: bool) -> Iterator[tuple[
     if has_body:
         yield HTTPStatus.BAD_REQUEST, "The body is no valid JSON."
         yield HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is no JSON."
-    if verb in BODY_METHODS:
+    if has_body or verb in BODY_METHODS:
         yield HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large."
     if endpoint.is_public:
         yield HTTPStatus.TOO_MANY_REQUESTS, "Too often: wait as long as Retry-After says."

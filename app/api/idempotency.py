@@ -23,6 +23,7 @@ from app.access import is_public
 from app.columns import UtcDateTime, utc_now
 from app.errors import ConflictError, InvalidInputError
 from app.extensions import commits_held, db
+from app.personal_data import Part, Person, register, rows_of
 
 View = Callable[..., Any]
 
@@ -48,6 +49,28 @@ class KeptAnswer(db.Model):
     # None: it held a secret, which is kept nowhere.
     body: Mapped[str | None] = mapped_column(sa.Text)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
+
+
+def export_answers(person: Person) -> list[dict[str, Any]]:
+    """Which answers are kept; what they said the person has been told elsewhere."""
+    columns = (KeptAnswer.key, KeptAnswer.status, KeptAnswer.created_at)
+    return rows_of(sa.select(*columns).where(KeptAnswer.user_id == person.id))
+
+
+def erase_answers(person: Person) -> None:
+    """Deletes them."""
+    db.session.execute(sa.delete(KeptAnswer).where(KeptAnswer.user_id == person.id))
+
+
+register(
+    Part(
+        "answers",
+        (KeptAnswer.user_id,),
+        export_answers,
+        erase_answers,
+        "Answers that the API keeps for a day, in case a program asks again, are deleted.",
+    )
+)
 
 
 def secret_answer(view: View) -> View:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from flask import Flask
 
+from app.audit import personal
 from app.audit.cli import audit
 from app.audit.models import AuditEntry
 from app.audit.pruning import prune_audit
@@ -25,6 +26,7 @@ __all__ = [
     "Filters",
     "init_app",
     "list_deeds",
+    "personal",
     "prune_audit",
     "record",
     "record_creations",

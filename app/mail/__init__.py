@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.mail import emails, rendering, transport
+from app.mail import emails, personal, rendering, transport
 from app.mail.cli import mail as commands
 from app.mail.delivery import deliver
 from app.mail.direct import send_directly
@@ -27,11 +27,13 @@ from app.mail.errors import (
 )
 from app.mail.links import absolute_url, page_url
 from app.mail.models import EmailMessage, MailEntry, MailState
+from app.mail.personal import forget_readers
 from app.mail.pruning import prune_mails
 from app.mail.queries import counts_by_state, find_mails, get_mail, mails_of_job
-from app.mail.registry import mail_kind
+from app.mail.registry import mail_kind, optional_kinds
 from app.mail.services import MailRequest, may_resend, resend, send_mail, send_mails
 from app.mail.transport import close_connections, smtp_settings
+from app.mail.wishes import asks_readers
 
 __all__ = [
     "EmailMessage",
@@ -49,18 +51,22 @@ __all__ = [
     "UncertainMailError",
     "UnknownMailError",
     "absolute_url",
+    "asks_readers",
     "check_connection",
     "close_connections",
     "counts_by_state",
     "deliver",
     "emails",
     "find_mails",
+    "forget_readers",
     "get_mail",
     "init_app",
     "mail_kind",
     "mails_of_job",
     "may_resend",
+    "optional_kinds",
     "page_url",
+    "personal",
     "prune_mails",
     "resend",
     "send_directly",

@@ -36,6 +36,7 @@ from app.mail.models import MailEntry, MailState
 from app.mail.registry import Context, kind_of
 from app.mail.rendering import render
 from app.mail.transport import deliver_message
+from app.mail.wishes import unwanted
 from app.outbox import JobState
 from app.tenancy import scope_of, seeing
 
@@ -114,7 +115,7 @@ class Delivery:
         """Answers or fails every item of the chunk."""
         self.chunk.before_commit(self._save)
         with _reading(self.chunk.session):
-            letters = [letter for letter in self._load() if self._is_to_be_sent(letter)]
+            letters = self._wanted([letter for letter in self._load() if self._is_to_be_sent(letter)])
             contexts = _contexts(letters)
             # Within the block: a context may hold rows that load more of themselves.
             rendered = [letter for letter in letters if self._render(letter, contexts)]
@@ -141,6 +142,8 @@ class Delivery:
             self._later(self.chunk.answer, letter.item, {"superseded": True})
         elif entry.state in SETTLED:
             self._later(self.chunk.answer, letter.item, {"state": entry.state.value})
+        elif not entry.recipients:  # erased since
+            self._later(self._end, letter, MailState.SKIPPED, "nobody is to get it any more")
         elif not current_app.config["MAIL_ENABLED"]:
             self._later(self._end, letter, MailState.SUPPRESSED)
         elif entry.state in (MailState.SENDING, MailState.UNCERTAIN) and _holds_uncertain():
@@ -149,6 +152,15 @@ class Delivery:
         else:
             return True
         return False
+
+    def _wanted(self, letters: Sequence[_Letter]) -> list[_Letter]:
+        # One that may have left already is not asked about: that it may have must stay on record.
+        asked = [letter for letter in letters if letter.entry.state not in (MailState.SENDING, MailState.UNCERTAIN)]
+        refused = unwanted(letter.entry for letter in asked)
+        for letter in asked:
+            if letter.entry.id in refused:
+                self._later(self._end, letter, MailState.SKIPPED, "its reader does not want mails of this kind")
+        return [letter for letter in letters if letter.entry.id not in refused]
 
     def _render(self, letter: _Letter, contexts: Mapping[str, Context | Exception | None]) -> bool:
         context = contexts.get(letter.entry.id)

@@ -43,7 +43,7 @@ def sample_notice() -> Context:
     return _notice("The music room is closed", "A pipe has burst.\n\nIt opens again on Monday.", "/reservations")
 
 
-@mail_kind(NOTICE, sample=sample_notice)
+@mail_kind(NOTICE, sample=sample_notice, choice="There is other news from the school")
 def describe_notice(entries: Sequence[MailEntry]) -> dict[str, Context]:
     """It says what it was asked to say."""
     return {entry.id: _notice(**entry.context) for entry in entries}

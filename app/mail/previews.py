@@ -38,6 +38,8 @@ def render_mail(mail: EmailMessage) -> Rendered | None:
     Raises:
         UnknownMailError, MailTemplateError: it cannot be rendered.
     """
+    if not mail.recipients and not mail.context:  # erased: it would lack what it said
+        return None
     kind = kind_of(mail.kind)
     context = kind.contexts([entry_of(mail)]).get(mail.id)
     recipient = mail.recipients[0] if mail.recipients else ""

@@ -28,6 +28,7 @@ class MailKind:
         on_sending: called with a session and the mails of the kind that are about to be handed over, in the transaction
             that says so.
         secrets: names of the context that only the recipient may read: whoever looks into the ledger sees dots.
+        choice: for kinds that a reader may switch off: what it tells, in plain words. None: it always goes out.
     """
 
     name: str
@@ -35,13 +36,19 @@ class MailKind:
     sample: Sample
     on_sending: OnSending | None = None
     secrets: frozenset[str] = frozenset()
+    choice: str | None = None
 
 
 _kinds: dict[str, MailKind] = {}
 
 
 def mail_kind(
-    name: str, *, sample: Sample, on_sending: OnSending | None = None, secrets: Iterable[str] = ()
+    name: str,
+    *,
+    sample: Sample,
+    on_sending: OnSending | None = None,
+    secrets: Iterable[str] = (),
+    choice: str | None = None,
 ) -> Callable[[Contexts], Contexts]:
     """Registers the function that gives the template contexts of one kind of mail.
 
@@ -52,7 +59,7 @@ def mail_kind(
         name: stable, lower case with hyphens; the folder `templates/email/<name>/` holds
             `subject.txt`, `body.txt` and `body.html`.
         sample: gives a context for the preview, without a database.
-        on_sending, secrets: see `MailKind`.
+        on_sending, secrets, choice: see `MailKind`.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"a mail's name takes lower case letters, digits and hyphens, not {name!r}")
@@ -61,7 +68,7 @@ def mail_kind(
         known = _kinds.get(name)
         if known is not None and known.contexts.__module__ != function.__module__:
             raise ValueError(f"{name} is registered by {known.contexts.__module__} already")
-        _kinds[name] = MailKind(name, function, sample, on_sending, frozenset(secrets))
+        _kinds[name] = MailKind(name, function, sample, on_sending, frozenset(secrets), choice)
         return function
 
     return register
@@ -78,3 +85,8 @@ def kind_of(name: str) -> MailKind:
 def kinds() -> list[MailKind]:
     """All kinds, by name."""
     return [_kinds[name] for name in sorted(_kinds)]
+
+
+def optional_kinds() -> dict[str, str]:
+    """The kinds that a reader may switch off, by name, each with what it tells in plain words."""
+    return {kind.name: kind.choice for kind in kinds() if kind.choice is not None}

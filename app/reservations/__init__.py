@@ -9,7 +9,7 @@ from flask import Flask
 
 from app.api import register_api
 from app.presentation import register_subject
-from app.reservations import api, emails, hooks, rules, views
+from app.reservations import api, emails, hooks, personal, rules, views
 from app.reservations.desk import count_waiting, of_day, waiting
 from app.reservations.history import history_of
 from app.reservations.models import OPEN, TRANSITIONS, Reservation, ReservationStatus, Resource
@@ -36,6 +36,7 @@ __all__ = [
     "init_app",
     "of_day",
     "page",
+    "personal",
     "set_status",
     "sweep_overdue",
     "update",

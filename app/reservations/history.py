@@ -49,6 +49,8 @@ def _tell(changes: Sequence[StatusChange]) -> dict[str, str]:
 
 
 def _told(change: StatusChange, resources: Mapping[str, str]) -> str:
+    if change.old is None and change.new is None:
+        return f"{FIELDS.get(change.field, change.field)}: no longer kept"
     old, new = (_value(change.field, value, resources) for value in (change.old, change.new))
     return f"{FIELDS.get(change.field, change.field)}: {old} → {new}"
 

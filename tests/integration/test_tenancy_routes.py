@@ -103,6 +103,14 @@ ROUTES: dict[tuple[str, str], Route] = {
     # One's own.
     ("accounts.start", "GET"): Route(USER, ("/start",), {}, 302),
     ("api_profile.me", "GET"): many(USER, "/api/v1/me"),
+    ("api_profile.change_me", "PATCH"): Route(USER, ("/api/v1/me",), {}, 200),
+    ("api_accounts.export_me", "GET"): many(USER, "/api/v1/me/export"),
+    ("api_accounts.delete_me", "DELETE"): Route(USER),
+    ("profile.show_profile", "GET"): many(USER, "/account"),
+    ("profile.update", "POST"): Route(USER),
+    ("profile.export", "POST"): Route(USER, ("/account/export",), {}, 200),
+    ("profile.ask_about_deletion", "GET"): many(USER, "/account/delete"),
+    ("profile.delete", "POST"): Route(USER),
     ("api_accounts.list_tokens", "GET"): many(USER, "/api/v1/me/tokens"),
     ("api_accounts.create_token", "POST"): Route(USER),
     ("api_accounts.get_token", "GET"): one(USER, "/api/v1/me/tokens/{token}"),
@@ -307,6 +315,10 @@ UNSCOPED = (
     r"SELECT .* FROM access_tokens JOIN users ",
     # What those who did something are called.
     r"SELECT users\.id, users\.name FROM users WHERE users\.id IN ",
+    # What is kept of oneself, by one's own id and address, whatever the school one was in then.
+    r"SELECT .* FROM (\w+) WHERE \1\.user_id = \? ORDER BY \1\.id$",
+    r"SELECT .* FROM reservations LEFT OUTER JOIN resources ON \S+ = \S+ WHERE reservations\.customer_id = \? ORDER BY",
+    r"SELECT .* FROM email_messages WHERE email_messages\.recipient = \? OR .*subject_id = \? ORDER BY",
 )
 TENANTS = [mapper.local_table.name for mapper in Base.registry.mappers if issubclass(mapper.class_, Tenant)]
 NAMED = re.compile(rf"\b(?:FROM|JOIN) ({'|'.join(TENANTS)})( AS \w+)?\b")

@@ -1,0 +1,80 @@
+"""Which messages a user wants, and by which channel: asked when a mail is delivered, and nowhere else.
+
+The kinds are those of `app.mail` that say they may be switched off; all others always go out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import sqlalchemy as sa
+
+from app.accounts.models import Channel, MessagePreference, User
+from app.accounts.validation import valid_email
+from app.errors import InvalidInputError
+from app.extensions import db
+from app.mail import asks_readers, optional_kinds
+from app.tenancy import EVERYTHING, seeing
+
+# What is wanted of whoever has not said otherwise.
+DEFAULTS: Mapping[Channel, bool] = {Channel.MAIL: True, Channel.PUSH: True}
+IDNA_PREFIX = "xn--"
+
+Preferences = dict[str, dict[str, bool]]
+
+
+def preferences_of(user: User) -> Preferences:
+    """For each optional kind, by channel, whether the user wants it."""
+    columns = MessagePreference.kind, MessagePreference.channel, MessagePreference.is_wanted
+    query = sa.select(*columns).where(MessagePreference.user_id == user.id)
+    chosen = {(kind, channel): is_wanted for kind, channel, is_wanted in db.session.execute(query)}
+    return {
+        kind: {channel.value: chosen.get((kind, channel), DEFAULTS[channel]) for channel in Channel}
+        for kind in optional_kinds()
+    }
+
+
+def change_preferences(user: User, changes: Mapping[str, Mapping[str, bool]]) -> None:
+    """Keeps what the user wants of some kinds; others stay. Whoever calls holds the user's row, and commits.
+
+    Raises:
+        InvalidInputError: names each kind that cannot be switched off, or is none.
+    """
+    unknown = {f"preferences.{kind}": ["is no kind that can be chosen"] for kind in changes.keys() - optional_kinds()}
+    if unknown:
+        raise InvalidInputError("Some fields are wrong.", unknown)
+    for kind, by_channel in changes.items():
+        for channel, is_wanted in by_channel.items():
+            _keep(user, kind, Channel(channel), is_wanted)
+    db.session.flush()
+
+
+@asks_readers
+@seeing(EVERYTHING)  # an address is one person's, whatever the school of the mail
+def who_refuses(kind: str, addresses: Collection[str]) -> set[str]:
+    """Those of the addresses, as mails have them, whose users do not want mails of a kind."""
+    by_email = {_as_kept(address): address for address in addresses}
+    refuses = sa.exists().where(
+        MessagePreference.user_id == User.id,
+        MessagePreference.kind == kind,
+        MessagePreference.channel == Channel.MAIL,
+        ~MessagePreference.is_wanted,
+    )
+    query = sa.select(User.email).where(User.email.in_(by_email), User.confirmed_at.is_not(None), refuses)
+    return {by_email[email] for email in db.session.scalars(query)}
+
+
+def _keep(user: User, kind: str, channel: Channel, is_wanted: bool) -> None:
+    row = db.session.get(MessagePreference, (user.id, kind, channel))
+    if is_wanted == DEFAULTS[channel]:
+        if row is not None:
+            db.session.delete(row)
+        return
+    row = row or MessagePreference()
+    row.user_id, row.kind, row.channel, row.is_wanted = user.id, kind, channel, is_wanted
+    db.session.add(row)
+
+
+def _as_kept(address: str) -> str:
+    # SMTP takes domains in ASCII; accounts keep them as people write them.
+    return valid_email(address) if IDNA_PREFIX in address else address

@@ -1,0 +1,65 @@
+"""What the log keeps of people: what they did, and from where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.audit.models import AuditEntry
+from app.extensions import db
+from app.outbox import JobRecord, StatusChange
+from app.personal_data import Part, Person, exempt, register, rows_of
+
+
+def export(person: Person) -> dict[str, Any]:
+    """What the person did, and what they changed of which rows: not from what to what, which may be others'."""
+    deeds = (
+        AuditEntry.at,
+        AuditEntry.action,
+        AuditEntry.subject_type,
+        AuditEntry.subject_id,
+        AuditEntry.address,
+        AuditEntry.user_agent,
+        AuditEntry.details,
+    )
+    changes = (
+        StatusChange.at,
+        StatusChange.subject_type,
+        StatusChange.subject_id,
+        StatusChange.field,
+        StatusChange.address,
+    )
+    return {
+        "deeds": rows_of(sa.select(*deeds).where(AuditEntry.user_id == person.id).order_by(AuditEntry.id)),
+        "changes": rows_of(sa.select(*changes).where(StatusChange.user_id == person.id).order_by(StatusChange.id)),
+    }
+
+
+def erase(person: Person) -> None:
+    """Takes out from where the person did it; that it was this number stays."""
+    erased: dict[type[AuditEntry] | type[StatusChange], dict[str, None]] = {
+        AuditEntry: {"address": None, "user_agent": None},
+        StatusChange: {"address": None},
+    }
+    for model, values in erased.items():
+        statement = sa.update(model).where(_is_theirs(model, person)).values(values)
+        db.session.execute(statement, execution_options={"synchronize_session": False})
+
+
+def _is_theirs(model: type[AuditEntry] | type[StatusChange], person: Person) -> sa.ColumnElement[bool]:
+    # What nobody did to the user they did themselves before they were logged in: registering, a forgotten password.
+    is_about = sa.and_(model.subject_type == "user", model.subject_id == str(person.id))
+    return sa.or_(model.user_id == person.id, sa.and_(is_about, model.user_id.is_(None)))
+
+
+register(
+    Part(
+        "log",
+        (AuditEntry.user_id, StatusChange.user_id),
+        export,
+        erase,
+        "The record of who did what keeps a number in your place, and nothing of where you did it from.",
+    )
+)
+exempt("who asked for a job: the number of a user who has no name any more", JobRecord.user_id)

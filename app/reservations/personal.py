@@ -1,0 +1,59 @@
+"""What reservations keep of people: when they came where, and what they noted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.columns import utc_now
+from app.extensions import db
+from app.outbox import StatusChange, subject_type
+from app.personal_data import Part, Person, exempt, register, rows_of
+from app.reservations.models import OPEN, Reservation, ReservationStatus, Resource
+
+UNSYNCHRONIZED = {"synchronize_session": False}
+
+
+def export(person: Person) -> list[dict[str, Any]]:
+    """The person's reservations."""
+    columns = (
+        Reservation.id,
+        Reservation.start_time,
+        Reservation.end_time,
+        Resource.name.label("resource"),
+        Reservation.party_size,
+        Reservation.note,
+        Reservation.status,
+        Reservation.created_at,
+    )
+    query = sa.select(*columns).outerjoin(Reservation.resource).where(Reservation.customer_id == person.id)
+    return rows_of(query.order_by(Reservation.id))
+
+
+def erase(person: Person) -> None:
+    """Cancels what is still to come, and takes the notes out. Nobody is mailed: the customer has no address now."""
+    theirs = Reservation.customer_id == person.id
+    to_come = sa.and_(theirs, Reservation.status.in_(OPEN), Reservation.start_time > utc_now())
+    db.session.execute(sa.update(Reservation).where(to_come).values(status=ReservationStatus.CANCELLED))
+    db.session.execute(sa.update(Reservation).where(theirs, Reservation.note != "").values(note=""))
+    # After the notes: taking them out is on record too, with what they said.
+    ids = sa.select(sa.cast(Reservation.id, sa.String)).where(theirs)
+    notes = sa.update(StatusChange).where(
+        StatusChange.subject_type == subject_type(Reservation),
+        StatusChange.subject_id.in_(ids),
+        StatusChange.field == Reservation.note.key,
+    )
+    db.session.execute(notes.values(old=None, new=None), execution_options=UNSYNCHRONIZED)
+
+
+register(
+    Part(
+        "reservations",
+        (Reservation.customer_id,),
+        export,
+        erase,
+        "Your reservations that are still to come are cancelled. Past ones stay, without your name and your notes.",
+    )
+)
+exempt("who made it for whom: the number of a user who has no name any more", Reservation.created_by_id)

@@ -8,7 +8,15 @@ from zoneinfo import available_timezones
 
 from flask import current_app
 from flask_wtf import FlaskForm
-from wtforms import EmailField, PasswordField, SelectField, SelectMultipleField, StringField, ValidationError
+from wtforms import (
+    BooleanField,
+    EmailField,
+    PasswordField,
+    SelectField,
+    SelectMultipleField,
+    StringField,
+    ValidationError,
+)
 from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttributeAccessIssue] - newer than its stubs
 from wtforms.validators import InputRequired, Length
 
@@ -82,6 +90,7 @@ class ProfileForm(FlaskForm):
 
     name = StringField("Name", [InputRequired("Type one."), Length(max=MAX_NAME_CHARACTERS)])
     time_zone = SelectField("Time zone", choices=lambda: [_zone_of_school(), *_zones()])
+    skips_own_changes = BooleanField("Not of changes that I made myself")
     wanted = SelectMultipleField("Messages", choices=lambda: [SelectChoice(wish) for wish in wishes()])
 
 

@@ -85,6 +85,8 @@ class User(OfSchool, UserMixin, db.Model):
     role: Mapped[Role] = mapped_column(text_enum(Role), default=Role.MEMBER, active_history=True)
     active: Mapped[bool] = mapped_column(default=True, active_history=True)
     time_zone: Mapped[str | None] = mapped_column(sa.String(60), active_history=True)
+    # Whether they want no message of a change that they made themselves.
+    skips_own_changes: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
     fs_uniquifier: Mapped[str] = mapped_column(sa.String(64), default=new_uniquifier, unique=True)

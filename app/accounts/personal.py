@@ -19,6 +19,7 @@ PROFILE = (
     User.name,
     User.role,
     User.time_zone,
+    User.skips_own_changes,
     User.created_at,
     User.confirmed_at,
     User.last_login_at,

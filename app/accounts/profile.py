@@ -27,7 +27,7 @@ NAME_OF_THE_DELETED = "Deleted user"
 
 def profile_of(user: User) -> dict[str, Any]:
     """The user as they see themselves, for `ProfileSchema`."""
-    names = ("id", "username", "email", "name", "role", "time_zone", "is_confirmed", "created_at")
+    names = ("id", "username", "email", "name", "role", "time_zone", "is_confirmed", "created_at", "skips_own_changes")
     return {name: getattr(user, name) for name in names} | {"preferences": preferences_of(user)}
 
 
@@ -38,7 +38,7 @@ def hold(user: User) -> User:
 
 
 def update(user: User, changes: Mapping[str, Any]) -> None:
-    """Changes some of `name`, `time_zone` and `preferences`, flushed.
+    """Changes some of `name`, `time_zone`, `preferences` and `skips_own_changes`, flushed.
 
     Args:
         user: who asks, and who is changed.
@@ -53,6 +53,7 @@ def update(user: User, changes: Mapping[str, Any]) -> None:
     values = validated(fields) | ({"time_zone": None} if "time_zone" in changes and not changes["time_zone"] else {})
     for name, value in values.items():
         setattr(user, name, value)
+    user.skips_own_changes = changes.get("skips_own_changes", user.skips_own_changes)
     change_preferences(user, changes.get("preferences", {}))
 
 
@@ -128,5 +129,5 @@ def _make_anonymous(user: User) -> None:
     user.confirmed_at, user.active, user.password_hash, user.time_zone = None, False, "", None
     user.tf_primary_method, user.tf_totp_secret, user.tf_last_counter, user.mf_recovery_codes = None, None, None, None
     user.last_login_at, user.last_login_ip, user.current_login_at, user.current_login_ip = None, None, None, None
-    user.login_count = 0
+    user.login_count, user.skips_own_changes = 0, False
     db.session.flush()

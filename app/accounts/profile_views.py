@@ -27,7 +27,7 @@ def show_profile() -> ResponseReturnValue:
     user = acting_user()
     preferences = preferences_of(user)
     wanted = [wish for wish, (kind, channel) in wishes().items() if preferences[kind][channel]]
-    return _page(ProfileForm(name=user.name, time_zone=user.time_zone or "", wanted=wanted))
+    return _page(ProfileForm(obj=user, time_zone=user.time_zone or "", wanted=wanted))
 
 
 @pages.post("")
@@ -83,7 +83,12 @@ def _update(user: User, form: ProfileForm) -> bool:
     preferences: Preferences = {}
     for wish, (kind, channel) in wishes().items():
         preferences.setdefault(kind, {})[channel.value] = wish in (form.wanted.data or [])
-    changes = {"name": form.name.data, "time_zone": form.time_zone.data or None, "preferences": preferences}
+    changes = {
+        "name": form.name.data,
+        "time_zone": form.time_zone.data or None,
+        "preferences": preferences,
+        "skips_own_changes": form.skips_own_changes.data,
+    }
     try:
         profile.update(user, changes)
     except InvalidInputError as error:

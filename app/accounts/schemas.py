@@ -119,6 +119,9 @@ class ProfileSchema(UserSchema):
         required=True,
         metadata={"description": "By kind of message; kinds that are not here always go out."},
     )
+    skips_own_changes = ma.fields.Boolean(
+        required=True, metadata={"description": "Whether they get no message of changes that they made themselves."}
+    )
 
 
 class ProfileChangesSchema(Schema):
@@ -135,6 +138,7 @@ class ProfileChangesSchema(Schema):
         values=ma.fields.Nested(ChannelChangesSchema),
         metadata={"description": "By kind of message, those of `GET /me`; kinds and channels that are absent stay."},
     )
+    skips_own_changes = ma.fields.Boolean(truthy={True}, falsy={False})
 
 
 class ExportSchema(Schema):

@@ -10,7 +10,7 @@ from flask import Flask
 
 from app.api import register_api
 from app.presentation import register_subject
-from app.work_items import api, emails, hooks, rules, views
+from app.work_items import api, emails, hooks, personal, rules, views
 from app.work_items.cli import work_items
 from app.work_items.history import history_of
 from app.work_items.models import (
@@ -47,6 +47,7 @@ __all__ = [
     "hooks",
     "init_app",
     "move",
+    "personal",
     "remind_due",
     "set_status",
     "tell_gathered",

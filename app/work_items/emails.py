@@ -70,19 +70,19 @@ def sample_due() -> Context:
     return _sample() | {"due": "Tue 25 Nov 2025", "is_overdue": False, "status": "IN_PROGRESS"}
 
 
-@mail_kind(STATUS, sample=sample_status)
+@mail_kind(STATUS, sample=sample_status, choice="The status of a work item of mine changes")
 def work_item_status(entries: Sequence[MailEntry]) -> Contexts:
     """For who is part of an item: where it stands now, and how it came there."""
     return _contexts(entries, _status_context)
 
 
-@mail_kind(DUE, sample=sample_due)
+@mail_kind(DUE, sample=sample_due, choice="A work item of mine is due, or overdue")
 def work_item_due(entries: Sequence[MailEntry]) -> Contexts:
     """For who is to see to an item that is due tomorrow, or was due before today."""
     return _contexts(entries, _due_context)
 
 
-@mail_kind(MENTION, sample=sample_mention)
+@mail_kind(MENTION, sample=sample_mention, choice="Somebody names me in a comment")
 def work_item_mention(entries: Sequence[MailEntry]) -> Contexts:
     """For who is named in a comment; one that was deleted meanwhile says nothing."""
     ids = {entry.context["comment_id"] for entry in entries}

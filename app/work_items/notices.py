@@ -78,7 +78,9 @@ def tell_gathered(session: Session, item_id: int) -> int:
         return 0
     way = [_step(change) for change in changes]
     people = people_of([item_id])[item_id]
-    requests = [_mail(subject, changes[-1].id, way, item.priority, person) for person in people]
+    requests = [
+        _mail(subject, changes[-1].id, way, item.priority, person) for person in people if _wants(person, changes)
+    ]
     return len(send_mails(MAIL, requests))
 
 
@@ -108,7 +110,16 @@ def _mails_of_change(
 ) -> list[MailRequest]:
     item_id, way = int(change.subject.id), [_step(change)]
     priority = facts[item_id].priority
-    return [_mail(change.subject, change.id, way, priority, person) for person in people.get(item_id, ())]
+    return [
+        _mail(change.subject, change.id, way, priority, person)
+        for person in people.get(item_id, ())
+        if _wants(person, [change])
+    ]
+
+
+def _wants(person: Person, changes: Sequence[Change | StatusChange]) -> bool:
+    """Whether somebody is to hear of changes: also of their own, unless they have said otherwise."""
+    return not person.skips_own_changes or any(change.user_id != person.user_id for change in changes)
 
 
 def _mail(

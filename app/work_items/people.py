@@ -21,6 +21,7 @@ class Person(NamedTuple):
 
     user_id: int
     email: str
+    skips_own_changes: bool
 
 
 _IDS = sa.bindparam("ids", expanding=True)
@@ -37,7 +38,7 @@ _INVOLVED = sa.union(
 ).subquery()
 # Built once: every change of a status asks it. Who has left, or has yet to confirm the address, is told nothing.
 _PEOPLE = (
-    sa.select(_INVOLVED.c.item_id, User.id, User.email)
+    sa.select(_INVOLVED.c.item_id, User.id, User.email, User.skips_own_changes)
     .join(User, User.id == _INVOLVED.c.user_id)
     .where(User.active, User.confirmed_at.is_not(None))
     .order_by(_INVOLVED.c.item_id, User.id)
@@ -49,6 +50,6 @@ def people_of(item_ids: Sequence[int]) -> Mapping[int, Sequence[Person]]:
     found: dict[int, list[Person]] = defaultdict(list)
     connection = current_session().connection()
     for begin in range(0, len(item_ids), IDS_PER_QUERY):
-        for item_id, user_id, email in connection.execute(_PEOPLE, {"ids": item_ids[begin : begin + IDS_PER_QUERY]}):
-            found[item_id].append(Person(user_id, email))
+        for item_id, *person in connection.execute(_PEOPLE, {"ids": item_ids[begin : begin + IDS_PER_QUERY]}):
+            found[item_id].append(Person(*person))
     return found

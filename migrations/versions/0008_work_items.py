@@ -1,7 +1,7 @@
 """Epics, stories and tasks, what is said of them, who watches them, and what people were told.
 
 Revision ID: 0008
-Revises: 0005
+Revises: 0007
 Create Date: 2026-11-22 07:12:26.207403
 
 """
@@ -10,12 +10,14 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0008"
-down_revision = "0005"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
 
 def upgrade():
+    with op.batch_alter_table("users", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("skips_own_changes", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.create_table(
         "work_items",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -161,3 +163,5 @@ def downgrade():
         )
 
     op.drop_table("work_items")
+    with op.batch_alter_table("users", schema=None) as batch_op:
+        batch_op.drop_column("skips_own_changes")

@@ -312,3 +312,20 @@ def test_log_in_shows_the_item(client):
     log_in(client, staff)
     task = make_task(title="Tune the piano")
     assert "Tune the piano" in client.get(f"/work/{task.id}").text
+
+
+def test_who_wants_none_of_their_own_changes_gets_those_of_others(session):
+    ada, other = make_user(Role.STAFF, skips_own_changes=True), make_user(Role.STAFF)
+    task = make_task(reporter=ada, responsible=other)
+    with acting_as(Origin(ada.id)):
+        move(task, "IN_PROGRESS")
+    assert addressees(STATUS) == [other.email]
+    with acting_as(Origin(ada.id)):
+        move(task, "IN_REVIEW")
+    assert tell_gathered(task) == 1, "the whole way was theirs"
+    task_of_both = make_task(reporter=ada)
+    with acting_as(Origin(ada.id)):
+        move(task_of_both, "IN_PROGRESS", "IN_REVIEW")
+    with acting_as(Origin(other.id)):
+        move(task_of_both, "DONE")
+    assert tell_gathered(task_of_both) == 1, "a part of the way was another's"

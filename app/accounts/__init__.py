@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import api, hooks, registration_pages, requests, rules, security, token_views, views
+from app.accounts import address_views, api, hooks, registration_pages, requests, rules, security, token_views, views
 from app.accounts.cli import users
 from app.accounts.codes import prune as prune_codes
-from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
+from app.accounts.logins import prune_addresses
+from app.accounts.models import STAFF_ROLES, AccessToken, AddressState, LoginAddress, Role, User
 from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, ask_to_log_in, can, login_required, require, require_role
 from app.accounts.registration import resend_confirmation, send_password_reset
@@ -40,6 +41,8 @@ from app.api import register_api
 __all__ = [
     "STAFF_ROLES",
     "AccessToken",
+    "AddressState",
+    "LoginAddress",
     "Pair",
     "Role",
     "User",
@@ -62,6 +65,7 @@ __all__ = [
     "issue_personal_token",
     "login_required",
     "names_of",
+    "prune_addresses",
     "prune_codes",
     "prune_tokens",
     "refresh_pair",
@@ -88,6 +92,7 @@ def init_app(app: Flask) -> None:
     security.init_app(app)
     app.register_blueprint(views.pages)
     app.register_blueprint(token_views.pages)
+    app.register_blueprint(address_views.pages)
     register_api(app, api.blueprint)
     register_api(app, api.profile)
     app.cli.add_command(users)

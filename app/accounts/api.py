@@ -8,7 +8,7 @@ from typing import Any
 from flask import url_for
 
 from app import audit
-from app.accounts import limits, registration, second_factor
+from app.accounts import limits, logins, registration, second_factor
 from app.accounts.models import AccessToken, User
 from app.accounts.permissions import acting_user, claimant, present_user, require
 from app.accounts.requests import act_as, presented_token
@@ -61,6 +61,7 @@ def register(fields: dict[str, str]) -> dict[str, Any]:
     limits.spend_registration(fields["email"])
     user, mail_id = registration.register(**fields)
     act_as(user)
+    logins.note(user, is_registration=True)
     pair = issue_pair(user)
     commit_and_keep()
     posted = registration.post(mail_id)
@@ -130,7 +131,10 @@ def reset_password(fields: dict[str, str]) -> dict[str, str]:
 @blueprint.alt_response(429, description=TOO_OFTEN)
 @public
 def login(credentials: dict[str, str]) -> Mapping[str, Any]:
-    """Log in: a pair of tokens for a username or email address and a password"""
+    """Log in: a pair of tokens for a username or email address and a password
+
+    The first login from an address of the network that the user has not used before is told them by mail.
+    """
     identifier = credentials.get("username") or credentials.get("email") or ""
     user = limits.authenticate(identifier, credentials["password"])
     if user is None:
@@ -143,6 +147,7 @@ def login(credentials: dict[str, str]) -> Mapping[str, Any]:
         )
     act_as(user)
     audit.record("user.login", subject_of(user), details={"with": "password, for a token"})
+    logins.note(user)
     pair = issue_pair(user)
     commit_and_keep()
     return vars(pair)

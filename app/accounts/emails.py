@@ -13,6 +13,7 @@ from flask import current_app
 from sqlalchemy.orm import Session, aliased, joinedload
 
 from app.accounts import codes
+from app.accounts.browsers import browser_of
 from app.accounts.models import AccountCode, CodePurpose, User
 from app.columns import new_id, utc_now
 from app.extensions import db
@@ -25,6 +26,7 @@ Contexts = dict[str, Context | None]
 
 CONFIRMATION, ALREADY_REGISTERED = "confirmation", "already-registered"
 PASSWORD_RESET, PASSWORD_CHANGED, WELCOME = "password-reset", "password-changed", "welcome"
+NEW_ADDRESS = "login-new-address"
 
 
 def send_code(kind: str, code: AccountCode, delay: timedelta | None = None) -> str | None:
@@ -51,6 +53,17 @@ def send_password_changed(user: User) -> None:
     _send(PASSWORD_CHANGED, user, f"{PASSWORD_CHANGED}/{user.id}/{new_id()}", context={"at": utc_now().isoformat()})
 
 
+def send_new_address(code: AccountCode, address: str | None, user_agent: str | None) -> None:
+    """Asks for the mail that follows a login from a new address.
+
+    Args:
+        code: behind its links; flushed.
+        address, user_agent: as they are now; when the mail leaves, the user may have logged in again.
+    """
+    context = {"code_id": code.id, "at": utc_now().isoformat(), "address": address, "user_agent": user_agent}
+    _send(NEW_ADDRESS, code.user, f"{NEW_ADDRESS}/{code.id}", context=context)
+
+
 def _send(kind: str, user: User, key: str, **options: Any) -> str | None:
     """A mail to a user is their school's, also when nobody is logged in."""
     with for_school(user.school_id):
@@ -75,7 +88,7 @@ def sample_code(path: str) -> Context:
 )
 def confirmation(entries: Sequence[MailEntry]) -> Contexts:
     """For who registered: the digits and the link, unless a newer mail has others."""
-    return _with_codes(entries, "/confirm")
+    return _with_codes(entries, partial(_code_context, path="/confirm"))
 
 
 @mail_kind(
@@ -86,7 +99,7 @@ def confirmation(entries: Sequence[MailEntry]) -> Contexts:
 )
 def password_reset(entries: Sequence[MailEntry]) -> Contexts:
     """For who forgot the password: the link."""
-    return _with_codes(entries, "/reset-password")
+    return _with_codes(entries, partial(_code_context, path="/reset-password"))
 
 
 @mail_kind(ALREADY_REGISTERED, sample=lambda: {"name": "Ada Lovelace", "username": "ada", "path": "/forgot-password"})
@@ -129,7 +142,28 @@ def password_changed(entries: Sequence[MailEntry]) -> Contexts:
     return _of_users(entries, _changed_context)
 
 
-def _with_codes(entries: Sequence[MailEntry], path: str) -> Contexts:
+@mail_kind(
+    NEW_ADDRESS,
+    sample=lambda: {
+        "name": "Ada Lovelace",
+        "username": "ada",
+        "at": "Mon 24 Nov 2025, 09:12",
+        "zone": "UTC",
+        "address": "203.0.113.7",
+        "browser": "Firefox on Linux",
+        "trust_path": "/login-address/sample/trust",
+        "block_path": "/login-address/sample/block",
+        "days": 7,
+    },
+    on_sending=partial(start_codes, CodePurpose.ADDRESS),
+    secrets=("trust_path", "block_path"),
+)
+def login_new_address(entries: Sequence[MailEntry]) -> Contexts:
+    """For who has logged in from an address that they have not used before: whose it was, they say by a link."""
+    return _with_codes(entries, _new_address_context)
+
+
+def _with_codes(entries: Sequence[MailEntry], build: Callable[[MailEntry, AccountCode], Context]) -> Contexts:
     ids = [entry.context["code_id"] for entry in entries]
     query = (
         sa.select(AccountCode)
@@ -139,31 +173,52 @@ def _with_codes(entries: Sequence[MailEntry], path: str) -> Contexts:
     )
     found = {code.id: code for code in db.session.scalars(query)}
     return {
-        entry.id: _code_context(code, path) if (code := found.get(entry.context["code_id"])) else None
-        for entry in entries
+        entry.id: build(entry, code) if (code := found.get(entry.context["code_id"])) else None for entry in entries
     }
 
 
-def _code_context(code: AccountCode, path: str) -> Context:
+def _code_context(_: MailEntry, code: AccountCode, path: str) -> Context:
     digits = codes.digits_of(code)
     return {
         "name": code.user.name,
         "username": code.user.username,
         "code": f"{digits[:3]} {digits[3:]}",
         "path": f"{path}/{codes.token_of(code)}",
-        "minutes": codes.minutes_of(code.purpose),
+        "minutes": codes.lifetime_of(code.purpose) // timedelta(minutes=1),
+    }
+
+
+def _new_address_context(entry: MailEntry, code: AccountCode) -> Context:
+    at, zone = _on_clock_of(code.user, entry.context["at"])
+    path = f"/login-address/{codes.token_of(code)}"
+    return {
+        "name": code.user.name,
+        "username": code.user.username,
+        "at": at,
+        "zone": zone,
+        "address": entry.context["address"],
+        "browser": browser_of(entry.context["user_agent"]),
+        "trust_path": f"{path}/trust",
+        "block_path": f"{path}/block",
+        "days": codes.lifetime_of(code.purpose).days,
     }
 
 
 def _changed_context(entry: MailEntry, user: User) -> Context:
-    zone = ZoneInfo(user.time_zone or current_app.config["TIMEZONE"])
+    at, zone = _on_clock_of(user, entry.context["at"])
     return {
         "name": user.name,
         "username": user.username,
-        "changed_at": localtime(datetime.fromisoformat(entry.context["at"]), zone),
-        "zone": zone.key,
+        "changed_at": at,
+        "zone": zone,
         "path": "/forgot-password",
     }
+
+
+def _on_clock_of(user: User, moment: str) -> tuple[str, str]:
+    """A moment as a mail's context keeps it, on the user's clock, and the name of its zone."""
+    zone = ZoneInfo(user.time_zone or current_app.config["TIMEZONE"])
+    return localtime(datetime.fromisoformat(moment), zone), zone.key
 
 
 def _of_users(entries: Sequence[MailEntry], build: Callable[[MailEntry, User], Context]) -> Contexts:

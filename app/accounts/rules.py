@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.accounts import logins
 from app.accounts.models import User
 from app.accounts.permissions import allow
 
@@ -9,7 +10,12 @@ from app.accounts.permissions import allow
 def declare() -> None:
     """Called once, when the slice is imported."""
     allow("tokens.create", _is_anybody)
+    allow("addresses.change", _is_at_own_address)
 
 
 def _is_anybody(_: User, __: object) -> bool:
     return True
+
+
+def _is_at_own_address(user: User, __: object) -> bool:
+    return logins.is_vouched_for(user)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -94,10 +95,11 @@ def authenticate(login: str, password: str) -> User | None:
     known = [(user, user.password_hash) for user in candidates if user is not None]
     # Checking takes long on purpose; on SQLite, whoever has read keeps every other writer waiting meanwhile.
     db.session.rollback()
-    matching = [user for user, stored in known if is_password(stored, password)]
+    matching = [(user, stored) for user, stored in known if is_password(stored, password)]
     for _ in candidates[len(known) :]:
         hash_password(password)  # as long as checking one
-    user = next((user for user in matching if user.active), None)
+    # Looked at anew: whoever changed the password meanwhile has ended what the old one opens.
+    user = next((user for user, stored in matching if user.active and user.password_hash == stored), None)
     if user is not None and needs_rehash(user.password_hash):
         user.password_hash = hash_password(password)
     return user
@@ -153,6 +155,13 @@ def end_sessions_and_tokens(user: User) -> None:
     """From the commit on, whoever was logged in as the user is no more, nor is any script of theirs."""
     user.fs_uniquifier = new_uniquifier()
     revoke_all(user)
+
+
+def end_access(user: User) -> None:
+    """The same, and nobody knows the user's password any more: the next one comes with the link of a mail."""
+    # A hash like all others: a check that took no time would tell that there is none.
+    user.password_hash = hash_password(secrets.token_urlsafe(32))
+    end_sessions_and_tokens(user)
 
 
 def _validated(given: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def authenticate(login: str, password: str) -> User | None:
     client, wanted = client_key(), login.strip().lower()
     refuse_spent(FAILED_LOGINS, client)
     spend(LOGINS, client, wanted)
-    user = logins.admit(services.authenticate(login, password))
+    user = services.authenticate(login, password, logins.is_admitted())
     if user is None:
         spend(FAILED_LOGINS, client)
     else:

@@ -34,20 +34,9 @@ NO_SUCH_LINK = "This link does not work: it is too old, or what it is about was 
 USED_LINK = "This link was used: you have said already whose the login was."
 
 
-@seeing(EVERYTHING)  # whoever logs in is nobody yet
-def admit(user: User | None) -> User | None:
-    """The user if the present address may log in as them. They are held until the commit: what ends logins meanwhile
-    finds this one.
-
-    Args:
-        user: whose password was right, or None. The same statement runs for nobody, so that no time tells whether a
-            password was wrong or an address blocked.
-    """
-    id, uniquifier = (user.id, user.fs_uniquifier) if user else (0, "")
-    is_blocked = sa.exists().where(*_here(User.id), LoginAddress.state == AddressState.BLOCKED)
-    # With another uniquifier, all logins have ended since the password was looked at.
-    query = sa.select(User).where(User.id == id, User.fs_uniquifier == uniquifier, ~is_blocked)
-    return db.session.scalar(query.with_for_update(key_share=True))
+def is_admitted() -> sa.ColumnElement[bool]:
+    """A condition on who logs in: they have not blocked the present address."""
+    return ~sa.exists().where(*_here(User.id), LoginAddress.state == AddressState.BLOCKED)
 
 
 def note(user: User, *, is_registration: bool = False) -> None:
@@ -58,7 +47,7 @@ def note(user: User, *, is_registration: bool = False) -> None:
     first login that follows.
 
     Args:
-        user: who, and held by `admit` or made by this transaction.
+        user: who; held by `services.authenticate`, or made by this transaction.
         is_registration: whether the user came to be from here.
     """
     network, now = _network(), utc_now()
@@ -112,7 +101,7 @@ def block(found: LoginAddress) -> None:
     """Nobody logs in from there as the user, every session and token ends, and so does the password, for whoever it was
     knew it: a mail brings the link to a new one. Commits."""
     user = found.user
-    # Logins hold the user first too (`admit`): so they come before all of this, or after.
+    # Logins hold the user first too: they come before all of this, or after.
     db.session.refresh(user, with_for_update=True)
     found.state = AddressState.BLOCKED
     end_access(user)

@@ -83,23 +83,31 @@ def create_user(
 
 
 @seeing(EVERYTHING)  # of which school is only known then
-def authenticate(login: str, password: str) -> User | None:
-    """The active user of this username or email address and password, or None.
+def authenticate(login: str, password: str, *conditions: sa.ColumnElement[bool]) -> User | None:
+    """The active user of this username or email address and password, or None. They are held until the commit: what
+    ends logins meanwhile finds this one.
 
     An address may be one confirmed user's, and be claimed by others besides. Who claims it logs in with it as well, or
     one could find out whose it is by registering with it; of those that claim it, only the last one does.
 
-    Takes the same time whether or not the login exists, so that nobody finds out who is a user.
+    Takes the same time whether or not the login exists, so that nobody finds out who is a user, and whatever it was
+    that kept somebody out.
+
+    Args:
+        login, password: as somebody types them.
+        conditions: on the user, beside those.
     """
     candidates = _candidates(login)
-    known = [(user, user.password_hash) for user in candidates if user is not None]
+    known = [(user.id, user.password_hash) for user in candidates if user is not None and user.active]
     # Checking takes long on purpose; on SQLite, whoever has read keeps every other writer waiting meanwhile.
     db.session.rollback()
-    matching = [(user, stored) for user, stored in known if is_password(stored, password)]
+    matching = [each for each in known if is_password(each[1], password)]
     for _ in candidates[len(known) :]:
         hash_password(password)  # as long as checking one
-    # Looked at anew: whoever changed the password meanwhile has ended what the old one opens.
-    user = next((user for user, stored in matching if user.active and user.password_hash == stored), None)
+    # Asked for anew, also for nobody: a password that was changed meanwhile opens nothing any more.
+    id, stored = matching[0] if matching else (0, "")
+    query = sa.select(User).where(User.id == id, User.password_hash == stored, User.active, *conditions)
+    user = db.session.scalar(query.with_for_update(key_share=True))
     if user is not None and needs_rehash(user.password_hash):
         user.password_hash = hash_password(password)
     return user

@@ -53,7 +53,7 @@ def send_password_changed(user: User) -> None:
     _send(PASSWORD_CHANGED, user, f"{PASSWORD_CHANGED}/{user.id}/{new_id()}", context={"at": utc_now().isoformat()})
 
 
-def send_new_address(code: AccountCode, address: str | None, user_agent: str | None) -> None:
+def send_new_address(code: AccountCode, address: str, user_agent: str | None) -> None:
     """Asks for the mail that follows a login from a new address.
 
     Args:

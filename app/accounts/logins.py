@@ -20,7 +20,7 @@ from app.columns import utc_now
 from app.errors import InvalidInputError, NotFoundError
 from app.extensions import db
 from app.limiting import client_key
-from app.outbox import for_school, insert_ignoring_conflicts, subject_of
+from app.outbox import for_school, subject_of
 from app.pagination import Page, page_by_key
 from app.proxies import ADDRESS_CHARACTERS, client_address, user_agent
 from app.tenancy import EVERYTHING, seeing
@@ -47,20 +47,19 @@ def note(user: User, *, is_registration: bool = False) -> None:
     first login that follows.
 
     Args:
-        user: who; held by `services.authenticate`, or made by this transaction.
+        user: who. Their row is held by this transaction or made by it, so of several logins at the same time from one
+            new address one tells.
         is_registration: whether the user came to be from here.
     """
-    network, now = _network(), utc_now()
-    if not network or _see(user):
+    if not _network():
         return
-    if not user.is_confirmed and not is_registration:
-        return
-    state = AddressState.TRUSTED if is_registration else AddressState.NEW
-    row = {"user_id": user.id, "network": network, "state": state, "first_seen_at": now, "last_seen_at": now}
-    # Of two logins at the same time, one tells.
-    added = insert_ignoring_conflicts(db.session(), LoginAddress, [row | _shown()], key="network")
-    if added and state is AddressState.NEW:
-        _tell(user)
+    found = db.session.scalar(sa.select(LoginAddress).where(*_here(user.id)))
+    if found is not None:
+        found.address, found.user_agent, found.last_seen_at = client_address() or "", user_agent(), utc_now()
+    elif is_registration:
+        _add(user, AddressState.TRUSTED)
+    elif user.is_confirmed:
+        _tell(_add(user, AddressState.NEW))
 
 
 @seeing(EVERYTHING)  # who is asked for is only known then
@@ -100,12 +99,10 @@ def trust(found: LoginAddress) -> None:
 def block(found: LoginAddress) -> None:
     """Nobody logs in from there as the user, every session and token ends, and so does the password, for whoever it was
     knew it: a mail brings the link to a new one. Commits."""
-    user = found.user
-    # Logins hold the user first too: they come before all of this, or after.
-    db.session.refresh(user, with_for_update=True)
+    # Logins hold the user's row until they commit: they come before what this writes first, or after all of it.
+    end_access(found.user)
     found.state = AddressState.BLOCKED
-    end_access(user)
-    send_code(PASSWORD_RESET, codes.issue(user, CodePurpose.RESET))
+    send_code(PASSWORD_RESET, codes.issue(found.user, CodePurpose.RESET))
     _record("user.address_blocked", found)
     db.session.commit()
 
@@ -174,22 +171,17 @@ def _here(user_id: sa.SQLColumnExpression[int] | int) -> tuple[sa.ColumnElement[
     return LoginAddress.user_id == user_id, LoginAddress.network == _network()
 
 
-def _shown() -> dict[str, str | None]:
-    return {"address": client_address(), "user_agent": user_agent()}
+def _add(user: User, state: AddressState) -> LoginAddress:
+    found = LoginAddress(user=user, network=_network(), state=state)
+    found.address, found.user_agent = client_address() or "", user_agent()
+    db.session.add(found)
+    return found
 
 
-def _see(user: User) -> bool:
-    """Whether the user has used the present address before."""
-    statement = sa.update(LoginAddress).where(*_here(user.id)).values(last_seen_at=utc_now(), **_shown())
-    seen = db.session.execute(statement.returning(LoginAddress.id), execution_options={"synchronize_session": False})
-    return seen.scalar() is not None
-
-
-def _tell(user: User) -> None:
-    code = codes.issue(user, CodePurpose.ADDRESS)
-    statement = sa.update(LoginAddress).where(*_here(user.id)).values(code_id=code.id)
-    db.session.execute(statement, execution_options={"synchronize_session": False})
-    send_new_address(code, **_shown())
+def _tell(found: LoginAddress) -> None:
+    code = codes.issue(found.user, CodePurpose.ADDRESS)
+    found.code = code
+    send_new_address(code, found.address, found.user_agent)
 
 
 def _answered(token: str) -> LoginAddress:

@@ -14,8 +14,6 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-PURPOSE = op.f("ck_account_codes_codepurpose")
-
 
 def upgrade() -> None:
     """Adds the table, and the purpose of the codes in the mails about its rows."""
@@ -66,6 +64,7 @@ def downgrade() -> None:
 
 def set_purposes(*purposes: str) -> None:
     # AUTOINCREMENT is what SQLite forgets when the table is made anew.
+    name = op.f("ck_account_codes_codepurpose")
     with op.batch_alter_table("account_codes", table_kwargs={"sqlite_autoincrement": True}) as table:
-        table.drop_constraint(PURPOSE, type_="check")
-        table.create_check_constraint(PURPOSE, f"purpose IN ({', '.join(map(repr, purposes))})")
+        table.drop_constraint(name, type_="check")
+        table.create_check_constraint(name, f"purpose IN ({', '.join(map(repr, purposes))})")

@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo
 
 from flask import Flask, current_app, g, request, url_for
 
+from app.access import open_endpoints
+
 MINUTES_PER_ROW = 15
 ROWS_PER_HOUR = 60 // MINUTES_PER_ROW
 ROWS_PER_DAY = 24 * ROWS_PER_HOUR
@@ -378,6 +380,7 @@ def init_app(app: Flask) -> None:
     app.jinja_env.filters.update(FILTERS)
     app.jinja_env.globals.update(GLOBALS)
     app.url_defaults(_add_version)
+    open_endpoints(app, "static")
 
 
 def _add_version(endpoint: str, values: dict[str, Any]) -> None:

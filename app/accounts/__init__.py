@@ -7,13 +7,24 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import address_views, api, hooks, registration_pages, requests, rules, security, token_views, views
+from app.accounts import (
+    address_views,
+    api,
+    hooks,
+    permissions,
+    registration_pages,
+    requests,
+    rules,
+    security,
+    token_views,
+    views,
+)
 from app.accounts.cli import users
 from app.accounts.codes import prune as prune_codes
 from app.accounts.logins import prune_addresses
 from app.accounts.models import STAFF_ROLES, AccessToken, AddressState, LoginAddress, Role, User
 from app.accounts.passwords import hash_password
-from app.accounts.permissions import acting_user, allow, ask_to_log_in, can, login_required, require, require_role
+from app.accounts.permissions import acting_user, allow, can, login_required, require, require_role
 from app.accounts.registration import resend_confirmation, send_password_reset
 from app.accounts.requests import act_as
 from app.accounts.services import (
@@ -49,7 +60,6 @@ __all__ = [
     "act_as",
     "acting_user",
     "allow",
-    "ask_to_log_in",
     "authenticate",
     "can",
     "change_password",
@@ -89,6 +99,7 @@ def init_app(app: Flask) -> None:
     Must come after `app.extensions.init_app` and `app.api.init_app`.
     """
     requests.init_app(app)
+    permissions.close(app)
     security.init_app(app)
     app.register_blueprint(views.pages)
     app.register_blueprint(token_views.pages)

@@ -14,6 +14,7 @@ from flask.typing import ResponseReturnValue
 from flask_security.utils import check_and_update_authn_fresh
 from flask_wtf import FlaskForm
 
+from app.access import public
 from app.accounts import limits, logins
 from app.accounts.browsers import browser_of
 from app.accounts.models import LoginAddress
@@ -54,6 +55,7 @@ def fresh_login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, 
 
 
 @pages.route("/login-address/<token>/<any(trust, block):answer>", methods=["GET", "POST"])
+@public
 def answer_link(token: str, answer: str) -> ResponseReturnValue:
     """Shows a button, which says whether a login was one's own."""
     form = FlaskForm()

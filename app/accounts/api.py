@@ -8,6 +8,7 @@ from typing import Any
 from flask import url_for
 
 from app import audit
+from app.access import public
 from app.accounts import limits, logins, registration, second_factor
 from app.accounts.models import AccessToken, User
 from app.accounts.permissions import acting_user, claimant, present_user, require
@@ -35,7 +36,7 @@ from app.accounts.tokens import (
     refresh_pair,
     revoke,
 )
-from app.api import ApiBlueprint, QueryOfPage, UnauthenticatedError, page_answer, page_schema, public, secret_answer
+from app.api import ApiBlueprint, QueryOfPage, UnauthenticatedError, page_answer, page_schema, secret_answer
 from app.extensions import commit_and_keep, db
 from app.outbox import subject_of
 

@@ -10,10 +10,11 @@ from functools import wraps
 from typing import Any, ParamSpec
 from urllib.parse import urlsplit
 
-from flask import Response, make_response, redirect, request, url_for
+from flask import Flask, Response, current_app, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
+from app.access import is_public, public
 from app.accounts.models import Role, User
 from app.api import UnauthenticatedError, is_api_request
 from app.errors import ForbiddenError
@@ -72,14 +73,17 @@ def claimant() -> User | None:
     return present_user() if current_user.is_authenticated and not current_user.is_confirmed else None
 
 
+def close(app: Flask) -> None:
+    """Keeps nobody out of what is marked as open, and everybody out of all else who is not logged in."""
+    app.before_request(_ask_who)
+
+
 def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
-    """Lets only those in who are logged in and confirmed; others get the login page, or a 401 from the API."""
+    """Lets only those in who have confirmed their address; others are led to where they do."""
 
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
-        if not current_user.is_authenticated:
-            return ask_to_log_in()
-        acting_user()  # raises for who has yet to confirm
+        acting_user()
         return view(*args, **kwargs)
 
     return guarded
@@ -88,7 +92,7 @@ def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, Respon
 def require_role(
     *roles: Role | str,
 ) -> Callable[[Callable[P, ResponseReturnValue]], Callable[P, ResponseReturnValue]]:
-    """Lets only users of these roles in: others get a 403, and who is not logged in what `login_required` gives."""
+    """Lets only users of these roles in: others get a 403, and who has yet to confirm what `login_required` gives."""
     wanted = frozenset(Role(role) for role in roles)
 
     def decorate(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
@@ -107,13 +111,23 @@ def require_role(
 def ask_to_log_in() -> Response:
     """The way to the login page and back. Raises UnauthenticatedError in the API."""
     if is_api_request():
-        raise UnauthenticatedError("Log in first.")
+        raise UnauthenticatedError.of_request()
     if "HX-Request" not in request.headers:
         return make_response(redirect(_login_url(_page_to_return_to())))
     # A part of a page that htmx asked for: a redirect would put the login form into that part.
     response = make_response("", 401)
     response.headers["HX-Redirect"] = _login_url(_path_of(request.headers.get("HX-Current-URL", "")))
     return response
+
+
+def _ask_who() -> Response | None:
+    view = current_app.view_functions.get(request.endpoint or "", _nowhere)
+    return None if is_public(view) or current_user.is_authenticated else ask_to_log_in()
+
+
+@public
+def _nowhere() -> None:
+    """Where no route leads: that is told to everybody."""
 
 
 def _login_url(next_path: str | None) -> str:

@@ -11,6 +11,7 @@ from flask_login import current_user
 from flask_security import login_user
 from flask_wtf import FlaskForm
 
+from app.access import public
 from app.accounts import codes, limits, registration
 from app.accounts.forms import AddressForm, CodeForm, NewPasswordForm, RegistrationForm
 from app.accounts.models import CodePurpose
@@ -23,6 +24,7 @@ from app.presentation import sentence
 
 
 @pages.route("/register", methods=["GET", "POST"])
+@public
 def register() -> ResponseReturnValue:
     """Shows the form, or makes the user, logs in, and goes on to the code."""
     form = RegistrationForm()
@@ -32,6 +34,7 @@ def register() -> ResponseReturnValue:
 
 
 @pages.route("/confirm", methods=["GET", "POST"])
+@public
 def confirm() -> ResponseReturnValue:
     """Shows where the code of the mail goes, or confirms the address by it."""
     user = claimant()
@@ -50,6 +53,7 @@ def confirm() -> ResponseReturnValue:
 
 
 @pages.route("/confirm/<token>", methods=["GET", "POST"])
+@public
 def confirm_by_link(token: str) -> ResponseReturnValue:
     """Shows a button, which confirms the address."""
     form = FlaskForm()
@@ -65,6 +69,7 @@ def confirm_by_link(token: str) -> ResponseReturnValue:
 
 
 @pages.post("/resend-confirmation")
+@public
 def resend_confirmation() -> ResponseReturnValue:
     """Asks for a mail with another code."""
     form = AddressForm()
@@ -76,6 +81,7 @@ def resend_confirmation() -> ResponseReturnValue:
 
 
 @pages.route("/forgot-password", methods=["GET", "POST"])
+@public
 def forgot_password() -> ResponseReturnValue:
     """Shows the form, or asks for the mail with the link."""
     form = AddressForm()
@@ -88,6 +94,7 @@ def forgot_password() -> ResponseReturnValue:
 
 
 @pages.route("/reset-password/<token>", methods=["GET", "POST"])
+@public
 def reset_password(token: str) -> ResponseReturnValue:
     """Shows the form behind the link, or sets the password."""
     form = NewPasswordForm()

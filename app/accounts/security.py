@@ -22,6 +22,7 @@ from wtforms.form import BaseForm
 from wtforms.validators import EqualTo, InputRequired, Length
 
 from app import audit
+from app.access import open_endpoints, public
 from app.accounts import limits, logins
 from app.accounts.emails import send_password_changed
 from app.accounts.models import RoleOfSecurity, User
@@ -41,6 +42,8 @@ from app.tenancy import EVERYTHING, seeing
 TAKES_SECRETS = frozenset(
     f"security.{view}" for view in ("two_factor_token_validation", "mf_recovery", "verify", "change_password")
 )
+# Who brings a password, and then a code. They see nothing yet.
+OPEN_VIEWS = ("login", "logout", "two_factor_token_validation", "tf_select", "mf_recovery")
 # How long after a login a person may change how they log in without proving again who they are.
 FRESH_FOR = timedelta(minutes=30)
 SETTINGS: dict[str, Any] = {
@@ -179,8 +182,9 @@ def init_app(app: Flask) -> None:
     security.want_json(lambda _: False)
     security.unauthn_handler(lambda *_, **__: ask_to_log_in())
     _recognise_sessions(security.login_manager)
+    open_endpoints(app, *(f"security.{view}" for view in OPEN_VIEWS))
     # It would mail the operators for whoever has lost the second factor; recovery codes are for that.
-    app.view_functions["security.two_factor_rescue"] = lambda: abort(404)
+    app.view_functions["security.two_factor_rescue"] = public(lambda: abort(404))
     app.before_request(_limit_guesses)
     user_authenticated.connect(_begin, app)
     user_logged_out.connect(_end, app)

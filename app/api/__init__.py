@@ -2,15 +2,16 @@
 that describes all of it. No endpoint of a slice is here.
 
 A slice makes an `ApiBlueprint` and registers it with `register_api`. Its endpoints are closed to all but the bearers
-of an access token, whom `app.accounts` recognises; `@public` opens one.
+of an access token, whom `app.accounts` recognises; `app.access.public` opens one.
 """
 
 from __future__ import annotations
 
 from flask import Flask
 
+from app.access import open_endpoints
 from app.api import docs
-from app.api.blueprint import ApiBlueprint, public
+from app.api.blueprint import ApiBlueprint
 from app.api.document import BelfryApi
 from app.api.errors import UnauthenticatedError, error_answer
 from app.api.idempotency import KeptAnswer, prune_answers, secret_answer
@@ -43,7 +44,6 @@ __all__ = [
     "page_answer",
     "page_schema",
     "prune_answers",
-    "public",
     "refuse_control_characters",
     "refuse_stale",
     "register_api",
@@ -78,3 +78,4 @@ def init_app(app: Flask) -> None:
     )
     api.register_converter(IdConverter, lambda _: {"type": "integer", "minimum": 1, "maximum": MAX_ID})
     app.register_blueprint(docs.pages)
+    open_endpoints(app, "api-docs.openapi_json")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import current_app, g, request
-from flask_login import current_user
 from flask_smorest import Blueprint
 
+from app.access import is_public
 from app.api.document import Endpoint, describe
-from app.api.errors import ScopeError, UnauthenticatedError
+from app.api.errors import ScopeError
 from app.api.idempotency import answered_once
 from app.api.parsing import ApiParser
 from app.api.paths import API_PREFIX
 from app.api.scopes import AREAS, is_in_scope, verb_of
-
-View = TypeVar("View", bound=Callable[..., Any])
 
 # A thousand ids and their texts; what is larger is a file, or a bomb of JSON.
 MAX_BODY_BYTES = 1024 * 1024
@@ -57,7 +54,7 @@ class ApiBlueprint(Blueprint):
         view = answered_once(view_func) if "POST" in options.get("methods", ()) else view_func
         told = Endpoint(
             has_id="<" in rule,
-            is_public=hasattr(view, "is_public"),
+            is_public=is_public(view),
             is_versioned=hasattr(view, "is_versioned"),
             area=self.area,
         )
@@ -66,24 +63,9 @@ class ApiBlueprint(Blueprint):
 
     def _guard(self) -> None:
         request.max_content_length = min(MAX_BODY_BYTES, current_app.config["MAX_REQUEST_BYTES"])
-        if hasattr(current_app.view_functions[request.endpoint or ""], "is_public"):
-            return
-        _require_bearer()
-        _require_scope(self.area)
-
-
-def public(view: View) -> View:
-    """Opens an endpoint of the API to everybody. Goes right above the function, below the blueprint's decorators."""
-    view.__dict__["is_public"] = True
-    return view
-
-
-def _require_bearer() -> None:
-    if current_user.is_authenticated:
-        return
-    given = "This access token is unknown, expired or revoked: log in again."
-    missing = "Log in at /api/v1/auth/login and send the access token: Authorization: Bearer <token>."
-    raise UnauthenticatedError(given if request.authorization else missing)
+        # That somebody bears a token is seen to before, as on pages.
+        if not is_public(current_app.view_functions[request.endpoint or ""]):
+            _require_scope(self.area)
 
 
 def _require_scope(area: str | None) -> None:
@@ -93,4 +75,5 @@ def _require_scope(area: str | None) -> None:
         return
     if area is None:
         raise ScopeError("Personal tokens are not taken here: log in.")
-    raise ScopeError(f"This token may not do this: it takes the scope {area}:{verb_of(request.method)}.")
+    needed = f"{area}:{verb_of(request.method)}"
+    raise ScopeError(f"This token may not do this: it takes the scope {needed}.", needed)

@@ -11,6 +11,7 @@ from flask import Blueprint, current_app, render_template
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
+from app.access import public
 from app.api.paths import DOCS_PATH
 
 pages = Blueprint("api_docs", __name__)
@@ -64,6 +65,7 @@ class Part:
 
 
 @pages.get(DOCS_PATH)
+@public
 def show() -> ResponseReturnValue:
     """The page, open to everybody as the document is; beside the navigation for those who are logged in."""
     document = current_app.extensions["flask-smorest"]["apis"][""]["ext_obj"].spec.to_dict()

@@ -22,9 +22,25 @@ class UnauthenticatedError(AppError):
 
     status = 401
 
+    @classmethod
+    def of_request(cls) -> UnauthenticatedError:
+        """What whoever makes this request of the API is told."""
+        given = "This access token is unknown, expired or revoked: log in again."
+        missing = "Log in at /api/v1/auth/login and send the access token: Authorization: Bearer <token>."
+        return cls(given if request.authorization else missing)
+
 
 class ScopeError(ForbiddenError):
-    """The user may do this, and the token that was presented may not."""
+    """The user may do this, and the token that was presented may not.
+
+    Args:
+        message: for people.
+        scope: what the token would need; None: no personal token is taken.
+    """
+
+    def __init__(self, message: str, scope: str | None = None) -> None:
+        super().__init__(message)
+        self.scope = scope
 
 
 class StaleError(AppError):
@@ -45,8 +61,8 @@ def _app_error_answer(error: AppError) -> Response:
         log.error("request.failed", error=type(error).__name__, reason=error.message)
         return _answer(error.status, "Something went wrong on our side.", {})
     answer = _answer(error.status, error.message, error.fields)
-    if error.status == 401:
-        answer.headers["WWW-Authenticate"] = _challenge()
+    if challenge := _challenge(error):
+        answer.headers["WWW-Authenticate"] = challenge
     return answer
 
 
@@ -69,8 +85,13 @@ def _answer(code: int, message: str, fields: Mapping[str, list[str]]) -> Respons
     return answer
 
 
-def _challenge() -> str:
-    # RFC 6750, section 3: the reason is given only to those who sent a token.
+def _challenge(error: AppError) -> str | None:
+    """RFC 6750, section 3: the reason is given only to those who sent a token."""
+    if isinstance(error, ScopeError):
+        needed = f', scope="{error.scope}"' if error.scope else ""
+        return f'{BEARER_CHALLENGE}, error="insufficient_scope"{needed}'
+    if error.status != 401:
+        return None
     return f'{BEARER_CHALLENGE}, error="invalid_token"' if request.authorization else BEARER_CHALLENGE
 
 

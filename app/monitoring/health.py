@@ -8,6 +8,7 @@ from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.access import public
 from app.extensions import db
 from app.outbox import publisher
 
@@ -15,12 +16,14 @@ health = Blueprint("health", __name__)
 
 
 @health.get("/healthz")
+@public
 def alive() -> ResponseReturnValue:
     """200 as long as the process answers."""
     return jsonify(status="ok")
 
 
 @health.get("/readyz")
+@public
 def ready() -> ResponseReturnValue:
     """200 when the database answers, else 503. Without the broker requests still work, so it is named and no more."""
     database = _database_answers()

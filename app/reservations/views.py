@@ -8,9 +8,8 @@ from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from flask_login import current_user
 
-from app.accounts import acting_user, ask_to_log_in, can
+from app.accounts import acting_user, can
 from app.columns import utc_now
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.extensions import db
@@ -30,12 +29,6 @@ NO_RESOURCE = "No resource"
 # When a day's form begins.
 FIRST_HOUR = time(9)
 ID = "<int(max=2147483647):reservation_id>"
-
-
-@pages.before_request
-def guard() -> ResponseReturnValue | None:
-    """All of these pages are for people who are logged in."""
-    return None if current_user.is_authenticated else ask_to_log_in()
 
 
 @pages.get("/")

@@ -8,6 +8,7 @@ from urllib.parse import urljoin, urlsplit
 import pytest
 from flask import Blueprint, abort, jsonify
 
+from app.access import public
 from app.accounts import Role, acting_user, change_password, disable, require_role
 from app.extensions import reading_only
 from app.outbox import Origin, acting_as, current_origin
@@ -23,6 +24,7 @@ def app(app):
     probe = Blueprint("probe", __name__)
 
     @probe.route("/probe", methods=["GET", "POST"])
+    @public
     def look():
         user = acting_user()
         origin = current_origin()
@@ -34,16 +36,31 @@ def app(app):
         return "welcome"
 
     @probe.get("/broken")
+    @public
     def broken():
         raise RuntimeError("secret detail")
 
     @probe.get("/teapot")
+    @public
     def teapot():
         abort(418)
 
     app.register_blueprint(probe)
     app.config["PROPAGATE_EXCEPTIONS"] = False
     return app
+
+
+@pytest.mark.parametrize("path", ["/forgotten", "/api/v1/forgotten"])
+def test_a_route_whose_author_forgot_to_guard_it_is_closed(app, client, path):
+    app.add_url_rule(path, "forgotten", lambda: "all that we know")
+    answer = client.get(path)
+    assert (answer.status_code, answer.headers.get("Location")) == (
+        (401, None) if path.startswith("/api") else (302, "/login?next=/forgotten")
+    )
+    assert "all that we know" not in answer.text
+    if not path.startswith("/api"):
+        log_in(client, make_user())
+        assert client.get(path).text == "all that we know"
 
 
 def test_a_login_leads_to_where_one_wanted_to_go(client):

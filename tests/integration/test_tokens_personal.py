@@ -101,6 +101,15 @@ def test_a_scope_opens_what_it_names(client, scope, reads_own, reads, writes):
     assert client.head(path, headers=headers).status_code == reads
 
 
+def test_who_lacks_a_scope_is_told_which(client):
+    refused = client.patch(f"{RESERVATIONS}/1", json={"note": "new"}, headers=script("read"))
+    assert refused.headers["WWW-Authenticate"] == (
+        'Bearer realm="belfry", error="insufficient_scope", scope="reservations:write"'
+    )
+    of_logins_only = client.get(TOKENS, headers=script("read"))
+    assert of_logins_only.headers["WWW-Authenticate"] == 'Bearer realm="belfry", error="insufficient_scope"'
+
+
 def test_a_scope_gives_no_right_that_its_user_lacks(client):
     headers = script(*SCOPES)
     assert client.patch(f"{RESERVATIONS}/{make_reservation().id}", json={}, headers=headers).status_code == 404

@@ -10,7 +10,7 @@ BROWSERS = (
     (re.compile(r"\b(OPR|Opera)/"), "Opera"),
     (re.compile(r"\bSamsungBrowser/"), "Samsung Internet"),
     (re.compile(r"\b(Firefox|FxiOS)/"), "Firefox"),
-    (re.compile(r"\b(Chrome|Chromium|CriOS)/"), "Chrome"),
+    (re.compile(r"\b((Headless)?Chrome|Chromium|CriOS)/"), "Chrome"),
     (re.compile(r"\bVersion/\S+ .*\bSafari/"), "Safari"),
 )
 SYSTEMS = (

@@ -1,4 +1,4 @@
-"""Upkeep: what ended long ago goes: records of jobs, mails, deeds, tokens, codes, answers."""
+"""Upkeep: what ended long ago goes: records of jobs, mails, deeds, tokens, codes, addresses of logins, answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.accounts import forget_deleted, prune_codes, prune_tokens
+from app.accounts import forget_deleted, prune_addresses, prune_codes, prune_tokens
 from app.api import prune_answers
 from app.audit import prune_audit
 from app.columns import utc_now
@@ -23,8 +23,8 @@ SCHEDULE = [ScheduleEntry("maintenance.prune", job="maintenance.prune", cron="17
 @job("maintenance.prune", queue="bulk", timeout_seconds=600, is_singleton=True)
 def prune(session: Session) -> dict[str, Any]:
     """Deletes ended jobs, past ticks, settled mails and the audit log's past after the days that the settings give, and
-    tokens, codes and answers kept for idempotency keys when their time is over; takes the addresses of who deleted
-    their account out of their last mails."""
+    tokens, codes, addresses of logins and answers kept for idempotency keys when their time is over; takes the
+    addresses of who deleted their account out of their last mails."""
     settings = current_app.config
     deleted = prune_records(
         session,
@@ -42,6 +42,7 @@ def prune(session: Session) -> dict[str, Any]:
         "audit": audit,
         "tokens": tokens,
         "codes": codes,
+        "addresses": prune_addresses(session),
         "answers": answers,
         "forgotten": forget_deleted(session),
     }

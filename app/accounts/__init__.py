@@ -29,7 +29,7 @@ from app.accounts.logins import prune_addresses
 from app.accounts.models import STAFF_ROLES, AccessToken, AddressState, LoginAddress, Role, User
 from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, can, login_required, require, require_role
-from app.accounts.registration import resend_confirmation, send_password_reset
+from app.accounts.registration import prune_unconfirmed, resend_confirmation, send_password_reset
 from app.accounts.requests import act_as
 from app.accounts.services import (
     authenticate,
@@ -85,6 +85,7 @@ __all__ = [
     "prune_addresses",
     "prune_codes",
     "prune_tokens",
+    "prune_unconfirmed",
     "refresh_pair",
     "registration_pages",
     "require",

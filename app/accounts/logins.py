@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload
 
 from app import audit
-from app.accounts import codes
+from app.accounts import codes, second_factor
 from app.accounts.emails import PASSWORD_RESET, send_code, send_new_address
 from app.accounts.models import AddressState, CodePurpose, LoginAddress, User
 from app.accounts.services import end_access
@@ -101,6 +101,9 @@ def block(found: LoginAddress) -> None:
     knew it: a mail brings the link to a new one. Commits."""
     # Logins hold the user's row until they commit: they come before what this writes first, or after all of it.
     end_access(found.user)
+    if second_factor.was_set_up_since(found.user, found.first_seen_at):
+        # It may be theirs: with it the user would be shut out, new password or not.
+        second_factor.remove(found.user)
     found.state = AddressState.BLOCKED
     send_code(PASSWORD_RESET, codes.issue(found.user, CodePurpose.RESET))
     _record("user.address_blocked", found)

@@ -99,7 +99,7 @@ class User(OfSchool, UserMixin, db.Model):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
     fs_uniquifier: Mapped[str] = mapped_column(sa.String(64), default=new_uniquifier, unique=True)
-    tf_primary_method: Mapped[str | None] = mapped_column(sa.String(64))
+    tf_primary_method: Mapped[str | None] = mapped_column(sa.String(64), active_history=True)
     tf_totp_secret: Mapped[str | None] = mapped_column(sa.String(255))  # encrypted
     tf_last_counter: Mapped[int | None]  # of the last code that was taken: each works once
     mf_recovery_codes: Mapped[list[str] | None] = mapped_column(sa.JSON(none_as_null=True))  # hashed

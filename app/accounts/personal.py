@@ -63,7 +63,7 @@ def export(person: Person) -> dict[str, Any]:
 
 
 def erase(person: Person) -> None:
-    """Deletes tokens, addresses, codes and preferences, and takes out of the log what the user was called, and where."""
+    """Deletes what lets them in and what they chose, and takes out of the log what they were called, and where."""
     for model in (AccessToken, LoginAddress, AccountCode, MessagePreference):
         _execute(sa.delete(model).where(model.user_id == person.id))
     of_user = sa.and_(StatusChange.subject_type == subject_type(User), StatusChange.subject_id == str(person.id))

@@ -19,8 +19,10 @@ from app.accounts.models import AccountCode, CodePurpose
 from app.audit import AuditEntry
 from app.columns import utc_now
 from app.extensions import db
+from app.keys import keyed_digest
 from app.mail import EmailMessage, close_connections
 from tests.reservation_factories import PASSWORD, bearer, log_in, make_user
+from tests.second_factors import set_up_second_factor
 from tests.servers import wait_until
 from tests.simultaneous import at_once
 from tests.smtp import Received, SmtpServer
@@ -99,6 +101,10 @@ def links_in(mail: Received) -> dict[str, str]:
 def told(client: FlaskClient, user: User, address: str = CAFE) -> dict[str, str]:
     """The links of the mail that follows a login from there, as if it had left."""
     assert by_api(client, user, **from_(address))
+    return links_of_last_code()
+
+
+def links_of_last_code() -> dict[str, str]:
     code = db.session.scalars(sa.select(AccountCode).order_by(AccountCode.id.desc()).limit(1)).one()
     codes.start(db.session(), CodePurpose.ADDRESS, [code.id])
     db.session.commit()
@@ -280,6 +286,35 @@ def test_it_was_not_me_ends_everything_and_starts_a_reset(app, client, user, ses
     assert by_api(client, user, NEW_PASSWORD)
     assert not by_api(client, user, NEW_PASSWORD, **from_(CAFE))
     assert not by_page(client, user, NEW_PASSWORD, **from_(CAFE))
+
+
+@ONLY_SQLITE
+@pytest.mark.parametrize("whose", ["intruder", "owner"])
+def test_a_second_factor_goes_with_the_intruder_who_set_it_up(app, client, user, session, whose):
+    """Else the owner would be shut out, new password or not."""
+    intruder = app.test_client()
+    if whose == "owner":
+        log_in(client, user)
+        set_up_second_factor(client)
+        links = told_with_code(client, user)
+    else:
+        links = told(client, user)
+        intruder.post("/login", data={"login": user.username, "password": PASSWORD}, **from_(CAFE))
+        set_up_second_factor(intruder)
+    assert client.post(links["block"]).status_code == 302
+    session.refresh(user)
+    left = (user.tf_primary_method, user.tf_totp_secret, user.mf_recovery_codes)
+    assert (left == (None, None, None)) == (whose == "intruder")
+
+
+def told_with_code(client: FlaskClient, user: User) -> dict[str, str]:
+    """As `told`, for who needs a code to get in: somebody who has both."""
+    code = "a recovery code"
+    user.mf_recovery_codes = [keyed_digest("recovery-codes", code).hex()]
+    db.session.commit()
+    login = {"username": user.username, "password": PASSWORD, "code": code}
+    assert client.post(LOGIN, json=login, **from_(CAFE)).status_code == 200
+    return links_of_last_code()
 
 
 @ONLY_SQLITE

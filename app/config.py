@@ -134,6 +134,12 @@ GROUPS: tuple[Group, ...] = (
             "How long the link of a password reset works, from when the mail leaves.",
         ),
         Setting(
+            "LOGIN_ADDRESS_DAYS",
+            whole_number(1),
+            7,
+            "How long the links of the mail about a login from a new address work, from when the mail leaves.",
+        ),
+        Setting(
             "RATE_LIMITS_ENABLED",
             boolean,
             True,

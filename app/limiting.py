@@ -103,8 +103,12 @@ def forget(limit: Limit, *key: str) -> None:
 
 
 def client_key() -> str:
-    """Who makes this request, as far as the network tells: its address; of IPv6 the network that one customer has."""
-    text = request.remote_addr or ""
+    """Who makes this request, as far as the network tells: see `network_of`."""
+    return network_of(request.remote_addr or "")
+
+
+def network_of(text: str) -> str:
+    """An address, which may be empty; of IPv6 the network that one customer has."""
     try:
         address = ip_address(text)
     except ValueError:  # a Unix socket has none

@@ -1,4 +1,4 @@
-"""Upkeep: what ended long ago goes: records of jobs, mails, deeds, tokens, codes, answers."""
+"""Upkeep: what ended long ago goes: records of jobs, mails, deeds, tokens, codes, addresses of logins, answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.accounts import forget_deleted, prune_codes, prune_tokens
+from app.accounts import forget_deleted, prune_addresses, prune_codes, prune_tokens, prune_unconfirmed
 from app.api import prune_answers
 from app.audit import prune_audit
 from app.columns import utc_now
@@ -22,9 +22,9 @@ SCHEDULE = [ScheduleEntry("maintenance.prune", job="maintenance.prune", cron="17
 
 @job("maintenance.prune", queue="bulk", timeout_seconds=600, is_singleton=True)
 def prune(session: Session) -> dict[str, Any]:
-    """Deletes ended jobs, past ticks, settled mails and the audit log's past after the days that the settings give, and
-    tokens, codes and answers kept for idempotency keys when their time is over; takes the addresses of who deleted
-    their account out of their last mails."""
+    """Deletes what has had its time: ended jobs, past ticks, settled mails and the audit log's past after the days that
+    the settings give; tokens, codes, addresses of logins, answers kept for idempotency keys, and users who never
+    confirmed their address. Takes the addresses of who deleted their account out of their last mails."""
     settings = current_app.config
     deleted = prune_records(
         session,
@@ -42,6 +42,8 @@ def prune(session: Session) -> dict[str, Any]:
         "audit": audit,
         "tokens": tokens,
         "codes": codes,
+        "addresses": prune_addresses(session),
+        "unconfirmed": prune_unconfirmed(session),
         "answers": answers,
         "forgotten": forget_deleted(session),
     }

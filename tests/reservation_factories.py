@@ -10,13 +10,14 @@ from typing import Any
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
-from app.accounts import Role, User, hash_password, issue_pair
+from app.accounts import AddressState, LoginAddress, Role, User, hash_password, issue_pair
 from app.columns import utc_now
 from app.extensions import db
 from app.reservations import Reservation, ReservationStatus, Resource
 from app.schools import School, create_school, default_school
 
 PASSWORD = "correct horse battery"
+HERE = "127.0.0.1"  # of Flask's test client
 _numbers = count(1)
 
 
@@ -35,7 +36,7 @@ def make_school() -> School:
 
 
 def make_user(role: Role = Role.MEMBER, **values: Any) -> User:
-    """A user with `PASSWORD`."""
+    """A user with `PASSWORD`, who has logged in from where the test's client is: no mail tells of it."""
     name = f"{role.value}{next(_numbers)}"
     defaults = {
         "username": name,
@@ -45,7 +46,8 @@ def make_user(role: Role = Role.MEMBER, **values: Any) -> User:
         "password_hash": password_hash(),
     }
     user = User(**{"role": role, **defaults, **values})
-    db.session.add(user)
+    here = {"network": HERE, "address": HERE, "state": AddressState.TRUSTED}
+    db.session.add_all([user, LoginAddress(user=user, **here)])
     db.session.commit()
     return user
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from flask import Flask
 
 from app.accounts import (
+    address_views,
     api,
     hooks,
     permissions,
@@ -24,10 +25,11 @@ from app.accounts import (
 from app.accounts.cli import users
 from app.accounts.codes import prune as prune_codes
 from app.accounts.emails import forget_deleted
-from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
+from app.accounts.logins import prune_addresses
+from app.accounts.models import STAFF_ROLES, AccessToken, AddressState, LoginAddress, Role, User
 from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, can, login_required, require, require_role
-from app.accounts.registration import resend_confirmation, send_password_reset
+from app.accounts.registration import prune_unconfirmed, resend_confirmation, send_password_reset
 from app.accounts.requests import act_as
 from app.accounts.services import (
     authenticate,
@@ -54,6 +56,8 @@ from app.api import register_api
 __all__ = [
     "STAFF_ROLES",
     "AccessToken",
+    "AddressState",
+    "LoginAddress",
     "Pair",
     "Role",
     "User",
@@ -78,8 +82,10 @@ __all__ = [
     "names_of",
     "personal",
     "preferences",
+    "prune_addresses",
     "prune_codes",
     "prune_tokens",
+    "prune_unconfirmed",
     "refresh_pair",
     "registration_pages",
     "require",
@@ -106,6 +112,7 @@ def init_app(app: Flask) -> None:
     app.register_blueprint(views.pages)
     app.register_blueprint(token_views.pages)
     app.register_blueprint(profile_views.pages)
+    app.register_blueprint(address_views.pages)
     register_api(app, api.blueprint)
     register_api(app, api.profile)
     app.cli.add_command(users)

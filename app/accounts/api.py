@@ -9,7 +9,7 @@ from flask import url_for
 
 from app import audit
 from app.access import public
-from app.accounts import limits, registration, second_factor
+from app.accounts import limits, logins, registration, second_factor
 from app.accounts import profile as profiles
 from app.accounts.models import AccessToken, User
 from app.accounts.permissions import acting_user, claimant, present_user, require
@@ -76,6 +76,7 @@ def register(fields: dict[str, str]) -> dict[str, Any]:
     limits.spend_registration(fields["email"])
     user, mail_id = registration.register(**fields)
     act_as(user)
+    logins.note(user, is_registration=True)
     pair = issue_pair(user)
     commit_and_keep()
     posted = registration.post(mail_id)
@@ -145,7 +146,10 @@ def reset_password(fields: dict[str, str]) -> dict[str, str]:
 @blueprint.alt_response(429, description=TOO_OFTEN)
 @public
 def login(credentials: dict[str, str]) -> Mapping[str, Any]:
-    """Log in: a pair of tokens for a username or email address and a password"""
+    """Log in: a pair of tokens for a username or email address and a password
+
+    The first login from an address of the network that the user has not used before is told them by mail.
+    """
     identifier = credentials.get("username") or credentials.get("email") or ""
     user = limits.authenticate(identifier, credentials["password"])
     if user is None:
@@ -158,6 +162,7 @@ def login(credentials: dict[str, str]) -> Mapping[str, Any]:
         )
     act_as(user)
     audit.record("user.login", subject_of(user), details={"with": "password, for a token"})
+    logins.note(user)
     pair = issue_pair(user)
     commit_and_keep()
     return vars(pair)

@@ -28,14 +28,24 @@ from app.tenancy import EVERYTHING, seeing
 # With a million codes and five tries, a guess succeeds once in 200,000 mails. The link cannot be guessed and goes on.
 MAX_TRIES = 5
 DIGITS = 6
-MINUTES = {CodePurpose.CONFIRM: "CONFIRMATION_CODE_MINUTES", CodePurpose.RESET: "PASSWORD_RESET_MINUTES"}
+# The setting that says how long a code works, and its unit.
+LIFETIMES = {
+    CodePurpose.CONFIRM: ("CONFIRMATION_CODE_MINUTES", timedelta(minutes=1)),
+    CodePurpose.RESET: ("PASSWORD_RESET_MINUTES", timedelta(minutes=1)),
+    CodePurpose.ADDRESS: ("LOGIN_ADDRESS_DAYS", timedelta(days=1)),
+}
 # An expired code is worth nothing to anybody; a few days are for those who ask what became of theirs.
 KEPT = timedelta(days=7)
 
 
 def issue(user: User, purpose: CodePurpose) -> AccountCode:
-    """Makes a code, flushed; older ones of this purpose end. The caller commits, and asks for the mail."""
-    void(purpose, AccountCode.user_id == user.id)
+    """Makes a code, flushed. The caller commits, and asks for the mail.
+
+    Older ones of this purpose end, except those about addresses: each is about another login, and who could end the
+    mail about one by the next would do so.
+    """
+    if purpose is not CodePurpose.ADDRESS:
+        void(purpose, AccountCode.user_id == user.id)
     code = AccountCode()
     code.user, code.purpose, code.nonce = user, purpose, secrets.token_hex(32)
     code.token_hash = _hash(token_of(code))
@@ -54,9 +64,10 @@ def token_of(code: AccountCode) -> str:
     return urlsafe_b64encode(_derived(code, "token")).rstrip(b"=").decode()
 
 
-def minutes_of(purpose: CodePurpose) -> int:
+def lifetime_of(purpose: CodePurpose) -> timedelta:
     """How long a code of this purpose works."""
-    return current_app.config[MINUTES[purpose]]
+    setting, unit = LIFETIMES[purpose]
+    return current_app.config[setting] * unit
 
 
 def start(session: Session, purpose: CodePurpose, ids: Collection[int]) -> None:
@@ -65,7 +76,7 @@ def start(session: Session, purpose: CodePurpose, ids: Collection[int]) -> None:
     statement = (
         sa.update(AccountCode)
         .where(AccountCode.id.in_(ids), AccountCode.used_at.is_(None), AccountCode.voided_at.is_(None))
-        .values(expires_at=utc_now() + timedelta(minutes=minutes_of(purpose)))
+        .values(expires_at=utc_now() + lifetime_of(purpose))
     )
     session.execute(statement, execution_options={"synchronize_session": False})
 
@@ -79,6 +90,13 @@ def find_by_token(purpose: CodePurpose, token: str) -> AccountCode | None:
         .where(AccountCode.token_hash == _hash(token), *_works(purpose))
     )
     return db.session.scalar(query)
+
+
+@seeing(EVERYTHING)  # who is asked for is only known then
+def was_used(purpose: CodePurpose, token: str) -> bool:
+    """Whether the link that ends with `token` has done what it was for."""
+    query = sa.select(AccountCode.used_at).where(AccountCode.token_hash == _hash(token), AccountCode.purpose == purpose)
+    return db.session.scalar(query) is not None
 
 
 def use(code: AccountCode) -> bool:

@@ -13,6 +13,7 @@ from flask import current_app
 from sqlalchemy.orm import Session, aliased, joinedload
 
 from app.accounts import codes
+from app.accounts.browsers import browser_of
 from app.accounts.models import AccountCode, CodePurpose, User
 from app.columns import new_id, utc_now
 from app.extensions import db
@@ -25,7 +26,7 @@ Contexts = dict[str, Context | None]
 
 CONFIRMATION, ALREADY_REGISTERED = "confirmation", "already-registered"
 PASSWORD_RESET, PASSWORD_CHANGED, WELCOME = "password-reset", "password-changed", "welcome"
-ACCOUNT_DELETED = "account-deleted"
+ACCOUNT_DELETED, NEW_ADDRESS = "account-deleted", "login-new-address"
 
 
 def send_code(kind: str, code: AccountCode, delay: timedelta | None = None) -> str | None:
@@ -75,6 +76,17 @@ def forget_deleted(session: Session) -> int:
     return forget_readers(session, ACCOUNT_DELETED)
 
 
+def send_new_address(code: AccountCode, address: str, user_agent: str | None) -> None:
+    """Asks for the mail that follows a login from a new address.
+
+    Args:
+        code: behind its links; flushed.
+        address, user_agent: as they are now; when the mail leaves, the user may have logged in again.
+    """
+    context = {"code_id": code.id, "at": utc_now().isoformat(), "address": address, "user_agent": user_agent}
+    _send(NEW_ADDRESS, code.user, f"{NEW_ADDRESS}/{code.id}", context=context)
+
+
 def _send(kind: str, user: User, key: str, **options: Any) -> str | None:
     """A mail to a user is their school's, also when nobody is logged in."""
     with for_school(user.school_id):
@@ -99,7 +111,7 @@ def sample_code(path: str) -> Context:
 )
 def confirmation(entries: Sequence[MailEntry]) -> Contexts:
     """For who registered: the digits and the link, unless a newer mail has others."""
-    return _with_codes(entries, "/confirm")
+    return _with_codes(entries, partial(_code_context, path="/confirm"))
 
 
 @mail_kind(
@@ -110,7 +122,7 @@ def confirmation(entries: Sequence[MailEntry]) -> Contexts:
 )
 def password_reset(entries: Sequence[MailEntry]) -> Contexts:
     """For who forgot the password: the link."""
-    return _with_codes(entries, "/reset-password")
+    return _with_codes(entries, partial(_code_context, path="/reset-password"))
 
 
 @mail_kind(ALREADY_REGISTERED, sample=lambda: {"name": "Ada Lovelace", "username": "ada", "path": "/forgot-password"})
@@ -159,7 +171,28 @@ def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
     return {entry.id: _at("deleted_at", entry, entry.context["zone"]) for entry in entries}
 
 
-def _with_codes(entries: Sequence[MailEntry], path: str) -> Contexts:
+@mail_kind(
+    NEW_ADDRESS,
+    sample=lambda: {
+        "name": "Ada Lovelace",
+        "username": "ada",
+        "at": "Mon 24 Nov 2025, 09:12",
+        "zone": "UTC",
+        "address": "203.0.113.7",
+        "browser": "Firefox on Linux",
+        "trust_path": "/login-address/sample/trust",
+        "block_path": "/login-address/sample/block",
+        "days": 7,
+    },
+    on_sending=partial(start_codes, CodePurpose.ADDRESS),
+    secrets=("trust_path", "block_path"),
+)
+def login_new_address(entries: Sequence[MailEntry]) -> Contexts:
+    """For who has logged in from an address that they have not used before: whose it was, they say by a link."""
+    return _with_codes(entries, _new_address_context)
+
+
+def _with_codes(entries: Sequence[MailEntry], build: Callable[[MailEntry, AccountCode], Context]) -> Contexts:
     ids = [entry.context["code_id"] for entry in entries]
     query = (
         sa.select(AccountCode)
@@ -169,20 +202,32 @@ def _with_codes(entries: Sequence[MailEntry], path: str) -> Contexts:
     )
     found = {code.id: code for code in db.session.scalars(query)}
     return {
-        entry.id: _code_context(code, path) if (code := found.get(entry.context["code_id"])) else None
-        for entry in entries
+        entry.id: build(entry, code) if (code := found.get(entry.context["code_id"])) else None for entry in entries
     }
 
 
-def _code_context(code: AccountCode, path: str) -> Context:
+def _code_context(_: MailEntry, code: AccountCode, path: str) -> Context:
     digits = codes.digits_of(code)
     return {
         "name": code.user.name,
         "username": code.user.username,
         "code": f"{digits[:3]} {digits[3:]}",
         "path": f"{path}/{codes.token_of(code)}",
-        "minutes": codes.minutes_of(code.purpose),
+        "minutes": codes.lifetime_of(code.purpose) // timedelta(minutes=1),
     }
+
+
+def _new_address_context(entry: MailEntry, code: AccountCode) -> Context:
+    path = f"/login-address/{codes.token_of(code)}"
+    return {
+        "name": code.user.name,
+        "username": code.user.username,
+        "address": entry.context["address"],
+        "browser": browser_of(entry.context["user_agent"]),
+        "trust_path": f"{path}/trust",
+        "block_path": f"{path}/block",
+        "days": codes.lifetime_of(code.purpose).days,
+    } | _at("at", entry, code.user.time_zone)
 
 
 def _changed_context(entry: MailEntry, user: User) -> Context:

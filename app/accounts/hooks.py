@@ -7,7 +7,7 @@ from app.accounts.models import AccessToken, User
 from app.outbox import record_changes
 
 record_changes(User.school_id, User.role, User.active, User.username, User.email)
-record_changes(User.time_zone)
+record_changes(User.time_zone, User.tf_primary_method)
 # What people are called is nobody's business there.
 record_changes(User.name, User.password_hash, secret=True)
 record_changes(AccessToken.revoked_at)

@@ -6,7 +6,7 @@ which is there for the mailbox's owner. An address may be a whole school's.
 
 from __future__ import annotations
 
-from app.accounts import services
+from app.accounts import logins, services
 from app.accounts.models import User
 from app.limiting import Limit, client_key, forget, refuse_spent, spend
 
@@ -27,11 +27,12 @@ CODES = Limit("codes", 50, 15 * MINUTE)
 
 
 def authenticate(login: str, password: str) -> User | None:
-    """`services.authenticate` for whoever makes this request. Raises TooManyRequests."""
+    """`services.authenticate` for whoever makes this request; from a blocked address nobody comes in, as with a wrong
+    password. Raises TooManyRequests."""
     client, wanted = client_key(), login.strip().lower()
     refuse_spent(FAILED_LOGINS, client)
     spend(LOGINS, client, wanted)
-    user = services.authenticate(login, password)
+    user = services.authenticate(login, password, logins.is_admitted())
     if user is None:
         spend(FAILED_LOGINS, client)
     else:

@@ -1,6 +1,7 @@
-"""Who may come in: users, what they want to be told, their access tokens, and the codes that mails carry to them.
+"""Who may come in, from where, and what they want to be told: users, their access tokens and addresses, and the codes
+that mails carry to them.
 
-How they are made and checked stands in services.py, tokens.py and codes.py.
+How they are made and checked stands in services.py, tokens.py, logins.py and codes.py.
 """
 
 # pyright: reportIncompatibleVariableOverride=false
@@ -17,7 +18,8 @@ from flask_security import RoleMixin, UserMixin
 from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validates
 
 from app.columns import UtcDateTime, text_enum, utc_now
-from app.extensions import db
+from app.extensions import Base, db
+from app.proxies import ADDRESS_CHARACTERS, USER_AGENT_CHARACTERS
 from app.schools import default_school_id
 from app.tenancy import OfSchool
 
@@ -51,6 +53,15 @@ class CodePurpose(StrEnum):
 
     CONFIRM = "confirm"
     RESET = "reset"
+    ADDRESS = "address"
+
+
+class AddressState(StrEnum):
+    """What a user has said of an address from which somebody has logged in as them."""
+
+    NEW = "new"  # nothing yet
+    TRUSTED = "trusted"
+    BLOCKED = "blocked"
 
 
 _IS_CONFIRMED = sa.text("confirmed_at IS NOT NULL")
@@ -90,7 +101,7 @@ class User(OfSchool, UserMixin, db.Model):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
     fs_uniquifier: Mapped[str] = mapped_column(sa.String(64), default=new_uniquifier, unique=True)
-    tf_primary_method: Mapped[str | None] = mapped_column(sa.String(64))
+    tf_primary_method: Mapped[str | None] = mapped_column(sa.String(64), active_history=True)
     tf_totp_secret: Mapped[str | None] = mapped_column(sa.String(255))  # encrypted
     tf_last_counter: Mapped[int | None]  # of the last code that was taken: each works once
     mf_recovery_codes: Mapped[list[str] | None] = mapped_column(sa.JSON(none_as_null=True))  # hashed
@@ -205,3 +216,26 @@ class AccountCode(db.Model):
         sa.Index("ix_account_codes_created_at", "created_at"),
         {"sqlite_autoincrement": True},
     )
+
+
+class LoginAddress(Base):
+    """From where a user has logged in. Of IPv6 the /64 network that one customer has is one row."""
+
+    __tablename__ = "login_addresses"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"))
+    # What is compared; `address` and `user_agent` are those of the last login, for people.
+    network: Mapped[str] = mapped_column(sa.String(ADDRESS_CHARACTERS))
+    address: Mapped[str] = mapped_column(sa.String(ADDRESS_CHARACTERS))
+    user_agent: Mapped[str | None] = mapped_column(sa.String(USER_AGENT_CHARACTERS))
+    state: Mapped[AddressState] = mapped_column(text_enum(AddressState), default=AddressState.NEW)
+    first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    # Of the mail that asked whose the login was.
+    code_id: Mapped[int | None] = mapped_column(sa.ForeignKey("account_codes.id", ondelete="SET NULL"), index=True)
+
+    user: Mapped[User] = relationship()
+    code: Mapped[AccountCode | None] = relationship()
+
+    __table_args__ = (sa.UniqueConstraint("user_id", "network"), {"sqlite_autoincrement": True})

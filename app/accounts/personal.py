@@ -6,7 +6,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.accounts.models import AccessToken, AccountCode, MessagePreference, User
+from app.accounts.models import AccessToken, AccountCode, LoginAddress, MessagePreference, User
+from app.audit import AuditEntry
 from app.extensions import db
 from app.outbox import StatusChange, subject_type
 from app.personal_data import Part, Person, register, rows_of
@@ -38,6 +39,13 @@ TOKENS = (
     AccessToken.revoked_at,
 )
 CODES = (AccountCode.purpose, AccountCode.created_at, AccountCode.expires_at, AccountCode.used_at)
+ADDRESSES = (
+    LoginAddress.address,
+    LoginAddress.state,
+    LoginAddress.user_agent,
+    LoginAddress.first_seen_at,
+    LoginAddress.last_seen_at,
+)
 CHOICES = (MessagePreference.kind, MessagePreference.channel, MessagePreference.is_wanted)
 # Watched columns of users whose old and new values tell who somebody is.
 TELLING = (User.username.key, User.email.key, User.time_zone.key)
@@ -50,16 +58,20 @@ def export(person: Person) -> dict[str, Any]:
         "profile": profile,
         "preferences": rows_of(sa.select(*CHOICES).where(MessagePreference.user_id == person.id)),
         "tokens": rows_of(sa.select(*TOKENS).where(AccessToken.user_id == person.id).order_by(AccessToken.id)),
+        "addresses": rows_of(sa.select(*ADDRESSES).where(LoginAddress.user_id == person.id).order_by(LoginAddress.id)),
         "codes": rows_of(sa.select(*CODES).where(AccountCode.user_id == person.id).order_by(AccountCode.id)),
     }
 
 
 def erase(person: Person) -> None:
-    """Deletes tokens, codes and preferences, and what the user was called from the record of changes."""
-    for model in (AccessToken, AccountCode, MessagePreference):
+    """Deletes what lets them in and what they chose, and takes out of the log what they were called, and where."""
+    for model in (AccessToken, LoginAddress, AccountCode, MessagePreference):
         _execute(sa.delete(model).where(model.user_id == person.id))
     of_user = sa.and_(StatusChange.subject_type == subject_type(User), StatusChange.subject_id == str(person.id))
     _execute(sa.update(StatusChange).where(of_user, StatusChange.field.in_(TELLING)).values(old=None, new=None))
+    # What they said of an address names it.
+    about_user = sa.and_(AuditEntry.subject_type == subject_type(User), AuditEntry.subject_id == str(person.id))
+    _execute(sa.update(AuditEntry).where(about_user, AuditEntry.action.startswith("user.address_")).values(details={}))
 
 
 def _execute(statement: sa.Update | sa.Delete) -> None:
@@ -69,7 +81,7 @@ def _execute(statement: sa.Update | sa.Delete) -> None:
 register(
     Part(
         "account",
-        (AccessToken.user_id, AccountCode.user_id, MessagePreference.user_id),
+        (AccessToken.user_id, LoginAddress.user_id, AccountCode.user_id, MessagePreference.user_id),
         export,
         erase,
         "Your name, your address, your password and your tokens are deleted, and you are logged out everywhere. "

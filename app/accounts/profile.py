@@ -127,7 +127,7 @@ def _make_anonymous(user: User) -> None:
     # Not a username that anybody can take, and one for each.
     user.username, user.email, user.name = f"deleted user {user.id}", "", NAME_OF_THE_DELETED
     user.confirmed_at, user.active, user.password_hash, user.time_zone = None, False, "", None
-    user.tf_primary_method, user.tf_totp_secret, user.tf_last_counter, user.mf_recovery_codes = None, None, None, None
+    second_factor.remove(user)
     user.last_login_at, user.last_login_ip, user.current_login_at, user.current_login_ip = None, None, None, None
     user.login_count, user.skips_own_changes = 0, False
     db.session.flush()

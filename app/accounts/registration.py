@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from app.accounts import codes
 from app.accounts.emails import ALREADY_REGISTERED, CONFIRMATION, PASSWORD_RESET, send_code, send_welcome
@@ -26,6 +27,8 @@ from app.mail import send_directly
 from app.outbox import enqueue, publisher
 from app.tenancy import EVERYTHING, seeing
 
+# Codes last an hour and can be asked for anew: whoever wanted in is in by then.
+UNCONFIRMED_KEPT = timedelta(days=30)
 RESEND = "accounts.resend_confirmation"
 RESET = "accounts.send_password_reset"
 NO_SUCH_CODE = "This code does not work: it is wrong, was used, is too old, or a newer mail has another."
@@ -212,6 +215,19 @@ def reset_password(token: str, password: str) -> User:
     change_password(code.user, password)
     db.session.commit()
     return code.user
+
+
+def prune_unconfirmed(session: Session) -> int:
+    """Deletes users who never confirmed their address: they could do next to nothing, and hold a username. The caller
+    commits.
+
+    Returns:
+        how many there were.
+    """
+    # Who has deleted their account is unconfirmed too, and no longer active.
+    is_over = sa.and_(User.confirmed_at.is_(None), User.active, User.created_at < utc_now() - UNCONFIRMED_KEPT)
+    statement = sa.delete(User).where(is_over).returning(User.id)
+    return len(session.scalars(statement, execution_options={"synchronize_session": False}).all())
 
 
 def _confirm(code: AccountCode | None) -> User | None:

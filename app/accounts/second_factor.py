@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+import sqlalchemy as sa
 from flask import current_app
 from flask_security.recovery_codes import MfRecoveryCodesUtil
 from flask_security.totp import Totp
@@ -11,6 +13,7 @@ from flask_security.totp import Totp
 from app.accounts.models import User
 from app.extensions import db
 from app.keys import keyed_digest
+from app.outbox import StatusChange, subject_of
 from app.tenancy import EVERYTHING, seeing
 
 
@@ -69,6 +72,25 @@ def is_satisfied(user: User, code: str | None) -> bool:
         return True
     codes = security.mf_recovery_codes_util
     return codes.check_recovery_code(user, code) and codes.delete_recovery_code(user, code)
+
+
+def remove(user: User) -> None:
+    """Takes the second factor away, and the recovery codes with it. The caller commits."""
+    user.tf_primary_method, user.tf_totp_secret, user.tf_last_counter, user.mf_recovery_codes = None, None, None, None
+
+
+@seeing(EVERYTHING)
+def was_set_up_since(user: User, moment: datetime) -> bool:
+    """Whether the user has come to a second factor after `moment`."""
+    subject = subject_of(user)
+    query = sa.select(StatusChange.id).where(
+        StatusChange.subject_type == subject.type,
+        StatusChange.subject_id == subject.id,
+        StatusChange.field == User.tf_primary_method.key,
+        StatusChange.new.is_not(None),
+        StatusChange.at >= moment,
+    )
+    return db.session.scalar(query.limit(1)) is not None
 
 
 @seeing(EVERYTHING)  # of which school is only known when the login is through

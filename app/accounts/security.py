@@ -23,7 +23,7 @@ from wtforms.validators import EqualTo, InputRequired, Length
 
 from app import audit
 from app.access import open_endpoints, public
-from app.accounts import limits
+from app.accounts import limits, logins
 from app.accounts.emails import send_password_changed
 from app.accounts.models import RoleOfSecurity, User
 from app.accounts.passwords import ARGON2_COSTS, NORMAL_FORM
@@ -223,8 +223,10 @@ def _begin(_: Flask, user: User, authn_via: Collection[str] | None, **__: Any) -
     """Called when somebody has logged in, with both factors if there are two, or goes on with a new password. The view
     commits."""
     act_as(user)
-    if "change" not in (authn_via or ()):  # nothing is said of how a second factor was passed
+    ways = authn_via or ()  # nothing is said of how a second factor was passed
+    if "change" not in ways:
         audit.record("user.login", subject_of(user))
+        logins.note(user, is_registration="registration" in ways)
 
 
 def _end(_: Flask, user: User | None, **__: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -82,22 +83,31 @@ def create_user(
 
 
 @seeing(EVERYTHING)  # of which school is only known then
-def authenticate(login: str, password: str) -> User | None:
-    """The active user of this username or email address and password, or None.
+def authenticate(login: str, password: str, *conditions: sa.ColumnElement[bool]) -> User | None:
+    """The active user of this username or email address and password, or None. They are held until the commit: what
+    ends logins meanwhile finds this one.
 
     An address may be one confirmed user's, and be claimed by others besides. Who claims it logs in with it as well, or
     one could find out whose it is by registering with it; of those that claim it, only the last one does.
 
-    Takes the same time whether or not the login exists, so that nobody finds out who is a user.
+    Takes the same time whether or not the login exists, so that nobody finds out who is a user, and whatever it was
+    that kept somebody out.
+
+    Args:
+        login, password: as somebody types them.
+        conditions: on the user, beside those.
     """
     candidates = _candidates(login)
-    known = [(user, user.password_hash) for user in candidates if user is not None]
+    known = [(user.id, user.password_hash) for user in candidates if user is not None and user.active]
     # Checking takes long on purpose; on SQLite, whoever has read keeps every other writer waiting meanwhile.
     db.session.rollback()
-    matching = [user for user, stored in known if is_password(stored, password)]
+    matching = [each for each in known if is_password(each[1], password)]
     for _ in candidates[len(known) :]:
         hash_password(password)  # as long as checking one
-    user = next((user for user in matching if user.active), None)
+    # Asked for anew, also for nobody: a password that was changed meanwhile opens nothing any more.
+    id, stored = matching[0] if matching else (0, "")
+    query = sa.select(User).where(User.id == id, User.password_hash == stored, User.active, *conditions)
+    user = db.session.scalar(query.with_for_update(key_share=True))
     if user is not None and needs_rehash(user.password_hash):
         user.password_hash = hash_password(password)
     return user
@@ -153,6 +163,13 @@ def end_sessions_and_tokens(user: User) -> None:
     """From the commit on, whoever was logged in as the user is no more, nor is any script of theirs."""
     user.fs_uniquifier = new_uniquifier()
     revoke_all(user)
+
+
+def end_access(user: User) -> None:
+    """The same, and nobody knows the user's password any more: the next one comes with the link of a mail."""
+    # A hash like all others: a check that took no time would tell that there is none.
+    user.password_hash = hash_password(secrets.token_urlsafe(32))
+    end_sessions_and_tokens(user)
 
 
 def validated(given: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from app.accounts import Role, User, authenticate
+from app.accounts import Role, User, authenticate, prune_unconfirmed
 from app.accounts.models import AccountCode
 from app.columns import utc_now
 from app.extensions import db
@@ -84,6 +84,21 @@ def arrive(session, another, monkeypatch):
 
 def register(client, **fields):
     return client.post(f"{API}/register", json=ADA | fields)
+
+
+def test_who_never_confirms_is_gone_after_a_month_and_the_username_is_free(client, session):
+    month = utc_now() - timedelta(days=31)
+    register(client)
+    old = session.scalars(sa.select(User)).one()
+    old.created_at = month
+    confirmed = make_user(created_at=month)
+    deleted = make_user(created_at=month, active=False, confirmed_at=None)
+    session.commit()
+    recent = register(client, username="grace", email="grace@example.org").json["user_data"]["id"]
+    assert prune_unconfirmed(session) == 1
+    session.commit()
+    assert set(session.scalars(sa.select(User.id))) == {confirmed.id, deleted.id, recent}
+    assert register(client).status_code == 201
 
 
 def code_in(mail) -> str:

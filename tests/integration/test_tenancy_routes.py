@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.accounts import Role, User, issue_personal_token
+from app.accounts import LoginAddress, Role, User, issue_personal_token
 from app.extensions import Base
 from app.mail import EmailMessage
 from app.outbox import JobRecord, JobState
@@ -85,6 +85,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     },
     ("accounts.register", "GET"): many(EVERYBODY, "/register"),
     ("accounts.forgot_password", "GET"): many(EVERYBODY, "/forgot-password"),
+    **{("addresses.answer_link", method): Route(EVERYBODY) for method in ("GET", "POST")},
     **{("accounts." + name, "GET"): Route(EVERYBODY) for name in ("confirm", "confirm_by_link", "reset_password")},
     **{
         ("accounts." + name, "POST"): Route(EVERYBODY)
@@ -118,6 +119,10 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("tokens.list_", "GET"): many(USER, "/account/tokens"),
     ("tokens.create", "POST"): Route(USER),
     ("tokens.revoke_token", "POST"): one(USER, "/account/tokens/{token}/revoke"),
+    ("addresses.list_", "GET"): many(USER, "/account/addresses"),
+    ("addresses.trust", "POST"): one(USER, "/account/addresses/{address_id}/trust"),
+    ("addresses.block", "POST"): one(USER, "/account/addresses/{address_id}/block"),
+    ("addresses.forget", "POST"): one(USER, "/account/addresses/{address_id}/forget"),
     ("security.change_password", "GET"): many(USER, "/account/password"),
     ("security.verify", "GET"): many(USER, "/account/verify"),
     ("security.two_factor_setup", "GET"): many(USER, "/account/two-factor"),
@@ -203,6 +208,7 @@ def ids(session) -> dict[str, Any]:
     _, token = issue_personal_token(customer, "Zarathustras token", ["read"])
     session.commit()
     found |= {"day": tomorrow().date().isoformat(), "token": token.id}
+    found["address_id"] = session.scalars(sa.select(LoginAddress.id).where(LoginAddress.user_id == customer.id)).one()
     session.expunge_all()
     return found
 
@@ -224,7 +230,7 @@ def ask(client: FlaskClient, method: str, route: Route, path: str, ids: Mapping[
 
 def snapshot(session) -> list[Any]:
     session.rollback()
-    tables = (Reservation, Resource, User, JobRecord, EmailMessage)
+    tables = (Reservation, Resource, User, LoginAddress, JobRecord, EmailMessage)
     return [session.execute(sa.select(model.__table__).order_by(model.__table__.c.id)).all() for model in tables]
 
 
@@ -330,7 +336,7 @@ def test_every_statement_of_a_request_names_the_school(session, client, statemen
     job, mail = session.scalar(sa.select(JobRecord.id)), session.scalar(sa.select(EmailMessage.id))
     ids = {"reservation": row.id, "resource": row.resource_id, "customer": customer.id, "mail": mail, "job": job}
     ids |= {"failed_job": job, "name": "name", "address": customer.email, "day": tomorrow().date().isoformat()}
-    ids["token"] = 0
+    ids["token"] = ids["address_id"] = 0
     user = make_user(Role.STAFF)
     client, headers = log_in(client, user), bearer(user)
     seen = 0

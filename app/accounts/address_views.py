@@ -1,0 +1,136 @@
+"""The addresses from which one has logged in: the pages behind the links of a mail, and the list of one's own.
+
+To look at a link's page says nothing: programs do so too, which look through mails for what is bad.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_security.utils import check_and_update_authn_fresh
+from flask_wtf import FlaskForm
+
+from app.access import public
+from app.accounts import limits, logins
+from app.accounts.browsers import browser_of
+from app.accounts.models import LoginAddress
+from app.accounts.permissions import acting_user, can, login_required, require
+from app.errors import ConflictError, InvalidInputError
+
+P = ParamSpec("P")
+pages = Blueprint("addresses", __name__)
+
+BLOCKED = (
+    "The address is blocked, everybody who was logged in as you is out, and your password works no more. "
+    "A mail with the link to a new one is on its way."
+)
+TRUSTED = "The address is yours: logins from there need no word from you."
+NOT_FROM_HERE = (
+    "You may change this from an address that you have trusted: follow the link of the mail about this one first, "
+    "or come back from another."
+)
+ANSWERS: dict[str, tuple[Callable[[str], None], str]] = {
+    "trust": (logins.trust_by_link, TRUSTED),
+    "block": (logins.block_by_link, BLOCKED),
+}
+
+
+def fresh_login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
+    """As `login_required`, and asks again for the password when the login was long ago."""
+
+    @login_required
+    @wraps(view)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
+        settings = current_app.config
+        acting_user()  # of whose session Flask-Security knows then how old it is
+        if check_and_update_authn_fresh(settings["SECURITY_FRESHNESS"], settings["SECURITY_FRESHNESS_GRACE_PERIOD"]):
+            return view(*args, **kwargs)
+        return redirect(url_for("security.verify", next=url_for("addresses.list_")))
+
+    return guarded
+
+
+@pages.route("/login-address/<token>/<any(trust, block):answer>", methods=["GET", "POST"])
+@public
+def answer_link(token: str, answer: str) -> ResponseReturnValue:
+    """Shows a button, which says whether a login was one's own."""
+    form = FlaskForm()
+    if form.validate_on_submit():
+        limits.spend_code()
+        act, words = ANSWERS[answer]
+        try:
+            act(token)
+        except InvalidInputError:
+            return _dead_link(token)
+        flash(words, "success")
+        return redirect(url_for("security.login"))
+    found = logins.find(token)
+    if found is None:
+        return _dead_link(token)
+    return render_template("accounts/address_link.html", found=found, answer=answer)
+
+
+@pages.get("/account/addresses")
+@fresh_login_required
+def list_() -> ResponseReturnValue:
+    """From where one has logged in."""
+    page = logins.addresses_of(acting_user(), cursor=request.args.get("cursor"))
+    return render_template(
+        "accounts/addresses.html",
+        addresses=page.items,
+        next_cursor=page.next_cursor,
+        is_here=logins.is_here,
+        browser_of=browser_of,
+        may_change=can(acting_user(), "addresses.change"),
+        not_from_here=NOT_FROM_HERE,
+    )
+
+
+@pages.post("/account/addresses/<int(min=1, max=2147483647):address_id>/trust")
+@fresh_login_required
+def trust(address_id: int) -> ResponseReturnValue:
+    """Takes an address for one's own; one that was blocked is not any more."""
+    logins.trust(_own(address_id))
+    flash(TRUSTED, "success")
+    return redirect(url_for("addresses.list_"), 303)
+
+
+@pages.post("/account/addresses/<int(min=1, max=2147483647):address_id>/block")
+@fresh_login_required
+def block(address_id: int) -> ResponseReturnValue:
+    """Says that a login was somebody else's; that ends this session too."""
+    found = _own(address_id)
+    if logins.is_here(found):
+        raise ConflictError("You are at this address now: blocked, it would let you in no more.")
+    logins.block(found)
+    flash(BLOCKED, "success")
+    return redirect(url_for("security.login"), 303)
+
+
+@pages.post("/account/addresses/<int(min=1, max=2147483647):address_id>/forget")
+@fresh_login_required
+def forget(address_id: int) -> ResponseReturnValue:
+    """Makes an address one that was never seen."""
+    logins.forget(_own(address_id))
+    flash("The address is forgotten: you will be told of the next login from there.", "success")
+    return redirect(url_for("addresses.list_"), 303)
+
+
+def _own(address_id: int) -> LoginAddress:
+    """One of one's addresses, to be changed."""
+    found = logins.get_address(acting_user(), address_id)
+    require(acting_user(), "addresses.change", found, message=NOT_FROM_HERE)
+    return found
+
+
+def _dead_link(token: str) -> ResponseReturnValue:
+    return render_template(
+        "accounts/dead_link.html",
+        message=logins.why_dead(token),
+        way_on="accounts.forgot_password",
+        words="Choose a new password",
+    ), 410

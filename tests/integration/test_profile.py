@@ -10,13 +10,14 @@ import sqlalchemy as sa
 from app.accounts import Role, issue_personal_token
 from app.accounts.models import MessagePreference
 from app.extensions import db
+from app.mail import optional_kinds
 from app.outbox import StatusChange
 from tests.reservation_factories import bearer, log_in, make_user
 from tests.simultaneous import at_once
 
 ME, PAGE = "/api/v1/me", "/account"
 KIND = "reservation-status"
-ALL = {"notice": {"mail": True, "push": True}, KIND: {"mail": True, "push": True}}
+ALL = {kind: {"mail": True, "push": True} for kind in optional_kinds()}
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
@@ -142,6 +143,9 @@ def test_the_page_shows_and_saves_the_profile(client, user):
     assert (saved.status_code, saved.location) == (303, PAGE)
     page = client.get(PAGE)
     assert "Your profile is saved." in page.text
+    assert not client.get("/api/v1/me", headers=bearer(user)).json["skips_own_changes"]
+    client.post(PAGE, data=form | {"skips_own_changes": "y"})
+    assert client.get("/api/v1/me", headers=bearer(user)).json["skips_own_changes"]
     assert "Ada &lt;b&gt;" in page.text
     assert "Ada <b>" not in page.text
     assert '<option selected value="Europe/Berlin">' in page.text

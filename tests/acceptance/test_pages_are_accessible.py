@@ -1,0 +1,86 @@
+"""Every page, as axe sees it: no finding that is serious, wide and narrow, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+
+from app import create_app
+from app.demo import DEMO_PASSWORD
+from tests.acceptance.conftest import Stack
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_group("stack")]
+
+# No pages, or pages of who is not in.
+NO_PAGES = ("/api/openapi.json", "/api/v1", "/static", "/healthz", "/readyz", "/metrics", "/jobs/live", "/login/rescue")
+OF_STRANGERS = ("/login", "/register", "/confirm", "/forgot-password")
+# Of each kind of page that shows one row, that of the first row of a list.
+OF_ROWS = {"/reservations/": "tbody a.row-link", "/jobs/": "tbody a.row-link", "/mails": "tbody a.row-link"}
+VIEWS = [(1440, "light"), (1440, "dark"), (360, "light"), (360, "dark")]
+
+RUN = """async () => {
+    const found = await axe.run(document, {resultTypes: ["violations"]});
+    return found.violations
+        .filter((rule) => ["serious", "critical"].includes(rule.impact))
+        .map((rule) => `${rule.id}: ${rule.nodes.map((node) => node.target.join(" ")).slice(0, 3).join(" | ")}`);
+}"""
+
+
+def findings(page: Any) -> list[str]:
+    """What axe finds on a page that is serious, in all four views."""
+    page.evaluate(AXE_SCRIPT)
+    found: list[str] = []
+    for width, scheme in VIEWS:
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.set_viewport_size({"width": width, "height": 900})
+        found += [f"{width} {scheme}: {finding}" for finding in page.evaluate(RUN)]
+    return found
+
+
+def pages_without_arguments(folder: Path) -> Iterator[str]:
+    """The paths of all pages that need no id."""
+    app = create_app(environ={"APP_ENV": "development"}, instance_path=folder)
+    for rule in app.url_map.iter_rules():
+        if "GET" in (rule.methods or ()) and not rule.arguments and not rule.rule.startswith(NO_PAGES):
+            yield rule.rule
+
+
+def log_in(stack: Stack, page: Any, name: str) -> None:
+    page.goto(f"{stack.url}/login")
+    page.get_by_label("Username or email").fill(name)
+    page.get_by_label("Password", exact=True).fill(DEMO_PASSWORD)
+    page.get_by_role("button", name="Log in", exact=True).click()
+    page.locator("#main").wait_for()
+
+
+def ask_for_a_mail(stack: Stack, page: Any) -> None:
+    """So that no list is empty."""
+    page.goto(f"{stack.url}/reservations/new")
+    page.get_by_label("Start").fill("2031-01-03T10:00")
+    page.get_by_role("button", name="Make the reservation").click()
+    page.locator(".timeline .effect", has_text="reservation-new").get_by_text("sent").wait_for(timeout=30_000)
+
+
+def test_nobody_finds_a_page_that_is_hard_to_use(stack: Stack, page: Any, tmp_path: Path):
+    paths = set(pages_without_arguments(tmp_path))
+    strangers = sorted(path for path in paths if path.startswith(OF_STRANGERS))
+    found: dict[str, list[str]] = {}
+    for path in strangers:
+        page.goto(f"{stack.url}{path}")
+        found[path] = findings(page)
+    log_in(stack, page, "admin")
+    ask_for_a_mail(stack, page)
+    for path in sorted(paths - set(strangers)):
+        page.goto(f"{stack.url}{path}")
+        found[path] = findings(page)
+    for path, link in OF_ROWS.items():
+        page.goto(f"{stack.url}{path}")
+        page.set_viewport_size({"width": 1440, "height": 900})
+        page.locator(link).first.click()
+        page.wait_for_load_state()
+        found[f"one of {path}"] = findings(page)
+    assert {path: serious for path, serious in found.items() if serious} == {}

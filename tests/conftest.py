@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 import jobs
 from app import create_app
 from app.extensions import Base, db, table_of
+from app.mail import close_connections
 from jobs.engine.light import LightWorker
 from tests.domain import Ticket
 from tests.processes import Processes
@@ -106,6 +107,7 @@ def app(settings: dict[str, Any], tmp_path: Path) -> Iterator[Flask]:
     app = make_app(settings, tmp_path)
     with app.app_context():
         yield app
+        close_connections()
         db.session.remove()
         db.engine.dispose()
 

@@ -13,9 +13,10 @@ from itertools import count
 from bench.contestants import Desk
 from bench.errors import BenchError
 from bench.figures import Comparison, Quantity, percentile
-from bench.ground import START_SECONDS, Ground, Grounds, free_port
+from bench.ground import START_SECONDS, Ground, Grounds
 from bench.plan import Plan
 from bench.rows import CUSTOMERS, load_pending
+from tests.servers import free_port
 
 CLIENTS = (1, 8)
 REQUESTS = 400

@@ -12,31 +12,22 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
-from app.accounts import create_user
+from app.accounts import Role
 from app.dev.inbox import write_atomically
-from app.extensions import db
 from app.mail import EmailMessage, MailRequest, get_mail, send_mails
 from app.outbox import JobRecord, JobState
 from tests.conftest import make_app
+from tests.reservation_factories import log_in, make_user
 from tests.smtp import SmtpServer
 
-PASSWORD = "correct horse battery staple"
 CONTEXT = {"server": "mail.example.org"}
 KEY = "20251125T143005.000001Z-0123abcd"
-
-
-def log_in(client: FlaskClient, role: str = "admin") -> None:
-    create_user(username=role, email=f"{role}@example.org", password=PASSWORD, role=role, name="", time_zone=None)
-    db.session.commit()
-    answer = client.post("/login", data={"login": role, "password": PASSWORD})
-    assert answer.status_code == 302
 
 
 @pytest.fixture
 def staff(client: FlaskClient) -> FlaskClient:
     """A browser of an admin: these mails are the system's own, which no school's staff sees."""
-    log_in(client)
-    return client
+    return log_in(client, make_user(Role.ADMIN))
 
 
 @pytest.fixture
@@ -72,7 +63,7 @@ def caught(app: Flask) -> str:
 @pytest.mark.parametrize("path", ["/mails", "/mails/previews", "/dev/inbox"])
 def test_the_pages_are_for_staff(app: Flask, client: FlaskClient, path: str) -> None:
     assert client.get(path).status_code == 302
-    log_in(client, "member")
+    log_in(client, make_user())
     assert client.get(path).status_code == 403
 
 
@@ -283,17 +274,11 @@ def test_the_preview_command_shows_each_part(app: Flask) -> None:
 
 class TestTheTestCommand:
     @pytest.fixture
-    def smtp(self) -> Any:
-        server = SmtpServer().start()
-        yield server
-        server.stop()
-
-    @pytest.fixture
     def settings(self, settings: dict[str, Any], smtp: SmtpServer) -> dict[str, Any]:
-        return settings | {"MAIL_SERVER": "localhost", "MAIL_PORT": str(smtp.port)}
+        return settings | smtp.settings
 
     def test_tells_what_the_server_said(self, app: Flask, smtp: SmtpServer) -> None:
-        assert run(app, "test", "ada@example.org").stdout == "localhost took it: 250 2.0.0 taken\n"
+        assert run(app, "test", "ada@example.org").stdout == "127.0.0.1 took it: 250 2.0.0 taken\n"
         assert smtp.received[0].recipients == ("ada@example.org",)
 
     def test_sends_nothing_when_mail_is_switched_off(self, app: Flask, smtp: SmtpServer) -> None:

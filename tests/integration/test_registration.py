@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -15,12 +14,13 @@ from app.accounts import Role, User, authenticate
 from app.accounts.models import AccountCode
 from app.columns import utc_now
 from app.extensions import db
-from app.mail import EmailMessage, MailState, close_connections
+from app.mail import EmailMessage, MailState
 from app.outbox import TIMED, WAITING, JobRecord, JobState, publisher, relay
 from jobs.engine import claim as claims
 from jobs.engine.light import LightWorker
+from tests.job_records import state_of
 from tests.reservation_factories import PASSWORD, bearer, make_user
-from tests.servers import ValkeyServer, short_folder, wait_until
+from tests.servers import wait_until
 from tests.smtp import HANG, SmtpServer
 
 API = "/api/v1/auth"
@@ -28,31 +28,8 @@ ADA = {"username": "ada", "email": "ada@example.org", "password": PASSWORD}
 
 
 @pytest.fixture
-def smtp() -> Iterator[SmtpServer]:
-    """A mail server that takes everything, until a test says otherwise."""
-    server = SmtpServer().start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def another() -> Iterator[ValkeyServer]:
-    """A broker that a test may take away."""
-    with short_folder() as folder:
-        server = ValkeyServer(folder)
-        server.start()
-        yield server
-        server.kill()
-
-
-@pytest.fixture
 def settings(settings, smtp, another):
-    return settings | {
-        "REDIS_URL": another.url,
-        "MAIL_SERVER": "127.0.0.1",
-        "MAIL_PORT": str(smtp.port),
-        "REGISTRATION_DIRECT_MAIL_SECONDS": "20",
-    }
+    return settings | smtp.settings | {"REDIS_URL": another.url, "REGISTRATION_DIRECT_MAIL_SECONDS": "20"}
 
 
 @pytest.fixture
@@ -60,7 +37,6 @@ def app(app):
     yield app
     db.session.rollback()  # on SQLite, whoever has read keeps the threads that send waiting
     wait_until(lambda: not any(thread.name == "direct-mail" for thread in threading.enumerate()))
-    close_connections()
 
 
 @pytest.fixture
@@ -186,11 +162,6 @@ def test_a_hanging_mail_server_and_no_broker_hold_nobody_up_and_nobody_else_send
     assert claims.claim(session, [job_id], "another worker") == []  # it is being sent
     smtp.mend(fault)
     wait_until(lambda: state_of(session, job_id) is JobState.RETRYABLE)
-
-
-def state_of(session, job_id: str) -> JobState:
-    session.rollback()
-    return session.scalar(sa.select(JobRecord.state).where(JobRecord.id == job_id))
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

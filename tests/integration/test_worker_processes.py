@@ -17,6 +17,8 @@ from tests.servers import wait_until
 
 LIGHT = ("-w", "jobs.engine.light.LightWorker")
 HEAVY = ("-w", "jobs.engine.heavy.HeavyWorker")
+# What signals and timeouts write is tested on both in test_engine_execution; test_rolling_restart has PostgreSQL.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def test_rqs_stock_worker_command_runs_the_light_worker(session, processes, settings):
@@ -25,6 +27,7 @@ def test_rqs_stock_worker_command_runs_the_light_worker(session, processes, sett
     assert read(session, id).state is JobState.COMPLETED, processes.output()
 
 
+@on_sqlite
 def test_rqs_stock_pool_command_runs_light_workers(session, processes, settings):
     ids = [asked(session, "test.greet", ticket_id=n) for n in range(10)]
     command = ("rq", "worker-pool", *LIGHT, "--url", settings["REDIS_URL"], "-n", "2", "--burst", "mail", "default")
@@ -41,6 +44,7 @@ def test_rqs_stock_worker_command_runs_the_heavy_worker(session, processes, sett
     assert record.worker.startswith("heavy-")
 
 
+@on_sqlite
 def test_a_heavy_job_that_sits_in_c_is_stopped_by_its_timeout(session, processes):
     id = asked(session, "test.heavy_nap", seconds=50)
     began = time.monotonic()
@@ -52,6 +56,7 @@ def test_a_heavy_job_that_sits_in_c_is_stopped_by_its_timeout(session, processes
     assert count(session, Ticket) == 0
 
 
+@on_sqlite
 def test_an_undecodable_copy_at_rq_is_nothing_to_the_heavy_worker(session, processes, broker):
     id = asked(session, "test.heavy_nap", seconds=0)
     broker.hset(f"rq:job:{id}", "data", b"\x80\x04 not json")
@@ -79,6 +84,7 @@ def test_the_third_death_in_a_row_fails_the_job_as_a_poison_pill(session, proces
     assert record.claims == 3
 
 
+@on_sqlite
 def test_sigterm_lets_a_running_job_finish(session, processes):
     id = asked(session, "test.long_nap", seconds=2)
     worker = processes.worker()
@@ -88,6 +94,7 @@ def test_sigterm_lets_a_running_job_finish(session, processes):
     assert read(session, id).state is JobState.COMPLETED, processes.output()
 
 
+@on_sqlite
 def test_sigterm_gives_back_what_does_not_finish_within_the_grace(session, processes):
     id = asked(session, "test.long_nap", seconds=30)
     worker = processes.worker(SHUTDOWN_GRACE_SECONDS="1")
@@ -100,6 +107,7 @@ def test_sigterm_gives_back_what_does_not_finish_within_the_grace(session, proce
     assert count(session, Ticket) == 0
 
 
+@on_sqlite
 def test_sigterm_gives_a_heavy_job_back_too(session, processes):
     id = asked(session, "test.heavy_long_nap", seconds=60)
     worker = processes.worker("--heavy", SHUTDOWN_GRACE_SECONDS="1")
@@ -111,6 +119,7 @@ def test_sigterm_gives_a_heavy_job_back_too(session, processes):
     assert attempts(session, id) == []
 
 
+@on_sqlite
 def test_a_second_sigterm_gives_everything_back_at_once(session, processes):
     id = asked(session, "test.long_nap", seconds=30)
     worker = processes.worker()
@@ -143,6 +152,7 @@ def test_a_pool_replaces_a_worker_that_died_and_gives_its_job_to_another_at_once
 
 
 @pytest.mark.slow
+@on_sqlite
 def test_a_light_job_that_sits_in_c_past_its_timeout_ends_the_process_and_not_the_job(session, processes):
     id = asked(session, "test.nap", seconds=45, uninterrupted=True)
     worker = processes.worker()

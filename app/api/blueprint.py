@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from flask import current_app, g, request
 from flask_login import current_user
 from flask_smorest import Blueprint
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.api.document import Endpoint, describe
 from app.api.errors import ScopeError, UnauthenticatedError
@@ -65,7 +66,7 @@ class ApiBlueprint(Blueprint):
         super().add_url_rule(rule, endpoint, view, provide_automatic_options, **options)
 
     def _guard(self) -> None:
-        request.max_content_length = min(MAX_BODY_BYTES, current_app.config["MAX_REQUEST_BYTES"])
+        _refuse_large_body(min(MAX_BODY_BYTES, current_app.config["MAX_REQUEST_BYTES"]))
         if hasattr(current_app.view_functions[request.endpoint or ""], "is_public"):
             return
         _require_bearer()
@@ -76,6 +77,13 @@ def public(view: View) -> View:
     """Opens an endpoint of the API to everybody. Goes right above the function, below the blueprint's decorators."""
     view.__dict__["is_public"] = True
     return view
+
+
+def _refuse_large_body(limit: int) -> None:
+    request.max_content_length = limit
+    # Werkzeug refuses a size that is told, and cuts a body off that does not tell it: what fills the limit may go on.
+    if len(request.get_data(cache=True)) >= limit and request.content_length is None:
+        raise RequestEntityTooLarge
 
 
 def _require_bearer() -> None:

@@ -79,17 +79,6 @@ def test_a_wrong_login_or_password_makes_none(session, login):
     assert authenticate(login, "wrong password") is None
 
 
-def test_an_unknown_user_costs_a_hash_as_a_known_one_does(session, monkeypatch):
-    create_user(**GOOD)
-    session.commit()
-    hashed = []
-    monkeypatch.setattr(services, "hash_password", hashed.append)
-    monkeypatch.setattr(services, "is_password", lambda *_: hashed.append("checked"))
-    authenticate("nobody", "x")
-    authenticate("ada.l", "x")
-    assert hashed == ["x", "checked"]
-
-
 def test_a_hash_with_old_parameters_is_made_anew_at_the_next_login(session):
     user = make_user(password_hash=PasswordHasher(time_cost=2, memory_cost=16, parallelism=1).hash(PASSWORD))
     before = user.password_hash

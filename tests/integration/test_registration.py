@@ -244,23 +244,6 @@ def test_the_owner_of_an_address_comes_first_by_it(client, session):
     assert authenticate(ADA["email"], "a wrong password") is None
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("path", ["register", "resend-confirmation", "password-reset"])
-def test_known_and_unknown_addresses_cost_the_same_statements(client, session, statements, path):
-    make_user(email="known@example.org")
-    register(client, username="claims", email="claimed@example.org")
-
-    def cost(email: str, username: str) -> list[str]:
-        statements.clear()
-        body = {"email": email} | ({"username": username, "password": PASSWORD} if path == "register" else {})
-        assert client.post(f"{API}/{path}", json=body).status_code in (201, 202)
-        return list(statements)
-
-    costs = [cost(f"{name}@example.org", name) for name in ("known", "claimed", "unknown")]
-    assert costs[0]
-    assert costs[0] == costs[1] == costs[2]
-
-
 def test_of_several_who_claim_an_address_one_gets_it(client, session, smtp, arrive):
     register(client)
     register(client, username="ada2")

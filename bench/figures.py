@@ -116,6 +116,8 @@ AIMS = (
     Aim("patch_*", "celery", at_most=0.5),
     Aim("request_to_smtp_p50", at_most=15),
     Aim("request_to_smtp_p99", at_most=50),
+    Aim("registration_*p99", at_most=1_000),
+    Aim("registration_hanging_mail_p50", "well", at_most=1.1),
     Aim("sweep", "celery", at_least=50),
     Aim("memory", "celery", at_most=0.7),
 )

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 
 from bench.errors import BenchError
-from tests.servers import PostgresServer, ValkeyServer, short_folder
+from tests.servers import PostgresServer, ValkeyServer, free_port, short_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = 600
@@ -175,13 +175,6 @@ class Grounds:
         name = self._postgres.create()
         cleanup.callback(self._postgres.drop, name)
         return self._postgres.url(name)
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _listens(port: int) -> bool:

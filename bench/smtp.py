@@ -1,12 +1,14 @@
-"""An SMTP server that takes every mail, as fast as it can or with a delay, and writes down when.
+"""An SMTP server that takes every mail, as fast as it can or with a delay, and writes down when; or one that hangs.
 
 Run as a program: `python -m bench.smtp PORT DELAY_SECONDS LOG`. It speaks just enough of RFC 5321 for one client
 library, since a complete server would be what is measured. The log has a line for each accepted mail: the Unix time.
+With an infinite delay it takes connections and says nothing, not even its greeting.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import time
 from pathlib import Path
@@ -19,6 +21,8 @@ async def converse(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_seconds: float, log: TextIO
 ) -> None:
     """One client's connection."""
+    if math.isinf(delay_seconds):
+        await asyncio.Future()
     writer.write(b"220 bench\r\n")
     while line := await reader.readline():
         verb = line[:4].upper()

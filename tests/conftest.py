@@ -18,13 +18,24 @@ from sqlalchemy.orm import Session
 
 import jobs
 from app import create_app
+from app.accounts import security
 from app.extensions import Base, db, table_of
+from app.mail import close_connections
 from jobs.engine.light import LightWorker
 from tests.domain import Ticket
 from tests.processes import Processes
 from tests.servers import PostgresServer, ValkeyServer, short_folder
 
 DATABASES = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_password_hashes() -> Iterator[None]:
+    """Argon2 at its least cost, where each test logs somebody in; test_accounts_services tells what it costs really."""
+    least = {"argon2__time_cost": 1, "argon2__memory_cost": 8, "argon2__parallelism": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(security.SETTINGS, "PASSWORD_HASH_PASSLIB_OPTIONS", least)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +50,9 @@ def valkey() -> Iterator[ValkeyServer]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A running PostgreSQL."""
-    with short_folder() as folder:
-        server = PostgresServer(folder)
+    """A running PostgreSQL, in memory where there is room: each test makes a database of its own."""
+    with short_folder(in_memory=True) as folder:
+        server = PostgresServer(folder, survives_power_cuts=False)
         yield server
         server.stop("immediate")  # nobody needs what it would write to disk
 
@@ -106,6 +117,7 @@ def app(settings: dict[str, Any], tmp_path: Path) -> Iterator[Flask]:
     app = make_app(settings, tmp_path)
     with app.app_context():
         yield app
+        close_connections()
         db.session.remove()
         db.engine.dispose()
 

@@ -107,6 +107,11 @@ class SmtpServer:
         assert self._server is not None, "the server is not started"
         return self._server.server_address[1]
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of an application whose mails are to come here."""
+        return {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(self.port)}
+
     def start(self) -> SmtpServer:
         """Begins to listen, on the same port as before when it did before."""
         port = self._server.server_address[1] if self._server else 0

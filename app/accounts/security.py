@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, abort, render_template, request
 from flask_login import LoginManager, user_logged_out
@@ -185,6 +186,7 @@ def init_app(app: Flask) -> None:
     open_endpoints(app, *(f"security.{view}" for view in OPEN_VIEWS))
     # It would mail the operators for whoever has lost the second factor; recovery codes are for that.
     app.view_functions["security.two_factor_rescue"] = public(lambda: abort(404))
+    app.before_request(_refuse_broken_next)
     app.before_request(_limit_guesses)
     user_authenticated.connect(_begin, app)
     user_logged_out.connect(_end, app)
@@ -212,6 +214,16 @@ def _recognise_sessions(login_manager: LoginManager) -> None:
 
     # Flask-Security's own token in a header or a query: pages take no tokens.
     login_manager.request_loader(lambda _: None)
+
+
+def _refuse_broken_next() -> None:
+    """What is no address, as `//[::1`, is refused here: Flask-Security's look at it fails."""
+    if request.blueprint == "security":
+        for given in (*request.args.getlist("next"), *request.form.getlist("next")):
+            try:
+                urlsplit(given.replace("\\", "/"))
+            except ValueError:
+                abort(400, "What should come next is no address.")
 
 
 def _limit_guesses() -> None:

@@ -64,8 +64,10 @@ def create_user(
     Raises:
         InvalidInputError: names every field that is wrong or taken.
     """
-    given = {"username": username, "email": email, "password": password, "role": role, "name": name or username}
-    values = validated(given | ({"time_zone": time_zone} if time_zone else {}))
+    given = {"username": username, "email": email, "password": password, "role": role}
+    optional = {"name": name, "time_zone": time_zone}
+    values = validated(given | {field: value for field, value in optional.items() if value})
+    values.setdefault("name", values["username"])
     # Before the first question: on SQLite, whoever has asked keeps every other writer waiting.
     values["password_hash"] = hash_password(values.pop("password"))
     values["confirmed_at"] = utc_now() if is_confirmed else None

@@ -1,14 +1,17 @@
 """What a case asks of Belfry, each step in a process of its own: `python -m bench.belfry.steps STEP [NUMBER]`.
 
-`bench/peers/django_celery/steps.py` has the same steps.
+`bench/peers/django_celery/steps.py` has the same steps, but for the hashes: its desk has no registration.
 """
 
 from __future__ import annotations
 
+import statistics
+import time
+
 import sqlalchemy as sa
 from flask_migrate import upgrade
 
-from app.accounts import Role, User, issue_personal_token
+from app.accounts import Role, User, hash_password, issue_personal_token
 from app.columns import utc_now
 from app.extensions import db
 from app.outbox import JobRequest, enqueue_many
@@ -50,6 +53,16 @@ def enqueue_noops(count: int) -> None:
         db.session.commit()
 
 
+def hash_passwords(count: int) -> float:
+    """Hashes so many passwords; returns the median of their seconds."""
+    taken = []
+    for n in range(count):
+        begun = time.perf_counter()
+        hash_password(f"correct horse battery {n}")
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
 def sweep(_: int) -> dict[str, float]:
     """Completes the overdue reservations, as the periodic job does."""
     return measured(_sweep)
@@ -63,4 +76,4 @@ def _sweep() -> int:
 
 if __name__ == "__main__":
     with app.app_context():
-        take(prepare, confirm, enqueue_noops, sweep)
+        take(prepare, confirm, enqueue_noops, hash_passwords, sweep)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from bench.cases.mails import mails, mails_50ms
 from bench.cases.memory import memory
 from bench.cases.noop import noop
+from bench.cases.registration import registration
 from bench.cases.sweep import sweep
 from bench.cases.web import patch, request_to_smtp
 from bench.figures import Comparison
@@ -16,5 +17,5 @@ from bench.plan import Plan
 Case = Callable[[Grounds, Plan], Iterator[Comparison]]
 
 CASES: dict[str, Case] = {
-    case.__name__: case for case in (noop, mails, mails_50ms, patch, request_to_smtp, sweep, memory)
+    case.__name__: case for case in (noop, mails, mails_50ms, patch, request_to_smtp, registration, sweep, memory)
 }

@@ -13,9 +13,10 @@ from itertools import count
 from bench.contestants import Desk
 from bench.errors import BenchError
 from bench.figures import Comparison, Quantity, percentile
-from bench.ground import START_SECONDS, Ground, Grounds, free_port
+from bench.ground import START_SECONDS, Ground, Grounds
 from bench.plan import Plan
 from bench.rows import CUSTOMERS, load_pending
+from tests.servers import free_port
 
 CLIENTS = (1, 8)
 REQUESTS = 400
@@ -51,14 +52,27 @@ class Api:
             connection.close()
 
     def _patch(self, connection: http.client.HTTPConnection, id: int) -> float:
-        begun = time.perf_counter()
-        connection.request("PATCH", f"/api/v1/reservations/{id}", json.dumps({"status": "confirmed"}), self._headers)
-        answer = connection.getresponse()
-        content = answer.read()
-        seconds = time.perf_counter() - begun
-        if answer.status != 200:
-            raise BenchError(f"a PATCH was answered with {answer.status}: {content[:200].decode()}")
+        path, body = f"/api/v1/reservations/{id}", {"status": "confirmed"}
+        seconds, status, content = ask(connection, "PATCH", path, body, self._headers)
+        if status != 200:
+            raise BenchError(f"a PATCH was answered with {status}: {content[:200].decode()}")
         return seconds
+
+
+def ask(
+    connection: http.client.HTTPConnection, method: str, path: str, body: object, headers: Mapping[str, str]
+) -> tuple[float, int, bytes]:
+    """One request with a JSON body: the seconds that it took, its status and its content."""
+    begun = time.perf_counter()
+    connection.request(method, path, json.dumps(body), dict(headers))
+    answer = connection.getresponse()
+    content = answer.read()
+    return time.perf_counter() - begun, answer.status, content
+
+
+def percentiles(name: str, seconds: Sequence[float]) -> dict[Quantity, float]:
+    """The median and the 99th percentile, in ms."""
+    return {Quantity(f"{name}_p{percent}", "ms"): percentile(seconds, percent) * 1_000 for percent in (50, 99)}
 
 
 def patch(grounds: Grounds, plan: Plan) -> Iterator[Comparison]:
@@ -111,7 +125,7 @@ def _patch(grounds: Grounds, desk: Desk, database: str, plan: Plan) -> Mapping[Q
         api.confirm(WARM_UP, max(CLIENTS))
         for clients in CLIENTS:
             name = f"patch_{clients}_client{'s' if clients > 1 else ''}"
-            figures |= _percentiles(name, api.confirm(requests, clients))
+            figures |= percentiles(name, api.confirm(requests, clients))
     return figures
 
 
@@ -119,7 +133,7 @@ def _request_to_smtp(grounds: Grounds, desk: Desk, database: str, plan: Plan) ->
     mails = plan.scaled(MAILS)
     with grounds.fresh(database) as ground:
         api, _ = start_installation(ground, desk, mails)
-        return _percentiles("request_to_smtp", [_until_accepted(ground, api) for _ in range(mails)])
+        return percentiles("request_to_smtp", [_until_accepted(ground, api) for _ in range(mails)])
 
 
 def _until_accepted(ground: Ground, api: Api) -> float:
@@ -129,7 +143,3 @@ def _until_accepted(ground: Ground, api: Api) -> float:
     api.confirm(1)
     ground.wait(lambda: len(ground.accepted()) > before, START_SECONDS, every=0.005)
     return ground.accepted()[-1] - begun
-
-
-def _percentiles(name: str, seconds: Sequence[float]) -> dict[Quantity, float]:
-    return {Quantity(f"{name}_p{percent}", "ms"): percentile(seconds, percent) * 1_000 for percent in (50, 99)}

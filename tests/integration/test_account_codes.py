@@ -230,13 +230,6 @@ def test_a_new_password_by_the_pages(client, session):
 
 
 @ONLY_SQLITE
-@pytest.mark.parametrize("path", ["/register", "/confirm", "/confirm/x", "/resend-confirmation", "/forgot-password"])
-def test_every_form_needs_a_csrf_token(app, path):
-    app.config["WTF_CSRF_ENABLED"] = True
-    assert app.test_client().post(path, data={"email": "a@example.org"}).status_code == 400
-
-
-@ONLY_SQLITE
 def test_who_claims_an_address_can_ask_for_another_code_there(client, session):
     user = create_user(username="ada", email="ada@example.org", password=PASSWORD, is_confirmed=False)
     session.commit()

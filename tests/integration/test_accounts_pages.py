@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urljoin, urlsplit
 
 import pytest
 from flask import Blueprint, abort, jsonify
@@ -71,29 +70,6 @@ def test_a_login_leads_to_where_one_wanted_to_go(client):
     answer = client.post(asked.location, data={"login": user.email, "password": PASSWORD})
     assert (answer.status_code, answer.location) == (302, "/staff-only?a=1")
     assert client.get("/staff-only").text == "welcome"
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "",
-        "//evil.example",
-        "///evil.example",
-        "/\\evil.example",
-        "\\\\evil.example",
-        "https://evil.example/",
-        "javascript:alert(1)",
-        "/\t/evil.example",
-        "/\n/evil.example",
-    ],
-)
-def test_a_login_never_leads_elsewhere(client, target):
-    user = make_user()
-    data = {"login": user.email, "password": PASSWORD}
-    answer = client.post("/login", query_string={"next": target}, data=data | {"next": target})
-    assert answer.status_code == 302
-    assert urlsplit(urljoin("http://localhost/login", answer.location.replace("\\", "/"))).netloc == "localhost"
-    assert client.get("/start").location == "/reservations/"
 
 
 def test_a_wrong_password_says_so_and_keeps_next(client):

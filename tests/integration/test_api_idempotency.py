@@ -12,6 +12,7 @@ from app.api import KeptAnswer, prune_answers
 from app.mail import EmailMessage
 from app.outbox import JobRecord
 from app.reservations import Reservation
+from tests.job_records import count
 from tests.reservation_factories import PASSWORD, bearer, make_reservation, make_resource, make_user, tomorrow
 from tests.simultaneous import at_once
 
@@ -29,10 +30,6 @@ def ask(client):
         return client.post(LIST, json=body, headers={**headers, "Idempotency-Key": key})
 
     return ask
-
-
-def count(session, model) -> int:
-    return session.scalar(sa.select(sa.func.count()).select_from(model))
 
 
 def test_the_same_request_again_is_answered_again_and_done_once(ask, session):

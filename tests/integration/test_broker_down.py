@@ -19,7 +19,7 @@ from app.accounts import Role
 from app.outbox import JobRecord
 from app.reservations import Reservation, ReservationStatus
 from tests.reservation_factories import bearer, insert_reservations, make_user, tomorrow
-from tests.servers import ValkeyServer, free_port, short_folder, wait_until
+from tests.servers import ValkeyServer, free_port, wait_until
 
 # What a request may take longer without the broker.
 PROMISE_SECONDS = 0.05
@@ -59,16 +59,6 @@ class Web:
 def settings(settings):
     """With the timeouts of the broker that everybody has."""
     return {name: value for name, value in settings.items() if not name.startswith("BROKER_")}
-
-
-@pytest.fixture
-def another() -> Iterator[ValkeyServer]:
-    """A broker that a test may take away, on a port."""
-    with short_folder() as folder:
-        server = ValkeyServer(folder, free_port())
-        server.start()
-        yield server
-        server.stop()
 
 
 @contextmanager

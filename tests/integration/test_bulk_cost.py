@@ -28,15 +28,12 @@ from app.outbox import (
 )
 from app.reservations import Reservation, ReservationStatus, sweep_overdue
 from tests.conftest import make_app
+from tests.job_records import count
 from tests.reservation_factories import insert_reservations, make_reservation, make_user, tomorrow
 
 
 def verbs(statements: list[str]) -> Counter[str]:
     return Counter(statement.split()[0] for statement in statements)
-
-
-def count(session, model: type) -> int:
-    return session.scalar(sa.select(sa.func.count()).select_from(model))
 
 
 def test_a_sweep_takes_two_statements_however_many_rows_since_no_hook_hears_of_it(session, statements):

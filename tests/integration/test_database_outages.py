@@ -17,14 +17,14 @@ from flask import Flask
 from sqlalchemy.orm import Session
 
 from app.extensions import KEEPALIVE, db
-from app.mail import MailRequest, MailState, close_connections, delivery, get_mail, send_mails, transport
-from app.outbox import JobAttempt, JobRecord, JobState, WorkerProcess, enqueue
+from app.mail import MailRequest, MailState, delivery, get_mail, send_mails, transport
+from app.outbox import JobAttempt, JobRecord, JobState, WorkerProcess
 from jobs.engine import claim, current_job, execution
 from jobs.engine.chunk import COMMIT_SECONDS
 from jobs.engine.deadlines import no_limit
 from tests.domain import Ticket, behaviour
+from tests.job_records import asked, count, read
 from tests.servers import CuttingProxy, PostgresServer, free_port, short_folder, wait_until
-from tests.smtp import SmtpServer
 
 HOLDING_ON = ("test.hold_on", "test.hold_on_in_chunks")
 CONTEXT = {"server": "mail.example.org"}
@@ -43,18 +43,8 @@ def proxy(settings: dict[str, str], postgres: PostgresServer) -> Iterator[Cuttin
 
 
 @pytest.fixture
-def smtp(settings: dict[str, str]) -> Iterator[SmtpServer]:
-    """A server that takes every mail of the application that a test asks for after it."""
-    server = SmtpServer().start()
-    settings |= {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(server.port)}
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def app(app: Flask) -> Iterator[Flask]:
-    yield app
-    close_connections()
+def settings(settings, smtp):
+    return settings | smtp.settings
 
 
 def answer_of(port: int) -> tuple[int, Any, Any]:
@@ -70,31 +60,15 @@ def answer_of(port: int) -> tuple[int, Any, Any]:
         connection.close()
 
 
-def asked(session: Session, name: str = "test.act", **args: Any) -> str:
-    id = enqueue(name, **args)
-    session.commit()
-    return id
-
-
 def attempt_at(app: Flask, session: Session, *ids: str) -> execution.Ends:
     """Claims and runs jobs as a worker does."""
     session.rollback()
     return execution.run(app, claim.claim(session, ids, "w"), no_limit)
 
 
-def read(session: Session, id: str) -> JobRecord:
-    session.rollback()
-    return session.get_one(JobRecord, id, populate_existing=True)
-
-
 def all_are(session: Session, ids: list[str], state: JobState) -> bool:
     session.rollback()
     return set(session.scalars(sa.select(JobRecord.state).where(JobRecord.id.in_(ids)))) == {state}
-
-
-def count(session: Session, model: type) -> int:
-    session.rollback()
-    return session.scalar(sa.select(sa.func.count()).select_from(model)) or 0
 
 
 def lose_connection(session: Session) -> None:

@@ -20,7 +20,6 @@ from app.extensions import db
 from app.outbox import (
     AttemptOutcome,
     JobArgumentError,
-    JobAttempt,
     JobRecord,
     JobState,
     UnknownJobError,
@@ -33,15 +32,8 @@ from jobs.engine.deadlines import no_limit
 from jobs.engine.errors import ClaimLostError
 from jobs.engine.light import LightWorker
 from tests.domain import Ticket, TicketStatus, behaviour
+from tests.job_records import asked, attempts, read
 from tests.servers import wait_until
-
-
-def fresh(session: Session, id: str) -> JobRecord:
-    session.rollback()
-    record = session.get(JobRecord, id, populate_existing=True)
-    session.expunge(record)
-    session.rollback()
-    return record
 
 
 def run(app, *items: claim.Claim) -> execution.Ends:
@@ -49,21 +41,11 @@ def run(app, *items: claim.Claim) -> execution.Ends:
     return execution.run(app, items, no_limit)
 
 
-def attempts(session: Session, id: str) -> list[JobAttempt]:
-    return list(session.scalars(sa.select(JobAttempt).where(JobAttempt.job_id == id).order_by(JobAttempt.id)))
-
-
-def asked(session: Session, name: str = "test.act", **args) -> str:
-    id = enqueue(name, **args)
-    session.commit()
-    return id
-
-
 def test_a_job_runs_and_its_result_is_kept(session, work):
     behaviour["act"] = lambda session, ticket_id: {"seen": ticket_id}
     id = asked(session, ticket_id=7)
     work()
-    record = fresh(session, id)
+    record = read(session, id)
     assert record.state is JobState.COMPLETED
     assert record.result == {"seen": 7}
     assert record.attempt == 1
@@ -78,7 +60,7 @@ def test_the_changes_of_a_job_commit_with_its_end(session, work):
     behaviour["act"] = act
     id = asked(session)
     work()
-    assert fresh(session, id).state is JobState.COMPLETED
+    assert read(session, id).state is JobState.COMPLETED
     assert session.scalars(sa.select(Ticket.title)).all() == ["made by the job"]
 
 
@@ -92,7 +74,7 @@ def test_a_job_that_fails_leaves_nothing_behind_and_is_retried_later(session, wo
     id = asked(session)
     before = utc_now()
     work()
-    record = fresh(session, id)
+    record = read(session, id)
     assert session.scalars(sa.select(Ticket.title)).all() == []
     assert (record.state, record.attempt) == (JobState.RETRYABLE, 1)
     assert timedelta(seconds=59) < record.scheduled_at - before < timedelta(seconds=75)
@@ -117,7 +99,7 @@ def test_attempts_are_used_up_then_the_job_fails(app, session, broker):
             assert item.attempt == number
             run(app, item)
             clock.shift(200)
-    record = fresh(session, id)
+    record = read(session, id)
     assert record.state is JobState.FAILED
     assert [attempt.number for attempt in attempts(session, id)] == [1, 2, 3]
 
@@ -130,7 +112,7 @@ def test_a_job_that_commits_itself_is_refused(session, work):
     behaviour["act"] = act
     id = asked(session)
     work()
-    assert fresh(session, id).error_type == "CommitInJobError"
+    assert read(session, id).error_type == "CommitInJobError"
     assert session.scalars(sa.select(Ticket.title)).all() == []
 
 
@@ -142,7 +124,7 @@ def test_a_job_may_use_savepoints(session, work):
     behaviour["act"] = act
     id = asked(session)
     work()
-    assert fresh(session, id).state is JobState.COMPLETED
+    assert read(session, id).state is JobState.COMPLETED
     assert session.scalars(sa.select(Ticket.title)).all() == ["inside"]
 
 
@@ -170,7 +152,7 @@ def test_a_job_delivered_twice_by_redis_runs_once(session, work, broker):
     broker.rpush("rq:queue:default", id)
     work()
     assert runs == [5]
-    assert fresh(session, id).claims == 1
+    assert read(session, id).claims == 1
 
 
 def test_a_second_delivery_does_not_hasten_a_retry(session, work, broker):
@@ -186,7 +168,7 @@ def test_a_second_delivery_does_not_hasten_a_retry(session, work, broker):
     broker.rpush("rq:queue:default", id)
     work()
     assert len(runs) == 1
-    assert fresh(session, id).state is JobState.RETRYABLE
+    assert read(session, id).state is JobState.RETRYABLE
 
 
 def test_of_two_claims_the_later_wins_and_the_earlier_cannot_commit(app, session):
@@ -201,10 +183,10 @@ def test_of_two_claims_the_later_wins_and_the_earlier_cannot_commit(app, session
     session.commit()
     (current,) = claim.claim(session, [id], "another")
     assert run(app, late) == []
-    assert fresh(session, id).state is JobState.RUNNING
+    assert read(session, id).state is JobState.RUNNING
     assert session.scalars(sa.select(Ticket.title)).all() == []
     run(app, current)
-    assert fresh(session, id).state is JobState.COMPLETED
+    assert read(session, id).state is JobState.COMPLETED
     assert len(session.scalars(sa.select(Ticket.title)).all()) == 1
 
 
@@ -224,11 +206,11 @@ def test_an_interruption_uses_up_no_attempt_and_the_third_in_a_row_is_poison(ses
         assert item.attempt == 1
         assert claim.interrupt(session, item, "SIGKILL") is JobState.PENDING
         session.commit()
-        assert fresh(session, id).interruptions == number
+        assert read(session, id).interruptions == number
     (item,) = claim.claim(session, [id], "w")
     assert claim.interrupt(session, item, "SIGKILL") is JobState.FAILED
     session.commit()
-    record = fresh(session, id)
+    record = read(session, id)
     assert record.error_type == "PoisonPillError"
     assert "3 times in a row, last: SIGKILL" in record.error_message
 
@@ -245,7 +227,7 @@ def test_a_job_that_takes_too_long_is_stopped(session, work):
     began = time.monotonic()
     work()
     assert time.monotonic() - began < 15
-    record = fresh(session, id)
+    record = read(session, id)
     assert (record.state, record.error_type) == (JobState.RETRYABLE, "JobTimeoutError")
     assert record.error_message == "took longer than its 2 s"
     assert attempts(session, id)[0].outcome is AttemptOutcome.TIMED_OUT
@@ -264,8 +246,8 @@ def test_a_timeout_of_one_job_does_not_hit_the_next_on_its_thread(app, session, 
     slow = asked(session, ticket_id=1)
     others = [asked(session, ticket_id=2), asked(session, ticket_id=3)]
     work()
-    assert fresh(session, slow).error_type == "JobTimeoutError"
-    assert [fresh(session, id).state for id in others] == [JobState.COMPLETED] * 2
+    assert read(session, slow).error_type == "JobTimeoutError"
+    assert [read(session, id).state for id in others] == [JobState.COMPLETED] * 2
 
 
 def test_a_burst_looks_again_into_a_queue_that_it_had_no_room_for(app, session, work, monkeypatch):
@@ -282,7 +264,7 @@ def test_a_burst_looks_again_into_a_queue_that_it_had_no_room_for(app, session, 
     behaviour["act"] = lambda session, ticket_id: time.sleep(0.6)  # long: the worker holds one at a time
     ids = [asked(session, ticket_id=n) for n in range(3)]
     work()
-    assert [fresh(session, id).state for id in ids] == [JobState.COMPLETED] * 3
+    assert [read(session, id).state for id in ids] == [JobState.COMPLETED] * 3
 
 
 def test_a_waiting_job_is_cancelled_at_once(session, work):
@@ -293,7 +275,7 @@ def test_a_waiting_job_is_cancelled_at_once(session, work):
     session.commit()
     work()
     assert runs == []
-    assert fresh(session, id).state is JobState.CANCELLED
+    assert read(session, id).state is JobState.CANCELLED
     assert retry([id]) == [id]
     session.commit()
     work()
@@ -323,7 +305,7 @@ def test_a_running_job_is_cancelled_when_it_asks(app, session, work):
     thread.start()
     work()
     thread.join()
-    record = fresh(session, id)
+    record = read(session, id)
     assert record.state is JobState.CANCELLED
     assert attempts(session, id)[0].outcome is AttemptOutcome.CANCELLED
     assert session.scalars(sa.select(Ticket)).all() == []
@@ -358,7 +340,7 @@ def test_a_job_whose_function_is_gone_fails_with_a_clear_error(session, work):
     id = asked(session, "test.short_lived")
     registry.forget("test.short_lived")
     work()
-    record = fresh(session, id)
+    record = read(session, id)
     assert (record.state, record.error_type) == (JobState.FAILED, "UnknownJobError")
 
 
@@ -377,14 +359,14 @@ def test_foreign_and_unknown_ids_in_a_queue_hold_nobody_up(session, work, broker
     id = asked(session)
     work()
     assert runs == [1]
-    assert fresh(session, id).state is JobState.COMPLETED
+    assert read(session, id).state is JobState.COMPLETED
 
 
 def test_a_result_that_is_not_small_json_fails_the_job(session, work):
     behaviour["act"] = lambda session, ticket_id: object()
     id = asked(session)
     work()
-    assert fresh(session, id).error_type == "JobResultError"
+    assert read(session, id).error_type == "JobResultError"
 
 
 def test_one_live_job_per_unique_key(session, work):
@@ -425,10 +407,10 @@ def test_a_chunk_gets_many_records_at_once_and_one_bad_one_spoils_nothing(app, s
     session.commit()
     # One thread has taken a first job by itself before it knows how long they take.
     work()
-    states = {fresh(session, id).state for id in ids if ids.index(id) % 10 != 3}
+    states = {read(session, id).state for id in ids if ids.index(id) % 10 != 3}
     assert states == {JobState.COMPLETED}
-    assert [fresh(session, ids[n]).state for n in (3, 13)] == [JobState.RETRYABLE] * 2
-    assert fresh(session, ids[5]).result == {"n": 5}
+    assert [read(session, ids[n]).state for n in (3, 13)] == [JobState.RETRYABLE] * 2
+    assert read(session, ids[5]).result == {"n": 5}
     assert max(sizes) > 1
 
 
@@ -443,8 +425,8 @@ def test_what_a_chunk_leaves_unanswered_fails_and_what_it_answered_stands(app, s
     session.commit()
     items = claim.claim(session, ids, "w")
     run(app, *items)
-    assert fresh(session, ids[0]).state is JobState.COMPLETED
-    assert [fresh(session, id).error_message for id in ids[1:]] == ["halfway"] * 2
+    assert read(session, ids[0]).state is JobState.COMPLETED
+    assert [read(session, id).error_message for id in ids[1:]] == ["halfway"] * 2
 
 
 def test_a_chunks_side_effects_commit_with_its_answers_and_only_for_claims_that_hold(app, session):
@@ -463,7 +445,7 @@ def test_a_chunks_side_effects_commit_with_its_answers_and_only_for_claims_that_
     session.commit()
     run(app, *items)
     assert saved == [ids[0], ids[2]]
-    assert fresh(session, ids[1]).state is JobState.PENDING
+    assert read(session, ids[1]).state is JobState.PENDING
 
 
 def test_eager_jobs_run_in_the_caller_after_its_commit(settings, tmp_path):
@@ -494,7 +476,7 @@ def test_a_job_knows_why_it_exists(session, work):
         id = enqueue("test.act", subject=Subject("ticket", "9"))
     session.commit()
     work()
-    record = fresh(session, id)
+    record = read(session, id)
     assert (record.subject_type, record.subject_id) == ("ticket", "9")
     assert (record.user_id, record.request_id) == (3, "request-1")
     assert seen == [Origin(3, "request-1", id)]
@@ -505,4 +487,4 @@ def test_a_late_start_of_the_worker_still_finds_what_was_committed(session, brok
     id = asked(session)
     assert broker.llen("rq:queue:default") == 1
     work()
-    wait_until(lambda: fresh(session, id).state is JobState.COMPLETED)
+    wait_until(lambda: read(session, id).state is JobState.COMPLETED)

@@ -17,6 +17,7 @@ from app.outbox import JobRecord, JobState, enqueue, publisher, relay
 from jobs.engine import claim, heartbeat
 from jobs.engine.rescue import rescue
 from tests.domain import fall_silent
+from tests.job_records import state_of
 
 
 @pytest.fixture
@@ -35,11 +36,6 @@ def frozen(app, session) -> Iterator[str]:
     with db.engine.connect() as other:
         other.execute(sa.update(JobRecord).where(JobRecord.id == id).values(claims=1))
         yield id
-
-
-def state_of(session, id: str) -> JobState:
-    session.rollback()
-    return session.get_one(JobRecord, id, populate_existing=True).state
 
 
 def test_a_worker_claims_the_others_of_its_batch(app, session, frozen):

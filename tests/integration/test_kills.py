@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -14,11 +13,10 @@ from sqlalchemy.orm import Session
 from app.mail import EmailMessage, MailRequest, send_mails
 from app.outbox import AttemptOutcome, JobRecord, JobState, WorkerProcess, enqueue
 from jobs.engine import light
-from tests.domain import behaviour
-from tests.integration.test_worker_processes import asked, attempts, read, state_is, tickets
+from tests.domain import Ticket, behaviour
+from tests.job_records import asked, attempts, count, read, state_is
 from tests.processes import children_of, has_ended, signal_tree
 from tests.servers import wait_until
-from tests.smtp import SmtpServer
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -29,12 +27,8 @@ SOON = {"HEARTBEAT_SECONDS": "0.5", "RESCUE_AFTER_SECONDS": "2", "RELAY_SECONDS"
 
 
 @pytest.fixture
-def smtp(settings: dict[str, str]) -> Iterator[SmtpServer]:
-    """A server that takes every mail of the processes that a test starts after it."""
-    server = SmtpServer().start()
-    settings |= {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(server.port)}
-    yield server
-    server.stop()
+def settings(settings, smtp):
+    return settings | smtp.settings
 
 
 def states(session: Session, *names: str) -> Counter[str]:
@@ -60,29 +54,29 @@ def test_the_jobs_of_a_whole_host_run_again_within_15_seconds(app, session, proc
     doomed = [processes.worker("--processes", "2"), processes.worker("--heavy"), processes.scheduler()]
     ids = [asked(session, "test.linger") for _ in range(6)] + [asked(session, "test.heavy_linger")]
     wait_until(lambda: states(session, *LINGERING)["running"] == 7, seconds=30)
-    workers = {id: read(id).worker for id in ids}
+    workers = {id: read(session, id).worker for id in ids}
     processes.scheduler(), processes.worker(), processes.worker("--heavy")
     wait_until(lambda: living(session) == {"light": 3, "heavy": 2, "scheduler": 2}, seconds=30)
     for process in doomed:
         signal_tree(process, signal.SIGKILL)
-    wait_until(lambda: all(read(id).claims == 2 for id in ids), seconds=15)
+    wait_until(lambda: all(read(session, id).claims == 2 for id in ids), seconds=15)
     wait_until(lambda: states(session, *LINGERING)["completed"] == 7, seconds=30)
     for id in ids:
         (told,) = attempts(session, id)
         assert (told.outcome, told.worker) == (AttemptOutcome.INTERRUPTED, workers[id])
-        assert read(id).attempt == 1
-    assert tickets(session) == 7
+        assert read(session, id).attempt == 1
+    assert count(session, Ticket) == 7
 
 
 @on_sqlite
 def test_the_workers_of_a_killed_pool_finish_what_they_run_and_end(session, processes):
     pool = processes.worker("--processes", "2")
     id = asked(session, "test.long_nap", seconds=2)
-    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    wait_until(state_is(session, id, JobState.RUNNING), seconds=30)
     workers = children_of(pool.pid)
     pool.kill()
     wait_until(lambda: all(map(has_ended, workers)), seconds=15)
-    record = read(id)
+    record = read(session, id)
     assert (record.state, record.claims) == (JobState.COMPLETED, 1), processes.output()
 
 
@@ -90,12 +84,12 @@ def test_the_workers_of_a_killed_pool_finish_what_they_run_and_end(session, proc
 def test_a_work_horse_does_not_outlive_its_killed_worker(session, processes):
     worker = processes.worker("--heavy")
     id = asked(session, "test.heavy_long_nap", seconds=60)
-    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    wait_until(state_is(session, id, JobState.RUNNING), seconds=30)
     wait_until(lambda: children_of(worker.pid), seconds=10)
     (horse,) = children_of(worker.pid)
     worker.kill()
     wait_until(lambda: has_ended(horse), seconds=5)
-    assert tickets(session) == 0
+    assert count(session, Ticket) == 0
 
 
 @on_sqlite
@@ -106,12 +100,12 @@ def test_a_poison_pill_fails_and_the_jobs_that_share_its_processes_do_not(sessio
     session.commit()
     processes.worker("--processes", "2", WORKER_THREADS="8")
     wait_until(lambda: states(session, "test.long_nap")["completed"] == 50, seconds=60)
-    wait_until(state_is(poison, JobState.FAILED), seconds=30)
-    record = read(poison)
+    wait_until(state_is(session, poison, JobState.FAILED), seconds=30)
+    record = read(session, poison)
     assert (record.error_type, record.claims) == ("PoisonPillError", 3), processes.output()
     assert "interrupted 3 times in a row" in record.error_message
     assert "SIGKILL" in record.error_message
-    assert tickets(session) == 50
+    assert count(session, Ticket) == 50
 
 
 @on_sqlite
@@ -161,7 +155,7 @@ def test_workers_that_were_frozen_and_thought_dead_do_nothing_twice_and_work_on(
     for process in frozen:
         signal_tree(process, signal.SIGCONT)
     wait_until(lambda: states(session, "mail.deliver")["completed"] == 6, seconds=40)
-    assert tickets(session) == 2
+    assert count(session, Ticket) == 2
     copies = Counter(mail.message["Message-ID"] for mail in smtp.received)
     sent = session.execute(sa.select(EmailMessage.message_id, EmailMessage.uncertain_count)).all()
     session.rollback()
@@ -173,4 +167,4 @@ def test_workers_that_were_frozen_and_thought_dead_do_nothing_twice_and_work_on(
         process.wait()
     more = [asked(session, "test.long_nap", seconds=0.1), asked(session, "test.heavy_long_nap", seconds=0.1)]
     wait_until(lambda: states(session, *NAPS)["completed"] == 2, seconds=40)
-    assert [read(id).worker.split("-")[2] for id in more] == [str(process.pid) for process in frozen]
+    assert [read(session, id).worker.split("-")[2] for id in more] == [str(process.pid) for process in frozen]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +20,6 @@ from app.mail import (
     MailState,
     MailStateError,
     UnknownMailError,
-    close_connections,
     delivery,
     get_mail,
     ledger,
@@ -48,27 +47,8 @@ CONTEXT = {"server": "mail.example.org"}
 
 
 @pytest.fixture
-def smtp() -> Iterator[SmtpServer]:
-    """A server that takes every mail until a test tells it otherwise."""
-    server = SmtpServer().start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def settings(settings: dict[str, Any], smtp: SmtpServer) -> dict[str, Any]:
-    return settings | {
-        "MAIL_SERVER": "127.0.0.1",
-        "MAIL_PORT": str(smtp.port),
-        "MAIL_TIMEOUT_SECONDS": "1",
-        "MAIL_MESSAGE_ID_DOMAIN": "belfry.example",
-    }
-
-
-@pytest.fixture
-def app(app: Flask) -> Iterator[Flask]:
-    yield app
-    close_connections()
+    return settings | smtp.settings | {"MAIL_TIMEOUT_SECONDS": "1", "MAIL_MESSAGE_ID_DOMAIN": "belfry.example"}
 
 
 def ask(session: Session, *names: str, context: Mapping[str, Any] | None = None) -> list[str]:

@@ -274,17 +274,11 @@ def test_the_preview_command_shows_each_part(app: Flask) -> None:
 
 class TestTheTestCommand:
     @pytest.fixture
-    def smtp(self) -> Any:
-        server = SmtpServer().start()
-        yield server
-        server.stop()
-
-    @pytest.fixture
     def settings(self, settings: dict[str, Any], smtp: SmtpServer) -> dict[str, Any]:
-        return settings | {"MAIL_SERVER": "localhost", "MAIL_PORT": str(smtp.port)}
+        return settings | smtp.settings
 
     def test_tells_what_the_server_said(self, app: Flask, smtp: SmtpServer) -> None:
-        assert run(app, "test", "ada@example.org").stdout == "localhost took it: 250 2.0.0 taken\n"
+        assert run(app, "test", "ada@example.org").stdout == "127.0.0.1 took it: 250 2.0.0 taken\n"
         assert smtp.received[0].recipients == ("ada@example.org",)
 
     def test_sends_nothing_when_mail_is_switched_off(self, app: Flask, smtp: SmtpServer) -> None:

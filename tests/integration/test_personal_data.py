@@ -19,6 +19,7 @@ from app.mail import EmailMessage, MailState, close_connections, send_notice
 from app.outbox import StatusChange
 from app.personal_data import accounted_for, parts
 from app.reservations import Reservation, ReservationStatus
+from tests.everything import everything_kept
 from tests.integration.test_account_security import set_up_second_factor
 from tests.reservation_factories import (
     PASSWORD,
@@ -83,14 +84,6 @@ def user(app):
 @pytest.fixture
 def headers(user):
     return bearer(user)
-
-
-def everything_kept() -> str:
-    """All of the database, as text."""
-    db.session.rollback()
-    return "\n".join(
-        str(tuple(row)) for table in Base.metadata.sorted_tables for row in db.session.execute(table.select())
-    )
 
 
 def statuses(user_id: int) -> list[str]:

@@ -25,15 +25,9 @@ from app.outbox.broker import CircuitBreaker, connect
 from jobs.engine import claim, heartbeat
 from jobs.engine.rescue import rescue
 from tests.domain import behaviour, fall_silent
+from tests.job_records import state_of
 
 QUEUE = "rq:queue:default"
-
-
-def state_of(session, id: str) -> JobState:
-    session.rollback()
-    state = session.scalar(sa.select(JobRecord.state).where(JobRecord.id == id))
-    session.rollback()
-    return state
 
 
 @pytest.fixture

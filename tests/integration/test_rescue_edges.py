@@ -14,6 +14,7 @@ from app.outbox import JobRecord, JobState, WorkerProcess, enqueue, publisher, r
 from jobs.engine import claim, heartbeat
 from jobs.engine.rescue import rescue
 from tests.domain import fall_silent
+from tests.job_records import state_of
 
 
 def claimed(session, worker: str) -> str:
@@ -21,11 +22,6 @@ def claimed(session, worker: str) -> str:
     session.commit()
     claim.claim(session, [id], worker)
     return id
-
-
-def state_of(session, id: str) -> JobState:
-    session.rollback()
-    return session.scalar(sa.select(JobRecord.state).where(JobRecord.id == id))
 
 
 def test_a_fresh_claim_of_a_worker_that_registers_only_now_is_left_alone(app, session):

@@ -10,15 +10,12 @@ from app.demo import DEMO_PASSWORD
 from app.mail import EmailMessage
 from app.outbox import JobRecord
 from app.reservations import Reservation, ReservationStatus, Resource, history_of
+from tests.job_records import count
 from tests.reservation_factories import make_reservation, make_user
 
 
 def run(app, *arguments, **options):
     return app.test_cli_runner().invoke(args=["demo", *arguments], **options)
-
-
-def count(session, model) -> int:
-    return session.scalar(sa.select(sa.func.count()).select_from(model))
 
 
 def test_load_makes_a_school_once_and_sends_nothing(app, session):

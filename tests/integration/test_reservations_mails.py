@@ -17,12 +17,9 @@ from app.mail.rendering import render
 from app.outbox import JobRecord, JobState, Origin, StatusChange, acting_as, enqueue
 from app.reservations import Reservation, ReservationStatus, history_of
 from app.reservations.history import history_for
+from tests.job_records import count
 from tests.ledger import contexts, mails
 from tests.reservation_factories import insert_reservations, make_reservation, make_user, tomorrow
-
-
-def count(model: type) -> int:
-    return db.session.scalar(sa.select(sa.func.count()).select_from(model))
 
 
 def test_a_new_reservation_tells_the_desk(app):
@@ -61,7 +58,7 @@ def test_completing_tells_nobody(session):
     row.status = ReservationStatus.COMPLETED
     session.commit()
     assert mails("reservation-status") == []
-    assert count(StatusChange) == 1
+    assert count(session, StatusChange) == 1
 
 
 def test_a_rollback_sends_nothing(session):
@@ -175,7 +172,7 @@ def test_the_sweep_completes_what_began_long_enough_ago(app, session):
     session.commit()
     found = session.scalars(sa.select(Reservation.status).order_by(Reservation.id)).all()
     assert [status.value for status in found] == ["completed"] * 3 + ["confirmed", "pending"]
-    assert count(StatusChange) == 3
+    assert count(session, StatusChange) == 3
     assert mails() == []
     assert reservations.sweep_overdue(session) == 0
 

@@ -12,16 +12,15 @@ from http.client import HTTPConnection, HTTPException
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from app.accounts import Role
 from app.mail import EmailMessage, MailState
 from app.outbox import ENDED, JobAttempt, JobRecord, JobRequest, JobState, WorkerProcess, enqueue, enqueue_many
 from app.reservations import Reservation, ReservationStatus
+from tests.job_records import count
 from tests.processes import children_of
 from tests.reservation_factories import bearer, insert_reservations, make_user, tomorrow
 from tests.servers import free_port, wait_until
-from tests.smtp import SmtpServer
 
 CLIENTS = 2
 PAUSE_SECONDS = 0.05
@@ -58,23 +57,8 @@ class Client(threading.Thread):
 
 
 @pytest.fixture
-def smtp() -> Iterator[SmtpServer]:
-    """A server that takes every mail."""
-    server = SmtpServer().start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def settings(settings, smtp):
-    return settings | {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(smtp.port), "BROKER_TIMEOUT_SECONDS": "5"}
-
-
-def count(session: Session, model: type, *conditions: sa.ColumnElement[bool]) -> int:
-    """How many rows there are now."""
-    found = session.scalar(sa.select(sa.func.count()).select_from(model).where(*conditions))
-    session.rollback()
-    return found or 0
+    return settings | smtp.settings | {"BROKER_TIMEOUT_SECONDS": "5"}
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import sqlalchemy as sa
 from flask_migrate import downgrade, upgrade
@@ -12,7 +10,6 @@ from app.columns import new_id
 from app.extensions import Base, db
 from app.tenancy import OfSchool
 from tests.conftest import make_app
-from tests.servers import PostgresServer
 
 NOW = "2026-01-02 03:04:05.000000"
 ROWS = (
@@ -33,19 +30,8 @@ ROWS = (
 OVERLAPPING = ROWS[3].replace("(9, 7", "(10, 7")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request, tmp_path: Path):
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'empty.sqlite3'}"
-        return
-    server: PostgresServer = request.getfixturevalue("postgres")
-    name = server.create()
-    yield server.url(name)
-    server.drop(name)
-
-
-def test_what_was_there_belongs_to_the_one_school(empty_url, tmp_path):
-    environ = {"APP_ENV": "testing", "DATABASE_URL": empty_url, "REDIS_URL": "redis://127.0.0.1:1"}
+def test_what_was_there_belongs_to_the_one_school(empty_database, tmp_path):
+    environ = {"APP_ENV": "testing", "DATABASE_URL": empty_database, "REDIS_URL": "redis://127.0.0.1:1"}
     app = make_app(environ, tmp_path / "migrated")
     with app.app_context():
         upgrade(revision="0001")

@@ -20,6 +20,7 @@ from jobs.engine import ScheduleEntry, claim
 from jobs.engine import clock as clocks
 from tests.clocks import LOCK, QUEUE, scheduler
 from tests.forks import exit_status, fork
+from tests.job_records import count
 from tests.servers import wait_until
 
 OFTEN = ScheduleEntry("test.often", job="test.act", every=0.2, catch_up_seconds=600)
@@ -42,13 +43,6 @@ def ticks(session) -> list[ScheduleTick]:
 
 def asked_by_ticks(session) -> set[str | None]:
     return {tick.job_id for tick in ticks(session) if tick.outcome is TickOutcome.ENQUEUED}
-
-
-def count(session, *conditions: sa.ColumnElement[bool]) -> int:
-    """How many rows meet `conditions`."""
-    found = session.scalar(sa.select(sa.func.count()).where(*conditions))
-    session.rollback()  # on SQLite, whoever has read holds the write lock
-    return found
 
 
 def assert_no_gap(session, every: timedelta) -> None:
@@ -100,7 +94,7 @@ def test_two_that_both_believe_to_hold_the_lock_repeat_nothing(app, session, bro
     def is_done() -> bool:
         work(session, broker)
         is_greeted = JobRecord.name == "test.greet", JobRecord.state == JobState.COMPLETED
-        return count(session, *is_greeted) == len(delays)
+        return count(session, JobRecord, *is_greeted) == len(delays)
 
     wait_until(is_done, seconds=30)
     assert_no_gap(session, timedelta(seconds=0.2))
@@ -134,7 +128,7 @@ def test_another_takes_over_at_once_after_sigterm_and_within_15_seconds_after_ki
         return bool(found := ticks(session)) and found[-1].recorded_at > ended_at
 
     def all_have_started() -> bool:
-        return count(session, WorkerProcess.kind == "scheduler") == 3
+        return count(session, WorkerProcess, WorkerProcess.kind == "scheduler") == 3
 
     wait_until(all_have_started, seconds=60)
     end_the_holder(signal.SIGTERM)

@@ -50,12 +50,6 @@ def test_the_page_is_for_those_who_are_logged_in_and_shows_their_own(client):
     assert client.post(f"{PAGE}/{token.id}/revoke").status_code == 404
 
 
-def test_a_token_is_made_with_a_csrf_token_only(app, client):
-    log_in(client, make_user())
-    app.config["WTF_CSRF_ENABLED"] = True
-    assert client.post(PAGE, data={"name": "Import", "scopes": ["read"], "days": "30"}).status_code == 400
-
-
 @pytest.mark.parametrize("is_logged_in", [False, True])
 def test_the_documentation_names_every_operation_and_loads_nothing_from_elsewhere(client, is_logged_in):
     if is_logged_in:

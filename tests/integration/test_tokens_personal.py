@@ -60,27 +60,6 @@ def test_a_login_is_no_personal_token(client, session):
 
 
 @pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        ({"name": ""}, "name"),
-        ({"name": "x" * 81}, "name"),
-        ({"name": "a\x00"}, "name"),
-        ({"scopes": []}, "scopes"),
-        ({"scopes": ["everything"]}, "scopes.0"),
-        ({"scopes": "read"}, "scopes"),
-        ({"expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
-        ({"expires_at": "2030-01-01T00:00:00"}, "expires_at"),
-        ({"user_id": 1}, "user_id"),
-    ],
-)
-def test_wrong_fields_of_a_personal_token_are_named(client, changes, field):
-    body = {"name": "Cron", "scopes": ["read"]} | changes
-    answer = client.post(TOKENS, json=body, headers=bearer(make_user()))
-    assert answer.status_code == 422, answer.text
-    assert answer.json["errors"].keys() == {field}
-
-
-@pytest.mark.parametrize(
     ("scope", "reads_own", "reads", "writes"),
     [
         ("read", 200, 200, 403),

@@ -9,177 +9,153 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from app.extensions import db
-from app.outbox import AttemptOutcome, JobAttempt, JobRecord, JobState, WorkerProcess, enqueue
+from app.outbox import AttemptOutcome, JobState, WorkerProcess
 from tests.domain import Ticket
+from tests.job_records import asked, attempts, count, read, state_is
 from tests.processes import children_of
 from tests.servers import wait_until
 
 LIGHT = ("-w", "jobs.engine.light.LightWorker")
 HEAVY = ("-w", "jobs.engine.heavy.HeavyWorker")
-
-
-def asked(session, name: str, **args) -> str:
-    id = enqueue(name, **args)
-    session.commit()
-    return id
-
-
-def read(id: str) -> JobRecord:
-    db.session.rollback()
-    record = db.session.get(JobRecord, id, populate_existing=True)
-    db.session.expunge(record)
-    db.session.rollback()
-    return record
-
-
-def state_is(id: str, *states: JobState):
-    def reached() -> bool:
-        return read(id).state in states
-
-    reached.__name__ = f"state of {id} in {states}"
-    return reached
-
-
-def tickets(session) -> int:
-    count = session.scalar(sa.select(sa.func.count(Ticket.id)))
-    session.rollback()
-    return count
-
-
-def attempts(session, id: str) -> list[JobAttempt]:
-    found = list(session.scalars(sa.select(JobAttempt).where(JobAttempt.job_id == id)))
-    session.rollback()
-    return found
+# What signals and timeouts write is tested on both in test_engine_execution; test_rolling_restart has PostgreSQL.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def test_rqs_stock_worker_command_runs_the_light_worker(session, processes, settings):
     id = asked(session, "test.greet", ticket_id=1)
     assert processes.run("rq", "worker", *LIGHT, "--url", settings["REDIS_URL"], "--burst", "mail", "default") == 0
-    assert read(id).state is JobState.COMPLETED, processes.output()
+    assert read(session, id).state is JobState.COMPLETED, processes.output()
 
 
+@on_sqlite
 def test_rqs_stock_pool_command_runs_light_workers(session, processes, settings):
     ids = [asked(session, "test.greet", ticket_id=n) for n in range(10)]
     command = ("rq", "worker-pool", *LIGHT, "--url", settings["REDIS_URL"], "-n", "2", "--burst", "mail", "default")
     assert processes.run(*command) == 0
-    assert {read(id).state for id in ids} == {JobState.COMPLETED}, processes.output()
+    assert {read(session, id).state for id in ids} == {JobState.COMPLETED}, processes.output()
 
 
 def test_rqs_stock_worker_command_runs_the_heavy_worker(session, processes, settings):
     id = asked(session, "test.heavy_nap", seconds=0.1)
     assert processes.run("rq", "worker", *HEAVY, "--url", settings["REDIS_URL"], "--burst", "heavy") == 0
-    record = read(id)
+    record = read(session, id)
     assert record.state is JobState.COMPLETED, processes.output()
     assert record.result["pid"] != os.getpid()
     assert record.worker.startswith("heavy-")
 
 
+@on_sqlite
 def test_a_heavy_job_that_sits_in_c_is_stopped_by_its_timeout(session, processes):
     id = asked(session, "test.heavy_nap", seconds=50)
     began = time.monotonic()
     assert processes.run("flask", "jobs", "worker", "--heavy", "--burst") == 0
     assert time.monotonic() - began < 30
-    record = read(id)
+    record = read(session, id)
     assert (record.state, record.error_type) == (JobState.FAILED, "JobTimeoutError"), processes.output()
     assert attempts(session, id)[0].outcome is AttemptOutcome.TIMED_OUT
-    assert tickets(session) == 0
+    assert count(session, Ticket) == 0
 
 
+@on_sqlite
 def test_an_undecodable_copy_at_rq_is_nothing_to_the_heavy_worker(session, processes, broker):
     id = asked(session, "test.heavy_nap", seconds=0)
     broker.hset(f"rq:job:{id}", "data", b"\x80\x04 not json")
     assert processes.run("flask", "jobs", "worker", "--heavy", "--burst") == 0
-    assert read(id).state is JobState.COMPLETED, processes.output()
+    assert read(session, id).state is JobState.COMPLETED, processes.output()
 
 
 def test_a_killed_work_horse_is_an_interruption_on_record_and_its_job_runs_again(session, processes):
     id = asked(session, "test.crash", times=2)
     processes.run("flask", "jobs", "worker", "--heavy", "--burst")
-    record = read(id)
+    record = read(session, id)
     assert (record.state, record.result) == (JobState.COMPLETED, "survived"), processes.output()
     assert (record.attempt, record.claims) == (1, 3)
     told = attempts(session, id)
     assert [attempt.outcome for attempt in told] == [AttemptOutcome.INTERRUPTED] * 2
     assert "SIGKILL" in told[0].error_message
-    assert tickets(session) == 1
+    assert count(session, Ticket) == 1
 
 
 def test_the_third_death_in_a_row_fails_the_job_as_a_poison_pill(session, processes):
     id = asked(session, "test.crash", times=9)
     processes.run("flask", "jobs", "worker", "--heavy", "--burst")
-    record = read(id)
+    record = read(session, id)
     assert (record.state, record.error_type) == (JobState.FAILED, "PoisonPillError"), processes.output()
     assert record.claims == 3
 
 
+@on_sqlite
 def test_sigterm_lets_a_running_job_finish(session, processes):
     id = asked(session, "test.long_nap", seconds=2)
     worker = processes.worker()
-    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    wait_until(state_is(session, id, JobState.RUNNING), seconds=30)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
-    assert read(id).state is JobState.COMPLETED, processes.output()
+    assert read(session, id).state is JobState.COMPLETED, processes.output()
 
 
+@on_sqlite
 def test_sigterm_gives_back_what_does_not_finish_within_the_grace(session, processes):
     id = asked(session, "test.long_nap", seconds=30)
     worker = processes.worker(SHUTDOWN_GRACE_SECONDS="1")
-    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    wait_until(state_is(session, id, JobState.RUNNING), seconds=30)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
-    record = read(id)
+    record = read(session, id)
     assert record.state is JobState.PENDING, processes.output()
     assert (record.attempt, record.interruptions) == (0, 0)
-    assert tickets(session) == 0
+    assert count(session, Ticket) == 0
 
 
+@on_sqlite
 def test_sigterm_gives_a_heavy_job_back_too(session, processes):
     id = asked(session, "test.heavy_long_nap", seconds=60)
     worker = processes.worker("--heavy", SHUTDOWN_GRACE_SECONDS="1")
-    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    wait_until(state_is(session, id, JobState.RUNNING), seconds=30)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
-    record = read(id)
+    record = read(session, id)
     assert (record.state, record.attempt, record.interruptions) == (JobState.PENDING, 0, 0), processes.output()
     assert attempts(session, id) == []
 
 
+@on_sqlite
 def test_a_second_sigterm_gives_everything_back_at_once(session, processes):
     id = asked(session, "test.long_nap", seconds=30)
     worker = processes.worker()
-    wait_until(state_is(id, JobState.RUNNING), seconds=30)
+    wait_until(state_is(session, id, JobState.RUNNING), seconds=30)
     worker.send_signal(signal.SIGTERM)
     time.sleep(1.2)  # two within a second are one wish
     assert worker.poll() is None
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(10) == 0
-    record = read(id)
+    record = read(session, id)
     assert (record.state, record.attempt, record.interruptions) == (JobState.PENDING, 0, 0), processes.output()
 
 
 def test_a_pool_replaces_a_worker_that_died_and_gives_its_job_to_another_at_once(session, processes):
     pool = processes.worker("--processes", "2")
     id = asked(session, "test.linger")
-    wait_until(state_is(id, JobState.RUNNING), seconds=30)
-    first = read(id).worker
+    wait_until(state_is(session, id, JobState.RUNNING), seconds=30)
+    first = read(session, id).worker
     victim = session.scalar(sa.select(WorkerProcess.pid).where(WorkerProcess.name == first))
     session.rollback()
     os.kill(victim, signal.SIGKILL)
-    wait_until(state_is(id, JobState.COMPLETED), seconds=30)  # no scheduler runs here
+    wait_until(state_is(session, id, JobState.COMPLETED), seconds=30)  # no scheduler runs here
     (told,) = attempts(session, id)
     assert (told.outcome, told.worker) == (AttemptOutcome.INTERRUPTED, first), processes.output()
     assert f"process {victim}) died: SIGKILL" in told.error_message
-    assert tickets(session) == 1
+    assert count(session, Ticket) == 1
     wait_until(lambda: len(set(children_of(pool.pid)) - {victim}) == 2, seconds=20)
     pool.send_signal(signal.SIGTERM)
     assert pool.wait(30) == 0
 
 
 @pytest.mark.slow
+@on_sqlite
 def test_a_light_job_that_sits_in_c_past_its_timeout_ends_the_process_and_not_the_job(session, processes):
     id = asked(session, "test.nap", seconds=45, uninterrupted=True)
     worker = processes.worker()
     assert worker.wait(60) == 75, processes.output()
-    assert read(id).state is JobState.RUNNING  # the rescue's turn: this worker gives no sign of life any more
-    assert tickets(session) == 0
+    assert read(session, id).state is JobState.RUNNING  # the rescue's turn: this worker gives no sign of life any more
+    assert count(session, Ticket) == 0

@@ -88,7 +88,9 @@ function makeSortable() {
     sortables.add(list);
     Sortable.create(list, {
       group: "board", draggable: ".work-card", handle: ".may-move", filter: ".card-menu", preventOnFilter: false, animation: 140,
-      delay: 180, delayOnTouchOnly: true, touchStartThreshold: 6, emptyInsertThreshold: 60,
+      // Not the browser's own dragging: under a finger that scrolls nothing.
+      forceFallback: true, fallbackTolerance: 4, delay: 180, delayOnTouchOnly: true, touchStartThreshold: 6,
+      emptyInsertThreshold: 60, scrollSensitivity: 48,
       ghostClass: "is-ghost", dragClass: "is-dragged",
       onStart: ({ item }) => { dragged = { card: item, home: homeBeforeDrag }; board().classList.add("is-moving"); },
       onChoose: ({ item }) => { homeBeforeDrag = homeOf(item); },
@@ -103,6 +105,8 @@ function drop() {
   const { card, home } = dragged;
   dragged = null;
   board().classList.remove("is-moving");
+  // Sortable swallows the click that follows a drag. None follows a finger's: it would swallow the next tap.
+  setTimeout(() => document.body.click());
   if (!isAt(card, home)) save(card, home);
 }
 

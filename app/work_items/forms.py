@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wtforms import DateField, SelectField, StringField, TextAreaField
-from wtforms.validators import InputRequired, Length, Optional
+from wtforms.validators import DataRequired, InputRequired, Length, Optional
 
 from app.accounts import User
 from app.forms import ServiceForm, plain_text, unix_lines
@@ -44,7 +44,7 @@ class WorkItemForm(ServiceForm):
     }
 
     title = StringField(
-        "Title", [InputRequired("Say what is to be done."), Length(max=MAX_TITLE_CHARACTERS), plain_text]
+        "Title", [DataRequired("Say what is to be done."), Length(max=MAX_TITLE_CHARACTERS), plain_text]
     )
     description = TextAreaField("Description", [Length(max=MAX_DESCRIPTION_CHARACTERS), plain_text])
     parent_id = SelectField("Part of", [InputRequired()], coerce=id_or_none)
@@ -85,7 +85,7 @@ class CommentForm(ServiceForm):
 
     text = TextAreaField(
         "Comment",
-        [InputRequired("Write something first."), Length(max=MAX_COMMENT_CHARACTERS), plain_text],
+        [DataRequired("Write something first."), Length(max=MAX_COMMENT_CHARACTERS), plain_text],
         description="@username tells somebody of it by mail.",
     )
 

@@ -122,8 +122,12 @@ def board(user: User, filters: Filters) -> list[Column]:
 
 def counts(user: User, filters: Filters) -> Mapping[WorkStatus, int]:
     """How many items each column of the board has, also those that it does not show."""
-    found = visible_to(user).where(*_conditions(filters)).with_only_columns(WorkItem.status, sa.func.count())
-    counted = dict(db.session.execute(found.group_by(WorkItem.status)).tuples().all())
+    found = (
+        visible_to(user)
+        .where(*_conditions(filters))
+        .with_only_columns(WorkItem.status, sa.func.count().label("number"))
+    )
+    counted = {row.status: row.number for row in db.session.execute(found.group_by(WorkItem.status))}
     return {status: counted.get(status, 0) for status in WorkStatus}
 
 

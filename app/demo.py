@@ -15,6 +15,7 @@ from flask.cli import AppGroup
 
 from app.accounts import AddressState, LoginAddress, Role, User, hash_password
 from app.columns import new_id, utc_now
+from app.demo_work import load_work, wipe_work
 from app.extensions import db
 from app.limiting import network_of
 from app.outbox import StatusChange, insert_ignoring_conflicts, subject_type
@@ -69,7 +70,7 @@ class Ids:
     resources: Sequence[int]
 
 
-demo = AppGroup("demo", help="A school to look at: users, rooms and reservations.")
+demo = AppGroup("demo", help="A school to look at: users, rooms, reservations and work items.")
 
 
 @demo.command("load")
@@ -80,7 +81,9 @@ def load_command(force: bool) -> None:
         raise click.ClickException("this is production, and the demo's passwords are public: --force if you mean it")
     made = load()
     click.echo(
-        f"The demo is loaded: {made} reservations made, without mails." if made else "The demo is there already."
+        f"The demo is loaded: {made} reservations and work items made, without mails."
+        if made
+        else "The demo is there already."
     )
     for person in LOGINS:
         click.echo(f"  {person.email}  {DEMO_PASSWORD}  ({person.role})")
@@ -89,11 +92,11 @@ def load_command(force: bool) -> None:
 @demo.command("wipe")
 @click.option("--yes", is_flag=True, help="Does not ask.")
 def wipe_command(yes: bool) -> None:
-    """Removes the demo's users and resources, with all reservations of these users."""
+    """Removes the demo's users and resources, with all reservations and work items of these users."""
     if current_app.config["APP_ENV"] == "production":
         raise click.ClickException("this is production: nothing is wiped")
     if not yes:
-        click.confirm("Remove the demo's users and all their reservations?", abort=True)
+        click.confirm("Remove the demo's users and all their reservations and work items?", abort=True)
     click.echo(f"{wipe()} reservations removed.")
 
 
@@ -117,16 +120,17 @@ def load() -> int:
     """Makes what is missing and commits; the same on every machine, but for the day it begins on.
 
     Returns:
-        how many reservations were made; 0 when there were some.
+        how many reservations and work items were made; 0 when there were some.
     """
     school_id = default_school().id
     ids = Ids(school_id, _load_users(school_id), _load_resources(school_id))
     _load_addresses(ids)
-    made = 0
+    zone = ZoneInfo(current_app.config["TIMEZONE"])
+    made = load_work(school_id, ids.users, utc_now().astimezone(zone).date())
     if not _has_reservations(ids):
-        rows = _reservation_rows(ids, ZoneInfo(current_app.config["TIMEZONE"]))
+        rows = _reservation_rows(ids, zone)
         _insert_reservations(rows, ids.users["staff"])
-        made = len(rows)
+        made += len(rows)
     db.session.commit()
     return made
 
@@ -139,6 +143,7 @@ def wipe() -> int:
     """
     connection = db.session.connection()
     users = sa.select(User.id).where(User.email.in_([person.email for person in (*LOGINS, *CUSTOMERS)]))
+    wipe_work(users)
     others = sa.update(Reservation).where(Reservation.created_by_id.in_(users)).values(created_by_id=None)
     connection.execute(others)
     removed = connection.execute(sa.delete(Reservation).where(Reservation.customer_id.in_(users))).rowcount

@@ -158,6 +158,12 @@ def plain(value: object) -> str:
     return str(value.value if isinstance(value, Enum) else value) if value is not None else ""
 
 
+def words(value: object) -> str:
+    """What people call a value that is written in capitals: `IN_PROGRESS` → `in progress`, `TODO` → `to do`."""
+    text = plain(value).lower().replace("_", " ")
+    return "to do" if text == "todo" else text
+
+
 def sentence(text: str) -> str:
     """`text` as a sentence: errors say what a field takes in small letters, as half of one."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
@@ -359,6 +365,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "duration": duration,
     "minutes": minutes,
     "plain": plain,
+    "words": words,
     "pretty_json": pretty_json,
     "initials": initials,
 }

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from flask_wtf import FlaskForm
-from wtforms import DateTimeLocalField, Field, IntegerField, SelectField, StringField, TextAreaField
-from wtforms.validators import InputRequired, Length, NumberRange, Optional, ValidationError
+from wtforms import DateTimeLocalField, IntegerField, SelectField, StringField, TextAreaField
+from wtforms.validators import InputRequired, Length, NumberRange, Optional
 
 from app.accounts import find_user
-from app.presentation import sentence
+from app.forms import ServiceForm, add_error, plain_text, unix_lines
 from app.reservations.local_time import local_from_utc, utc_from_local
 from app.reservations.models import (
     DEFAULT_DURATION_MINUTES,
@@ -23,22 +22,15 @@ from app.reservations.models import (
     Reservation,
     Resource,
 )
-from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 
 # Browsers leave the seconds out unless they are typed.
 LOCAL_FORMATS = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"]
-# Of the service's fields, by the form's; the others have one name.
-FORM_FIELDS = {"resource_id": "resource", "customer_id": "customer"}
 
 
-def plain_text(_: FlaskForm, field: Field) -> None:
-    """A validator: what the API's fields refuse, a form's refuse too."""
-    if CONTROL_CHARACTERS.search(field.data or ""):
-        raise ValidationError(CONTROL_CHARACTERS_REFUSED)
-
-
-class ReservationForm(FlaskForm):
+class ReservationForm(ServiceForm):
     """A reservation to make or to change."""
+
+    FORM_FIELDS = {"resource_id": "resource", "customer_id": "customer"}
 
     customer = StringField(
         "Customer", [Length(max=254), plain_text], description="Username or email address; empty: you."
@@ -79,20 +71,8 @@ class ReservationForm(FlaskForm):
             "duration_minutes": self.duration_minutes.data,
             "resource_id": int(self.resource.data) if self.resource.data else None,
             "party_size": self.party_size.data,
-            # Browsers send line ends as CR LF (HTML, "constructing the entry list").
-            "note": (self.note.data or "").replace("\r\n", "\n").strip(),
+            "note": unix_lines(self.note.data),
         }
-
-    def take_errors(self, message: str, fields: Mapping[str, Sequence[str]]) -> None:
-        """Puts a service's refusal beside the fields that it names; what names none goes on top."""
-        named = False
-        for name, messages in fields.items():
-            field = self._fields.get(FORM_FIELDS.get(name, name))
-            if field is not None:
-                _add_error(field, *map(sentence, messages))
-                named = True
-        if not named:
-            self.form_errors.append(message)
 
     def _start_time(self, zone: ZoneInfo, present: Reservation | None) -> datetime | None:
         local = self.start_time.data
@@ -103,7 +83,7 @@ class ReservationForm(FlaskForm):
         try:
             return utc_from_local(local, zone)
         except ValueError as error:
-            _add_error(self.start_time, f"This time {error}.")
+            add_error(self.start_time, f"This time {error}.")
             return None
 
     def _customer_id(self) -> dict[str, int] | None:
@@ -112,11 +92,6 @@ class ReservationForm(FlaskForm):
             return {}
         user = find_user(login)
         if user is None:
-            _add_error(self.customer, "No user has this username or email address.")
+            add_error(self.customer, "No user has this username or email address.")
             return None
         return {"customer_id": user.id}
-
-
-def _add_error(field: Field, *messages: str) -> None:
-    # A tuple until the field was validated.
-    field.errors = [*field.errors, *messages]

@@ -10,7 +10,7 @@ from flask import Flask
 
 from app.api import register_api
 from app.presentation import register_subject
-from app.work_items import api, emails, hooks, personal, rules, views
+from app.work_items import api, board, emails, hooks, personal, rules, views
 from app.work_items.cli import work_items
 from app.work_items.history import history_of
 from app.work_items.models import (
@@ -63,6 +63,7 @@ def init_app(app: Flask) -> None:
     Must come after `app.presentation.init_app`, `app.api.init_app` and `app.accounts.init_app`.
     """
     app.register_blueprint(views.pages)
+    app.register_blueprint(board.pages)
     for kind in Kind:
         register_api(app, api.blueprint_of(kind))
     register_subject(app, "work_item", "work_items.detail", "item_id")

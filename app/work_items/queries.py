@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
 import sqlalchemy as sa
-from sqlalchemy.orm import selectinload
+from sqlalchemy.orm import aliased, selectinload
 
-from app.accounts import User, can
+from app.accounts import STAFF_ROLES, User, can
 from app.errors import NotFoundError
 from app.extensions import db
 from app.pagination import DEFAULT_LIMIT, Page, page_by_key
@@ -24,6 +24,8 @@ from app.work_items.models import (
 
 # The most cards of one column of the board; the list has the others.
 CARDS_PER_COLUMN = 50
+# The most people that a form offers; staff come first.
+PEOPLE_OFFERED = 500
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Filters:
 
     Args:
         kind, status, priority: one of each.
+        kinds: any of these.
         parent_id: the parts of one item.
+        within_id: the parts of one item, and theirs.
         responsible_id, reporter_id: one person's.
         due_before: due before that day, and not done.
         text: in the title or the description, or the number.
@@ -41,7 +45,9 @@ class Filters:
     kind: Kind | None = None
     status: WorkStatus | None = None
     priority: Priority | None = None
+    kinds: Collection[Kind] | None = None
     parent_id: int | None = None
+    within_id: int | None = None
     responsible_id: int | None = None
     reporter_id: int | None = None
     due_before: date | None = None
@@ -114,6 +120,17 @@ def board(user: User, filters: Filters) -> list[Column]:
     return [_column(user, replace(filters, status=status)) for status in WorkStatus]
 
 
+def counts(user: User, filters: Filters) -> Mapping[WorkStatus, int]:
+    """How many items each column of the board has, also those that it does not show."""
+    found = (
+        visible_to(user)
+        .where(*_conditions(filters))
+        .with_only_columns(WorkItem.status, sa.func.count().label("number"))
+    )
+    counted = {row.status: row.number for row in db.session.execute(found.group_by(WorkItem.status))}
+    return {status: counted.get(status, 0) for status in WorkStatus}
+
+
 def children(user: User, item: WorkItem) -> Sequence[WorkItem]:
     """The parts of an item that `user` may see, in order."""
     query = visible_to(user).where(WorkItem.parent_id == item.id)
@@ -140,6 +157,28 @@ def possible_parents(user: User, kind: Kind, limit: int = 200) -> Sequence[WorkI
         return []
     query = visible_to(user).where(WorkItem.kind == kind.parent, WorkItem.status != WorkStatus.DONE)
     return db.session.scalars(query.order_by(WorkItem.id.desc()).limit(limit)).all()
+
+
+def titles_of(user: User, item_ids: Collection[int]) -> Mapping[int, str]:
+    """What these items are called, as far as `user` may see them."""
+    query = visible_to(user).where(WorkItem.id.in_(item_ids)).with_only_columns(WorkItem.id, WorkItem.title)
+    return {row.id: row.title for row in db.session.execute(query)}
+
+
+def numbers_of_parts(item: WorkItem) -> tuple[int, int]:
+    """How many parts an item has, and how many these have. The caller has checked who asks."""
+    part = aliased(WorkItem)
+    below = sa.select(sa.func.count()).select_from(WorkItem)
+    parts = db.session.scalar(below.where(WorkItem.parent_id == item.id)) or 0
+    theirs = below.join(part, part.id == WorkItem.parent_id).where(part.parent_id == item.id)
+    return parts, db.session.scalar(theirs) or 0
+
+
+def people_of_school(school_id: int) -> Sequence[User]:
+    """Whom an item of a school can be given to: its active users, staff first, then by name."""
+    is_member = sa.case((User.role.in_(STAFF_ROLES), 0), else_=1)
+    query = sa.select(User).where(User.school_id == school_id, User.active, User.confirmed_at.is_not(None))
+    return db.session.scalars(query.order_by(is_member, User.name, User.id).limit(PEOPLE_OFFERED)).all()
 
 
 def comments_of(item: WorkItem, *, limit: int = 100, cursor: str | None = None) -> Page[WorkItemComment]:
@@ -174,11 +213,21 @@ def _conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
     same = ("kind", "status", "priority", "parent_id", "responsible_id", "reporter_id")
     wanted = {name: value for name in same if (value := getattr(filters, name)) is not None}
     conditions: list[sa.ColumnElement[bool]] = [getattr(WorkItem, name) == value for name, value in wanted.items()]
+    if filters.kinds is not None:
+        conditions.append(WorkItem.kind.in_(filters.kinds))
+    if filters.within_id is not None:
+        conditions.append(_within(filters.within_id))
     if filters.due_before is not None:
         conditions += [WorkItem.due_date < filters.due_before, WorkItem.status != WorkStatus.DONE]
     if filters.text:
         conditions.append(_contains(filters.text))
     return conditions
+
+
+def _within(item_id: int) -> sa.ColumnElement[bool]:
+    part = aliased(WorkItem)
+    parts = sa.select(part.id).where(part.parent_id == item_id)
+    return sa.or_(WorkItem.parent_id == item_id, WorkItem.parent_id.in_(parts))
 
 
 def _contains(text: str) -> sa.ColumnElement[bool]:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from app.accounts import Role, User, require
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.extensions import db
+from app.presentation import words
 from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 from app.work_items.models import (
     MAX_DESCRIPTION_CHARACTERS,
@@ -38,6 +39,7 @@ ASSIGNMENT = frozenset({"responsible_id", "reporter_id", "parent_id"})
 # What may be changed of many at once.
 BULK_FIELDS = frozenset({"status", "priority", "due_date", "responsible_id"})
 MAX_BULK_ITEMS = 500
+NOT_YOURS = "Only staff, and who is responsible for it or asked for it, change a work item."
 # A slip of the year is caught here.
 EARLIEST, LATEST = date(2000, 1, 1), date(2100, 1, 1)
 
@@ -132,14 +134,13 @@ def set_status(user: User, item_id: int, status: str, *, expected: str | None = 
         InvalidInputError: there is no such status.
     """
     item = get(user, item_id, for_update=True)
-    if expected is not None and item.status != expected:
-        raise ConflictError(f"{item.name} is {item.status} now, no longer {expected}.")
+    _refuse_unexpected(item, expected)
     _apply(user, item, {"status": status})
     db.session.flush()
     return item
 
 
-def move(user: User, item_id: int, status: str, below_id: int | None) -> WorkItem:
+def move(user: User, item_id: int, status: str, below_id: int | None, *, expected: str | None = None) -> WorkItem:
     """Moves a card of the board, flushed.
 
     Args:
@@ -147,14 +148,17 @@ def move(user: User, item_id: int, status: str, below_id: int | None) -> WorkIte
         item_id: the card.
         status: the column.
         below_id: the card that it goes right below; None puts it on top.
+        expected: the column that the user saw it in; None when that does not matter.
 
     Raises:
         NotFoundError, ForbiddenError: as `change`.
+        ConflictError: it is not in the expected column any more.
         InvalidInputError: there is no such column, or the other card is not in it any more.
     """
     target = as_status(status)
     item = get(user, item_id, for_update=True)
-    require(user, "work_items.set_status", item, message=_NOT_YOURS)
+    require(user, "work_items.set_status", item, message=NOT_YOURS)
+    _refuse_unexpected(item, expected)
     if below_id == item.id:
         raise InvalidInputError("A card does not go below itself.", {"below_id": ["takes another card's id"]})
     above = None if below_id is None else get(user, below_id)
@@ -227,7 +231,9 @@ def delete(
     db.session.flush()
 
 
-_NOT_YOURS = "Only staff, and who is responsible for it or asked for it, change a work item."
+def _refuse_unexpected(item: WorkItem, expected: str | None) -> None:
+    if expected is not None and item.status != expected:
+        raise ConflictError(f"{item.name} is {words(item.status)} now, no longer {words(expected)}.")
 
 
 def _see_to_parts(user: User, item: WorkItem, number: int, parts: Parts | None, to_id: int | None) -> None:
@@ -276,7 +282,7 @@ def _apply(user: User, item: WorkItem, changes: Mapping[str, Any]) -> None:
     if "priority" in values:
         values["priority"] = as_priority(values["priority"])
     if values or status is not item.status:
-        require(user, "work_items.update", item, message=_NOT_YOURS)
+        require(user, "work_items.update", item, message=NOT_YOURS)
     if ASSIGNMENT & values.keys():
         require(user, "work_items.assign", item, message="Only staff say whose a work item is.")
     if "parent_id" in values:
@@ -287,7 +293,7 @@ def _apply(user: User, item: WorkItem, changes: Mapping[str, Any]) -> None:
     for name, value in _cleaned(values).items():
         setattr(item, name, value)
     if status is not item.status:
-        require(user, "work_items.set_status", item, message=_NOT_YOURS)
+        require(user, "work_items.set_status", item, message=NOT_YOURS)
         item.position = position_on_top(item.school_id, status)
         item.status = status
 

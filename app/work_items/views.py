@@ -1,17 +1,300 @@
-"""The pages of work items."""
+"""The pages of one work item. Those that show many stand in board.py."""
 
 from __future__ import annotations
 
-from flask import Blueprint
-from flask.typing import ResponseReturnValue
+from collections.abc import Sequence
+from typing import Any
 
-from app.accounts import acting_user
-from app.work_items import queries
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from markupsafe import Markup, escape
+
+from app.accounts import User, acting_user, can, require
+from app.errors import AppError, ConflictError, InvalidInputError, NotFoundError
+from app.extensions import db
+from app.history import is_unfinished
+from app.presentation import sentence, words
+from app.work_items import comments, queries, services
+from app.work_items.board import board_url
+from app.work_items.forms import CommentForm, WorkItemForm, id_of
+from app.work_items.history import history_for
+from app.work_items.models import Kind, WorkItem, WorkStatus
 
 pages = Blueprint("work_items", __name__, url_prefix="/work")
 
+ID = "<int(max=2147483647):item_id>"
+COMMENT_ID = "<int(max=2147483647):comment_id>"
 
-@pages.get("/<int(max=2147483647):item_id>")
+
+@pages.route("/new", methods=["GET", "POST"])
+def create() -> ResponseReturnValue:
+    """The form of a new item; `?kind=` says of which kind, `?parent=` fills in what it is a part of."""
+    user = acting_user()
+    require(user, "work_items.create", message="Only staff make work items.")
+    kind = _kind(request.args.get("kind"))
+    form = WorkItemForm(data={"parent_id": id_of(request.args.get("parent")), "reporter_id": user.id})
+    form.offer(kind, queries.possible_parents(user, kind), _people(user.school_id, user))
+    if not form.validate_on_submit():
+        return _form_page(form, kind, None)
+    try:
+        item = services.create(user, kind, **form.values())
+    except InvalidInputError as error:
+        form.take_errors(error.message, error.fields)
+        return _form_page(form, kind, None)
+    db.session.commit()
+    flash(f"{item.name} is made.", "success")
+    return _to_detail(item.id)
+
+
+@pages.get(f"/{ID}")
 def detail(item_id: int) -> ResponseReturnValue:
-    """One item."""
-    return queries.get(acting_user(), item_id).title
+    """One item, its parts, what was said of it, and its history."""
+    return _detail_page(queries.get(acting_user(), item_id), CommentForm())
+
+
+@pages.get(f"/{ID}/history")
+def history(item_id: int) -> ResponseReturnValue:
+    """The history alone: asked again while something is under way."""
+    return render_template("history/_history.html", **_history_context(queries.get(acting_user(), item_id)))
+
+
+@pages.route(f"/{ID}/edit", methods=["GET", "POST"])
+def edit(item_id: int) -> ResponseReturnValue:
+    """The form of an existing item."""
+    user = acting_user()
+    item = queries.get(user, item_id)
+    require(user, "work_items.update", item, message=services.NOT_YOURS)
+    form = WorkItemForm(obj=item)
+    if can(user, "work_items.assign", item):
+        form.offer(item.kind, _possible_parents(user, item), _people(item.school_id, item.responsible, item.reporter))
+    else:
+        form.leave_assignment()
+    if not form.validate_on_submit():
+        return _form_page(form, item.kind, item)
+    try:
+        services.change(user, item_id, form.values())
+    except InvalidInputError as error:
+        form.take_errors(error.message, error.fields)
+        return _form_page(form, item.kind, item)
+    db.session.commit()
+    flash("The changes are saved.", "success")
+    return _to_detail(item_id)
+
+
+@pages.post(f"/{ID}/status")
+def set_status(item_id: int) -> ResponseReturnValue:
+    """Moves it to `status`, unless it is no longer in `expected_status`, which the person saw."""
+    status, expected = request.form.get("status", ""), request.form.get("expected_status") or None
+    try:
+        item = services.set_status(acting_user(), item_id, status, expected=expected)
+    except ConflictError as error:
+        db.session.rollback()
+        flash(error.message, "error")
+    else:
+        db.session.commit()
+        flash(f"{item.name} is {words(item.status)}.", "success")
+    return _to_detail(item_id)
+
+
+@pages.post(f"/{ID}/move")
+def move(item_id: int) -> ResponseReturnValue:
+    """Moves a card to `status`, below the card `below_id`: from its menu, or by the board's script, which says on the
+    spot why it did not work."""
+    by_script = request.accept_mimetypes.best == "application/json"
+    expected = request.values.get("expected_status") or None
+    below_id = id_of(request.form.get("below_id"))
+    try:
+        item = services.move(acting_user(), item_id, request.form.get("status", ""), below_id, expected=expected)
+    except AppError as error:
+        db.session.rollback()
+        if by_script:
+            return {"message": sentence(error.message)}, error.status
+        flash(sentence(error.message), "error")
+    else:
+        db.session.commit()
+        if by_script:
+            return "", 204
+        flash(f"{item.name} is {words(item.status)}.", "success")
+    return redirect(board_url(), 303)
+
+
+@pages.post(f"/{ID}/delete")
+def delete(item_id: int) -> ResponseReturnValue:
+    """Removes it; `parts` and `to_id` say what becomes of its parts."""
+    item = queries.get(acting_user(), item_id)
+    name, parent_id = item.name, item.parent_id
+    parts, to_id = request.form.get("parts") or None, id_of(request.form.get("to_id"))
+    try:
+        services.delete(acting_user(), item_id, parts=parts, to_id=to_id)
+    except (ConflictError, InvalidInputError) as error:
+        db.session.rollback()
+        flash(error.message, "error")
+        return _to_detail(item_id)
+    db.session.commit()
+    flash(f"{name} is deleted. Its history stays in the audit log.", "success")
+    return _to_detail(parent_id) if parent_id else redirect(url_for("work.list_"), 303)
+
+
+@pages.post(f"/{ID}/watch")
+def watch(item_id: int) -> ResponseReturnValue:
+    """From here on the person is told of it."""
+    comments.watch(acting_user(), item_id)
+    db.session.commit()
+    flash("You watch it: changes of its status are mailed to you.", "success")
+    return _to_detail(item_id)
+
+
+@pages.post(f"/{ID}/unwatch")
+def unwatch(item_id: int) -> ResponseReturnValue:
+    """From here on the person is told of it only if it is theirs."""
+    user = acting_user()
+    item = comments.unwatch(user, item_id)
+    db.session.commit()
+    flash(f"You no longer watch {item.name}.", "success")
+    # Whoever saw it only because they watched it has seen it for the last time.
+    return _to_detail(item_id) if _sees(user, item_id) else redirect(board_url(), 303)
+
+
+@pages.post(f"/{ID}/comments")
+def comment(item_id: int) -> ResponseReturnValue:
+    """Says something of it."""
+    item, form = queries.get(acting_user(), item_id), CommentForm()
+    if not form.validate_on_submit():
+        return _detail_page(item, form)
+    try:
+        said = comments.comment(acting_user(), item_id, form.text.data or "")
+    except InvalidInputError as error:
+        db.session.rollback()
+        form.take_errors(error.message, error.fields)
+        return _detail_page(item, form)
+    db.session.commit()
+    return _to_detail(item_id, anchor=f"comment-{said.id}")
+
+
+@pages.route(f"/comments/{COMMENT_ID}/edit", methods=["GET", "POST"])
+def edit_comment(comment_id: int) -> ResponseReturnValue:
+    """The form of a comment, for its author."""
+    found = comments.get_comment(acting_user(), comment_id)
+    require(acting_user(), "work_items.edit_comment", found, message="Only its author changes a comment.")
+    form = CommentForm(obj=found)
+    if not form.validate_on_submit():
+        return _comment_page(form, found)
+    try:
+        comments.edit_comment(acting_user(), comment_id, form.text.data or "")
+    except InvalidInputError as error:
+        db.session.rollback()
+        form.take_errors(error.message, error.fields)
+        return _comment_page(form, found)
+    db.session.commit()
+    return _to_detail(found.item_id, anchor=f"comment-{comment_id}")
+
+
+@pages.post(f"/comments/{COMMENT_ID}/delete")
+def delete_comment(comment_id: int) -> ResponseReturnValue:
+    """Removes a comment."""
+    item_id = comments.get_comment(acting_user(), comment_id).item_id
+    comments.delete_comment(acting_user(), comment_id)
+    db.session.commit()
+    flash("The comment is deleted.", "success")
+    return _to_detail(item_id)
+
+
+@pages.app_template_filter("mentions")
+def mentions(text: str) -> Markup:
+    """A comment's text, escaped, with the names in it marked."""
+    # Split by a pattern with one group: every other piece is a name.
+    pieces = comments.MENTIONED.split(text)
+    mark = Markup('<strong class="mention">@{}</strong>')
+    return Markup("").join(mark.format(piece) if n % 2 else escape(piece) for n, piece in enumerate(pieces))
+
+
+def _kind(text: str | None) -> Kind:
+    return Kind(text) if text in list(Kind) else Kind.TASK
+
+
+def _people(school_id: int, *present: User | None) -> Sequence[User]:
+    """Whom a form offers: the people of the school, and those it names now, although they may have left."""
+    offered = list(queries.people_of_school(school_id))
+    known = {person.id for person in offered}
+    return [*offered, *{person.id: person for person in present if person and person.id not in known}.values()]
+
+
+def _possible_parents(user: User, item: WorkItem) -> Sequence[WorkItem]:
+    offered = list(queries.possible_parents(user, item.kind))
+    if item.parent is not None and item.parent.id not in {parent.id for parent in offered}:
+        offered.append(item.parent)
+    return offered
+
+
+def _sees(user: User, item_id: int) -> bool:
+    try:
+        queries.get(user, item_id)
+    except NotFoundError:
+        return False
+    return True
+
+
+def _detail_page(item: WorkItem, form: CommentForm) -> ResponseReturnValue:
+    user = acting_user()
+    page = queries.comments_of(item, cursor=request.args.get("cursor"))
+    parts = queries.children(user, item)
+    context: dict[str, Any] = {
+        "item": item,
+        "parent_is_seen": item.parent_id is not None and _sees(user, item.parent_id),
+        "parts": parts,
+        "progress": queries.progress_of([item.id]).get(item.id),
+        "part_progress": queries.progress_of([part.id for part in parts]),
+        "statuses": list(WorkStatus),
+        "watchers": queries.watchers_of(item),
+        "is_watching": comments.is_watched_by(user, item),
+        "comments": [
+            (said, can(user, "work_items.edit_comment", said), can(user, "work_items.delete_comment", said))
+            for said in page.items
+        ],
+        "next_cursor": page.next_cursor,
+        "form": form,
+        "may_move": can(user, "work_items.set_status", item),
+        "may_edit": can(user, "work_items.update", item),
+        "may_create": can(user, "work_items.create"),
+        **_deletion_context(user, item),
+        **_history_context(item),
+    }
+    return render_template("work_items/detail.html", **context), _form_status()
+
+
+def _deletion_context(user: User, item: WorkItem) -> dict[str, Any]:
+    if not can(user, "work_items.delete", item):
+        return {"may_delete": False}
+    heirs = queries.possible_parents(user, item.kind.child) if item.kind.child else []
+    numbers = queries.numbers_of_parts(item)
+    return {
+        "may_delete": True,
+        "heirs": [heir for heir in heirs if heir.id != item.id and heir.school_id == item.school_id],
+        "numbers_of_parts": numbers,
+    }
+
+
+def _history_context(item: WorkItem) -> dict[str, Any]:
+    entries = history_for(acting_user(), item)
+    return {
+        "history": entries,
+        "is_unfinished": is_unfinished(entries),
+        "history_url": url_for("work_items.history", item_id=item.id),
+    }
+
+
+def _form_page(form: WorkItemForm, kind: Kind, item: WorkItem | None) -> ResponseReturnValue:
+    context = {"form": form, "kind": kind, "kinds": list(Kind), "item": item}
+    return render_template("work_items/form.html", **context), _form_status()
+
+
+def _comment_page(form: CommentForm, found: Any) -> ResponseReturnValue:
+    return render_template("work_items/comment.html", form=form, comment=found), _form_status()
+
+
+def _form_status() -> int:
+    return 422 if request.method == "POST" else 200
+
+
+def _to_detail(item_id: int, anchor: str | None = None) -> ResponseReturnValue:
+    return redirect(url_for("work_items.detail", item_id=item_id, _anchor=anchor), 303)

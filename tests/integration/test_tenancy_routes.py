@@ -17,11 +17,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.accounts import LoginAddress, Role, User, issue_personal_token
-from app.extensions import Base
+from app.extensions import Base, db
 from app.mail import EmailMessage
 from app.outbox import JobRecord, JobState
 from app.reservations import Reservation, ReservationStatus, Resource
 from app.tenancy import Tenant
+from app.work_items import WorkItem, WorkItemComment, WorkItemWatcher
 from tests.reservation_factories import (
     bearer,
     log_in,
@@ -31,6 +32,7 @@ from tests.reservation_factories import (
     make_user,
     tomorrow,
 )
+from tests.work_item_factories import make_epic, make_story, make_task
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -66,9 +68,34 @@ def many(access: str, *paths: str) -> Route:
 
 RESERVATION, API_RESERVATION = "/reservations/{reservation}", "/api/v1/reservations/{reservation}"
 FORM = {"start_time": "2031-01-02T10:00", "duration_minutes": 60, "party_size": 1}
-# Nobody else's, whatever their role: a developer's inbox, and tokens.
-ONES_OWN = ("inbox.message", "inbox.part", "api_accounts.get_token")
-LINK_TO_ROW = re.compile(r'href="/(jobs|mails|reservations)/[0-9a-f-]{1,36}"')
+# Nobody else's, whatever their role: a developer's inbox, tokens, and what one has said.
+ONES_OWN = ("inbox.message", "inbox.part", "api_accounts.get_token", "work_items.edit_comment")
+LINK_TO_ROW = re.compile(r'href="/(jobs|mails|reservations|work)/[0-9a-f-]{1,36}"')
+WORK = "/work/{task}"
+ITEM_FORM = {"title": "Ours now", "priority": "LOW"}
+
+
+def routes_of_items(kind: str, plural: str, part_of: Mapping[str, str]) -> dict[tuple[str, str], Route]:
+    """The endpoints of one kind of work items; all kinds have the same."""
+    one_of, listed = f"/api/v1/{plural}/{{{kind}}}", f"/api/v1/{plural}"
+    made_of = Route(STAFF, (listed,), {"title": "Ours", **part_of}, 422) if part_of else Route(STAFF)
+    found = {
+        ("list_items", "GET"): many(USER, f"{listed}?limit=100", f"{listed}?text={{name}}"),
+        ("create_item", "POST"): made_of,
+        ("change_items", "POST"): one(
+            USER, f"{listed}/bulk", ids=[f"{{{kind}}}"], changes={"status": "DONE", "due_date": None}
+        ),
+        ("get_item", "GET"): one(USER, one_of),
+        ("change_item", "PATCH"): one(USER, one_of, title="Ours now", status="DONE"),
+        ("delete_item", "DELETE"): one(USER, f"{one_of}?parts=delete"),
+        ("list_comments", "GET"): one(USER, f"{one_of}/comments"),
+        ("comment", "POST"): one(USER, f"{one_of}/comments", text="Ours now"),
+        ("watch", "PUT"): one(USER, f"{one_of}/watch"),
+        ("unwatch", "DELETE"): one(USER, f"{one_of}/watch"),
+    }
+    return {(f"api_{plural}.{name}", method): route for (name, method), route in found.items()}
+
+
 ROUTES: dict[tuple[str, str], Route] = {
     ("static", "GET"): Route(EVERYBODY),
     ("health.alive", "GET"): many(EVERYBODY, "/healthz"),
@@ -163,6 +190,31 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("api_reservations.get_reservation", "GET"): one(USER, API_RESERVATION),
     ("api_reservations.change_reservation", "PATCH"): one(USER, API_RESERVATION, note="ours now", status="cancelled"),
     ("api_reservations.delete_reservation", "DELETE"): one(USER, API_RESERVATION),
+    ("work.board", "GET"): many(
+        USER, "/work/board", "/work/board?within={epic}", "/work/board?responsible={customer}", "/work/board?kind=epic"
+    ),
+    ("work.columns", "GET"): many(USER, "/work/board/columns", "/work/board/columns?text={name}"),
+    ("work.list_", "GET"): many(USER, "/work", "/work?text={name}", "/work?text=%23{task}", "/work?within={story}"),
+    ("work.change_many", "POST"): Route(USER, ("/work/bulk",), {"ids": "{task}", "status": "DONE"}, 303),
+    ("work_items.create", "GET"): many(STAFF, "/work/new", "/work/new?kind=story&parent={epic}"),
+    ("work_items.create", "POST"): Route(STAFF, ("/work/new",), {**ITEM_FORM, "parent_id": "{story}"}, 422),
+    ("work_items.detail", "GET"): one(USER, WORK),
+    ("work_items.history", "GET"): one(USER, f"{WORK}/history"),
+    ("work_items.edit", "GET"): one(USER, f"{WORK}/edit"),
+    ("work_items.edit", "POST"): one(USER, f"{WORK}/edit", **ITEM_FORM),
+    ("work_items.set_status", "POST"): one(USER, f"{WORK}/status", status="DONE"),
+    # The board again, which says that there is no such card.
+    ("work_items.move", "POST"): Route(USER, (f"{WORK}/move",), {"status": "DONE"}, 303),
+    ("work_items.delete", "POST"): one(USER, f"{WORK}/delete"),
+    ("work_items.watch", "POST"): one(USER, f"{WORK}/watch"),
+    ("work_items.unwatch", "POST"): one(USER, f"{WORK}/unwatch"),
+    ("work_items.comment", "POST"): one(USER, f"{WORK}/comments", text="Ours now"),
+    ("work_items.edit_comment", "GET"): one(USER, "/work/comments/{comment}/edit"),
+    ("work_items.edit_comment", "POST"): one(USER, "/work/comments/{comment}/edit", text="Ours now"),
+    ("work_items.delete_comment", "POST"): one(USER, "/work/comments/{comment}/delete"),
+    **routes_of_items("epic", "epics", {}),
+    **routes_of_items("story", "stories", {"epic_id": "{epic}"}),
+    **routes_of_items("task", "tasks", {"story_id": "{story}"}),
     ("monitoring.jobs", "GET"): many(
         STAFF, "/jobs/", "/jobs/?text={job}", "/jobs/?state=pending", "/jobs/?name=mail.deliver"
     ),
@@ -190,7 +242,7 @@ ROUTES: dict[tuple[str, str], Route] = {
 
 @pytest.fixture
 def ids(session) -> dict[str, Any]:
-    """What another school has: a confirmed reservation with its mail and its jobs, one of them failed."""
+    """What another school has: a confirmed reservation with its mail and its jobs, one of them failed; work items."""
     school = make_school()
     customer = make_user(
         school_id=school.id, name="Zarathustra", email="zarathustra@example.org", username="zarathustra"
@@ -209,11 +261,26 @@ def ids(session) -> dict[str, Any]:
     session.commit()
     found |= {"day": tomorrow().date().isoformat(), "token": token.id}
     found["address_id"] = session.scalars(sa.select(LoginAddress.id).where(LoginAddress.user_id == customer.id)).one()
+    found |= work_of(customer)
     session.expunge_all()
     return found
 
 
+def work_of(user: User) -> dict[str, int]:
+    """A task of somebody's, what it is a part of, and what was said of it."""
+    people = {"reporter": user, "responsible": user}
+    epic = make_epic(title="Zarathustras epic", **people)
+    story = make_story(title="Zarathustras story", epic=epic, **people)
+    task = make_task(title="Zarathustras task", story=story, **people)
+    said = WorkItemComment(item=task, author=user, text="Zarathustras words", school_id=task.school_id)
+    db.session.add(said)
+    db.session.commit()
+    return {"epic": epic.id, "story": story.id, "task": task.id, "comment": said.id}
+
+
 def filled(value: Any, ids: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [filled(each, ids) for each in value]
     if not isinstance(value, str):
         return value
     text = value.format(**ids)
@@ -230,8 +297,19 @@ def ask(client: FlaskClient, method: str, route: Route, path: str, ids: Mapping[
 
 def snapshot(session) -> list[Any]:
     session.rollback()
-    tables = (Reservation, Resource, User, LoginAddress, JobRecord, EmailMessage)
-    return [session.execute(sa.select(model.__table__).order_by(model.__table__.c.id)).all() for model in tables]
+    tables = (
+        Reservation,
+        Resource,
+        User,
+        LoginAddress,
+        JobRecord,
+        EmailMessage,
+        WorkItem,
+        WorkItemComment,
+        WorkItemWatcher,
+    )
+    keyed = [(model.__table__, model.__table__.primary_key.columns) for model in tables]
+    return [session.execute(sa.select(table).order_by(*key)).all() for table, key in keyed]
 
 
 def test_every_route_is_in_the_table(app: Flask):
@@ -247,7 +325,9 @@ def test_every_route_is_in_the_table(app: Flask):
 
 def test_who_is_not_meant_is_sent_away_before_anything_is_looked_at(app, session, client, ids):
     before = snapshot(session)
-    member = log_in(app.test_client(), make_user())
+    user = make_user()
+    member, headers = log_in(app.test_client(), user), bearer(user)
+    member.get("/api/v1/me", headers=headers)  # once a minute it is recorded that the token was used
     before = snapshot(session)
     for (endpoint, method), route in ROUTES.items():
         for path in route.paths:
@@ -260,7 +340,7 @@ def test_who_is_not_meant_is_sent_away_before_anything_is_looked_at(app, session
                 assert answer.status_code == 302, endpoint
                 assert answer.location.startswith("/login"), endpoint
             if route.access == STAFF:
-                assert ask(member, method, route, path, ids).status_code == 403, endpoint
+                assert ask(member, method, route, path, ids, headers).status_code == 403, endpoint
     assert snapshot(session) == before
 
 
@@ -338,6 +418,7 @@ def test_every_statement_of_a_request_names_the_school(session, client, statemen
     ids |= {"failed_job": job, "name": "name", "address": customer.email, "day": tomorrow().date().isoformat()}
     ids["token"] = ids["address_id"] = 0
     user = make_user(Role.STAFF)
+    ids |= work_of(user)
     client, headers = log_in(client, user), bearer(user)
     seen = 0
     for (_, method), route in ROUTES.items():

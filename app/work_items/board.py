@@ -1,0 +1,207 @@
+"""The pages that show many work items: the board and the list. Both take the same filters, from the address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app.accounts import User, acting_user, can
+from app.errors import AppError
+from app.extensions import db
+from app.presentation import date_today, sentence, words
+from app.text import query_text
+from app.work_items import queries, services
+from app.work_items.forms import PRIORITIES, id_of
+from app.work_items.models import Kind, Priority, WorkItem, WorkStatus
+
+pages = Blueprint("work", __name__, url_prefix="/work")
+
+FILTERS = ("kind", "status", "priority", "within", "responsible", "mine", "due", "text")
+# The board shows what people do; an epic is where it leads.
+BOARD_KINDS = frozenset({Kind.STORY, Kind.TASK})
+# Days from today before which an item is due, by the word in the address.
+DUE_DAYS = {"overdue": 0, "week": 8}
+NOBODY = "nobody"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the board and the list show of an item."""
+
+    item: WorkItem
+    parent_title: str | None
+    progress: queries.Progress | None
+    is_overdue: bool
+    may_move: bool
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the board: its first cards, and how many there are."""
+
+    status: WorkStatus
+    cards: Sequence[Card]
+    count: int
+
+
+@pages.get("/board")
+def board() -> ResponseReturnValue:
+    """The board, a column for each status."""
+    return render_template("work_items/board.html", **{**_page_context(), **_board_context()})
+
+
+@pages.get("/board/columns")
+def columns() -> ResponseReturnValue:
+    """The columns alone, asked for again and again: the answer is short while nothing has changed."""
+    answer = make_response(render_template("work_items/_columns.html", **_board_context()))
+    answer.add_etag()
+    return answer.make_conditional(request)
+
+
+@pages.get("")
+def list_() -> ResponseReturnValue:
+    """The list, newest first."""
+    shown = _shown_filters()
+    page = queries.page(acting_user(), _filters(shown), cursor=request.args.get("cursor"))
+    return render_template(
+        "work_items/list.html",
+        cards=_cards(acting_user(), page.items),
+        next_cursor=page.next_cursor,
+        statuses=[(status.value, words(status).capitalize()) for status in WorkStatus],
+        priorities=PRIORITIES,
+        **_page_context(),
+    )
+
+
+@pages.post("/bulk")
+def change_many() -> ResponseReturnValue:
+    """Changes the same of all chosen items: of all of them or of none."""
+    ids = [id for text in request.form.getlist("ids") if (id := id_of(text))]
+    changes = _changes()
+    if not ids or not changes:
+        flash("Choose items, and what to change of them.", "error")
+        return redirect(list_url(), 303)
+    try:
+        number = services.change_many(acting_user(), ids, changes)
+    except AppError as error:
+        db.session.rollback()
+        flash(f"{sentence(error.message)} Nothing is changed.", "error")
+    else:
+        db.session.commit()
+        flash(f"{number} item{'' if number == 1 else 's'} changed.", "success")
+    return redirect(list_url(), 303)
+
+
+def board_url() -> str:
+    """The board with the filters of this request's address."""
+    return url_for("work.board", **_carried())
+
+
+def list_url() -> str:
+    """The list with the filters of this request's address."""
+    return url_for("work.list_", **_carried())
+
+
+def _carried() -> dict[str, Any]:
+    return {name: request.args[name] for name in FILTERS if request.args.get(name)}
+
+
+def _changes() -> dict[str, Any]:
+    """What the form of the list sets; an empty field leaves things as they are."""
+    changes: dict[str, Any] = {name: request.form[name] for name in ("status", "priority") if request.form.get(name)}
+    if responsible := request.form.get("responsible"):
+        changes["responsible_id"] = None if responsible == NOBODY else id_of(responsible)
+    return changes
+
+
+def _page_context() -> dict[str, Any]:
+    """What the board and the list have in common: the filters, and what they offer."""
+    user, shown = acting_user(), _shown_filters()
+    people = queries.people_of_school(user.school_id) if can(user, "work_items.view_all") else []
+    return {
+        "query": _carried(),
+        "filters": shown,
+        "is_filtered": any(shown.values()),
+        "kinds": list(Kind),
+        "epics": _epics(user, shown["within"]),
+        "people": [(person.id, person.name) for person in people],
+        "may_create": can(user, "work_items.create"),
+        "may_assign": can(user, "work_items.assign"),
+    }
+
+
+def _epics(user: User, chosen_id: int | None) -> Mapping[int, str]:
+    """What the items can be narrowed to the parts of: the epics under way, and what is chosen now."""
+    offered = {item.id: item.title for item in queries.possible_parents(user, Kind.STORY)}
+    if chosen_id and chosen_id not in offered:
+        offered |= queries.titles_of(user, [chosen_id])
+    return offered
+
+
+def _board_context() -> dict[str, Any]:
+    user, filters = acting_user(), _filters(_shown_filters(), kinds=BOARD_KINDS)
+    found = queries.board(user, filters)
+    counts = queries.counts(user, filters)
+    cards = {card.item.id: card for card in _cards(user, [item for column in found for item in column.items])}
+    return {
+        "query": _carried(),
+        "columns": [
+            Column(column.status, [cards[item.id] for item in column.items], counts[column.status]) for column in found
+        ],
+    }
+
+
+def _cards(user: User, items: Sequence[WorkItem]) -> list[Card]:
+    titles = queries.titles_of(user, {item.parent_id for item in items if item.parent_id})
+    progress, today = queries.progress_of([item.id for item in items]), date_today()
+    return [
+        Card(
+            item,
+            titles.get(item.parent_id or 0),
+            progress.get(item.id),
+            is_overdue(item, today),
+            can(user, "work_items.set_status", item),
+        )
+        for item in items
+    ]
+
+
+def is_overdue(item: WorkItem, today: date) -> bool:
+    """Whether it should have been done by now."""
+    return item.due_date is not None and item.due_date < today and item.status is not WorkStatus.DONE
+
+
+def _shown_filters() -> dict[str, Any]:
+    """The filters as the pages show them; what is none is ignored, as on every page."""
+    due = request.args.get("due")
+    return {
+        "kind": _member(Kind, "kind"),
+        "status": _member(WorkStatus, "status"),
+        "priority": _member(Priority, "priority"),
+        "within": id_of(request.args.get("within")),
+        "responsible": id_of(request.args.get("responsible")),
+        "mine": request.args.get("mine") == "1",
+        "due": due if due in DUE_DAYS else None,
+        "text": query_text("text"),
+    }
+
+
+def _member(enum: Any, name: str) -> Any:
+    given = request.args.get(name)
+    return enum(given) if given in list(enum) else None
+
+
+def _filters(shown: Mapping[str, Any], **more: Any) -> queries.Filters:
+    same = {name: shown[name] for name in ("kind", "status", "priority", "text")}
+    return queries.Filters(
+        **same,
+        **({} if shown["kind"] else more),
+        within_id=shown["within"],
+        responsible_id=acting_user().id if shown["mine"] else shown["responsible"],
+        due_before=date_today() + timedelta(days=DUE_DAYS[shown["due"]]) if shown["due"] else None,
+    )

@@ -33,6 +33,7 @@ from app.mail.previews import render_mail
 from app.outbox import JobRecord
 from app.reservations import Reservation
 from app.schools import default_school
+from app.work_items import Kind
 from tests.reservation_factories import (
     PASSWORD,
     bearer,
@@ -52,7 +53,7 @@ SHAPE = {"code", "status", "message", "errors"}
 SMUGGLED = "\r\nBcc: eve@example.org"
 SCRIPT = "<script>alert(1)</script>"
 # They take no body, so nothing in it can be wrong but its size.
-WITHOUT_BODY = ("api_accounts.logout",)
+WITHOUT_BODY = ("api_accounts.logout", *(f"api_{kind.plural}.watch" for kind in Kind))
 
 
 @pytest.fixture

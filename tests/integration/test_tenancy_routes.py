@@ -404,6 +404,9 @@ UNSCOPED = (
     # What is kept of oneself, by one's own id and address, whatever the school one was in then.
     r"SELECT .* FROM (\w+) WHERE \1\.user_id = \? ORDER BY \1\.id$",
     r"SELECT .* FROM reservations LEFT OUTER JOIN resources ON \S+ = \S+ WHERE reservations\.customer_id = \? ORDER BY",
+    r"SELECT .* FROM work_items WHERE work_items\.(responsible|reporter)_id = \? ORDER BY work_items\.id$",
+    r"SELECT .* FROM work_items WHERE work_items\.id IN \(SELECT .* WHERE work_item_watchers\.user_id = \?\) ORDER BY",
+    r"SELECT .* FROM work_item_comments WHERE work_item_comments\.author_id = \? ORDER BY",
     r"SELECT .* FROM email_messages WHERE email_messages\.recipient = \? OR .*subject_id = \? ORDER BY",
 )
 TENANTS = [mapper.local_table.name for mapper in Base.registry.mappers if issubclass(mapper.class_, Tenant)]

@@ -90,7 +90,7 @@ def test_a_card_goes_below_one_of_its_new_column_only(session, staff):
 
 def test_a_status_that_somebody_has_changed_meanwhile_is_a_conflict(session, staff):
     item = make_epic(status="DONE")
-    with pytest.raises(ConflictError, match=f"Epic #{item.id} is DONE now, no longer TODO"):
+    with pytest.raises(ConflictError, match=f"Epic #{item.id} is done now, no longer to do"):
         work_items.set_status(staff, item.id, "BLOCKED", expected="TODO")
     work_items.set_status(staff, item.id, "BLOCKED", expected="DONE")
     assert item.status is WorkStatus.BLOCKED

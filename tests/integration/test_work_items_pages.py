@@ -362,7 +362,7 @@ WRONG = (
     ({"title": "a\x00b"}, "Control characters are not allowed."),
     ({"description": "a\x1bb"}, "Control characters are not allowed."),
     ({"description": "x" * 10_001}, "longer than 10000"),
-    ({"parent_id": ""}, "Say of which story it is a part."),
+    ({"parent_id": ""}, "Say of what it is a part."),
     ({"parent_id": "99999"}, "Not a valid choice"),
     ({"parent_id": "x"}, "Invalid Choice"),
     ({"priority": "SOME"}, "Not a valid choice"),

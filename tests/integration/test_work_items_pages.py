@@ -547,6 +547,16 @@ def test_an_empty_board_says_what_to_do(client, staff):
     assert "Begin with an epic." in client.get("/work").text
 
 
+def test_the_overview_shows_what_one_is_to_see_to_what_is_due_first_on_top(client, staff):
+    later = make_task(title="No day", responsible=staff)
+    first = make_task(title="Soon", responsible=staff, due_date=date_today() - timedelta(days=1))
+    make_task(title="Over", responsible=staff, status="DONE")
+    make_task(title="Anothers")
+    panel = client.get("/").text.partition('id="work-title"')[2].partition("</section>")[0]
+    assert re.findall(r'href="/work/(\d+)"', panel) == [str(first.id), str(later.id)]
+    assert "Overdue since" in panel
+
+
 def test_the_navigation_leads_to_the_board(client, member):
     page = client.get("/work").text
     assert '<a class="nav-item-link" href="/work/board" aria-current="page">' in page

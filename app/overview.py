@@ -6,8 +6,8 @@ from flask import Flask, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
-from app import monitoring, reservations
-from app.accounts import login_required
+from app import monitoring, reservations, work_items
+from app.accounts import acting_user, login_required
 from app.presentation import date_today, reader_zone
 
 SHOWN = 6
@@ -27,6 +27,7 @@ def index() -> ResponseReturnValue:
         today=today,
         waiting=reservations.waiting(SHOWN),
         waiting_count=waiting_count,
+        my_work=work_items.open_of(acting_user(), SHOWN),
         failed_jobs=monitoring.latest_failures(SHOWN),
     )
 

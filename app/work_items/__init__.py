@@ -25,6 +25,7 @@ from app.work_items.models import (
     WorkStatus,
 )
 from app.work_items.notices import tell_gathered
+from app.work_items.queries import open_of
 from app.work_items.reminders import remind_due
 from app.work_items.services import change, change_many, create, delete, move, set_status
 
@@ -47,6 +48,7 @@ __all__ = [
     "hooks",
     "init_app",
     "move",
+    "open_of",
     "personal",
     "remind_due",
     "set_status",

@@ -47,7 +47,7 @@ class WorkItemForm(ServiceForm):
         "Title", [DataRequired("Say what is to be done."), Length(max=MAX_TITLE_CHARACTERS), plain_text]
     )
     description = TextAreaField("Description", [Length(max=MAX_DESCRIPTION_CHARACTERS), plain_text])
-    parent_id = SelectField("Part of", [InputRequired()], coerce=id_or_none)
+    parent_id = SelectField("Part of", [InputRequired("Say of what it is a part.")], coerce=id_or_none)
     priority = SelectField("Priority", [InputRequired()], choices=PRIORITIES, default=Priority.MEDIUM.value)
     due_date = DateField("Due", [Optional()])
     responsible_id = SelectField("Assignee", [Optional()], coerce=id_or_none)
@@ -59,7 +59,6 @@ class WorkItemForm(ServiceForm):
             del self.parent_id
         else:
             self.parent_id.label.text = kind.parent.value.capitalize()
-            self.parent_id.validators = [InputRequired(f"Say of which {kind.parent} it is a part.")]
             self.parent_id.choices = [("", "Choose one"), *((item.id, f"#{item.id} {item.title}") for item in parents)]
         named = [(person.id, person_label(person)) for person in people]
         self.responsible_id.label.text = kind.responsible.capitalize()

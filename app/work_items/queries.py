@@ -131,6 +131,12 @@ def counts(user: User, filters: Filters) -> Mapping[WorkStatus, int]:
     return {status: counted.get(status, 0) for status in WorkStatus}
 
 
+def open_of(user: User, limit: int) -> Sequence[WorkItem]:
+    """What a user is to see to and is not done, what is due first on top."""
+    query = visible_to(user).where(WorkItem.responsible_id == user.id, WorkItem.status != WorkStatus.DONE)
+    return db.session.scalars(query.order_by(WorkItem.due_date.nulls_last(), WorkItem.id).limit(limit)).all()
+
+
 def children(user: User, item: WorkItem) -> Sequence[WorkItem]:
     """The parts of an item that `user` may see, in order."""
     query = visible_to(user).where(WorkItem.parent_id == item.id)
@@ -198,7 +204,7 @@ def watchers_of(item: WorkItem) -> Sequence[User]:
 
 
 def _column(user: User, filters: Filters) -> Column:
-    query = _with_people(visible_to(user).where(*_conditions(filters)))
+    query = visible_to(user).where(*_conditions(filters)).options(selectinload(WorkItem.responsible))
     ordered = query.order_by(WorkItem.position, WorkItem.id).limit(CARDS_PER_COLUMN + 1)
     found = db.session.scalars(ordered).all()
     assert filters.status is not None

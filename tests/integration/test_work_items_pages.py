@@ -362,7 +362,7 @@ WRONG = (
     ({"title": "a\x00b"}, "Control characters are not allowed."),
     ({"description": "a\x1bb"}, "Control characters are not allowed."),
     ({"description": "x" * 10_001}, "longer than 10000"),
-    ({"parent_id": ""}, "Say of which story it is a part."),
+    ({"parent_id": ""}, "Say of what it is a part."),
     ({"parent_id": "99999"}, "Not a valid choice"),
     ({"parent_id": "x"}, "Invalid Choice"),
     ({"priority": "SOME"}, "Not a valid choice"),
@@ -545,6 +545,16 @@ def test_an_empty_board_says_what_to_do(client, staff):
     page = client.get("/work/board").text
     assert "Nothing is waiting." in page
     assert "Begin with an epic." in client.get("/work").text
+
+
+def test_the_overview_shows_what_one_is_to_see_to_what_is_due_first_on_top(client, staff):
+    later = make_task(title="No day", responsible=staff)
+    first = make_task(title="Soon", responsible=staff, due_date=date_today() - timedelta(days=1))
+    make_task(title="Over", responsible=staff, status="DONE")
+    make_task(title="Anothers")
+    panel = client.get("/").text.partition('id="work-title"')[2].partition("</section>")[0]
+    assert re.findall(r'href="/work/(\d+)"', panel) == [str(first.id), str(later.id)]
+    assert "Overdue since" in panel
 
 
 def test_the_navigation_leads_to_the_board(client, member):

@@ -12,8 +12,8 @@ from wtforms import DateTimeLocalField, Field, IntegerField, SelectField, String
 from wtforms.validators import InputRequired, Length, NumberRange, Optional, ValidationError
 
 from app.accounts import find_user
+from app.local_time import local_from_utc, utc_from_local
 from app.presentation import sentence
-from app.reservations.local_time import local_from_utc, utc_from_local
 from app.reservations.models import (
     DEFAULT_DURATION_MINUTES,
     MAX_DURATION_MINUTES,

@@ -10,7 +10,7 @@ from flask import Flask
 from app.accounts import api, hooks, permissions, registration_pages, requests, rules, security, token_views, views
 from app.accounts.cli import users
 from app.accounts.codes import prune as prune_codes
-from app.accounts.models import STAFF_ROLES, AccessToken, Role, User
+from app.accounts.models import STAFF_ROLES, AccessToken, AccountCode, Role, User
 from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, can, login_required, require, require_role
 from app.accounts.registration import resend_confirmation, send_password_reset
@@ -18,6 +18,7 @@ from app.accounts.requests import act_as
 from app.accounts.services import (
     authenticate,
     change_password,
+    change_user,
     create_user,
     disable,
     end_sessions_and_tokens,
@@ -40,6 +41,7 @@ from app.api import register_api
 __all__ = [
     "STAFF_ROLES",
     "AccessToken",
+    "AccountCode",
     "Pair",
     "Role",
     "User",
@@ -49,6 +51,7 @@ __all__ = [
     "authenticate",
     "can",
     "change_password",
+    "change_user",
     "create_user",
     "disable",
     "end_sessions_and_tokens",

@@ -110,7 +110,7 @@ def filters_of(column: InstrumentedAttribute[Any], name: str) -> list[PanelFilte
         case sa.Boolean():
             return [ChoiceFilter(column, name, options=[("yes", "yes"), ("no", "no")])]
         case sa.Integer():
-            return [NumberFilter(column, name)]
+            return [NumberFilter(column, f"{name}, number")]
         case sa.Uuid():
             return [IdFilter(column, name)]
         case UtcDateTime() | sa.Date():

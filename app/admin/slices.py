@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from app.admin.view import PanelView
 from app.errors import ConflictError
 from app.extensions import db
 from app.pagination import MAX_INTEGER
-from app.reservations import ReservationStatus
+from app.reservations import TRANSITIONS, ReservationStatus
 from app.schools import DEFAULT_SLUG, School, create_school
 from app.work_items import Kind, Parts, WorkStatus
 
@@ -44,7 +44,7 @@ class UserView(PanelView):
             raise ConflictError("You would shut yourself out.", fields)
         password = changes.pop("password", None)
         change_user(row, changes)
-        if password:
+        if password is not None:
             change_password(row, password)
 
     def delete_row(self, row: Any, form: FlaskForm) -> None:
@@ -81,7 +81,7 @@ class TokenView(PanelView):
 class StatusView(PanelView):
     """Rows with a status that is set for many at once."""
 
-    statuses: type[StrEnum]
+    statuses: Iterable[StrEnum]
 
     def init_actions(self) -> None:
         """Adds one bulk action for each status."""
@@ -99,7 +99,8 @@ class StatusView(PanelView):
 class ReservationView(StatusView):
     """Reservations."""
 
-    statuses = ReservationStatus
+    # Those that something leads to.
+    statuses = [status for status in ReservationStatus if any(status in targets for targets in TRANSITIONS.values())]
 
     def create_row(self, values: dict[str, Any]) -> Any:
         """A pending reservation."""

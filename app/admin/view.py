@@ -30,14 +30,14 @@ from app.admin.filters import PanelFilter, filters_of
 from app.admin.index import Guarded
 from app.admin.references import labels_of, references_of, refuse_reason
 from app.admin.secrets import secrets_of
-from app.columns import UtcDateTime, as_uuid_text
+from app.columns import UtcDateTime, as_uuid_text, in_utc
 from app.errors import AppError, ConflictError, InvalidInputError, NotFoundError
 from app.extensions import db
 from app.outbox import for_school, recorded_columns, school_of_row, subject_of, subject_type
 from app.pagination import DEFAULT_LIMIT, MAX_INTEGER, MAX_LIMIT, Page, page_by_key
 from app.presentation import localtime, plain, subject_url
 from app.tenancy import current_scope, seeing
-from app.text import query_text
+from app.text import CONTROL_CHARACTERS, query_text
 
 EXPORT_ROWS = 100_000
 STALE = "Somebody has changed this meanwhile. What stands now is told below; to save again writes over it."
@@ -143,6 +143,11 @@ class PanelView(Guarded, ModelView):
         """Of the list; which rows and what to do with them is read from the request."""
         return PanelForm
 
+    def get_actions_list(self) -> tuple[list[Any], dict[Any, Any]]:
+        """The bulk actions that are offered, deletion last."""
+        actions, confirmations = super().get_actions_list()
+        return sorted(actions, key=lambda each: each[0] == "delete"), confirmations
+
     def is_action_allowed(self, name: str) -> bool:
         """Whether the bulk action is offered and taken."""
         return name != "delete" or self.can_delete
@@ -241,7 +246,7 @@ class PanelView(Guarded, ModelView):
         status = self._carry_out(form, lambda: self._actions_data[name][0](rows)) if form.validate() else 422
         if status:
             return self._confirm_page(form, rows, name, status)
-        flash(f"Done: {self._actions_data[name][1]}, {len(rows)} of {self.name}.", "success")
+        flash(f"Done with {len(rows)}: {self._actions_data[name][1].lower()}.", "success")
         return redirect(url_for(".index_view"), 303)
 
     # ── Deeds: a view of a model with services calls those instead ───────────────────────────────────────────────
@@ -282,8 +287,8 @@ class PanelView(Guarded, ModelView):
             self._record("admin.create", row)
 
     def _change(self, row: Any, form: FlaskForm) -> None:
-        names = [*self.changes, *self.edit_fields]
-        changes = {name: form[name].data for name in names if form[name].data != getattr(row, name, None)}
+        changes = {name: form[name].data for name in self.changes if form[name].data != getattr(row, name)}
+        changes |= {name: form[name].data for name in self.edit_fields if form[name].data}
         if not changes:
             return
         self.change_row(row, changes)
@@ -346,6 +351,13 @@ class PanelView(Guarded, ModelView):
     def url_of(self, id: Any) -> str:
         """The page of a row, by its id as addresses have it."""
         return url_for(f"{self.endpoint}.details_view", id=id)
+
+    @property
+    def deeds(self) -> str:
+        """What can be done with the rows, for the panel's first page."""
+        words = {"new": self.can_create, "edit": self.can_edit}
+        named = [word for word, may in words.items() if may]
+        return ", ".join([*named, *(text.lower() for name, text in self.get_actions_list()[0] if "set-" not in name)])
 
     def _few_values(self) -> list[str]:
         return [name for name, type_ in self.types.items() if isinstance(type_, sa.Enum | sa.Boolean)]
@@ -488,4 +500,8 @@ def _as_key(type_: sa.types.TypeEngine[Any], text: str) -> Any:
         if abs(number) > MAX_INTEGER:
             raise ValueError(text)
         return number
-    return datetime.fromisoformat(text) if isinstance(type_, UtcDateTime) else text
+    if isinstance(type_, UtcDateTime):
+        return in_utc(datetime.fromisoformat(text))
+    if CONTROL_CHARACTERS.search(text):
+        raise ValueError(text)
+    return text

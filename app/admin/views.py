@@ -113,7 +113,7 @@ def views() -> list[PanelView]:
             LEDGERS,
             "Mails",
             columns=("id", "state", "kind", "recipient", *about, "school_id", "created_at"),
-            filters=("state", "kind", "recipient", *about, "school_id", "created_at"),
+            filters=("state", "kind", "recipient", *about, "school_id"),
         ),
         PanelView(
             StatusChange,

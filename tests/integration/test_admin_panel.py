@@ -221,11 +221,10 @@ def test_what_can_only_be_looked_at_has_no_address_for_more(app):
     assert routes["WorkItemComment"] == {*looked_at, "action_view", "delete_view"}
 
 
-@sqlite
 def test_a_row_that_is_not_there_is_not_found(session, panel):
     pages = [f"users/{page}" for page in ("details", "edit", "delete")]
-    pages += [f"{table}/details" for table in ("job_records", "schedule_ticks", "work_item_watchers")]
-    for id in ("", "999", "x", "1,2", "99999999999", "%00", "-1", "1.5", "²"):
+    pages += [f"{table}/details" for table in ("job_records", "schedules", "schedule_ticks", "work_item_watchers")]
+    for id in ("", "999", "x", "1,2", "x,2025-01-01", "99999999999", "%00", "-1", "1.5", "²"):
         assert {panel.get(f"/admin/{page}/?id={id}").status_code for page in pages} == {404}, id
 
 

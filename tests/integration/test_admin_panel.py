@@ -400,10 +400,14 @@ def test_a_disabled_user_is_out_at_once(session, panel):
     user = make_user()
     text, _ = issue_personal_token(user, "script", ["read"])
     session.commit()
-    url = f"/admin/users/edit/?id={user.id}"
+    url, uniquifier = f"/admin/users/edit/?id={user.id}", user.fs_uniquifier
     form = shown_in(panel.get(url).text)
     form.pop("active")
     assert panel.post(url, data=form).status_code == 303
+    assert edit(panel, url, active="y").status_code == 303
+    session.expire_all()
+    assert user.active
+    assert user.fs_uniquifier != uniquifier, "who comes back logs in anew"
     assert verify_token(text) is None
     assert changes(f"user/{user.id}", "active")[0][:2] == ("True", "False")
 

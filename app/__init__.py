@@ -12,6 +12,7 @@ from flask import Flask
 
 from app import (
     accounts,
+    admin,
     answers,
     api,
     audit,
@@ -78,5 +79,5 @@ def _prepare(app: Flask) -> None:
         part.init_app(app)
     for part in SLICES:
         part.init_app(app)
-    for part in (mail_pages, audit_pages, demo, dev):
+    for part in (mail_pages, audit_pages, admin, demo, dev):
         part.init_app(app)

@@ -26,7 +26,7 @@ from app.accounts.cli import users
 from app.accounts.codes import prune as prune_codes
 from app.accounts.emails import forget_deleted
 from app.accounts.logins import prune_addresses
-from app.accounts.models import STAFF_ROLES, AccessToken, AddressState, LoginAddress, Role, User
+from app.accounts.models import STAFF_ROLES, AccessToken, AccountCode, AddressState, LoginAddress, Role, User
 from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, can, login_required, require, require_role
 from app.accounts.registration import prune_unconfirmed, resend_confirmation, send_password_reset
@@ -34,6 +34,7 @@ from app.accounts.requests import act_as
 from app.accounts.services import (
     authenticate,
     change_password,
+    change_user,
     create_user,
     disable,
     end_sessions_and_tokens,
@@ -56,6 +57,7 @@ from app.api import register_api
 __all__ = [
     "STAFF_ROLES",
     "AccessToken",
+    "AccountCode",
     "AddressState",
     "LoginAddress",
     "Pair",
@@ -67,6 +69,7 @@ __all__ = [
     "authenticate",
     "can",
     "change_password",
+    "change_user",
     "create_user",
     "disable",
     "end_sessions_and_tokens",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -150,6 +150,28 @@ def change_password(user: User, password: str) -> None:
     send_password_changed(user)
 
 
+def change_user(user: User, changes: Mapping[str, Any]) -> None:
+    """Changes a user, flushed; who is shut out loses sessions and tokens at once.
+
+    Args:
+        user: who is changed.
+        changes: some of username, email, name, role, time_zone (None takes the setting TIMEZONE) and active.
+
+    Raises:
+        InvalidInputError: names every field that is wrong or taken.
+    """
+    given = {name: value for name, value in changes.items() if name in VALIDATORS and value is not None}
+    values = dict(changes) | validated(given)
+    username, email = values.get("username", user.username), values.get("email", user.email)
+    _refuse_taken(username, email if user.is_confirmed else None, own_id=user.id)
+    is_shut_out = user.active and not values.get("active", True)
+    for name, value in values.items():
+        setattr(user, name, value)
+    if is_shut_out:
+        end_sessions_and_tokens(user)
+    db.session.flush()
+
+
 def set_role(user: User, role: str) -> None:
     """Gives the user a role. Raises InvalidInputError."""
     user.role = validated({"role": role})["role"]
@@ -202,11 +224,12 @@ def _newest(*conditions: sa.ColumnElement[bool]) -> User | None:
     return db.session.scalar(sa.select(User).where(*conditions).order_by(User.id.desc()).limit(1))
 
 
-def _refuse_taken(username: str, email: str | None) -> None:
-    """Usernames are public, so one that is taken is said to be; `email` is None where nobody is to learn of it."""
+def _refuse_taken(username: str, email: str | None, own_id: int | None = None) -> None:
+    """Usernames are public, so one that is taken is said to be; `email` is None where nobody is to learn of it. What
+    the user `own_id` has is not taken."""
     is_same_address = sa.and_(User.email == email, User.confirmed_at.is_not(None))
     query = sa.select(User.username_key, User.email, User.confirmed_at).where(
-        sa.or_(User.username_key == username.lower(), is_same_address)
+        sa.or_(User.username_key == username.lower(), is_same_address), User.id != (own_id or 0)
     )
     problems: dict[str, list[str]] = {}
     with seeing(EVERYTHING):  # a login is one person's, whatever the school

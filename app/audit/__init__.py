@@ -17,7 +17,15 @@ from app.audit.cli import audit
 from app.audit.models import AuditEntry
 from app.audit.pruning import prune_audit
 from app.audit.queries import Deed, Filters, list_deeds
-from app.audit.recording import listen, record, record_creations, record_many, watch_deletions
+from app.audit.recording import (
+    listen,
+    record,
+    record_creations,
+    record_many,
+    records_creation,
+    records_deletion,
+    watch_deletions,
+)
 from app.extensions import BelfrySession
 
 __all__ = [
@@ -31,6 +39,8 @@ __all__ = [
     "record",
     "record_creations",
     "record_many",
+    "records_creation",
+    "records_deletion",
     "watch_deletions",
 ]
 

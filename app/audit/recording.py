@@ -26,6 +26,7 @@ from app.outbox import (
 )
 from app.tenancy import narrowed
 
+_creations: set[type] = set()
 _deletions: set[type] = set()
 
 
@@ -49,11 +50,22 @@ def record_creations(*models: type) -> None:
     """Has every new row of these models recorded, as `<model>.create`, whatever makes it."""
     for model in models:
         on_created(model)(_record_created)
+    _creations.update(models)
 
 
 def watch_deletions(*models: type) -> None:
     """Has every deletion of these models' rows recorded, as `<model>.delete`: one by one, or by a bulk `delete()`."""
     _deletions.update(models)
+
+
+def records_creation(model: type) -> bool:
+    """Whether a new row of `model` is recorded by itself: `record_creations` named it, or what it is a kind of."""
+    return not _creations.isdisjoint(model.__mro__)
+
+
+def records_deletion(model: type) -> bool:
+    """Whether a deletion of a row of `model` is recorded by itself: `watch_deletions` named it."""
+    return model in _deletions
 
 
 def listen(session_class: type[Session]) -> None:

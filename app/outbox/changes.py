@@ -121,6 +121,12 @@ def record_changes(*attributes: InstrumentedAttribute[Any], secret: bool = False
             _watches[cast(type, attribute.class_)].secret.add(attribute.key)
 
 
+def recorded_columns(model: type) -> frozenset[str]:
+    """The names of the columns of `model` whose every change is recorded."""
+    watch = watch_of(model)
+    return frozenset(watch.changed) if watch else frozenset()
+
+
 def watch_of(model: type) -> Watch | None:
     """The hooks of `model`, or of the model that it is a kind of (by inheritance within one table); None when there
     are none."""

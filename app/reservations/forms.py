@@ -12,7 +12,7 @@ from wtforms.validators import InputRequired, Length, NumberRange, Optional
 
 from app.accounts import find_user
 from app.forms import ServiceForm, add_error, plain_text, unix_lines
-from app.reservations.local_time import local_from_utc, utc_from_local
+from app.local_time import local_from_utc, utc_from_local
 from app.reservations.models import (
     DEFAULT_DURATION_MINUTES,
     MAX_DURATION_MINUTES,

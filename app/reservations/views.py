@@ -14,11 +14,11 @@ from app.columns import utc_now
 from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.extensions import db
 from app.history import is_unfinished
+from app.local_time import local_from_utc
 from app.presentation import day_grid, in_zone, reader_zone, span
 from app.reservations import queries, services
 from app.reservations.forms import ReservationForm
 from app.reservations.history import history_for
-from app.reservations.local_time import local_from_utc
 from app.reservations.models import Reservation, ReservationStatus
 from app.reservations.rules import following, status_action
 from app.text import query_text

@@ -12,6 +12,7 @@ from app.api import register_api
 from app.presentation import register_subject
 from app.work_items import api, board, emails, hooks, personal, rules, views
 from app.work_items.cli import work_items
+from app.work_items.comments import delete_comment
 from app.work_items.history import history_of
 from app.work_items.models import (
     Epic,
@@ -21,28 +22,32 @@ from app.work_items.models import (
     Task,
     WorkItem,
     WorkItemComment,
+    WorkItemNotice,
     WorkItemWatcher,
     WorkStatus,
 )
 from app.work_items.notices import tell_gathered
 from app.work_items.queries import open_of
 from app.work_items.reminders import remind_due
-from app.work_items.services import change, change_many, create, delete, move, set_status
+from app.work_items.services import Parts, change, change_many, create, delete, move, set_status
 
 __all__ = [
     "Epic",
     "Kind",
+    "Parts",
     "Priority",
     "Story",
     "Task",
     "WorkItem",
     "WorkItemComment",
+    "WorkItemNotice",
     "WorkItemWatcher",
     "WorkStatus",
     "change",
     "change_many",
     "create",
     "delete",
+    "delete_comment",
     "emails",
     "history_of",
     "hooks",

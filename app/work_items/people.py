@@ -50,6 +50,6 @@ def people_of(item_ids: Sequence[int]) -> Mapping[int, Sequence[Person]]:
     found: dict[int, list[Person]] = defaultdict(list)
     connection = current_session().connection()
     for begin in range(0, len(item_ids), IDS_PER_QUERY):
-        for item_id, *person in connection.execute(_PEOPLE, {"ids": item_ids[begin : begin + IDS_PER_QUERY]}):
-            found[item_id].append(Person(*person))
+        for row in connection.execute(_PEOPLE, {"ids": item_ids[begin : begin + IDS_PER_QUERY]}):
+            found[row.item_id].append(Person(row.id, row.email, row.skips_own_changes))
     return found

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.errors import ConflictError, InvalidInputError
+from app.local_time import local_from_utc, utc_from_local
 from app.reservations import TRANSITIONS, Reservation, ReservationStatus
-from app.reservations.local_time import local_from_utc, utc_from_local
 
 START = datetime(2026, 5, 4, 10, tzinfo=UTC)
 ALLOWED = {

@@ -1,0 +1,49 @@
+"""Rows as CSV, line by line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from app.presentation import plain, utc_iso
+
+# Programs that open the file would run what begins so as a formula (OWASP, "CSV Injection").
+FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
+
+
+class _Line:
+    """A file that gives back what is written to it."""
+
+    def write(self, text: str) -> str:
+        """Called by the writer for each line."""
+        return text
+
+
+def csv_lines(columns: Sequence[str], rows: Iterable[Any]) -> Iterator[str]:
+    """The lines of a file (RFC 4180), with a head.
+
+    Args:
+        columns: names of attributes.
+        rows: read as the lines are taken.
+    """
+    writer = csv.writer(_Line())
+    yield writer.writerow(columns)
+    for row in rows:
+        yield writer.writerow([_cell(getattr(row, name)) for name in columns])
+
+
+def _cell(value: Any) -> str | int | float:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int() | float():
+            return value
+        case datetime():
+            return utc_iso(value)
+        case dict() | list():
+            return json.dumps(value, ensure_ascii=False)
+    text = plain(value)
+    return f"'{text}" if text.startswith(FORMULA_BEGINS) else text

@@ -1,0 +1,223 @@
+"""Forms out of columns: native inputs, whose values are what the column holds (ids, aware times, members of enums)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, cast
+
+import sqlalchemy as sa
+from flask_wtf import FlaskForm
+from sqlalchemy.orm import InstrumentedAttribute
+from wtforms import (
+    BooleanField,
+    DateField,
+    DateTimeLocalField,
+    Field,
+    IntegerField,
+    SelectField,
+    StringField,
+    TextAreaField,
+    ValidationError,
+)
+from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttributeAccessIssue] - newer than its stubs
+from wtforms.validators import InputRequired, Length, NumberRange, Optional
+
+from app.accounts import User, find_user
+from app.columns import UtcDateTime
+from app.extensions import Base, db
+from app.local_time import local_from_utc, utc_from_local
+from app.pagination import MAX_INTEGER
+from app.presentation import plain, reader_zone, sentence
+from app.reservations import Resource
+from app.schools import School
+from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
+
+# Few enough to choose from; of other tables the number is asked for.
+CHOSEN_FROM = (School, Resource)
+# Longer texts get several lines.
+ONE_LINE_CHARACTERS = 300
+
+
+class PanelForm(FlaskForm):
+    """The base of the panel's forms."""
+
+
+class EnumField(SelectField):
+    """One member of an enum."""
+
+    def __init__(self, label: str, validators: Any, *, enum: type[StrEnum], **options: Any) -> None:
+        choices = [SelectChoice(member.value, member.value) for member in enum]
+        super().__init__(label, validators, choices=choices, coerce=lambda value: enum(plain(value)), **options)
+
+
+class ChosenRowField(SelectField):
+    """A row of a table with few; its value is the id, or None."""
+
+    def __init__(self, label: str, validators: Any, *, model: Any, is_required: bool, **options: Any) -> None:
+        rows = db.session.execute(sa.select(model.id, model.name).order_by(model.name, model.id)).all()
+        first = [] if is_required else [SelectChoice("", "None")]
+        choices = first + [SelectChoice(str(row.id), f"{row.name} (#{row.id})") for row in rows]
+        super().__init__(label, validators, choices=choices, coerce=_id_or_none, **options)
+
+
+class LoginField(StringField):
+    """A user, by a username or email address; its value is the id, or None."""
+
+    def process_formdata(self, valuelist: list[str]) -> None:
+        """Called with what was typed."""
+        login = valuelist[0].strip() if valuelist else ""
+        user = find_user(login) if login else None
+        if login and user is None:
+            raise ValueError("No user has this username or email address.")
+        self.data = user.id if user else None  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _value(self) -> str:
+        if self.raw_data:
+            return self.raw_data[0]
+        if self.data is None:
+            return ""
+        return db.session.scalar(sa.select(User.username).where(User.id == self.data)) or ""
+
+
+class LocalTimeField(DateTimeLocalField):
+    """A moment, typed on the reader's clock."""
+
+    def process_data(self, value: datetime | None) -> None:
+        """Called with what the row has."""
+        self.moment = value
+        self.data = None if value is None else local_from_utc(value, reader_zone())
+
+    def process_formdata(self, valuelist: list[str]) -> None:
+        """Called with what was typed."""
+        shown = self.data and self.data.replace(second=0, microsecond=0)
+        super().process_formdata(valuelist)
+        if self.data is None:
+            return
+        # Unchanged: of the hour that autumn repeats, the form cannot say which one is meant.
+        if self.data == shown:
+            self.data = self.moment
+            return
+        try:
+            self.data = utc_from_local(self.data, reader_zone())
+        except ValueError as error:
+            raise ValueError(f"This time {error}.") from error
+
+
+def form_of(model: type[Any], columns: Iterable[str], extra: dict[str, Any]) -> type[FlaskForm]:
+    """The form of some columns of a model, in their order, and of extra fields after them."""
+    fields = {name: _field_of(getattr(model, name)) for name in columns}
+    return cast(type[FlaskForm], type(f"{model.__name__}Form", (PanelForm,), {**fields, **extra}))
+
+
+def label_of(name: str) -> str:
+    """What people call a column: `school_id` → `School`."""
+    return sentence(name.removesuffix("_id").replace("_", " "))[:-1]
+
+
+def take_errors(form: FlaskForm, message: str, fields: dict[str, list[str]], names: dict[str, str]) -> None:
+    """Puts a refusal beside the fields that it names; what names none goes on top.
+
+    Args:
+        form: what was sent.
+        message: of the whole.
+        fields: messages by the service's names of fields.
+        names: the form's names of fields that are called differently there.
+    """
+    placed = False
+    for name, messages in fields.items():
+        field = form._fields.get(names.get(name, name))
+        if field is not None:
+            add_error(field, *map(sentence, messages))
+            placed = True
+    if not placed:
+        form.form_errors.append(message)
+
+
+def add_error(field: Field, *messages: str) -> None:
+    """Adds to what is wrong with a field."""
+    field.errors = [*field.errors, *messages]  # a tuple until the field was validated
+
+
+def _field_of(attribute: InstrumentedAttribute[Any]) -> Any:
+    column = cast(sa.Column[Any], attribute.property.columns[0])
+    is_required = _is_required(column)
+    validators: list[Any] = [InputRequired("This is needed.") if is_required else Optional()]
+    label, target = label_of(attribute.key), _target(column)
+    if target is User:
+        return LoginField(label, validators, description="A username or email address.")
+    if target in CHOSEN_FROM:
+        return ChosenRowField(label, validators, model=target, is_required=is_required)
+    if target is not None:
+        validators.append(NumberRange(1, MAX_INTEGER))
+        return IntegerField(label, validators, description="Its number.")
+    return _plain_field(label, column, validators)
+
+
+def _is_required(column: sa.Column[Any]) -> bool:
+    if column.nullable:
+        return False
+    # What the database or a function fills in may be left to them; a number that has a default shows it.
+    return column.default is None or (column.default.is_scalar and not _is_text(column))
+
+
+def _default(column: sa.Column[Any]) -> Any:
+    default: Any = column.default
+    return default.arg if default is not None and default.is_scalar else None
+
+
+def _is_text(column: sa.Column[Any]) -> bool:
+    return isinstance(column.type, sa.String) and not isinstance(column.type, sa.Enum)
+
+
+def _plain_field(label: str, column: sa.Column[Any], validators: list[Any]) -> Any:
+    default = _default(column)
+    match column.type:
+        case sa.Enum(enum_class=enum) if enum is not None:
+            return EnumField(label, validators, enum=cast(type[StrEnum], enum), default=default)
+        case sa.Boolean():
+            return BooleanField(label, default=default)
+        case sa.Integer():
+            return IntegerField(label, [*validators, NumberRange(-MAX_INTEGER, MAX_INTEGER)], default=default)
+        case UtcDateTime():
+            return LocalTimeField(label, validators, format=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"])
+        case sa.Date():
+            return DateField(label, validators)
+        case sa.String():
+            return _text_field(label, column, validators)
+    raise TypeError(f"{label}: there is no field for {column.type!r}")
+
+
+def _text_field(label: str, column: sa.Column[Any], validators: list[Any]) -> Any:
+    length = cast(sa.String, column.type).length
+    checks = [*validators, _refuse_control_characters, *([Length(max=length)] if length else [])]
+    is_long = length is None or length > ONE_LINE_CHARACTERS
+    filters = [_trimmed, *([_none_if_empty] if column.nullable else [])]
+    return (TextAreaField if is_long else StringField)(label, checks, filters=filters)
+
+
+def _none_if_empty(text: str | None) -> str | None:
+    return text or None
+
+
+def _trimmed(text: str | None) -> str | None:
+    # Browsers send line ends as CR LF (HTML, "constructing the entry list").
+    return text.replace("\r\n", "\n").strip() if text else text
+
+
+def _refuse_control_characters(_: FlaskForm, field: Field) -> None:
+    if CONTROL_CHARACTERS.search(field.data or ""):
+        raise ValidationError(CONTROL_CHARACTERS_REFUSED)
+
+
+def _target(column: sa.Column[Any]) -> type[Any] | None:
+    """The model that a column refers to."""
+    for key in column.foreign_keys:
+        mappers = Base.registry.mappers
+        return next(mapper.base_mapper.class_ for mapper in mappers if mapper.local_table is key.column.table)
+    return None
+
+
+def _id_or_none(value: Any) -> int | None:
+    return int(value) if value not in (None, "", "None") else None

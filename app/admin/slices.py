@@ -1,0 +1,175 @@
+"""The views of models whose slices have services: what the panel does to their rows is what pages and API do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from flask_admin.actions import action
+from flask_wtf import FlaskForm
+from wtforms import IntegerField, PasswordField, SelectField
+from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttributeAccessIssue] - newer than its stubs
+from wtforms.validators import InputRequired, Length, NumberRange, Optional
+
+from app import reservations, work_items
+from app.accounts import acting_user, change_password, change_user, create_user, revoke
+from app.admin.view import PanelView
+from app.errors import ConflictError
+from app.extensions import db
+from app.pagination import MAX_INTEGER
+from app.reservations import TRANSITIONS, ReservationStatus
+from app.schools import DEFAULT_SLUG, School, create_school
+from app.work_items import Kind, Parts, WorkStatus
+
+NEW_PASSWORD = "Ends all sessions and tokens, and is told by mail; empty: stays."  # noqa: S105 - a hint
+
+
+class UserView(PanelView):
+    """People. Nobody shuts themselves out."""
+
+    create_fields = {"password": PasswordField("Password", [InputRequired("This is needed."), Length(max=1_000)])}
+    edit_fields = {"password": PasswordField("New password", [Optional(), Length(max=1_000)], description=NEW_PASSWORD)}
+
+    def create_row(self, values: dict[str, Any]) -> Any:
+        """A user whose address is taken for confirmed: the admin vouches for it."""
+        school_id = values.pop("school_id", None)
+        return create_user(**values, school=db.session.get(School, school_id) if school_id else None)
+
+    def change_row(self, row: Any, changes: dict[str, Any]) -> None:
+        """Changes a user; a new password ends their sessions."""
+        if row.id == acting_user().id and changes.keys() & {"role", "active"}:
+            fields = {name: ["Nobody changes this of themselves."] for name in ("role", "active") if name in changes}
+            raise ConflictError("You would shut yourself out.", fields)
+        password = changes.pop("password", None)
+        change_user(row, changes)
+        if password is not None:
+            change_password(row, password)
+
+    def delete_row(self, row: Any, form: FlaskForm) -> None:
+        """Deletes a user of whom nothing is left; who has done something is shut out instead."""
+        if row.id == acting_user().id:
+            raise ConflictError("You cannot delete yourself.")
+        super().delete_row(row, form)
+
+
+class SchoolView(PanelView):
+    """Schools. A slug stays: it stands in commands and addresses."""
+
+    def create_row(self, values: dict[str, Any]) -> Any:
+        """A school."""
+        return create_school(**values)
+
+    def delete_row(self, row: Any, form: FlaskForm) -> None:
+        """Deletes a school that nobody belongs to."""
+        if row.slug == DEFAULT_SLUG:
+            raise ConflictError("Whoever registers belongs to this school: it stays.")
+        super().delete_row(row, form)
+
+
+class TokenView(PanelView):
+    """Keys to the API: looked at, and revoked."""
+
+    @action("revoke", "Revoke")
+    def action_revoke(self, rows: Sequence[Any]) -> None:
+        """Ends these tokens and their families."""
+        for row in rows:
+            revoke(row)
+
+
+class StatusView(PanelView):
+    """Rows with a status that is set for many at once."""
+
+    statuses: Iterable[StrEnum]
+
+    def init_actions(self) -> None:
+        """Adds one bulk action for each status."""
+        super().init_actions()
+        for status in self.statuses:
+            name, text = f"set-{status}", f"Set the status to {status}"
+            self._actions.append((name, text))
+            self._actions_data[name] = (partial(self.set_status, status=status), text, None)
+
+    def set_status(self, rows: Sequence[Any], status: str) -> None:
+        """Sets the status of all of these."""
+        raise NotImplementedError
+
+
+class ReservationView(StatusView):
+    """Reservations."""
+
+    # Those that something leads to.
+    statuses = [status for status in ReservationStatus if any(status in targets for targets in TRANSITIONS.values())]
+
+    def create_row(self, values: dict[str, Any]) -> Any:
+        """A pending reservation."""
+        return reservations.create(acting_user(), **values)
+
+    def change_row(self, row: Any, changes: dict[str, Any]) -> None:
+        """What it is first, and then its status: an ended one cannot be changed any more."""
+        status = changes.pop("status", None)
+        if changes:
+            reservations.update(acting_user(), row.id, changes)
+        if status is not None:
+            reservations.set_status(acting_user(), row.id, status)
+
+    def delete_row(self, row: Any, form: FlaskForm) -> None:
+        """Deletes one; its mails and changes stay."""
+        reservations.delete(acting_user(), row.id)
+
+    def set_status(self, rows: Sequence[Any], status: str) -> None:
+        """Moves those that are in another status."""
+        for row in rows:
+            if row.status != status:
+                reservations.set_status(acting_user(), row.id, status)
+
+
+class WorkItemView(StatusView):
+    """Epics, stories and tasks."""
+
+    statuses = WorkStatus
+    field_names = {f"{name}_id": "responsible_id" for name in ("owner", "assignee")} | {
+        f"{kind}_id": "parent_id" for kind in Kind
+    }
+    delete_fields = {
+        "parts": SelectField(
+            "Its parts",
+            choices=[
+                SelectChoice("", "It has none"),
+                SelectChoice(Parts.DELETE.value, "are deleted too"),
+                SelectChoice(Parts.MOVE.value, "become parts of another"),
+            ],
+        ),
+        "to_id": IntegerField("That other's number", [Optional(), NumberRange(1, MAX_INTEGER)]),
+    }
+
+    def create_row(self, values: dict[str, Any]) -> Any:
+        """An item."""
+        return work_items.create(acting_user(), values.pop("kind"), **values)
+
+    def change_row(self, row: Any, changes: dict[str, Any]) -> None:
+        """Changes an item."""
+        work_items.change(acting_user(), row.id, changes)
+
+    def delete_row(self, row: Any, form: FlaskForm) -> None:
+        """Deletes an item, and what the form says of its parts."""
+        asked = form if "parts" in form else None
+        parts, to_id = (asked["parts"].data or None, asked["to_id"].data) if asked else (None, None)
+        try:
+            work_items.delete(acting_user(), row.id, parts=parts, to_id=to_id)
+        except ConflictError as error:
+            # Its fields tell what the API takes; the form has the choices.
+            raise ConflictError(error.message) from error
+
+    def set_status(self, rows: Sequence[Any], status: str) -> None:
+        """Moves them all."""
+        work_items.change_many(acting_user(), [row.id for row in rows], {"status": status})
+
+
+class CommentView(PanelView):
+    """What people said: only they change it."""
+
+    def delete_row(self, row: Any, form: FlaskForm) -> None:
+        """Deletes a comment."""
+        work_items.delete_comment(acting_user(), row.id)

@@ -1,0 +1,150 @@
+"""What is in the panel: one line for each model, and what is left out, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.accounts import AccessToken, AccountCode, User
+from app.admin.slices import CommentView, ReservationView, SchoolView, TokenView, UserView, WorkItemView
+from app.admin.view import PanelView
+from app.api import KeptAnswer
+from app.audit import AuditEntry
+from app.mail import EmailMessage
+from app.outbox import JobAttempt, JobRecord, Schedule, ScheduleTick, StatusChange, WorkerProcess
+from app.reservations import Reservation, Resource
+from app.schools import School
+from app.work_items import WorkItem, WorkItemComment, WorkItemNotice, WorkItemWatcher
+
+PEOPLE, DESK, WORK, LEDGERS, SYSTEM = "People", "Reservations", "Work items", "Ledgers", "The job system"
+
+LEFT_OUT: dict[type[Any], str] = {
+    KeptAnswer: "answers of the API, kept for a day for the client that asked: nobody else's business",
+}
+
+
+def views() -> list[PanelView]:
+    """The views of one application, in the order of the panel's first page."""
+    about = ("subject_type", "subject_id")
+    return [
+        UserView(
+            User,
+            PEOPLE,
+            "Users",
+            columns=("id", "username", "name", "email", "role", "active", "school_id", "last_login_at"),
+            searches=("username", "name", "email"),
+            filters=("role", "active", "school_id", "created_at"),
+            sorts=("username_key", "email"),
+            creates=("username", "email", "name", "role", "school_id", "time_zone"),
+            changes=("username", "email", "name", "role", "active", "time_zone"),
+            deletes=True,
+        ),
+        SchoolView(
+            School,
+            PEOPLE,
+            "Schools",
+            searches=("name", "slug"),
+            creates=("name", "slug"),
+            changes=("name",),
+            deletes=True,
+        ),
+        TokenView(
+            AccessToken,
+            PEOPLE,
+            "Access tokens",
+            columns=("id", "name", "user_id", "scopes", "last_used_at", "expires_at", "revoked_at"),
+            filters=("user_id", "created_at"),
+        ),
+        PanelView(AccountCode, PEOPLE, "Account codes", filters=("purpose", "user_id")),
+        ReservationView(
+            Reservation,
+            DESK,
+            "Reservations",
+            columns=("id", "customer_id", "resource_id", "start_time", "status", "school_id"),
+            searches=("note",),
+            filters=("status", "customer_id", "resource_id", "school_id", "start_time"),
+            sorts=("start_time",),
+            creates=("customer_id", "start_time", "duration_minutes", "resource_id", "party_size", "note"),
+            changes=("status", "start_time", "duration_minutes", "resource_id", "party_size", "note"),
+            deletes=True,
+        ),
+        PanelView(
+            Resource,
+            DESK,
+            "Resources",
+            searches=("name",),
+            filters=("active", "school_id"),
+            creates=("school_id", "name", "capacity", "active"),
+            changes=("name", "capacity", "active"),
+            deletes=True,
+        ),
+        WorkItemView(
+            WorkItem,
+            WORK,
+            "Work items",
+            columns=("id", "kind", "title", "status", "priority", "responsible_id", "due_date", "school_id"),
+            searches=("title", "description"),
+            filters=(
+                "kind",
+                "status",
+                "priority",
+                "responsible_id",
+                "reporter_id",
+                "parent_id",
+                "school_id",
+                "due_date",
+            ),
+            creates=(
+                *("kind", "title", "description", "status", "priority", "due_date"),
+                *("responsible_id", "reporter_id", "parent_id"),
+            ),
+            changes=(
+                *("title", "description", "status", "priority", "due_date"),
+                *("responsible_id", "reporter_id", "parent_id"),
+            ),
+            deletes=True,
+        ),
+        CommentView(
+            WorkItemComment, WORK, "Comments", searches=("text",), filters=("item_id", "author_id"), deletes=True
+        ),
+        PanelView(WorkItemWatcher, WORK, "Watchers", filters=("item_id", "user_id")),
+        PanelView(WorkItemNotice, WORK, "Notices", filters=("item_id",)),
+        PanelView(
+            EmailMessage,
+            LEDGERS,
+            "Mails",
+            columns=("id", "state", "kind", "recipient", *about, "school_id", "created_at"),
+            filters=("state", "kind", "recipient", *about, "school_id"),
+        ),
+        PanelView(
+            StatusChange,
+            LEDGERS,
+            "Changes",
+            columns=("id", "at", *about, "field", "old", "new", "user_id"),
+            filters=(*about, "user_id", "school_id"),
+        ),
+        PanelView(
+            AuditEntry,
+            LEDGERS,
+            "Audit entries",
+            columns=("id", "at", "action", *about, "user_id", "address"),
+            filters=("action", *about, "user_id", "school_id"),
+        ),
+        PanelView(
+            JobRecord,
+            SYSTEM,
+            "Jobs",
+            columns=("id", "state", "name", "queue", *about, "created_at", "finished_at"),
+            filters=("state", "name", *about, "school_id"),
+            page="job",
+        ),
+        PanelView(
+            JobAttempt,
+            SYSTEM,
+            "Attempts that failed",
+            columns=("id", "job_id", "number", "outcome", "worker", "error_type", "finished_at"),
+            filters=("outcome", "job_id"),
+        ),
+        PanelView(Schedule, SYSTEM, "Schedules"),
+        PanelView(ScheduleTick, SYSTEM, "Ticks", filters=("schedule", "outcome")),
+        PanelView(WorkerProcess, SYSTEM, "Processes", filters=("kind", "host")),
+    ]

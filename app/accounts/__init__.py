@@ -26,11 +26,20 @@ from app.accounts.cli import users
 from app.accounts.codes import prune as prune_codes
 from app.accounts.emails import forget_deleted
 from app.accounts.logins import prune_addresses
-from app.accounts.models import STAFF_ROLES, AccessToken, AccountCode, AddressState, LoginAddress, Role, User
+from app.accounts.models import (
+    STAFF_ROLES,
+    AccessToken,
+    AccountCode,
+    AddressState,
+    LoginAddress,
+    MessagePreference,
+    Role,
+    User,
+)
 from app.accounts.passwords import hash_password
 from app.accounts.permissions import acting_user, allow, can, login_required, require, require_role
 from app.accounts.registration import prune_unconfirmed, resend_confirmation, send_password_reset
-from app.accounts.requests import act_as
+from app.accounts.requests import act_as, on_behalf_of
 from app.accounts.services import (
     authenticate,
     change_password,
@@ -60,6 +69,7 @@ __all__ = [
     "AccountCode",
     "AddressState",
     "LoginAddress",
+    "MessagePreference",
     "Pair",
     "Role",
     "User",
@@ -83,6 +93,7 @@ __all__ = [
     "issue_personal_token",
     "login_required",
     "names_of",
+    "on_behalf_of",
     "personal",
     "preferences",
     "prune_addresses",

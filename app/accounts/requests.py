@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import structlog
@@ -18,7 +20,7 @@ from app.accounts.permissions import can
 from app.accounts.tokens import verify_token
 from app.api import is_api_request
 from app.extensions import reading_only
-from app.outbox import Origin, current_origin, set_origin
+from app.outbox import Origin, acting_as, current_origin, set_origin
 from app.proxies import client_address, user_agent
 from app.tenancy import EVERYTHING, NOTHING, Scope, current_scope, seeing, set_scope
 
@@ -76,6 +78,14 @@ def act_as(user: User) -> None:
     structlog.contextvars.bind_contextvars(user_id=user.id)
     if user.time_zone:
         g.zone = user.time_zone
+
+
+@contextmanager
+def on_behalf_of(user: User) -> Iterator[None]:
+    """`act_as` for a block: for commands that name who does it."""
+    with acting_as(current_origin()), seeing(current_scope()):
+        act_as(user)
+        yield
 
 
 def forget() -> None:

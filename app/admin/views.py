@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.accounts import AccessToken, AccountCode, User
+from app.accounts import AccessToken, AccountCode, LoginAddress, MessagePreference, User
 from app.admin.slices import CommentView, ReservationView, SchoolView, TokenView, UserView, WorkItemView
 from app.admin.view import PanelView
 from app.api import KeptAnswer
@@ -54,6 +54,14 @@ def views() -> list[PanelView]:
             columns=("id", "name", "user_id", "scopes", "last_used_at", "expires_at", "revoked_at"),
             filters=("user_id", "created_at"),
         ),
+        PanelView(
+            LoginAddress,
+            PEOPLE,
+            "Login addresses",
+            columns=("id", "user_id", "address", "state", "user_agent", "last_seen_at"),
+            filters=("user_id", "state"),
+        ),
+        PanelView(MessagePreference, PEOPLE, "Message preferences", filters=("user_id",)),
         PanelView(AccountCode, PEOPLE, "Account codes", filters=("purpose", "user_id")),
         ReservationView(
             Reservation,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from app.accounts import act_as, get_user
+from app.accounts import get_user, on_behalf_of
 from app.commands import CommandGroup
 from app.extensions import db
 from app.pagination import MAX_LIMIT
@@ -57,9 +57,9 @@ def list_(
 def set_status(status: str, ids: tuple[int, ...], login: str) -> None:
     """Moves items to a status: all of them or none. The mails are those that any other way would send."""
     user = get_user(login)
-    act_as(user)
-    changed = services.change_many(user, ids, {"status": WorkStatus(status)})
-    db.session.commit()
+    with on_behalf_of(user):
+        changed = services.change_many(user, ids, {"status": WorkStatus(status)})
+        db.session.commit()
     click.echo(f"{changed} moved to {status}")
 
 

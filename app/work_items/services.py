@@ -188,6 +188,8 @@ def change_many(user: User, item_ids: Sequence[int], changes: Mapping[str, Any],
         ForbiddenError, InvalidInputError: as `change`.
     """
     wanted = sorted(set(item_ids))
+    if others := sorted(changes.keys() - BULK_FIELDS):
+        raise InvalidInputError("That is not changed of many at once.", {name: ["is not taken"] for name in others})
     if not 1 <= len(wanted) <= MAX_BULK_ITEMS:
         raise InvalidInputError("That are too many, or none.", {"ids": [f"takes 1 to {MAX_BULK_ITEMS} ids"]})
     query = visible_to(user).where(WorkItem.id.in_(wanted)).order_by(WorkItem.id).with_for_update()

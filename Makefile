@@ -17,7 +17,7 @@ run: $(INSTALLED) ## start everything in one terminal: http://127.0.0.1:$PORT (5
 install: $(INSTALLED) ## make .venv and put everything into it
 	@:
 
-test: $(INSTALLED) ## run the whole test suite; ARGS go to pytest
+test: $(INSTALLED) ## run the whole test suite; ARGS go to pytest, PICTURES=docs/images takes those of the README again
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 chaos: $(INSTALLED) ## run the stack under load and faults and compare the books; FAULTS=100, SEED repeats a run

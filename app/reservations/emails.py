@@ -46,7 +46,7 @@ def reservation_new(rows: Sequence[MailEntry]) -> Contexts:
     return _contexts(rows, lambda entry, found: _new_context(entry, found, zone))
 
 
-@mail_kind("reservation-status", sample=sample_status, choice="A reservation of yours is confirmed or cancelled")
+@mail_kind("reservation-status", sample=sample_status, choice="A reservation of mine is confirmed or cancelled")
 def reservation_status(rows: Sequence[MailEntry]) -> Contexts:
     """For the customer, on the customer's clock; old and new status are those of the change, not of now."""
     return _contexts(rows, _status_context)

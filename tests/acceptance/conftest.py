@@ -11,13 +11,14 @@ import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.demo import DEMO_PASSWORD
 from tests.servers import free_port, short_folder, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,21 +98,53 @@ def browser(stack: Stack) -> Browser:
 
 
 @pytest.fixture
-def page(stack: Stack) -> Iterator[Any]:
-    """A page of a real Chromium."""
+def open_page() -> Iterator[Callable[..., Any]]:
+    """Opens pages of a real Chromium, each with cookies of its own; in the end none of them may have had an error."""
     if CHROMIUM is None:
         pytest.skip("no chromium is installed: the browser tests did not run")
     from playwright.sync_api import sync_playwright
 
+    problems: list[str] = []
+
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_OPTIONS))
-        page = chromium.new_page(viewport={"width": 1440, "height": 900})
-        problems: list[str] = []
-        page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        yield page
+
+        def open_page(width: int = 1440, height: int = 900, **options: Any) -> Any:
+            page = chromium.new_page(viewport={"width": width, "height": height}, **options)
+            page.on("console", lambda said: problems.append(told(said)) if said.type in ("error", "warning") else None)
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            return page
+
+        yield open_page
         chromium.close()
-        assert problems == []
+    assert problems == []
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Any]) -> Any:
+    """A wide page."""
+    return open_page()
+
+
+def told(said: Any) -> str:
+    """What the console was told, and of which address."""
+    return f"{said.text} ({said.location['url']})"
+
+
+def log_in(stack: Stack, page: Any, name: str) -> Any:
+    """The page, of somebody of the demo."""
+    page.goto(f"{stack.url}/login")
+    page.get_by_label("Username or email").fill(name)
+    page.get_by_label("Password", exact=True).fill(DEMO_PASSWORD)
+    page.get_by_role("button", name="Log in", exact=True).click()
+    page.locator("#main").wait_for()
+    return page
+
+
+def picture(page: Any, name: str) -> None:
+    """Takes a picture for the README where `PICTURES` names a folder for them."""
+    if folder := os.environ.get("PICTURES"):
+        page.screenshot(path=str(ROOT / folder / f"{name}.png"))
 
 
 def _copy_project(copy: Path) -> None:

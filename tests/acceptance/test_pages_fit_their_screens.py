@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.demo import DEMO_PASSWORD
-from tests.acceptance.conftest import Stack
+from tests.acceptance.conftest import Stack, log_in
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_group("stack")]
 
@@ -27,12 +26,7 @@ OVERHANG = """(element) => {
 def narrow(stack: Stack, page: Any) -> Any:
     """A telephone in the hands of staff."""
     page.set_viewport_size({"width": 360, "height": 740})
-    page.goto(f"{stack.url}/login")
-    page.get_by_label("Username or email").fill("staff@example.org")
-    page.get_by_label("Password", exact=True).fill(DEMO_PASSWORD)
-    page.get_by_role("button", name="Log in").click()
-    page.locator("#main").wait_for()
-    return page
+    return log_in(stack, page, "staff")
 
 
 def test_the_demo_logins_stay_within_their_card(stack: Stack, page: Any):
@@ -51,7 +45,17 @@ def test_the_chosen_filter_is_in_view_and_the_page_stays_where_it_is(stack: Stac
 
 
 def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, narrow: Any):
-    for path in ("/", "/reservations/", "/jobs/", "/mails", "/dev/inbox", "/mails/previews"):
+    for path in (
+        "/",
+        "/reservations/",
+        "/work",
+        "/jobs/",
+        "/mails",
+        "/dev/inbox",
+        "/mails/previews",
+        "/account",
+        "/audit",
+    ):
         narrow.goto(f"{stack.url}{path}")
         assert narrow.evaluate("document.documentElement.scrollWidth") <= 360, path
     narrow.goto(f"{stack.url}/reservations/")

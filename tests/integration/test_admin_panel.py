@@ -214,7 +214,16 @@ def test_what_can_only_be_looked_at_has_no_address_for_more(app):
     routes = {view.model.__name__: {name for _, name, _ in view._urls} for view in views(app)}
     looked_at = {"index_view", "details_view", "export"}
     assert {name for name, found in routes.items() if found == looked_at} == {
-        *("LoginAddress", "MessagePreference", "AccountCode", "WorkItemWatcher", "WorkItemNotice", "EmailMessage", "StatusChange", "AuditEntry"),
+        *(
+            "LoginAddress",
+            "MessagePreference",
+            "AccountCode",
+            "WorkItemWatcher",
+            "WorkItemNotice",
+            "EmailMessage",
+            "StatusChange",
+            "AuditEntry",
+        ),
         *("JobRecord", "JobAttempt", "Schedule", "ScheduleTick", "WorkerProcess"),
     }
     assert routes["AccessToken"] == {*looked_at, "action_view"}

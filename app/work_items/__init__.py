@@ -71,7 +71,7 @@ def init_app(app: Flask) -> None:
     """
     app.register_blueprint(views.pages)
     app.register_blueprint(board.pages)
-    for kind in Kind:
-        register_api(app, api.blueprint_of(kind))
+    for blueprint in api.blueprints:
+        register_api(app, blueprint)
     register_subject(app, "work_item", "work_items.detail", "item_id")
     app.cli.add_command(work_items)

@@ -18,7 +18,7 @@ from app.work_items.schemas import ChangedSchema, CommentSchema, CommentTextSche
 CommentPageSchema = page_schema(CommentSchema)
 
 
-def blueprint_of(kind: Kind) -> ApiBlueprint:
+def _blueprint_of(kind: Kind) -> ApiBlueprint:
     """The endpoints of one kind of items."""
     schemas, plural = schemas_of(kind), kind.plural
     blueprint = ApiBlueprint(plural, __name__, description=f"{plural.capitalize()} of the school", area="work_items")
@@ -120,3 +120,7 @@ def _add_conversation(blueprint: ApiBlueprint, kind: Kind, one: str) -> None:
         """Be told of its status only if it is yours"""
         comments.unwatch(acting_user(), item_id, kind=kind)
         db.session.commit()
+
+
+# Once, whatever the number of applications: marshmallow remembers every class of schemas for good.
+blueprints = [_blueprint_of(kind) for kind in Kind]

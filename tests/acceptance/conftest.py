@@ -144,7 +144,10 @@ def log_in(stack: Stack, page: Any, name: str) -> Any:
 def picture(page: Any, name: str) -> None:
     """Takes a picture for the README where `PICTURES` names a folder for them."""
     if folder := os.environ.get("PICTURES"):
+        size = page.viewport_size
+        page.set_viewport_size({"width": min(1200, size["width"]), "height": min(600, size["height"])})
         page.screenshot(path=str(ROOT / folder / f"{name}.png"))
+        page.set_viewport_size(size)
 
 
 def _copy_project(copy: Path) -> None:

@@ -34,7 +34,8 @@ def test_a_login_gives_a_token_that_opens_the_api(client, field):
     assert answer.json["user"]["id"] == user.id
     assert "password_hash" not in answer.json["user"]
     me = client.get("/api/v1/me", headers={"Authorization": f"Bearer {answer.json['access_token']}"})
-    assert me.json == answer.json["user"] | {"preferences": me.json["preferences"]}
+    only_me = {name: me.json[name] for name in ("preferences", "skips_own_changes")}
+    assert me.json == answer.json["user"] | only_me
 
 
 @pytest.mark.parametrize("login", [{"username": "nobody"}, {"email": "nobody@example.org"}])

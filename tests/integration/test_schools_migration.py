@@ -72,7 +72,9 @@ def check_migrated() -> None:
 
 
 def of_schools() -> list[str]:
-    return [mapper.class_.__tablename__ for mapper in Base.registry.mappers if issubclass(mapper.class_, OfSchool)]
+    """The tables of schools that this revision has."""
+    models = {mapper.class_.__tablename__ for mapper in Base.registry.mappers if issubclass(mapper.class_, OfSchool)}
+    return sorted(models & set(sa.inspect(db.engine).get_table_names()))
 
 
 def columns(table: str) -> set[str]:

@@ -127,12 +127,16 @@ def test_deletions_in_bulk_are_recorded_for_the_scopes_rows_only(session, ours, 
 ON_A_CONNECTION = {
     "audit/recording.py": (2, "inserts, and the rows of a bulk deletion, narrowed by hand"),
     "demo.py": (4, "commands only"),
+    "demo_work.py": (4, "commands only"),
     "mail/ledger.py": (5, "by the ids of jobs that a worker holds, or that a scoped update has cancelled"),
     "monitoring/doctor.py": (1, "a command, of the migrations' table"),
     "outbox/bulk.py": (2, "narrowed by hand; updates by key are refused in a scope"),
     "outbox/enqueue.py": (3, "inserts, and the id of the job that lives under a key which its caller knows"),
     "outbox/recording.py": (2, "inserts; the one that selects is narrowed by hand"),
     "reservations/hooks.py": (1, "by the ids of rows that a scoped statement has changed"),
+    "work_items/notices.py": (2, "by the ids of items that a scoped statement has changed"),
+    "work_items/ordering.py": (1, "by the ids of cards of one school's column"),
+    "work_items/people.py": (1, "by the ids of items that were changed or read within the scope"),
 }
 
 

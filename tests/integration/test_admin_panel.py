@@ -23,6 +23,7 @@ from app.outbox import StatusChange
 from app.reservations import Reservation, ReservationStatus, Resource
 from app.schools import School, default_school
 from app.work_items import Story, WorkItem, WorkItemComment, WorkStatus
+from tests.forms import shown_in
 from tests.ledger import mails
 from tests.reservation_factories import (
     PASSWORD,
@@ -71,21 +72,6 @@ def models() -> list[Any]:
 def edit(panel, url: str, **changes: Any):
     """Sends the form as a browser does: what it showed, with some fields typed over."""
     return panel.post(url, data={**shown_in(panel.get(url).text), **changes})
-
-
-def shown_in(html: str) -> dict[str, str]:
-    """The values of a form's fields."""
-    form = html.partition("<main")[2]
-    found = {}
-    for tag in re.findall(r"<input [^>]*>", form):
-        given = dict(re.findall(r'([\w-]+)="([^"]*)"', tag))
-        if given.get("type") != "checkbox" or " checked" in tag:
-            found[given["name"]] = given.get("value", "")
-    for name, options in re.findall(r'<select [^>]*name="(\w+)".*?>(.*?)</select>', form, re.DOTALL):
-        chosen = re.search(r'<option selected value="([^"]*)"', options)
-        found[name] = chosen[1] if chosen else ""
-    found |= dict(re.findall(r'<textarea [^>]*name="(\w+)".*?>\r?\n(.*?)</textarea>', form, re.DOTALL))
-    return found
 
 
 def act(panel, table: str, action: str, rows: Iterable[Any], **more: Any):

@@ -3,6 +3,8 @@ after is gathered into another."""
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -18,8 +20,10 @@ from app.mail import MailState
 from app.mail.rendering import render
 from app.outbox import JobRecord, JobState, Origin, StatusChange, acting_as, publisher, relay
 from app.work_items import Story, Task, WorkItem, WorkItemWatcher, WorkStatus, history_of
+from tests.forms import shown_in
 from tests.ledger import addressees, contexts, mails
 from tests.reservation_factories import bearer, log_in, make_user
+from tests.servers import wait_until
 from tests.work_item_factories import make_epic, make_story, make_task
 
 STATUS, TELL = "work-item-status", "work_items.tell_gathered"
@@ -220,11 +224,48 @@ def by_bulk_statement_on_the_kind(client, item, staff):
     db.session.commit()
 
 
-WAYS = [by_api, by_api_in_bulk, by_command, by_shell, by_bulk_statement, by_bulk_statement_on_the_kind]
+def by_the_page_of_the_item(client, item, staff):
+    log_in(client, staff)
+    assert client.post(f"/work/{item.id}/status", data={"status": "DONE"}).status_code in (302, 303)
 
 
-@pytest.mark.parametrize("change", WAYS)
-@pytest.mark.parametrize("make", [make_epic, make_story, make_task])
+def by_the_board(client, item, staff):
+    log_in(client, staff)
+    headers = {"Accept": "application/json"}
+    assert client.post(f"/work/{item.id}/move", data={"status": "DONE"}, headers=headers).status_code == 204
+
+
+def by_the_list(client, item, staff):
+    log_in(client, staff)
+    assert client.post("/work/bulk", data={"ids": [item.id], "status": "DONE"}).status_code in (302, 303)
+
+
+def by_the_form_of_the_panel(client, item, staff):
+    log_in(client, make_user(Role.ADMIN))
+    url = f"/admin/work_items/edit/?id={item.id}"
+    form = shown_in(client.get(url).text)
+    assert client.post(url, data=form | {"status": "DONE"}).status_code == 303
+
+
+def by_an_action_of_the_panel(client, item, staff):
+    log_in(client, make_user(Role.ADMIN))
+    data = {"action": "set-DONE", "rowid": [item.id], "confirmed": "yes"}
+    assert client.post("/admin/work_items/action/", data=data).status_code == 303
+
+
+WAYS = [
+    *(by_api, by_api_in_bulk, by_command, by_shell, by_bulk_statement, by_bulk_statement_on_the_kind),
+    *(by_the_page_of_the_item, by_the_board, by_the_list, by_the_form_of_the_panel, by_an_action_of_the_panel),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        *((make_task, way) for way in WAYS),
+        *((make, way) for make in (make_epic, make_story) for way in (by_api, by_bulk_statement_on_the_kind)),
+    ],
+)
 def test_the_same_mails_are_sent_from_wherever_the_status_is_changed(client, session, make, change):
     responsible, staff = make_user(), make_user(Role.STAFF)
     item = make(responsible=responsible)
@@ -236,6 +277,42 @@ def test_the_same_mails_are_sent_from_wherever_the_status_is_changed(client, ses
         ("TODO", "DONE")
     }
     assert db.session.get(WorkItem, id).status is WorkStatus.DONE
+
+
+def test_a_change_beside_the_job_that_gathers_is_told_by_the_next_one(app, session):
+    """Neither is it told twice nor by nobody: both hold the item."""
+    if session.get_bind().dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer")
+    task = make_task()
+    move(task, "IN_PROGRESS", "IN_REVIEW")
+    id, holds, waits = task.id, threading.Event(), threading.Event()
+
+    def gather() -> int:
+        with app.app_context():
+            told = work_items.tell_gathered(db.session(), id)
+            holds.set()
+            assert waits.wait(10)
+            db.session.execute(sa.update(JobRecord).values(state=JobState.COMPLETED, finished_at=utc_now()))
+            db.session.commit()  # the job's end and what it did, as a worker does it
+            return told
+
+    def change() -> None:
+        with app.app_context():
+            assert holds.wait(10)
+            db.session.get(Task, id).status = WorkStatus.DONE
+            db.session.commit()
+
+    with ThreadPoolExecutor(2) as threads:
+        gathered, changed = threads.submit(gather), threads.submit(change)
+        locked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        wait_until(lambda: (session.rollback(), session.scalar(sa.text(locked)))[1] == 1)
+        waits.set()
+        assert (gathered.result(), changed.result()) == (1, None)
+    session.rollback()
+    assert [job.state for job in gathering()] == [JobState.COMPLETED, JobState.SCHEDULED]
+    assert tell_gathered(task) == 1
+    last = mails(STATUS)[-1]
+    assert [(step["old"], step["new"]) for step in last.context["way"]] == [("IN_REVIEW", "DONE")]
 
 
 def test_a_bulk_change_of_many_is_told_with_a_few_statements(session, statements):

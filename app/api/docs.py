@@ -68,7 +68,7 @@ class Part:
 @public
 def show() -> ResponseReturnValue:
     """The page, open to everybody as the document is; beside the navigation for those who are logged in."""
-    document = current_app.extensions["flask-smorest"]["apis"][""]["ext_obj"].spec.to_dict()
+    document = current_app.extensions["flask-smorest"]["apis"][""]["ext_obj"].document()
     reader = Reader(document, current_app.config["PUBLIC_URL"])
     template = "api/docs.html" if current_user.is_authenticated else "api/docs_bare.html"
     return render_template(template, parts=reader.parts(), schemas=reader.schemas())

@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from threading import Lock
 from typing import Any
 
+from flask import Response, current_app, json
 from flask_smorest import Api
+from flask_smorest import Blueprint as ApiPart
 
 from app.api.idempotency import HEADER, KEY_PATTERN, MAX_KEY_CHARACTERS
 from app.api.schemas import ErrorSchema
@@ -43,6 +46,36 @@ class BelfryApi(Api):
     ERROR_SCHEMA = ErrorSchema
     # It would allow every status, and so say nothing.
     DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._unwritten: list[ApiPart] = []
+        self._writing = Lock()
+        super().__init__(*args, **options)
+
+    def register_blueprint(self, blp: ApiPart, **options: Any) -> None:
+        """Adds the endpoints. What the document says of them is written when somebody first asks for it: most processes
+        never do, and it takes longer than the rest of an application's start."""
+        app: Any = self._app
+        app.extensions["flask-smorest"]["blp_name_to_api"][blp.name] = self
+        app.register_blueprint(blp, **options)
+        self._unwritten.append(blp)
+
+    def document(self) -> dict[str, Any]:
+        """The document, whole."""
+        with self._writing:
+            while self._unwritten:
+                self._write(self._unwritten.pop(0))
+            spec: Any = self.spec
+            return spec.to_dict()
+
+    def _write(self, part: ApiPart) -> None:
+        spec: Any = self.spec
+        part.register_views_in_doc(self, self._app, spec, name=part.name, parameters=None)
+        spec.tag({"name": part.name, "description": part.description})
+
+    def _openapi_json(self) -> Response:
+        text = json.dumps(self.document(), indent=2, sort_keys=False)
+        return current_app.response_class(text, mimetype="application/json")
 
     def _register_error_handlers(self) -> None:
         """Left to `app.answers`, which knows pages from the API."""

@@ -59,6 +59,7 @@ def test_an_epic_its_stories_and_their_tasks_are_made_with_the_fields_of_their_k
     assert mails() == []
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # no database is asked
 @pytest.mark.parametrize(
     ("path", "fields", "wrong"),
     [

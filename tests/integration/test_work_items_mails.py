@@ -29,6 +29,14 @@ from tests.work_item_factories import make_epic, make_story, make_task
 STATUS, TELL = "work-item-status", "work_items.tell_gathered"
 
 
+@pytest.fixture
+def settings(settings, request):
+    """With a mail server where a test asks for one."""
+    if "smtp" not in request.fixturenames:
+        return settings
+    return settings | {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(request.getfixturevalue("smtp").port)}
+
+
 def move(item: WorkItem, *statuses: str) -> None:
     for status in statuses:
         item.status = status
@@ -361,9 +369,8 @@ def test_what_is_made_and_deleted_stands_in_the_audit_log(session):
     assert list(session.scalars(query.order_by(AuditEntry.id))) == ["work_item.create", "work_item.delete"]
 
 
-def test_gathered_mails_go_out_by_themselves(app, client, session, work):
+def test_gathered_mails_go_out_by_themselves(app, session, smtp, work):
     """The job that gathers, run by a worker when its time has come."""
-    app.config["WORK_ITEM_GATHER_SECONDS"] = 0.3
     task = make_task()
     move(task, "IN_PROGRESS", "IN_REVIEW", "DONE")
     (job,) = gathering()
@@ -375,6 +382,10 @@ def test_gathered_mails_go_out_by_themselves(app, client, session, work):
     work()
     assert len(mails(STATUS)) == 2
     assert session.get(JobRecord, job.id, populate_existing=True).result == {"mails": 1}
+    assert [mail.message["Subject"].split(":")[0] for mail in smtp.received] == [
+        f"Task #{task.id} IN_PROGRESS",
+        f"Task #{task.id} DONE",
+    ]
 
 
 def test_a_story_needs_an_epic(session):

@@ -19,7 +19,7 @@ from app.work_items import queries, services
 from app.work_items.forms import PRIORITIES, id_of
 from app.work_items.models import Kind, Priority, WorkItem, WorkStatus
 
-pages = Blueprint("work", __name__, url_prefix="/work")
+pages = Blueprint("work", __name__, url_prefix="/work-items")
 
 FILTERS = ("kind", "status", "priority", "within", "responsible", "mine", "due", "text")
 # The board shows what people do; an epic is where it leads.

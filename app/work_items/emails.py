@@ -141,7 +141,7 @@ def _item_context(item: Any, priority: str) -> Context:
         "title": item.title,
         "priority": priority.lower(),
         "parent": f"{item.parent_kind.value} “{item.parent_title}”" if item.parent_kind else None,
-        "path": f"/work/{item.id}",
+        "path": f"/work-items/{item.id}",
     }
 
 
@@ -189,5 +189,5 @@ def _sample() -> Context:
         "title": "Tune the piano",
         "priority": "high",
         "parent": "story “The autumn concert”",
-        "path": "/work/42",
+        "path": "/work-items/42",
     }

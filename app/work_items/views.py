@@ -20,7 +20,7 @@ from app.work_items.forms import CommentForm, WorkItemForm, id_of
 from app.work_items.history import history_for
 from app.work_items.models import Kind, WorkItem, WorkStatus
 
-pages = Blueprint("work_items", __name__, url_prefix="/work")
+pages = Blueprint("work_items", __name__, url_prefix="/work-items")
 
 ID = "<int(max=2147483647):item_id>"
 COMMENT_ID = "<int(max=2147483647):comment_id>"

@@ -23,7 +23,7 @@ OF_ARGUMENTS = re.compile(r"/admin/\w+/(details|edit|delete|action|export)/|/col
 # Of each kind of page that shows one row, that of the first row of a list.
 OF_ROWS = {
     **dict.fromkeys(("/reservations/", "/jobs/", "/mails"), "tbody a.row-link"),
-    "/work/board": "a.work-title",
+    "/work-items/board": "a.work-title",
     **dict.fromkeys(("/admin/users/", "/admin/work_items/", "/admin/email_messages/"), "tbody a"),
 }
 # Each width and each theme once: what a theme colours does not depend on the width.

@@ -48,7 +48,7 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
     for path in (
         "/",
         "/reservations/",
-        "/work",
+        "/work-items",
         "/jobs/",
         "/mails",
         "/dev/inbox",

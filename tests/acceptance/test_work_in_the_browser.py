@@ -15,7 +15,7 @@ LIVE_MILLISECONDS = 10_000
 
 
 def board(stack: Stack, page: Any) -> Any:
-    page.goto(f"{stack.url}/work/board")
+    page.goto(f"{stack.url}/work-items/board")
     page.locator(".work-card").first.wait_for()
     return page
 

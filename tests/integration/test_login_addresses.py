@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from threading import Thread
 
@@ -25,7 +25,7 @@ from tests.reservation_factories import PASSWORD, bearer, log_in, make_user
 from tests.second_factors import set_up_second_factor
 from tests.servers import wait_until
 from tests.simultaneous import at_once
-from tests.smtp import Received, SmtpServer
+from tests.smtp import Received
 
 ONLY_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 ONLY_POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -34,14 +34,6 @@ SUBJECT, NEW_ADDRESS = "A login from a new address", "login-new-address"
 NEW_PASSWORD = "another good battery"
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0"
 CAFE, HOTEL = "203.0.113.7", "198.51.100.9"
-
-
-@pytest.fixture
-def smtp() -> Iterator[SmtpServer]:
-    """A mail server that takes everything."""
-    server = SmtpServer().start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import sqlalchemy as sa
 
@@ -16,17 +14,9 @@ from app.outbox import for_school
 from app.reservations import ReservationStatus
 from app.schools import default_school
 from tests.reservation_factories import log_in, make_reservation, make_school, make_user
-from tests.smtp import SmtpServer
 
 REASON = "its reader does not want mails of this kind"
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def smtp() -> Iterator[SmtpServer]:
-    server = SmtpServer().start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

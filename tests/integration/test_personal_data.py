@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -31,19 +30,11 @@ from tests.reservation_factories import (
     tomorrow,
 )
 from tests.simultaneous import at_once
-from tests.smtp import SmtpServer
 
 ME, EXPORT = "/api/v1/me", "/api/v1/me/export"
 PAGE = "/account/delete"
 PROOF = {"password": PASSWORD}
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def smtp() -> Iterator[SmtpServer]:
-    server = SmtpServer().start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -81,8 +81,8 @@ RESERVATION, API_RESERVATION = "/reservations/{reservation}", "/api/v1/reservati
 FORM = {"start_time": "2031-01-02T10:00", "duration_minutes": 60, "party_size": 1}
 # Nobody else's, whatever their role: a developer's inbox, tokens, and what one has said.
 ONES_OWN = ("inbox.message", "inbox.part", "api_accounts.get_token", "work_items.edit_comment")
-LINK_TO_ROW = re.compile(r'href="/(jobs|mails|reservations|work)/[0-9a-f-]{1,36}"')
-WORK = "/work/{task}"
+LINK_TO_ROW = re.compile(r'href="/(jobs|mails|reservations|work-items)/[0-9a-f-]{1,36}"')
+WORK = "/work-items/{task}"
 ITEM_FORM = {"title": "Ours now", "priority": "LOW"}
 
 
@@ -202,13 +202,19 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("api_reservations.change_reservation", "PATCH"): one(USER, API_RESERVATION, note="ours now", status="cancelled"),
     ("api_reservations.delete_reservation", "DELETE"): one(USER, API_RESERVATION),
     ("work.board", "GET"): many(
-        USER, "/work/board", "/work/board?within={epic}", "/work/board?responsible={customer}", "/work/board?kind=epic"
+        USER,
+        "/work-items/board",
+        "/work-items/board?within={epic}",
+        "/work-items/board?responsible={customer}",
+        "/work-items/board?kind=epic",
     ),
-    ("work.columns", "GET"): many(USER, "/work/board/columns", "/work/board/columns?text={name}"),
-    ("work.list_", "GET"): many(USER, "/work", "/work?text={name}", "/work?text=%23{task}", "/work?within={story}"),
-    ("work.change_many", "POST"): Route(USER, ("/work/bulk",), {"ids": "{task}", "status": "DONE"}, 303),
-    ("work_items.create", "GET"): many(STAFF, "/work/new", "/work/new?kind=story&parent={epic}"),
-    ("work_items.create", "POST"): Route(STAFF, ("/work/new",), {**ITEM_FORM, "parent_id": "{story}"}, 422),
+    ("work.columns", "GET"): many(USER, "/work-items/board/columns", "/work-items/board/columns?text={name}"),
+    ("work.list_", "GET"): many(
+        USER, "/work-items", "/work-items?text={name}", "/work-items?text=%23{task}", "/work-items?within={story}"
+    ),
+    ("work.change_many", "POST"): Route(USER, ("/work-items/bulk",), {"ids": "{task}", "status": "DONE"}, 303),
+    ("work_items.create", "GET"): many(STAFF, "/work-items/new", "/work-items/new?kind=story&parent={epic}"),
+    ("work_items.create", "POST"): Route(STAFF, ("/work-items/new",), {**ITEM_FORM, "parent_id": "{story}"}, 422),
     ("work_items.detail", "GET"): one(USER, WORK),
     ("work_items.history", "GET"): one(USER, f"{WORK}/history"),
     ("work_items.edit", "GET"): one(USER, f"{WORK}/edit"),
@@ -220,9 +226,9 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("work_items.watch", "POST"): one(USER, f"{WORK}/watch"),
     ("work_items.unwatch", "POST"): one(USER, f"{WORK}/unwatch"),
     ("work_items.comment", "POST"): one(USER, f"{WORK}/comments", text="Ours now"),
-    ("work_items.edit_comment", "GET"): one(USER, "/work/comments/{comment}/edit"),
-    ("work_items.edit_comment", "POST"): one(USER, "/work/comments/{comment}/edit", text="Ours now"),
-    ("work_items.delete_comment", "POST"): one(USER, "/work/comments/{comment}/delete"),
+    ("work_items.edit_comment", "GET"): one(USER, "/work-items/comments/{comment}/edit"),
+    ("work_items.edit_comment", "POST"): one(USER, "/work-items/comments/{comment}/edit", text="Ours now"),
+    ("work_items.delete_comment", "POST"): one(USER, "/work-items/comments/{comment}/delete"),
     **routes_of_items("epic", "epics", {}),
     **routes_of_items("story", "stories", {"epic_id": "{epic}"}),
     **routes_of_items("task", "tasks", {"story_id": "{story}"}),

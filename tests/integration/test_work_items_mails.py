@@ -133,7 +133,7 @@ def test_the_mail_says_what_changed_who_did_it_and_where_to_look(app, session):
     assert rendered.subject == f"Story #{story.id} IN_PROGRESS: Rehearsals"
     for part in (rendered.text, rendered.html):
         assert "Grace Hopper moved this story to" in part
-        assert f"{app.config['PUBLIC_URL']}/work/{story.id}" in part
+        assert f"{app.config['PUBLIC_URL']}/work-items/{story.id}" in part
         assert "high" in part
     assert "TODO -> IN_PROGRESS" in rendered.text
     assert "“The <autumn> concert”" in rendered.text
@@ -234,18 +234,18 @@ def by_bulk_statement_on_the_kind(client, item, staff):
 
 def by_the_page_of_the_item(client, item, staff):
     log_in(client, staff)
-    assert client.post(f"/work/{item.id}/status", data={"status": "DONE"}).status_code in (302, 303)
+    assert client.post(f"/work-items/{item.id}/status", data={"status": "DONE"}).status_code in (302, 303)
 
 
 def by_the_board(client, item, staff):
     log_in(client, staff)
     headers = {"Accept": "application/json"}
-    assert client.post(f"/work/{item.id}/move", data={"status": "DONE"}, headers=headers).status_code == 204
+    assert client.post(f"/work-items/{item.id}/move", data={"status": "DONE"}, headers=headers).status_code == 204
 
 
 def by_the_list(client, item, staff):
     log_in(client, staff)
-    assert client.post("/work/bulk", data={"ids": [item.id], "status": "DONE"}).status_code in (302, 303)
+    assert client.post("/work-items/bulk", data={"ids": [item.id], "status": "DONE"}).status_code in (302, 303)
 
 
 def by_the_form_of_the_panel(client, item, staff):
@@ -399,7 +399,7 @@ def test_log_in_shows_the_item(client):
     staff = make_user(Role.STAFF)
     log_in(client, staff)
     task = make_task(title="Tune the piano")
-    assert "Tune the piano" in client.get(f"/work/{task.id}").text
+    assert "Tune the piano" in client.get(f"/work-items/{task.id}").text
 
 
 def test_who_wants_none_of_their_own_changes_gets_those_of_others(session):

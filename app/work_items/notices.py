@@ -1,8 +1,8 @@
 """Telling people of changes of status: the first at once, what follows soon after gathered into one mail.
 
 A change is told at once unless a mail about the same item was asked for less than WORK_ITEM_GATHER_SECONDS ago. Then a
-job tells it when that time is over, together with all others that have come meanwhile: the whole way. Every change
-holds its item's row, and so does the job: none slips between two mails.
+job tells it when that time is over, together with all others that have come until it runs, however late that is: the
+whole way. Every change holds its item's row, and so does the job: none slips between two mails.
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ from sqlalchemy.orm import Session
 from app.columns import utc_now
 from app.extensions import table_of
 from app.mail import MailRequest, send_mails
-from app.outbox import Change, JobRequest, StatusChange, Subject, current_session, enqueue_many, subject_of
+from app.outbox import (
+    LIVE,
+    Change,
+    JobRecord,
+    JobRequest,
+    StatusChange,
+    Subject,
+    current_session,
+    enqueue_many,
+    subject_of,
+)
 from app.work_items.models import WorkItem, WorkItemNotice
 from app.work_items.people import IDS_PER_QUERY, Person, people_of
 
@@ -27,8 +37,11 @@ TELL = "work_items.tell_gathered"
 MAIL = "work-item-status"
 
 _NOTICES = table_of(WorkItemNotice)
+_GATHERS = sa.exists().where(
+    JobRecord.unique_key == sa.literal(f"{TELL}/") + sa.cast(WorkItem.id, sa.String), JobRecord.state.in_(LIVE)
+)
 _FACTS = (
-    sa.select(WorkItem.id, WorkItem.priority, WorkItemNotice.gather_until)
+    sa.select(WorkItem.id, WorkItem.priority, WorkItemNotice.gather_until, _GATHERS.label("is_gathering"))
     .outerjoin(WorkItemNotice, WorkItemNotice.item_id == WorkItem.id)
     .where(WorkItem.id.in_(sa.bindparam("ids", expanding=True)))
 )
@@ -39,8 +52,9 @@ def tell(changes: Sequence[Change]) -> None:
     facts = _facts([int(change.subject.id) for change in changes])
     at_once, later = [], []
     for change in changes:
-        gather_until = facts[int(change.subject.id)].gather_until
-        (at_once if gather_until is None or gather_until <= change.at else later).append(change)
+        known = facts[int(change.subject.id)]
+        is_free = not known.is_gathering and (known.gather_until is None or known.gather_until <= change.at)
+        (at_once if is_free else later).append(change)
     if at_once:
         _note({int(change.subject.id): change.at for change in at_once})
         people = people_of([int(change.subject.id) for change in at_once])

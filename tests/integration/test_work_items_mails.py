@@ -183,6 +183,20 @@ def test_after_the_window_a_change_is_told_at_once_again(session):
         assert (len(mails(STATUS)), len(gathering())) == (4, 2)
 
 
+def test_a_change_that_comes_before_a_late_job_waits_for_it_and_no_step_is_lost(session):
+    with time_machine.travel("2030-01-01T12:00:00Z", tick=False) as clock:
+        task = make_task()
+        move(task, "IN_PROGRESS")
+        clock.shift(10)
+        move(task, "IN_REVIEW")
+        clock.shift(60)  # the workers are down
+        move(task, "DONE")
+        assert (len(mails(STATUS)), len(gathering())) == (1, 1)
+        assert tell_gathered(task) == 1
+    last = mails(STATUS)[-1]
+    assert [step["new"] for step in last.context["way"]] == ["IN_REVIEW", "DONE"]
+
+
 def test_the_window_is_a_setting(app, session):
     app.config["WORK_ITEM_GATHER_SECONDS"] = 0.0
     move(make_task(), "IN_PROGRESS", "DONE")

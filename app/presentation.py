@@ -164,6 +164,11 @@ def words(value: object) -> str:
     return "to do" if text == "todo" else text
 
 
+def label(value: object) -> str:
+    """The same as a label: `IN_PROGRESS` → `In progress`, `TODO` → `To do`."""
+    return words(value).capitalize()
+
+
 def sentence(text: str) -> str:
     """`text` as a sentence: errors say what a field takes in small letters, as half of one."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
@@ -366,6 +371,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "minutes": minutes,
     "plain": plain,
     "words": words,
+    "label": label,
     "pretty_json": pretty_json,
     "initials": initials,
 }

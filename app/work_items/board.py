@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from app.accounts import User, acting_user, can
 from app.errors import AppError
 from app.extensions import db
-from app.presentation import date_today, sentence, words
+from app.presentation import date_today, label, sentence
 from app.text import query_text
 from app.work_items import queries, services
 from app.work_items.forms import PRIORITIES, id_of
@@ -72,7 +72,7 @@ def list_() -> ResponseReturnValue:
         "work_items/list.html",
         cards=_cards(acting_user(), page.items),
         next_cursor=page.next_cursor,
-        statuses=[(status.value, words(status).capitalize()) for status in WorkStatus],
+        statuses=[(status.value, label(status)) for status in WorkStatus],
         priorities=PRIORITIES,
         **_page_context(),
     )

@@ -11,7 +11,7 @@ from wtforms.validators import DataRequired, InputRequired, Length, Optional
 from app.accounts import User
 from app.forms import ServiceForm, plain_text, unix_lines
 from app.pagination import MAX_INTEGER
-from app.presentation import words
+from app.presentation import label
 from app.work_items.models import (
     MAX_COMMENT_CHARACTERS,
     MAX_DESCRIPTION_CHARACTERS,
@@ -21,7 +21,7 @@ from app.work_items.models import (
     WorkItem,
 )
 
-PRIORITIES = [(priority.value, words(priority).capitalize()) for priority in Priority]
+PRIORITIES = [(priority.value, label(priority)) for priority in Priority]
 
 
 def id_or_none(value: Any) -> int | None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, current_app
 from jinja2 import Environment, StrictUndefined, Template, TemplateError, TemplateNotFound
 
+from app.mail.colors import read_colors, resolve_colors
 from app.mail.errors import MailTemplateError
 from app.mail.inlining import inline_css
 from app.mail.links import absolute_url
@@ -49,6 +51,8 @@ class Renderer:
             undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
         )
         self._html: Environment = app.jinja_env.overlay(undefined=StrictUndefined, autoescape=True)
+        assert app.static_folder is not None, "the desk has a folder of static files"
+        self._colors = read_colors((Path(app.static_folder) / "app.css").read_text("utf-8"))
         self._reloads = bool(app.debug or app.config["APP_ENV"] == "development")
         self._compiled: dict[str, _Compiled] = {}
 
@@ -74,7 +78,7 @@ class Renderer:
         names = (f"email/{kind}/subject.txt", f"email/{kind}/body.txt", f"email/{kind}/body.html", LAYOUT)
         try:
             (subject, text, fragment, layout), checks = zip(*map(self._source, names), strict=True)
-            html = inline_css(_combined(layout, fragment, kind), self._html)
+            html = inline_css(_combined(resolve_colors(layout, self._colors), fragment, kind), self._html)
             return _Compiled(
                 _compiled(self._text, subject, names[0]),
                 _compiled(self._text, text, names[1]),

@@ -142,6 +142,18 @@ def minutes(seconds: float) -> str:
     )
 
 
+def whole_span(span: timedelta) -> str:
+    """A planned length of time in a sentence, in its largest whole unit: `90 minutes`, `1 hour`, `7 days`."""
+    for unit, word in ((timedelta(days=1), "day"), (timedelta(hours=1), "hour")):
+        if not span % unit:
+            return _counted(span // unit, word)
+    return _counted(span // timedelta(minutes=1), "minute")
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def between(start: datetime | None, end: datetime | None) -> str:
     """The duration from `start` to `end`; to now when it has not ended; nothing when it has not begun."""
     if start is None:

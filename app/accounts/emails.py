@@ -19,7 +19,7 @@ from app.columns import new_id, utc_now
 from app.extensions import db
 from app.mail import MailEntry, forget_readers, mail_kind, send_mail
 from app.outbox import for_school, subject_of
-from app.presentation import localtime
+from app.presentation import localtime, whole_span
 
 Context = dict[str, Any]
 Contexts = dict[str, Context | None]
@@ -98,14 +98,20 @@ def start_codes(purpose: CodePurpose, session: Session, entries: Sequence[MailEn
     codes.start(session, purpose, [entry.context["code_id"] for entry in entries])
 
 
-def sample_code(path: str) -> Context:
+def sample_code(purpose: CodePurpose, path: str) -> Context:
     """A code nobody has."""
-    return {"name": "Ada Lovelace", "username": "ada", "code": "204 615", "path": f"{path}/sample", "minutes": 60}
+    return {
+        "name": "Ada Lovelace",
+        "username": "ada",
+        "code": "204 615",
+        "path": f"{path}/sample",
+        "lifetime": whole_span(codes.lifetime_of(purpose)),
+    }
 
 
 @mail_kind(
     CONFIRMATION,
-    sample=lambda: sample_code("/confirm"),
+    sample=partial(sample_code, CodePurpose.CONFIRM, "/confirm"),
     on_sending=partial(start_codes, CodePurpose.CONFIRM),
     secrets=("code", "path"),
 )
@@ -116,7 +122,7 @@ def confirmation(entries: Sequence[MailEntry]) -> Contexts:
 
 @mail_kind(
     PASSWORD_RESET,
-    sample=lambda: sample_code("/reset-password"),
+    sample=partial(sample_code, CodePurpose.RESET, "/reset-password"),
     on_sending=partial(start_codes, CodePurpose.RESET),
     secrets=("code", "path"),
 )
@@ -125,7 +131,10 @@ def password_reset(entries: Sequence[MailEntry]) -> Contexts:
     return _with_codes(entries, partial(_code_context, path="/reset-password"))
 
 
-@mail_kind(ALREADY_REGISTERED, sample=lambda: {"name": "Ada Lovelace", "username": "ada", "path": "/forgot-password"})
+@mail_kind(
+    ALREADY_REGISTERED,
+    sample=lambda: {"name": "Ada Lovelace", "username": "ada", "path": "/forgot-password"},
+)
 def already_registered(entries: Sequence[MailEntry]) -> Contexts:
     """For the owner of an address with which somebody, perhaps the owner, registered again."""
     claimant, owner = aliased(User), aliased(User)
@@ -144,7 +153,10 @@ def already_registered(entries: Sequence[MailEntry]) -> Contexts:
     }
 
 
-@mail_kind(WELCOME, sample=lambda: {"name": "Ada Lovelace", "username": "ada"})
+@mail_kind(
+    WELCOME,
+    sample=lambda: {"name": "Ada Lovelace", "username": "ada"},
+)
 def welcome(entries: Sequence[MailEntry]) -> Contexts:
     """For who has just confirmed the address."""
     return _of_users(entries, lambda entry, user: {"name": user.name, "username": user.username})
@@ -165,7 +177,10 @@ def password_changed(entries: Sequence[MailEntry]) -> Contexts:
     return _of_users(entries, _changed_context)
 
 
-@mail_kind(ACCOUNT_DELETED, sample=lambda: {"deleted_at": "Mon 24 Nov 2025, 09:12", "zone": "UTC"})
+@mail_kind(
+    ACCOUNT_DELETED,
+    sample=lambda: {"deleted_at": "Mon 24 Nov 2025, 09:12", "zone": "UTC"},
+)
 def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
     """For who was a user until then, on their clock. It says no name: none is kept."""
     return {entry.id: _at("deleted_at", entry, entry.context["zone"]) for entry in entries}
@@ -182,7 +197,7 @@ def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
         "browser": "Firefox on Linux",
         "trust_path": "/login-address/sample/trust",
         "block_path": "/login-address/sample/block",
-        "days": 7,
+        "lifetime": whole_span(codes.lifetime_of(CodePurpose.ADDRESS)),
     },
     on_sending=partial(start_codes, CodePurpose.ADDRESS),
     secrets=("trust_path", "block_path"),
@@ -213,7 +228,7 @@ def _code_context(_: MailEntry, code: AccountCode, path: str) -> Context:
         "username": code.user.username,
         "code": f"{digits[:3]} {digits[3:]}",
         "path": f"{path}/{codes.token_of(code)}",
-        "minutes": codes.lifetime_of(code.purpose) // timedelta(minutes=1),
+        "lifetime": whole_span(codes.lifetime_of(code.purpose)),
     }
 
 
@@ -226,7 +241,7 @@ def _new_address_context(entry: MailEntry, code: AccountCode) -> Context:
         "browser": browser_of(entry.context["user_agent"]),
         "trust_path": f"{path}/trust",
         "block_path": f"{path}/block",
-        "days": codes.lifetime_of(code.purpose).days,
+        "lifetime": whole_span(codes.lifetime_of(code.purpose)),
     } | _at("at", entry, code.user.time_zone)
 
 

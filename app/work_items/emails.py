@@ -67,22 +67,38 @@ def sample_mention() -> Context:
 
 def sample_due() -> Context:
     """A task that is due tomorrow."""
-    return _sample() | {"due": "Tue 25 Nov 2025", "is_overdue": False, "status": "IN_PROGRESS"}
+    return _sample() | {
+        "due": "Tue 25 Nov 2025",
+        "is_overdue": False,
+        "status": "IN_PROGRESS",
+    }
 
 
-@mail_kind(STATUS, sample=sample_status, choice="The status of a work item of mine changes")
+@mail_kind(
+    STATUS,
+    sample=sample_status,
+    choice="The status of a work item of mine changes",
+)
 def work_item_status(entries: Sequence[MailEntry]) -> Contexts:
     """For who is part of an item: where it stands now, and how it came there."""
     return _contexts(entries, _status_context)
 
 
-@mail_kind(DUE, sample=sample_due, choice="A work item of mine is due, or overdue")
+@mail_kind(
+    DUE,
+    sample=sample_due,
+    choice="A work item of mine is due, or overdue",
+)
 def work_item_due(entries: Sequence[MailEntry]) -> Contexts:
     """For who is to see to an item that is due tomorrow, or was due before today."""
     return _contexts(entries, _due_context)
 
 
-@mail_kind(MENTION, sample=sample_mention, choice="Somebody names me in a comment")
+@mail_kind(
+    MENTION,
+    sample=sample_mention,
+    choice="Someone mentions me in a comment",
+)
 def work_item_mention(entries: Sequence[MailEntry]) -> Contexts:
     """For who is named in a comment; one that was deleted meanwhile says nothing."""
     ids = {entry.context["comment_id"] for entry in entries}
@@ -139,7 +155,7 @@ def _item_context(item: Any, priority: str) -> Context:
         "id": item.id,
         "kind": item.kind.value,
         "title": item.title,
-        "priority": priority.lower(),
+        "priority": priority,
         "parent": f"{item.parent_kind.value} “{item.parent_title}”" if item.parent_kind else None,
         "path": f"/work-items/{item.id}",
     }
@@ -187,7 +203,7 @@ def _sample() -> Context:
         "id": 42,
         "kind": "task",
         "title": "Tune the piano",
-        "priority": "high",
+        "priority": "HIGH",
         "parent": "story “The autumn concert”",
         "path": "/work-items/42",
     }

@@ -63,3 +63,18 @@ def test_no_mail_with_a_long_word_is_wider_than_a_telephone_and_each_can_be_read
             page.emulate_media(color_scheme=scheme)
             assert page.evaluate(LOWEST_CONTRAST) >= 4.5, f"{kind.name}, {scheme}"
 
+
+def test_it_was_not_me_looks_different_from_it_was_me(app: Flask, open_page: Callable[..., Any]):
+    page = open_page(360, 740)
+    page.set_content(preview("login-new-address").html)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        sheet, mine, others = (
+            found.evaluate("(e) => getComputedStyle(e).backgroundColor")
+            for found in (
+                page.locator(".content"),
+                page.get_by_role("link", name="It was me", exact=True),
+                page.get_by_role("link", name="It was not me", exact=True),
+            )
+        )
+        assert others == sheet != mine

@@ -60,12 +60,12 @@ def test_a_card_that_is_dragged_is_told_by_mail_and_stands_in_the_history(stack:
     picture(staff, "work-item")
 
     staff.goto(f"{stack.url}/dev/inbox")
-    mail = staff.locator("a", has_text="IN_REVIEW: Print 300 programmes")
+    mail = staff.locator("a", has_text="In review: Print 300 programmes")
     assert mail.count() == 2
     mail.first.click()
     text = staff.frame_locator("iframe.mail-frame").locator("body").inner_text()
-    assert "Stefan Staff moved this task to IN_REVIEW" in text or "You moved this task to IN_REVIEW" in text
-    assert staff.frame_locator("iframe.mail-frame").get_by_role("link", name="See the task").count() == 1
+    assert "Stefan Staff moved this task to In review" in text or "You moved this task to In review" in text
+    assert staff.frame_locator("iframe.mail-frame").get_by_role("link", name="View the task").count() == 1
 
 
 def test_a_card_is_moved_by_the_keyboard_alone(stack: Stack, open_page: Callable[..., Any]):
@@ -123,7 +123,7 @@ def test_a_comment_that_names_somebody_reaches_them(stack: Stack, open_page: Cal
     page.get_by_role("button", name="Comment", exact=True).click()
     page.get_by_text("is <b>Thursday</b> all right?").wait_for()
     page.goto(f"{stack.url}/dev/inbox")
-    named = page.locator("a", has_text="Stefan Staff names you: Tune the piano")
+    named = page.locator("a", has_text="Stefan Staff mentioned you: Tune the piano")
     for _ in range(30):
         if named.count():
             break

@@ -30,7 +30,7 @@ from tests.smtp import Received
 ONLY_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 ONLY_POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 LOGIN, PAGE = "/api/v1/auth/login", "/account/addresses"
-SUBJECT, NEW_ADDRESS = "A login from a new address", "login-new-address"
+SUBJECT, NEW_ADDRESS = "Login from a new IP address", "login-new-address"
 NEW_PASSWORD = "another good battery"
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0"
 CAFE, HOTEL = "203.0.113.7", "198.51.100.9"
@@ -207,7 +207,7 @@ def test_behind_a_proxy_it_is_the_clients_address(settings, request, proxies, ad
     forwarded = {"X-Forwarded-For": f"{HOTEL}, {CAFE}"}
     assert by_api(client, user, headers=forwarded, environ_base={"REMOTE_ADDR": "192.0.2.1"})
     (mail,) = request.getfixturevalue("mails")()
-    assert re.search(r"Address: +(\S+)", mail.body("plain"))[1] == address
+    assert re.search(r"IP address: +(\S+)", mail.body("plain"))[1] == address
 
 
 @ONLY_SQLITE
@@ -221,7 +221,7 @@ def test_where_no_address_is_known_nothing_is_noted(client, user):
 def test_nothing_that_a_client_calls_itself_gets_into_a_mail(client, user, mails):
     assert by_api(client, user, **from_(CAFE, "evil.example/login <script>alert(1)</script>" * 20))
     (mail,) = mails()
-    assert "Browser:  evil\r\n" in mail.body("plain").replace("\n", "\r\n").replace("\r\r", "\r")
+    assert "Browser:     evil\r\n" in mail.body("plain").replace("\n", "\r\n").replace("\r\r", "\r")
     assert not re.search(r"script|evil\.", mail.body("plain") + mail.body("html"))
 
 

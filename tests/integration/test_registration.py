@@ -246,7 +246,7 @@ def test_a_taken_address_is_answered_as_a_free_one_and_its_owner_is_told(client,
     for email in ("free@example.org", ADA["email"]):
         assert client.post(f"{API}/login", json={"email": email, "password": PASSWORD}).status_code == 200
     arrive()
-    assert mails_to(smtp, ADA["email"]) == ["You have an account already"]
+    assert mails_to(smtp, ADA["email"]) == ["You already have an account"]
     for code in session.scalars(sa.select(AccountCode).join(AccountCode.user).where(User.username == "ada")):
         assert code.expires_at is None  # it never works
 

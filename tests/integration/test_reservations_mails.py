@@ -114,7 +114,10 @@ def test_the_status_mail_says_what_changed_on_the_customers_clock(session):
         assert "is confirmed" in text
         assert f"/reservations/{row.id}" in text
         assert "Ada Lovelace" in text
-    assert "cancelled by the school" in render("reservation-status", given[cancelled.id], customer.email).text
+    assert (
+        "The school cancelled your reservation."
+        in render("reservation-status", given[cancelled.id], customer.email).text
+    )
 
 
 def test_who_cancels_their_own_is_not_told_that_the_school_did(session):
@@ -124,7 +127,7 @@ def test_who_cancels_their_own_is_not_told_that_the_school_did(session):
         session.commit()
     (mail,) = mails("reservation-status")
     text = render("reservation-status", contexts(mail.kind, [mail])[mail.id], "a@example.org").text
-    assert "you cancelled your reservation" in text
+    assert "You cancelled your reservation." in text
 
 
 def test_the_mail_to_the_desk_asks_for_action(app):

@@ -112,6 +112,7 @@ def sample_code(purpose: CodePurpose, path: str) -> Context:
 @mail_kind(
     CONFIRMATION,
     sample=partial(sample_code, CodePurpose.CONFIRM, "/confirm"),
+    reason="someone registered with this email address",
     on_sending=partial(start_codes, CodePurpose.CONFIRM),
     secrets=("code", "path"),
 )
@@ -123,6 +124,7 @@ def confirmation(entries: Sequence[MailEntry]) -> Contexts:
 @mail_kind(
     PASSWORD_RESET,
     sample=partial(sample_code, CodePurpose.RESET, "/reset-password"),
+    reason="a new password was requested for your account",
     on_sending=partial(start_codes, CodePurpose.RESET),
     secrets=("code", "path"),
 )
@@ -134,6 +136,7 @@ def password_reset(entries: Sequence[MailEntry]) -> Contexts:
 @mail_kind(
     ALREADY_REGISTERED,
     sample=lambda: {"name": "Ada Lovelace", "username": "ada", "path": "/forgot-password"},
+    reason="someone tried to register with this email address",
 )
 def already_registered(entries: Sequence[MailEntry]) -> Contexts:
     """For the owner of an address with which somebody, perhaps the owner, registered again."""
@@ -156,6 +159,7 @@ def already_registered(entries: Sequence[MailEntry]) -> Contexts:
 @mail_kind(
     WELCOME,
     sample=lambda: {"name": "Ada Lovelace", "username": "ada"},
+    reason="you confirmed your email address",
 )
 def welcome(entries: Sequence[MailEntry]) -> Contexts:
     """For who has just confirmed the address."""
@@ -171,6 +175,7 @@ def welcome(entries: Sequence[MailEntry]) -> Contexts:
         "zone": "UTC",
         "path": "/forgot-password",
     },
+    reason="it concerns the security of your account: the password was changed",
 )
 def password_changed(entries: Sequence[MailEntry]) -> Contexts:
     """For who has a new password, on their clock: with the way back when it was somebody else."""
@@ -180,6 +185,7 @@ def password_changed(entries: Sequence[MailEntry]) -> Contexts:
 @mail_kind(
     ACCOUNT_DELETED,
     sample=lambda: {"deleted_at": "Mon 24 Nov 2025, 09:12", "zone": "UTC"},
+    reason="an account with this email address was deleted",
 )
 def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
     """For who was a user until then, on their clock. It says no name: none is kept."""
@@ -199,6 +205,7 @@ def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
         "block_path": "/login-address/sample/block",
         "lifetime": whole_span(codes.lifetime_of(CodePurpose.ADDRESS)),
     },
+    reason="it concerns the security of your account: there was a login from a new IP address",
     on_sending=partial(start_codes, CodePurpose.ADDRESS),
     secrets=("trust_path", "block_path"),
 )

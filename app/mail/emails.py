@@ -32,7 +32,11 @@ def send_notice(
     return send_mail(NOTICE, to, key, context={"title": title, "text": text, "path": path}, subject=subject)
 
 
-@mail_kind(TEST_MESSAGE, sample=lambda: {"server": "smtp.example.org"})
+@mail_kind(
+    TEST_MESSAGE,
+    sample=lambda: {"server": "smtp.example.org"},
+    reason="an operator ran `flask mail test` with this email address",
+)
 def describe_test(entries: Sequence[MailEntry]) -> dict[str, Context]:
     """It says what it was asked to say: the server's name."""
     return {entry.id: entry.context for entry in entries}
@@ -43,7 +47,12 @@ def sample_notice() -> Context:
     return _notice("The music room is closed", "A pipe has burst.\n\nIt opens again on Monday.", "/reservations")
 
 
-@mail_kind(NOTICE, sample=sample_notice, choice="There is other news from the school")
+@mail_kind(
+    NOTICE,
+    sample=sample_notice,
+    reason="your school sends its news to this email address",
+    choice="There is other news from the school",
+)
 def describe_notice(entries: Sequence[MailEntry]) -> dict[str, Context]:
     """It says what it was asked to say."""
     return {entry.id: _notice(**entry.context) for entry in entries}

@@ -25,6 +25,8 @@ class MailKind:
     """One kind of mail: its name (and folder of templates), who gives its contexts, and a sample.
 
     Args:
+        reason: why its reader receives it, as the footer says it after "You are receiving this email because". None:
+            each context has its own, named `reason`.
         on_sending: called with a session and the mails of the kind that are about to be handed over, in the transaction
             that says so.
         secrets: names of the context that only the recipient may read: whoever looks into the ledger sees dots.
@@ -34,6 +36,7 @@ class MailKind:
     name: str
     contexts: Contexts
     sample: Sample
+    reason: str | None
     on_sending: OnSending | None = None
     secrets: frozenset[str] = frozenset()
     choice: str | None = None
@@ -46,6 +49,7 @@ def mail_kind(
     name: str,
     *,
     sample: Sample,
+    reason: str | None,
     on_sending: OnSending | None = None,
     secrets: Iterable[str] = (),
     choice: str | None = None,
@@ -59,7 +63,7 @@ def mail_kind(
         name: stable, lower case with hyphens; the folder `templates/email/<name>/` holds
             `subject.txt`, `body.txt` and `body.html`.
         sample: gives a context for the preview, without a database.
-        on_sending, secrets, choice: see `MailKind`.
+        reason, on_sending, secrets, choice: see `MailKind`.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"a mail's name takes lower case letters, digits and hyphens, not {name!r}")
@@ -68,7 +72,7 @@ def mail_kind(
         known = _kinds.get(name)
         if known is not None and known.contexts.__module__ != function.__module__:
             raise ValueError(f"{name} is registered by {known.contexts.__module__} already")
-        _kinds[name] = MailKind(name, function, sample, on_sending, frozenset(secrets), choice)
+        _kinds[name] = MailKind(name, function, sample, reason, on_sending, frozenset(secrets), choice)
         return function
 
     return register

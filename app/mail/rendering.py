@@ -1,7 +1,8 @@
 """Rendering: from a kind's three templates and a context to a subject, a text and an HTML document.
 
-`templates/email/<kind>/body.html` is a fragment, without `{% extends %}`: it stands in for the marker in
-`templates/email/layout.html`, and the CSS is inlined into the two as one source, once per kind.
+`body.html` and `body.txt` of `templates/email/<kind>/` are fragments, without `{% extends %}`: each stands in for the
+marker in `templates/email/layout.html` or `layout.txt`. The CSS is inlined into the HTML and its layout as one source,
+once per kind.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from app.mail.colors import read_colors, resolve_colors
 from app.mail.errors import MailTemplateError
 from app.mail.inlining import inline_css
 from app.mail.links import absolute_url
+from app.mail.registry import MailKind, kind_of
 
 APP_NAME = "Belfry"
-LAYOUT = "email/layout.html"
+HTML_LAYOUT, TEXT_LAYOUT = "email/layout.html", "email/layout.txt"
 CONTENT_MARKER = "<!-- content -->"
 
 
@@ -75,14 +77,16 @@ class Renderer:
         return compiled
 
     def _compile(self, kind: str) -> _Compiled:
-        names = (f"email/{kind}/subject.txt", f"email/{kind}/body.txt", f"email/{kind}/body.html", LAYOUT)
+        own = (f"email/{kind}/subject.txt", f"email/{kind}/body.txt", f"email/{kind}/body.html")
         try:
-            (subject, text, fragment, layout), checks = zip(*map(self._source, names), strict=True)
-            html = inline_css(_combined(resolve_colors(layout, self._colors), fragment, kind), self._html)
+            sources, checks = zip(*map(self._source, (*own, TEXT_LAYOUT, HTML_LAYOUT)), strict=True)
+            subject, text, html, text_layout, html_layout = sources
+            text = _combined(TEXT_LAYOUT, text_layout, own[1], text.rstrip())
+            html = _combined(HTML_LAYOUT, resolve_colors(html_layout, self._colors), own[2], html)
             return _Compiled(
-                _compiled(self._text, subject, names[0]),
-                _compiled(self._text, text, names[1]),
-                _compiled(self._html, html, names[2]),
+                _compiled(self._text, subject, own[0]),
+                _compiled(self._text, text, own[1]),
+                _compiled(self._html, inline_css(html, self._html), own[2]),
                 lambda: all(is_current() for is_current in checks),
             )
         except TemplateNotFound as error:
@@ -107,31 +111,35 @@ def render(kind: str, context: Mapping[str, Any], recipient: str) -> Rendered:
     Args:
         kind: the folder under `templates/email`.
         context: what the kind's function gave; it may override the common names
-            `app_name`, `public_url`, `recipient` and `link` (a path made absolute).
+            `app_name`, `public_url`, `recipient`, `link` (a path made absolute), `reason` and `is_optional` (whether
+            its reader may switch the kind off).
         recipient: the address of who will read it.
 
     Raises:
+        UnknownMailError: the kind is not registered.
         MailTemplateError: a template or the context is wrong.
     """
     renderer: Renderer = current_app.extensions["mail_renderer"]
-    return renderer.render(kind, _common_context(recipient) | dict(context))
+    return renderer.render(kind, _common_context(kind_of(kind), recipient) | dict(context))
 
 
-def _common_context(recipient: str) -> dict[str, Any]:
-    return {
+def _common_context(kind: MailKind, recipient: str) -> dict[str, Any]:
+    common = {
         "app_name": APP_NAME,
         "public_url": current_app.config["PUBLIC_URL"],
         "recipient": recipient,
         "link": absolute_url,
+        "is_optional": kind.choice is not None,
     }
+    return common if kind.reason is None else common | {"reason": kind.reason}
 
 
-def _combined(layout: str, fragment: str, kind: str) -> str:
+def _combined(layout_name: str, layout: str, name: str, fragment: str) -> str:
     before, marker, after = layout.partition(CONTENT_MARKER)
     if not marker:
-        raise MailTemplateError(f"{LAYOUT} lacks the marker {CONTENT_MARKER}")
+        raise MailTemplateError(f"{layout_name} lacks the marker {CONTENT_MARKER}")
     if "{% extends" in fragment:
-        raise MailTemplateError(f"email/{kind}/body.html is put into {LAYOUT} as it is: it takes no extends")
+        raise MailTemplateError(f"{name} is put into {layout_name} as it is: it takes no extends")
     return before + fragment + after
 
 

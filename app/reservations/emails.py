@@ -39,14 +39,19 @@ def sample_status() -> Context:
     }
 
 
-@mail_kind("reservation-new", sample=sample_new)
+@mail_kind("reservation-new", sample=sample_new, reason="new reservations are reported to this email address")
 def reservation_new(rows: Sequence[MailEntry]) -> Contexts:
     """For the desk, on the desk's clock."""
     zone = _desk_zone()
     return _contexts(rows, lambda entry, found: _new_context(entry, found, zone))
 
 
-@mail_kind("reservation-status", sample=sample_status, choice="A reservation of mine is confirmed or cancelled")
+@mail_kind(
+    "reservation-status",
+    sample=sample_status,
+    reason="the reservation is yours",
+    choice="A reservation of mine is confirmed or cancelled",
+)
 def reservation_status(rows: Sequence[MailEntry]) -> Contexts:
     """For the customer, on the customer's clock; old and new status are those of the change, not of now."""
     return _contexts(rows, _status_context)

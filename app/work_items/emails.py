@@ -52,6 +52,7 @@ def sample_status() -> Context:
         "by_reader": False,
         "changed_at": "Mon 24 Nov 2025, 09:12",
         "zone": "UTC",
+        "reason": "you watch this task",
     }
 
 
@@ -71,12 +72,14 @@ def sample_due() -> Context:
         "due": "Tue 25 Nov 2025",
         "is_overdue": False,
         "status": "IN_PROGRESS",
+        "reason": "you are the assignee of this task",
     }
 
 
 @mail_kind(
     STATUS,
     sample=sample_status,
+    reason=None,
     choice="The status of a work item of mine changes",
 )
 def work_item_status(entries: Sequence[MailEntry]) -> Contexts:
@@ -87,6 +90,7 @@ def work_item_status(entries: Sequence[MailEntry]) -> Contexts:
 @mail_kind(
     DUE,
     sample=sample_due,
+    reason=None,
     choice="A work item of mine is due, or overdue",
 )
 def work_item_due(entries: Sequence[MailEntry]) -> Contexts:
@@ -97,6 +101,7 @@ def work_item_due(entries: Sequence[MailEntry]) -> Contexts:
 @mail_kind(
     MENTION,
     sample=sample_mention,
+    reason="you were mentioned in a comment",
     choice="Someone mentions me in a comment",
 )
 def work_item_mention(entries: Sequence[MailEntry]) -> Contexts:
@@ -132,6 +137,8 @@ def _read(entries: Sequence[MailEntry]) -> Facts:
             WorkItem.status,
             WorkItem.priority,
             WorkItem.due_date,
+            WorkItem.responsible_id,
+            WorkItem.reporter_id,
             parent.kind.label("parent_kind"),
             parent.title.label("parent_title"),
         )
@@ -148,6 +155,15 @@ def _read(entries: Sequence[MailEntry]) -> Facts:
 def _user_ids(context: Mapping[str, Any]) -> set[int]:
     named = {context.get("reader"), context.get("by"), *(step["by"] for step in context.get("way", ()))}
     return {id for id in named if id is not None}
+
+
+def _reason(item: Any, reader: int) -> str:
+    """Why a reader is told of an item, as things are now."""
+    if reader == item.responsible_id:
+        return f"you are the {item.kind.responsible} of this {item.kind.value}"
+    if reader == item.reporter_id:
+        return f"you reported this {item.kind.value}"
+    return f"you watch this {item.kind.value}"
 
 
 def _item_context(item: Any, priority: str) -> Context:
@@ -173,6 +189,7 @@ def _status_context(entry: MailEntry, item: Any, facts: Facts) -> Context:
         "by_reader": makers == {reader},
         "changed_at": localtime(datetime.fromisoformat(last["at"]), zone),
         "zone": zone.key,
+        "reason": _reason(item, reader),
     }
 
 
@@ -195,6 +212,7 @@ def _due_context(entry: MailEntry, item: Any, facts: Facts) -> Context | None:
         "due": localdate(due),
         "is_overdue": entry.context["is_overdue"],
         "status": item.status.value,
+        "reason": _reason(item, entry.context["reader"]),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import sqlalchemy as sa
 
@@ -10,6 +12,7 @@ from app.accounts.models import Channel, MessagePreference
 from app.accounts.registration import request_password_reset
 from app.extensions import db
 from app.mail import EmailMessage, MailState, close_connections, resend, send_notice
+from app.mail.previews import preview
 from app.outbox import for_school
 from app.reservations import ReservationStatus
 from app.schools import default_school
@@ -108,6 +111,14 @@ def test_an_address_counts_however_it_is_written(app, work, smtp):
     work()
     assert smtp.received == []
     assert {state_of(id) for id in asked.values()} == {(MailState.SKIPPED, REASON)}
+
+
+@on_sqlite
+def test_the_footer_links_to_where_its_reader_switches_the_kind_off(app, client):
+    link = re.search(rf"{app.config['PUBLIC_URL']}(/\S+)#(\S+)", preview("notice").text)
+    page = log_in(client, make_user()).get(link[1]).text
+    assert f'id="{link[2]}"' in page
+    assert 'value="notice.mail"' in page
 
 
 @on_sqlite

@@ -130,14 +130,29 @@ def test_the_mail_says_what_changed_who_did_it_and_where_to_look(app, session):
     (mail,) = mails(STATUS)
     story.status = "DONE"  # the mail tells of the change, not of now
     rendered = render(STATUS, contexts(STATUS, [mail])[mail.id], mail.recipients[0])
-    assert rendered.subject == f"Story #{story.id} IN_PROGRESS: Rehearsals"
+    assert rendered.subject == f"In progress: Rehearsals (story #{story.id})"
     for part in (rendered.text, rendered.html):
         assert "Grace Hopper moved this story to" in part
         assert f"{app.config['PUBLIC_URL']}/work-items/{story.id}" in part
-        assert "high" in part
-    assert "TODO -> IN_PROGRESS" in rendered.text
+        assert "High" in part
+    assert "To do -> In progress" in rendered.text
     assert "“The <autumn> concert”" in rendered.text
     assert "&lt;autumn&gt;" in rendered.html
+
+
+def test_the_footer_says_what_each_reader_has_to_do_with_the_item(session):
+    responsible, reporter, watcher = make_user(), make_user(), make_user()
+    epic, story = make_epic(responsible=responsible), make_story(responsible=responsible, reporter=reporter)
+    session.add(WorkItemWatcher(item_id=story.id, user_id=watcher.id))
+    move(epic, "IN_PROGRESS")
+    move(story, "IN_PROGRESS")
+    sent = mails(STATUS)
+    given = contexts(STATUS, sent)
+    reasons = {(mail.recipients[0], mail.subject_id): given[mail.id]["reason"] for mail in sent}
+    assert reasons[responsible.email, str(epic.id)] == "you are the owner of this epic"
+    assert reasons[responsible.email, str(story.id)] == "you are the assignee of this story"
+    assert reasons[reporter.email, str(story.id)] == "you reported this story"
+    assert reasons[watcher.email, str(story.id)] == "you watch this story"
 
 
 def test_further_changes_within_the_window_are_gathered_into_one_mail_that_tells_the_whole_way(session):
@@ -396,10 +411,7 @@ def test_gathered_mails_go_out_by_themselves(app, session, smtp, work):
     work()
     assert len(mails(STATUS)) == 2
     assert session.get(JobRecord, job.id, populate_existing=True).result == {"mails": 1}
-    assert [mail.message["Subject"].split(":")[0] for mail in smtp.received] == [
-        f"Task #{task.id} IN_PROGRESS",
-        f"Task #{task.id} DONE",
-    ]
+    assert [mail.message["Subject"].split(":")[0] for mail in smtp.received] == ["In progress", "Done"]
 
 
 def test_a_story_needs_an_epic(session):

@@ -187,6 +187,9 @@ def test_who_sees_to_it_is_reminded_the_day_before_and_told_once_when_it_is_over
     due, _, overdue, _ = mails(DUE)
     assert "due tomorrow" in render(DUE, contexts(DUE, [due])[due.id], "a@example.org").text
     assert "was due on" in render(DUE, contexts(DUE, [overdue])[overdue.id], "a@example.org").text
+    reasons = {mail.recipients[0]: contexts(DUE, [mail])[mail.id]["reason"] for mail in mails(DUE)}
+    assert reasons[task.responsible.email] == "you are the assignee of this task"
+    assert reasons[unassigned.reporter.email] == "you reported this task"
 
 
 def test_what_is_due_another_day_is_told_of_again_and_the_old_mail_is_skipped(session):

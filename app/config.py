@@ -91,8 +91,8 @@ GROUPS: tuple[Group, ...] = (
         Setting(
             "WEB_THREADS",
             whole_number(1),
-            32,
-            "Threads per web process, read by the Procfile: every page that watches live holds one.",
+            8,
+            "Threads per web process, read by the Procfile: the requests that it runs at the same time.",
         ),
         Setting(
             "TRUSTED_PROXIES",

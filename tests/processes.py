@@ -62,10 +62,11 @@ class Processes:
         program = "import sys, tests.root; sys.modules['wsgi'] = tests.root; import scheduler; scheduler.main()"
         return self.start("python", "-c", program, **environ)
 
-    def web(self, port: int, **environ: str) -> subprocess.Popen[bytes]:
+    def web(self, port: int, application: str = "wsgi:app", **environ: str) -> subprocess.Popen[bytes]:
         """The web process as the Procfile starts it; waits until it answers."""
         lines = (ROOT / "Procfile").read_text().splitlines()
-        command = next(line.removeprefix("web: ") for line in lines if line.startswith("web: "))
+        line = next(line for line in lines if line.startswith("web: "))
+        command = line.removeprefix("web: ").replace("wsgi:app", application)
         search = f"{BIN}:{os.environ['PATH']}"
         process = self.start("/bin/sh", "-c", f"exec {command}", PORT=str(port), PATH=search, **environ)
         wait_until(lambda: answers_at(port), seconds=60)

@@ -1,0 +1,228 @@
+"""The worker class of the web process: gunicorn runs the processes, waitress the connections.
+
+gunicorn's own threaded worker holds a thread while a client sends a request or reads a response, so a few slow clients
+stop it. waitress receives requests and sends responses in one loop; a thread only runs the application. gunicorn has
+what waitress lacks: the listening socket that outlives a worker, and the signals.
+
+gunicorn's master imports this module and lives longer than the code that its workers load: nothing of the application
+may be imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+from typing import Any
+
+from gunicorn.workers.base import Worker
+from waitress import wasyncore
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import BaseWSGIServer, create_server
+from waitress.task import WSGITask
+from waitress.utilities import Error, RequestEntityTooLarge
+
+# A request must have arrived after so many seconds, plus one for each MIN_BYTES_PER_SECOND that have.
+RECEIVE_SECONDS = 20
+MIN_BYTES_PER_SECOND = 500
+# A client that accepts nothing of a response for so long has left.
+SEND_SECONDS = 60
+# A stopping worker closes connections that have been idle for as long: who has just connected, or received a response,
+# may be sending a request. So long, too, a client has to close a connection after the last response.
+LINGER_SECONDS = 2
+MAX_HEAD_BYTES = 32 * 1024
+# What is larger goes to a temporary file.
+MEMORY_BYTES = 64 * 1024
+MAX_OPEN_FILES = 65536
+NEVER_SECONDS = 2**31
+
+# Untyped: the published types of waitress lack what a subclass needs.
+Parser: Any = HTTPRequestParser
+Task: Any = WSGITask
+Channel: Any = HTTPChannel
+
+
+class RequestTimeout(Error):
+    """The answer to a request that arrives too slowly."""
+
+    code = 408
+    reason = "Request Timeout"
+
+
+class BufferedRequest(Parser):
+    """A request, from its first byte until all of it has been received."""
+
+    error: Any = None
+
+    def __init__(self, adj: Any) -> None:
+        super().__init__(adj)
+        self._begun_at = time.monotonic()
+
+    def received(self, data: bytes) -> int:
+        """Consumes what belongs to this request; leaves a body that is too large unread."""
+        consumed = super().received(data)
+        if isinstance(self.error, RequestEntityTooLarge):
+            # The application answers, in its own format, from the size alone.
+            self.error = None
+            self.headers["CONNECTION"] = "close"
+            self.headers["CONTENT_LENGTH"] = str(max(self.content_length, self.body_bytes_received))
+        if self.completed:
+            # waitress would otherwise invite the body of a request that it has refused or that has none.
+            self.expect_continue = False
+        return consumed
+
+    def is_too_slow(self) -> bool:
+        """Whether it should have arrived by now."""
+        received = self.header_bytes_received + self.body_bytes_received
+        return time.monotonic() > self._begun_at + RECEIVE_SECONDS + received / MIN_BYTES_PER_SECOND
+
+
+class Response(Task):
+    """The application's response to one request."""
+
+    def build_response_header(self) -> bytes:
+        """Announces the end of the connection if the worker is stopping."""
+        if not self.channel.server.accepting:
+            self.request.headers["CONNECTION"] = "close"
+        must_close = (
+            self.close_on_finish
+            or self.version == "1.0"
+            or self.request.headers.get("CONNECTION", "").lower() == "close"
+        )
+        head = super().build_response_header()
+        if not self.has_body and not must_close:
+            # waitress closes after a response without a length; 204 and 304, which answer polling, end with the head.
+            self.close_on_finish = False
+            head = head.replace(b"\r\nConnection: close\r\n", b"\r\n", 1)
+        return head
+
+
+class Connection(Channel):
+    """A client's connection. It closes in two steps (RFC 9112, 9.6): unread input would destroy the response."""
+
+    parser_class = BufferedRequest
+    task_class = Response
+    _half_closed_at: float | None = None
+
+    def received(self, data: bytes) -> bool:
+        """Discards what follows the last request."""
+        return self._half_closed_at is None and super().received(data)
+
+    def handle_write(self) -> None:
+        """Sends what is left of the response; after the last one, waits for the client to close."""
+        if not self.close_when_flushed or self.will_close:
+            super().handle_write()
+            return
+        self._flush_exception(self._flush_some)
+        if self.will_close:
+            self.handle_close()
+        elif not self.total_outbufs_len:
+            self.close_when_flushed = False
+            self.request = None
+            self._half_closed_at = time.monotonic()
+            try:
+                self.socket.shutdown(socket.SHUT_WR)
+            except OSError:  # the client was faster
+                self.handle_close()
+
+    def expire(self, idle_seconds: float) -> None:
+        """Refuses a request that arrives too slowly; closes a connection that is idle or unread for too long."""
+        if self.requests:
+            return
+        if self.request is not None and not self.close_when_flushed:
+            if self.request.is_too_slow():
+                self._refuse(self.request)
+        elif self._is_abandoned(time.time() - self.last_activity, idle_seconds):
+            self.handle_close()
+
+    def _is_abandoned(self, quiet_seconds: float, idle_seconds: float) -> bool:
+        if self.total_outbufs_len or self.close_when_flushed:
+            return quiet_seconds > SEND_SECONDS
+        if self._half_closed_at is not None:
+            return quiet_seconds > LINGER_SECONDS or time.monotonic() > self._half_closed_at + SEND_SECONDS
+        return quiet_seconds > idle_seconds and not self._has_input()
+
+    def _refuse(self, request: BufferedRequest) -> None:
+        request.error = RequestTimeout(f"not received within {RECEIVE_SECONDS} s")
+        with self.requests_lock:
+            self.request = None
+            self.requests.append(request)
+        self.server.add_task(self)
+
+    def _has_input(self) -> bool:
+        """Whether something has arrived that the loop has not seen yet."""
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+
+class BufferingWorker(Worker):
+    """A gunicorn worker whose threads never wait for a client."""
+
+    _expire_at = 0.0
+
+    def run(self) -> None:
+        """Serves until it is told to stop, then answers what has been accepted, within the graceful timeout."""
+        application: Any = self.wsgi
+        listening: list[Any] = self.sockets
+        self._sockets: dict[int, Any] = {}
+        create_server(
+            application,
+            map=self._sockets,
+            sockets=[entry.sock for entry in listening],
+            backlog=self.cfg.backlog,
+            threads=self.cfg.threads,
+            connection_limit=min(self.cfg.worker_connections, raise_file_limit() // 2),
+            # The application believes its proxies by a setting of its own.
+            clear_untrusted_proxy_headers=False,
+            recv_bytes=MEMORY_BYTES,
+            inbuf_overflow=MEMORY_BYTES,
+            outbuf_overflow=MEMORY_BYTES,
+            # A thread does not wait for a slow reader, whatever the length of the response.
+            outbuf_high_watermark=2**30,
+            max_request_header_size=MAX_HEAD_BYTES,
+            # waitress refuses a body of this length, the application a longer one.
+            max_request_body_size=application.config["MAX_CONTENT_LENGTH"] + 1,
+            cleanup_interval=NEVER_SECONDS,  # connections expire below
+        )
+        listeners = [entry for entry in self._sockets.values() if isinstance(entry, BaseWSGIServer)]
+        for listener in listeners:
+            listener.channel_class = Connection
+        while self.alive and self.ppid == os.getppid():
+            self._serve(1.0, idle_seconds=self.cfg.keepalive)
+        for listener in listeners:
+            self._stop_accepting(listener)
+        ends_at = time.monotonic() + self.cfg.graceful_timeout
+        while self._connections() and time.monotonic() < ends_at:
+            self._serve(0.1, idle_seconds=LINGER_SECONDS)
+
+    def _serve(self, seconds: float, *, idle_seconds: float) -> None:
+        """Handles the next events; ends what has taken too long, once in this time."""
+        self.notify()
+        wasyncore.loop(timeout=seconds, use_poll=True, map=self._sockets, count=1)
+        if time.monotonic() > self._expire_at:
+            self._expire_at = time.monotonic() + seconds
+            for connection in self._connections():
+                connection.expire(idle_seconds)
+
+    def _stop_accepting(self, listener: BaseWSGIServer) -> None:
+        """Accepts the connections that the system has completed: closing the socket would reset them."""
+        before = None
+        while len(self._sockets) != before:
+            before = len(self._sockets)
+            listener.handle_accept()
+        wasyncore.dispatcher.close(listener)
+
+    def _connections(self) -> list[Connection]:
+        return [entry for entry in self._sockets.values() if isinstance(entry, Connection)]
+
+
+def raise_file_limit() -> int:
+    """Lets the process open as many files as it may; returns the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = max(soft, MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit

@@ -195,6 +195,7 @@ class BufferingWorker(Worker):
             self._serve(1.0, idle_seconds=self.cfg.keepalive)
         for listener in listeners:
             self._stop_accepting(listener)
+        self._expire_at = 0.0  # what is idle is closed first
         ends_at = time.monotonic() + self.cfg.graceful_timeout
         while self._connections() and time.monotonic() < ends_at:
             self._serve(0.1, idle_seconds=LINGER_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, request
 
 LARGE_BYTES = 4 * 1024 * 1024
+PIECE_BYTES = 64 * 1024
 MAX_REQUEST_BYTES = 100_000
 
 app = Flask(__name__)
@@ -20,9 +21,10 @@ def get() -> Response:
 
 
 @app.get("/large")
-def get_large() -> bytes:
-    """More than the system keeps for a client that does not read."""
-    return b"x" * LARGE_BYTES
+def get_large() -> Response:
+    """More than the system keeps for a client that does not read, in pieces."""
+    pieces = (b"x" * PIECE_BYTES for _ in range(LARGE_BYTES // PIECE_BYTES))
+    return Response(pieces, headers={"Content-Length": str(LARGE_BYTES)})
 
 
 @app.post("/")

@@ -10,6 +10,7 @@ may be imported here.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import socket
@@ -22,7 +23,7 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer, create_server
 from waitress.task import WSGITask
-from waitress.utilities import Error, RequestEntityTooLarge
+from waitress.utilities import Error, RequestEntityTooLarge, queue_logger
 
 # A request must have arrived after so many seconds, plus one for each MIN_BYTES_PER_SECOND that have.
 RECEIVE_SECONDS = 20
@@ -166,6 +167,8 @@ class BufferingWorker(Worker):
 
     def run(self) -> None:
         """Serves until it is told to stop, then answers what has been accepted, within the graceful timeout."""
+        # waitress warns of each request that waits for a thread.
+        queue_logger.setLevel(logging.ERROR)
         application: Any = self.wsgi
         listening: list[Any] = self.sockets
         self._sockets: dict[int, Any] = {}

@@ -15,6 +15,7 @@ import os
 import resource
 import socket
 import time
+from functools import partial
 from typing import Any
 
 from gunicorn.workers.base import Worker
@@ -117,7 +118,7 @@ class Connection(Channel):
             super().handle_write()
             return
         self._flush_exception(self._flush_some)
-        if self.will_close:
+        if self.will_close or not self.connected:
             self.handle_close()
         elif not self.total_outbufs_len:
             self.close_when_flushed = False
@@ -191,13 +192,16 @@ class BufferingWorker(Worker):
             max_request_body_size=application.config["MAX_CONTENT_LENGTH"] + 1,
             cleanup_interval=NEVER_SECONDS,  # connections expire below
         )
-        listeners = [entry for entry in self._sockets.values() if isinstance(entry, BaseWSGIServer)]
+        listeners: list[Any] = [entry for entry in self._sockets.values() if isinstance(entry, BaseWSGIServer)]
         for listener in listeners:
             listener.channel_class = Connection
+            listener.handle_accept = partial(self._accept, listener)
         while self.alive and self.ppid == os.getppid():
             self._serve(1.0, idle_seconds=self.cfg.keepalive)
         for listener in listeners:
-            self._stop_accepting(listener)
+            # Closing the socket resets the connections that the system has completed.
+            listener.handle_accept()
+            wasyncore.dispatcher.close(listener)
         self._expire_at = 0.0  # what is idle is closed first
         ends_at = time.monotonic() + self.cfg.graceful_timeout
         while self._connections() and time.monotonic() < ends_at:
@@ -212,13 +216,12 @@ class BufferingWorker(Worker):
             for connection in self._connections():
                 connection.expire(idle_seconds)
 
-    def _stop_accepting(self, listener: BaseWSGIServer) -> None:
-        """Accepts the connections that the system has completed: closing the socket would reset them."""
+    def _accept(self, listener: BaseWSGIServer) -> None:
+        """Accepts all connections that the system has completed; waitress accepts one for each look at all others."""
         before = None
         while len(self._sockets) != before:
             before = len(self._sockets)
-            listener.handle_accept()
-        wasyncore.dispatcher.close(listener)
+            BaseWSGIServer.handle_accept(listener)
 
     def _connections(self) -> list[Connection]:
         return [entry for entry in self._sockets.values() if isinstance(entry, Connection)]

@@ -45,6 +45,7 @@ def processes(tmp_path) -> Iterator[Processes]:
     running = Processes({"WEB_THREADS": str(THREADS)}, tmp_path)
     yield running
     running.kill_all()
+    assert "exception" not in running.output()
 
 
 @pytest.fixture
@@ -158,6 +159,7 @@ def test_a_stop_answers_what_was_accepted_and_closes_what_is_idle(processes, web
     wait_until(lambda: psutil.Process(worker).status() == psutil.STATUS_STOPPED, seconds=SECONDS)
     # Accepted by the system, not seen by the worker.
     waiting, silent = connect(GET), connect(b"")
+    connect(GET).close()
     web.send_signal(signal.SIGTERM)
     wait_until(lambda: is_sigterm_pending(worker), seconds=SECONDS)
     os.kill(worker, signal.SIGCONT)
@@ -173,11 +175,12 @@ def test_a_stop_answers_what_was_accepted_and_closes_what_is_idle(processes, web
 
 
 class Client(threading.Thread):
-    """Sends one request after another, on a connection that it keeps or on new ones."""
+    """Sends one request after another, on a connection that it keeps or on new ones that the server closes."""
 
     def __init__(self, port: int, stop: threading.Event, *, keeps: bool) -> None:
         super().__init__()
-        self._port, self._stop_asked, self._keeps = port, stop, keeps
+        self._port, self._stop_asked = port, stop
+        self._request = GET if keeps else GET[:-2] + b"Connection: close\r\n\r\n"
         self.answered = 0
         self.errors: list[object] = []
 
@@ -188,7 +191,7 @@ class Client(threading.Thread):
             connection = connection or socket.create_connection(("127.0.0.1", self._port), SECONDS)
             closes = True
             try:
-                connection.sendall(GET)
+                connection.sendall(self._request)
                 status, closes, _ = receive(connection)
                 assert status == 200 or (status == 0 and is_reused), status
                 self.answered += status == 200
@@ -196,7 +199,7 @@ class Client(threading.Thread):
                 # A server may close an idle connection at any time; the request is then sent again on a new one.
                 if not is_reused or not isinstance(error, ConnectionError):
                     self.errors.append(error)
-            if closes or not self._keeps:
+            if closes:
                 connection.close()
                 connection = None
         if connection is not None:

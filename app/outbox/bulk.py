@@ -1,17 +1,22 @@
-"""Bulk statements on watched models: SQLAlchemy fires no flush event for them, so they are seen before they run."""
+"""Statements on watched models: SQLAlchemy fires no flush event for them, so they are seen before they run.
+
+A statement on a model fires its hooks. A write that reaches the same table in another form is refused: as a Core
+statement, in a CTE, under `from_statement`, or as an upsert, which does not say what it changes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.sql import visitors
 
 from app.columns import new_id
-from app.outbox.changes import Watch, school_column, watch_of
+from app.outbox.changes import Watch, school_column, school_of_row, subject_of, watch_of, watches_of_table
 from app.outbox.errors import HookError
 from app.outbox.models import StatusChange
 from app.outbox.origin import current_origin
@@ -41,6 +46,33 @@ class DispatchCreations(Protocol):
     def __call__(self, session: Session, model: type, rows: Sequence[tuple[Any, int | None]]) -> None: ...
 
 
+def check(execution: ORMExecuteState) -> None:
+    """Raise HookError for a write to a watched table whose hooks would not be called."""
+    statement: Any = execution.statement
+    fires = execution.is_orm_statement and not execution.is_from_statement
+    for part in visitors.iterate(statement):
+        if isinstance(part, sa.Update) and not (fires and part is statement):
+            _check_update(part, _first_row(execution) if part is statement else {})
+        elif isinstance(part, sa.Insert):
+            _check_insert(part, fires and part is statement)
+
+
+def _check_update(part: sa.Update, parameters: Mapping[str, Any]) -> None:
+    for model, watch in watches_of_table(part.table):
+        for column in sorted(_assigned(model, part, parameters).keys() & watch.changed):
+            way = f"use session.execute(update({model.__name__})…)"
+            raise HookError(f"this update of {column} fires no hooks of {model.__name__}: {way}")
+
+
+def _check_insert(part: sa.Insert, fires: bool) -> None:
+    for model, watch in watches_of_table(part.table):
+        name = model.__name__
+        if _is_upsert(part):
+            raise HookError(f"insert({name}) … on conflict do update cannot be watched: which rows are new?")
+        if watch.created and not fires:
+            raise HookError(f"this insert fires no hooks of {name}: use session.execute(insert({name})…)")
+
+
 def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[Any] | None:
     """Fires the hooks of a bulk `update()`: reads the matching ids and old values, then runs the statement.
 
@@ -48,19 +80,17 @@ def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[A
         the statement's result, or None when nothing is watched and SQLAlchemy shall go on by itself.
     """
     model, watch = _watched(execution)
-    if model is None or watch is None or not watch.changed:
+    if model is None or watch is None or not watch.changed or execution.is_from_statement:
         return None
     session: Session = execution.session
     session.flush()
-    if _is_update_by_key(execution):
-        rows: Any = execution.parameters
-        for column in watch.changed:
-            for chunk in _differences_by_key(session, model, column, rows):
-                dispatch(session, model, column, chunk)
-        return execution.invoke_statement()
+    if isinstance(execution.parameters, list):  # session.execute(update(Model), [{"id": 1, "status": …}, …])
+        return _update_by_key(execution, model, watch, dispatch)
     statement: Any = execution.statement
-    parameters = execution.parameters if isinstance(execution.parameters, Mapping) else {}
-    for column, value in _new_values(execution, watch).items():
+    parameters = _first_row(execution)
+    assigned = _assigned(model, statement, parameters)
+    for column in [name for name in assigned if name in watch.changed]:
+        value = assigned[column]
         if isinstance(value, sa.BindParameter):  # bound to this statement's SET clause: the query needs its own
             value = parameters.get(value.key, value.effective_value)
         statement = _fire(session, model, watch, column, value, statement, dispatch)
@@ -78,8 +108,6 @@ def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result
         return None
     key = _key(model)
     statement: Any = execution.statement
-    if isinstance(getattr(statement, "_post_values_clause", None), UPSERTS):
-        raise HookError(f"insert({model.__name__}) … on conflict do update cannot be watched: which rows are new?")
     needed = ["school_id", key.key] if issubclass(model, Tenant) else [key.key]
     returned = [column.key for column in statement.exported_columns]
     if not returned:
@@ -87,9 +115,23 @@ def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result
     elif missing := set(needed) - set(returned):
         raise HookError(f"insert({model.__name__}).returning(…) must return {missing.pop()}: its hooks need it")
     frozen = execution.invoke_statement(statement).freeze()
+    if not set(needed) <= set(frozen().keys()):  # returning(Model): the columns are those of an object
+        for rows in frozen().scalars(model.__name__).partitions(CHUNK_ROWS):
+            dispatch(execution.session, model, [(subject_of(row).id, school_of_row(row)) for row in rows])
+        return frozen()
     for chunk in frozen().columns(*needed).partitions(CHUNK_ROWS):
         dispatch(execution.session, model, [(row[-1], _school_of_inserted(row)) for row in chunk])
     return frozen()
+
+
+def _update_by_key(execution: ORMExecuteState, model: type, watch: Watch, dispatch: DispatchChanges) -> sa.Result[Any]:
+    statement, rows, session = cast(sa.Update, execution.statement), cast(Any, execution.parameters), execution.session
+    if statement.whereclause is not None or _assignments(statement):
+        raise HookError(f"update({model.__name__}) with a list of rows cannot be watched beside where() and values()")
+    for column in watch.changed:
+        for chunk in _differences_by_key(session, model, column, rows):
+            dispatch(session, model, column, chunk)
+    return execution.invoke_statement()
 
 
 def _fire(
@@ -152,19 +194,26 @@ def _watched(execution: ORMExecuteState) -> tuple[type, Watch | None] | tuple[No
     return (None, None) if mapper is None else (mapper.class_, watch_of(mapper.class_))
 
 
-def _is_update_by_key(execution: ORMExecuteState) -> bool:
-    # session.execute(update(Model), [{"id": 1, "status": …}, …])
-    return isinstance(execution.parameters, list) and getattr(execution.statement, "whereclause", None) is None
+def _first_row(execution: ORMExecuteState) -> Mapping[str, Any]:
+    """The parameters of the statement; of several rows, which all name the same, the first."""
+    given: Any = execution.parameters
+    return (given[0] if isinstance(given, list) else given) or {}
 
 
-def _new_values(execution: ORMExecuteState, watch: Watch) -> dict[str, Any]:
-    assigned: dict[str, Any] = {
-        column if isinstance(column, str) else column.key: value
-        for column, value in _assignments(execution.statement).items()
-    }
-    if isinstance(execution.parameters, Mapping):
-        assigned |= execution.parameters
-    return {column: value for column, value in assigned.items() if column in watch.changed}
+def _is_upsert(statement: sa.Insert) -> bool:
+    replaces = any("REPLACE" in str(prefix).upper() for prefix, _ in statement._prefixes)  # noqa: SLF001
+    return replaces or any(isinstance(part, UPSERTS) for part in visitors.iterate(statement))
+
+
+def _assigned(model: type, statement: sa.Update, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What an UPDATE sets, by the model's attributes: also where it names the columns of the table."""
+    mapper: Any = sa.inspect(model)
+    assigned: dict[str, Any] = {}
+    for name, value in [*_assignments(statement).items(), *parameters.items()]:
+        column = mapper.local_table.c.get(name) if isinstance(name, str) else name
+        is_mapped = column is not None and column in mapper.columns.values()
+        assigned[mapper.get_property_by_column(column).key if is_mapped else str(name)] = value
+    return assigned
 
 
 def _assignments(statement: Any) -> Mapping[Any, Any]:

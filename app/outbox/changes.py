@@ -87,6 +87,8 @@ def on_change(
 ) -> Callable[[ChangedHook], ChangedHook]:
     """Calls the function with the changes of a column, made one by one or in bulk, in their transaction.
 
+    A creation is not a change, whatever value the row is created with: use `on_created` too where it matters.
+
     Args:
         attribute: the column, mapped with `active_history=True`: without it an expired attribute forgets
             its old value.
@@ -131,6 +133,13 @@ def watch_of(model: type) -> Watch | None:
     """The hooks of `model`, or of the model that it is a kind of (by inheritance within one table); None when there
     are none."""
     return next((_watches[each] for each in model.__mro__ if each in _watches), None)
+
+
+def watches_of_table(table: Any) -> list[tuple[type, Watch]]:
+    """The watched models that keep their rows in a table, or in what it is an alias of."""
+    while isinstance(table, sa.Alias):
+        table = table.element
+    return [(model, watch) for model, watch in _watches.items() if table == sa.inspect(model).local_table]
 
 
 def subject_type(model: type) -> str:

@@ -16,12 +16,15 @@ from app.columns import utc_now
 from app.outbox import bulk
 from app.outbox.changes import Creation, school_of_row, subject_of, watch_of
 from app.outbox.enqueue import writing_to
+from app.outbox.errors import HookError
 from app.outbox.origin import Subject, about, current_origin
 from app.outbox.recording import Difference, record
 
 
 def listen(session_class: type[Session]) -> None:
     """Starts to watch all sessions of `session_class`."""
+
+    event.listen(session_class, "before_flush", _check_values)
 
     @event.listens_for(session_class, "after_flush")
     def notice(session: Session, flush: UOWTransaction) -> None:
@@ -32,6 +35,7 @@ def listen(session_class: type[Session]) -> None:
 
     @event.listens_for(session_class, "do_orm_execute")
     def notice_bulk(execution: ORMExecuteState) -> sa.Result[Any] | None:
+        bulk.check(execution)
         if execution.is_update:
             return bulk.update(execution, dispatch_changes)
         if execution.is_insert:
@@ -76,6 +80,15 @@ def _changes(rows: Iterable[object]) -> Iterator[tuple[type, str, list[Differenc
         for column in _watched_columns(model):
             if differences := _differences(of_model, column):
                 yield model, column, differences
+
+
+def _check_values(session: Session, *_: object) -> None:
+    """Raise HookError where a watched column is set to an expression: a flush does not tell what it came to."""
+    for row in session.dirty:
+        values, name = sa.inspect(row).dict, type(row).__name__
+        for column in _watched_columns(type(row)):
+            if isinstance(values.get(column), sa.ClauseElement):
+                raise HookError(f"{name}.{column} is watched: set an expression with session.execute(update({name})…)")
 
 
 def _watched_columns(model: type) -> Iterable[str]:

@@ -132,6 +132,14 @@ def test_creation_fires_its_hook_once(session):
     assert names(session) == ["test.greet", "test.greet"]
 
 
+def test_a_row_created_with_a_value_has_not_changed_to_it(session):
+    session.add(Ticket(title="a", status=TicketStatus.DONE))
+    session.execute(sa.insert(Ticket), [{"title": "b", "status": TicketStatus.DONE}])
+    session.commit()
+    assert names(session) == ["test.greet", "test.greet"]
+    assert session.scalars(sa.select(StatusChange)).all() == []
+
+
 def test_bulk_insert_fires_the_hooks_of_creation(session):
     session.execute(sa.insert(Ticket), [{"title": str(n)} for n in range(20)])
     session.commit()

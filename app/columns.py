@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from datetime import UTC, datetime
@@ -132,3 +133,23 @@ def as_uuid_text(value: Any) -> str | None:
         return str(uuid.UUID(str(value)))
     except ValueError:
         return None
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database takes this text: PostgreSQL refuses NUL and lone surrogates."""
+    return _UNSTORABLE.search(text) is None
+
+
+def storable(text: str, characters: int) -> str:
+    """The text as a column of so many characters takes it: shortened, and with marks for what cannot be stored."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)[:characters]
+
+
+def text_problem(text: object, characters: int) -> str | None:
+    """Why a text does not fit a column of so many characters; None when it does."""
+    if isinstance(text, str) and 0 < len(text) <= characters and is_storable(text):
+        return None
+    return f"must be text of 1 to {characters} characters without NUL and lone surrogates"

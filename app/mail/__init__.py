@@ -14,6 +14,7 @@ from app.mail.delivery import deliver
 from app.mail.direct import send_directly
 from app.mail.emails import send_notice
 from app.mail.errors import (
+    MailArgumentError,
     MailError,
     MailKeyError,
     MailNotFoundError,
@@ -37,6 +38,7 @@ from app.mail.wishes import asks_readers
 
 __all__ = [
     "EmailMessage",
+    "MailArgumentError",
     "MailEntry",
     "MailError",
     "MailKeyError",

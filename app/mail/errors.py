@@ -74,8 +74,12 @@ class MailNotFoundError(NotFoundError):
         super().__init__("there is no such mail")
 
 
-class MailKeyError(InvalidInputError):
-    """A mail's unique key is empty or too long."""
+class MailArgumentError(InvalidInputError):
+    """What a mail is asked for with is invalid: its context, subject or change."""
+
+
+class MailKeyError(MailArgumentError):
+    """A mail's unique key is empty or too long, or no text that every database takes."""
 
 
 class MailStateError(ConflictError):

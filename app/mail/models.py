@@ -16,6 +16,7 @@ from app.extensions import Base
 from app.tenancy import OfSchoolOrSystem
 
 KEY_CHARACTERS = 250
+KIND_CHARACTERS = 80
 ADDRESS_CHARACTERS = 320  # RFC 3696, section 3: 64 + "@" + 255
 
 
@@ -45,7 +46,7 @@ class EmailMessage(OfSchoolOrSystem, Base):
 
     id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
     unique_key: Mapped[str] = mapped_column(_prefixed(KEY_CHARACTERS), unique=True)
-    kind: Mapped[str] = mapped_column(_prefixed(80))
+    kind: Mapped[str] = mapped_column(_prefixed(KIND_CHARACTERS))
     recipients: Mapped[list[str]] = mapped_column(sa.JSON)
     # The first recipient in small letters: what people search by.
     recipient: Mapped[str | None] = mapped_column(_prefixed(ADDRESS_CHARACTERS))

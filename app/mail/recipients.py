@@ -9,6 +9,9 @@ from typing import NamedTuple
 from email_validator import EmailNotValidError, validate_email
 from flask import current_app
 
+from app.columns import storable
+from app.mail.models import ADDRESS_CHARACTERS
+
 DIGEST_CHARACTERS = 12
 
 
@@ -38,7 +41,7 @@ def check_address(address: str | None) -> Recipient:
 
     `.test` addresses are valid outside production only: RFC 6761 keeps them for tests.
     """
-    text = (address or "").strip()
+    text = storable((address or "").strip(), ADDRESS_CHARACTERS)
     if not text:
         return Recipient("", "no address")
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.mail.errors import UnknownMailError
-from app.mail.models import MailEntry
+from app.mail.models import KIND_CHARACTERS, MailEntry
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -65,8 +65,10 @@ def mail_kind(
         sample: gives a context for the preview, without a database.
         reason, on_sending, secrets, choice: see `MailKind`.
     """
-    if not NAME.fullmatch(name):
-        raise ValueError(f"a mail's name takes lower case letters, digits and hyphens, not {name!r}")
+    if not NAME.fullmatch(name) or len(name) > KIND_CHARACTERS:
+        raise ValueError(
+            f"a mail's name takes lower case letters, digits and hyphens, at most {KIND_CHARACTERS}, not {name!r}"
+        )
 
     def register(function: Contexts) -> Contexts:
         known = _kinds.get(name)

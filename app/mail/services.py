@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -11,10 +12,10 @@ import sqlalchemy as sa
 from flask import current_app
 
 from app import audit
-from app.columns import as_uuid_text, new_id, utc_now
+from app.columns import as_uuid_text, new_id, text_problem, utc_now
 from app.extensions import db
-from app.mail.errors import MailKeyError, MailNotFoundError, MailStateError
-from app.mail.models import KEY_CHARACTERS, EmailMessage, MailState
+from app.mail.errors import MailArgumentError, MailKeyError, MailNotFoundError, MailStateError
+from app.mail.models import ADDRESS_CHARACTERS, KEY_CHARACTERS, EmailMessage, MailState
 from app.mail.recipients import Recipient, check_address, distinct_recipients
 from app.mail.registry import kind_of
 from app.outbox import (
@@ -24,9 +25,11 @@ from app.outbox import (
     Subject,
     current_origin,
     current_session,
+    due_after,
     enqueue_many,
     for_school,
     insert_ignoring_conflicts,
+    reference_problems,
     school_of,
     subject_of,
 )
@@ -86,16 +89,18 @@ def send_mails(kind: str, requests: Iterable[MailRequest], *, delay: timedelta |
 
     Raises:
         UnknownMailError: no such kind.
-        MailKeyError: a key is empty or has more than 250 characters.
+        MailKeyError: a key is empty, has more than 250 characters, or some that cannot be stored.
+        MailArgumentError: a context is not JSON, or a subject or change not one that can be recorded.
+        JobArgumentError: the delay is none.
         UnknownJobError: the application runs without jobs.
     """
     kind_of(kind)
+    due = due_after(delay) if delay else None
     rows = [row for request in requests for row in _rows(kind, request)]
     if not rows:
         return []
     written = insert_ignoring_conflicts(current_session(), EmailMessage, rows)
     new = [row for row in rows if row["id"] in written]
-    due = utc_now() + delay if delay else None
     enqueue_many(DELIVER, [_delivery(row, due) for row in new if row["state"] is MailState.QUEUED])
     return [row["id"] for row in new]
 
@@ -141,6 +146,7 @@ def new_message_id(unique: str) -> str:
 
 
 def _rows(kind: str, request: MailRequest) -> Iterator[dict[str, Any]]:
+    _check_request(request)
     people = distinct_recipients(request.to) or [check_address(None)]
     for person in people:
         key = f"{request.key}/{person.digest}" if len(people) > 1 else request.key
@@ -154,11 +160,11 @@ def _row(kind: str, request: MailRequest, person: Recipient, key: str) -> dict[s
         "unique_key": key,
         "kind": kind,
         "recipients": [person.address] if person.address else [],
-        "recipient": person.address.lower() or None,
+        "recipient": person.address.lower()[:ADDRESS_CHARACTERS] or None,
         "context": dict(request.context),
         "subject_type": request.subject.type if request.subject else None,
         "subject_id": str(request.subject.id) if request.subject else None,
-        "change_id": request.change_id,
+        "change_id": as_uuid_text(request.change_id),
         "user_id": current_origin().user_id,
         "school_id": school_of(request.subject),
         "job_id": new_id() if state is MailState.QUEUED else None,
@@ -175,9 +181,20 @@ def _first_state(person: Recipient) -> MailState:
     return MailState.QUEUED if current_app.config["MAIL_ENABLED"] else MailState.SUPPRESSED
 
 
+def _check_request(request: MailRequest) -> None:
+    problems = reference_problems(request.subject, request.change_id)
+    try:
+        json.dumps(dict(request.context), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        problems["context"] = [f"must be JSON, with finite numbers: {error}"]
+    if problems:
+        listed = "; ".join(f"{name}: {', '.join(said)}" for name, said in problems.items())
+        raise MailArgumentError(f"mail {request.key!r}: {listed}", problems)
+
+
 def _checked_key(key: str) -> str:
-    if not 0 < len(key) <= KEY_CHARACTERS:
-        raise MailKeyError(f"a mail's key takes 1 to {KEY_CHARACTERS} characters, not {len(key)}")
+    if problem := text_problem(key, KEY_CHARACTERS):
+        raise MailKeyError(f"a mail's key {problem}", {"key": [problem]})
     return key
 
 

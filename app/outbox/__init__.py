@@ -31,13 +31,22 @@ from app.outbox.changes import (
 from app.outbox.enqueue import (
     JobRequest,
     current_session,
+    due_after,
     enqueue,
     enqueue_many,
     insert_ignoring_conflicts,
 )
-from app.outbox.errors import HookError, JobArgumentError, JobStateError, OutboxError, UnknownJobError
+from app.outbox.errors import (
+    HookError,
+    JobArgumentError,
+    JobStateError,
+    OriginError,
+    OutboxError,
+    UnknownJobError,
+)
 from app.outbox.locking import unlocked
 from app.outbox.models import (
+    JOB_NAME_CHARACTERS,
     AttemptOutcome,
     JobAttempt,
     JobRecord,
@@ -47,7 +56,16 @@ from app.outbox.models import (
     TickOutcome,
     WorkerProcess,
 )
-from app.outbox.origin import Origin, Subject, acting_as, current_origin, for_school, school_of, set_origin
+from app.outbox.origin import (
+    Origin,
+    Subject,
+    acting_as,
+    current_origin,
+    for_school,
+    reference_problems,
+    school_of,
+    set_origin,
+)
 from app.outbox.pruning import prune_records
 from app.outbox.publisher import TIMERS_KEY, Publisher
 from app.outbox.relay import RelayReport, relay, relay_pages
@@ -58,6 +76,7 @@ from app.outbox.steering import cancel, on_cancelled, retry
 __all__ = [
     "ENDED",
     "HEAVY_QUEUES",
+    "JOB_NAME_CHARACTERS",
     "LIGHT_QUEUES",
     "LIVE",
     "QUEUES",
@@ -78,6 +97,7 @@ __all__ = [
     "JobState",
     "JobStateError",
     "Origin",
+    "OriginError",
     "OutboxError",
     "Published",
     "Publisher",
@@ -94,6 +114,7 @@ __all__ = [
     "catalogue",
     "current_origin",
     "current_session",
+    "due_after",
     "enqueue",
     "enqueue_many",
     "for_school",
@@ -107,6 +128,7 @@ __all__ = [
     "publisher",
     "record_changes",
     "recorded_columns",
+    "reference_problems",
     "relay",
     "relay_pages",
     "retry",

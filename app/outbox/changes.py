@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Mapper
 
 from app.outbox.errors import HookError
-from app.outbox.origin import Subject, current_origin
+from app.outbox.origin import SUBJECT_ID_CHARACTERS, Subject, current_origin
 from app.tenancy import Tenant
 
 
@@ -176,4 +176,7 @@ def _watched_column(attribute: InstrumentedAttribute[Any]) -> list[tuple[frozens
 def _watch(model: type) -> Watch:
     if len(sa.inspect(model).primary_key) != 1:
         raise HookError(f"{model.__name__} has a composite key: a subject is one id")
+    type_ = sa.inspect(model).primary_key[0].type
+    if isinstance(type_, sa.String) and not 0 < (type_.length or 0) <= SUBJECT_ID_CHARACTERS:
+        raise HookError(f"{model.__name__} has a longer key than the {SUBJECT_ID_CHARACTERS} characters of a subject")
     return _watches.setdefault(model, Watch(subject_type(model)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,16 +16,18 @@ from flask import current_app
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.columns import new_id, utc_now
+from app.columns import as_uuid_text, is_storable, new_id, text_problem, utc_now
 from app.extensions import Base, db, table_of
 from app.outbox.buffer import Published, hold
 from app.outbox.errors import JobArgumentError
-from app.outbox.models import JobRecord
-from app.outbox.origin import Subject, current_origin, school_of
+from app.outbox.models import UNIQUE_KEY_CHARACTERS, JobRecord
+from app.outbox.origin import Subject, current_origin, reference_problems, school_of
 from app.outbox.specs import JobSpec, catalogue
 from app.outbox.states import LIVE, JobState
 
 MAX_ARGS_BYTES = 2_000
+# What is due later is due never; and the years near 10,000 are beyond the calendar of Python in some zone.
+LATEST = datetime(9_999, 1, 1, tzinfo=UTC)
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -75,9 +78,12 @@ def enqueue(
 
     Raises:
         UnknownJobError: no such job.
-        JobArgumentError: the arguments do not fit the function, or are not ids and scalars.
+        JobArgumentError: the arguments do not fit the function or are not ids and scalars, or a key, time or subject is
+            not one that every database takes.
     """
-    due = _due(scheduled_at, delay)
+    if scheduled_at is not None and delay is not None:
+        raise JobArgumentError("give scheduled_at or delay, not both")
+    due = scheduled_at if delay is None else due_after(delay)
     request = JobRequest(args, unique_key, due, subject, change_id)
     return enqueue_many(name, [request])[0]
 
@@ -97,7 +103,7 @@ def enqueue_many(name: str, requests: Iterable[JobRequest], *, session: Session 
     session = session or current_session()
     wanted = [_with_key(spec, request) for request in requests]
     for request in wanted:
-        _check_args(spec, request.args)
+        _check_request(spec, request)
     rows = [_row(spec, request) for request in wanted]
     if not rows:
         return []
@@ -174,7 +180,7 @@ def _row(spec: JobSpec, request: JobRequest) -> dict[str, Any]:
     now = utc_now()
     is_later = request.scheduled_at is not None and request.scheduled_at > now
     return {
-        "id": request.id or new_id(),
+        "id": as_uuid_text(request.id) or new_id(),
         "name": spec.name,
         "queue": spec.queue,
         "state": JobState.SCHEDULED if is_later else JobState.PENDING,
@@ -184,7 +190,7 @@ def _row(spec: JobSpec, request: JobRequest) -> dict[str, Any]:
         "timeout_seconds": spec.timeout_seconds or current_app.config["JOB_TIMEOUT_SECONDS"],
         "subject_type": request.subject.type if request.subject else None,
         "subject_id": str(request.subject.id) if request.subject else None,
-        "change_id": request.change_id,
+        "change_id": as_uuid_text(request.change_id),
         "user_id": origin.user_id,
         "school_id": school_of(request.subject),
         "request_id": origin.request_id,
@@ -197,33 +203,53 @@ def _published(row: Mapping[str, Any]) -> Published:
     return Published(row["id"], row["name"], row["queue"], row["timeout_seconds"], row["scheduled_at"])
 
 
-def _due(scheduled_at: datetime | None, delay: timedelta | float | None) -> datetime | None:
-    if scheduled_at is not None and delay is not None:
-        raise JobArgumentError("give scheduled_at or delay, not both")
-    if scheduled_at is not None and scheduled_at.tzinfo is None:
-        raise JobArgumentError("scheduled_at takes an aware datetime", {"scheduled_at": ["has no zone"]})
-    if delay is None:
-        return scheduled_at
-    return utc_now() + (delay if isinstance(delay, timedelta) else timedelta(seconds=delay))
+def due_after(delay: timedelta | float) -> datetime:
+    """The moment so long after now. Raises JobArgumentError when there is none."""
+    try:
+        return utc_now() + (delay if isinstance(delay, timedelta) else timedelta(seconds=delay))
+    except (TypeError, ValueError, OverflowError):
+        problem = f"must be a timedelta, or a number of seconds, that ends before {LATEST:%Y-%m-%d}"
+        raise JobArgumentError(f"delay {problem}, not {delay!r}", {"delay": [problem]}) from None
 
 
-def _check_args(spec: JobSpec, args: Mapping[str, Any]) -> None:
+def _check_request(spec: JobSpec, request: JobRequest) -> None:
+    """Raise JobArgumentError for what cannot be recorded, or not on every database."""
+    problems = _problems_of_args(spec, request.args) | reference_problems(request.subject, request.change_id)
+    if request.unique_key is not None and (problem := text_problem(request.unique_key, UNIQUE_KEY_CHARACTERS)):
+        problems["unique_key"] = [problem]
+    if request.scheduled_at is not None and not _is_moment(request.scheduled_at):
+        problems["scheduled_at"] = [f"must be an aware datetime before {LATEST:%Y-%m-%d}"]
+    if request.id is not None and as_uuid_text(request.id) is None:
+        problems["id"] = ["must be a UUID, as new_id makes it"]
+    if problems:
+        listed = "; ".join(f"{name}: {', '.join(said)}" for name, said in problems.items())
+        raise JobArgumentError(f"{spec.name}: {listed}", problems)
+
+
+def _problems_of_args(spec: JobSpec, args: Mapping[str, Any]) -> dict[str, list[str]]:
     problems: dict[str, list[str]] = {}
     for name in sorted(args.keys() - spec.parameters):
         problems[name] = [f"{spec.name} has no such argument"]
     for name in sorted(spec.required - args.keys()):
         problems[name] = [f"{spec.name} needs it"]
     for name, value in args.items():
-        if not _is_plain(value):
-            problems.setdefault(name, []).append(f"takes ids and scalars, not {type(value).__name__}")
+        if problem := _problem_of_value(value):
+            problems.setdefault(name, []).append(problem)
     if not problems and len(json.dumps(args, separators=(",", ":"))) > MAX_ARGS_BYTES:
         problems["args"] = [f"more than {MAX_ARGS_BYTES} bytes: pass an id and let the job load the row"]
-    if problems:
-        listed = "; ".join(f"{name}: {', '.join(said)}" for name, said in problems.items())
-        raise JobArgumentError(f"{spec.name}: {listed}", problems)
+    return problems
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(type(item) in _SCALARS for item in value)
-    return type(value) in _SCALARS
+def _problem_of_value(value: object) -> str | None:
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if type(item) not in _SCALARS:
+            return f"takes ids and scalars, not {type(value).__name__}"
+        if isinstance(item, float) and not math.isfinite(item):
+            return "must be finite: JSON has neither NaN nor infinity"
+        if isinstance(item, str) and not is_storable(item):
+            return "must be text without NUL and lone surrogates"
+    return None
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, datetime) and value.utcoffset() is not None and value < LATEST

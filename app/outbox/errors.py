@@ -19,7 +19,11 @@ class UnknownJobError(OutboxError):
 
 
 class JobArgumentError(InvalidInputError):
-    """A job's arguments do not fit its function, or are more than ids and scalars."""
+    """What a job is enqueued with is invalid: its arguments, or its key, time, subject or change."""
+
+
+class OriginError(InvalidInputError):
+    """A request's id or IP address is longer than what can be recorded."""
 
 
 class DuplicateSpecError(OutboxError):

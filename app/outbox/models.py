@@ -11,9 +11,17 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.columns import UtcDateTime, database_now, new_id, text_enum, utc_now
 from app.extensions import Base
+from app.outbox.origin import (
+    ADDRESS_CHARACTERS,
+    REQUEST_ID_CHARACTERS,
+    SUBJECT_ID_CHARACTERS,
+    SUBJECT_TYPE_CHARACTERS,
+)
 from app.outbox.states import LIVE, JobState
 from app.tenancy import OfSchoolOrSystem
 
+JOB_NAME_CHARACTERS = 120
+UNIQUE_KEY_CHARACTERS = 200
 _LIVE_STATES = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
 _IS_LIVE = sa.text(f"unique_key IS NOT NULL AND state IN ({_LIVE_STATES})")
 
@@ -28,11 +36,11 @@ class JobRecord(OfSchoolOrSystem, Base):
     __tablename__ = "job_records"
 
     id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
-    name: Mapped[str] = mapped_column(sa.String(120))
+    name: Mapped[str] = mapped_column(sa.String(JOB_NAME_CHARACTERS))
     queue: Mapped[str] = mapped_column(sa.String(40))
     state: Mapped[JobState] = mapped_column(text_enum(JobState))
     args: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
-    unique_key: Mapped[str | None] = mapped_column(sa.String(200))
+    unique_key: Mapped[str | None] = mapped_column(sa.String(UNIQUE_KEY_CHARACTERS))
 
     attempt: Mapped[int] = mapped_column(default=0)
     max_attempts: Mapped[int] = mapped_column(default=1)
@@ -41,11 +49,11 @@ class JobRecord(OfSchoolOrSystem, Base):
     timeout_seconds: Mapped[int]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
 
-    subject_type: Mapped[str | None] = mapped_column(sa.String(60))
-    subject_id: Mapped[str | None] = mapped_column(sa.String(40))
+    subject_type: Mapped[str | None] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
+    subject_id: Mapped[str | None] = mapped_column(sa.String(SUBJECT_ID_CHARACTERS))
     change_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
     user_id: Mapped[int | None]
-    request_id: Mapped[str | None] = mapped_column(sa.String(64))
+    request_id: Mapped[str | None] = mapped_column(sa.String(REQUEST_ID_CHARACTERS))
 
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     scheduled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -111,15 +119,15 @@ class StatusChange(OfSchoolOrSystem, Base):
     __tablename__ = "status_changes"
 
     id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
-    subject_type: Mapped[str] = mapped_column(sa.String(60))
-    subject_id: Mapped[str] = mapped_column(sa.String(40))
+    subject_type: Mapped[str] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
+    subject_id: Mapped[str] = mapped_column(sa.String(SUBJECT_ID_CHARACTERS))
     field: Mapped[str] = mapped_column(sa.String(40))
     old: Mapped[str | None] = mapped_column(sa.String(80))
     new: Mapped[str | None] = mapped_column(sa.String(80))
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     user_id: Mapped[int | None]
-    request_id: Mapped[str | None] = mapped_column(sa.String(64))
-    address: Mapped[str | None] = mapped_column(sa.String(64))
+    request_id: Mapped[str | None] = mapped_column(sa.String(REQUEST_ID_CHARACTERS))
+    address: Mapped[str | None] = mapped_column(sa.String(ADDRESS_CHARACTERS))
     # The job that made the change, None when a person did.
     job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
     # Set for the changes of one bulk statement, which is then held to exactly these rows.

@@ -9,6 +9,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from app.columns import as_uuid_text, text_problem
+from app.outbox.errors import OriginError
+
+SUBJECT_TYPE_CHARACTERS = 60
+SUBJECT_ID_CHARACTERS = 40
+REQUEST_ID_CHARACTERS = 64
+ADDRESS_CHARACTERS = 64
+
 
 class Subject(NamedTuple):
     """The row that a job is about: the model's short name and the row's id."""
@@ -36,6 +44,14 @@ class Origin:
     school_id: int | None = None
     address: str | None = None
     user_agent: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise OriginError for a text that cannot be recorded."""
+        limits = {"request_id": REQUEST_ID_CHARACTERS, "address": ADDRESS_CHARACTERS}
+        for name, characters in limits.items():
+            value = getattr(self, name)
+            if value is not None and (problem := text_problem(value, characters)):
+                raise OriginError(f"{name} {problem}", {name: [problem]})
 
 
 SYSTEM = Origin()
@@ -83,3 +99,15 @@ def school_of(subject: Subject | None) -> int | None:
     one statement may change rows of many schools; else that of who asks."""
     known = _schools.get({})
     return known[subject] if subject is not None and subject in known else current_origin().school_id
+
+
+def reference_problems(subject: Subject | None, change_id: str | None) -> dict[str, list[str]]:
+    """What of a job's or mail's subject and change cannot be recorded, by field."""
+    problems: dict[str, list[str]] = {}
+    if subject is not None:
+        limits = {"type": SUBJECT_TYPE_CHARACTERS, "id": SUBJECT_ID_CHARACTERS}
+        found = {name: text_problem(str(getattr(subject, name)), characters) for name, characters in limits.items()}
+        problems |= {f"subject.{name}": [problem] for name, problem in found.items() if problem}
+    if change_id is not None and as_uuid_text(change_id) is None:
+        problems["change_id"] = ["must be a UUID, as a Change has"]
+    return problems

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime, timedelta, timezone
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
+from app.columns import new_id, utc_now
 from app.extensions import BelfrySession, db, table_of
-from app.outbox import HookError, JobRecord, StatusChange, bulk, enqueue, publisher
+from app.mail import EmailMessage, MailArgumentError, MailRequest, MailState, send_mail, send_mails
+from app.outbox import (
+    HookError,
+    JobArgumentError,
+    JobRecord,
+    JobRequest,
+    JobState,
+    Origin,
+    OriginError,
+    StatusChange,
+    Subject,
+    acting_as,
+    bulk,
+    enqueue,
+    enqueue_many,
+    publisher,
+)
 from app.outbox.changes import Watch, watch_of
 from app.work_items import Task
 from tests.domain import Ticket, TicketStatus
@@ -244,6 +264,95 @@ def test_an_attribute_set_to_an_expression_is_refused(session, ticket):
     ticket.status = sa.case((Ticket.touched == 0, "done"), else_="open")
     with pytest.raises(HookError, match="expression"):
         session.commit()
+
+
+FAR = datetime.max.replace(tzinfo=UTC)
+INVALID_JOBS = {
+    "ticket_id": [
+        lambda: enqueue("test.greet", ticket_id=math.nan),
+        lambda: enqueue("test.greet", ticket_id=[1, -math.inf]),
+        lambda: enqueue("test.greet", ticket_id="1\0"),
+        lambda: enqueue("test.greet", ticket_id="\ud800"),
+    ],
+    "unique_key": [
+        lambda key=key: enqueue("test.greet", ticket_id=1, unique_key=key) for key in ("", "k" * 201, "k\0", "\udfff")
+    ],
+    "subject.type": [lambda: enqueue("test.greet", ticket_id=1, subject=Subject("t" * 61, "1"))],
+    "subject.id": [
+        lambda id=id: enqueue("test.greet", ticket_id=1, subject=Subject("ticket", id)) for id in ("9" * 41, "", "\0")
+    ],
+    "change_id": [lambda: enqueue("test.greet", ticket_id=1, change_id="no uuid")],
+    "scheduled_at": [
+        lambda at=at: enqueue("test.greet", ticket_id=1, scheduled_at=at)
+        for at in (utc_now().replace(tzinfo=None), FAR, datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))))
+    ]
+    + [
+        lambda: enqueue_many("test.greet", [JobRequest({"ticket_id": 1}, scheduled_at=utc_now().replace(tzinfo=None))]),
+        lambda: enqueue("test.greet", ticket_id=1, delay=FAR - utc_now() - timedelta(days=1)),
+    ],
+    "delay": [
+        lambda delay=delay: enqueue("test.greet", ticket_id=1, delay=delay)
+        for delay in (math.inf, math.nan, 1e18, "60", timedelta.max)
+    ],
+    "id": [lambda: enqueue_many("test.greet", [JobRequest({"ticket_id": 1}, id="no uuid")])],
+}
+
+
+def test_what_some_database_would_not_take_is_refused_before_anything_is_written(session):
+    for field, actions in INVALID_JOBS.items():
+        for action in actions:
+            with pytest.raises(JobArgumentError, match="must be") as refused:
+                action()
+            assert list(refused.value.fields) == [field]
+    for field, values in {"request_id": "r" * 65, "address": "a\0"}.items():
+        with pytest.raises(OriginError, match=f"{field} must be"):
+            Origin(**{field: values})
+    assert session.scalars(sa.select(JobRecord)).all() == []
+
+
+def test_what_is_at_the_limits_is_taken_by_both_databases(session):
+    reference = {"subject": Subject("t" * 60, "9" * 40), "change_id": new_id().upper()}
+    late = datetime(9998, 12, 31, 12, tzinfo=timezone(timedelta(hours=-5)))
+    with acting_as(Origin(request_id="r" * 64, address="a" * 64)):
+        id = enqueue("test.greet", ticket_id=1e308, unique_key="ü" * 200, scheduled_at=late, **reference)
+        again = enqueue("test.greet", ticket_id=1, unique_key="ü" * 200)
+        past = enqueue("test.greet", ticket_id=1, scheduled_at=datetime.min.replace(tzinfo=UTC))
+    session.commit()
+    assert (session.get(JobRecord, id).scheduled_at, again) == (late, id)
+    assert session.get(JobRecord, past).state is JobState.PENDING
+
+
+INVALID_MAILS = {
+    "key": [lambda key=key: send_mail("notice", "a@example.org", key) for key in ("", "k" * 251, "k\0", "\ud800")],
+    "subject.id": [lambda: send_mail("notice", "a@example.org", "m", subject=Subject("ticket", "9" * 41))],
+    "change_id": [lambda: send_mail("notice", "a@example.org", "m", change_id="no uuid")],
+    "context": [
+        lambda value=value: send_mail("notice", "a@example.org", "m", context={"text": value})
+        for value in (math.nan, [math.inf], utc_now(), {1})
+    ],
+    "delay": [lambda: send_mail("notice", "a@example.org", "m", delay=timedelta.max)],
+}
+
+
+def test_what_some_database_would_not_take_of_a_mail_is_refused_before_anything_is_written(session):
+    for field, actions in INVALID_MAILS.items():
+        for action in actions:
+            with pytest.raises((MailArgumentError, JobArgumentError), match="must be") as refused:
+                action()
+            assert list(refused.value.fields) == [field]
+    assert session.scalars(sa.select(EmailMessage)).all() == []
+
+
+def test_an_invalid_email_address_is_recorded_as_skipped_in_a_form_that_can_be_stored(session):
+    given = ["x" * 400, "İ" * 320, "a\0@example.org", "a\ud800@example.org", "a@\ud800.org"]
+    send_mails("notice", [MailRequest([email], f"m/{number}") for number, email in enumerate(given)])
+    send_mails("notice", [MailRequest(given, "all")])
+    session.commit()
+    mails = session.scalars(sa.select(EmailMessage)).all()
+    assert {mail.state for mail in mails} == {MailState.SKIPPED}
+    assert {mail.recipients[0] for mail in mails} == {
+        *("x" * 320, "İ" * 320, "a\ufffd@example.org", "a@\ufffd.org"),
+    }
 
 
 def test_hooks_write_to_the_session_that_is_flushed(app, session):

@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.outbox import QUEUES, JobSpec, UnknownJobError
+from app.columns import text_problem
+from app.outbox import JOB_NAME_CHARACTERS, QUEUES, JobSpec, UnknownJobError, enqueue
 from jobs.engine.retry import NO_RETRY, RetryPolicy
 
+# Names that an argument cannot have: `enqueue` has them for itself, and the session is no argument.
+_TAKEN = frozenset(inspect.signature(enqueue).parameters) - {"args"} | {"session"}
+_BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 PolicyOrFactory = RetryPolicy | Callable[[Mapping[str, Any]], RetryPolicy]
 
 
@@ -73,11 +77,18 @@ def job(
         chunk: the most records that one call may get.
         takes: the arguments of each record of a chunk, by name.
         is_singleton: whether at most one job of this name lives at a time; asking again gives the living one.
+
+    Raises:
+        ValueError: the name, the queue or the function's parameters are not ones that a job can have.
     """
+    if problem := text_problem(name, JOB_NAME_CHARACTERS):
+        raise ValueError(f"the name of a job {problem}, not {name!r}")
     if queue not in QUEUES:
         raise ValueError(f"{name}: queue takes one of {', '.join(QUEUES)}, not {queue!r}")
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        if problem := _problem_of_function(function, chunk, takes):
+            raise ValueError(f"{name}: {problem}")
         known = _definitions.get(name)
         if known is not None and known.function.__module__ != function.__module__:
             raise ValueError(f"{name} is registered by {known.function.__module__} already")
@@ -85,6 +96,26 @@ def job(
         return function
 
     return register
+
+
+def _problem_of_function(function: Callable[..., Any], chunk: int | None, takes: tuple[str, ...]) -> str | None:
+    """Why a function cannot be a job; None when it can."""
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_kind(function) for is_kind in kinds):
+        return "must be a plain function: of an async function or a generator nothing runs when it is called"
+    parameters = list(inspect.signature(function).parameters.values())
+    first, arguments = parameters[:1], parameters[1:]
+    if not first or first[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+        return "its first parameter must be the session, or with `chunk` the chunk"
+    if chunk and arguments:
+        return "with `chunk` the chunk must be its only parameter: name the arguments in `takes`"
+    if takes and not chunk:
+        return "`takes` goes with `chunk`: else the parameters are the arguments"
+    if unnamed := [str(argument) for argument in arguments if argument.kind not in _BY_KEYWORD]:
+        return f"arguments are passed by keyword, each by its name: not as {unnamed[0]}"
+    if taken := sorted(_TAKEN.intersection({argument.name for argument in arguments} | set(takes))):
+        return f"an argument cannot be called {taken[0]!r}; these are taken: {', '.join(sorted(_TAKEN))}"
+    return None
 
 
 def definition(name: str) -> JobDefinition:

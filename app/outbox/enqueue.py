@@ -23,7 +23,7 @@ from app.outbox.errors import JobArgumentError
 from app.outbox.models import UNIQUE_KEY_CHARACTERS, JobRecord
 from app.outbox.origin import Subject, current_origin, reference_problems, school_of
 from app.outbox.specs import JobSpec, catalogue
-from app.outbox.states import LIVE, JobState
+from app.outbox.states import JobState
 
 MAX_ARGS_BYTES = 2_000
 # What is due later is due never; and the years near 10,000 are beyond the calendar of Python in some zone.
@@ -38,6 +38,8 @@ class JobRequest:
     Args:
         args: what its function gets, by keyword: ids and scalars, or lists of them.
         unique_key: while a job with this key lives, no second one is made.
+        unique_while_waiting: the key is free once a worker has claimed the job: what is enqueued while it runs is
+            another job.
         scheduled_at: not before this aware moment; None means now.
         subject: the row it is about.
         change_id: the status change that caused it.
@@ -50,12 +52,14 @@ class JobRequest:
     subject: Subject | None = None
     change_id: str | None = None
     id: str | None = None
+    unique_while_waiting: bool = False
 
 
 def enqueue(
     name: str,
     *,
     unique_key: str | None = None,
+    unique_while_waiting: bool = False,
     scheduled_at: datetime | None = None,
     delay: timedelta | float | None = None,
     subject: Subject | None = None,
@@ -66,7 +70,10 @@ def enqueue(
 
     Args:
         name: a registered job's name.
-        unique_key: at most one live job has it; asking again while it lives returns that job's id.
+        unique_key: at most one live job has it; asking again while it lives returns that job's id, also when it runs
+            and may have read its data already.
+        unique_while_waiting: at most one job that has not been claimed yet has the key; asking again while it runs
+            makes another job, which sees what this transaction writes.
         scheduled_at: run at this aware moment (past ones run at once).
         delay: run this long after now, a timedelta or seconds; not together with `scheduled_at`.
         subject: the row it is about.
@@ -84,7 +91,7 @@ def enqueue(
     if scheduled_at is not None and delay is not None:
         raise JobArgumentError("give scheduled_at or delay, not both")
     due = scheduled_at if delay is None else due_after(delay)
-    request = JobRequest(args, unique_key, due, subject, change_id)
+    request = JobRequest(args, unique_key, due, subject, change_id, unique_while_waiting=unique_while_waiting)
     return enqueue_many(name, [request])[0]
 
 
@@ -97,7 +104,7 @@ def enqueue_many(name: str, requests: Iterable[JobRequest], *, session: Session 
         session: the session whose transaction writes them (`current_session` by default).
 
     Returns:
-        the ids, in the order of `requests`; where a live job had the unique key, that job's id.
+        the ids, in the order of `requests`; where another job held the unique key, that job's id.
     """
     spec = catalogue().get(name)
     session = session or current_session()
@@ -113,7 +120,7 @@ def enqueue_many(name: str, requests: Iterable[JobRequest], *, session: Session 
         return [row["id"] for row in rows]
     inserted = insert_ignoring_conflicts(session, JobRecord, rows)
     hold(session, [_published(row) for row in rows if row["id"] in inserted])
-    return [row["id"] if row["id"] in inserted else _living_or_inserted(session, row) for row in rows]
+    return [row["id"] if row["id"] in inserted else _holder_or_inserted(session, row) for row in rows]
 
 
 _flushing: ContextVar[Session | None] = ContextVar("flushing_session", default=None)
@@ -161,13 +168,15 @@ def _with_key(spec: JobSpec, request: JobRequest) -> JobRequest:
         return request
     if request.unique_key:
         raise JobArgumentError(f"{spec.name} has a key of its own: only one of it lives", {"unique_key": ["not taken"]})
-    return replace(request, unique_key=f"job/{spec.name}")
+    return replace(request, unique_key=f"job/{spec.name}", unique_while_waiting=spec.unique_while_waiting)
 
 
-def _living_or_inserted(session: Session, row: Mapping[str, Any]) -> str:
-    """The live job that has the key of `row`; `row` itself when that one has ended since it stood in the way."""
-    table = table_of(JobRecord).c
-    query = sa.select(table.id).where(table.unique_key == row["unique_key"], table.state.in_(LIVE))
+def _holder_or_inserted(session: Session, row: Mapping[str, Any]) -> str:
+    """The job that holds the key of `row`; `row` itself when that one has let go of it since it stood in the way."""
+    query = sa.select(JobRecord.id).where(JobRecord.holds_key(row["unique_key"]))
+    if row["unique_while_waiting"]:
+        # Nobody claims it before this transaction has ended: it would read its data too early. (SQLite: one writer.)
+        query = query.with_for_update(read=True)
     while (living := session.connection().execute(query).scalar_one_or_none()) is None:
         if insert_ignoring_conflicts(session, JobRecord, [row]):
             hold(session, [_published(row)])
@@ -186,6 +195,7 @@ def _row(spec: JobSpec, request: JobRequest) -> dict[str, Any]:
         "state": JobState.SCHEDULED if is_later else JobState.PENDING,
         "args": dict(request.args),
         "unique_key": request.unique_key,
+        "unique_while_waiting": request.unique_while_waiting,
         "max_attempts": spec.max_attempts,
         "timeout_seconds": spec.timeout_seconds or current_app.config["JOB_TIMEOUT_SECONDS"],
         "subject_type": request.subject.type if request.subject else None,
@@ -217,6 +227,8 @@ def _check_request(spec: JobSpec, request: JobRequest) -> None:
     problems = _problems_of_args(spec, request.args) | reference_problems(request.subject, request.change_id)
     if request.unique_key is not None and (problem := text_problem(request.unique_key, UNIQUE_KEY_CHARACTERS)):
         problems["unique_key"] = [problem]
+    if request.unique_while_waiting and request.unique_key is None:
+        problems["unique_while_waiting"] = ["must come with a unique_key"]
     if request.scheduled_at is not None and not _is_moment(request.scheduled_at):
         problems["scheduled_at"] = [f"must be an aware datetime before {LATEST:%Y-%m-%d}"]
     if request.id is not None and as_uuid_text(request.id) is None:

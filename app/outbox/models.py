@@ -23,7 +23,9 @@ from app.tenancy import OfSchoolOrSystem
 JOB_NAME_CHARACTERS = 120
 UNIQUE_KEY_CHARACTERS = 200
 _LIVE_STATES = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
-_IS_LIVE = sa.text(f"unique_key IS NOT NULL AND state IN ({_LIVE_STATES})")
+_HOLDS_KEY = sa.text(
+    f"unique_key IS NOT NULL AND state IN ({_LIVE_STATES}) AND (claims = 0 OR NOT unique_while_waiting)"
+)
 
 
 class JobRecord(OfSchoolOrSystem, Base):
@@ -41,6 +43,8 @@ class JobRecord(OfSchoolOrSystem, Base):
     state: Mapped[JobState] = mapped_column(text_enum(JobState))
     args: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
     unique_key: Mapped[str | None] = mapped_column(sa.String(UNIQUE_KEY_CHARACTERS))
+    # The key is free from the first claim on, not from the job's end on.
+    unique_while_waiting: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
 
     attempt: Mapped[int] = mapped_column(default=0)
     max_attempts: Mapped[int] = mapped_column(default=1)
@@ -67,13 +71,13 @@ class JobRecord(OfSchoolOrSystem, Base):
     error_message: Mapped[str | None] = mapped_column(sa.Text)
 
     __table_args__ = (
-        # One live job per key; the key is free again when the job has ended.
+        # One job per key; the key is free again when the job has ended, or has been claimed where that is enough.
         sa.Index(
-            "uq_job_records_live_unique_key",
+            "uq_job_records_held_unique_key",
             "unique_key",
             unique=True,
-            sqlite_where=_IS_LIVE,
-            postgresql_where=_IS_LIVE,
+            sqlite_where=_HOLDS_KEY,
+            postgresql_where=_HOLDS_KEY,
         ),
         sa.Index("ix_job_records_state_id", "state", "id"),
         sa.Index("ix_job_records_state_scheduled_at", "state", "scheduled_at"),
@@ -82,6 +86,11 @@ class JobRecord(OfSchoolOrSystem, Base):
         sa.Index("ix_job_records_school_id_id", "school_id", "id"),
         sa.Index("ix_job_records_finished_at", "finished_at"),
     )
+
+    @classmethod
+    def holds_key(cls, key: Any) -> sa.ColumnElement[bool]:
+        """The condition for the job that holds a unique key, in the words of the index."""
+        return sa.and_(cls.unique_key == key, _HOLDS_KEY)
 
 
 class AttemptOutcome(StrEnum):

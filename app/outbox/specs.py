@@ -26,6 +26,7 @@ class JobSpec:
         parameters: the names that its function accepts.
         required: those of them without a default.
         is_singleton: at most one job of this name lives at a time, whoever asks.
+        unique_while_waiting: of a singleton: at most one that has not been claimed yet.
     """
 
     name: str
@@ -35,6 +36,7 @@ class JobSpec:
     parameters: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
     is_singleton: bool = False
+    unique_while_waiting: bool = False
     doc: str = ""
 
 

@@ -29,6 +29,7 @@ class JobDefinition:
     chunk: int | None
     takes: tuple[str, ...]
     is_singleton: bool
+    unique_while_waiting: bool
 
     def policy(self, settings: Mapping[str, Any]) -> RetryPolicy:
         """The retry policy under `settings`."""
@@ -46,6 +47,7 @@ class JobDefinition:
             parameters=frozenset(p.name for p in parameters) | frozenset(self.takes),
             required=frozenset(required) | frozenset(self.takes),
             is_singleton=self.is_singleton,
+            unique_while_waiting=self.unique_while_waiting,
             doc=inspect.getdoc(self.function) or "",
         )
 
@@ -62,6 +64,7 @@ def job(
     chunk: int | None = None,
     takes: tuple[str, ...] = (),
     is_singleton: bool = False,
+    unique_while_waiting: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a function as a job.
 
@@ -77,6 +80,7 @@ def job(
         chunk: the most records that one call may get.
         takes: the arguments of each record of a chunk, by name.
         is_singleton: whether at most one job of this name lives at a time; asking again gives the living one.
+        unique_while_waiting: of a singleton, that at most one waits to be claimed: asking while one runs makes another.
 
     Raises:
         ValueError: the name, the queue or the function's parameters are not ones that a job can have.
@@ -86,13 +90,18 @@ def job(
     if queue not in QUEUES:
         raise ValueError(f"{name}: queue takes one of {', '.join(QUEUES)}, not {queue!r}")
 
+    if unique_while_waiting and not is_singleton:
+        raise ValueError(f"{name}: unique_while_waiting goes with is_singleton; others say it where they are enqueued")
+
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         if problem := _problem_of_function(function, chunk, takes):
             raise ValueError(f"{name}: {problem}")
         known = _definitions.get(name)
         if known is not None and known.function.__module__ != function.__module__:
             raise ValueError(f"{name} is registered by {known.function.__module__} already")
-        _definitions[name] = JobDefinition(name, function, queue, retry, timeout_seconds, chunk, takes, is_singleton)
+        _definitions[name] = JobDefinition(
+            name, function, queue, retry, timeout_seconds, chunk, takes, is_singleton, unique_while_waiting
+        )
         return function
 
     return register

@@ -16,18 +16,20 @@ import time_machine
 from sqlalchemy.orm import Session
 
 from app.columns import new_id, utc_now
-from app.extensions import db
+from app.extensions import BelfrySession, db
 from app.outbox import (
     AttemptOutcome,
     JobArgumentError,
     JobRecord,
+    JobSpec,
     JobState,
     UnknownJobError,
     cancel,
+    catalogue,
     enqueue,
     retry,
 )
-from jobs.engine import check_cancelled, claim, execution, registry
+from jobs.engine import RetryPolicy, check_cancelled, claim, execution, registry
 from jobs.engine.deadlines import no_limit
 from jobs.engine.errors import ClaimLostError
 from jobs.engine.light import LightWorker
@@ -380,6 +382,42 @@ def test_one_live_job_per_unique_key(session, work):
     session.rollback()
     second = enqueue("test.act", unique_key="report/1")
     assert second != first
+
+
+@pytest.mark.parametrize("is_singleton", [False, True])
+def test_a_key_that_is_unique_while_waiting_is_free_once_its_job_is_claimed(session, is_singleton):
+    catalogue().add([JobSpec("test.single", is_singleton=True, unique_while_waiting=True)])
+
+    def ask():
+        id = enqueue("test.single") if is_singleton else enqueue("test.act", unique_key="a", unique_while_waiting=True)
+        session.commit()
+        return id
+
+    first = ask()
+    assert ask() == first
+    (running,) = claim.claim(session, [first], "a worker")
+    second = ask()
+    assert (second == first, ask()) == (False, second)
+    # It waits again, beside the one that was enqueued meanwhile: neither is lost.
+    claim.fail(session, running, RuntimeError("again"), RetryPolicy(delays_seconds=(60,)))
+    session.commit()
+    claim.claim(session, [second], "a worker")
+    assert ask() not in (first, second)
+    with pytest.raises(JobArgumentError, match="unique_while_waiting: must come with a unique_key"):
+        enqueue("test.act", unique_while_waiting=True)
+
+
+def test_a_job_that_an_open_transaction_was_given_by_its_key_is_not_claimed_before_that_ends(session):
+    """It would read its data before the other's are there, and the other's would be worked on by nobody."""
+    if session.get_bind().dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer")
+    first = enqueue("test.act", unique_key="a", unique_while_waiting=True)
+    session.commit()
+    assert enqueue("test.act", unique_key="a", unique_while_waiting=True) == first
+    with BelfrySession(db=db) as worker:
+        assert claim.claim(worker, [first], "a worker") == []
+        session.commit()
+        assert [each.id for each in claim.claim(worker, [first], "a worker")] == [first]
 
 
 def test_a_singleton_lives_once_whoever_asks(session):

@@ -19,6 +19,8 @@ from app.outbox import LIVE, JobRecord, JobState, StatusChange, Subject
 
 SYSTEM = "The system"
 STATUS = "status"
+# What was written without a number, as by the demo, goes by its time.
+ORDER = (StatusChange.number, StatusChange.at, StatusChange.id)
 UNFINISHED_MAILS = frozenset({MailState.QUEUED, MailState.SENDING, MailState.DEFERRED})
 
 
@@ -107,8 +109,8 @@ def history_of(
     first_status = statuses[0].old if statuses else origins.status
     maker = names.get(origins.by_id or 0, SYSTEM)
     created = HistoryEntry(origins.at, maker, None, first_status or "", mails.get(None, []), others.get(None, []))
-    moved = [
-        HistoryEntry(
+    moved = {
+        change.id: HistoryEntry(
             change.at,
             who(change),
             change.old,
@@ -118,8 +120,9 @@ def history_of(
             job_id=change.job_id,
         )
         for change in statuses
-    ]
-    return sorted([created, *moved, *_edits(edits, tell, who)], key=lambda entry: entry.at, reverse=True)
+    }
+    entries = moved | _edits(edits, tell, who)
+    return [created, *(entries[change.id] for change in changes if change.id in entries)][::-1]
 
 
 def is_unfinished(history: Iterable[HistoryEntry]) -> bool:
@@ -138,7 +141,7 @@ def _changes(subject: Subject) -> Sequence[StatusChange]:
     query = (
         sa.select(StatusChange)
         .where(StatusChange.subject_type == subject.type, StatusChange.subject_id == subject.id)
-        .order_by(StatusChange.at, StatusChange.id)
+        .order_by(*ORDER)
     )
     return db.session.scalars(query).all()
 
@@ -177,14 +180,16 @@ def _other_jobs(
     return found
 
 
-def _edits(changes: Sequence[StatusChange], tell: Teller, who: Callable[[StatusChange], str]) -> list[HistoryEntry]:
-    """What was changed beside the status: one entry for all that one request changed."""
+def _edits(
+    changes: Sequence[StatusChange], tell: Teller, who: Callable[[StatusChange], str]
+) -> dict[str, HistoryEntry]:
+    """What was changed beside the status: one entry for all that one request changed, by the first change's id."""
     told = tell(changes) if changes else {}
-    found: list[HistoryEntry] = []
+    found: dict[str, HistoryEntry] = {}
     for _, of_request in groupby(changes, key=lambda change: (change.user_id, change.request_id)):
         made = list(of_request)
         note = "; ".join(told[change.id] for change in made)
-        found.append(HistoryEntry(made[0].at, who(made[0]), None, "", note=note, job_id=made[0].job_id))
+        found[made[0].id] = HistoryEntry(made[0].at, who(made[0]), None, "", note=note, job_id=made[0].job_id)
     return found
 
 

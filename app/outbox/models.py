@@ -123,13 +123,18 @@ class JobAttempt(Base):
 
 
 class StatusChange(OfSchoolOrSystem, Base):
-    """One change of a watched column, written in the transaction that made it: who, when, from what to what."""
+    """One change of a watched column, written in the transaction that made it: who, when, from what to what.
+
+    `number` is the order of one row's changes, counted under that row's lock: `at` and the id are of the clocks of
+    several hosts.
+    """
 
     __tablename__ = "status_changes"
 
     id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
     subject_type: Mapped[str] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
     subject_id: Mapped[str] = mapped_column(sa.String(SUBJECT_ID_CHARACTERS))
+    number: Mapped[int] = mapped_column(default=0, server_default="0")
     field: Mapped[str] = mapped_column(sa.String(40))
     old: Mapped[str | None] = mapped_column(sa.String(80))
     new: Mapped[str | None] = mapped_column(sa.String(80))

@@ -29,6 +29,18 @@ class Difference(NamedTuple):
     school_id: int | None
 
 
+def _next_number(subject_type: Any, subject_id: Any) -> sa.ColumnElement[int]:
+    """The number of a subject's next change. Whoever changes a row holds its lock, so that no other takes the same."""
+    earlier = table_of(StatusChange).alias()
+    of_subject = sa.and_(earlier.c.subject_type == subject_type, earlier.c.subject_id == subject_id)
+    return sa.select(sa.func.coalesce(sa.func.max(earlier.c.number), 0) + 1).where(of_subject).scalar_subquery()
+
+
+_INSERT = sa.insert(table_of(StatusChange)).values(
+    number=_next_number(sa.bindparam("type_of_subject"), sa.bindparam("id_of_subject"))
+)
+
+
 def record(
     session: Session, watch: Watch, column: str, differences: Iterable[Difference], batch_id: str | None
 ) -> list[Change]:
@@ -49,7 +61,7 @@ def record(
             "address": origin.address,
         }
         rows = [_row(change) | common for change in changes]
-        session.connection().execute(sa.insert(table_of(StatusChange)), rows)
+        session.connection().execute(_INSERT, rows)
     return changes
 
 
@@ -73,6 +85,7 @@ def record_matching(
         "id": database_new_id(),
         "subject_type": sa.literal(watch.type),
         "subject_id": sa.cast(id, sa.String),
+        "number": _next_number(watch.type, sa.cast(id, sa.String)),
         "old": old,
         "new": as_text(new),
         "at": now,
@@ -112,6 +125,8 @@ def _row(change: Change) -> dict[str, Any]:
         "id": change.id,
         "subject_type": change.subject.type,
         "subject_id": change.subject.id,
+        "type_of_subject": change.subject.type,
+        "id_of_subject": change.subject.id,
         "old": change.old,
         "new": change.new,
         "at": change.at,

@@ -224,12 +224,15 @@ class WorkItemComment(OfSchool, Base):
 class WorkItemNotice(Base):
     """What people have been told of an item's status. A row is written under the lock of its item.
 
-    `told_until` is the moment of the last change that a mail tells; before `gather_until` no other mail is asked for.
+    `told_number` is the number of the last change that people were told of, or that they need not be told of; before
+    `gather_until`, by the database's clock, no other mail is asked for. `told_until`, the moment of that change, is
+    for processes of the version before.
     """
 
     __tablename__ = "work_item_notices"
 
     item_id: Mapped[int] = mapped_column(sa.ForeignKey("work_items.id", ondelete="CASCADE"), primary_key=True)
+    told_number: Mapped[int] = mapped_column(default=0, server_default="0")
     told_until: Mapped[datetime] = mapped_column(UtcDateTime)
     gather_until: Mapped[datetime] = mapped_column(UtcDateTime)
 

@@ -1,34 +1,35 @@
 """Telling people of changes of status: the first at once, what follows soon after gathered into one mail.
 
-A change is told at once unless a mail about the same item was asked for less than WORK_ITEM_GATHER_SECONDS ago. Then a
-job tells it when that time is over, together with all others that have come until it runs, however late that is: the
-whole way. Every change holds its item's row, and so does the job: none slips between two mails.
+A change is told at once unless a mail about the same item was asked for less than WORK_ITEM_GATHER_SECONDS ago, or
+changes before it wait to be told. Then a job tells it when that time is over, together with all others that have come
+until it runs, however late that is: the whole way. Every change holds its item's row, and so does the job: none slips
+between two mails. What is told goes by the numbers of the changes, and the time by the database's clock: those of the
+hosts differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.columns import utc_now
+from app.columns import database_now
 from app.extensions import table_of
 from app.mail import MailRequest, send_mails
 from app.outbox import (
-    LIVE,
     Change,
-    JobRecord,
     JobRequest,
     StatusChange,
     Subject,
     current_session,
     enqueue_many,
     subject_of,
+    subject_type,
 )
 from app.work_items.models import WorkItem, WorkItemNotice
 from app.work_items.people import IDS_PER_QUERY, Person, people_of
@@ -37,14 +38,37 @@ TELL = "work_items.tell_gathered"
 MAIL = "work-item-status"
 
 _NOTICES = table_of(WorkItemNotice)
-_GATHERS = sa.exists().where(
-    JobRecord.unique_key == sa.literal(f"{TELL}/") + sa.cast(WorkItem.id, sa.String), JobRecord.state.in_(LIVE)
+_CHANGES = table_of(StatusChange)
+_OF_ITEMS = sa.and_(
+    StatusChange.subject_type == subject_type(WorkItem),
+    StatusChange.field == WorkItem.status.key,
+    StatusChange.number > WorkItemNotice.told_number,
+)
+# The change that a hook is called with is recorded already, and one of them.
+_UNTOLD = (
+    sa.select(sa.func.count())
+    .where(_OF_ITEMS, StatusChange.subject_id == sa.cast(WorkItem.id, sa.String))
+    .correlate(WorkItem, WorkItemNotice)
+    .scalar_subquery()
 )
 _FACTS = (
-    sa.select(WorkItem.id, WorkItem.priority, WorkItemNotice.gather_until, _GATHERS.label("is_gathering"))
+    sa.select(
+        WorkItem.id,
+        WorkItem.priority,
+        WorkItemNotice.gather_until,
+        sa.or_(WorkItemNotice.gather_until > database_now(), _UNTOLD > 1).label("must_wait"),
+    )
     .outerjoin(WorkItemNotice, WorkItemNotice.item_id == WorkItem.id)
     .where(WorkItem.id.in_(sa.bindparam("ids", expanding=True)))
 )
+
+
+class Told(NamedTuple):
+    """The last change of an item that people are told of."""
+
+    item_id: int
+    change_id: str
+    at: datetime
 
 
 def tell(changes: Sequence[Change]) -> None:
@@ -52,13 +76,14 @@ def tell(changes: Sequence[Change]) -> None:
     facts = _facts([int(change.subject.id) for change in changes])
     at_once, later = [], []
     for change in changes:
-        known = facts[int(change.subject.id)]
-        is_free = not known.is_gathering and (known.gather_until is None or known.gather_until <= change.at)
-        (at_once if is_free else later).append(change)
+        (later if facts[int(change.subject.id)].must_wait else at_once).append(change)
     if at_once:
-        _note({int(change.subject.id): change.at for change in at_once})
         people = people_of([int(change.subject.id) for change in at_once])
-        send_mails(MAIL, [mail for change in at_once for mail in _mails_of_change(change, facts, people)])
+        mails = {change.id: _mails_of_change(change, facts, people) for change in at_once}
+        for is_mailed in (True, False):
+            told = [change for change in at_once if bool(mails[change.id]) is is_mailed]
+            _note([Told(int(each.subject.id), each.id, each.at) for each in told], is_mailed=is_mailed)
+        send_mails(MAIL, [mail for of_change in mails.values() for mail in of_change])
     if later:
         enqueue_many(TELL, [_gathering(change, facts[int(change.subject.id)].gather_until) for change in later])
 
@@ -76,25 +101,21 @@ def tell_gathered(session: Session, item_id: int) -> int:
     subject = subject_of(item)
     query = (
         sa.select(StatusChange)
-        .where(
-            StatusChange.subject_type == subject.type,
-            StatusChange.subject_id == subject.id,
-            StatusChange.field == WorkItem.status.key,
-            StatusChange.at > notice.told_until,
-        )
-        .order_by(StatusChange.at, StatusChange.id)
+        .join(WorkItemNotice, WorkItemNotice.item_id == item_id)
+        .where(_OF_ITEMS, StatusChange.subject_id == subject.id)
+        .order_by(StatusChange.number)
     )
     changes = session.scalars(query).all()
     if not changes:
         return 0
-    notice.told_until, notice.gather_until = changes[-1].at, utc_now() + _window()
-    if changes[0].old == changes[-1].new:
-        return 0
-    way = [_step(change) for change in changes]
-    people = people_of([item_id])[item_id]
-    requests = [
-        _mail(subject, changes[-1].id, way, item.priority, person) for person in people if _wants(person, changes)
-    ]
+    requests = []
+    if changes[0].old != changes[-1].new:
+        way = [_step(change) for change in changes]
+        people = people_of([item_id])[item_id]
+        requests = [
+            _mail(subject, changes[-1].id, way, item.priority, person) for person in people if _wants(person, changes)
+        ]
+    _note([Told(item_id, changes[-1].id, changes[-1].at)], is_mailed=bool(requests))
     return len(send_mails(MAIL, requests))
 
 
@@ -107,15 +128,17 @@ def _facts(item_ids: Sequence[int]) -> dict[int, Any]:
     return found
 
 
-def _note(told: Mapping[int, datetime]) -> None:
-    """Remembers until when each of these items is told; a mail for them is being asked for."""
-    session = current_session()
-    rows = [
-        {"item_id": item_id, "told_until": at, "gather_until": at + _window()} for item_id, at in sorted(told.items())
-    ]
+def _note(told: Sequence[Told], *, is_mailed: bool) -> None:
+    """Remembers the last change of each of these items that is told; if by a mail, what follows is gathered."""
+    if not told:
+        return
+    session, window = current_session(), _window_seconds() if is_mailed else 0.0
+    number = sa.select(_CHANGES.c.number).where(_CHANGES.c.id == sa.bindparam("change_id", type_=_CHANGES.c.id.type))
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(_NOTICES)
-    written = {name: statement.excluded[name] for name in ("told_until", "gather_until")}
+    statement = dialect.insert(_NOTICES).values(told_number=number.scalar_subquery(), gather_until=database_now(window))
+    names = ("told_number", "told_until", "gather_until") if is_mailed else ("told_number", "told_until")
+    written = {name: statement.excluded[name] for name in names}
+    rows = [{"item_id": each.item_id, "change_id": each.change_id, "told_until": each.at} for each in sorted(told)]
     session.connection().execute(statement.on_conflict_do_update(index_elements=["item_id"], set_=written), rows)
 
 
@@ -162,5 +185,6 @@ def _gathering(change: Change, due: datetime) -> JobRequest:
     )
 
 
-def _window() -> timedelta:
-    return timedelta(seconds=current_app.config["WORK_ITEM_GATHER_SECONDS"])
+def _window_seconds() -> float:
+    # JOBS_EAGER is for scripts: nobody may be there who runs what is due later.
+    return 0.0 if current_app.config["JOBS_EAGER"] else current_app.config["WORK_ITEM_GATHER_SECONDS"]

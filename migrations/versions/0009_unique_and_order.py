@@ -24,8 +24,22 @@ def upgrade():
     op.drop_index("uq_job_records_live_unique_key", table_name="job_records")
     _create_unique_index("uq_job_records_held_unique_key", HOLDS_KEY)
 
+    op.add_column("status_changes", sa.Column("number", sa.Integer(), server_default="0", nullable=False))
+    op.execute(
+        "UPDATE status_changes SET number = numbered.number FROM ("
+        "SELECT id, row_number() OVER (PARTITION BY subject_type, subject_id ORDER BY at, id) AS number"
+        " FROM status_changes) AS numbered WHERE numbered.id = status_changes.id"
+    )
+    op.add_column("work_item_notices", sa.Column("told_number", sa.Integer(), server_default="0", nullable=False))
+    op.execute(
+        "UPDATE work_item_notices SET told_number = coalesce((SELECT max(number) FROM status_changes"
+        " WHERE subject_type = 'work_item' AND subject_id = CAST(item_id AS VARCHAR) AND at <= told_until), 0)"
+    )
+
 
 def downgrade():
+    op.drop_column("work_item_notices", "told_number")
+    op.drop_column("status_changes", "number")
     op.drop_index("uq_job_records_held_unique_key", table_name="job_records")
     _create_unique_index("uq_job_records_live_unique_key", LIVE)
     op.drop_column("job_records", "unique_while_waiting")

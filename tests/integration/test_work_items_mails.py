@@ -14,12 +14,12 @@ import time_machine
 from app import work_items
 from app.accounts import Role
 from app.audit import AuditEntry
-from app.columns import utc_now
+from app.columns import database_now, utc_now
 from app.extensions import db
-from app.mail import MailState
+from app.mail import EmailMessage, MailState
 from app.mail.rendering import render
 from app.outbox import JobRecord, JobState, Origin, StatusChange, acting_as, publisher, relay
-from app.work_items import Story, Task, WorkItem, WorkItemWatcher, WorkStatus, history_of
+from app.work_items import Story, Task, WorkItem, WorkItemNotice, WorkItemWatcher, WorkStatus, history_of
 from tests.forms import shown_in
 from tests.ledger import addressees, contexts, mails
 from tests.reservation_factories import bearer, log_in, make_user
@@ -172,30 +172,95 @@ def test_further_changes_within_the_window_are_gathered_into_one_mail_that_tells
     assert tell_gathered(task) == 0, "told once"
 
 
-def test_a_way_that_ends_where_it_began_is_no_news(session):
+def pass_window(item: WorkItem) -> None:
+    """Makes it so long ago that a mail about the item was asked for."""
+    statement = sa.update(WorkItemNotice).where(WorkItemNotice.item_id == item.id)
+    db.session.execute(statement.values(gather_until=database_now(-1.0)))
+    db.session.commit()
+
+
+def steps(mail: EmailMessage) -> list[str]:
+    return [step["new"] for step in mail.context["way"]]
+
+
+def test_a_way_that_ends_where_it_began_is_no_news_and_holds_up_no_other(session):
     task = make_task()
     move(task, "IN_PROGRESS", "DONE", "IN_PROGRESS")
+    pass_window(task)
     assert tell_gathered(task) == 0
     assert len(mails(STATUS)) == 1
+    move(task, "BLOCKED")
+    assert [steps(mail) for mail in mails(STATUS)] == [["IN_PROGRESS"], ["BLOCKED"]], "nothing was mailed meanwhile"
+
+
+def test_a_change_that_nobody_is_told_of_holds_up_no_other(session):
+    task, reporter = make_task(), make_user()
+    task.reporter = None
+    move(task, "IN_PROGRESS")
+    task.reporter = reporter
+    move(task, "DONE")
+    assert [steps(mail) for mail in mails(STATUS)] == [["DONE"]]
 
 
 def test_after_the_window_a_change_is_told_at_once_again(session):
-    with time_machine.travel("2030-01-01T12:00:00Z", tick=False) as clock:
-        task = make_task()
-        move(task, "IN_PROGRESS")
-        clock.shift(29)
-        move(task, "DONE")
-        assert (len(mails(STATUS)), len(gathering())) == (1, 1)
-        clock.shift(1)
+    task = make_task()
+    move(task, "IN_PROGRESS", "DONE")
+    assert (len(mails(STATUS)), len(gathering())) == (1, 1)
+    pass_window(task)
+    assert tell_gathered(task) == 1
+    move(task, "TODO")
+    assert (len(mails(STATUS)), len(gathering())) == (2, 2), "the gathered mail opens another window"
+    pass_window(task)
+    tell_gathered(task)
+    pass_window(task)
+    move(task, "BLOCKED")
+    assert (len(mails(STATUS)), len(gathering())) == (4, 2)
+
+
+@pytest.mark.parametrize("seconds", [0.5, -0.5, -3_600])
+def test_no_step_is_lost_or_told_twice_whatever_the_clocks_of_the_hosts_say(session, seconds):
+    task = make_task()
+    with time_machine.travel(utc_now(), tick=False) as clock:
+        for status in ("IN_PROGRESS", "IN_REVIEW", "DONE", "BLOCKED"):
+            move(task, status)
+            clock.shift(timedelta(seconds=seconds))
         assert tell_gathered(task) == 1
-        clock.shift(29)
+        pass_window(task)
         move(task, "TODO")
-        assert (len(mails(STATUS)), len(gathering())) == (2, 2), "the gathered mail opens another window"
-        clock.shift(1)
-        tell_gathered(task)
-        clock.shift(31)
-        move(task, "BLOCKED")
-        assert (len(mails(STATUS)), len(gathering())) == (4, 2)
+    assert sorted(map(steps, mails(STATUS))) == [["IN_PROGRESS"], ["IN_REVIEW", "DONE", "BLOCKED"], ["TODO"]]
+    shown = [entry.to_status for entry in history_of(task)]
+    assert shown == ["TODO", "BLOCKED", "DONE", "IN_REVIEW", "IN_PROGRESS", "TODO"]
+
+
+def test_changes_in_bulk_that_no_hook_hears_are_numbered_too(session):
+    tasks = [make_task(), make_task()]
+    for priority in ("HIGH", "LOW"):
+        session.execute(sa.update(Task).values(priority=priority))
+    session.commit()
+    for task in tasks:
+        of_task = sa.select(StatusChange.number, StatusChange.new).where(StatusChange.subject_id == str(task.id))
+        assert [tuple(row) for row in session.execute(of_task.order_by(StatusChange.number))] == [
+            (1, "HIGH"),
+            (2, "LOW"),
+        ]
+
+
+def test_what_a_gathering_job_that_failed_has_not_told_is_told_with_the_next_change(session):
+    task = make_task()
+    move(task, "IN_PROGRESS", "IN_REVIEW")
+    session.execute(sa.update(JobRecord).values(state=JobState.FAILED, finished_at=utc_now()))
+    pass_window(task)
+    move(task, "DONE")
+    assert [job.state for job in gathering()] == [JobState.FAILED, JobState.PENDING]
+    assert tell_gathered(task) == 1
+    assert steps(mails(STATUS)[-1]) == ["IN_REVIEW", "DONE"]
+
+
+def test_without_workers_every_change_is_told_at_once(app, session):
+    """JOBS_EAGER: nobody may be there who runs the gathering job later."""
+    app.config["JOBS_EAGER"] = True
+    move(make_task(), "IN_PROGRESS", "DONE")
+    assert [steps(mail) for mail in mails(STATUS)] == [["IN_PROGRESS"], ["DONE"]]
 
 
 def test_a_change_that_comes_before_a_late_job_waits_for_it_and_no_step_is_lost(session):
@@ -205,6 +270,7 @@ def test_a_change_that_comes_before_a_late_job_waits_for_it_and_no_step_is_lost(
         clock.shift(10)
         move(task, "IN_REVIEW")
         clock.shift(60)  # the workers are down
+        pass_window(task)
         move(task, "DONE")
         assert (len(mails(STATUS)), len(gathering())) == (1, 1)
         assert tell_gathered(task) == 1
@@ -437,9 +503,9 @@ def test_who_wants_none_of_their_own_changes_gets_those_of_others(session):
     with acting_as(Origin(ada.id)):
         move(task, "IN_REVIEW")
     assert tell_gathered(task) == 1, "the whole way was theirs"
-    task_of_both = make_task(reporter=ada)
+    task_of_both = make_task(reporter=ada, responsible=other)
     with acting_as(Origin(ada.id)):
         move(task_of_both, "IN_PROGRESS", "IN_REVIEW")
     with acting_as(Origin(other.id)):
         move(task_of_both, "DONE")
-    assert tell_gathered(task_of_both) == 1, "a part of the way was another's"
+    assert tell_gathered(task_of_both) == 2, "a part of the way was another's"

@@ -68,3 +68,21 @@ def test_who_is_there_is_confirmed_and_keeps_everything_and_an_address_has_one_c
 
     downgrade(revision="0001")
     assert (count("users"), count("access_tokens"), count("reservations")) == (1, 1, 1)
+
+
+@pytest.mark.usefixtures("app")
+def test_changes_get_their_numbers_by_time_and_an_item_the_number_of_the_last_one_told() -> None:
+    upgrade(revision="0008")
+    insert("work_items", id=7, kind="epic", title="a", description="", status="DONE", priority="LOW", position=1,
+           school_id=1, created_at=NOW, updated_at=NOW)  # fmt: skip
+    for minute, field in ((2, "status"), (1, "status"), (3, "title"), (4, "status")):
+        insert("status_changes", id=f"{minute:032x}", subject_type="work_item", subject_id="7", field=field,
+               at=f"2026-11-22 05:0{minute}:00+00:00")  # fmt: skip
+    insert("work_item_notices", item_id=7, told_until="2026-11-22 05:02:00+00:00", gather_until=NOW)
+    db.session.commit()
+    upgrade(revision="0009")
+    assert db.session.scalars(sa.text("SELECT number FROM status_changes ORDER BY at")).all() == [1, 2, 3, 4]
+    assert db.session.scalar(sa.text("SELECT told_number FROM work_item_notices")) == 2
+    db.session.rollback()
+    downgrade(revision="0008")
+    assert (count("status_changes"), count("work_item_notices")) == (4, 1)

@@ -95,7 +95,7 @@ def on_change(
         to: only changes to one of these values; None takes all.
 
     Raises:
-        HookError: the column keeps no history.
+        HookError: the column keeps no history, or changes by itself (`onupdate`).
     """
     hooks = _watched_column(attribute)
     wanted = None if to is None else frozenset(str(value) for value in to)
@@ -169,6 +169,9 @@ def school_of_row(row: object) -> int | None:
 def _watched_column(attribute: InstrumentedAttribute[Any]) -> list[tuple[frozenset[str] | None, ChangedHook]]:
     if not attribute.property.active_history:
         raise HookError(f"{attribute} needs mapped_column(active_history=True) to be watched")
+    (column,) = attribute.property.columns
+    if column.onupdate is not None or column.server_onupdate is not None:
+        raise HookError(f"{attribute} cannot be watched with onupdate: any update of its row would change it")
     model: Any = attribute.class_
     return _watch(model).changed.setdefault(attribute.key, [])
 

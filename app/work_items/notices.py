@@ -136,8 +136,10 @@ def _note(told: Sequence[Told], *, is_mailed: bool) -> None:
     number = sa.select(_CHANGES.c.number).where(_CHANGES.c.id == sa.bindparam("change_id", type_=_CHANGES.c.id.type))
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(_NOTICES).values(told_number=number.scalar_subquery(), gather_until=database_now(window))
-    names = ("told_number", "told_until", "gather_until") if is_mailed else ("told_number", "told_until")
-    written = {name: statement.excluded[name] for name in names}
+    columns = [WorkItemNotice.told_number, WorkItemNotice.told_until]
+    if is_mailed:
+        columns.append(WorkItemNotice.gather_until)
+    written = {column.key: statement.excluded[column.key] for column in columns}
     rows = [{"item_id": each.item_id, "change_id": each.change_id, "told_until": each.at} for each in sorted(told)]
     session.connection().execute(statement.on_conflict_do_update(index_elements=["item_id"], set_=written), rows)
 

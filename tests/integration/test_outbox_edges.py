@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import declarative_base, mapped_column
 
 from app.columns import new_id, utc_now
 from app.extensions import BelfrySession, db, table_of
@@ -28,6 +29,8 @@ from app.outbox import (
     bulk,
     enqueue,
     enqueue_many,
+    on_change,
+    on_created,
     publisher,
 )
 from app.outbox.changes import Watch, watch_of
@@ -353,6 +356,29 @@ def test_an_invalid_email_address_is_recorded_as_skipped_in_a_form_that_can_be_s
     assert {mail.recipients[0] for mail in mails} == {
         *("x" * 320, "İ" * 320, "a\ufffd@example.org", "a@\ufffd.org"),
     }
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (mapped_column(sa.String), "active_history=True"),
+        (mapped_column(sa.String, active_history=True, onupdate="x"), "onupdate"),
+    ],
+)
+def test_a_column_whose_changes_cannot_be_seen_is_not_watched(column, said):
+    base = declarative_base()
+    model = type(
+        "Model", (base,), {"__tablename__": "m", "id": mapped_column(primary_key=True, type_=sa.Integer), "a": column}
+    )
+    with pytest.raises(HookError, match=said):
+        on_change(model.a)
+
+
+def test_a_model_whose_key_is_longer_than_a_subject_is_not_watched():
+    base = declarative_base()
+    model = type("Model", (base,), {"__tablename__": "m", "id": mapped_column(sa.String(41), primary_key=True)})
+    with pytest.raises(HookError, match="40 characters"):
+        on_created(model)(print)
 
 
 def test_hooks_write_to_the_session_that_is_flushed(app, session):

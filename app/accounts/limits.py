@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from app.accounts import logins, services
 from app.accounts.models import User
+from app.accounts.validation import lookup_email
 from app.limiting import Limit, client_key, forget, refuse_spent, spend
 
 MINUTE, HOUR = 60, 3_600
@@ -29,7 +30,7 @@ CODES = Limit("codes", 50, 15 * MINUTE)
 def authenticate(login: str, password: str) -> User | None:
     """`services.authenticate` for whoever makes this request; from a blocked address nobody comes in, as with a wrong
     password. Raises TooManyRequests."""
-    client, wanted = client_key(), login.strip().lower()
+    client, wanted = client_key(), lookup_email(login)
     refuse_spent(FAILED_LOGINS, client)
     spend(LOGINS, client, wanted)
     user = services.authenticate(login, password, logins.is_admitted())
@@ -48,7 +49,7 @@ def spend_registration(email: str) -> None:
 
 def spend_mail(email: str) -> None:
     """Called with each mail that this request asks for to be sent to an address. Raises TooManyRequests."""
-    mailbox = email.strip().lower()
+    mailbox = lookup_email(email)
     spend(MAILS_ASKED_FOR, client_key(), mailbox)
     spend(MAILS_TO_MAILBOX, mailbox)
 

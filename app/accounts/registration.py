@@ -20,6 +20,7 @@ from app.accounts import codes
 from app.accounts.emails import ALREADY_REGISTERED, CONFIRMATION, PASSWORD_RESET, send_code, send_welcome
 from app.accounts.models import AccountCode, CodePurpose, User
 from app.accounts.services import change_password, check_password, create_user
+from app.accounts.validation import lookup_email
 from app.columns import utc_now
 from app.errors import ConflictError, InvalidInputError
 from app.extensions import db
@@ -138,7 +139,7 @@ def confirm_by_digits(email: str, digits: str) -> User:
     Raises:
         InvalidInputError: they do not work.
     """
-    is_meant = User.email == email.strip().lower(), User.confirmed_at.is_(None)
+    is_meant = User.email == lookup_email(email), User.confirmed_at.is_(None)
     code = codes.try_digits(CodePurpose.CONFIRM, digits, *is_meant)
     user = _confirm(code)
     if user is None:
@@ -168,7 +169,7 @@ def request_confirmation(email: str, asker: User | None = None) -> None:
         asker: who makes the request and has yet to confirm an address; None for anybody else. Who asks for their own
             learns nothing by how long it takes: while the broker is away, that mail is sent from here.
     """
-    if asker is not None and asker.email == email.strip().lower():
+    if asker is not None and asker.email == lookup_email(email):
         mail_id = ask_to_confirm(asker)
         db.session.commit()
         post(mail_id)
@@ -261,6 +262,5 @@ def _is_others(user: User) -> bool:
 
 def _id_of(email: str, condition: sa.ColumnElement[bool]) -> int:
     """The id of the newest user who meets the condition, 0 when there is none."""
-    address = email.strip().lower().replace("\x00", " ")
-    query = sa.select(User.id).where(User.email == address, condition).order_by(User.id.desc()).limit(1)
+    query = sa.select(User.id).where(User.email == lookup_email(email), condition).order_by(User.id.desc()).limit(1)
     return db.session.scalar(query) or 0

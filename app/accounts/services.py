@@ -14,6 +14,7 @@ from app.accounts.models import Role, User, new_uniquifier
 from app.accounts.passwords import hash_password, is_password, needs_rehash
 from app.accounts.tokens import revoke_all
 from app.accounts.validation import (
+    lookup_email,
     valid_email,
     valid_name,
     valid_password,
@@ -213,7 +214,7 @@ def validated(given: dict[str, Any]) -> dict[str, Any]:
 def _candidates(login: str) -> list[User | None]:
     """Who may be meant, best first, None for nobody: one by a username; by an address who has confirmed it, and the
     last one who claims it."""
-    wanted = login.strip().lower().replace("\x00", " ")  # PostgreSQL takes no NUL in text, and no login has a space
+    wanted = lookup_email(login)
     if "@" not in wanted:
         return [_newest(User.username_key == wanted)]
     is_confirmed = User.confirmed_at.is_not(None)

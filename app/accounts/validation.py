@@ -39,6 +39,15 @@ def valid_email(email: str) -> str:
     return checked.normalized.lower()
 
 
+def lookup_email(text: str) -> str:
+    """An address as `valid_email` keeps it, however it was typed. What is not an address, as a username, is stripped
+    and in lower case."""
+    try:
+        return valid_email(text.strip())
+    except ValueError:
+        return text.strip().lower().replace("\x00", " ")  # PostgreSQL takes no NUL in text
+
+
 def valid_password(password: str) -> str:
     """Long enough; what it is made of is the person's own business (NIST SP 800-63B, section 5.1.1.2)."""
     if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_PASSWORD_CHARACTERS:

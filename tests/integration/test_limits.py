@@ -65,6 +65,8 @@ def test_a_mailbox_gets_so_many_mails_and_no_more(client, path):
     def ask(email: str, **options) -> int:
         return client.post(f"/api/v1/auth/{path}", json={"email": email}, **options).status_code
 
+    spellings = ["eve@bücher.example", "eve@xn--bcher-kva.example"] * 3
+    assert [ask(email) for email in spellings] == [202] * 5 + [429]
     assert [ask("ada@example.org") for _ in range(limits.MAILS_ASKED_FOR.times + 1)] == [202] * 5 + [429]
     assert ask("Ada@example.org ") == 429
     assert ask("bob@example.org") == 202

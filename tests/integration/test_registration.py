@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from app.accounts import Role, User, authenticate, prune_unconfirmed
+from app.accounts import Role, User, authenticate, get_user, prune_unconfirmed
 from app.accounts.models import AccountCode
 from app.columns import utc_now
 from app.extensions import db
@@ -269,6 +269,27 @@ def test_of_several_who_claim_an_address_one_gets_it(client, session, smtp, arri
     assert client.post(f"{API}/confirm", json={"email": ADA["email"], "code": first}).status_code == 422
     confirmed = session.scalars(sa.select(User).where(User.confirmed_at.is_not(None))).all()
     assert len(confirmed) == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "typed", ["Ada@xn--bcher-kva.example", "ada@bu\N{COMBINING DIAERESIS}cher.example", "ada@BÜCHER。example"]
+)
+def test_an_address_is_the_same_however_its_domain_is_written(client, session, smtp, arrive, typed):
+    register(client, email=typed)
+    arrive()
+    user = session.scalars(sa.select(User)).one()
+    assert user.email == "ada@bücher.example"
+    assert client.post(f"{API}/resend-confirmation", json={"email": typed}).status_code == 202
+    arrive()
+    body = {"email": typed, "code": code_in(smtp.received[-1])}
+    assert client.post(f"{API}/confirm", json=body).status_code == 200
+    assert client.post(f"{API}/login", json={"username": typed, "password": PASSWORD}).status_code == 200
+    assert client.post("/login", data={"login": typed, "password": PASSWORD}).status_code == 302
+    assert get_user(typed) is user
+    client.post(f"{API}/password-reset", json={"email": typed})
+    arrive()
+    assert mails_to(smtp, "ada@xn--bcher-kva.example")[-1] == "Choose a new password"
 
 
 # ── A forgotten password ─────────────────────────────────────────────────────────────────────────────────────────

@@ -19,9 +19,11 @@ from app.settings.casts import (
     choice,
     database_url,
     delays_in_seconds,
+    domain_name,
     email_address,
     existing_file,
     files_url,
+    host,
     long_text,
     mailbox,
     seconds,
@@ -281,7 +283,7 @@ GROUPS: tuple[Group, ...] = (
         Setting("MAIL_ENABLED", boolean, True, "When false, mails are recorded as suppressed and not sent."),
         Setting(
             "MAIL_SERVER",
-            text("the name of an SMTP server"),
+            host,
             None,
             "The SMTP server; unset in development, mails are caught and read at `/dev/inbox`.",
         ),
@@ -318,9 +320,18 @@ GROUPS: tuple[Group, ...] = (
         ),
         Setting(
             "MAIL_MESSAGE_ID_DOMAIN",
-            text("a domain name"),
+            domain_name,
             Derived(defaults.mail_domain, "the host of PUBLIC_URL"),
             "The right side of each Message-ID; one that is not yours looks like spam.",
+        ),
+        Setting(
+            "MAIL_EHLO_NAME",
+            domain_name,
+            Derived(
+                lambda values, path: None,
+                "the host's own full name; where it has none, the host of PUBLIC_URL or MAIL_MESSAGE_ID_DOMAIN",
+            ),
+            "How this host introduces itself to the SMTP server (EHLO); many servers refuse what is not a public name.",
         ),
         Setting(
             "MAIL_RETRY_DELAYS_SECONDS",
@@ -423,7 +434,7 @@ def _refuse_contradictions(values: Mapping[str, Any]) -> None:
         raise SettingError("MAIL_USE_TLS takes false when MAIL_USE_SSL is true: a connection is secured in one way")
     if defaults.is_production(values) and values["MAIL_ENABLED"] and not values["MAIL_SERVER"]:
         raise SettingError(
-            "MAIL_SERVER takes the name of an SMTP server: it is not set, and production needs it or MAIL_ENABLED=false"
+            f"MAIL_SERVER takes {host.takes}: it is not set, and production needs it or MAIL_ENABLED=false"
         )
 
 

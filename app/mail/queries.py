@@ -12,6 +12,7 @@ from app.columns import as_uuid_text
 from app.extensions import db
 from app.mail.errors import MailNotFoundError
 from app.mail.models import EmailMessage, MailState
+from app.mail.recipients import check_address
 from app.outbox import LIVE, JobRecord
 from app.pagination import Page, page_by_key
 
@@ -78,7 +79,7 @@ def counts_by_state() -> Mapping[str, int]:
 
 def _matches(text: str) -> sa.ColumnElement[bool]:
     found = [
-        _begins_with(EmailMessage.recipient, text.lower()),
+        _begins_with(EmailMessage.recipient, check_address(text).address.lower()),
         _begins_with(EmailMessage.kind, text.lower()),
         _begins_with(EmailMessage.unique_key, text),
         EmailMessage.state.in_(TROUBLED) & EmailMessage.last_error.icontains(text, autoescape=True),

@@ -6,11 +6,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parseaddr
+from email.utils import getaddresses
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
+
+import idna
 
 TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
 FALSE_WORDS = frozenset({"false", "0", "no", "off"})
@@ -36,19 +39,52 @@ def _to_boolean(text: str) -> bool:
     raise ValueError(text)
 
 
-# Looser than what people may register with: root@localhost is a fine address for an operator.
-EMAIL_ADDRESS = re.compile(r"[^@\s<>,;]+@[A-Za-z0-9.:\[\]-]+")
+LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+# A dot-atom (RFC 5322, section 3.2.3) in ASCII: SMTPUTF8, which takes other letters, is not used.
+LOCAL_PART = re.compile(r"(?=.{1,64}$)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+MAX_DOMAIN_CHARACTERS = 253
+
+
+def ascii_domain(text: str) -> str:
+    """A domain as SMTP and DNS take it: internationalised names in Punycode. Raises ValueError."""
+    # Underscores are no IDNA, but names of machines and containers have them.
+    name = text if text.isascii() else idna.encode(text, uts46=True).decode("ascii")
+    if len(name) > MAX_DOMAIN_CHARACTERS or not all(LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(text)
+    return name
+
+
+def _to_host(text: str) -> str:
+    try:
+        return str(ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        return ascii_domain(text.removesuffix("."))
 
 
 def _to_email_address(text: str) -> str:
-    if not EMAIL_ADDRESS.fullmatch(text):
+    # Looser than what people may register with: root@localhost is a fine address for an operator.
+    local, _, domain = text.rpartition("@")
+    if not LOCAL_PART.fullmatch(local):
         raise ValueError(text)
-    return text
+    return f"{local}@{_to_address_literal(domain) if domain.startswith('[') else ascii_domain(domain)}"
+
+
+def _to_address_literal(text: str) -> str:
+    address = ip_address(text.removeprefix("[").removesuffix("]").removeprefix("IPv6:"))
+    return address_literal(str(address))
+
+
+def address_literal(address: str) -> str:
+    """An IP address as SMTP writes it in place of a domain (RFC 5321, section 4.1.3)."""
+    is_ipv6 = isinstance(ip_address(address), IPv6Address)
+    return f"[IPv6:{address}]" if is_ipv6 else f"[{address}]"
 
 
 def _to_mailbox(text: str) -> str:
-    _to_email_address(parseaddr(text)[1])
-    return text
+    ((_, address),) = getaddresses([text])  # two of them are a name that lacks its quotation marks
+    if not text.isprintable():
+        raise ValueError(text)
+    return text.replace(address, _to_email_address(address))
 
 
 def _to_zone_name(text: str) -> str:
@@ -174,8 +210,10 @@ def _to_delays(value: str) -> tuple[int, ...]:
 boolean = Cast("true or false", _to_boolean)
 whole_seconds = Cast("whole seconds, from 1", whole_number(1).convert)
 delays_in_seconds = Cast("whole seconds, separated by commas", _to_delays)
-email_address = Cast("an email address", _to_email_address)
-mailbox = Cast("an email address, with or without a name", _to_mailbox)
+email_address = Cast("an email address (before the @ only ASCII)", _to_email_address)
+mailbox = Cast("an email address (before the @ only ASCII), with or without a name", _to_mailbox)
+domain_name = Cast("a domain name", ascii_domain)
+host = Cast("the name or IP address of a server", _to_host)
 zone_name = Cast("a time zone's name, as Europe/Berlin", _to_zone_name)
 existing_file = Cast("the path of a file that exists", _to_existing_file)
 web_url = Cast("an http:// or https:// address", _to_web_url)

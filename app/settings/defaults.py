@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.settings.casts import broker_url
+from app.settings.casts import ascii_domain, broker_url
 from app.settings.setting import SettingError
 
 SECRET_KEY_CHARACTERS = 32
 # A Unix socket's path is limited to 108 bytes on Linux and 104 elsewhere (sys/un.h); a few are kept in hand.
 SOCKET_PATH_BYTES = 100
+LOCAL_MAIL_DOMAIN = "belfry.localhost"
 
 
 def is_production(values: Mapping[str, Any]) -> bool:
@@ -69,7 +70,10 @@ def embedded_broker_socket(instance_path: Path) -> Path:
 def mail_domain(values: Mapping[str, Any], instance_path: Path) -> str:
     host = urlsplit(values["PUBLIC_URL"]).hostname or ""
     is_name = any(letter.isalpha() for letter in host) and ":" not in host
-    return host if is_name else "belfry.localhost"
+    try:
+        return ascii_domain(host) if is_name else LOCAL_MAIL_DOMAIN
+    except ValueError:
+        return LOCAL_MAIL_DOMAIN
 
 
 def mail_port(values: Mapping[str, Any], instance_path: Path) -> int:

@@ -69,7 +69,15 @@ def test_an_empty_value_means_the_default(tmp_path: Path) -> None:
         ("LOG_LEVEL", "debug", "DEBUG"),
         ("TIMEZONE", "Europe/Berlin", "Europe/Berlin"),
         ("ADMIN_EMAIL", "root@localhost", "root@localhost"),
+        ("ADMIN_EMAIL", "office@[::1]", "office@[IPv6:::1]"),
+        ("ADMIN_EMAIL", "office@bücher.example", "office@xn--bcher-kva.example"),
         ("MAIL_DEFAULT_SENDER", "The desk <desk@example.org>", "The desk <desk@example.org>"),
+        ("MAIL_DEFAULT_SENDER", "Büro <desk@BÜCHER。example>", "Büro <desk@xn--bcher-kva.example>"),
+        ("MAIL_MESSAGE_ID_DOMAIN", "faß.example", "xn--fa-hia.example"),
+        ("MAIL_EHLO_NAME", "bücher.example", "xn--bcher-kva.example"),
+        ("MAIL_SERVER", "mail.bücher.example.", "mail.xn--bcher-kva.example"),
+        ("MAIL_SERVER", "mail_server", "mail_server"),
+        ("MAIL_SERVER", "[2001:db8::1]", "2001:db8::1"),
         ("PUBLIC_URL", "https://desk.example.org/", "https://desk.example.org"),
         ("FILES_URL", "s3://bucket/prefix", "s3://bucket/prefix"),
         ("REDIS_URL", "rediss://:secret@broker:6380/1", "rediss://:secret@broker:6380/1"),
@@ -102,7 +110,17 @@ def test_text_becomes_a_value(tmp_path: Path, name: str, text: str, value: objec
         ("TIMEZONE", "../etc/passwd"),
         ("ADMIN_EMAIL", "office"),
         ("ADMIN_EMAIL", "a@b.org, c@d.org"),
+        ("ADMIN_EMAIL", "büro@example.org"),
+        ("ADMIN_EMAIL", "office@a..b"),
         ("MAIL_DEFAULT_SENDER", "Belfry"),
+        ("MAIL_DEFAULT_SENDER", "Büro <büro@example.org>"),
+        ("MAIL_DEFAULT_SENDER", "Belfry, Inc. <desk@example.org>"),
+        ("MAIL_DEFAULT_SENDER", "Belfry\x7f <desk@example.org>"),
+        ("MAIL_DEFAULT_SENDER", "desk@" + "x" * 64 + ".example"),
+        ("MAIL_MESSAGE_ID_DOMAIN", "mail@example.org"),
+        ("MAIL_EHLO_NAME", "not a name"),
+        ("MAIL_SERVER", "smtp..example.org"),
+        ("MAIL_SERVER", "smtp.example.org:587"),
         ("PUBLIC_URL", "desk.example.org"),
         ("PUBLIC_URL", "https://"),
         ("FCM_CREDENTIALS", "/nowhere/at/all.json"),
@@ -209,6 +227,7 @@ def test_mail_takes_its_domain_from_the_public_address(tmp_path: Path) -> None:
     assert config["MAIL_MESSAGE_ID_DOMAIN"] == "desk.example.org"
     assert config["MAIL_DEFAULT_SENDER"] == "Belfry <no-reply@desk.example.org>"
     assert read(tmp_path)["MAIL_MESSAGE_ID_DOMAIN"] == "belfry.localhost"
+    assert read(tmp_path, PUBLIC_URL="https://bücher.example")["MAIL_MESSAGE_ID_DOMAIN"] == "xn--bcher-kva.example"
 
 
 def test_tests_override_settings_and_what_follows_from_them_follows(tmp_path: Path) -> None:

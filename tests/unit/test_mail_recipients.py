@@ -50,3 +50,9 @@ def test_each_person_is_counted_once_whatever_the_case(app: Flask) -> None:
 
 def test_the_digest_of_a_person_does_not_depend_on_the_case(app: Flask) -> None:
     assert check_address("Ada@example.org").digest == check_address("ada@example.org").digest
+
+
+def test_the_desks_address_is_taken_as_the_setting_takes_it(app: Flask) -> None:
+    assert check_address("root@localhost").problem
+    app.config["ADMIN_EMAIL"] = "root@localhost"
+    assert check_address("root@localhost") == ("root@localhost", None)

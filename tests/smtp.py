@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import socket
 import socketserver
 import ssl
@@ -80,6 +81,9 @@ class SmtpServer:
         offers_tls: STARTTLS is offered.
         speaks_tls: TLS from the first byte.
         login: user name and password to insist on.
+        mechanisms: the ways to log in that are offered.
+        admits: how many connections are served at the same time; the others are refused with 421 at `refuses_at`.
+        mails_in_session: how many mails one connection may carry; for more `session_answer` is given at `session_at`.
         delay_seconds: how long each mail takes.
 
     `received` holds the mails that it has taken, `refused` those whose content it has answered with a 5xx.
@@ -88,12 +92,19 @@ class SmtpServer:
     offers_tls: bool = False
     speaks_tls: bool = False
     login: tuple[str, str] | None = None
+    mechanisms: tuple[str, ...] = ("PLAIN",)
+    admits: int | None = None
+    refuses_at: str = "connect"
+    mails_in_session: int | None = None
+    session_at: str = "data"
+    session_answer: str = "452 4.4.5 too many mails in this session"
     delay_seconds: float = 0.0
     faults: list[Fault] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
     refused: list[Received] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     connections: int = 0
+    open_connections: int = 0
 
     def __post_init__(self) -> None:
         self._server: _Server | None = None
@@ -128,11 +139,6 @@ class SmtpServer:
         self._server.cut_all()
         self._server.server_close()
 
-    def cut_connections(self) -> None:
-        """Cuts every connection; new ones are welcome."""
-        assert self._server is not None, "the server is not started"
-        self._server.cut_all()
-
     def fail(self, at: str, do: str, *, recipient: str | None = None, times: int | None = None) -> Fault:
         """Adds a fault; see `Fault`."""
         fault = Fault(at, do, recipient, times)
@@ -158,6 +164,13 @@ class SmtpServer:
             has_come = self._changed.wait_for(lambda: len(self.received) >= mails, timeout_seconds)
         assert has_come, f"{len(self.received)} of {mails} mails came in {timeout_seconds} s"
         return list(self.received)
+
+    def count(self, change: int) -> int:
+        """Counts a connection that begins or ends; how many there are then."""
+        with self._changed:
+            self.connections += max(change, 0)
+            self.open_connections += change
+            return self.open_connections
 
     def fault_for(self, step: str, recipients: tuple[str, ...]) -> Fault | None:
         """The fault that strikes now, counted down."""
@@ -205,7 +218,9 @@ class _Conversation(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         self.owner = self.server.owner
-        self.owner.connections += 1
+        number = self.owner.count(1)
+        self.is_one_too_many = self.owner.admits is not None and number > self.owner.admits
+        self.carried = 0
         self.stream = self.request
         self._forget_mail()
         try:
@@ -242,7 +257,7 @@ class _Conversation(socketserver.BaseRequestHandler):
         if self.owner.offers_tls and not isinstance(self.stream, ssl.SSLSocket):
             offers.append("STARTTLS")
         if self.owner.login:
-            offers.append("AUTH PLAIN")
+            offers.append(f"AUTH {' '.join(self.owner.mechanisms)}")
         lines = [f"250-{offer}" for offer in offers[:-1]] + [f"250 {offers[-1]}"]
         self._step("ehlo", "\r\n".join(lines))
 
@@ -255,10 +270,27 @@ class _Conversation(socketserver.BaseRequestHandler):
         self._open_file()
 
     def do_auth(self, rest: str) -> None:
-        user, password = self.owner.login or ("", "")
-        wanted = base64.b64encode(f"\0{user}\0{password}".encode()).decode()
-        self.is_known = rest == f"PLAIN {wanted}"
+        mechanism, _, first = rest.partition(" ")
+        given, wanted = {"PLAIN": self._plain, "LOGIN": self._login, "CRAM-MD5": self._cram}[mechanism](first)
+        self.is_known = given == wanted
         self._step("auth", "235 welcome" if self.is_known else "535 5.7.8 wrong user name or password")
+
+    def _plain(self, first: str) -> tuple[bytes, bytes]:
+        user, password = self.owner.login or ("", "")
+        return base64.b64decode(first), f"\0{user}\0{password}".encode()
+
+    def _login(self, first: str) -> tuple[bytes, bytes]:
+        user, password = self.owner.login or ("", "")
+        return base64.b64decode(first) + b"\0" + self._ask("Password:"), f"{user}\0{password}".encode()
+
+    def _cram(self, first: str) -> tuple[bytes, bytes]:
+        user, password = self.owner.login or ("", "")
+        digest = hmac.new(password.encode(), b"<1@localhost>", "md5").hexdigest()
+        return self._ask("<1@localhost>"), f"{user} {digest}".encode()
+
+    def _ask(self, question: str) -> bytes:
+        self._say(f"334 {base64.b64encode(question.encode()).decode()}")
+        return base64.b64decode(self.file.readline())
 
     def do_mail(self, rest: str) -> None:
         if self.owner.login and not self.is_known:
@@ -284,6 +316,7 @@ class _Conversation(socketserver.BaseRequestHandler):
                 self.owner.refused.append(mail)
             return self._say(answer)
         self.owner.record(mail)
+        self.carried += 1
         recipients = self.recipients
         self._say(self._strike("accepted", recipients) or "250 2.0.0 taken")
         self._forget_mail()
@@ -312,6 +345,12 @@ class _Conversation(socketserver.BaseRequestHandler):
 
     def _strike(self, step: str, recipients: tuple[str, ...]) -> str | None:
         """The answer of a fault; cuts and hangs itself."""
+        if self.is_one_too_many and step == self.owner.refuses_at:
+            self._say("421 4.7.0 too many connections")
+            raise _Cut
+        limit = self.owner.mails_in_session
+        if limit is not None and self.carried >= limit and step == self.owner.session_at:
+            return self.owner.session_answer
         fault = self.owner.fault_for(step, recipients)
         if fault is None:
             return None
@@ -345,6 +384,7 @@ class _Conversation(socketserver.BaseRequestHandler):
         self.is_known = getattr(self, "is_known", False)
 
     def _close(self) -> None:
+        self.owner.count(-1)
         if hasattr(self, "file"):
             self.file.close()
         self.stream.close()

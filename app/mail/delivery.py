@@ -26,16 +26,18 @@ from app.mail.errors import (
     MailError,
     MailTemplateError,
     PermanentMailError,
+    ServerBusyError,
     ServerUnreachableError,
     SilentServerError,
     UncertainMailError,
+    without_mailbox,
 )
 from app.mail.ledger import Outcome
 from app.mail.message import OutgoingMessage
 from app.mail.models import MailEntry, MailState
 from app.mail.registry import Context, kind_of
 from app.mail.rendering import render
-from app.mail.transport import deliver_message
+from app.mail.transport import deliver_message, is_server_working, lend_connection
 from app.mail.wishes import unwanted
 from app.outbox import JobState
 from app.tenancy import scope_of, seeing
@@ -51,6 +53,8 @@ WAVE_SECONDS = 0.2
 HELD_SECONDS = 2.0
 # A server that falls silent this often in a row is left alone until the next attempt.
 SILENCES = 3
+# How long mails are kept for which the server admits no connection, while it takes those of other processes.
+RELEASE_SECONDS = 10.0
 
 DATABASE_AWAY = (OperationalError, InterfaceError)
 SETTLED = frozenset({MailState.SENT, MailState.SUPPRESSED, MailState.SKIPPED})
@@ -85,6 +89,7 @@ class MailChunk(Protocol):
     @property
     def should_stop(self) -> bool: ...
     def held(self, items: Any) -> set[str]: ...
+    def is_unanswered(self, item: Any) -> bool: ...
     def release(self, item: Any) -> None: ...
     def answer(self, item: Any, result: Any = None) -> None: ...
     def fail(self, item: Any, error: BaseException) -> None: ...
@@ -186,6 +191,15 @@ class Delivery:
     # ── Sending ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _send_all(self, letters: Sequence[_Letter]) -> None:
+        if not letters:
+            return
+        try:
+            with lend_connection(lambda: self.chunk.should_stop):
+                self._send_waves(letters)
+        except ServerUnreachableError as error:
+            self._give_up(letters, error)
+
+    def _send_waves(self, letters: Sequence[_Letter]) -> None:
         remaining, wave, silences = list(letters), FIRST_WAVE, 0
         while remaining:
             began_at = time.monotonic()
@@ -197,13 +211,13 @@ class Delivery:
                 letter, *now = now
                 error = self._send(letter)
                 silences = silences + 1 if isinstance(error, SilentServerError) else 0
-                if isinstance(error, ServerUnreachableError) or (error and silences >= SILENCES):
-                    return self._give_up(now + remaining, error)
+                if error and silences >= SILENCES:
+                    return self._fail_all(now + remaining, error)
             wave = _next_wave(wave, time.monotonic() - began_at)
         return None
 
     def _release(self, letters: Sequence[_Letter]) -> None:
-        # Their process is about to end: another begins them anew.
+        # Another thread or process begins them again.
         for letter in letters:
             self.chunk.release(letter.item)
 
@@ -225,13 +239,20 @@ class Delivery:
         return [letter for letter in letters if letter.item.id in held]
 
     def _send(self, letter: _Letter) -> MailError | None:
-        """Hands one mail over and answers its item; returns the error that another mail might meet too."""
+        """Hands one mail over and answers its item; returns the error that another mail might meet too.
+
+        Raises:
+            ServerUnreachableError: nothing of the mail was handed over, and its item has no answer.
+        """
         assert letter.message is not None, "only rendered mails are sent"
         letter.may_have_left = True
         try:
             receipt = deliver_message(letter.message)
         except UncertainMailError as error:
             self._end_uncertain(letter, error)
+        except ServerUnreachableError:
+            letter.may_have_left = False
+            raise
         except MailError as error:
             self._fail(letter, error)
             return error
@@ -244,7 +265,23 @@ class Delivery:
             self._end(letter, MailState.SENT, f"refused {refused}" if refused else None)
         return None
 
-    def _give_up(self, letters: Sequence[_Letter], error: MailError) -> None:
+    def _give_up(self, letters: Sequence[_Letter], error: ServerUnreachableError) -> None:
+        """Ends what is left of `letters`, for which there is no connection: where others have one, the server works,
+        and no attempt is used."""
+        left = [letter for letter in letters if self.chunk.is_unanswered(letter.item)]
+        if isinstance(error, ServerBusyError) or is_server_working():
+            return self._release_unsent(left, error)
+        if ledger.is_another_sending(self.chunk.session, [letter.entry.id for letter in left]):
+            # Claimed again at once they would come back as fast, and keep those from working who have a connection.
+            _pause(RELEASE_SECONDS, lambda: self.chunk.should_stop)
+            return self._release_unsent(left, error)
+        return self._fail_all(left, error)
+
+    def _release_unsent(self, letters: Sequence[_Letter], error: ServerUnreachableError) -> None:
+        log.warning("mail.released", mails=len(letters), reason=error.message)
+        self._release(letters)
+
+    def _fail_all(self, letters: Sequence[_Letter], error: MailError) -> None:
         # Each would wait as long for the same answer, and hold up the thread for all of them.
         for letter in letters:
             self._fail(letter, error)
@@ -287,6 +324,7 @@ class Delivery:
             return self._outcomes.get(answer.item.id)
         is_uncertain = letter.may_have_left
         state = MailState.UNCERTAIN if is_uncertain else _state_after(answer.state)
+        _log_failure(letter.entry, answer.error, state)
         return Outcome(letter.entry.id, answer.item.id, state, _in_full(answer.error), is_uncertain)
 
 
@@ -369,6 +407,12 @@ def _reading(session: Session) -> Iterator[None]:
         reading_only.reset(token)
 
 
+def _pause(seconds: float, should_stop: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + seconds
+    while time.monotonic() < ends_at and not should_stop():
+        time.sleep(0.1)
+
+
 def _next_wave(wave: int, took_seconds: float) -> int:
     if took_seconds > WAVE_SECONDS:
         return max(FIRST_WAVE, wave // 2)
@@ -381,6 +425,23 @@ def _holds_uncertain() -> bool:
 
 def _state_after(state: JobState) -> MailState:
     return MailState.DEFERRED if state is JobState.RETRYABLE else MailState.FAILED
+
+
+def _log_failure(entry: MailEntry, error: BaseException, state: MailState) -> None:
+    mailbox, _, domain = entry.recipients[0].rpartition("@") if entry.recipients else ("", "", "")
+    # What a template or its context failed over may be personal; a server's answer may repeat the mailbox.
+    answer = {}
+    if isinstance(error, MailError) and not isinstance(error, MailTemplateError):
+        answer["answer"] = without_mailbox(error.message, mailbox)
+    log.warning(
+        "mail.attempt_failed",
+        mail=entry.id,
+        kind=entry.kind,
+        domain=domain,
+        state=state.value,
+        error=type(error).__name__,
+        **answer,
+    )
 
 
 def _in_full(error: BaseException) -> str:

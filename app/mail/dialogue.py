@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from app.mail.errors import (
     MailError,
     PermanentMailError,
+    SessionRefusedError,
     SilentServerError,
     TemporaryMailError,
     UncertainMailError,
@@ -22,6 +23,8 @@ from app.mail.errors import (
 CLOSING = 421
 # Wrong or missing credentials (RFC 4954, section 6): about us and not about this mail, so they may be mended.
 LOGIN_CODES = frozenset({530, 534, 535, 538})
+# Of the mail only its size is known when the sender is named. 452 may be about that (RFC 1870, section 6.1).
+NO_SESSION_CODES = frozenset({CLOSING, 450, 451, 454})
 _LEADING_PERIOD = re.compile(rb"(?m)^\.")
 
 Answer = tuple[int, bytes]
@@ -51,12 +54,14 @@ def begin(host: smtplib.SMTP, sender: str, size_bytes: int) -> None:
     """Names the sender: the first step, before which nothing of this mail is known to the server.
 
     Raises:
+        SessionRefusedError: the server accepts no mail in this session.
         TemporaryMailError, PermanentMailError: the server refused, or is gone.
     """
     options = [f"SIZE={size_bytes}"] if host.has_extn("size") else []
     answer = _ask("the sender", lambda: host.mail(sender, options))
     if answer[0] != 250:
-        raise refusal_error("the sender", *answer)
+        error = refusal_error("the sender", *answer)
+        raise SessionRefusedError(error.detail, error.code) if error.code in NO_SESSION_CODES else error
 
 
 def hand_over(host: smtplib.SMTP, recipients: Sequence[str], content: bytes) -> Receipt:

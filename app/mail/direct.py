@@ -16,7 +16,6 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.extensions import db
 from app.mail.models import EmailMessage, MailState
-from app.mail.transport import smtp_settings
 from app.outbox import publisher
 from app.tenancy import EVERYTHING, seeing
 
@@ -55,8 +54,6 @@ def _send(app: Flask, job_id: str) -> None:
     except Exception:
         log.exception("mail.direct_failed", job_id=job_id)  # the relay or the rescue takes it from here
     finally:
-        with app.app_context():
-            smtp_settings().kept.mine().close()
         _slots.release()
 
 

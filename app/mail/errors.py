@@ -40,6 +40,14 @@ class ServerUnreachableError(TemporaryMailError):
     """No connection ready for mail could be made: the next mail would fare the same."""
 
 
+class SessionRefusedError(ServerUnreachableError):
+    """The server accepts no mail in this session: it refused the sender for now, before anything else was said."""
+
+
+class ServerBusyError(ServerUnreachableError):
+    """Other connections of this process work, and the server admits no more of them."""
+
+
 class SilentServerError(TemporaryMailError):
     """The server said nothing for MAIL_TIMEOUT_SECONDS in the middle of a mail."""
 
@@ -89,3 +97,9 @@ class MailStateError(ConflictError):
 def without_addresses(text: str) -> str:
     """`text` with every mail address hidden: servers like to repeat the recipient, and logs are not the place."""
     return _ADDRESS.sub("…@…", text)
+
+
+def without_mailbox(text: str, mailbox: str) -> str:
+    """`text` with every mail address hidden, and with what stands before the @ of one, where it stands alone."""
+    alone = re.compile(rf"(?<!\w){re.escape(mailbox)}(?!\w)", re.IGNORECASE)
+    return alone.sub("…", without_addresses(text)) if mailbox else without_addresses(text)

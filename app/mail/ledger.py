@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +16,8 @@ from app.mail.models import ENTRY_COLUMNS, EmailMessage, MailEntry, MailState
 from app.outbox import on_cancelled
 
 ERROR_CHARACTERS = 2_000
+# What was marked longer ago may be a dead worker's.
+SENDING_SECONDS = 30
 _LEDGER = table_of(EmailMessage)
 _columns = _LEDGER.c
 _IDS = sa.bindparam("ids", expanding=True)
@@ -91,6 +94,15 @@ def mark_sending(session: Session, ids: Sequence[str]) -> set[str]:
     marked = set(session.connection().execute(_MARK_SENDING, {"ids": ids, "now": utc_now()}).scalars())
     session.commit()
     return marked
+
+
+def is_another_sending(session: Session, ids: Collection[str]) -> bool:
+    """Whether a mail that is not one of `ids` is being handed over now, by whatever process: the server works then."""
+    is_now = _columns.sending_at > utc_now() - timedelta(seconds=SENDING_SECONDS)
+    query = sa.select(_columns.id).where(_columns.state == MailState.SENDING, is_now, _columns.id.not_in(ids)).limit(1)
+    found = session.connection().execute(query).first()
+    session.rollback()
+    return found is not None
 
 
 @on_cancelled("mail.deliver")

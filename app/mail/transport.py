@@ -1,19 +1,21 @@
-"""Connections to the SMTP server: Flask-Mail's, with a timeout, verified certificates, and one kept open per thread."""
+"""Connections to the SMTP server: Flask-Mail's, with a timeout, verified certificates, and shared by the threads."""
 
 from __future__ import annotations
 
+import base64
+import hmac
 import os
 import smtplib
 import socket
 import ssl
-import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from email.utils import parseaddr
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from urllib.parse import urlsplit
 
 import flask_mail
 from flask import Flask, current_app
@@ -23,9 +25,14 @@ from app.mail import dialogue
 from app.mail.dialogue import Receipt
 from app.mail.errors import MailError, ServerUnreachableError, SilentServerError, TemporaryMailError
 from app.mail.message import OutgoingMessage
+from app.mail.pool import SessionPool
+from app.settings.casts import address_literal, public_domain
 
-# A connection that lay idle for longer is asked whether it still stands before a mail is trusted to it.
-IDLE_SECONDS = 5.0
+# Not now, for this session: 432 and 454 after AUTH (RFC 4954, section 6), 454 after STARTTLS (RFC 3207, section 4).
+BUSY_CODES = frozenset({dialogue.CLOSING, 432, 454})
+BUSY_PAUSES_SECONDS = (0.1, 0.3, 0.6)
+# LOGIN asks two questions; who asks without end is not a mail server.
+MAX_CHALLENGES = 5
 # A farewell is a courtesy: nobody waits long for its answer.
 QUIT_SECONDS = 1.0
 INBOX_WAIT_SECONDS = 10.0
@@ -52,7 +59,8 @@ class SmtpSettings(flask_mail._Mail):  # noqa: SLF001 - the class of Flask-Mail'
         self.timeout_seconds: float = config["MAIL_TIMEOUT_SECONDS"]
         self.ca_file: Path | None = config["MAIL_CA_FILE"]
         self.inbox = None if config["APP_ENV"] == "production" else InboxAddress(instance_path / "inbox")
-        self.kept = KeptConnections(self)
+        self._config = config
+        self.pool = SessionPool(lambda: Connection(self))
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
@@ -61,6 +69,19 @@ class SmtpSettings(flask_mail._Mail):  # noqa: SLF001 - the class of Flask-Mail'
         if self.ca_file is not None:
             context.load_verify_locations(self.ca_file)
         return context
+
+    @cached_property
+    def ehlo_name(self) -> str | None:
+        """How this host introduces itself: MAIL_EHLO_NAME, or the first public name that is known; None without one."""
+        if self._config["MAIL_EHLO_NAME"]:
+            return self._config["MAIL_EHLO_NAME"]
+        # smtplib would ask DNS for the host's name at every connection.
+        names = (
+            socket.getfqdn(),
+            urlsplit(self._config["PUBLIC_URL"]).hostname or "",
+            self._config["MAIL_MESSAGE_ID_DOMAIN"],
+        )
+        return next((public for name in names if (public := public_domain(name))), None)
 
     def address(self) -> tuple[str, int]:
         """Host and port of the server, or of the development inbox. Raises ServerUnreachableError."""
@@ -95,17 +116,92 @@ class InboxAddress:
             return None
 
 
+class _Smtp(smtplib.SMTP):
+    """smtplib's client, which logs in with names and passwords in UTF-8 (RFC 4616, section 2) and not in ASCII only."""
+
+    def auth(
+        self, mechanism: str, authobject: Callable[..., str], *, initial_response_ok: bool = True
+    ) -> tuple[int, bytes]:
+        """Speaks one mechanism to its end."""
+        first = authobject() if initial_response_ok else None
+        self._auth_challenge_count = 0 if first is None else 1  # which smtplib's auth_login reads
+        code, answer = self.docmd("AUTH", " ".join([mechanism, *([_encoded(first)] if first is not None else [])]))
+        while code == 334 and self._auth_challenge_count < MAX_CHALLENGES:
+            self._auth_challenge_count += 1
+            code, answer = self.docmd(_encoded(authobject(base64.decodebytes(answer))))
+        if 400 <= code < 500:  # no other mechanism would fare better
+            raise smtplib.SMTPResponseException(code, answer)
+        if code not in (235, 503):
+            raise smtplib.SMTPAuthenticationError(code, answer)
+        return code, answer
+
+    def auth_cram_md5(  # pyright: ignore[reportIncompatibleMethodOverride] - overloads in typeshed
+        self, challenge: bytes | None = None
+    ) -> str | None:
+        """RFC 2195."""
+        if challenge is None:
+            return None
+        return f"{self.user} {hmac.new(self.password.encode(), challenge, 'md5').hexdigest()}"
+
+    def greet(self) -> None:
+        """Introduces this host, by HELO where EHLO is not known."""
+        code, answer = self.ehlo()
+        if not 200 <= code < 300 and code != dialogue.CLOSING:
+            code, answer = self.helo()
+        if not 200 <= code < 300:
+            raise smtplib.SMTPHeloError(code, answer)
+
+
+class _SmtpOverTls(_Smtp, smtplib.SMTP_SSL):  # pyright: ignore[reportIncompatibleMethodOverride] - overloads there
+    """The same over TLS from the first byte."""
+
+
 class Connection(flask_mail.Connection):
-    """A connection that opens when it is needed, is checked when it lay idle, and is replaced when it broke."""
+    """A connection that opens when it is needed and is replaced when it broke or the server ended its session."""
 
     def __init__(self, settings: SmtpSettings) -> None:
         super().__init__(settings)  # pyright: ignore[reportArgumentType]
         self._settings = settings
+        self._carried = 0
         self._used_at = 0.0
         self._process = os.getpid()
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection stands, as far as is known."""
+        is_ours = self._process == os.getpid()  # after a fork two processes would speak over one socket
+        return self.host is not None and self.host.sock is not None and is_ours
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long ago it carried something."""
+        return time.monotonic() - self._used_at
+
+    def open(self, *, is_only_one: bool = True) -> None:
+        """Connects, unless it is open.
+
+        Args:
+            is_only_one: a server that admits no more is asked again after a moment; there are no others to wait for.
+
+        Raises:
+            ServerUnreachableError: no connection can be used.
+        """
+        if self.is_open:
+            return
+        self._abandon()
+        for pause_seconds in (*(BUSY_PAUSES_SECONDS if is_only_one else ()), None):
+            try:
+                self.host = self.configure_host()
+            except ServerUnreachableError as error:
+                if pause_seconds is None or not _is_busy(error):
+                    raise
+                time.sleep(pause_seconds)
+            else:
+                self._process, self._carried, self._used_at = os.getpid(), 0, time.monotonic()
+                return
 
     def configure_host(self) -> smtplib.SMTP:
         """Connects, turns to TLS and logs in, as the settings say. Raises ServerUnreachableError."""
@@ -113,7 +209,8 @@ class Connection(flask_mail.Connection):
         try:
             return self._connected(server, port)
         except (smtplib.SMTPException, OSError, ValueError) as error:
-            raise ServerUnreachableError(f"cannot use {server}:{port}: {_reason(error)}") from error
+            code = error.smtp_code if isinstance(error, smtplib.SMTPResponseException) else None
+            raise ServerUnreachableError(f"cannot use {server}:{port}: {_reason(error)}", code) from error
 
     def send(self, message: flask_mail.Message, envelope_from: str | tuple[str, str] | None = None) -> None:
         """Sends a message of Flask-Mail's; see `deliver`."""
@@ -129,7 +226,7 @@ class Connection(flask_mail.Connection):
         """Hands one mail to the server, whatever MAIL_ENABLED says.
 
         Raises:
-            ServerUnreachableError: no connection could be made.
+            ServerUnreachableError: no session could be had: nothing of the mail but its sender has been said.
             TemporaryMailError, PermanentMailError: it did not leave.
             UncertainMailError: it may have left.
         """
@@ -142,11 +239,11 @@ class Connection(flask_mail.Connection):
         Returns:
             the server's address and its answer.
         """
-        self._drop_when_stale(idle_seconds=0)
-        host = self._open_host()
+        self.open()
+        assert self.host is not None, "it is open"
         server, port = self._settings.address()
         try:
-            code, text = host.noop()
+            code, text = self.host.noop()
         except (smtplib.SMTPException, OSError) as error:
             raise ServerUnreachableError(f"cannot use {server}:{port}: {_reason(error)}") from error
         return f"{server}:{port}: {code} {text.decode(errors='replace')}"
@@ -163,10 +260,25 @@ class Connection(flask_mail.Connection):
         host.close()
 
     def _transmit(self, sender: str, recipients: list[str], content: bytes) -> Receipt:
-        self._drop_when_stale(IDLE_SECONDS)
+        self.open()
         try:
-            host = self._begin(sender, len(content))
-            receipt = dialogue.hand_over(host, recipients, content)
+            return self._hand_over(sender, recipients, content)
+        except SilentServerError:
+            raise
+        except TemporaryMailError as error:
+            # A server may end a session at any time, or take no more mails in it (RFC 5321, section 4.5.3.1.10). What
+            # it refuses in a new one is refused for the mail's own sake.
+            if not self._carried and error.code != dialogue.CLOSING:
+                raise
+        self.close()
+        self.open()
+        return self._hand_over(sender, recipients, content)
+
+    def _hand_over(self, sender: str, recipients: list[str], content: bytes) -> Receipt:
+        assert self.host is not None, "it is open"
+        try:
+            dialogue.begin(self.host, sender, len(content))
+            receipt = dialogue.hand_over(self.host, recipients, content)
         except MailError:
             self._reset()
             raise
@@ -174,38 +286,17 @@ class Connection(flask_mail.Connection):
             # A timeout of the job strikes anywhere: the next mail must not find half a dialogue.
             self._abandon()
             raise
+        self._carried += 1
         self._used_at = time.monotonic()
         return receipt
 
-    def _begin(self, sender: str, size_bytes: int) -> smtplib.SMTP:
-        was_kept = self.host is not None
-        host = self._open_host()
-        try:
-            dialogue.begin(host, sender, size_bytes)
-        except SilentServerError:
-            raise
-        except TemporaryMailError as error:
-            # A server may end a kept connection at any time, and nothing of this mail has been said yet.
-            if not was_kept or (host.sock is not None and error.code != dialogue.CLOSING):
-                raise
-            self._abandon()
-            host = self._open_host()
-            dialogue.begin(host, sender, size_bytes)
-        return host
-
-    def _open_host(self) -> smtplib.SMTP:
-        if self.host is None:
-            self.host = self.configure_host()
-            self._process = os.getpid()
-        return self.host
-
     def _connected(self, server: str, port: int) -> smtplib.SMTP:
         settings = self._settings
-        options: dict[str, Any] = {"local_hostname": _own_name(), "timeout": settings.timeout_seconds}
+        options: dict[str, Any] = {"local_hostname": "", "timeout": settings.timeout_seconds}
         if settings.use_ssl:
-            host = smtplib.SMTP_SSL(server, port, context=settings.tls, **options)
+            host = _SmtpOverTls(server, port, context=settings.tls, **options)
         else:
-            host = smtplib.SMTP(server, port, **options)
+            host = _Smtp(server, port, **options)
         try:
             self._introduce(host)
         except BaseException:
@@ -213,21 +304,15 @@ class Connection(flask_mail.Connection):
             raise
         return host
 
-    def _introduce(self, host: smtplib.SMTP) -> None:
+    def _introduce(self, host: _Smtp) -> None:
         settings = self._settings
+        host.local_hostname = settings.ehlo_name or _own_literal(host)
+        host.greet()
         if settings.use_tls:
             host.starttls(context=settings.tls)
-        host.ehlo_or_helo_if_needed()
+            host.greet()
         if settings.username and settings.password:
             host.login(settings.username, settings.password)
-
-    def _drop_when_stale(self, idle_seconds: float) -> None:
-        if self.host is None:
-            return
-        is_inherited = self._process != os.getpid()  # by a fork: two processes would speak over one socket
-        is_idle = time.monotonic() - self._used_at >= idle_seconds
-        if is_inherited or self.host.sock is None or (is_idle and not _answers(self.host)):
-            self._abandon()
 
     def _reset(self) -> None:
         """After a failure: the dialogue is taken back, or the connection given up when that cannot be."""
@@ -242,34 +327,8 @@ class Connection(flask_mail.Connection):
             host.close()
 
     def __del__(self) -> None:
-        # The thread that kept it has ended.
+        # Its pool was inherited by a fork, or its owner has lost it.
         self._abandon()
-
-
-class KeptConnections:
-    """One connection for each thread that sends mail."""
-
-    def __init__(self, settings: SmtpSettings) -> None:
-        self._settings = settings
-        self._of_thread = threading.local()
-        self._all: WeakSet[Connection] = WeakSet()
-        self._lock = threading.Lock()
-
-    def mine(self) -> Connection:
-        """The connection of this thread; it is closed when the thread ends."""
-        connection: Connection | None = getattr(self._of_thread, "connection", None)
-        if connection is None:
-            connection = self._of_thread.connection = Connection(self._settings)
-            with self._lock:
-                self._all.add(connection)
-        return connection
-
-    def close(self) -> None:
-        """Closes the connections of all threads, none of which may be sending."""
-        with self._lock:
-            connections = list(self._all)
-        for connection in connections:
-            connection.close()
 
 
 class Mail(flask_mail.Mail):
@@ -294,21 +353,26 @@ def smtp_settings() -> SmtpSettings:
     return current_app.extensions["mail"]
 
 
+def lend_connection(should_stop: Callable[[], bool] = lambda: False) -> AbstractContextManager[Connection]:
+    """An open connection of the current application for a block; see `SessionPool.lend`."""
+    return smtp_settings().pool.lend(should_stop)
+
+
 def deliver_message(message: OutgoingMessage) -> Receipt:
-    """Hands one mail to the server over this thread's kept connection; raises as `Connection.deliver` does."""
-    return smtp_settings().kept.mine().deliver(message)
+    """Hands one mail to the server over the connection that this thread was lent, or one for this mail; raises as
+    `Connection.deliver` does."""
+    with lend_connection() as connection:
+        return connection.deliver(message)
+
+
+def is_server_working() -> bool:
+    """Whether another thread of this process is sending over a connection."""
+    return smtp_settings().pool.is_working
 
 
 def close_connections() -> None:
-    """Closes all kept connections of the current application: called when a worker stops."""
-    smtp_settings().kept.close()
-
-
-def _answers(host: smtplib.SMTP) -> bool:
-    try:
-        return host.noop()[0] == 250
-    except (smtplib.SMTPException, OSError):
-        return False
+    """Closes the connections of the current application that are not in use: called when a worker stops."""
+    smtp_settings().pool.close()
 
 
 def _resets(host: smtplib.SMTP) -> bool:
@@ -326,8 +390,14 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-@cache
-def _own_name() -> str:
-    # smtplib would ask DNS for it at every connection.
-    name = socket.getfqdn()
-    return name if "." in name else "[127.0.0.1]"
+def _is_busy(error: ServerUnreachableError) -> bool:
+    return error.code in BUSY_CODES or isinstance(error.__cause__, ConnectionRefusedError)
+
+
+def _own_literal(host: smtplib.SMTP) -> str:
+    assert host.sock is not None, "it is connected"
+    return address_literal(host.sock.getsockname()[0].partition("%")[0])
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode("ascii")

@@ -43,6 +43,10 @@ LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 # A dot-atom (RFC 5322, section 3.2.3) in ASCII: SMTPUTF8, which takes other letters, is not used.
 LOCAL_PART = re.compile(r"(?=.{1,64}$)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 MAX_DOMAIN_CHARACTERS = 253
+# RFC 6761 and 6762, ICANN's `internal`, and what machines without a name are called.
+PRIVATE_DOMAINS = frozenset(
+    {"localhost", "localdomain", "localdomain4", "localdomain6", "local", "internal", "invalid"}
+)
 
 
 def ascii_domain(text: str) -> str:
@@ -52,6 +56,17 @@ def ascii_domain(text: str) -> str:
     if len(name) > MAX_DOMAIN_CHARACTERS or not all(LABEL.fullmatch(label) for label in name.split(".")):
         raise ValueError(text)
     return name
+
+
+def public_domain(text: str) -> str | None:
+    """A name by which a host may be known on the Internet, in ASCII; None where it is not one."""
+    try:
+        name = ascii_domain(text.lower().removesuffix("."))
+    except ValueError:
+        return None
+    labels = name.split(".")
+    is_public = len(labels) > 1 and labels[-1] not in PRIVATE_DOMAINS and not labels[-1].isdecimal()
+    return name if is_public and "_" not in name else None
 
 
 def _to_host(text: str) -> str:

@@ -80,6 +80,10 @@ class Chunk:
         """The items that have neither an answer nor a failure."""
         return list(self._unanswered.values())
 
+    def is_unanswered(self, item: Claim) -> bool:
+        """Whether the item has neither an answer nor a failure."""
+        return item.id in self._unanswered
+
     @property
     def should_stop(self) -> bool:
         """Whether the process is about to end: release what is not begun."""

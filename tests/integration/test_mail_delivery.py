@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import structlog
 from flask import Flask
 from sqlalchemy.orm import Session
 
@@ -23,6 +25,7 @@ from app.mail import (
     delivery,
     get_mail,
     ledger,
+    pool,
     resend,
     send_mail,
     send_mails,
@@ -336,6 +339,148 @@ def test_a_silent_server_does_not_hold_up_a_whole_chunk(app: Flask, session: Ses
     work(app, session)
     assert {state_of(id) for id in ids} == {MailState.DEFERRED}
     assert len([command for command in smtp.commands if command == "DATA"]) == 3
+
+
+# ── A server that takes mails, if not all in one session ─────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("at", "answer"),
+    [
+        ("mail", "452 4.5.3 too many"),
+        ("mail", "421 4.7.0 closing"),
+        ("rcpt", "450 4.7.1 too many"),
+        ("rcpt", "421 4.7.0 closing"),
+        ("data", "451 4.7.1 too many"),
+        ("data", "421 4.7.0 closing"),
+        ("content", "454 4.7.1 too many"),
+        ("content", "421 4.7.0 closing"),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_server_that_takes_few_mails_in_one_session_gets_the_others_in_new_ones(app, session, smtp, at, answer):
+    smtp.mails_in_session, smtp.session_at, smtp.session_answer = 2, at, answer
+    ids = ask(session, *(f"p{number}" for number in range(5)))
+    work(app, session)
+    assert {state_of(id) for id in ids} == {MailState.SENT}
+    assert {job_of(session, id).attempt for id in ids} == {1}
+    assert (len(smtp.received), smtp.connections) == (5, 3)
+
+
+def test_what_a_new_session_refuses_too_uses_an_attempt_of_that_mail_only(app, session, smtp):
+    smtp.fail("rcpt", "450 4.2.0 greylisted", recipient="bob@example.org")
+    ids = ask(session, "ada")
+    work(app, session)
+    ids += ask(session, "bob", "eve")
+    work(app, session)
+    assert [state_of(id) for id in ids] == [MailState.SENT, MailState.DEFERRED, MailState.SENT]
+    assert [command for command in smtp.commands if "bob" in command.lower()] == ["rcpt TO:<bob@example.org>"] * 2
+
+
+@pytest.mark.parametrize(
+    ("step", "answer"),
+    [
+        *((step, "421 4.3.2 later") for step in ("connect", "ehlo", "mail", "rcpt", "data", "content")),
+        ("auth", "454 4.7.0 temporary authentication failure"),
+        ("auth", "432 4.7.12 a password transition is needed"),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_server_that_ends_a_session_is_asked_for_a_new_one_at_once(app, session, smtp, step, answer):
+    if step == "auth":
+        smtp.login = ("desk", "secret")
+        transport.smtp_settings().username, transport.smtp_settings().password = smtp.login
+    smtp.fail(step, answer, times=1)
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    assert (state_of(mail_id), job_of(session, mail_id).attempt) == (MailState.SENT, 1)
+
+
+def released(session: Session, mail_id: str) -> bool:
+    job, mail = job_of(session, mail_id), get_mail(mail_id)
+    return (job.state, job.attempt, mail.state) == (JobState.PENDING, 0, MailState.QUEUED)
+
+
+def test_mails_without_a_connection_are_released_while_other_threads_have_one(app, session, smtp, monkeypatch):
+    monkeypatch.setattr(pool, "WAIT_SECONDS", 0.1)
+    smtp.admits = 1
+    ids = ask(session, "ada", "bob")
+    has_one, is_over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with app.app_context(), transport.lend_connection():
+            has_one.set()
+            is_over.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    has_one.wait(10)
+    work(app, session)
+    assert all(released(session, id) for id in ids)
+    is_over.set()
+    holder.join()
+    work(app, session)
+    assert {state_of(id) for id in ids} == {MailState.SENT}
+    assert {job_of(session, id).attempt for id in ids} == {1}
+
+
+def test_a_connection_that_is_lost_to_other_threads_releases_the_mails_that_are_left(app, session, smtp, monkeypatch):
+    monkeypatch.setattr(delivery, "is_server_working", lambda: True)
+    smtp.mails_in_session = 1
+    ids = ask(session, "ada", "bob", "eve")
+    sends = delivery.deliver_message
+
+    def admit_no_more(message: OutgoingMessage) -> Receipt:
+        receipt = sends(message)
+        smtp.admits = 0
+        return receipt
+
+    monkeypatch.setattr(delivery, "deliver_message", admit_no_more)
+    work(app, session)
+    assert sorted(state_of(id) for id in ids) == [MailState.QUEUED, MailState.QUEUED, MailState.SENT]
+    assert sum(released(session, id) for id in ids) == 2
+
+
+@pytest.mark.parametrize(("sent_seconds_ago", "is_released"), [(1, True), (60, False)])
+def test_mails_without_a_connection_are_released_while_another_process_is_sending(
+    app, session, smtp, monkeypatch, sent_seconds_ago, is_released
+):
+    monkeypatch.setattr(delivery, "RELEASE_SECONDS", 0.0)
+    smtp.admits = 0
+    ada, bob = ask(session, "ada", "bob")
+    session.execute(sa.update(JobRecord).where(JobRecord.id == get_mail(bob).job_id).values(state=JobState.RUNNING))
+    sending = sa.update(EmailMessage).where(EmailMessage.id == bob).values(state=MailState.SENDING)
+    session.execute(sending.values(sending_at=utc_now() - timedelta(seconds=sent_seconds_ago)))
+    session.commit()
+    work(app, session)
+    assert released(session, ada) is is_released
+    assert is_released or state_of(ada) is MailState.DEFERRED
+
+
+def test_a_failed_attempt_is_logged_without_the_mailbox(app, session, smtp):
+    smtp.fail("rcpt", "550 5.1.1 <Ada@example.org>: ada is unknown, adam is known")
+    (mail_id,) = ask(session, "ada")
+    with structlog.testing.capture_logs() as lines:
+        work(app, session)
+    (line,) = [line for line in lines if line["event"] == "mail.attempt_failed"]
+    assert line == {
+        "event": "mail.attempt_failed",
+        "log_level": "warning",
+        "mail": mail_id,
+        "kind": KIND,
+        "domain": "example.org",
+        "state": "failed",
+        "error": "PermanentMailError",
+        "answer": "the server refused the recipient: 550 5.1.1 <…@…>: … is unknown, adam is known",
+    }
+
+
+def test_what_a_template_fails_over_is_not_logged(app, session, smtp):
+    ask(session, "ada", context={"nothing": "of use"})
+    with structlog.testing.capture_logs() as lines:
+        work(app, session)
+    (line,) = [line for line in lines if line["event"] == "mail.attempt_failed"]
+    assert (line["error"], "answer" in line) == ("MailTemplateError", False)
 
 
 # ── Once ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,10 +13,19 @@ import pytest
 from flask import Flask
 
 from app import create_app
-from app.mail import PermanentMailError, ServerUnreachableError, TemporaryMailError, check_connection, close_connections
+from app.mail import (
+    PermanentMailError,
+    ServerUnreachableError,
+    TemporaryMailError,
+    check_connection,
+    close_connections,
+    pool,
+)
 from app.mail import transport as transport_module
+from app.mail.errors import SessionRefusedError
 from app.mail.message import OutgoingMessage
-from app.mail.transport import Connection, deliver_message, smtp_settings
+from app.mail.transport import Connection, deliver_message, lend_connection, smtp_settings
+from tests.servers import wait_until
 from tests.smtp import CERTIFICATE, SmtpServer
 
 MakeApp = Callable[..., Flask]
@@ -169,36 +178,148 @@ def test_flask_mails_own_way_of_sending_works_too(make_app: MakeApp, start: Call
         transport_module.mail.send_message("Hello", recipients=["a@b.org\nBcc: c@d.org"], body="Text")
 
 
-def test_each_thread_keeps_a_connection_that_ends_with_it(make_app: MakeApp, start: Callable[..., SmtpServer]) -> None:
-    server = start()
-    app = make_app(server)
+def in_threads(app: Flask, count: int, do: Callable[[], object]) -> list[Exception]:
+    """Runs a function in several threads at the same time; the errors that it raised."""
+    errors: list[Exception] = []
 
-    def send_two() -> None:
+    def run() -> None:
         with app.app_context():
-            deliver_message(message())
-            deliver_message(message())
+            try:
+                do()
+            except Exception as error:
+                errors.append(error)
 
-    threads = [threading.Thread(target=send_two) for _ in range(3)]
+    threads = [threading.Thread(target=run) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return errors
+
+
+def test_threads_that_send_at_the_same_time_have_connections_of_their_own_which_others_use_later(
+    make_app: MakeApp, start: Callable[..., SmtpServer]
+) -> None:
+    server = start()
+    app = make_app(server)
+    barrier = threading.Barrier(3)
+
+    def send_two() -> None:
+        with lend_connection():
+            barrier.wait()
+            deliver_message(message())
+            deliver_message(message())
+
+    assert in_threads(app, 3, send_two) == []
     assert (len(server.received), server.connections) == (6, 3)
-    assert len(smtp_settings().kept._all) == 0
+    deliver_message(message())
+    assert (len(server.received), server.connections) == (7, 3)
 
 
-def test_an_idle_connection_is_asked_before_it_is_trusted(
+@pytest.mark.parametrize("refuses_at", ["connect", "ehlo", "mail"])
+def test_threads_share_the_connections_that_the_server_admits(
+    make_app: MakeApp, start: Callable[..., SmtpServer], refuses_at: str
+) -> None:
+    server = start(admits=2, refuses_at=refuses_at, delay_seconds=0.01)
+    app = make_app(server)
+
+    def send_five() -> None:
+        for _ in range(5):
+            while True:
+                try:
+                    deliver_message(message())
+                    break
+                except SessionRefusedError:  # a delivery releases its mail then
+                    assert refuses_at == "mail"
+
+    assert in_threads(app, 6, send_five) == []
+    assert len(server.received) == 30
+
+
+def test_all_threads_learn_that_the_server_admits_none(make_app: MakeApp, start: Callable[..., SmtpServer]) -> None:
+    server = start(admits=0)
+    app = make_app(server)
+    errors = in_threads(app, 6, lambda: deliver_message(message()))
+    assert {type(error) for error in errors} == {ServerUnreachableError}
+    assert len(errors) == 6
+    assert all("421 4.7.0 too many connections" in str(error) for error in errors)
+    server.admits = None
+    deliver_message(message())
+
+
+def test_the_number_of_connections_grows_again_when_the_server_admits_more(
     make_app: MakeApp, start: Callable[..., SmtpServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool, "PROBE_SECONDS", 0.05)
+    server = start(admits=1, delay_seconds=0.01)
+    app = make_app(server)
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.is_set():
+            deliver_message(message())
+
+    threads = threading.Thread(target=lambda: errors.extend(in_threads(app, 3, send)))
+    errors: list[Exception] = []
+    threads.start()
+    server.wait_for(5)
+    server.admits = 3
+    wait_until(lambda: server.open_connections == 3)
+    done.set()
+    threads.join()
+    assert errors == []
+
+
+def test_an_idle_connection_is_closed_for_others_to_have_it(
+    make_app: MakeApp, start: Callable[..., SmtpServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 0.05)
     server = start()
     make_app(server)
     deliver_message(message())
-    monkeypatch.setattr(transport_module, "IDLE_SECONDS", 0.0)
+    wait_until(lambda: server.open_connections == 0)
+    assert server.commands[-1].lower() == "quit"
     deliver_message(message())
-    assert "noop" in server.commands
-    server.cut_connections()
+    assert (len(server.received), server.connections) == (2, 2)
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
+@pytest.mark.parametrize("login", [("office", "Schlüssel€9"), ("büro", "plain")])
+def test_names_and_passwords_are_said_in_utf_8(
+    make_app: MakeApp, start: Callable[..., SmtpServer], mechanism: str, login: tuple[str, str]
+) -> None:
+    server = start(login=login, mechanisms=(mechanism,))
+    make_app(server, MAIL_USERNAME=login[0], MAIL_PASSWORD=login[1])
     deliver_message(message())
-    assert (len(server.received), server.connections) == (3, 2)
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "expected"),
+    [
+        ("mx1.example.org", {}, "mx1.example.org"),
+        ("MX1.example.org.", {}, "mx1.example.org"),
+        ("mx1.example.org", {"MAIL_EHLO_NAME": "relay.example.net"}, "relay.example.net"),
+        ("4f1c9a", {"PUBLIC_URL": "https://desk.example.org:8443"}, "desk.example.org"),
+        ("localhost.localdomain", {"PUBLIC_URL": "https://bücher.example"}, "xn--bcher-kva.example"),
+        ("mail_1.example.org", {"PUBLIC_URL": "https://desk.example.org"}, "desk.example.org"),
+        ("ip6-localhost", {"MAIL_MESSAGE_ID_DOMAIN": "example.org"}, "example.org"),
+        ("4f1c9a", {}, "[127.0.0.1]"),
+    ],
+)
+def test_the_host_introduces_itself_by_a_name_that_servers_accept(
+    make_app: MakeApp,
+    start: Callable[..., SmtpServer],
+    monkeypatch: pytest.MonkeyPatch,
+    own: str,
+    settings: dict[str, str],
+    expected: str,
+) -> None:
+    monkeypatch.setattr("socket.getfqdn", lambda: own)
+    server = start()
+    make_app(server, **settings)
+    deliver_message(message())
+    assert server.commands[0] == f"ehlo {expected}"
 
 
 def test_a_forked_process_does_not_speak_over_its_parents_connection(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import binascii
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from email.header import Header
 from email.mime.multipart import MIMEMultipart
 from email.mime.nonmultipart import MIMENonMultipart
@@ -17,19 +18,30 @@ import flask_mail
 from app.columns import utc_now
 from app.mail.errors import PermanentMailError
 
+LINE_CHARACTERS = 78  # RFC 5322, section 2.1.1
+LONGEST_LINE = 998
+# A longer word is encoded, since only encoded words can be divided.
+LONGEST_WORD = 70
+_PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
+_ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
+# Lists of identifiers and URLs: nothing in them is encoded (RFC 5322, section 3.6.4; RFC 2369, section 2).
+_IDENTIFIERS = re.compile(r"(?i)references|in-reply-to|list-.*")
+
 
 class Wire(Compat32):
-    """CRLF, and headers as they are where nothing is to be folded or encoded: the library's way through `Header`, or
-    EmailPolicy's grammar, takes longer than all the rest of a mail."""
-
-    LINE_CHARACTERS = 78  # RFC 5322, section 2.1.1
+    """CRLF, and headers as `OutgoingMessage` has encoded them, folded at their spaces: the library's way through
+    EmailPolicy's grammar takes longer than all the rest of a mail."""
 
     def fold_binary(self, name: str, value: Any) -> bytes:
         """One header on the wire."""
-        line = f"{name}: {value}"
-        if isinstance(value, str) and len(line) <= self.LINE_CHARACTERS and line.isascii():
-            return line.encode("ascii") + b"\r\n"
-        return super().fold_binary(name, value)
+        lines = [f"{name}:"]
+        for word in value.split(" "):
+            if len(lines[-1]) + 1 + len(word) > LINE_CHARACTERS and not lines[-1].endswith(":"):
+                lines.append("")
+            lines[-1] += f" {word}"
+        if any(len(line) > LONGEST_LINE for line in lines):
+            raise PermanentMailError(f"the header {name} has a word that is too long for a line")
+        return "\r\n".join([*lines, ""]).encode("ascii")
 
 
 WIRE = Wire(linesep="\r\n")
@@ -44,10 +56,19 @@ class OutgoingMessage(flask_mail.Message):
         text, html: the two bodies.
         message_id: with its angle brackets.
         sender: an address, with or without a name.
+        extra_headers: by name; identifiers and URLs (References, List-*) are in ASCII.
     """
 
     def __init__(
-        self, *, subject: str, recipients: Sequence[str], text: str, html: str, message_id: str, sender: str
+        self,
+        *,
+        subject: str,
+        recipients: Sequence[str],
+        text: str,
+        html: str,
+        message_id: str,
+        sender: str,
+        extra_headers: Mapping[str, str] | None = None,
     ) -> None:
         # Not super().__init__(): it makes a Message-ID of its own, which asks DNS for this host's name each time.
         self.subject = subject
@@ -57,7 +78,8 @@ class OutgoingMessage(flask_mail.Message):
         self.msgId = message_id
         # What Flask-Mail's methods read and our mails do not have.
         vars(self).update(alts={}, cc=[], bcc=[], attachments=[], mail_options=[], rcpt_options=[])
-        vars(self).update(reply_to=None, date=None, charset=None, extra_headers=None)
+        vars(self).update(reply_to=None, date=None, charset=None)
+        self.extra_headers = dict(extra_headers or {})
         self.html = html
 
     @property
@@ -67,7 +89,8 @@ class OutgoingMessage(flask_mail.Message):
 
     def has_bad_headers(self) -> bool:
         """Whether a header would smuggle in another one. Folded subjects are refused too: nobody here folds."""
-        headers = (self.subject, str(self.sender), self.msgId, *map(str, self.recipients))
+        extra = (self.extra_headers or {}).values()
+        headers = (self.subject, str(self.sender), self.msgId, *map(str, self.recipients), *extra)
         return any(character in header for header in headers for character in "\r\n\0")
 
     def as_bytes(self) -> bytes:
@@ -92,17 +115,51 @@ class OutgoingMessage(flask_mail.Message):
         message.attach(_part(self.html or "", "html"))
         return message
 
-    def _headers(self) -> dict[str, Any]:
-        is_ascii = self.subject.isascii()
+    def _headers(self) -> dict[str, str]:
+        name, address = parseaddr(str(self.sender))
         return {
-            "Subject": self.subject if is_ascii else Header(self.subject, "utf-8", header_name="Subject"),
-            "From": flask_mail.sanitize_address(self.sender),
+            "Subject": _encoded_text("Subject", self.subject),
+            "From": _mailbox("From", name, address),
             "To": ", ".join(map(str, self.recipients)),
             "Date": format_datetime(utc_now()),
             "Message-ID": self.msgId,
             # RFC 3834: keeps holiday notes from answering.
             "Auto-Submitted": "auto-generated",
+            **{name: _extra(name, value) for name, value in (self.extra_headers or {}).items()},
         }
+
+
+def _encoded_text(header: str, text: str) -> str:
+    """What an unstructured header says (RFC 5322, section 3.6.5), in encoded words where it would be read otherwise."""
+    return text if _reads_as_written(text) else _encoded_words(header, text)
+
+
+def _mailbox(header: str, name: str, address: str) -> str:
+    if not name:
+        return address
+    if not _reads_as_written(name):
+        name = _encoded_words(header, name)
+    elif not _ATOMS.fullmatch(name):
+        escaped = name.replace("\\", r"\\").replace('"', r"\"")
+        name = f'"{escaped}"'
+    return f"{name} <{address}>"
+
+
+def _extra(header: str, value: str) -> str:
+    named = re.fullmatch(r"(.*?) *<([^<>]*)>", value) if header.lower() == "list-id" else None
+    if named:
+        return _mailbox(header, named[1], named[2])
+    return value if _IDENTIFIERS.fullmatch(header) else _encoded_text(header, value)
+
+
+def _reads_as_written(text: str) -> bool:
+    # What looks like an encoded word would be decoded.
+    is_plain = text == "" or (_PLAIN.fullmatch(text) is not None and "=?" not in text)
+    return is_plain and all(len(word) <= LONGEST_WORD for word in text.split(" "))
+
+
+def _encoded_words(header: str, text: str) -> str:
+    return " ".join(Header(text, "utf-8", header_name=header).encode().split())
 
 
 def _part(text: str, subtype: str) -> MIMENonMultipart:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from email import message_from_bytes, policy
+from email.header import decode_header, make_header
+from email.utils import parseaddr
 from typing import Any
 
 import pytest
@@ -48,6 +50,53 @@ def test_texts_of_every_script_survive() -> None:
     assert mail["Subject"] == "Grüße — 予約" * 9
     assert mail.get_body(("plain",)).get_content().splitlines() == ["= ünï", ".dot"]
     assert mail.get_body(("html",)).get_content().strip() == "<p>予約</p>"
+
+
+TEXTS = {
+    "long": "word " * 400 + "end",
+    "one long word": "x" * 3_000,
+    "one long word of another script": "予" * 1_000,
+    "what looks like an encoded word": "=?utf-8?q?Hello?= and =?utf-8?q?you?=",
+    "several spaces": " a  b ",
+    "tabs": "a\tb",
+    "quotes": 'Ada "the Countess", of \\ Lovelace (UK) <x>',
+    "letters": "Grüße, 予約 " * 30 + "end",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_headers_are_read_as_they_were_written(text: str) -> None:
+    quoted = text.replace("\\", r"\\").replace('"', r"\"")
+    sender = f'"{quoted}" <no-reply@belfry.example>'
+    content = message(subject=text, sender=sender, extra_headers={"X-Note": text}).as_bytes()
+    lines = content.split(b"\r\n")
+    assert max(map(len, lines)) <= 998
+    assert not any(line.isspace() for line in lines)
+    mail = message_from_bytes(content, policy=policy.default)  # type: ignore[arg-type]
+    assert (mail["Subject"], mail["X-Note"]) == (text, text)
+    # The library's own reader puts spaces between the encoded words of a name, against RFC 2047, section 6.2.
+    raw = message_from_bytes(content, policy=policy.compat32)["From"].replace("\r\n", "")
+    name, address = parseaddr(raw)
+    assert (str(make_header(decode_header(name))), address) == (text, "no-reply@belfry.example")
+
+
+def test_identifiers_are_folded_and_never_encoded() -> None:
+    references = " ".join(f"<{number:036}@belfry.example>" for number in range(200))
+    unsubscribe = f"<https://desk.example.org/{'x' * 500}>, <mailto:leave@example.org>"
+    headers = {"References": references, "List-Unsubscribe": unsubscribe, "List-Id": "Büro, 予約 <desk.example.org>"}
+    content = message(extra_headers=headers).as_bytes()
+    assert max(map(len, content.split(b"\r\n"))) <= 998
+    mail = message_from_bytes(content, policy=policy.compat32)
+    assert mail["References"].replace("\r\n", "") == references
+    assert mail["List-Unsubscribe"].replace("\r\n", "") == unsubscribe
+    assert str(make_header(decode_header(mail["List-Id"]))) == "Büro, 予約 <desk.example.org>"
+
+
+@pytest.mark.parametrize("value", ["<" + "x" * 1_000 + "@belfry.example>", "<ü@belfry.example>"])
+def test_an_identifier_that_no_header_can_hold_is_refused(value: str) -> None:
+    with pytest.raises(PermanentMailError):
+        message(extra_headers={"References": value}).as_bytes()
 
 
 def test_every_line_is_short_ascii_and_ends_in_crlf() -> None:

@@ -271,7 +271,7 @@ class Delivery:
         left = [letter for letter in letters if self.chunk.is_unanswered(letter.item)]
         if isinstance(error, ServerBusyError) or is_server_working():
             return self._release_unsent(left, error)
-        if ledger.is_another_sending(self.chunk.session, [letter.entry.id for letter in left]):
+        if ledger.is_another_sending(self.chunk.session, [letter.entry.id for letter in self._letters.values()]):
             # Claimed again at once they would come back as fast, and keep those from working who have a connection.
             _pause(RELEASE_SECONDS, lambda: self.chunk.should_stop)
             return self._release_unsent(left, error)

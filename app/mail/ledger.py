@@ -97,7 +97,7 @@ def mark_sending(session: Session, ids: Sequence[str]) -> set[str]:
 
 
 def is_another_sending(session: Session, ids: Collection[str]) -> bool:
-    """Whether a mail that is not one of `ids` is being handed over now, by whatever process: the server works then."""
+    """Whether a mail that is not one of `ids`, the caller's, is being handed over now: the server works then."""
     is_now = _columns.sending_at > utc_now() - timedelta(seconds=SENDING_SECONDS)
     query = sa.select(_columns.id).where(_columns.state == MailState.SENDING, is_now, _columns.id.not_in(ids)).limit(1)
     found = session.connection().execute(query).first()

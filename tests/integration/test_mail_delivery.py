@@ -301,7 +301,7 @@ def test_an_entry_that_breaks_its_kinds_function_fails_alone(
             raise KeyError("boom")
         return {entry.id: entry.context for entry in entries}
 
-    monkeypatch.setitem(_kinds, KIND, MailKind(KIND, contexts, dict))
+    monkeypatch.setitem(_kinds, KIND, MailKind(KIND, contexts, dict, "it is a test"))
     (bad,) = ask(session, "bad", context={"boom": True})
     good = ask(session, "ada", "bob", "eve")
     work(app, session)
@@ -315,7 +315,7 @@ def test_a_mail_whose_subject_is_gone_is_skipped(
     def contexts(entries: list[MailEntry]) -> dict[str, Any]:
         return {entry.id: None if entry.recipients == ["gone@example.org"] else entry.context for entry in entries}
 
-    monkeypatch.setitem(_kinds, KIND, MailKind(KIND, contexts, dict))
+    monkeypatch.setitem(_kinds, KIND, MailKind(KIND, contexts, dict, "it is a test"))
     gone, here = ask(session, "gone", "here")
     work(app, session)
     assert (state_of(gone), state_of(here)) == (MailState.SKIPPED, MailState.SENT)

@@ -57,6 +57,11 @@ SILENCES = 3
 RELEASE_SECONDS = 10.0
 
 DATABASE_AWAY = (OperationalError, InterfaceError)
+STATES_AFTER = {
+    JobState.RETRYABLE: MailState.DEFERRED,
+    JobState.FAILED: MailState.FAILED,
+    JobState.CANCELLED: MailState.CANCELLED,
+}
 SETTLED = frozenset({MailState.SENT, MailState.SUPPRESSED, MailState.SKIPPED})
 
 
@@ -323,7 +328,7 @@ class Delivery:
         if answer.error is None:
             return self._outcomes.get(answer.item.id)
         is_uncertain = letter.may_have_left
-        state = MailState.UNCERTAIN if is_uncertain else _state_after(answer.state)
+        state = MailState.UNCERTAIN if is_uncertain else STATES_AFTER[answer.state]
         _log_failure(letter.entry, answer.error, state)
         return Outcome(letter.entry.id, answer.item.id, state, _in_full(answer.error), is_uncertain)
 
@@ -421,10 +426,6 @@ def _next_wave(wave: int, took_seconds: float) -> int:
 
 def _holds_uncertain() -> bool:
     return current_app.config["MAIL_UNCERTAIN"] == "hold"
-
-
-def _state_after(state: JobState) -> MailState:
-    return MailState.DEFERRED if state is JobState.RETRYABLE else MailState.FAILED
 
 
 def _log_failure(entry: MailEntry, error: BaseException, state: MailState) -> None:

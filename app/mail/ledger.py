@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.columns import UtcDateTime, utc_now
-from app.extensions import db, table_of
-from app.mail.models import ENTRY_COLUMNS, EmailMessage, MailEntry, MailState
-from app.outbox import on_cancelled
+from app.extensions import table_of
+from app.mail.models import ENTRY_COLUMNS, UNDER_WAY, EmailMessage, MailEntry, MailState
+from app.outbox import JobRecord, JobState, on_finalized
 
 ERROR_CHARACTERS = 2_000
 # What was marked longer ago may be a dead worker's.
@@ -50,10 +50,13 @@ _WRITE_OTHERS = (
     .values(
         state=sa.bindparam("new_state"),
         last_error=sa.bindparam("error"),
-        uncertain_count=_columns.uncertain_count + sa.bindparam("uncertain", type_=sa.Integer),
+        uncertain_count=_columns.uncertain_count
+        + sa.case((_columns.state == MailState.SENDING, sa.bindparam("uncertain", type_=sa.Integer)), else_=0),
         sent_at=sa.case((sa.bindparam("is_sent", type_=sa.Boolean), _NOW), else_=_columns.sent_at),
     )
 )
+
+_ERROR_OF_JOB = sa.select(JobRecord.error_message).where(JobRecord.id == _columns.job_id).scalar_subquery()
 
 
 @dataclass(frozen=True)
@@ -105,15 +108,27 @@ def is_another_sending(session: Session, ids: Collection[str]) -> bool:
     return found is not None
 
 
-@on_cancelled("mail.deliver")
-def give_up(job_ids: Sequence[str]) -> None:
-    """Called when a person cancels deliveries that wait: their mails stay, unless somebody sends them again."""
+@on_finalized("mail.deliver", JobState.FAILED, JobState.CANCELLED)
+def end_with_jobs(session: Session, job_ids: Sequence[str], state: JobState) -> None:
+    """Ends the mails of deliveries that failed or were cancelled, outside of an attempt too, where nothing else does.
+
+    What was marked as sending may have left.
+    """
+    is_sending, end = _columns.state == MailState.SENDING, MailState.FAILED
+    reason: sa.ColumnElement[str | None] = _ERROR_OF_JOB
+    if state is JobState.CANCELLED:
+        end = MailState.CANCELLED
+        reason = sa.case((is_sending, "its job was cancelled, and it may have left before"), else_=_columns.last_error)
     statement = (
         sa.update(_LEDGER)
-        .where(_columns.job_id.in_(job_ids), _columns.state.in_((MailState.QUEUED, MailState.DEFERRED)))
-        .values({_columns.state: MailState.FAILED, _columns.last_error: "its job was cancelled"})
+        .where(_columns.job_id.in_(job_ids), _columns.state.in_(UNDER_WAY))
+        .values(
+            state=sa.case((is_sending, MailState.UNCERTAIN.value), else_=end.value),
+            uncertain_count=_columns.uncertain_count + sa.case((is_sending, 1), else_=0),
+            last_error=reason,
+        )
     )
-    db.session().connection().execute(statement)
+    session.connection().execute(statement)
 
 
 def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> None:

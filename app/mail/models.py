@@ -33,9 +33,14 @@ class MailState(StrEnum):
     SENT = "sent"  # the server took it
     DEFERRED = "deferred"  # failed, waits for the next attempt
     FAILED = "failed"  # refused for good, or attempts exhausted
+    CANCELLED = "cancelled"  # its job was cancelled before it left
     UNCERTAIN = "uncertain"  # may have left: sent again, or held for a person
     SUPPRESSED = "suppressed"  # MAIL_ENABLED was false
     SKIPPED = "skipped"  # nobody valid to send it to, or its subject is gone
+
+
+# A job is going to change them.
+UNDER_WAY = (MailState.QUEUED, MailState.SENDING, MailState.DEFERRED)
 
 
 class EmailMessage(OfSchoolOrSystem, Base):

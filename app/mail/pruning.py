@@ -8,11 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.columns import utc_now
-from app.mail.models import EmailMessage, MailState
+from app.mail.models import UNDER_WAY, EmailMessage, MailState
 
 BATCH_MAILS = 5_000
 # Still on their way, or waiting for a person.
-KEPT = (MailState.QUEUED, MailState.SENDING, MailState.DEFERRED, MailState.UNCERTAIN)
+KEPT = (*UNDER_WAY, MailState.UNCERTAIN)
 
 
 def prune_mails(session: Session, older_than: timedelta) -> int:

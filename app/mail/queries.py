@@ -11,14 +11,13 @@ from sqlalchemy.orm import InstrumentedAttribute
 from app.columns import as_uuid_text
 from app.extensions import db
 from app.mail.errors import MailNotFoundError
-from app.mail.models import EmailMessage, MailState
+from app.mail.models import UNDER_WAY, EmailMessage, MailState
 from app.mail.recipients import check_address
 from app.outbox import LIVE, JobRecord
 from app.pagination import Page, page_by_key
 
 # States in which `last_error` says something; few rows are in them, so their text can be searched.
-TROUBLED = (MailState.FAILED, MailState.DEFERRED, MailState.UNCERTAIN, MailState.SKIPPED)
-UNDER_WAY = (MailState.QUEUED, MailState.SENDING, MailState.DEFERRED)
+TROUBLED = (MailState.FAILED, MailState.DEFERRED, MailState.CANCELLED, MailState.UNCERTAIN, MailState.SKIPPED)
 LAST_CHARACTER = "\U0010ffff"
 
 

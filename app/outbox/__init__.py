@@ -44,6 +44,7 @@ from app.outbox.errors import (
     OutboxError,
     UnknownJobError,
 )
+from app.outbox.finalizing import announce_finalized, on_finalized
 from app.outbox.locking import unlocked
 from app.outbox.models import (
     JOB_NAME_CHARACTERS,
@@ -71,7 +72,7 @@ from app.outbox.publisher import TIMERS_KEY, Publisher
 from app.outbox.relay import RelayReport, relay, relay_pages
 from app.outbox.specs import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, JobCatalogue, JobSpec, catalogue
 from app.outbox.states import ENDED, LIVE, TIMED, TRANSITIONS, WAITING, JobState, sources_of
-from app.outbox.steering import cancel, on_cancelled, retry
+from app.outbox.steering import cancel, retry
 
 __all__ = [
     "ENDED",
@@ -110,6 +111,7 @@ __all__ = [
     "UnknownJobError",
     "WorkerProcess",
     "acting_as",
+    "announce_finalized",
     "cancel",
     "catalogue",
     "current_origin",
@@ -121,9 +123,9 @@ __all__ = [
     "hold",
     "init_app",
     "insert_ignoring_conflicts",
-    "on_cancelled",
     "on_change",
     "on_created",
+    "on_finalized",
     "prune_records",
     "publisher",
     "record_changes",

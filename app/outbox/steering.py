@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -11,6 +11,7 @@ from app.columns import utc_now
 from app.extensions import db
 from app.outbox.buffer import Published, hold
 from app.outbox.errors import JobStateError
+from app.outbox.finalizing import announce_finalized
 from app.outbox.models import JobRecord
 from app.outbox.states import WAITING, JobState
 
@@ -50,23 +51,6 @@ def retry(ids: Sequence[str]) -> list[str]:
     return [row.id for row in rows]
 
 
-Cancelled = Callable[[Sequence[str]], None]
-_on_cancelled: dict[str, Cancelled] = {}
-
-
-def on_cancelled(name: str) -> Callable[[Cancelled], Cancelled]:
-    """Calls the function with the ids of the jobs of this name that a person cancels before they run.
-
-    It runs in the transaction that cancels them: what the jobs' rows wait for can be told that they come no more.
-    """
-
-    def register(function: Cancelled) -> Cancelled:
-        _on_cancelled[name] = function
-        return function
-
-    return register
-
-
 def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:
     """Cancels jobs: those that wait at once, those that run as soon as their function asks. The caller commits.
 
@@ -88,7 +72,5 @@ def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:
     )
     cancelled = db.session.execute(waiting, execution_options=options).all()
     asked = list(db.session.execute(running, execution_options=options).scalars())
-    for name, function in _on_cancelled.items():
-        if of_name := [row.id for row in cancelled if row.name == name]:
-            function(of_name)
+    announce_finalized(db.session(), [(row.id, row.name) for row in cancelled], JobState.CANCELLED)
     return [row.id for row in cancelled], asked

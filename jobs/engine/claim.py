@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from app.columns import UtcDateTime, database_now, utc_now
 from app.extensions import table_of
 from app.outbox import (
+    ENDED,
     TIMED,
     WAITING,
     AttemptOutcome,
@@ -25,6 +26,7 @@ from app.outbox import (
     JobState,
     Published,
     WorkerProcess,
+    announce_finalized,
     hold,
     sources_of,
     unlocked,
@@ -181,6 +183,8 @@ def complete(session: Session, results: Sequence[tuple[Claim, Any]]) -> set[str]
     others = [{"of": claim_.id, "value": result} for claim_, result in results if repr(result) != repr(first)]
     if told := [other for other in others if other["of"] in completed]:
         connection.execute(_TELL_RESULT, told)
+    finalized = [(claim_.id, claim_.name) for claim_, _ in results if claim_.id in completed]
+    announce_finalized(session, finalized, JobState.COMPLETED)
     return completed
 
 
@@ -276,7 +280,10 @@ def _is_cancel_requested(session: Session, claim_: Claim) -> bool:
 
 def _end(session: Session, claims: Sequence[Claim], values: Mapping[str, Any]) -> set[str]:
     statement = sa.update(_RECORDS).where(_IS_HELD).values(dict(values)).returning(_RECORDS.c.id)
-    return set(session.connection().execute(statement, {"held": _numbers(claims)}).scalars())
+    ended = set(session.connection().execute(statement, {"held": _numbers(claims)}).scalars())
+    if (state := values["state"]) in ENDED:
+        announce_finalized(session, [(claim_.id, claim_.name) for claim_ in claims if claim_.id in ended], state)
+    return ended
 
 
 def _numbers(claims: Iterable[Claim]) -> list[tuple[str, int]]:

@@ -12,7 +12,14 @@ from tests.chaos.book import Fate
 from tests.chaos.facts import Facts, Job, Mail, is_undone
 
 MAILS_AT_AN_END = frozenset(
-    {MailState.SENT, MailState.FAILED, MailState.SKIPPED, MailState.SUPPRESSED, MailState.UNCERTAIN}
+    {
+        MailState.SENT,
+        MailState.FAILED,
+        MailState.CANCELLED,
+        MailState.SKIPPED,
+        MailState.SUPPRESSED,
+        MailState.UNCERTAIN,
+    }
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -35,6 +37,7 @@ from app.mail.delivery import Delivery
 from app.mail.dialogue import Receipt
 from app.mail.ledger import Outcome
 from app.mail.message import OutgoingMessage
+from app.mail.queries import find_mails
 from app.mail.registry import MailKind, _kinds
 from app.outbox import WAITING, JobRecord, JobState, Origin, Subject, acting_as, cancel
 from jobs.engine import claim as claims
@@ -43,6 +46,8 @@ from jobs.engine.chunk import Chunk
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import no_limit
 from jobs.engine.errors import JobTimeoutError
+from jobs.engine.registry import _definitions
+from tests.forks import exit_status, fork
 from tests.smtp import CUT, HANG, Fault, SmtpServer
 
 KIND = "test-message"
@@ -518,24 +523,18 @@ def test_an_uncertain_mail_is_held_for_a_person_when_the_setting_says_so(
     assert len({mail.message["Message-ID"] for mail in smtp.received}) == 1
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
-
-
 def die_after_handing_over(
     app: Flask, session: Session, monkeypatch: pytest.MonkeyPatch, instead_of: str = "_end"
 ) -> None:
     """Runs an attempt that dies between the server's answer and the commit, and lets the rescue find it."""
 
     def die(*arguments: object) -> None:
-        raise Killed
+        os.kill(os.getpid(), signal.SIGKILL)
 
     items = claim_due(session)
     with monkeypatch.context() as patch:
         patch.setattr(Delivery, instead_of, die)
-        with pytest.raises(Killed):
-            execution.run(app, items, no_limit)
-    session.rollback()
+        assert exit_status(fork(lambda: execution.run(app, items, no_limit))) == -signal.SIGKILL
     for item in items:
         claims.interrupt(session, item, "killed")
     session.commit()
@@ -793,12 +792,80 @@ def test_an_answer_with_nul_in_it_fails_its_mail_and_no_other(app, session, smtp
     assert [get_mail(id).state for id in ids] == [MailState.FAILED, MailState.SENT]
 
 
-def test_cancelling_a_delivery_ends_its_mail(app, session, smtp):
+def state_and_count(mail_id: str) -> tuple[MailState, int]:
+    mail = get_mail(mail_id)
+    return mail.state, mail.uncertain_count
+
+
+def test_cancelling_a_delivery_that_waits_cancels_its_mail(app, session, smtp):
     (mail_id,) = ask(session, "ada")
     cancel([get_mail(mail_id).job_id])
     session.commit()
     session.expire_all()
-    mail = get_mail(mail_id)
-    assert (mail.state, mail.last_error) == (MailState.FAILED, "its job was cancelled")
+    assert (state_of(mail_id), get_mail(mail_id).last_error) == (MailState.CANCELLED, None)
+    assert [mail.id for mail in find_mails(state="cancelled").items] == [mail_id]
     assert work(app, session) is None
     assert smtp.received == []
+    resend(mail_id)
+    session.commit()
+    work(app, session)
+    assert state_of(mail_id) is MailState.SENT
+
+
+def test_cancelling_a_delivery_that_runs_cancels_its_mail_when_it_would_be_tried_again(app, session, smtp):
+    smtp.fail("rcpt", "450 later")
+    (mail_id,) = ask(session, "ada")
+    items = claim_due(session)
+    cancel([items[0].id])
+    session.commit()
+    execution.run(app, items, no_limit)
+    session.expire_all()
+    assert (state_of(mail_id), job_of(session, mail_id).state) == (MailState.CANCELLED, JobState.CANCELLED)
+    assert "450" in (get_mail(mail_id).last_error or "")
+
+
+def test_cancelling_a_delivery_whose_worker_died_over_it_leaves_its_mail_uncertain(app, session, smtp, monkeypatch):
+    (mail_id,) = ask(session, "ada")
+    die_after_handing_over(app, session, monkeypatch)
+    cancel([get_mail(mail_id).job_id])
+    session.commit()
+    session.expire_all()
+    assert state_and_count(mail_id) == (MailState.UNCERTAIN, 1)
+
+
+def test_a_poison_pill_leaves_uncertain_what_was_marked_and_fails_what_was_not(app, session, smtp, monkeypatch):
+    app.config["MAX_INTERRUPTIONS"] = 1
+    monkeypatch.setattr(delivery, "FIRST_WAVE", 1)
+    ids = ask(session, "ada", "bob")
+    die_after_handing_over(app, session, monkeypatch)
+    assert sorted(map(state_and_count, ids)) == [(MailState.FAILED, 0), (MailState.UNCERTAIN, 1)]
+    for mail_id in ids:
+        assert get_mail(mail_id).last_error == job_of(session, mail_id).error_message
+        assert "interrupted 1 times in a row" in (get_mail(mail_id).last_error or "")
+
+
+def test_the_last_attempt_counts_a_mail_as_uncertain_once(app, session, smtp):
+    smtp.fail("accepted", CUT)
+    (mail_id,) = ask(session, "ada")
+    session.execute(sa.update(JobRecord).values(max_attempts=1))
+    session.commit()
+    work(app, session)
+    assert job_of(session, mail_id).state is JobState.FAILED
+    assert state_and_count(mail_id) == (MailState.UNCERTAIN, 1)
+
+
+def test_a_delivery_without_a_function_fails_its_mail(app, session, smtp, monkeypatch):
+    (mail_id,) = ask(session, "ada")
+    monkeypatch.delitem(_definitions, "mail.deliver")
+    work(app, session)
+    assert (state_of(mail_id), job_of(session, mail_id).error_type) == (MailState.FAILED, "UnknownJobError")
+
+
+def test_a_delivery_that_fails_before_it_has_looked_at_its_mails_fails_them(app, session, smtp, monkeypatch):
+    def stumble(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(ledger, "load", stumble)
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    assert (state_of(mail_id), get_mail(mail_id).last_error) == (MailState.FAILED, "a bug")

@@ -86,3 +86,40 @@ def test_changes_get_their_numbers_by_time_and_an_item_the_number_of_the_last_on
     db.session.rollback()
     downgrade(revision="0008")
     assert (count("status_changes"), count("work_item_notices")) == (4, 1)
+
+
+@pytest.mark.usefixtures("app")
+def test_mails_whose_jobs_have_ended_without_them_end_too() -> None:
+    upgrade(revision="0009")
+    insert_job("a" * 32, "failed")
+    insert_job("b" * 32, "pending")
+    for number, (state, job_id) in enumerate(
+        [("sending", "a"), ("queued", "a"), ("deferred", "gone"), ("sending", "b"), ("sent", "a"), ("failed", "a")]
+    ):
+        error = "its job was cancelled" if state == "failed" else None
+        insert_mail(number, state, job_id=("c" if job_id == "gone" else job_id) * 32, last_error=error)
+    db.session.commit()
+
+    upgrade(revision="0010")
+    states = ["uncertain", "failed", "failed", "sending", "sent", "cancelled"]
+    query = sa.text("SELECT state FROM email_messages ORDER BY unique_key")
+    assert list(db.session.scalars(query)) == states
+    with pytest.raises(IntegrityError):
+        db.session.execute(sa.text("UPDATE email_messages SET state = 'lost'"))
+    db.session.rollback()
+
+    downgrade(revision="0009")
+    assert list(db.session.scalars(query)) == [*states[:-1], "failed"]
+    db.session.rollback()
+
+
+def insert_job(id: str, state: str) -> None:
+    insert("job_records", id=id, name="mail.deliver", queue="mail", state=state, args="{}", attempt=1, max_attempts=1,
+           claims=1, interruptions=0, timeout_seconds=1, cancel_requested=False, unique_while_waiting=False,
+           created_at=NOW)  # fmt: skip
+
+
+def insert_mail(number: int, state: str, **values: object) -> None:
+    insert("email_messages", id=f"{number}" * 32, unique_key=f"key/{number}", kind="notice", recipients="[]",
+           context="{}", state=state, attempts=1, uncertain_count=0, message_id="<x>", created_at=NOW,
+           **values)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -174,6 +175,33 @@ def _hold_on(session: Session, claim: Claim) -> None:
     while claim.number == 1:
         session.execute(sa.select(1))
         time.sleep(0.05)
+
+
+def _own_signals() -> list[str]:
+    """Those that are blocked here, or have a handler."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    handled = {number for number in numbers if signal.getsignal(number) is not signal.SIG_DFL}
+    return sorted(str(number) for number in handled | signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+@job("test.fork", timeout_seconds=30)
+def fork(session: Session) -> dict[str, Any]:
+    """Ends a child as soon as it is there, and a pool that is busy; tells with which signals these begin."""
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=time.sleep, args=(60,))
+    child.start()
+    child.terminate()
+    child.join()
+    with context.Pool(1) as pool:
+        signals = pool.apply(_own_signals)
+        pool.apply_async(time.sleep, (60,))
+    return {"exit": child.exitcode, "signals": signals}
+
+
+@job("test.heavy_fork", queue="heavy", timeout_seconds=30)
+def heavy_fork(session: Session) -> dict[str, Any]:
+    """The same in a process of its own."""
+    return fork(session)
 
 
 @job("test.poison", queue="default")

@@ -27,6 +27,7 @@ from jobs.engine.claim import Claim
 from jobs.engine.deadlines import alarm
 from jobs.engine.deaths import cause_of_death, follow
 from jobs.engine.errors import JobTimeoutError
+from jobs.engine.forks import reset_signals_in_forks
 from jobs.engine.pool import STOP_SIGNALS
 from jobs.engine.registry import definition
 from jobs.engine.worker import CHECK_SECONDS, POLL_SECONDS, EngineWorker
@@ -181,8 +182,9 @@ class HeavyWorker(EngineWorker):
         follow(parent, signal.SIGKILL)
         os.setpgid(0, 0)
         for number in STOP_SIGNALS:
-            # The parent decides, also when somebody signals all its processes. What the job starts gets the default.
+            # The parent decides, also when somebody signals all its processes.
             signal.signal(number, _leave_to_parent)
+        reset_signals_in_forks()
         self._mirror(execution.run(self._app, [claim], alarm))
         sys.stdout.flush()
         sys.stderr.flush()

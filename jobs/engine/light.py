@@ -21,6 +21,7 @@ from jobs.engine import claim as claims
 from jobs.engine import execution, sizing
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import Deadlines
+from jobs.engine.forks import reset_signals_in_forks
 from jobs.engine.group_commit import Done, GroupCommit
 from jobs.engine.registry import definition
 from jobs.engine.sizing import Pace
@@ -71,6 +72,7 @@ class LightWorker(EngineWorker):
             whether any job was run.
         """
         self._start(logging_level)
+        reset_signals_in_forks()
         keeper = threading.Thread(target=self._keep_alive, name="keeper", daemon=True)
         keeper.start()
         self._commits.start()

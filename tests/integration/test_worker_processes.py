@@ -57,6 +57,14 @@ def test_a_heavy_job_that_sits_in_c_is_stopped_by_its_timeout(session, processes
 
 
 @on_sqlite
+@pytest.mark.parametrize(("name", "options"), [("test.fork", ()), ("test.heavy_fork", ("--heavy",))])
+def test_what_a_job_forks_ends_by_a_signal_as_any_program(session, processes, name, options):
+    id = asked(session, name)
+    assert processes.run("flask", "jobs", "worker", "--burst", *options) == 0
+    assert read(session, id).result == {"exit": -signal.SIGTERM, "signals": []}, processes.output()
+
+
+@on_sqlite
 def test_an_undecodable_copy_at_rq_is_nothing_to_the_heavy_worker(session, processes, broker):
     id = asked(session, "test.heavy_nap", seconds=0)
     broker.hset(f"rq:job:{id}", "data", b"\x80\x04 not json")

@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 
 import structlog
 from flask import Flask, current_app
-from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.extensions import BelfrySession, db, is_database_away, sqlstate
+from app.extensions import db, is_database_away, sqlstate
 from app.outbox import JobState, Origin, UnknownJobError, acting_as
 from app.tenancy import scope_of, seeing
 from jobs.engine import claim as claims
 from jobs.engine.chunk import Chunk
 from jobs.engine.claim import Claim
+from jobs.engine.commits import commits_refused
 from jobs.engine.context import running
-from jobs.engine.errors import ClaimLostError, CommitInJobError, JobTimeoutError, UnansweredError
+from jobs.engine.errors import ClaimLostError, JobTimeoutError, UnansweredError
 from jobs.engine.registry import JobDefinition, definition
 from jobs.engine.results import checked_result
 from jobs.engine.retry import NO_RETRY
@@ -118,7 +118,7 @@ def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLate
     session = db.session()
     with running(item) as job:
         try:
-            with _on_behalf_of([item]), _without_commit(session), limit(item.timeout_seconds):
+            with _on_behalf_of([item]), commits_refused(), limit(item.timeout_seconds):
                 result = checked_result(found.function(session, **item.args))
                 session.flush()  # what the function has left to it is the job's doing too, in its school's scope
             if end_later is not None and not session.in_transaction():
@@ -128,6 +128,7 @@ def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLate
         except ENDS_OF_A_JOB as error:
             cause = job.outage or error
             session.rollback()
+            db.session.rollback()  # another one, when the function has removed its own
             return _end_failed([item], cause, found)
     _log_completed(item)
     return [(item.id, JobState.COMPLETED)]
@@ -265,19 +266,3 @@ def _on_behalf_of(items: Sequence[Claim]) -> Iterator[None]:
     origin = Origin(first.user_id, first.request_id, first.id, school_id)
     with acting_as(origin), seeing(scope_of(school_id)):
         yield
-
-
-@contextmanager
-def _without_commit(session: Session) -> Iterator[None]:
-    session.info["job_runs"] = True
-    try:
-        yield
-    finally:
-        session.info.pop("job_runs", None)
-
-
-@event.listens_for(BelfrySession, "before_commit")
-def _refuse_commit_in_job(session: Session) -> None:
-    # Savepoints come by here too; they are a job's own affair.
-    if session.info.get("job_runs") and not session.in_nested_transaction():
-        raise CommitInJobError("a job function does not commit: the engine commits its changes with its completion")

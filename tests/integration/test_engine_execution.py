@@ -7,16 +7,17 @@ import json
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 import time_machine
+from flask.globals import app_ctx
 from sqlalchemy.orm import Session
 
 from app.columns import new_id, utc_now
-from app.extensions import BelfrySession, db
+from app.extensions import BelfrySession, db, table_of
 from app.outbox import (
     AttemptOutcome,
     JobArgumentError,
@@ -106,14 +107,67 @@ def test_attempts_are_used_up_then_the_job_fails(app, session, broker):
     assert [attempt.number for attempt in attempts(session, id)] == [1, 2, 3]
 
 
-def test_a_job_that_commits_itself_is_refused(session, work):
-    def act(session: Session, ticket_id: int) -> None:
-        session.add(Ticket(title="sneaky"))
-        session.commit()
+def commit_after_remove(session: Session) -> None:
+    db.session.remove()
+    db.session.add(Ticket(title="sneaky"))
+    db.session.commit()
 
-    behaviour["act"] = act
+
+def commit_in_a_nested_context(session: Session) -> None:
+    with app_ctx.app.app_context():
+        db.session.add(Ticket(title="sneaky"))
+        db.session.commit()
+
+
+def commit_in_a_session_of_its_own(session: Session) -> None:
+    session.rollback()
+    with Session(db.engine) as own:
+        own.add(Ticket(title="sneaky"))
+        own.commit()
+
+
+def commit_by_statement(text: str) -> Callable[[Session], None]:
+    def commit(session: Session) -> None:
+        session.execute(INSERT)
+        session.execute(sa.text(text))
+
+    return commit
+
+
+def commit_each_statement(session: Session) -> None:
+    session.rollback()
+    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(INSERT)
+
+
+def commit_and_go_on(session: Session) -> None:
+    session.execute(INSERT)
+    with contextlib.suppress(Exception):
+        session.connection().commit()
+
+
+INSERT = sa.insert(table_of(Ticket)).values(title="sneaky")
+WAYS_TO_COMMIT: dict[str, Callable[[Session], object]] = {
+    "session": lambda session: (session.add(Ticket(title="sneaky")), session.commit()),
+    "after remove": commit_after_remove,
+    "nested context": commit_in_a_nested_context,
+    "own session": commit_in_a_session_of_its_own,
+    "connection": lambda session: (session.execute(INSERT), session.connection().commit()),
+    "transaction": lambda session: (session.execute(INSERT), session.get_transaction().commit()),
+    "COMMIT": commit_by_statement("COMMIT"),
+    "comment and END": commit_by_statement("-- done\n /* really */ end"),
+    "ROLLBACK": commit_by_statement("ROLLBACK"),
+    "two statements": commit_by_statement("SELECT 1; COMMIT"),
+    "AUTOCOMMIT": commit_each_statement,
+    "swallowed": commit_and_go_on,
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_COMMIT)
+def test_a_job_that_commits_itself_is_refused_whichever_way_it_tries(app, session, way):
+    behaviour["act"] = lambda session, ticket_id: WAYS_TO_COMMIT[way](session) and None
     id = asked(session)
-    work()
+    run(app, *claim.claim(session, [id], "w"))
     assert read(session, id).error_type == "CommitInJobError"
     assert session.scalars(sa.select(Ticket.title)).all() == []
 
@@ -122,6 +176,9 @@ def test_a_job_may_use_savepoints(session, work):
     def act(session: Session, ticket_id: int) -> None:
         with session.begin_nested():
             session.add(Ticket(title="inside"))
+        savepoint = session.begin_nested()
+        session.add(Ticket(title="taken back"))
+        savepoint.rollback()
 
     behaviour["act"] = act
     id = asked(session)

@@ -37,6 +37,40 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class StorableText(TypeDecorator[str]):
+    """Text of any origin, as the words of an error: what no database stores in it is replaced, and never an error."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else storable(value)
+
+
+class JsonText(TypeDecorator[Any]):
+    """What is JSON already, for a column of JSON: its text is written as it is. None is NULL."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        return None
+
+
+def storable(text: str) -> str:
+    """`text` without NUL, which PostgreSQL refuses, and without lone surrogates, which have no encoding."""
+    # The method of `str` itself: a subclass may have another.
+    return str.encode(text, "utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def error_text(error: BaseException) -> str:
+    """The message of `error`, whatever its `str()` does: the end of a job is written with it."""
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - an error of a job may raise anything here
+        return f"<{type(error).__name__} cannot be shown>"
+
+
 def text_enum(enum: type[StrEnum], length: int = 20) -> sa.Enum:
     """A column of an enum's values (not names) as text, with a CHECK on both databases."""
     return sa.Enum(
@@ -141,11 +175,6 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 def is_storable(text: str) -> bool:
     """Whether every database takes this text: PostgreSQL refuses NUL and lone surrogates."""
     return _UNSTORABLE.search(text) is None
-
-
-def storable(text: str, characters: int) -> str:
-    """The text as a column of so many characters takes it: shortened, and with marks for what cannot be stored."""
-    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)[:characters]
 
 
 def text_problem(text: object, characters: int) -> str | None:

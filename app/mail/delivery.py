@@ -20,6 +20,7 @@ from flask import current_app
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
+from app.columns import error_text
 from app.extensions import db, reading_only
 from app.mail import ledger
 from app.mail.errors import (
@@ -39,7 +40,7 @@ from app.mail.registry import Context, kind_of
 from app.mail.rendering import render
 from app.mail.transport import deliver_message, is_server_working, lend_connection
 from app.mail.wishes import unwanted
-from app.outbox import JobState
+from app.outbox import JobState, JobTimeoutError
 from app.tenancy import scope_of, seeing
 
 log = structlog.get_logger(__name__)
@@ -56,7 +57,8 @@ SILENCES = 3
 # How long mails are kept for which the server admits no connection, while it takes those of other processes.
 RELEASE_SECONDS = 10.0
 
-DATABASE_AWAY = (OperationalError, InterfaceError)
+# What ends an attempt at all mails of a chunk: the database is away, the time is over, somebody presses Ctrl-C.
+ABOUT_ALL = (OperationalError, InterfaceError, JobTimeoutError, KeyboardInterrupt)
 STATES_AFTER = {
     JobState.RETRYABLE: MailState.DEFERRED,
     JobState.FAILED: MailState.FAILED,
@@ -172,7 +174,7 @@ class Delivery:
                 self._later(self._end, letter, MailState.SKIPPED, "its reader does not want mails of this kind")
         return [letter for letter in letters if letter.entry.id not in refused]
 
-    def _render(self, letter: _Letter, contexts: Mapping[str, Context | Exception | None]) -> bool:
+    def _render(self, letter: _Letter, contexts: Mapping[str, Context | BaseException | None]) -> bool:
         context = contexts.get(letter.entry.id)
         if context is None:
             self._later(self._end, letter, MailState.SKIPPED, "what it is about is gone")
@@ -181,9 +183,9 @@ class Delivery:
             letter.message = message_for(letter.entry, _checked(context, letter.entry.kind))
         except MailError as error:
             self._later(self.chunk.fail, letter.item, error)
-        except DATABASE_AWAY:
+        except ABOUT_ALL:
             raise
-        except Exception as error:  # noqa: BLE001 - a template may load more of a row, and find it gone
+        except BaseException as error:  # noqa: BLE001 - a template may load more of a row, and find it gone
             self.chunk.session.rollback()
             self._later(self.chunk.fail, letter.item, error)
         else:
@@ -261,9 +263,9 @@ class Delivery:
         except MailError as error:
             self._fail(letter, error)
             return error
-        except DATABASE_AWAY:
+        except ABOUT_ALL:
             raise
-        except Exception as error:  # noqa: BLE001 - one mail's trouble, whatever it is, never spoils the chunk
+        except BaseException as error:  # noqa: BLE001 - one mail's trouble, whatever it is, never spoils the chunk
             self.chunk.fail(letter.item, error)
         else:
             refused = "; ".join(map(str, receipt.refusals)) or None
@@ -351,11 +353,11 @@ def message_for(entry: MailEntry, context: Context) -> OutgoingMessage:
     )
 
 
-def _contexts(letters: Sequence[_Letter]) -> dict[str, Context | Exception | None]:
+def _contexts(letters: Sequence[_Letter]) -> dict[str, Context | BaseException | None]:
     alike: dict[tuple[str, int | None], list[MailEntry]] = defaultdict(list)
     for letter in letters:
         alike[letter.entry.kind, letter.entry.school_id].append(letter.entry)
-    contexts: dict[str, Context | Exception | None] = {}
+    contexts: dict[str, Context | BaseException | None] = {}
     for (kind, school_id), entries in alike.items():
         # A mail of a school tells of nothing that is another's.
         with seeing(scope_of(school_id)):
@@ -377,13 +379,13 @@ def _by_kind(entries: Iterable[MailEntry]) -> Mapping[str, list[MailEntry]]:
     return found
 
 
-def _contexts_of_kind(name: str, entries: Sequence[MailEntry]) -> dict[str, Context | Exception | None]:
+def _contexts_of_kind(name: str, entries: Sequence[MailEntry]) -> dict[str, Context | BaseException | None]:
     """The contexts of one kind; an entry that makes its function fail is found by halving, and gets the error."""
     try:
         return dict(kind_of(name).contexts(entries))
-    except DATABASE_AWAY:
+    except ABOUT_ALL:
         raise
-    except Exception as error:  # noqa: BLE001 - a slice's function: whatever it raises is about its mails only
+    except BaseException as error:  # noqa: BLE001 - a slice's function: whatever it raises is about its mails only
         db.session.rollback()
         if len(entries) == 1:
             return {entries[0].id: error}
@@ -391,12 +393,12 @@ def _contexts_of_kind(name: str, entries: Sequence[MailEntry]) -> dict[str, Cont
         return _contexts_of_kind(name, entries[:half]) | _contexts_of_kind(name, entries[half:])
 
 
-def _checked(context: Context | Exception, kind: str) -> Context:
+def _checked(context: Context | BaseException, kind: str) -> Context:
     """The context, unless its kind's function failed over it."""
     if isinstance(context, MailError):
         raise context
-    if isinstance(context, Exception):
-        said = f"{type(context).__name__}: {context}"
+    if isinstance(context, BaseException):
+        said = f"{type(context).__name__}: {error_text(context)}"
         raise MailTemplateError(f"the context of {kind} cannot be had: {said}") from context
     return context
 
@@ -446,4 +448,4 @@ def _log_failure(entry: MailEntry, error: BaseException, state: MailState) -> No
 
 
 def _in_full(error: BaseException) -> str:
-    return error.detail if isinstance(error, MailError) else f"{type(error).__name__}: {error}"
+    return error.detail if isinstance(error, MailError) else f"{type(error).__name__}: {error_text(error)}"

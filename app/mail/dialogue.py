@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from app.columns import storable
 from app.mail.errors import (
     MailError,
     PermanentMailError,
@@ -155,4 +156,4 @@ def _with_final_dot(content: bytes) -> bytes:
 
 
 def _readable(text: bytes) -> str:
-    return " ".join(text.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}").split())
+    return " ".join(storable(text.decode("utf-8", "replace")).split())

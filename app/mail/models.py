@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.columns import UtcDateTime, new_id, text_enum, utc_now
+from app.columns import StorableText, UtcDateTime, new_id, text_enum, utc_now
 from app.extensions import Base
 from app.tenancy import OfSchoolOrSystem
 
@@ -68,7 +68,7 @@ class EmailMessage(OfSchoolOrSystem, Base):
     state: Mapped[MailState] = mapped_column(text_enum(MailState), default=MailState.QUEUED)
     attempts: Mapped[int] = mapped_column(default=0)
     uncertain_count: Mapped[int] = mapped_column(default=0)
-    last_error: Mapped[str | None] = mapped_column(sa.Text)
+    last_error: Mapped[str | None] = mapped_column(StorableText)
     message_id: Mapped[str] = mapped_column(sa.String(300))
 
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

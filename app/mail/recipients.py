@@ -41,7 +41,7 @@ def check_address(address: str | None) -> Recipient:
 
     `.test` addresses are valid outside production only: RFC 6761 keeps them for tests.
     """
-    text = storable((address or "").strip(), ADDRESS_CHARACTERS)
+    text = storable((address or "").strip())[:ADDRESS_CHARACTERS]
     if not text:
         return Recipient("", "no address")
     if text == current_app.config.get("ADMIN_EMAIL"):  # checked at the start, and looser: root@localhost is one

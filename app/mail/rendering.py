@@ -15,6 +15,7 @@ from typing import Any
 from flask import Flask, current_app
 from jinja2 import Environment, StrictUndefined, Template, TemplateError, TemplateNotFound
 
+from app.columns import error_text
 from app.mail.colors import read_colors, resolve_colors
 from app.mail.errors import MailTemplateError
 from app.mail.inlining import inline_css
@@ -67,7 +68,7 @@ class Renderer:
             return Rendered(subject, compiled.text.render(values), compiled.html.render(values))
         except (TemplateError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             # What a template can raise over a context that does not fit it: no other attempt will fare better.
-            raise MailTemplateError(f"{kind} cannot be rendered: {error}") from error
+            raise MailTemplateError(f"{kind} cannot be rendered: {error_text(error)}") from error
 
     def _templates(self, kind: str) -> _Compiled:
         compiled = self._compiled.get(kind)

@@ -39,3 +39,11 @@ class JobStateError(ConflictError):
 
 class HookError(OutboxError):
     """A hook is declared on something that cannot be watched, or a write would have passed it by."""
+
+
+class JobTimeoutError(BaseException):
+    """The attempt took longer than the job's timeout.
+
+    Raised inside the job function, from outside; not an Exception, so that a job's own `except Exception`
+    does not swallow it.
+    """

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.columns import UtcDateTime, database_now, new_id, text_enum, utc_now
+from app.columns import StorableText, UtcDateTime, database_now, new_id, text_enum, utc_now
 from app.extensions import Base
 from app.outbox.origin import (
     ADDRESS_CHARACTERS,
@@ -68,7 +68,7 @@ class JobRecord(OfSchoolOrSystem, Base):
     worker: Mapped[str | None] = mapped_column(sa.String(80))
     result: Mapped[Any | None] = mapped_column(sa.JSON(none_as_null=True))
     error_type: Mapped[str | None] = mapped_column(sa.String(120))
-    error_message: Mapped[str | None] = mapped_column(sa.Text)
+    error_message: Mapped[str | None] = mapped_column(StorableText)
 
     __table_args__ = (
         # One job per key; the key is free again when the job has ended, or has been claimed where that is enough.
@@ -118,8 +118,8 @@ class JobAttempt(Base):
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     error_type: Mapped[str | None] = mapped_column(sa.String(120))
-    error_message: Mapped[str | None] = mapped_column(sa.Text)
-    traceback: Mapped[str | None] = mapped_column(sa.Text)
+    error_message: Mapped[str | None] = mapped_column(StorableText)
+    traceback: Mapped[str | None] = mapped_column(StorableText)
 
 
 class StatusChange(OfSchoolOrSystem, Base):

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 from flask import Flask
 
-from app.outbox import catalogue, publisher
+from app.outbox import JobTimeoutError, catalogue, publisher
 from jobs.engine import schedule
 from jobs.engine.chunk import Answer, Chunk
 from jobs.engine.context import check_cancelled, current_job
 from jobs.engine.eager import direct_runner, eager_runner
 from jobs.engine.entry import ENTRY_POINT
-from jobs.engine.errors import JobCancelledError, JobTimeoutError
+from jobs.engine.errors import JobCancelledError
 from jobs.engine.registry import definitions, job
 from jobs.engine.retry import NO_RETRY, RetryPolicy
 from jobs.engine.schedule import ScheduleEntry

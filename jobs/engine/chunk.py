@@ -10,11 +10,12 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
-from app.outbox import JobState
+from app.outbox import JobState, JobTimeoutError
 from jobs.engine import claim as claims
 from jobs.engine.claim import Claim
-from jobs.engine.results import checked_result
+from jobs.engine.results import result_text
 from jobs.engine.retry import RetryPolicy
+from jobs.engine.transient import is_transient
 
 log = structlog.get_logger(__name__)
 
@@ -36,9 +37,10 @@ class Answer:
 class _Ended:
     item: Claim
     result: Any
+    stored_result: str | None
     error: BaseException | None
-    is_released: bool
-    is_interrupted: bool
+    is_released: bool = False
+    is_interrupted: bool = False
 
     @property
     def is_done(self) -> bool:
@@ -100,51 +102,62 @@ class Chunk:
 
     def answer(self, item: Claim, result: Any = None) -> None:
         """The item is done. Raises JobResultError when `result` is not small JSON."""
-        self._take(item, checked_result(result), None)
+        self._take(_Ended(item, result, result_text(result), None))
 
     def fail(self, item: Claim, error: BaseException) -> None:
         """The item failed; the job's retry policy says what follows."""
-        self._take(item, None, error)
+        self._take(_Ended(item, None, None, error))
 
     def release(self, item: Claim) -> None:
         """The item was not begun: it goes back to the queue and uses up no attempt."""
-        self._take(item, None, None, is_released=True)
+        self._take(_Ended(item, None, None, None, is_released=True))
 
     def interrupt(self, item: Claim, error: BaseException) -> None:
         """The item was disturbed by no fault of its own: it goes back, and the third time in a row it fails."""
-        self._take(item, None, error, is_interrupted=True)
+        self._take(_Ended(item, None, None, error, is_interrupted=True))
 
     def settle(self) -> None:
         """Ends and commits all items answered so far. When it raises, they are kept for the next call."""
-        if not self._waiting:
-            return
+        if self._waiting:
+            self._settle(self._waiting)
+            self._committed_at = time.monotonic()
+
+    def _settle(self, waiting: list[_Ended]) -> None:
+        """Commits the first of those that wait. One whose end cannot be written is found by halving, and fails."""
+        try:
+            self._commit(waiting, self._savers)
+        except (JobTimeoutError, KeyboardInterrupt):
+            raise  # about the function, which is ending them
+        except BaseException as error:
+            if is_transient(error):
+                raise
+            if len(waiting) > 1:
+                half = len(waiting) // 2
+                self._settle(waiting[:half])
+                self._settle(waiting[half:])
+            else:
+                log.exception("chunk.end_not_written", job=waiting[0].item.name, job_id=waiting[0].item.id)
+                self._commit([_Ended(waiting[0].item, None, None, error)], [])
+
+    def _commit(self, waiting: Sequence[_Ended], savers: Sequence[Save]) -> None:
         self.session.rollback()  # ends a transaction that the function has read in, and releases its locks
-        answers = self._end(self._waiting)
-        for save in self._savers:
+        answers = self._end(waiting)
+        for save in savers:
             save(self.session, answers)
         self.session.commit()
-        self._waiting = []
+        self._waiting = self._waiting[len(waiting) :]
         self.ends += [(answer.item.id, answer.state) for answer in answers]
         self.errors += [answer.error for answer in answers if answer.error is not None]
-        self._committed_at = time.monotonic()
 
-    def _take(
-        self,
-        item: Claim,
-        result: Any,
-        error: BaseException | None,
-        *,
-        is_released: bool = False,
-        is_interrupted: bool = False,
-    ) -> None:
-        if self._unanswered.pop(item.id, None) is None:
-            raise ValueError(f"job {item.id} is not in this chunk, or has its answer already")
-        self._waiting.append(_Ended(item, result, error, is_released, is_interrupted))
+    def _take(self, ended: _Ended) -> None:
+        if self._unanswered.pop(ended.item.id, None) is None:
+            raise ValueError(f"job {ended.item.id} is not in this chunk, or has its answer already")
+        self._waiting.append(ended)
         if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
             self.settle()
 
     def _end(self, waiting: Sequence[_Ended]) -> list[Answer]:
-        done = [(ended.item, ended.result) for ended in waiting if ended.is_done]
+        done = [(ended.item, ended.stored_result) for ended in waiting if ended.is_done]
         states: dict[str, JobState] = dict.fromkeys(claims.complete(self.session, done), JobState.COMPLETED)
         for ended in waiting:
             if not ended.is_done and (state := self._end_other(ended)) is not None:

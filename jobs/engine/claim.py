@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.columns import UtcDateTime, database_now, utc_now
+from app.columns import JsonText, UtcDateTime, database_now, error_text, utc_now
 from app.extensions import table_of
 from app.outbox import (
     ENDED,
@@ -24,6 +24,7 @@ from app.outbox import (
     JobAttempt,
     JobRecord,
     JobState,
+    JobTimeoutError,
     Published,
     WorkerProcess,
     announce_finalized,
@@ -31,7 +32,7 @@ from app.outbox import (
     sources_of,
     unlocked,
 )
-from jobs.engine.errors import JobCancelledError, JobTimeoutError, PoisonPillError
+from jobs.engine.errors import JobCancelledError, PoisonPillError
 from jobs.engine.retry import RetryPolicy
 
 MAX_TYPE_CHARACTERS = 120
@@ -86,6 +87,7 @@ _IS_HELD = sa.and_(
 )
 _HELD = sa.select(_RECORDS.c.id).where(_IS_HELD).with_for_update()
 _NOW = sa.bindparam("now", type_=UtcDateTime)
+_RESULT = sa.bindparam("value", type_=JsonText)
 _MAY_RUN = (
     JobRecord.id.in_(sa.bindparam("ids", expanding=True)),
     JobRecord.state.in_(sources_of(JobState.RUNNING)),
@@ -111,7 +113,7 @@ _COMPLETE = (
     .where(_IS_HELD)
     .values(
         state=JobState.COMPLETED,
-        result=sa.bindparam("value"),
+        result=_RESULT,
         error_type=None,
         error_message=None,
         finished_at=_NOW,
@@ -119,7 +121,7 @@ _COMPLETE = (
     )
     .returning(_RECORDS.c.id)
 )
-_TELL_RESULT = sa.update(_RECORDS).where(_RECORDS.c.id == sa.bindparam("of")).values(result=sa.bindparam("value"))
+_TELL_RESULT = sa.update(_RECORDS).where(_RECORDS.c.id == sa.bindparam("of")).values(result=_RESULT)
 
 
 def claim(session: Session, ids: Sequence[str], worker: str, *, with_suspects: bool = True) -> list[Claim]:
@@ -169,8 +171,12 @@ def _suspect_from() -> int:
     return max(1, current_app.config["MAX_INTERRUPTIONS"] - 1)
 
 
-def complete(session: Session, results: Sequence[tuple[Claim, Any]]) -> set[str]:
+def complete(session: Session, results: Sequence[tuple[Claim, str | None]]) -> set[str]:
     """Completes claimed records in the open transaction; the caller commits.
+
+    Args:
+        session: whose transaction.
+        results: the claims, each with the JSON of its result.
 
     Returns:
         the ids that were completed. The others are lost to a later claim: what was done for them must not commit.
@@ -180,7 +186,7 @@ def complete(session: Session, results: Sequence[tuple[Claim, Any]]) -> set[str]
     connection, first = session.connection(), results[0][1]
     values = {"held": _numbers(claim_ for claim_, _ in results), "value": first, "now": utc_now()}
     completed = set(connection.execute(_COMPLETE, values).scalars())
-    others = [{"of": claim_.id, "value": result} for claim_, result in results if repr(result) != repr(first)]
+    others = [{"of": claim_.id, "value": result} for claim_, result in results if result != first]
     if told := [other for other in others if other["of"] in completed]:
         connection.execute(_TELL_RESULT, told)
     finalized = [(claim_.id, claim_.name) for claim_, _ in results if claim_.id in completed]
@@ -301,7 +307,7 @@ def _add_attempt(session: Session, claim_: Claim, outcome: AttemptOutcome, error
         "worker": claim_.worker,
         "host": sa.func.coalesce(host, socket.gethostname()),
         "started_at": claim_.started_at,
-        "traceback": _storable(formatted)[-MAX_TRACEBACK_CHARACTERS:] if formatted else None,
+        "traceback": formatted[-MAX_TRACEBACK_CHARACTERS:] if formatted else None,
         **_error_columns(error),
     }
     session.connection().execute(sa.insert(JobAttempt).values(row))
@@ -310,26 +316,13 @@ def _add_attempt(session: Session, claim_: Claim, outcome: AttemptOutcome, error
 def _error_columns(error: BaseException) -> dict[str, str]:
     return {
         "error_type": type(error).__name__[:MAX_TYPE_CHARACTERS],
-        "error_message": _storable(_said(error))[:MAX_MESSAGE_CHARACTERS],
+        "error_message": error_text(error)[:MAX_MESSAGE_CHARACTERS],
     }
 
 
 def cause_of(error: BaseException) -> str:
     """An error in one phrase: its type, and what lies under it."""
-    return f"{type(error).__name__}: {_said(error.__cause__ or error)}"
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        # The end of a job is written whatever its error does.
-        return f"<{type(error).__name__} cannot be shown>"
-
-
-def _storable(text: str) -> str:
-    """Text that every database takes: no NUL, which PostgreSQL refuses, and no lone surrogates."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+    return f"{type(error).__name__}: {error_text(error.__cause__ or error)}"
 
 
 def _outcome(error: BaseException) -> AttemptOutcome:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from jobs.engine.errors import JobTimeoutError
+from app.outbox import JobTimeoutError
 
 # A job that sits in C code cannot be reached by an exception; past this, only the end of the process stops it.
 STUCK_SECONDS = 10.0

@@ -33,11 +33,3 @@ class PoisonPillError(EngineError):
 
 class ScheduleError(EngineError):
     """An entry of the schedule is wrong."""
-
-
-class JobTimeoutError(BaseException):
-    """The attempt took longer than the job's timeout.
-
-    Raised inside the job function, from outside; not an Exception, so that a job's own `except Exception`
-    does not swallow it.
-    """

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 from flask import Flask, current_app
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.extensions import db, is_database_away, sqlstate
+from app.extensions import db, is_database_away
 from app.outbox import JobState, Origin, UnknownJobError, acting_as
 from app.tenancy import scope_of, seeing
 from jobs.engine import claim as claims
@@ -23,25 +21,24 @@ from jobs.engine.chunk import Chunk
 from jobs.engine.claim import Claim
 from jobs.engine.commits import commits_refused
 from jobs.engine.context import running
-from jobs.engine.errors import ClaimLostError, JobTimeoutError, UnansweredError
+from jobs.engine.errors import ClaimLostError, UnansweredError
 from jobs.engine.registry import JobDefinition, definition
-from jobs.engine.results import checked_result
+from jobs.engine.results import result_text
 from jobs.engine.retry import NO_RETRY
+from jobs.engine.transient import is_transient
 
 log = structlog.get_logger(__name__)
 
 DATABASE_RETRY_SECONDS = 1.0
 # A job that loses the database more often than this may be what kills it: from then on each time is an interruption.
 FORGIVEN_OUTAGES = 10
-# Whatever a function can raise: a job whose end is not written would be given back and run again for ever.
-ENDS_OF_A_JOB = (Exception, JobTimeoutError, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
 
 T = TypeVar("T")
 
 
 Limit = Callable[[float], AbstractContextManager[None]]
 ShouldStop = Callable[[], bool]
-EndLater = Callable[[Claim, Any], None]
+EndLater = Callable[[Claim, str | None], None]
 Ends = list[tuple[str, JobState]]
 
 
@@ -59,7 +56,7 @@ def run(
         items: claims of one name; more than one only for a chunk function.
         limit: takes seconds and gives a context that raises JobTimeoutError in its block after them.
         should_stop: whether the process is about to end; a chunk function may then release what it has not begun.
-        end_later: takes a job that is done and has changed nothing, with its result; the caller hands it to `complete`.
+        end_later: takes a job that is done and has changed nothing, and the JSON of its result, for `complete`.
 
     Returns:
         the ids with the states they went to; claims that were lost and jobs that end later are not among them.
@@ -79,12 +76,12 @@ def run(
     return ends
 
 
-def complete(app: Flask, done: Sequence[tuple[Claim, Any]]) -> Ends:
+def complete(app: Flask, done: Sequence[tuple[Claim, str | None]]) -> Ends:
     """Commits the completion of jobs that have changed nothing.
 
     Args:
         app: the application.
-        done: claims and the results of their functions.
+        done: claims and the results of their functions, as JSON.
 
     Returns:
         the ids with the states they went to; claims that were lost are not among them.
@@ -94,7 +91,7 @@ def complete(app: Flask, done: Sequence[tuple[Claim, Any]]) -> Ends:
         return _complete_all(done)
 
 
-def _complete_all(done: Sequence[tuple[Claim, Any]]) -> Ends:
+def _complete_all(done: Sequence[tuple[Claim, str | None]]) -> Ends:
     def end() -> set[str]:
         completed = claims.complete(db.session(), done)
         db.session.commit()
@@ -102,7 +99,7 @@ def _complete_all(done: Sequence[tuple[Claim, Any]]) -> Ends:
 
     try:
         completed = _until_database_answers(end)
-    except SQLAlchemyError as error:  # a result that this database cannot keep
+    except BaseException as error:
         db.session.rollback()
         if len(done) == 1:
             return _end_failed([done[0][0]], error, definition(done[0][0].name))
@@ -119,13 +116,13 @@ def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLate
     with running(item) as job:
         try:
             with _on_behalf_of([item]), commits_refused(), limit(item.timeout_seconds):
-                result = checked_result(found.function(session, **item.args))
+                result = result_text(found.function(session, **item.args))
                 session.flush()  # what the function has left to it is the job's doing too, in its school's scope
             if end_later is not None and not session.in_transaction():
                 end_later(item, result)
                 return []
             _complete(session, item, result)
-        except ENDS_OF_A_JOB as error:
+        except BaseException as error:
             cause = job.outage or error
             session.rollback()
             db.session.rollback()  # another one, when the function has removed its own
@@ -134,7 +131,7 @@ def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLate
     return [(item.id, JobState.COMPLETED)]
 
 
-def _complete(session: Session, item: Claim, result: Any) -> None:
+def _complete(session: Session, item: Claim, result: str | None) -> None:
     if not claims.complete(session, [(item, result)]):
         raise ClaimLostError(f"claim {item.number} of {item.name} is no longer the latest")
     session.commit()
@@ -147,7 +144,7 @@ def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit, shoul
         try:
             with _on_behalf_of(items), limit(max(item.timeout_seconds for item in items)):
                 found.function(chunk)
-        except ENDS_OF_A_JOB as error:
+        except BaseException as error:
             failure = error
     failure = job.outage or failure
     chunk.session.rollback()
@@ -162,7 +159,7 @@ def _end_chunk(chunk: Chunk, failure: BaseException) -> None:
     for item in chunk.unanswered:
         if _is_forgiven(item, failure):
             chunk.release(item)
-        elif _is_disturbance(failure):
+        elif is_transient(failure):
             chunk.interrupt(item, failure)
         else:
             chunk.fail(item, failure)
@@ -187,7 +184,7 @@ def _end_failed(items: Sequence[Claim], error: BaseException, found: JobDefiniti
     def end_one(item: Claim) -> JobState | None:
         if _is_forgiven(item, error):
             return claims.give_back_one(db.session(), item)
-        if _is_disturbance(error):
+        if is_transient(error):
             return claims.interrupt(db.session(), item, claims.cause_of(error))
         return claims.fail(db.session(), item, error, policy)
 
@@ -209,7 +206,7 @@ def _until_database_answers(record: Callable[[], T]) -> T:
             return record()
         except DBAPIError as error:
             db.session.rollback()
-            if not _is_disturbance(error):
+            if not is_transient(error):
                 raise
             log.warning("database.away", error=type(error.orig).__name__)
             time.sleep(DATABASE_RETRY_SECONDS)
@@ -219,19 +216,6 @@ def _is_forgiven(item: Claim, error: BaseException) -> bool:
     """Whether the database was away or restarting: no fault of the job, which begins again without a count."""
     given_back = item.number - item.attempt - item.interruptions
     return is_database_away(error) and given_back < FORGIVEN_OUTAGES
-
-
-def _is_disturbance(error: BaseException) -> bool:
-    return is_database_away(error) or _is_lock_conflict(error)
-
-
-def _is_lock_conflict(error: BaseException) -> bool:
-    """Whether another transaction was in the way: worth another try, but not for ever, since the job may cause it."""
-    if not isinstance(error, OperationalError):
-        return False
-    if isinstance(error.orig, sqlite3.Error):
-        return "locked" in str(error.orig)
-    return sqlstate(error).startswith("40")
 
 
 def _log_end(item: Claim, error: BaseException, state: JobState | None) -> None:

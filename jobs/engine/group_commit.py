@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 
@@ -12,7 +11,7 @@ from jobs.engine.claim import Claim
 
 log = structlog.get_logger(__name__)
 
-Done = tuple[Claim, Any]
+Done = tuple[Claim, str | None]
 
 
 class GroupCommit:
@@ -33,7 +32,7 @@ class GroupCommit:
         """Starts the thread."""
         self._thread.start()
 
-    def add(self, item: Claim, result: Any) -> None:
+    def add(self, item: Claim, result: str | None) -> None:
         """Has the end of a job written soon."""
         with self._changed:
             self._waiting.append((item, result))

@@ -21,12 +21,12 @@ from sqlalchemy.orm import Session
 
 from app.columns import as_uuid_text
 from app.extensions import db
+from app.outbox import JobTimeoutError
 from jobs.engine import claim as claims
 from jobs.engine import execution
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import alarm
 from jobs.engine.deaths import cause_of_death, follow
-from jobs.engine.errors import JobTimeoutError
 from jobs.engine.forks import reset_signals_in_forks
 from jobs.engine.pool import STOP_SIGNALS
 from jobs.engine.registry import definition

@@ -186,7 +186,7 @@ class LightWorker(EngineWorker):
         began_at, computed_before = time.monotonic(), time.process_time()
         later: list[Claim] = []
 
-        def end_later(item: Claim, result: Any) -> None:
+        def end_later(item: Claim, result: str | None) -> None:
             later.append(item)
             self._commits.add(item, result)
 

@@ -19,16 +19,17 @@ from app.outbox import (
     JobAttempt,
     JobRecord,
     JobState,
+    JobTimeoutError,
     WorkerProcess,
     cancel,
     enqueue,
+    finalizing,
 )
 from jobs.engine import claim, deadlines, execution, heartbeat
 from jobs.engine.deadlines import Deadlines, no_limit
-from jobs.engine.errors import JobTimeoutError
 from jobs.engine.heavy import HeavyWorker
 from jobs.engine.light import LightWorker
-from jobs.engine.retry import RetryPolicy
+from jobs.engine.retry import NO_RETRY, RetryPolicy
 from tests.domain import Ticket, behaviour
 
 
@@ -124,7 +125,11 @@ class RudeError(Exception):
     """An error that cannot even be shown."""
 
     def __str__(self) -> str:
-        raise RuntimeError("no words")
+        raise Panic("no words")
+
+
+class Panic(BaseException):
+    """As pyo3's, which is no Exception."""
 
 
 @pytest.mark.parametrize(
@@ -136,21 +141,124 @@ class RudeError(Exception):
         (ValueError("lone \ud800"), "lone ?"),
         (RudeError(), "<RudeError cannot be shown>"),
         (type("E" * 200, (Exception,), {})("long name"), "long name"),
+        (Panic("index out of bounds"), "index out of bounds"),
+        (GeneratorExit(), ""),
+        (BaseExceptionGroup("two", [KeyboardInterrupt()]), "two (1 sub-exception)"),
     ],
-    ids=["SystemExit", "KeyboardInterrupt", "NUL", "surrogate", "rude", "long name"],
+    ids=["SystemExit", "KeyboardInterrupt", "NUL", "surrogate", "rude", "long name", "panic", "generator", "group"],
 )
-def test_whatever_a_job_raises_its_end_is_written(app, session, error, says):
-    def act(session, ticket_id: int) -> None:
+@pytest.mark.parametrize("name", ["test.act", "test.act_in_chunks"])
+def test_whatever_a_job_raises_its_end_is_written(app, session, name, error, says):
+    def act(*_: object) -> None:
         raise error
 
-    behaviour["act"] = act
-    id = enqueue("test.act")
+    behaviour["act"] = behaviour["chunk"] = act
+    id = enqueue(name, ticket_id=1)
     session.commit()
     (item,) = claim.claim(session, [id], "w")
     execution.run(app, [item], no_limit)
     record = session.get_one(JobRecord, id, populate_existing=True)
     assert record.state in (JobState.RETRYABLE, JobState.FAILED)
-    assert record.error_message == says
+    assert (record.error_type, record.error_message) == (type(error).__name__[:120], says)
+    attempt = session.scalars(sa.select(JobAttempt).where(JobAttempt.job_id == id)).one()
+    assert "raise error" in attempt.traceback
+
+
+class Secret(str):
+    """Text that hides itself."""
+
+    def __repr__(self) -> str:
+        return "'…'"
+
+
+class Shy(dict):
+    """A result that cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise Panic("no words")
+
+
+@pytest.mark.parametrize("name", ["test.act", "test.act_in_chunks"])
+def test_results_that_look_alike_are_kept_each_with_its_job(app, session, work, name):
+    def chunk(chunk) -> None:
+        for item in chunk:
+            chunk.answer(item, result_of(chunk.session, item.args["ticket_id"]))
+
+    def result_of(session, ticket_id: int) -> object:
+        return Secret(f"token of {ticket_id}") if ticket_id % 2 else Shy(n=ticket_id)
+
+    behaviour["act"], behaviour["chunk"] = result_of, chunk
+    ids = [enqueue(name, ticket_id=n) for n in range(20)]
+    session.commit()
+    work()
+    results = [session.get_one(JobRecord, id, populate_existing=True).result for id in ids]
+    assert results == [f"token of {n}" if n % 2 else {"n": n} for n in range(20)]
+
+
+def test_ends_that_cannot_be_written_are_told_apart_from_their_neighbours(app, session, monkeypatch):
+    """Whatever is raised while many ends are committed at once: the job that it is about fails, the others end."""
+    complete = claim.complete
+
+    def stumble(session, results) -> set[str]:
+        if bad in {item.id for item, _ in results}:
+            raise Panic("no room")
+        return complete(session, results)
+
+    monkeypatch.setattr(claim, "complete", stumble)
+    ids = [enqueue("test.act", ticket_id=n) for n in range(7)]
+    session.commit()
+    bad = ids[3]
+    ends = execution.complete(app, [(item, "1") for item in claim.claim(session, ids, "w")])
+    assert dict(ends) == {id: JobState.RETRYABLE if id == bad else JobState.COMPLETED for id in ids}
+    assert session.get_one(JobRecord, bad, populate_existing=True).error_type == "Panic"
+
+
+def test_a_record_whose_chunk_cannot_save_fails_and_no_other(app, session):
+    saved = []
+
+    def save(session, answers) -> None:
+        if any(answer.result == 3 for answer in answers):
+            raise Panic("no room")
+        saved.extend(answer.result for answer in answers)
+
+    def chunk(chunk) -> None:
+        chunk.before_commit(save)
+        for item in chunk:
+            chunk.answer(item, item.args["ticket_id"])
+
+    behaviour["chunk"] = chunk
+    ids = [enqueue("test.act_in_chunks", ticket_id=n) for n in range(7)]
+    session.commit()
+    ends = execution.run(app, claim.claim(session, ids, "w"), no_limit)
+    bad = ids.pop(3)
+    assert dict(ends) == dict.fromkeys(ids, JobState.COMPLETED) | {bad: JobState.RETRYABLE}
+    assert saved == [0, 1, 2, 4, 5, 6]
+    assert session.get_one(JobRecord, bad, populate_existing=True).error_type == "Panic"
+
+
+@pytest.mark.parametrize("state", [JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED])
+def test_who_waits_for_the_end_of_jobs_hears_of_it_in_its_transaction(app, session, monkeypatch, state):
+    heard = []
+
+    def hear(session, ids, final) -> None:
+        found = session.connection().execute(sa.select(JobRecord.state).where(JobRecord.id.in_(ids)))
+        heard.append((ids, final, set(found.scalars())))
+
+    monkeypatch.setitem(finalizing._listeners, ("test.act", state), [hear])
+    ids = [enqueue("test.act", ticket_id=n) for n in range(2)]
+    others = [enqueue("test.greet", ticket_id=1)]
+    session.commit()
+    if state is JobState.CANCELLED:
+        cancel(ids + others)
+    else:
+        items = claim.claim(session, ids + others, "w")
+        if state is JobState.COMPLETED:
+            claim.complete(session, [(item, None) for item in items])
+        else:
+            for item in items:
+                claim.fail(session, item, RuntimeError(), NO_RETRY)
+    calls = [ids] if state is not JobState.FAILED else [[id] for id in ids]
+    assert heard == [(of_call, state, {state}) for of_call in calls]
 
 
 def test_a_job_that_is_in_its_own_way_is_no_endless_outage(app, session):

@@ -421,13 +421,6 @@ def test_foreign_and_unknown_ids_in_a_queue_hold_nobody_up(session, work, broker
     assert read(session, id).state is JobState.COMPLETED
 
 
-def test_a_result_that_is_not_small_json_fails_the_job(session, work):
-    behaviour["act"] = lambda session, ticket_id: object()
-    id = asked(session)
-    work()
-    assert read(session, id).error_type == "JobResultError"
-
-
 def test_one_live_job_per_unique_key(session, work):
     behaviour["act"] = lambda session, ticket_id: None
     first = enqueue("test.act", unique_key="report/1")

@@ -39,13 +39,12 @@ from app.mail.ledger import Outcome
 from app.mail.message import OutgoingMessage
 from app.mail.queries import find_mails
 from app.mail.registry import MailKind, _kinds
-from app.outbox import WAITING, JobRecord, JobState, Origin, Subject, acting_as, cancel
+from app.outbox import WAITING, JobRecord, JobState, JobTimeoutError, Origin, Subject, acting_as, cancel
 from jobs.engine import claim as claims
 from jobs.engine import execution
 from jobs.engine.chunk import Chunk
 from jobs.engine.claim import Claim
 from jobs.engine.deadlines import no_limit
-from jobs.engine.errors import JobTimeoutError
 from jobs.engine.registry import _definitions
 from tests.forks import exit_status, fork
 from tests.smtp import CUT, HANG, Fault, SmtpServer
@@ -869,3 +868,63 @@ def test_a_delivery_that_fails_before_it_has_looked_at_its_mails_fails_them(app,
     (mail_id,) = ask(session, "ada")
     work(app, session)
     assert (state_of(mail_id), get_mail(mail_id).last_error) == (MailState.FAILED, "a bug")
+
+
+class Panic(BaseException):
+    """As pyo3's, which Rust code in a template's filter may raise."""
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+@pytest.mark.parametrize("error", [ValueError, Panic])
+def test_what_a_kinds_function_says_in_its_error_fails_its_mail_and_no_other(
+    app, session, smtp, monkeypatch, error, text
+):
+    def contexts(entries: Any) -> dict[str, Any]:
+        for entry in entries:
+            if "status" in entry.context:
+                raise error(f"there is no status {text}")
+        return {entry.id: entry.context for entry in entries}
+
+    monkeypatch.setitem(_kinds, KIND, MailKind(KIND, contexts, dict, "of a test"))
+    good = ask(session, *(f"p{number}" for number in range(5)))
+    (bad,) = ask(session, "bad", context={"status": text})
+    good += ask(session, *(f"q{number}" for number in range(5)))
+    work(app, session)
+    assert {state_of(id) for id in good} == {MailState.SENT}
+    assert len(smtp.received) == len(good)
+    mail = get_mail(bad)
+    assert (mail.state, job_of(session, bad).error_type) == (MailState.FAILED, "MailTemplateError")
+    assert f"{error.__name__}: there is no status" in (mail.last_error or "")
+
+
+def test_a_mail_whose_end_cannot_be_written_is_uncertain_and_no_other(app, session, smtp, monkeypatch):
+    good = ask(session, *(f"p{number}" for number in range(3)))
+    (bad,) = ask(session, "bad")
+    write = ledger.write_outcomes
+
+    def refuse(session: Session, outcomes: Sequence[Outcome]) -> None:
+        write(session, outcomes)
+        if bad in {outcome.mail_id for outcome in outcomes}:
+            session.execute(sa.text("SELECT no_such_function()"))
+
+    monkeypatch.setattr(ledger, "write_outcomes", refuse)
+    work(app, session)
+    assert {state_of(id) for id in good} == {MailState.SENT}
+    assert (state_of(bad), job_of(session, bad).state) == (MailState.UNCERTAIN, JobState.FAILED)
+    assert len(smtp.received) == 4
+
+
+def test_a_greeting_with_nul_in_it_defers_all_mails(app, session, smtp):
+    smtp.fail("connect", "554 5.3.2 no\0service")
+    ids = ask(session, "ada", "bob")
+    work(app, session)
+    assert {(state_of(id), job_of(session, id).state) for id in ids} == {(MailState.DEFERRED, JobState.RETRYABLE)}
+    assert "no\N{REPLACEMENT CHARACTER}service" in (get_mail(ids[0]).last_error or "")
+
+
+def test_an_address_that_cannot_be_stored_is_skipped_and_no_other(app, session, smtp):
+    bad, good = send_mails(
+        KIND, [MailRequest(["a\0\ud800@example.org"], "bad"), MailRequest(["b@example.org"], "good")]
+    )
+    session.commit()
+    assert (state_of(bad), state_of(good)) == (MailState.SKIPPED, MailState.QUEUED)

@@ -768,19 +768,28 @@ def test_a_process_that_is_about_to_end_gives_back_what_it_has_not_handed_over(a
     assert [get_mail(id).uncertain_count for id in ids] == [0, 0, 0]
 
 
-def test_an_unexpected_error_over_one_mail_fails_that_mail_only(app, session, smtp, monkeypatch):
+class Panic(BaseException):
+    """As pyo3's, which Rust code in a template's filter may raise."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, Panic])
+@pytest.mark.parametrize(
+    ("step", "state"), [("message_for", MailState.FAILED), ("deliver_message", MailState.UNCERTAIN)]
+)
+def test_an_unexpected_error_over_one_mail_fails_that_mail_only(app, session, smtp, monkeypatch, step, state, error):
     ids = ask(session, "ada", "bob")
-    sends = delivery.deliver_message
+    goes_on = getattr(delivery, step)
 
-    def stumble(message: OutgoingMessage) -> Receipt:
-        if "ada@example.org" in message.recipients:
-            raise RuntimeError("a bug")
-        return sends(message)
+    def stumble(subject: MailEntry | OutgoingMessage, *arguments: Any) -> Any:
+        if "ada@example.org" in subject.recipients:
+            raise error("a bug")
+        return goes_on(subject, *arguments)
 
-    monkeypatch.setattr(delivery, "deliver_message", stumble)
+    monkeypatch.setattr(delivery, step, stumble)
     work(app, session)
     session.expire_all()
-    assert [get_mail(id).state for id in ids] == [MailState.UNCERTAIN, MailState.SENT]
+    assert [get_mail(id).state for id in ids] == [state, MailState.SENT]
+    assert get_mail(ids[0]).last_error == f"{error.__name__}: a bug"
 
 
 def test_an_answer_with_nul_in_it_fails_its_mail_and_no_other(app, session, smtp):
@@ -868,10 +877,6 @@ def test_a_delivery_that_fails_before_it_has_looked_at_its_mails_fails_them(app,
     (mail_id,) = ask(session, "ada")
     work(app, session)
     assert (state_of(mail_id), get_mail(mail_id).last_error) == (MailState.FAILED, "a bug")
-
-
-class Panic(BaseException):
-    """As pyo3's, which Rust code in a template's filter may raise."""
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])

@@ -17,6 +17,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime, stored in UTC; a naive one is refused before it reaches the database."""
@@ -58,9 +60,9 @@ class JsonText(TypeDecorator[Any]):
 
 
 def storable(text: str) -> str:
-    """`text` without NUL, which PostgreSQL refuses, and without lone surrogates, which have no encoding."""
+    """`text` with marks for what no database stores: NUL, which PostgreSQL refuses, and lone surrogates."""
     # The method of `str` itself: a subclass may have another.
-    return str.encode(text, "utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str.__str__(text))
 
 
 def error_text(error: BaseException) -> str:
@@ -167,9 +169,6 @@ def as_uuid_text(value: Any) -> str | None:
         return str(uuid.UUID(str(value)))
     except ValueError:
         return None
-
-
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def is_storable(text: str) -> bool:

@@ -138,7 +138,7 @@ class Panic(BaseException):
         (SystemExit(3), "3"),
         (KeyboardInterrupt(), ""),
         (ValueError("a\0b"), "a\N{REPLACEMENT CHARACTER}b"),
-        (ValueError("lone \ud800"), "lone ?"),
+        (ValueError("lone \ud800"), "lone \N{REPLACEMENT CHARACTER}"),
         (RudeError(), "<RudeError cannot be shown>"),
         (type("E" * 200, (Exception,), {})("long name"), "long name"),
         (Panic("index out of bounds"), "index out of bounds"),

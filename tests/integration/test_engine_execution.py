@@ -128,7 +128,7 @@ def commit_in_a_session_of_its_own(session: Session) -> None:
 
 def commit_by_statement(text: str) -> Callable[[Session], None]:
     def commit(session: Session) -> None:
-        session.execute(INSERT)
+        session.connection().execute(INSERT)
         session.execute(sa.text(text))
 
     return commit
@@ -141,7 +141,7 @@ def commit_each_statement(session: Session) -> None:
 
 
 def commit_and_go_on(session: Session) -> None:
-    session.execute(INSERT)
+    session.connection().execute(INSERT)
     with contextlib.suppress(Exception):
         session.connection().commit()
 
@@ -152,8 +152,8 @@ WAYS_TO_COMMIT: dict[str, Callable[[Session], object]] = {
     "after remove": commit_after_remove,
     "nested context": commit_in_a_nested_context,
     "own session": commit_in_a_session_of_its_own,
-    "connection": lambda session: (session.execute(INSERT), session.connection().commit()),
-    "transaction": lambda session: (session.execute(INSERT), session.get_transaction().commit()),
+    "connection": lambda session: (session.connection().execute(INSERT), session.connection().commit()),
+    "transaction": lambda session: (session.connection().execute(INSERT), session.get_transaction().commit()),
     "COMMIT": commit_by_statement("COMMIT"),
     "comment and END": commit_by_statement("-- done\n /* really */ end"),
     "ROLLBACK": commit_by_statement("ROLLBACK"),

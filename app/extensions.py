@@ -24,7 +24,6 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from app import sqlite, tenancy
-from app.sqlite import reading_only
 
 # A host that vanishes says no goodbye: a client must not wait for a dead server, nor others for a dead client's locks.
 # Each side asks after the other when it is silent, and gives it up after 11 s.
@@ -116,21 +115,6 @@ def commit_and_keep() -> None:
 
 
 @contextmanager
-def writing_transaction() -> Iterator[None]:
-    """A block that writes, in a request that else only reads: a transaction of its own, which commits at its end.
-
-    What was read before may have begun a reading transaction, which on SQLite cannot turn into a writing one.
-    """
-    db.session.rollback()
-    before = reading_only.set(False)
-    try:
-        yield
-        commit_and_keep()
-    finally:
-        reading_only.reset(before)
-
-
-@contextmanager
 def commits_held(session: orm.Session) -> Iterator[None]:
     """For a block whose commits wait for what its caller adds to them, and commits with them."""
     session.info[HELD] = True
@@ -145,7 +129,7 @@ def init_app(app: Flask) -> None:
     db.init_app(app)
     migrate.init_app(app, db)
     csrf.init_app(app)
-    app.shell_context_processor(_prepare_shell)
+    app.shell_context_processor(lambda: {"db": db})
     with app.app_context():
         _prepare_engine(app, db.engine)
 
@@ -212,12 +196,6 @@ def _ping_if_idle(
             dialect.do_ping(connection)
         except dialect.loaded_dbapi.Error as error:
             raise DisconnectionError("the connection was lost while it lay idle") from error
-
-
-def _prepare_shell() -> dict[str, Any]:
-    # A person at a prompt leaves transactions open for minutes: they must not keep every writer waiting.
-    reading_only.set(True)
-    return {"db": db}
 
 
 def _configure_postgresql(connection: DBAPIConnection, record: object) -> None:

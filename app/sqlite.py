@@ -1,20 +1,33 @@
-"""SQLite as a database for threads that write: how its connections are set up, and how their transactions begin."""
+"""SQLite as a database for threads that write: how its connections are set up, and when their transactions begin.
+
+A transaction begins at its first statement that writes or locks (`FOR UPDATE`), with SQLite's write lock. What is read
+before sees what is committed by then, as in PostgreSQL's READ COMMITTED, keeps no writer waiting however long it takes,
+and does not stop a later write. A transaction that began with a read could not write (SQLITE_BUSY_SNAPSHOT, whatever
+the timeout) once another writer has committed.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
 import weakref
-from contextvars import ContextVar
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
+from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
+from sqlalchemy.engine.default import DefaultExecutionContext
+from sqlalchemy.engine.interfaces import DBAPICursor
 
-# Set where transactions mostly read (pages, `flask shell`): SQLite then begins them without the write lock.
-reading_only: ContextVar[bool] = ContextVar("reading_only", default=False)
+# What needs no transaction: reads, and what SQLite refuses within one. Any other statement, known or not, begins one.
+NEEDS_NO_TRANSACTION = re.compile(
+    r"\s*(SELECT|VALUES|EXPLAIN|PRAGMA|BEGIN|VACUUM|ATTACH|DETACH|WITH(?!.*\b(INSERT|UPDATE|DELETE|REPLACE)\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class Turns:
@@ -51,29 +64,45 @@ class Turns:
 
 
 class TurnTakingConnection(sqlite3.Connection):
-    """A connection whose writing transactions wait for their turn. `turns` is set by whoever makes it."""
+    """A connection whose transactions wait for their turn. `turns` is set by the function that makes it."""
 
     turns: Turns
     _turn: threading.Lock | None = None
+    _has_begun: bool = False
 
     def await_turn(self) -> None:
-        """Call before a transaction that writes begins; its end, or that of the connection, passes the turn on."""
+        """Call before a transaction begins; its end, or that of the connection, passes the turn on."""
         if self._turn is None:
             self._turn = self.turns.take()
 
+    def note_begin(self) -> None:
+        """Call when a transaction has begun."""
+        self._has_begun = True
+
+    def check_transaction(self) -> None:
+        """Raises sqlite3.OperationalError when SQLite has rolled back the transaction by itself.
+
+        It does so after some errors of the disk. What follows would be a transaction without the first half.
+        """
+        if self._has_begun and not self.in_transaction:
+            error = sqlite3.OperationalError("SQLite has rolled this transaction back after an error")
+            error.sqlite_errorcode = sqlite3.SQLITE_ABORT_ROLLBACK
+            raise error
+
     def commit(self) -> None:
-        """Commits."""
+        """Commits. Raises sqlite3.OperationalError when there is nothing left to commit."""
         try:
+            self.check_transaction()
             super().commit()
         finally:
-            self._pass_turn_on()
+            self.pass_turn_on()
 
     def rollback(self) -> None:
         """Rolls back."""
         try:
             super().rollback()
         finally:
-            self._pass_turn_on()
+            self.pass_turn_on()
 
     def close(self) -> None:
         """Ends the connection, and its transaction with it."""
@@ -82,8 +111,10 @@ class TurnTakingConnection(sqlite3.Connection):
         finally:
             self._release()
 
-    def _pass_turn_on(self) -> None:
+    def pass_turn_on(self) -> None:
+        """Lets the next writer begin, unless this connection's transaction is open."""
         if not self.in_transaction:
+            self._has_begun = False
             self._release()
 
     def _release(self) -> None:
@@ -102,10 +133,22 @@ def engine_options(busy_timeout_seconds: float) -> dict[str, Any]:
     return {"connect_args": {"timeout": busy_timeout_seconds, "check_same_thread": False, "factory": connect}}
 
 
+class _Compiler(SQLiteCompiler):
+    """Notes which statements lock rows: SQLite has no `FOR UPDATE`, its one lock for all does instead."""
+
+    locks_rows = False
+
+    def for_update_clause(self, select: Any, **options: Any) -> Literal[""]:
+        self.locks_rows = True
+        return super().for_update_clause(select, **options)
+
+
 def prepare_engine(engine: sa.Engine) -> None:
     """Sets up whatever connections `engine` makes."""
+    engine.dialect.statement_compiler = _Compiler
     event.listen(engine, "connect", _configure)
-    event.listen(engine, "begin", _begin)
+    event.listen(engine, "before_cursor_execute", _begin_if_needed)
+    event.listen(engine, "after_cursor_execute", _read_to_the_end)
 
 
 def _connect(turns: Turns, *args: Any, **options: Any) -> TurnTakingConnection:
@@ -115,7 +158,7 @@ def _connect(turns: Turns, *args: Any, **options: Any) -> TurnTakingConnection:
 
 
 def _configure(connection: sqlite3.Connection, record: object) -> None:
-    # Without this the driver begins transactions on its own, late and never IMMEDIATE.
+    # Without this the driver begins transactions on its own, never IMMEDIATE and not for savepoints.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
@@ -124,11 +167,35 @@ def _configure(connection: sqlite3.Connection, record: object) -> None:
     cursor.close()
 
 
-def _begin(connection: sa.Connection) -> None:
-    if reading_only.get():
-        connection.exec_driver_sql("BEGIN")
+def _driver_of(connection: sa.Connection) -> TurnTakingConnection:
+    return cast(TurnTakingConnection, connection.connection.dbapi_connection)
+
+
+def _begin_if_needed(
+    connection: sa.Connection, cursor: object, statement: str, parameters: object, context: object, *_: object
+) -> None:
+    driver = _driver_of(connection)
+    driver.check_transaction()
+    locks_rows = getattr(getattr(context, "compiled", None), "locks_rows", False)
+    if driver.in_transaction or (NEEDS_NO_TRANSACTION.match(statement) and not locks_rows):
         return
-    # A transaction that reads first and writes later fails at once (SQLITE_BUSY_SNAPSHOT, whatever the
-    # timeout) when somebody else wrote in between; one that takes the write lock first only waits.
-    cast(TurnTakingConnection, connection.connection.dbapi_connection).await_turn()
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    driver.await_turn()
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except BaseException:
+        driver.pass_turn_on()
+        raise
+    driver.note_begin()
+
+
+def _read_to_the_end(
+    connection: sa.Connection,
+    cursor: DBAPICursor,
+    statement: str,
+    parameters: object,
+    context: DefaultExecutionContext,
+    *_: object,
+) -> None:
+    # Outside of a transaction, rows that are not fetched yet keep the read open that a write could not follow.
+    if cursor.description is not None and not _driver_of(connection).in_transaction:
+        context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor)

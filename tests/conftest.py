@@ -163,7 +163,7 @@ def work(app: Flask, valkey: ValkeyServer) -> Iterator[Callable[[], None]]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run() -> None:
-        db.session.rollback()  # on SQLite, whoever has read holds the write lock
+        db.session.rollback()
         LightWorker(["mail", "default", "bulk"], connection=valkey.client()).work(burst=True)
 
     yield run

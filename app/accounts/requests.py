@@ -19,13 +19,11 @@ from app.accounts.models import AccessToken, User
 from app.accounts.permissions import can
 from app.accounts.tokens import verify_token
 from app.api import is_api_request
-from app.extensions import reading_only
 from app.outbox import Origin, acting_as, current_origin, set_origin
 from app.proxies import client_address, user_agent
 from app.tenancy import EVERYTHING, NOTHING, Scope, current_scope, seeing, set_scope
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
-READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def init_app(app: Flask) -> None:
@@ -42,9 +40,6 @@ def begin_request() -> None:
         g.pop(name, None)
     g.request_id = _request_id(request.headers.get("X-Request-Id", ""))
     g.origin_before = current_origin()
-    # Looking never mutates: such requests begin their transactions without SQLite's write lock.
-    g.reading_only_before = reading_only.get()
-    reading_only.set(request.method in READING_METHODS)
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     set_origin(Origin(None, g.request_id, address=client_address(), user_agent=user_agent()))
     g.scope_before = current_scope()
@@ -66,7 +61,6 @@ def end_request(_: BaseException | None) -> None:
         return
     set_origin(g.pop("origin_before"))
     set_scope(g.pop("scope_before"))
-    reading_only.set(g.pop("reading_only_before"))
     structlog.contextvars.unbind_contextvars("request_id", "user_id")
 
 

@@ -69,7 +69,7 @@ def create_user(
     optional = {"name": name, "time_zone": time_zone}
     values = validated(given | {field: value for field, value in optional.items() if value})
     values.setdefault("name", values["username"])
-    # Before the first question: on SQLite, whoever has asked keeps every other writer waiting.
+    # Before the first query: hashing takes long on purpose, and no transaction is open meanwhile.
     values["password_hash"] = hash_password(values.pop("password"))
     values["confirmed_at"] = utc_now() if is_confirmed else None
     _refuse_taken(values["username"], values["email"] if is_confirmed else None)
@@ -102,7 +102,7 @@ def authenticate(login: str, password: str, *conditions: sa.ColumnElement[bool])
     """
     candidates = _candidates(login)
     known = [(user.id, user.password_hash) for user in candidates if user is not None and user.active]
-    # Checking takes long on purpose; on SQLite, whoever has read keeps every other writer waiting meanwhile.
+    # Checking takes long on purpose: no transaction is open meanwhile.
     db.session.rollback()
     matching = [each for each in known if is_password(each[1], password)]
     for _ in candidates[len(known) :]:

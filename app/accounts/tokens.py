@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, contains_eager
 from app.accounts.models import AccessToken, User
 from app.columns import utc_now
 from app.errors import InvalidInputError, NotFoundError
-from app.extensions import db, writing_transaction
+from app.extensions import commit_and_keep, db
 from app.pagination import DEFAULT_LIMIT, Page, page_by_key
 from app.tenancy import EVERYTHING, seeing
 
@@ -137,7 +137,7 @@ def get_personal_token(user: User, token_id: int) -> AccessToken:
 def verify_token(text: str) -> AccessToken | None:
     """The row of a token that works now, its user with it; None when it is unknown, expired, revoked or its user out.
 
-    Called at the start of a request. Once a minute it commits that the token was used, in a transaction of its own.
+    Called at the start of a request. Once a minute it commits that the token was used, before anything else is done.
     """
     token = _find_working(text)
     if token is None:
@@ -217,8 +217,8 @@ def _find_working(text: str) -> AccessToken | None:
 
 
 def _record_use(token_id: int) -> None:
-    with writing_transaction():
-        db.session.execute(sa.update(AccessToken).where(AccessToken.id == token_id).values(last_used_at=utc_now()))
+    db.session.execute(sa.update(AccessToken).where(AccessToken.id == token_id).values(last_used_at=utc_now()))
+    commit_and_keep()
 
 
 def _new_access_token() -> str:

@@ -93,7 +93,7 @@ def answered_once(view: View) -> View:
             raise InvalidInputError("The key is not usable.", {HEADER: [takes]})
         session, user_id = db.session(), current_user.id
         _refuse_unfinished(session, user_id, key)
-        kept = session.get(KeptAnswer, (user_id, key))
+        kept = session.get(KeptAnswer, (user_id, key), with_for_update=True)
         if kept is not None:
             return _answer_again(kept)
         with commits_held(session):
@@ -120,7 +120,7 @@ def prune_answers(session: Session) -> int:
 def _refuse_unfinished(session: Session, user_id: int, key: str) -> None:
     """Makes this request the one with its key, until its transaction ends; raises ConflictError when there is another.
 
-    SQLite has one writer at a time: there, whoever comes second has waited for the first, and finds its answer.
+    On SQLite, the query for the kept answer does that: the second request waits for the first, and finds its answer.
     """
     if session.get_bind().dialect.name != "postgresql":
         return

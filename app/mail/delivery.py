@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -21,7 +20,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.columns import error_text
-from app.extensions import db, reading_only
+from app.extensions import db
 from app.mail import ledger
 from app.mail.errors import (
     MailError,
@@ -126,16 +125,15 @@ class Delivery:
     def run(self) -> None:
         """Answers or fails every item of the chunk."""
         self.chunk.before_commit(self._save)
-        with _reading(self.chunk.session):
-            letters = self._wanted([letter for letter in self._load() if self._is_to_be_sent(letter)])
-            contexts = _contexts(letters)
-            # Within the block: a context may hold rows that load more of themselves.
-            rendered = [letter for letter in letters if self._render(letter, contexts)]
+        letters = self._wanted([letter for letter in self._load() if self._is_to_be_sent(letter)])
+        contexts = _contexts(letters)
+        rendered = [letter for letter in letters if self._render(letter, contexts)]
+        self.chunk.session.rollback()  # no transaction is open while a server is talked to
         for end in self._unsendable:
             end()
         self._send_all(rendered)
 
-    # ── Before sending: only reads; what is known to end already is ended after the block ────────────────────────
+    # ── Before sending: only reads; what is known to end already is ended after that ─────────────────────────
 
     def _load(self) -> list[_Letter]:
         items = list(self.chunk)
@@ -401,17 +399,6 @@ def _checked(context: Context | BaseException, kind: str) -> Context:
         said = f"{type(context).__name__}: {error_text(context)}"
         raise MailTemplateError(f"the context of {kind} cannot be had: {said}") from context
     return context
-
-
-@contextmanager
-def _reading(session: Session) -> Iterator[None]:
-    """A block that only reads: on SQLite it does not keep other writers waiting."""
-    token = reading_only.set(True)
-    try:
-        yield
-    finally:
-        session.rollback()
-        reading_only.reset(token)
 
 
 def _pause(seconds: float, should_stop: Callable[[], bool]) -> None:

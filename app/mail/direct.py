@@ -59,6 +59,6 @@ def _send(app: Flask, job_id: str) -> None:
 
 def _read(column: InstrumentedAttribute[T], mail_id: str) -> T | None:
     value = db.session.scalar(sa.select(column).where(EmailMessage.id == mail_id))
-    # On SQLite, whoever has read in a writing request keeps every other writer waiting: the thread above too.
+    # The request waits for the thread above between these reads: not with a transaction open.
     db.session.rollback()
     return value

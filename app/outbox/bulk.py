@@ -164,7 +164,7 @@ def _fire(
         for chunk in _chunks(session, query):
             dispatch(session, model, column, chunk, batch_id)
     if session.get_bind().dialect.name != "postgresql":
-        return statement  # SQLite: this transaction holds the only write lock, so the same rows match.
+        return statement  # SQLite: the query above took the only write lock, so the same rows match.
     recorded = sa.select(sa.cast(StatusChange.subject_id, key.type)).where(StatusChange.batch_id == batch_id)
     return statement.where(sa.or_(sa.not_(differs), key.in_(recorded)))
 

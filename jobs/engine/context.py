@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
 
-from app.extensions import db, is_database_away, reading_only
+from app.extensions import db, is_database_away
 from app.outbox import JobRecord
 from jobs.engine.claim import Claim
 from jobs.engine.errors import EngineError, JobCancelledError
@@ -36,14 +36,10 @@ class RunningJob:
         if time.monotonic() - self._asked_at < CANCEL_POLL_SECONDS:
             return False
         self._asked_at = time.monotonic()
-        # On a connection of its own: the job's transaction may not see, and must not be disturbed.
-        token = reading_only.set(True)
-        try:
-            with db.engine.connect() as connection:
-                query = sa.select(JobRecord.cancel_requested).where(JobRecord.id == self.claim.id)
-                return bool(connection.execute(query).scalar())
-        finally:
-            reading_only.reset(token)
+        # On a connection of its own: the job's transaction must not be disturbed.
+        with db.engine.connect() as connection:
+            query = sa.select(JobRecord.cancel_requested).where(JobRecord.id == self.claim.id)
+            return bool(connection.execute(query).scalar())
 
 
 _running: ContextVar[RunningJob | None] = ContextVar("running_job", default=None)

@@ -9,7 +9,6 @@ from flask import Blueprint, abort, jsonify
 
 from app.access import public
 from app.accounts import Role, acting_user, change_password, disable, require_role
-from app.extensions import reading_only
 from app.outbox import Origin, acting_as, current_origin
 from tests.reservation_factories import PASSWORD, log_in, make_user
 
@@ -27,7 +26,7 @@ def app(app):
     def look():
         user = acting_user()
         origin = current_origin()
-        return jsonify(user=user.id, origin=[origin.user_id, origin.request_id], reading=reading_only.get())
+        return jsonify(user=user.id, origin=[origin.user_id, origin.request_id])
 
     @probe.get("/staff-only")
     @require_role(Role.STAFF, "admin")
@@ -140,7 +139,7 @@ def test_changes_are_the_logged_in_users_and_carry_the_requests_id(client):
     user = make_user()
     log_in(client, user)
     answer = client.post("/probe", headers={"X-Request-Id": "abc-123.DEF"})
-    assert answer.json == {"user": user.id, "origin": [user.id, "abc-123.DEF"], "reading": False}
+    assert answer.json == {"user": user.id, "origin": [user.id, "abc-123.DEF"]}
     assert answer.headers["X-Request-Id"] == "abc-123.DEF"
 
 
@@ -148,12 +147,6 @@ def test_changes_are_the_logged_in_users_and_carry_the_requests_id(client):
 def test_a_request_id_that_is_not_sane_is_replaced(client, given):
     answer = client.get("/login", headers={"X-Request-Id": given})
     assert re.fullmatch(r"[0-9a-f-]{36}", answer.headers["X-Request-Id"])
-
-
-def test_looking_begins_no_writing_transaction(client):
-    log_in(client, make_user())
-    assert client.get("/probe").json["reading"] is True
-    assert reading_only.get() is False
 
 
 def test_after_a_request_the_origin_is_what_it_was(client):

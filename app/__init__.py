@@ -68,9 +68,6 @@ def create_app(
 
 
 def _prepare(app: Flask) -> None:
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = extensions.engine_options(
-        app.config["SQLALCHEMY_DATABASE_URI"], app.config["SQLITE_BUSY_TIMEOUT_SECONDS"]
-    )
     # Addresses of static files carry their time of change, see app.presentation.
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)
     # The database, the broker's log and the caught mails are nobody else's on this machine.

@@ -76,6 +76,10 @@ class BelfrySession(Session):
             if not error.connection_invalidated:
                 raise
 
+    def get_bind(self, *args: Any, **kwargs: Any) -> sa.Engine | sa.Connection:
+        """The engine of the model, unless the session was made with one of its own."""
+        return self.bind or super().get_bind(*args, **kwargs)
+
     def _identity_lookup(self, *args: Any, **kwargs: Any) -> Any:
         """What `get` and many-to-one loads find without a query; rows that the scope hides are not found."""
         return tenancy.visible(super()._identity_lookup(*args, **kwargs))
@@ -95,6 +99,11 @@ class BelfrySession(Session):
 
 # Before the outbox, which is to see statements as they will run.
 tenancy.listen(BelfrySession)
+
+# Of a process beside its threads: claims, group commits and the like.
+OTHER_CONNECTIONS = 5
+# The engine with a connection of its own for what must not wait until a thread is done with one.
+SIGNS_OF_LIFE = "signs_of_life"
 
 # A connection that lay idle for longer is asked whether it still stands before it is used.
 PING_AFTER_SECONDS = 1.0
@@ -126,28 +135,41 @@ def commits_held(session: orm.Session) -> Iterator[None]:
 
 def init_app(app: Flask) -> None:
     """Binds every extension to `app`."""
+    settings = app.config
+    url, threads = settings["SQLALCHEMY_DATABASE_URI"], max(settings["WEB_THREADS"], settings["WORKER_THREADS"])
+    options = engine_options(url, settings["SQLITE_BUSY_TIMEOUT_SECONDS"], threads)
+    settings["SQLALCHEMY_ENGINE_OPTIONS"] = options
+    settings["SQLALCHEMY_BINDS"] = {SIGNS_OF_LIFE: {"url": url, **options, "pool_size": 1, "max_overflow": 0}}
     db.init_app(app)
     migrate.init_app(app, db)
     csrf.init_app(app)
     app.shell_context_processor(lambda: {"db": db})
     with app.app_context():
-        _prepare_engine(app, db.engine)
+        for engine in db.engines.values():
+            _prepare_engine(engine)
 
 
-def engine_options(uri: str, busy_timeout_seconds: float) -> dict[str, Any]:
+def engine_options(uri: str, busy_timeout_seconds: float, threads: int) -> dict[str, Any]:
     """SQLAlchemy's engine options for a database address.
 
     Args:
         uri: the SQLAlchemy URL.
         busy_timeout_seconds: how long a SQLite connection waits for another writer.
+        threads: how many threads of a process work with the database. Each may have two connections, its session's and
+            one beside it (`check_cancelled`).
     """
+    pool = {"pool_size": threads, "max_overflow": threads + OTHER_CONNECTIONS}
     if uri.startswith("sqlite"):
-        return sqlite.engine_options(busy_timeout_seconds)
-    return {
-        "pool_size": 20,
-        "max_overflow": 40,
-        "connect_args": {"connect_timeout": 5, **KEEPALIVE},
-    }
+        return pool | sqlite.engine_options(busy_timeout_seconds)
+    return pool | {"connect_args": {"connect_timeout": 5, **KEEPALIVE}}
+
+
+@contextmanager
+def signs_of_life_context(app: Flask) -> Iterator[None]:
+    """An application context whose session has a connection that busy threads cannot take."""
+    with app.app_context():
+        db.session(bind=db.engines[SIGNS_OF_LIFE])  # the first call in a context makes its session
+        yield
 
 
 def is_database_away(error: BaseException) -> bool:
@@ -169,7 +191,7 @@ def sqlstate(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
 
 
-def _prepare_engine(app: Flask, engine: sa.Engine) -> None:
+def _prepare_engine(engine: sa.Engine) -> None:
     # A forked process must not speak on its parent's connections.
     drop = weakref.WeakMethod(engine.dispose)
     os.register_at_fork(after_in_child=lambda: (dispose := drop()) and dispose(close=False))

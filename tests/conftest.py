@@ -127,7 +127,8 @@ def app(settings: dict[str, Any], tmp_path: Path) -> Iterator[Flask]:
         yield app
         close_connections()
         db.session.remove()
-        db.engine.dispose()
+        for engine in db.engines.values():
+            engine.dispose()
 
 
 @pytest.fixture

@@ -155,6 +155,8 @@ DATABASE_SCHEMES = ("sqlite", "postgres", "postgresql", "postgresql+psycopg")
 
 def _to_database_url(text: str) -> str:
     _split_url(text, DATABASE_SCHEMES)
+    if text.removeprefix("sqlite://").strip("/") in ("", ":memory:"):
+        raise ValueError(text)  # in memory, each connection would have a database of its own
     return text
 
 
@@ -233,5 +235,5 @@ zone_name = Cast("a time zone's name, as Europe/Berlin", _to_zone_name)
 existing_file = Cast("the path of a file that exists", _to_existing_file)
 web_url = Cast("an http:// or https:// address", _to_web_url)
 files_url = Cast("a file://, s3:// or gs:// address", _to_files_url)
-database_url = Cast("a sqlite:// or postgresql:// address", _to_database_url)
+database_url = Cast("a sqlite:///file or postgresql:// address", _to_database_url)
 broker_url = Cast("a redis://, rediss://, unix:// or redis+sentinel:// address", _to_broker_url)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.columns import database_now
-from app.extensions import db
+from app.extensions import db, signs_of_life_context
 from app.outbox import JobRecord, WorkerProcess
 from jobs.engine import claim as claims
 
@@ -55,7 +55,7 @@ def kept_alive(app: Flask, name: str, kind: str) -> Iterator[None]:
 
     def keep() -> None:
         while not done.wait(app.config["HEARTBEAT_SECONDS"]):
-            with app.app_context():
+            with signs_of_life_context(app):
                 beat_or_register(name, kind, [])
 
     keeper = threading.Thread(target=keep, name="keeper", daemon=True)

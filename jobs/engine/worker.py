@@ -19,7 +19,7 @@ from rq.worker import BaseWorker
 from rq.worker.base import WorkerStatus
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.extensions import db
+from app.extensions import db, signs_of_life_context
 from app.outbox import JobState, publisher
 from jobs.engine import heartbeat
 from jobs.engine.application import application
@@ -98,7 +98,7 @@ class EngineWorker(BaseWorker):
     def _beat(self) -> None:
         """Gives a sign of life, in SQL first: the rescue judges by it, and Redis may be away."""
         try:
-            with self._app.app_context():
+            with signs_of_life_context(self._app):
                 heartbeat.beat_or_register(self.name, self.kind, self.queue_names())
                 held = {claim.id for claim in self._held.claims()}
                 heartbeat.recover_orphans(db.session(), self.name, held)

@@ -37,7 +37,7 @@ def make_app(tmp_path: Path) -> Iterator[MakeApp]:
     contexts: list[Any] = []
 
     def make(server: SmtpServer | None = None, **environ: str) -> Flask:
-        base = {"APP_ENV": "testing", "DATABASE_URL": "sqlite://", "REDIS_URL": "redis://127.0.0.1:1"}
+        base = {"APP_ENV": "testing", "DATABASE_URL": "sqlite:///unused.sqlite3", "REDIS_URL": "redis://127.0.0.1:1"}
         if server is not None:
             base |= {"MAIL_SERVER": "localhost", "MAIL_PORT": str(server.port), "MAIL_TIMEOUT_SECONDS": "1"}
         app = create_app(environ=base | environ, instance_path=tmp_path)

@@ -140,6 +140,7 @@ def test_a_wrong_value_is_refused_in_one_line_with_name_and_value(tmp_path: Path
     [
         ("SECRET_KEY", "too-short-a-secret"),
         ("DATABASE_URL", "mysql://root:hunter2@host/belfry"),
+        ("DATABASE_URL", "sqlite:///:memory:"),
         ("REDIS_URL", "amqp://guest:hunter2@host"),
         ("REDIS_URL", "redis://:hunter2@host:port"),
         ("REDIS_URL", "redis+sentinel://:hunter2@a:26379,b/main"),

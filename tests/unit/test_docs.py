@@ -143,7 +143,7 @@ def test_every_setting_that_a_page_names_exists(name: str) -> None:
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> tuple[click.Group, click.Context]:
     """`flask` as it is with this application, and a context to ask it in."""
-    environ = {"APP_ENV": "testing", "DATABASE_URL": "sqlite://", "REDIS_URL": "redis://127.0.0.1:1"}
+    environ = {"APP_ENV": "testing", "DATABASE_URL": "sqlite:///unused.sqlite3", "REDIS_URL": "redis://127.0.0.1:1"}
     app = make_app(environ, tmp_path_factory.mktemp("cli"))
     group = FlaskGroup(create_app=lambda: app)
     return group, click.Context(group, obj=ScriptInfo(create_app=lambda: app))
@@ -332,7 +332,7 @@ def test_every_folder_of_mail_templates_belongs_to_a_mail() -> None:
 def test_every_mail_has_its_three_templates_and_a_sample_that_renders(name: str, tmp_path: Path) -> None:
     folder = ROOT / "app" / "templates" / "email" / name
     assert sorted(path.name for path in folder.iterdir()) == ["body.html", "body.txt", "subject.txt"]
-    environ = {"APP_ENV": "testing", "DATABASE_URL": "sqlite://", "REDIS_URL": "redis://127.0.0.1:1"}
+    environ = {"APP_ENV": "testing", "DATABASE_URL": "sqlite:///unused.sqlite3", "REDIS_URL": "redis://127.0.0.1:1"}
     with make_app(environ, tmp_path).app_context():
         mail = preview(name)
     assert mail.subject

@@ -29,7 +29,7 @@ UseTemplates = Callable[..., None]
 def app(tmp_path: Path) -> Iterator[Flask]:
     environ = {
         "APP_ENV": "testing",
-        "DATABASE_URL": "sqlite://",
+        "DATABASE_URL": "sqlite:///unused.sqlite3",
         "REDIS_URL": "redis://127.0.0.1:1",
         "PUBLIC_URL": "https://desk.example.org/belfry",
     }

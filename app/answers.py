@@ -6,13 +6,14 @@ import structlog
 from flask import Flask, Response, g, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 from werkzeug.http import HTTP_STATUS_CODES
 
 from app.api import error_answer, is_api_request
+from app.database_errors import is_database_away, is_transient
 from app.errors import AppError
-from app.extensions import db, is_database_away
+from app.extensions import db
 from app.presentation import sentence
 
 log = structlog.get_logger(__name__)
@@ -39,7 +40,7 @@ def init_app(app: Flask) -> None:
     """Answers every error of `app`, also those of addresses that do not exist."""
     app.register_error_handler(AppError, answer_error)
     app.register_error_handler(HTTPException, answer_error)
-    app.register_error_handler(DBAPIError, answer_outage)
+    app.register_error_handler(SQLAlchemyError, answer_outage)
 
 
 def answer_error(error: AppError | HTTPException) -> ResponseReturnValue:
@@ -49,12 +50,14 @@ def answer_error(error: AppError | HTTPException) -> ResponseReturnValue:
     return error_answer(error) if is_api_request() else page_answer(error)
 
 
-def answer_outage(error: DBAPIError) -> ResponseReturnValue:
-    """Called with errors of the database: one that is away is told as such, any other is a failure of ours."""
-    if not is_database_away(error):
+def answer_outage(error: SQLAlchemyError) -> ResponseReturnValue:
+    """Called with errors of the database: one that passes by itself is a 503, any other is a failure of ours."""
+    if not is_transient(error):
         raise error
-    log.warning("database.away", error=type(error.orig).__name__)
-    return answer_error(ServiceUnavailable("The database does not answer.", retry_after=RETRY_AFTER_SECONDS))
+    is_away = is_database_away(error)
+    log.warning("database.away" if is_away else "database.busy", error=type(error).__name__, reason=str(error))
+    message = "The database does not answer." if is_away else "The database is busy."
+    return answer_error(ServiceUnavailable(message, retry_after=RETRY_AFTER_SECONDS))
 
 
 def page_answer(error: AppError | HTTPException) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 import weakref
 from collections.abc import Iterator
@@ -170,25 +169,6 @@ def signs_of_life_context(app: Flask) -> Iterator[None]:
     with app.app_context():
         db.session(bind=db.engines[SIGNS_OF_LIFE])  # the first call in a context makes its session
         yield
-
-
-def is_database_away(error: BaseException) -> bool:
-    """Whether the server could not be reached, or ended the connection: no fault of the statement, and it may pass.
-
-    An error of any other kind (a constraint, a statement's own timeout, too many parameters) would come again.
-    """
-    if not isinstance(error, DBAPIError) or isinstance(error.orig, sqlite3.Error):
-        return False
-    if code := sqlstate(error):
-        # Connection exceptions, and what an operator does to a server.
-        return code.startswith(("08", "57P"))
-    # Without a code: the connection broke without a word, or (no statement) none could be made.
-    return error.connection_invalidated or error.statement is None
-
-
-def sqlstate(error: DBAPIError) -> str:
-    """PostgreSQL's five characters that say what kind of error it is; empty when the server said nothing."""
-    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def _prepare_engine(engine: sa.Engine) -> None:

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 import structlog
 from flask import current_app
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.columns import error_text
+from app.database_errors import is_transient
 from app.extensions import db
 from app.mail import ledger
 from app.mail.errors import (
@@ -56,8 +56,6 @@ SILENCES = 3
 # How long mails are kept for which the server admits no connection, while it takes those of other processes.
 RELEASE_SECONDS = 10.0
 
-# What ends an attempt at all mails of a chunk: the database is away, the time is over, somebody presses Ctrl-C.
-ABOUT_ALL = (OperationalError, InterfaceError, JobTimeoutError, KeyboardInterrupt)
 STATES_AFTER = {
     JobState.RETRYABLE: MailState.DEFERRED,
     JobState.FAILED: MailState.FAILED,
@@ -181,9 +179,9 @@ class Delivery:
             letter.message = message_for(letter.entry, _checked(context, letter.entry.kind))
         except MailError as error:
             self._later(self.chunk.fail, letter.item, error)
-        except ABOUT_ALL:
-            raise
-        except BaseException as error:  # noqa: BLE001 - a template may load more of a row, and find it gone
+        except BaseException as error:
+            if _is_about_all(error):
+                raise
             self.chunk.session.rollback()
             self._later(self.chunk.fail, letter.item, error)
         else:
@@ -261,9 +259,9 @@ class Delivery:
         except MailError as error:
             self._fail(letter, error)
             return error
-        except ABOUT_ALL:
-            raise
-        except BaseException as error:  # noqa: BLE001 - one mail's trouble, whatever it is, never spoils the chunk
+        except BaseException as error:
+            if _is_about_all(error):
+                raise
             self.chunk.fail(letter.item, error)
         else:
             refused = "; ".join(map(str, receipt.refusals)) or None
@@ -381,9 +379,9 @@ def _contexts_of_kind(name: str, entries: Sequence[MailEntry]) -> dict[str, Cont
     """The contexts of one kind; an entry that makes its function fail is found by halving, and gets the error."""
     try:
         return dict(kind_of(name).contexts(entries))
-    except ABOUT_ALL:
-        raise
-    except BaseException as error:  # noqa: BLE001 - a slice's function: whatever it raises is about its mails only
+    except BaseException as error:
+        if _is_about_all(error):
+            raise
         db.session.rollback()
         if len(entries) == 1:
             return {entries[0].id: error}
@@ -432,6 +430,11 @@ def _log_failure(entry: MailEntry, error: BaseException, state: MailState) -> No
         error=type(error).__name__,
         **answer,
     )
+
+
+def _is_about_all(error: BaseException) -> bool:
+    """Whether it ends the attempt of all mails of a chunk, and not of one: the database, the time limit, Ctrl-C."""
+    return isinstance(error, JobTimeoutError | KeyboardInterrupt) or is_transient(error)
 
 
 def _in_full(error: BaseException) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
+from app.database_errors import is_transient
 from app.outbox import JobState, JobTimeoutError
 from jobs.engine import claim as claims
 from jobs.engine.claim import Claim
 from jobs.engine.results import result_text
 from jobs.engine.retry import RetryPolicy
-from jobs.engine.transient import is_transient
 
 log = structlog.get_logger(__name__)
 

@@ -13,9 +13,10 @@ import redis
 import structlog
 from flask import Flask
 from rq_scheduler import Scheduler
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.columns import utc_now
+from app.database_errors import is_transient
 from app.extensions import db
 from app.outbox import Publisher, relay_pages
 from jobs.engine import heartbeat, schedule
@@ -36,8 +37,6 @@ MAX_BACKOFF_SECONDS = 2.0
 SCHEDULE_PREFIX = "schedule:"
 # Present as long as Redis keeps what it was told; its absence says that the timers are gone too.
 MEMORY_KEY = "belfry:timers"
-# These stop all parts of a pass alike; any other error is the affair of the part that raised it.
-OUTAGES = (redis.RedisError, OperationalError, InterfaceError)
 END = object()
 
 _LOCK = """
@@ -218,9 +217,11 @@ class Clock(Scheduler):
         """
         try:
             action()
-        except OUTAGES:
+        except redis.RedisError:
             raise
-        except Exception:
+        except Exception as error:
+            if is_transient(error):
+                raise
             db.session.rollback()
             log.exception("scheduler.part_failed", part=part)
             return False

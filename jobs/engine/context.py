@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
 
-from app.extensions import db, is_database_away
+from app.database_errors import is_database_away
+from app.extensions import db
 from app.outbox import JobRecord
 from jobs.engine.claim import Claim
 from jobs.engine.errors import EngineError, JobCancelledError

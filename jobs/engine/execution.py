@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import structlog
 from flask import Flask, current_app
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.extensions import db, is_database_away
+from app.database_errors import is_database_away, is_transient
+from app.extensions import db
 from app.outbox import JobState, Origin, UnknownJobError, acting_as
 from app.tenancy import scope_of, seeing
 from jobs.engine import claim as claims
@@ -25,7 +25,6 @@ from jobs.engine.errors import ClaimLostError, UnansweredError
 from jobs.engine.registry import JobDefinition, definition
 from jobs.engine.results import result_text
 from jobs.engine.retry import NO_RETRY
-from jobs.engine.transient import is_transient
 
 log = structlog.get_logger(__name__)
 
@@ -204,11 +203,11 @@ def _until_database_answers(record: Callable[[], T]) -> T:
     while True:
         try:
             return record()
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             db.session.rollback()
             if not is_transient(error):
                 raise
-            log.warning("database.away", error=type(error.orig).__name__)
+            log.warning("database.away", error=type(error).__name__)
             time.sleep(DATABASE_RETRY_SECONDS)
 
 

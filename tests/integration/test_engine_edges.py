@@ -261,12 +261,19 @@ def test_who_waits_for_the_end_of_jobs_hears_of_it_in_its_transaction(app, sessi
     assert heard == [(of_call, state, {state}) for of_call in calls]
 
 
+def database_locked() -> OperationalError:
+    cause = sqlite3.OperationalError("database is locked")
+    cause.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    error = OperationalError("UPDATE", {}, cause)
+    error.__cause__ = cause
+    return error
+
+
 def test_a_job_that_is_in_its_own_way_is_no_endless_outage(app, session):
     """A lock conflict is worth another try, but the third in a row is poison."""
 
     def act(session, ticket_id: int) -> None:
-        cause = sqlite3.OperationalError("database is locked")
-        raise OperationalError("UPDATE", {}, cause) from cause
+        raise database_locked()
 
     behaviour["act"] = act
     id = enqueue("test.act")
@@ -280,8 +287,7 @@ def test_a_job_that_is_in_its_own_way_is_no_endless_outage(app, session):
 
 def test_a_chunk_that_is_in_its_own_way_is_no_endless_outage_either(app, session):
     def chunk(chunk) -> None:
-        cause = sqlite3.OperationalError("database is locked")
-        raise OperationalError("UPDATE", {}, cause) from cause
+        raise database_locked()
 
     behaviour["chunk"] = chunk
     id = enqueue("test.act_in_chunks", ticket_id=1)
@@ -299,7 +305,7 @@ def test_a_chunk_whose_answers_meet_an_outage_while_it_ends_keeps_them_until_the
 ):
     """Mails that were sent are in these answers: without them they would be sent again."""
     monkeypatch.setattr(execution, "DATABASE_RETRY_SECONDS", 0)
-    troubles = [OperationalError("UPDATE", {}, sqlite3.OperationalError("database is locked"))]
+    troubles = [database_locked()]
 
     def save(session, answers) -> None:
         if troubles:

@@ -1,0 +1,80 @@
+"""Which errors of the database pass by themselves: web requests, workers, the scheduler and mail delivery go by this.
+
+None of them says that a statement was wrong. A request is answered with 503, a job or a mail is interrupted and uses up
+no attempt. Any other error (a constraint, a missing table, too many parameters) would come again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlalchemy import exc
+from sqlalchemy.exc import DBAPIError
+
+# What concerns every statement until the server, its host or an operator has ended it.
+AWAY_SQLSTATES = (
+    "08",  # the connection failed
+    "57P",  # the server stops, starts or ends the connection
+    "25006",  # it takes no writes: a standby, or the operator's default_transaction_read_only
+    "53100",  # its disk is full
+    "53200",  # its memory is full
+    "53300",  # it has no connection left
+    "58",  # an error of its disk or system
+)
+AWAY_SQLITE_CODES = frozenset(
+    {
+        sqlite3.SQLITE_ABORT,  # with SQLITE_ABORT_ROLLBACK: one of these ended the transaction before
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+# Another transaction was in the way, or a limit of time was reached; the statement itself may be the cause.
+CONFLICT_SQLSTATES = (
+    "40",  # a deadlock, a serialization failure
+    "55P03",  # lock_timeout
+    "57014",  # statement_timeout, or somebody cancelled the statement
+    "25P03",  # idle_in_transaction_session_timeout
+)
+CONFLICT_SQLITE_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the error passes by itself: the database is away, or another transaction was in the way."""
+    return is_database_away(error) or _is_conflict(error)
+
+
+def is_database_away(error: BaseException) -> bool:
+    """Whether the database could not be reached or could do nothing for anybody: no fault of the statement."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.Error):
+        return _sqlite_code(error.orig) in AWAY_SQLITE_CODES
+    if code := _sqlstate(error):
+        return code.startswith(AWAY_SQLSTATES)
+    # Without a code: the connection broke without a word, or (no statement) none could be made.
+    return error.connection_invalidated or error.statement is None
+
+
+def _is_conflict(error: BaseException) -> bool:
+    if isinstance(error, exc.TimeoutError):  # of the pool: this process has no connection left
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.Error):
+        return _sqlite_code(error.orig) in CONFLICT_SQLITE_CODES
+    return _sqlstate(error).startswith(CONFLICT_SQLSTATES)
+
+
+def _sqlite_code(error: sqlite3.Error) -> int | None:
+    """SQLite's primary result code; None when the error is the driver's own."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    """PostgreSQL's five characters that say what kind of error it is; empty when the server said nothing."""
+    return getattr(error.orig, "sqlstate", None) or ""

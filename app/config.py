@@ -178,6 +178,18 @@ GROUPS: tuple[Group, ...] = (
             10.0,
             "How long one SQLite writer waits for another before it gives up.",
         ),
+        Setting(
+            "REQUEST_LOCK_TIMEOUT_SECONDS",
+            seconds(),
+            5.0,
+            "How long a web request waits on PostgreSQL for rows that another transaction has locked: 503 after it.",
+        ),
+        Setting(
+            "REQUEST_STATEMENT_TIMEOUT_SECONDS",
+            seconds(),
+            5.0,
+            "How long one statement of a web request may take on PostgreSQL: 503 after it.",
+        ),
     ),
     group(
         "Broker",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, cast
 
 import sqlalchemy as sa
-from flask import Flask
+from flask import Flask, has_request_context
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
@@ -145,7 +146,7 @@ def init_app(app: Flask) -> None:
     app.shell_context_processor(lambda: {"db": db})
     with app.app_context():
         for engine in db.engines.values():
-            _prepare_engine(engine)
+            _prepare_engine(engine, settings)
 
 
 def engine_options(uri: str, busy_timeout_seconds: float, threads: int) -> dict[str, Any]:
@@ -171,7 +172,14 @@ def signs_of_life_context(app: Flask) -> Iterator[None]:
         yield
 
 
-def _prepare_engine(engine: sa.Engine) -> None:
+def _limits(settings: Mapping[str, Any], command: str) -> str:
+    """The SQL that limits a request's statements on PostgreSQL: a thread that waits serves nobody else."""
+    lock, statement = settings["REQUEST_LOCK_TIMEOUT_SECONDS"], settings["REQUEST_STATEMENT_TIMEOUT_SECONDS"]
+    milliseconds = {"lock_timeout": math.ceil(lock * 1000), "statement_timeout": math.ceil(statement * 1000)}
+    return "; ".join(f"{command} {name} = {value}" for name, value in milliseconds.items())
+
+
+def _prepare_engine(engine: sa.Engine, settings: Mapping[str, Any]) -> None:
     # A forked process must not speak on its parent's connections.
     drop = weakref.WeakMethod(engine.dispose)
     os.register_at_fork(after_in_child=lambda: (dispose := drop()) and dispose(close=False))
@@ -180,31 +188,68 @@ def _prepare_engine(engine: sa.Engine) -> None:
     else:
         event.listen(engine, "connect", _configure_postgresql)
         event.listen(engine, "checkin", _note_use)
-        event.listen(engine, "checkout", partial(_ping_if_idle, engine.dialect))
+        event.listen(engine, "checkout", partial(_check_out, engine.dialect, _limits(settings, "SET")))
+        event.listen(engine, "begin", partial(_limit_transaction, _limits(settings, "SET LOCAL")))
 
 
 def _note_use(connection: object, record: ConnectionPoolEntry) -> None:
     record.info["used_at"] = time.monotonic()
 
 
-def _ping_if_idle(
-    dialect: sa.Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+def _check_out(
+    dialect: sa.Dialect,
+    limits: str,
+    connection: DBAPIConnection,
+    record: ConnectionPoolEntry,
+    _proxy: PoolProxiedConnection,
 ) -> None:
+    try:
+        _ping_if_idle(dialect, connection, record)
+        if not record.info["is_pooled"]:
+            _limit_session(limits, connection, record)
+    except dialect.loaded_dbapi.Error as error:
+        raise DisconnectionError("the connection was lost while it lay idle") from error
+
+
+def _ping_if_idle(dialect: sa.Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     """SQLAlchemy's `pool_pre_ping` without its round trip at every checkout: a restart of the server is found out by
     connections that lay idle meanwhile; one in use finds out by itself."""
     idle_since = record.info.get("used_at")
     if idle_since is not None and time.monotonic() - idle_since > PING_AFTER_SECONDS:
-        try:
-            dialect.do_ping(connection)
-        except dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError("the connection was lost while it lay idle") from error
+        dialect.do_ping(connection)
 
 
-def _configure_postgresql(connection: DBAPIConnection, record: object) -> None:
+def _limit_session(limits: str, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    """Gives a connection its limits when it comes into a request, and takes them when it leaves requests: in a web
+    process that is once."""
+    is_limited = has_request_context()
+    if record.info.get("is_limited", False) is not is_limited:
+        cursor = connection.cursor()
+        cursor.execute(limits if is_limited else "RESET lock_timeout; RESET statement_timeout")
+        cursor.close()
+        connection.commit()
+        record.info["is_limited"] = is_limited
+
+
+def _limit_transaction(limits: str, connection: sa.Connection) -> None:
+    if connection.info["is_pooled"] and has_request_context():
+        connection.exec_driver_sql(limits)
+
+
+def _configure_postgresql(connection: Any, record: ConnectionPoolEntry) -> None:
+    """Sets up a connection. Behind a pooler in transaction mode, each transaction may run on another one of the
+    server's: nothing may be left on it, neither settings nor prepared statements. The process that answers differs then
+    from the one that the pooler named when we connected."""
     # Not as options of the start, which a PgBouncer in between would refuse.
     names = [f"tcp_{name.removeprefix('tcp_')}" for name in KEEPALIVE]
     values = [str(value) for value in KEEPALIVE.values()]
     cursor = connection.cursor()
-    cursor.execute("SELECT set_config(n, v, false) FROM unnest(%s::text[], %s::text[]) s (n, v)", (names, values))
+    cursor.execute(
+        "SELECT set_config(n, v, false) FROM unnest(%s::text[], %s::text[]) s (n, v) WHERE pg_backend_pid() = %s",
+        (names, values, connection.info.backend_pid),
+    )
+    record.info["is_pooled"] = cursor.rowcount == 0
+    if record.info["is_pooled"]:
+        connection.prepare_threshold = None
     cursor.close()
     connection.commit()

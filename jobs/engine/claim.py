@@ -249,9 +249,9 @@ def give_back(session: Session, claims: Iterable[Claim]) -> None:
         give_back_one(session, claim_)
 
 
-def give_back_one(session: Session, claim_: Claim) -> JobState | None:
-    """Returns one claimed record to the queue; None when the claim is lost."""
-    return _return_to_queue(session, claim_, {}, None)
+def give_back_one(session: Session, claim_: Claim, delay_seconds: float = 0.0) -> JobState | None:
+    """Returns one claimed record to the queue, maybe after a delay; None when the claim is lost."""
+    return _return_to_queue(session, claim_, {}, None, delay_seconds)
 
 
 def held(session: Session, claims: Sequence[Claim]) -> set[str]:
@@ -267,16 +267,25 @@ def claims_of(session: Session, *conditions: sa.ColumnElement[bool]) -> list[Cla
 
 
 def _return_to_queue(
-    session: Session, claim_: Claim, values: Mapping[str, Any], error: BaseException | None
+    session: Session,
+    claim_: Claim,
+    values: Mapping[str, Any],
+    error: BaseException | None,
+    delay_seconds: float = 0.0,
 ) -> JobState | None:
-    back = {"state": JobState.PENDING, "attempt": JobRecord.attempt - 1, "enqueued_at": utc_now()}
+    now = utc_now()
+    due_at = now + timedelta(seconds=delay_seconds) if delay_seconds else None
+    state = JobState.RETRYABLE if due_at else JobState.PENDING
+    back = {"state": state, "attempt": JobRecord.attempt - 1, "enqueued_at": now}
+    if due_at:
+        back["scheduled_at"] = due_at
     if not _end(session, [claim_], {**back, **values}):
         return None
     if error is not None:
         _add_attempt(session, claim_, AttemptOutcome.INTERRUPTED, error)
     # Behind those that wait it would wait as long again, however quickly it was rescued.
-    hold(session, [replace(_published(claim_, None), goes_first=True)])
-    return JobState.PENDING
+    hold(session, [replace(_published(claim_, due_at), goes_first=due_at is None)])
+    return state
 
 
 def _is_cancel_requested(session: Session, claim_: Claim) -> bool:

@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import structlog
 from flask import Flask, current_app
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.database_errors import is_database_away, is_transient
+from app.database_errors import is_transient
 from app.extensions import db
 from app.outbox import JobState, Origin, UnknownJobError, acting_as
 from app.tenancy import scope_of, seeing
@@ -29,8 +30,9 @@ from jobs.engine.retry import NO_RETRY
 log = structlog.get_logger(__name__)
 
 DATABASE_RETRY_SECONDS = 1.0
-# A job that loses the database more often than this may be what kills it: from then on each time is an interruption.
-FORGIVEN_OUTAGES = 10
+# The waits of a job that met a transient error of the database, one after the other. One that meets more of them may be
+# their cause: from then on each is an interruption.
+OUTAGE_DELAYS_SECONDS = (0.0, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0, 300.0, 300.0)
 
 T = TypeVar("T")
 
@@ -156,8 +158,8 @@ def _end_chunk(chunk: Chunk, failure: BaseException) -> None:
     """Ends what the function has left unanswered; called again it goes on where the database left it."""
     # Through the chunk, so that the function's own `save` learns of it in the same transaction.
     for item in chunk.unanswered:
-        if _is_forgiven(item, failure):
-            chunk.release(item)
+        if (delay_seconds := _delay_after(item, failure)) is not None:
+            chunk.release(item, delay_seconds)
         elif is_transient(failure):
             chunk.interrupt(item, failure)
         else:
@@ -181,8 +183,8 @@ def _end_failed(items: Sequence[Claim], error: BaseException, found: JobDefiniti
     policy = found.policy(current_app.config) if found else NO_RETRY
 
     def end_one(item: Claim) -> JobState | None:
-        if _is_forgiven(item, error):
-            return claims.give_back_one(db.session(), item)
+        if (delay_seconds := _delay_after(item, error)) is not None:
+            return claims.give_back_one(db.session(), item, delay_seconds)
         if is_transient(error):
             return claims.interrupt(db.session(), item, claims.cause_of(error))
         return claims.fail(db.session(), item, error, policy)
@@ -211,10 +213,13 @@ def _until_database_answers(record: Callable[[], T]) -> T:
             time.sleep(DATABASE_RETRY_SECONDS)
 
 
-def _is_forgiven(item: Claim, error: BaseException) -> bool:
-    """Whether the database was away or restarting: no fault of the job, which begins again without a count."""
+def _delay_after(item: Claim, error: BaseException) -> float | None:
+    """How long a job waits that met a transient error of the database: no fault of its own, it begins again without a
+    count. None for other errors, and when it has met too many of these."""
     given_back = item.number - item.attempt - item.interruptions
-    return is_database_away(error) and given_back < FORGIVEN_OUTAGES
+    if is_transient(error) and given_back < len(OUTAGE_DELAYS_SECONDS):
+        return OUTAGE_DELAYS_SECONDS[given_back]
+    return None
 
 
 def _log_end(item: Claim, error: BaseException, state: JobState | None) -> None:

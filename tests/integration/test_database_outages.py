@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -124,32 +125,54 @@ def test_a_job_that_fails_while_its_connection_is_gone_has_failed(app, session):
     assert read(session, id).error_message == "for another reason"
 
 
-def test_a_job_that_lets_its_own_connection_time_out_has_failed(app, session):
+LIMITS = {
+    "statement": ("SET LOCAL statement_timeout = 1", "SELECT pg_sleep(10)"),
+    "idle": ("SET idle_in_transaction_session_timeout = 1", "SELECT 1"),
+    "lock": ("SET LOCAL lock_timeout = 1", "LOCK TABLE tickets"),
+    "read-only": ("SET TRANSACTION READ ONLY", "DELETE FROM tickets"),
+}
+
+
+@pytest.mark.parametrize(("setting", "statement"), LIMITS.values(), ids=LIMITS)
+def test_a_job_that_meets_a_limit_of_the_database_goes_back_without_a_count(app, session, setting, statement):
     def act(session: Session, ticket_id: int) -> None:
-        session.execute(sa.text("SET idle_in_transaction_session_timeout = 1"))
-        time.sleep(0.5)
-        session.execute(sa.select(1))
+        session.execute(sa.text(setting))
+        if "idle" in setting:
+            wait_until(lambda: is_ended(session.connection().connection.driver_connection))
+        session.execute(sa.text(statement))
 
     behaviour["act"] = act
     id = asked(session)
-    assert attempt_at(app, session, id) == [(id, JobState.RETRYABLE)]
-    assert "idle-in-transaction" in (read(session, id).error_message or "")
+    with db.engine.begin() as neighbour:
+        neighbour.execute(sa.text("LOCK TABLE tickets IN ACCESS SHARE MODE"))
+        assert attempt_at(app, session, id) == [(id, JobState.PENDING)]
+    record = read(session, id)
+    assert (record.attempt, record.interruptions) == (0, 0)
 
 
-def test_a_job_that_takes_the_database_down_each_time_is_a_poison_pill_in_the_end(app, session):
+def is_ended(connection: Any) -> bool:
+    """Whether the server has said its last word on a connection."""
+    return bool(select.select([connection.fileno()], [], [], 0)[0])
+
+
+def test_a_job_that_takes_the_database_down_each_time_waits_longer_and_is_a_poison_pill_in_the_end(app, session, clock):
     def act(session: Session, ticket_id: int) -> None:
         lose_connection(session)
         go_on(session)
 
     behaviour["act"] = act
     id = asked(session)
-    times = 0
-    while read(session, id).state is JobState.PENDING:
-        attempt_at(app, session, id)
-        times += 1
+    delays, states = execution.OUTAGE_DELAYS_SECONDS, []
+    for delay_seconds in (*delays, *[0] * app.config["MAX_INTERRUPTIONS"]):
+        states += [state for _, state in attempt_at(app, session, id)]
+        clock.shift(delay_seconds)
     record = read(session, id)
     assert (record.state, record.error_type) == (JobState.FAILED, "PoisonPillError")
-    assert times == execution.FORGIVEN_OUTAGES + app.config["MAX_INTERRUPTIONS"]
+    assert states == [
+        *(JobState.RETRYABLE if delay_seconds else JobState.PENDING for delay_seconds in delays),
+        *[JobState.PENDING] * (app.config["MAX_INTERRUPTIONS"] - 1),
+        JobState.FAILED,
+    ]
 
 
 def test_a_chunk_that_lost_the_database_keeps_what_it_answered_and_gives_back_the_rest(app, session, postgres):

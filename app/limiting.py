@@ -22,12 +22,11 @@ from limits.strategies import MovingWindowRateLimiter
 from werkzeug.exceptions import TooManyRequests
 
 from app.keys import keyed_digest
-from app.outbox import Publisher, publisher
+from app.outbox import LIMITS_PREFIX, Publisher, publisher
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-KEY_PREFIX = "belfry:limits"
 # Whoever has one address of IPv6 has at least this network of them (RFC 6177).
 IPV6_PREFIX = 64
 
@@ -57,7 +56,12 @@ class Limiter:
         breaker = self._publisher.breaker
         if breaker.admits():
             try:
+                self._publisher.ownership.check(self._publisher.connection)
                 result = action(self._shared)
+            except redis.ResponseError as error:
+                # It answers: what it refuses here (scripts, say) need not stop the publisher.
+                breaker.succeeded()
+                log.warning("limits.in_memory", error=type(error).__name__, reason=str(error))
             except redis.RedisError as error:
                 breaker.failed()
                 log.warning("limits.in_memory", error=type(error).__name__)
@@ -72,7 +76,7 @@ class Limiter:
     def _shared(self) -> MovingWindowRateLimiter:
         # With a pool the address is not looked at.
         pool = self._publisher.connection.connection_pool
-        return MovingWindowRateLimiter(RedisStorage("redis://", connection_pool=pool, key_prefix=KEY_PREFIX))
+        return MovingWindowRateLimiter(RedisStorage("redis://", connection_pool=pool, key_prefix=LIMITS_PREFIX))
 
     @cached_property
     def _own(self) -> MovingWindowRateLimiter:

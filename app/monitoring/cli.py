@@ -181,6 +181,19 @@ def relay_command() -> None:
     click.echo(f"{report.pushed} pushed, {report.marked} had arrived")
 
 
+@jobs.command("take-broker")
+def take_broker_command() -> None:
+    """Make this deployment the owner of its Redis database, whichever deployment owns it now."""
+    broker = outbox.publisher()
+    broker.ownership.learn(db.session())
+    db.session.rollback()
+    try:
+        broker.ownership.take(broker.connection)
+    except redis.RedisError as error:
+        raise click.ClickException(f"the broker does not answer: {error}") from error
+    click.echo(f"the Redis database belongs to deployment {broker.ownership.deployment_id}")
+
+
 @click.command("doctor")
 @_as_json
 @with_appcontext

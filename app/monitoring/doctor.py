@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.extensions import db
 from app.mail import MailError, check_connection
-from app.outbox import QUEUES, WorkerProcess, publisher
+from app.outbox import QUEUES, Deployment, ForeignBrokerError, WorkerProcess, publisher, scheduler_passes
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def examine(app: Flask) -> list[Finding]:
         _settings(app),
         database,
         _look("migrations", lambda: _migrations(app)),
-        _look("broker", _broker),
+        _look("broker", _own_broker),
         *(_look(f"queue {queue}", lambda queue=queue: _workers_of(app, queue)) for queue in QUEUES),
         _look("scheduler", lambda: _scheduler(app)),
         _look("smtp", _smtp),
@@ -60,6 +60,10 @@ def _look(part: str, examination: Callable[[], str]) -> Finding:
     except SQLAlchemyError as error:
         db.session.rollback()
         return Finding(part, False, f"the database does not answer ({type(error).__name__}): check DATABASE_URL")
+    except ForeignBrokerError as error:
+        return Finding(part, False, str(error))
+    except redis.ResponseError as error:
+        return Finding(part, False, f"refuses what the processes need of it: {error}; jobs wait in the database")
     except redis.RedisError as error:
         return Finding(part, False, f"{error}: start Redis or Valkey, or check REDIS_URL; jobs wait in the database")
 
@@ -88,6 +92,12 @@ def _broker() -> str:
     return "answers; waiting: " + ", ".join(f"{queue} {count}" for queue, count in waiting.items())
 
 
+def _own_broker() -> str:
+    publisher().ownership.learn(db.session())
+    publisher().ownership.check(publisher().connection, every_seconds=0)
+    return _broker()
+
+
 def _workers_of(app: Flask, queue: str) -> str:
     rows = _fresh(app, WorkerProcess.queues != "")
     names = [row.name for row in rows if queue in row.queues.split(",")]
@@ -100,6 +110,9 @@ def _workers_of(app: Flask, queue: str) -> str:
 def _scheduler(app: Flask) -> str:
     if not _fresh(app, WorkerProcess.kind == "scheduler"):
         raise _NotWellError("none runs: start `python scheduler.py`; retries and schedules wait")
+    if not scheduler_passes(db.session()):
+        refusal = db.session.scalar(sa.select(Deployment.scheduler_error))
+        raise _NotWellError(f"runs, but has not finished a pass lately ({refusal or 'no error was recorded'})")
     return "runs"
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.access import public
 from app.extensions import db
-from app.outbox import publisher
+from app.outbox import ForeignBrokerError, publisher, scheduler_passes
 
 health = Blueprint("health", __name__)
 
@@ -25,28 +25,26 @@ def alive() -> ResponseReturnValue:
 @health.get("/readyz")
 @public
 def ready() -> ResponseReturnValue:
-    """200 when the database answers, else 503. Without the broker requests still work, so it is named and no more."""
-    database = _database_answers()
-    broker = _broker_takes_jobs()
-    answer = {"database": _word(database), "broker": _word(broker)}
-    return jsonify(status=_word(database), parts=answer), 200 if database else 503
-
-
-def _database_answers() -> bool:
+    """200 when the database answers, else 503. Without the broker or a scheduler requests still work, so they are named
+    and no more."""
     try:
         db.session.execute(sa.text("SELECT 1"))
+        publisher().ownership.learn(db.session())
+        scheduler = scheduler_passes(db.session())
     except SQLAlchemyError:
-        return False
-    return True
+        parts = {"database": "unavailable", "broker": _broker(), "scheduler": "unknown"}
+        return jsonify(status="unavailable", parts=parts), 503
+    parts = {"database": "ok", "broker": _broker(), "scheduler": "ok" if scheduler else "unavailable"}
+    return jsonify(status="ok", parts=parts), 200
 
 
-def _broker_takes_jobs() -> bool:
+def _broker() -> str:
+    broker = publisher()
     try:
-        publisher().probe()
+        broker.ownership.check(broker.connection, every_seconds=0)
+        broker.probe()
+    except ForeignBrokerError:
+        return "of another deployment"
     except redis.RedisError:
-        return False
-    return True
-
-
-def _word(is_well: bool) -> str:
-    return "ok" if is_well else "unavailable"
+        return "unavailable"
+    return "ok"

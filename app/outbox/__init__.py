@@ -28,6 +28,7 @@ from app.outbox.changes import (
     subject_of,
     subject_type,
 )
+from app.outbox.deployment import MEMORY_KEY, BrokerOwnership, scheduler_passes
 from app.outbox.enqueue import (
     JobRequest,
     current_session,
@@ -37,6 +38,7 @@ from app.outbox.enqueue import (
     insert_ignoring_conflicts,
 )
 from app.outbox.errors import (
+    ForeignBrokerError,
     HookError,
     JobArgumentError,
     JobStateError,
@@ -50,6 +52,7 @@ from app.outbox.locking import unlocked
 from app.outbox.models import (
     JOB_NAME_CHARACTERS,
     AttemptOutcome,
+    Deployment,
     JobAttempt,
     JobRecord,
     Schedule,
@@ -69,7 +72,7 @@ from app.outbox.origin import (
     set_origin,
 )
 from app.outbox.pruning import prune_records
-from app.outbox.publisher import TIMERS_KEY, Publisher
+from app.outbox.publisher import LIMITS_PREFIX, TIMERS_KEY, Publisher
 from app.outbox.relay import RelayReport, relay, relay_pages
 from app.outbox.specs import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, JobCatalogue, JobSpec, catalogue
 from app.outbox.states import ENDED, LIVE, TIMED, TRANSITIONS, WAITING, JobState, sources_of
@@ -80,15 +83,20 @@ __all__ = [
     "HEAVY_QUEUES",
     "JOB_NAME_CHARACTERS",
     "LIGHT_QUEUES",
+    "LIMITS_PREFIX",
     "LIVE",
+    "MEMORY_KEY",
     "QUEUES",
     "TIMED",
     "TIMERS_KEY",
     "TRANSITIONS",
     "WAITING",
     "AttemptOutcome",
+    "BrokerOwnership",
     "Change",
     "Creation",
+    "Deployment",
+    "ForeignBrokerError",
     "HookError",
     "JobArgumentError",
     "JobAttempt",
@@ -136,6 +144,7 @@ __all__ = [
     "relay",
     "relay_pages",
     "retry",
+    "scheduler_passes",
     "school_column",
     "school_of",
     "school_of_row",

@@ -48,6 +48,8 @@ def hold(session: Session, records: Sequence[Published]) -> None:
     """Keeps `records` until the transaction that wrote them ends; of very many, the first `MAX_RECORDS`."""
     transaction = session.get_nested_transaction() or session.get_transaction()
     assert transaction is not None, "records are written on the session's connection, which begins one"
+    # After the commit, which publishes, no statement may run.
+    current_app.extensions["outbox"].publisher.ownership.learn(session)
     buffer = session.info.setdefault("outbox", Buffer())
     if not current_app.config["JOBS_EAGER"]:  # there is no relay then that comes for the rest
         records = records[: max(0, MAX_RECORDS - buffer.size)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import redis
+
 from app.errors import AppError, ConflictError, InvalidInputError
 
 
@@ -47,3 +49,7 @@ class JobTimeoutError(BaseException):
     Raised inside the job function, from outside; not an Exception, so that a job's own `except Exception`
     does not swallow it.
     """
+
+
+class ForeignBrokerError(redis.RedisError):
+    """Another deployment owns the Redis database: for this one it is unavailable."""

@@ -201,6 +201,17 @@ class ScheduleTick(Base):
     recorded_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
+class Deployment(Base):
+    """The one row that tells this deployment from others, and says whether its scheduler gets its work done."""
+
+    __tablename__ = "deployments"
+
+    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True)
+    # By the database's clock: when a scheduler last finished a pass, and what Redis has refused since.
+    scheduler_passed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    scheduler_error: Mapped[str | None] = mapped_column(sa.String(500))
+
+
 class WorkerProcess(Base):
     """A process of the job system and its last sign of life: what the rescue judges by.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -18,13 +18,16 @@ from rq_scheduler import Scheduler
 from app.columns import utc_now
 from app.outbox.broker import CircuitBreaker
 from app.outbox.buffer import Published
+from app.outbox.deployment import BrokerOwnership
 
 log = structlog.get_logger(__name__)
 
 # So few that even a busy broker answers each pipeline within a request's timeout; more would not be faster.
 PIPELINE_RECORDS = 100
 TIMERS_KEY = Scheduler.scheduled_jobs_key
-PROBE_KEY = "belfry:probe"
+LIMITS_PREFIX = "belfry:limits"
+PROBE = "probe"
+_SCRIPT = "return redis.call('set', KEYS[1], '', 'PX', 1)"
 
 
 def _run_nothing(_: str) -> None:
@@ -42,6 +45,7 @@ class Publisher:
         result_ttl_seconds: how long RQ keeps its own copy of an ended job.
         run_eagerly: set with JOBS_EAGER: runs the records in the caller instead.
         run_directly: runs one record in the caller now, also one that is due later, unless somebody else has it.
+        ownership: says whether the Redis database is this deployment's.
     """
 
     connection: redis.Redis
@@ -50,6 +54,7 @@ class Publisher:
     result_ttl_seconds: int
     run_eagerly: Callable[[Sequence[str]], None] | None = None
     run_directly: Callable[[str], None] = _run_nothing
+    ownership: BrokerOwnership = field(default_factory=BrokerOwnership)
 
     def publish(self, records: Sequence[Published]) -> bool:
         """Called when a transaction that wrote `records` has committed. Never raises: the relay finds what is left.
@@ -63,6 +68,7 @@ class Publisher:
         if not self.breaker.admits():
             return False
         try:
+            self.ownership.check(self.connection)
             self.push(records)
         except redis.RedisError as error:
             self.breaker.failed()
@@ -72,9 +78,24 @@ class Publisher:
         return True
 
     def probe(self) -> None:
-        """Writes a key that is gone at once. Raises redis.RedisError: also where a PING would be answered, by a broker
-        that is read-only or full."""
-        self.connection.set(PROBE_KEY, "", px=1)
+        """Does with probe keys what web, scheduler and workers do with theirs; leaves nothing behind.
+
+        Raises redis.RedisError also where a PING would be answered: by a broker that is read-only or full, or refuses
+        this user a command or keys.
+        """
+        queue, job = Queue.redis_queue_namespace_prefix + PROBE, Job.redis_job_namespace_prefix + PROBE
+        with self.connection.pipeline(transaction=True) as pipeline:
+            pipeline.set(f"belfry:{PROBE}", "", px=1)
+            pipeline.hset(job, mapping={"status": ""})
+            pipeline.delete(job)
+            pipeline.rpush(queue, "")
+            pipeline.lpop(queue)
+            pipeline.zadd(TIMERS_KEY, {PROBE: "inf"})
+            pipeline.zrem(TIMERS_KEY, PROBE)
+            pipeline.exists(Scheduler.scheduler_lock_key)
+            # The rate limits need scripts; without them each process counts for itself.
+            pipeline.eval(_SCRIPT, 1, f"{LIMITS_PREFIX}:{PROBE}")
+            pipeline.execute()
 
     def push(self, records: Iterable[Published], *, timers: Sequence[bytes] = ()) -> None:
         """Pushes `records`, a pipeline for every 100. Raises redis.RedisError.

@@ -48,8 +48,10 @@ def relay(publisher: Publisher) -> RelayReport:
 
 def relay_pages(publisher: Publisher) -> Iterator[RelayReport]:
     """The same page by page, for a caller that has other things to do in between."""
+    publisher.ownership.learn(db.session())
     if not _has_candidates():
         return
+    publisher.ownership.check(publisher.connection)
     # Redis first, SQL second: what a worker takes in between is then still counted as present.
     present = ids_at_rq(publisher)
     for page in _pages():

@@ -7,18 +7,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 import redis
+import sqlalchemy as sa
 import structlog
 from flask import Flask
+from redis.client import Pipeline
 from rq_scheduler import Scheduler
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.columns import utc_now
+from app.columns import database_now, utc_now
 from app.database_errors import is_transient
 from app.extensions import db
-from app.outbox import Publisher, relay_pages
+from app.outbox import MEMORY_KEY, Deployment, Publisher, relay_pages
 from jobs.engine import heartbeat, schedule
 from jobs.engine.rescue import rescue
 from jobs.engine.schedule import ScheduleEntry
@@ -35,19 +38,8 @@ RESCUE_PERIOD_SECONDS = 1.0
 # With the time that an answer of Redis may take, less than half of RESCUE_AFTER_SECONDS: the rescue goes on without it.
 MAX_BACKOFF_SECONDS = 2.0
 SCHEDULE_PREFIX = "schedule:"
-# Present as long as Redis keeps what it was told; its absence says that the timers are gone too.
-MEMORY_KEY = "belfry:timers"
 END = object()
-
-_LOCK = """
-local holder = redis.call('get', KEYS[1])
-if holder and holder ~= ARGV[1] then return 'taken' end
-redis.call('set', KEYS[1], ARGV[1], 'EX', ARGV[2])
-return holder and 'held' or 'new'
-"""
-_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
-# A Redis that was wiped since the pass began has lost the lock too: then it does not remember what it was told.
-_REMEMBER = "if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('set', KEYS[2], ARGV[1]) end"
+MAX_REASON_CHARACTERS = 500
 
 
 class Clock(Scheduler):
@@ -89,8 +81,11 @@ class Clock(Scheduler):
                     pause = 0 if self.work_once() else PASS_SECONDS
                     backoff = PASS_SECONDS
                 except (redis.RedisError, SQLAlchemyError) as error:
-                    log.warning("scheduler.waiting", error=type(error).__name__, seconds=backoff)
+                    reason = str(getattr(error, "orig", error))
+                    log.warning("scheduler.waiting", error=type(error).__name__, reason=reason, seconds=backoff)
                     self._let_go()
+                    if isinstance(error, redis.RedisError):
+                        self._record_refusal(reason)
                     pause, backoff = backoff, min(backoff * 2, MAX_BACKOFF_SECONDS)
                 if burst:
                     break
@@ -108,12 +103,14 @@ class Clock(Scheduler):
         # The rescue needs no Redis and no lock: its UPDATEs are fenced.
         if self._may_judge():
             self._regularly("rescue", RESCUE_PERIOD_SECONDS, lambda: rescue(db.session()))
+        self._publisher.ownership.check(self.connection, every_seconds=0)
         if not self.acquire_lock():
             return False
         self._regularly("refresh", REFRESH_SECONDS, self.refresh)
         self._page_by_page("timers", REFRESH_SECONDS, self._restore_timers)
         is_more_due = self.enqueue_jobs()
         self._page_by_page("relay", settings["RELAY_SECONDS"], lambda: relay_pages(self._publisher))
+        self._regularly("pass", settings["HEARTBEAT_SECONDS"], self._record_pass)
         return is_more_due or bool(self._under_way)
 
     def stop(self, signal_number: int = 0, frame: object = None) -> None:
@@ -126,14 +123,31 @@ class Clock(Scheduler):
 
     def acquire_lock(self) -> bool:
         """Takes the lock or renews it: it has an owner, so nobody deletes another's, and its owner's death ends it."""
-        answer = self.connection.eval(_LOCK, 1, self.scheduler_lock_key, self.name, LOCK_SECONDS)
-        if answer == b"new":
+        # Without scripts, which an ACL may refuse.
+        with self.connection.pipeline(transaction=True) as pipeline:
+            pipeline.set(self.scheduler_lock_key, self.name, nx=True, ex=LOCK_SECONDS)
+            pipeline.get(self.scheduler_lock_key)
+            is_new, holder = pipeline.execute()
+        if holder != self.name.encode():
+            return False
+        if is_new:
             self._begin_anew()
-        return answer != b"taken"
+        else:
+            self.connection.expire(self.scheduler_lock_key, LOCK_SECONDS)
+        return True
 
     def remove_lock(self) -> None:
         """Releases the lock if it is ours."""
-        self.connection.eval(_RELEASE, 1, self.scheduler_lock_key, self.name)
+        self._while_holding_lock(lambda pipeline: pipeline.delete(self.scheduler_lock_key))
+
+    def _while_holding_lock(self, change: Callable[[Pipeline], object]) -> None:
+        """Makes a change in Redis, unless the lock is not ours or is lost before it is made."""
+        with self.connection.pipeline() as pipeline, suppress(redis.WatchError):
+            pipeline.watch(self.scheduler_lock_key)
+            if pipeline.get(self.scheduler_lock_key) == self.name.encode():
+                pipeline.multi()
+                change(pipeline)
+                pipeline.execute()
 
     def refresh(self) -> None:
         """Makes SQL's schedules those of the code, and Redis's ticks those of SQL."""
@@ -177,7 +191,8 @@ class Clock(Scheduler):
             yield from self._timers.restore(utc_now() + timedelta(seconds=LOOK_AHEAD_SECONDS))
         else:
             yield from self._timers.restore(None)
-            self.connection.eval(_REMEMBER, 2, self.scheduler_lock_key, MEMORY_KEY, self.name)
+            # A Redis that was wiped since the pass began has lost the lock too, and what it was told.
+            self._while_holding_lock(lambda pipeline: pipeline.set(MEMORY_KEY, self.name))
 
     def _may_judge(self) -> bool:
         # Silence is no death while the database was away or locked for all: after a gap in its own signs of life the
@@ -186,6 +201,7 @@ class Clock(Scheduler):
 
     def _beat(self) -> None:
         began_at = time.monotonic()
+        self._publisher.ownership.learn(db.session())
         if not heartbeat.beat(db.session(), self.name):
             heartbeat.register(db.session(), self.name, "scheduler", [])
         if began_at - self._beaten_at > self._app.config["RESCUE_AFTER_SECONDS"] / 2:
@@ -238,6 +254,22 @@ class Clock(Scheduler):
         # A rollback would need the connection that may just have died.
         db.session().invalidate()
         self._release()
+
+    def _record_pass(self) -> None:
+        passed = sa.update(Deployment).values(scheduler_passed_at=database_now(), scheduler_error=None)
+        db.session.execute(passed)
+        db.session.commit()
+
+    def _record_refusal(self, reason: str) -> None:
+        """Writes down for `flask doctor` why passes fail."""
+        text = reason[:MAX_REASON_CHARACTERS]
+        refused = sa.update(Deployment).where(Deployment.scheduler_error.is_distinct_from(text))
+        try:
+            db.session.execute(refused.values(scheduler_error=text))
+            db.session.commit()
+        except SQLAlchemyError as error:
+            db.session.rollback()
+            log.warning("scheduler.refusal_not_recorded", error=type(error).__name__)
 
     def _sign_off(self) -> None:
         self._release()

@@ -112,6 +112,7 @@ class HeavyWorker(EngineWorker):
             self._beat_when_due()
 
     def _pop(self, seconds: float) -> str | None:
+        self._check_broker(self.connection)
         popped: Any = self.connection.blpop(self.queue_keys(), seconds)
         # Whatever else somebody has pushed: it is to be told apart from our ids, not to stop the worker.
         return popped[1].decode(errors="replace") if popped else None

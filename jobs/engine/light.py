@@ -123,6 +123,7 @@ class LightWorker(EngineWorker):
 
     def _take(self, rooms: Mapping[str, int], *, block: bool) -> list[str]:
         """Pops ids from the queues in their order of precedence, and waits for one when there is none."""
+        self._check_broker(self.connection)
         ids = self._pop(rooms)
         if not ids and block and (popped := self.connection.blpop(list(rooms), POLL_SECONDS)):
             ids = [_decoded(popped[1]), *self._pop(rooms)]

@@ -99,6 +99,7 @@ class EngineWorker(BaseWorker):
         """Gives a sign of life, in SQL first: the rescue judges by it, and Redis may be away."""
         try:
             with signs_of_life_context(self._app):
+                publisher().ownership.learn(db.session())
                 heartbeat.beat_or_register(self.name, self.kind, self.queue_names())
                 held = {claim.id for claim in self._held.claims()}
                 heartbeat.recover_orphans(db.session(), self.name, held)
@@ -107,12 +108,22 @@ class EngineWorker(BaseWorker):
         with _whatever_redis_does():
             self._register_at_rq()
 
+    def _check_broker(self, connection: redis.Redis) -> None:
+        """Raises ForeignBrokerError when another deployment owns the Redis database: its jobs are not to be taken."""
+        ownership = publisher(self._app).ownership
+        if ownership.deployment_id is None:
+            with self._app.app_context():
+                ownership.learn(db.session())
+        ownership.check(connection)
+
     def _register_at_rq(self) -> None:
         """Shows the worker to RQ's tools, all of it each time: Redis may have forgotten it."""
         self._state = WorkerStatus.BUSY if self._held else WorkerStatus.IDLE
         self.last_heartbeat = now()
         # The publisher's client waits for a moment only: signs of life must not be late because of Redis.
-        with publisher(self._app).connection.pipeline(transaction=False) as pipeline:
+        broker = publisher(self._app)
+        broker.ownership.check(broker.connection)
+        with broker.connection.pipeline(transaction=False) as pipeline:
             pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state.value})
             worker_registration.register(self, pipeline)
             pipeline.expire(self.key, self.worker_ttl)
@@ -138,7 +149,8 @@ class EngineWorker(BaseWorker):
         Returns:
             how many seconds to wait the next time.
         """
-        log.warning("worker.waiting", error=type(error).__name__, seconds=seconds)
+        reason = str(getattr(error, "orig", error))
+        log.warning("worker.waiting", error=type(error).__name__, reason=reason, seconds=seconds)
         self._pause(seconds)
         return min(seconds * 2, MAX_PAUSE_SECONDS)
 
@@ -158,7 +170,8 @@ class EngineWorker(BaseWorker):
         try:
             with self._app.app_context():
                 heartbeat.sign_off(db.session(), self.name)
-            self.teardown()
+            if self.pubsub_thread is not None:  # RQ knows it
+                self.teardown()
         except (redis.RedisError, SQLAlchemyError) as error:
             log.warning("worker.signed_off_late", error=type(error).__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,6 +15,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
+
+from app.database_time import database_time
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -94,8 +95,8 @@ def in_utc(value: datetime) -> datetime:
 
 
 def utc_now() -> datetime:
-    """The present moment as an aware UTC datetime."""
-    return datetime.now(UTC)
+    """The present moment as an aware UTC datetime, by the database's clock as far as the process knows it."""
+    return database_time.now()
 
 
 class _DatabaseNow(FunctionElement[datetime]):
@@ -156,7 +157,7 @@ def new_id(moment: datetime | None = None) -> str:
     Args:
         moment: makes one that sorts as if it was made then.
     """
-    millis = int(moment.timestamp() * 1_000) if moment else time.time_ns() // 1_000_000
+    millis = int((moment or utc_now()).timestamp() * 1_000)
     value = (millis & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from app import sqlite, tenancy
+from app import database_time, sqlite, tenancy
 
 # A host that vanishes says no goodbye: a client must not wait for a dead server, nor others for a dead client's locks.
 # Each side asks after the other when it is silent, and gives it up after 11 s.
@@ -183,6 +183,7 @@ def _prepare_engine(engine: sa.Engine, settings: Mapping[str, Any]) -> None:
     # A forked process must not speak on its parent's connections.
     drop = weakref.WeakMethod(engine.dispose)
     os.register_at_fork(after_in_child=lambda: (dispose := drop()) and dispose(close=False))
+    database_time.listen(engine)
     if engine.dialect.name == "sqlite":
         sqlite.prepare_engine(engine)
     else:

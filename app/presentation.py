@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from flask import Flask, current_app, g, request, url_for
 
 from app.access import open_endpoints
+from app.columns import utc_now
 
 MINUTES_PER_ROW = 15
 ROWS_PER_HOUR = 60 // MINUTES_PER_ROW
@@ -67,7 +68,7 @@ def span(start: datetime, end: datetime) -> str:
 
 def is_past(moment: datetime, now: datetime | None = None) -> bool:
     """Whether `moment` lies behind us."""
-    return in_zone(moment) < (now or datetime.now(UTC))
+    return in_zone(moment) < (now or utc_now())
 
 
 def clock_exact(moment: datetime | None, zone: ZoneInfo | None = None) -> str:
@@ -87,7 +88,7 @@ def isodate(moment: datetime | date | None, zone: ZoneInfo | None = None) -> str
 
 def date_today() -> date:
     """Today on the reader's clock."""
-    return in_zone(datetime.now(UTC)).date()
+    return in_zone(utc_now()).date()
 
 
 def utc_exact(moment: datetime | None) -> str:
@@ -104,7 +105,7 @@ def ago(moment: datetime | None, now: datetime | None = None) -> str:
     """`just now`, `42 s ago`, `3 min ago`, `in 2 h`, `5 d ago`."""
     if moment is None:
         return ""
-    seconds = ((now or datetime.now(UTC)) - in_zone(moment, ZoneInfo("UTC"))).total_seconds()
+    seconds = ((now or utc_now()) - in_zone(moment, ZoneInfo("UTC"))).total_seconds()
     if abs(seconds) < 2:
         return "just now"
     span = _coarse(abs(seconds))
@@ -159,7 +160,7 @@ def between(start: datetime | None, end: datetime | None) -> str:
     if start is None:
         return ""
     utc = ZoneInfo("UTC")
-    return duration(in_zone(end or datetime.now(UTC), utc) - in_zone(start, utc))
+    return duration(in_zone(end or utc_now(), utc) - in_zone(start, utc))
 
 
 # ── Words and values ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -363,7 +364,7 @@ def _overlapping_runs(
 
 
 def _now_row(now: datetime | None, day: date, zone: ZoneInfo, first_row: int, end_row: int) -> int | None:
-    local = in_zone(now or datetime.now(UTC), zone)
+    local = in_zone(now or utc_now(), zone)
     row = _row_at(local, day)
     return row - first_row + 1 if local.date() == day and first_row <= row < end_row else None
 

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 import jobs
 from app import create_app
 from app.accounts import security
+from app.database_time import DatabaseTime
 from app.extensions import Base, db, table_of
 from app.mail import close_connections
 from jobs.engine.light import LightWorker
@@ -36,6 +37,14 @@ def quick_password_hashes() -> Iterator[None]:
     least = {"argon2__time_cost": 1, "argon2__memory_cost": 8, "argon2__parallelism": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(security.SETTINGS, "PASSWORD_HASH_PASSLIB_OPTIONS", least)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clock_of_the_tests() -> Iterator[None]:
+    """Tests move the clock of this process: here a server's own does not count. In the processes they start it does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DatabaseTime, "measure_if_due", DatabaseTime.use_host)
         yield
 
 

@@ -215,6 +215,7 @@ def _published(row: Mapping[str, Any]) -> Published:
 
 def due_after(delay: timedelta | float) -> datetime:
     """The moment so long after now. Raises JobArgumentError when there is none."""
+    current_session().connection()  # so that a process knows the database's clock before its first delay
     try:
         return utc_now() + (delay if isinstance(delay, timedelta) else timedelta(seconds=delay))
     except (TypeError, ValueError, OverflowError):

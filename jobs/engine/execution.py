@@ -13,6 +13,7 @@ from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.columns import utc_now
 from app.database_errors import is_transient
 from app.extensions import db
 from app.outbox import JobState, Origin, UnknownJobError, acting_as
@@ -235,7 +236,7 @@ def _log_completed(item: Claim) -> None:
 
 
 def _seconds_since(item: Claim) -> float:
-    from_start = time.time() - item.started_at.timestamp()
+    from_start = (utc_now() - item.started_at).total_seconds()
     return round(max(0.0, from_start), 3)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -43,12 +42,12 @@ class Timers:
         """Those of `members` that are due, and those that the set has lost."""
         if not members:
             return []
-        now, times = time.time(), self._connection.zmscore(TIMERS_KEY, list(members))
+        now, times = utc_now().timestamp(), self._connection.zmscore(TIMERS_KEY, list(members))
         return [member for member, at in zip(members, times, strict=True) if at is None or at <= now]
 
     def due(self) -> Sequence[Any]:
         """The members that have been due for longest, at most a page of them."""
-        return self._connection.zrangebyscore(TIMERS_KEY, "-inf", time.time(), start=0, num=PAGE_TIMERS)
+        return self._connection.zrangebyscore(TIMERS_KEY, "-inf", utc_now().timestamp(), start=0, num=PAGE_TIMERS)
 
     def move(self, members: Sequence[bytes]) -> None:
         """Pushes the due records among `members` and ends their timers, both in one transaction of Redis.

@@ -186,9 +186,10 @@ def allow(broker: redis.Redis, *rules: str) -> None:
     broker.execute_command("ACL", "SETUSER", "belfry", "reset", "on", ">pw", "&*", *rules)
 
 
+@pytest.mark.usefixtures("as_user")
 @once_is_enough
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_doctor_and_readyz_tell_what_an_acl_refuses(as_user, app, broker, refusal):
+def test_doctor_and_readyz_tell_what_an_acl_refuses(app, broker, refusal):
     assert findings(app)["broker"] == (True, "answers; waiting: mail 0, default 0, bulk 0, heavy 0")
     assert parts(app)["broker"] == "ok"
     allow(broker, *REFUSALS[refusal])
@@ -197,8 +198,9 @@ def test_doctor_and_readyz_tell_what_an_acl_refuses(as_user, app, broker, refusa
     assert parts(app)["broker"] == "unavailable"
 
 
+@pytest.mark.usefixtures("as_user")
 @once_is_enough
-def test_without_scripts_jobs_run_and_rate_limits_count_in_memory(as_user, app, session, broker):
+def test_without_scripts_jobs_run_and_rate_limits_count_in_memory(app, session, broker):
     allow(broker, *REFUSALS["scripts"])
     id = enqueue("test.act", delay=0.001)
     session.commit()
@@ -217,8 +219,9 @@ def test_without_scripts_jobs_run_and_rate_limits_count_in_memory(as_user, app, 
     assert not broker.exists(clock.scheduler_lock_key)
 
 
+@pytest.mark.usefixtures("as_user")
 @once_is_enough
-def test_a_scheduler_whose_passes_fail_does_not_count_as_one_that_runs(as_user, app, session, broker, caplog):
+def test_a_scheduler_whose_passes_fail_does_not_count_as_one_that_runs(app, session, broker, caplog):
     clock = scheduler(app, ENTRY)
     one_pass(clock)
     assert findings(app)["scheduler"] == (True, "runs")
@@ -227,7 +230,7 @@ def test_a_scheduler_whose_passes_fail_does_not_count_as_one_that_runs(as_user, 
     session.commit()
     allow(broker, *REFUSALS["keys of RQ"])
     clock.run(burst=True)
-    assert "'reason': \"Command # 1 (" in caplog.text
+    assert "'reason': 'Command # 1 (SET rq:scheduler_lock" in caplog.text
     clock._beat()
     is_well, message = findings(app)["scheduler"]
     assert (is_well, "permission" in message) == (False, True), message

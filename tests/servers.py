@@ -290,3 +290,12 @@ def wait_until(condition, *, seconds: float = 10.0, every: float = 0.02) -> None
         if time.monotonic() > ends_at:
             raise AssertionError(f"{getattr(condition, '__name__', condition)} did not become true in {seconds} s")
         time.sleep(every)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[int]:
+    """A port of 127.0.0.1 that accepts connections and answers nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]

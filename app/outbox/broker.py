@@ -5,24 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+from app.settings.broker_urls import BrokerAddress, read_broker_url
 
 
 def connect(url: str, *, connect_timeout_seconds: float, timeout_seconds: float | None) -> redis.Redis:
     """A client for `url`; nothing is sent before its first command.
 
     Args:
-        url: `redis://`, `rediss://`, `unix://` or `redis+sentinel://host:port,host:port/service/db`.
-        connect_timeout_seconds: how long opening a connection may take.
+        url: an address that `read_broker_url` reads.
+        connect_timeout_seconds: how long opening a connection may take; through Sentinel, of all addresses together.
         timeout_seconds: how long one answer may take; None waits for ever (blocking pops).
     """
+    address = read_broker_url(url)
     # The client's own default is to try three more times, with pauses: here somebody waits for the answer.
     options: dict[str, Any] = {
         "socket_connect_timeout": connect_timeout_seconds,
@@ -30,23 +30,48 @@ def connect(url: str, *, connect_timeout_seconds: float, timeout_seconds: float 
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
     }
-    parts = urlsplit(url)
-    if parts.scheme not in SENTINEL_SCHEMES:
-        return redis.Redis.from_url(url, **options)
-    return _connect_sentinel(url, options)
+    if address.sentinels:
+        return _connect_through_sentinel(address, options)
+    return redis.Redis.from_url(url, **options)
 
 
-def _connect_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
-    parts = urlsplit(url)
-    hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
-    service, _, database = parts.path.strip("/").partition("/")
-    sentinel = Sentinel(
-        [(host, int(port)) for host, _, port in hosts],
-        sentinel_kwargs=options,
-        ssl=parts.scheme.startswith("rediss"),
-        **options,
-    )
-    return sentinel.master_for(service or "mymaster", db=int(database or 0), password=parts.password)
+def _connect_through_sentinel(address: BrokerAddress, options: dict[str, Any]) -> redis.Redis:
+    of_primary = {**options, **address.options}
+    of_sentinels = {name: value for name, value in of_primary.items() if name != "db"}
+    for name in ("username", "password"):
+        if (own := of_primary.pop(f"sentinel_{name}", None)) is not None:
+            of_sentinels[name] = own
+        of_sentinels.pop(f"sentinel_{name}", None)
+    # One that is silent must leave time for the others, and for the primary that they name.
+    share_seconds = options["socket_connect_timeout"] / (len(address.sentinels) + 1)
+    of_primary["socket_connect_timeout"] = share_seconds
+    of_sentinels |= {"socket_connect_timeout": share_seconds, "socket_timeout": share_seconds}
+    connection_class = _EncryptedSentinelConnection if address.is_encrypted else _SentinelConnection
+    sentinel = Sentinel([], ssl=address.is_encrypted, **of_primary)
+    sentinel.sentinels = [
+        redis.Redis(
+            connection_pool=redis.ConnectionPool(connection_class, host=host, port=port, **of_sentinels),
+        )
+        for host, port in address.sentinels
+    ]
+    return sentinel.master_for(address.service)
+
+
+class _SentinelConnection(redis.Connection):
+    """Gives a Sentinel the broker's password, and does without where the Sentinel has none."""
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        try:
+            super().on_connect_check_health(check_health)
+        except redis.AuthenticationError:
+            if not self.password:
+                raise
+            self.username = self.password = None
+            super().on_connect_check_health(check_health)
+
+
+class _EncryptedSentinelConnection(_SentinelConnection, redis.SSLConnection):
+    """The same over TLS."""
 
 
 class CircuitBreaker:

@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo
 
 import idna
 
+from app.settings.broker_urls import read_broker_url
+
 TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
 FALSE_WORDS = frozenset({"false", "0", "no", "off"})
 
@@ -124,32 +126,10 @@ def _split_url(text: str, schemes: tuple[str, ...]) -> str:
 
 
 def _to_broker_url(text: str) -> str:
-    scheme = urlsplit(text).scheme
-    if scheme == "unix":
-        is_valid = bool(urlsplit(text).path)
-    elif scheme.endswith("+sentinel"):
-        is_valid = _is_sentinel_url(text)
-    else:
-        # `.port` raises ValueError for what is not a port.
-        is_valid = bool(urlsplit(text).hostname) and urlsplit(text).port != 0
-    if scheme not in BROKER_SCHEMES or not is_valid:
-        raise ValueError(text)
+    read_broker_url(text)
     return text
 
 
-def _is_sentinel_url(text: str) -> bool:
-    """`redis+sentinel://[user:password@]host:port[,host:port…]/service[/database]`."""
-    parts = urlsplit(text)
-    service, *database = parts.path.strip("/").split("/")
-    hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
-    return (
-        all(name and port.isdecimal() for name, _, port in hosts)
-        and bool(service)
-        and (not database or (len(database) == 1 and database[0].isdecimal()))
-    )
-
-
-BROKER_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 DATABASE_SCHEMES = ("sqlite", "postgres", "postgresql", "postgresql+psycopg")
 
 

@@ -146,6 +146,11 @@ def test_a_wrong_value_is_refused_in_one_line_with_name_and_value(tmp_path: Path
         ("REDIS_URL", "redis+sentinel://:hunter2@a:26379,b/main"),
         ("REDIS_URL", "redis+sentinel://:hunter2@a:26379"),
         ("REDIS_URL", "redis+sentinel://:hunter2@a:26379/main/zero"),
+        ("REDIS_URL", "redis+sentinel://:hunter2@[::1:26379/main"),
+        ("REDIS_URL", "redis+sentinel://:hunter2@::1:26379/main"),
+        ("REDIS_URL", "unix+sentinel://:hunter2@a:26379/main"),
+        ("REDIS_URL", "redis://:hunter2@host/word"),
+        ("REDIS_URL", "unix:///run/valkey.sock?db=hunter2"),
     ],
 )
 def test_a_refused_secret_is_not_shown(tmp_path: Path, name: str, text: str) -> None:

@@ -1,0 +1,78 @@
+"""What a REDIS_URL says: `redis://`, `rediss://` and `unix://` as redis-py reads them, or through Sentinel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis.connection import parse_url
+
+DIRECT_SCHEMES = ("redis", "rediss", "unix")
+SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+
+
+@dataclass(frozen=True)
+class BrokerAddress:
+    """Where the broker is.
+
+    Args:
+        options: what a connection to it is made with.
+        sentinels: hosts and ports of the Sentinels that know where it is; none for a fixed address.
+        service: the name under which they know it.
+        is_encrypted: whether it, and the Sentinels, are spoken to over TLS.
+    """
+
+    options: dict[str, Any]
+    sentinels: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    is_encrypted: bool = False
+
+
+def read_broker_url(text: str) -> BrokerAddress:
+    """Reads `redis[s]://[user:password@]host[:port][/database]`, `unix://path`, or
+    `redis[s]+sentinel://[user:password@]host:port[,host:port…]/service[/database]`, each with options in its query.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    scheme, _, rest = text.partition("://")
+    if scheme in DIRECT_SCHEMES:
+        return BrokerAddress(_options(text), is_encrypted=scheme == "rediss")
+    if scheme not in SENTINEL_SCHEMES:
+        raise ValueError(text)
+    authority, _, tail = rest.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    path, mark, query = tail.partition("?")
+    service, _, database = path.strip("/").partition("/")
+    if not service:
+        raise ValueError(text)
+    # The rest is read as it is without Sentinel.
+    options = _options(f"redis://{credentials}{at}sentinel/{database}{mark}{query}")
+    del options["host"]
+    sentinels = tuple(_host_and_port(host) for host in hosts.split(","))
+    return BrokerAddress(options, sentinels, unquote(service), scheme.startswith("rediss"))
+
+
+def _options(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        is_valid = bool(parts.path)
+    else:
+        # redis-py reads a database that is not a number as 0. `.port` raises ValueError for what is not a port.
+        database = parts.path.strip("/")
+        is_valid = bool(parts.hostname) and parts.port != 0 and (not database or database.isdecimal())
+    if not is_valid:
+        raise ValueError(url)
+    return dict(parse_url(url))
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(text)
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ValueError(text)
+    return unquote(host), int(port)

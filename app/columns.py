@@ -34,9 +34,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         # SQLite keeps text without an offset; one form for all rows keeps comparisons true.
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | str | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
+        if isinstance(value, str):  # a driver that leaves SQLite's text, or a server's, as it is
+            value = datetime.fromisoformat(value)
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 

@@ -58,7 +58,7 @@ class ScheduleEntry:
     def timing(self, settings: Mapping[str, Any]) -> Timing:
         """Its ticks under `settings`. Raises ScheduleError."""
         if (self.every is None) == (self.cron is None):
-            raise ScheduleError(f"schedule {self.name}: give every or cron")
+            raise ScheduleError("give every or cron")
         if self.cron is not None:
             return Cron(self.cron, self.zone_name(settings))
         return Every(float(settings[self.every] if isinstance(self.every, str) else self.every or 0))
@@ -89,8 +89,8 @@ def check(entries: Sequence[ScheduleEntry], settings: Mapping[str, Any]) -> None
 def _check_timing(entry: ScheduleEntry, settings: Mapping[str, Any]) -> None:
     try:
         entry.timing(settings).next_tick(utc_now())
-    except ScheduleError:
-        raise
+    except ScheduleError as error:
+        raise ScheduleError(f"schedule {entry.name}: {error}") from error
     except Exception as error:  # a zone that does not exist, a date that never comes
         raise ScheduleError(f"schedule {entry.name} has no next tick: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,8 @@ OPTIONS = Options()
 OPTIONS.use_24hour_time_format = True
 # No zone puts its clocks forward or back by more: the most is Antarctica/Troll's two hours.
 LONGEST_SHIFT = timedelta(hours=3)
+# croniter draws a number for an R; the names of days and months have letters beside theirs.
+_RANDOM = re.compile(r"(?<![a-z])r(?![a-z])", re.IGNORECASE)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -77,6 +80,8 @@ class Cron:
     def __post_init__(self) -> None:
         if not croniter.is_valid(self.line) or len(self.line.split()) != 5:
             raise ScheduleError(f"cron takes five fields such as '0 3 * * *', not {self.line!r}")
+        if _RANDOM.search(self.line):
+            raise ScheduleError(f"cron takes no random times (R), which differ in each scheduler: {self.line!r}")
 
     def next_tick(self, after: datetime) -> datetime:
         """The first moment after `after` that the line names."""

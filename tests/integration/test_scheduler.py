@@ -9,10 +9,11 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from app import create_app
 from app.columns import new_id, utc_now
 from app.extensions import db
 from app.outbox import JobRecord, JobState, Schedule, TickOutcome, cancel, enqueue
-from jobs.engine import ScheduleEntry, schedule
+from jobs.engine import ScheduleEntry, init_app, schedule
 from jobs.engine.clock import LOCK_SECONDS, MEMORY_KEY
 from jobs.engine.errors import ScheduleError
 from tests.clocks import ENTRY, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler
@@ -134,6 +135,14 @@ def test_a_schedule_of_an_unknown_job_stops_the_start(app):
         schedule.check([ScheduleEntry("x", job="test.act")], app.config)
     with pytest.raises(ScheduleError, match="two entries"):
         schedule.check([ENTRY, ENTRY], app.config)
+
+
+def test_a_wrong_schedule_stops_the_start_with_one_line(settings, tmp_path):
+    app = create_app(environ=settings, instance_path=tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        init_app(app, [ScheduleEntry("nightly", job="test.act", cron="R 3 * * *")])
+    line = "belfry: schedule nightly: cron takes no random times (R), which differ in each scheduler: 'R 3 * * *'"
+    assert stop.value.code == line
 
 
 def test_a_delayed_job_is_queued_at_its_time_and_not_before(app, session, clock, broker):

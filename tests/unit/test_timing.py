@@ -126,6 +126,16 @@ def test_a_wrong_cron_line_is_refused(line):
         Cron(line)
 
 
+@pytest.mark.parametrize("line", ["R R * * *", "r * * * *", "0 R(1-5) * * *", "R/5 * * * *"])
+def test_a_line_that_each_scheduler_would_compute_differently_is_refused(line):
+    with pytest.raises(ScheduleError, match="cron takes no random times"):
+        Cron(line)
+
+
+def test_names_of_days_and_months_are_no_random_times():
+    assert ticks(Cron("0 3 * mar,APR fri"), "2026-03-26T04:00", 2) == ["03-27 03:00", "04-03 03:00"]
+
+
 @pytest.mark.parametrize("seconds", [0, -1])
 def test_a_wrong_interval_is_refused(seconds):
     with pytest.raises(ScheduleError, match="every takes more than 0 seconds"):

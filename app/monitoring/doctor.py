@@ -63,7 +63,7 @@ def _look(part: str, examination: Callable[[], str]) -> Finding:
     except ForeignBrokerError as error:
         return Finding(part, False, str(error))
     except redis.ResponseError as error:
-        return Finding(part, False, f"refuses what the processes need of it: {error}; jobs wait in the database")
+        return Finding(part, False, f"refuses what the processes need of it: {error}")
     except redis.RedisError as error:
         return Finding(part, False, f"{error}: start Redis or Valkey, or check REDIS_URL; jobs wait in the database")
 
@@ -112,7 +112,7 @@ def _scheduler(app: Flask) -> str:
         raise _NotWellError("none runs: start `python scheduler.py`; retries and schedules wait")
     if not scheduler_passes(db.session()):
         refusal = db.session.scalar(sa.select(Deployment.scheduler_error))
-        raise _NotWellError(f"runs, but has not finished a pass lately ({refusal or 'no error was recorded'})")
+        raise _NotWellError(f"does not finish its passes ({refusal or 'no error is on record'})")
     return "runs"
 
 

@@ -175,15 +175,15 @@ REFUSALS = {
 
 @pytest.fixture
 def as_user(settings, valkey: ValkeyServer, broker: redis.Redis) -> Iterator[None]:
-    """The application speaks to Redis as a user of its own, which may do everything until a test says otherwise."""
+    """The application speaks to Redis as a user of its own, which may do what the documentation asks for."""
     settings["REDIS_URL"] = f"unix://belfry:pw@{valkey.socket}"
-    allow(broker, "~*", "+@all")
+    allow(broker, "~rq:*", "~belfry:*", "+@all", "-@admin")
     yield
     broker.execute_command("ACL", "DELUSER", "belfry")
 
 
 def allow(broker: redis.Redis, *rules: str) -> None:
-    broker.execute_command("ACL", "SETUSER", "belfry", "reset", "on", ">pw", "&*", *rules)
+    broker.execute_command("ACL", "SETUSER", "belfry", "reset", "on", ">pw", "&rq:*", *rules)
 
 
 @pytest.mark.usefixtures("as_user")

@@ -131,7 +131,11 @@ ON_A_CONNECTION = {
     "mail/ledger.py": (5, "by the ids of jobs that a worker holds, or that a scoped update has cancelled"),
     "monitoring/doctor.py": (1, "a command, of the migrations' table"),
     "outbox/bulk.py": (2, "narrowed by hand; updates by key are refused in a scope"),
-    "outbox/enqueue.py": (3, "inserts, and the id of the job that lives under a key which its caller knows"),
+    "outbox/deployment.py": (1, "the deployment's own id"),
+    "outbox/enqueue.py": (
+        4,
+        "inserts, the id of the job that lives under a key which its caller knows; one runs nothing",
+    ),
     "outbox/recording.py": (2, "inserts; the one that selects is narrowed by hand"),
     "reservations/hooks.py": (1, "by the ids of rows that a scoped statement has changed"),
     "work_items/notices.py": (2, "by the ids of items that a scoped statement has changed"),

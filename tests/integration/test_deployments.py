@@ -106,7 +106,7 @@ def test_its_workers_take_none_of_the_owners_jobs(app, owned_by_another, valkey,
     worker = kind(["default"], connection=valkey.client())
     monkeypatch.setattr(worker, "_install_signal_handlers", lambda: None)
     monkeypatch.setattr(worker, "_pause", lambda seconds: worker._stopping.set())
-    assert worker.work() is False
+    assert worker.work(max_idle_time=1) is False
     assert "belongs to deployment another deployment, not to this one" in caplog.text
     assert owned_by_another.llen(QUEUE) == 1
     assert owned_by_another.keys("rq:worker*") == []

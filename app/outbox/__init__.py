@@ -51,6 +51,7 @@ from app.outbox.finalizing import announce_finalized, on_finalized
 from app.outbox.locking import unlocked
 from app.outbox.models import (
     JOB_NAME_CHARACTERS,
+    QUARANTINE,
     AttemptOutcome,
     Deployment,
     JobAttempt,
@@ -86,6 +87,7 @@ __all__ = [
     "LIMITS_PREFIX",
     "LIVE",
     "MEMORY_KEY",
+    "QUARANTINE",
     "QUEUES",
     "TIMED",
     "TIMERS_KEY",

@@ -26,6 +26,9 @@ _LIVE_STATES = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
 _HOLDS_KEY = sa.text(
     f"unique_key IS NOT NULL AND state IN ({_LIVE_STATES}) AND (claims = 0 OR NOT unique_while_waiting)"
 )
+# From this `suspicion` on a job runs in quarantine: alone in its process.
+QUARANTINE = 2
+_IS_QUARANTINED = sa.text(f"suspicion >= {QUARANTINE}")
 
 
 class JobRecord(OfSchoolOrSystem, Base):
@@ -33,6 +36,7 @@ class JobRecord(OfSchoolOrSystem, Base):
 
     `attempt` counts against `max_attempts`; `claims` counts every time a worker took the job, also those
     that an interruption gave back, and is the fence: whoever finishes must still hold the latest claim.
+    `suspicion` is 1 after a crash that this job may have caused, and QUARANTINE when it must run alone.
     """
 
     __tablename__ = "job_records"
@@ -50,6 +54,7 @@ class JobRecord(OfSchoolOrSystem, Base):
     max_attempts: Mapped[int] = mapped_column(default=1)
     claims: Mapped[int] = mapped_column(default=0)
     interruptions: Mapped[int] = mapped_column(default=0)
+    suspicion: Mapped[int] = mapped_column(default=0, server_default="0")
     timeout_seconds: Mapped[int]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
 
@@ -85,6 +90,8 @@ class JobRecord(OfSchoolOrSystem, Base):
         sa.Index("ix_job_records_name_id", "name", "id"),
         sa.Index("ix_job_records_school_id_id", "school_id", "id"),
         sa.Index("ix_job_records_finished_at", "finished_at"),
+        # Few rows, so that looking for them costs nothing.
+        sa.Index("ix_job_records_quarantine", "id", sqlite_where=_IS_QUARANTINED, postgresql_where=_IS_QUARANTINED),
     )
 
     @classmethod

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from app.columns import JsonText, UtcDateTime, database_now, error_text, utc_now
 from app.extensions import table_of
 from app.outbox import (
     ENDED,
+    QUARANTINE,
     TIMED,
     WAITING,
     AttemptOutcome,
@@ -53,6 +55,7 @@ class Claim:
     number: int
     attempt: int
     interruptions: int
+    suspicion: int
     max_attempts: int
     timeout_seconds: int
     started_at: datetime
@@ -70,6 +73,7 @@ _COLUMNS = (
     JobRecord.claims,
     JobRecord.attempt,
     JobRecord.interruptions,
+    JobRecord.suspicion,
     JobRecord.max_attempts,
     JobRecord.timeout_seconds,
     JobRecord.started_at,
@@ -79,6 +83,18 @@ _COLUMNS = (
     JobRecord.request_id,
 )
 
+
+class Part(Enum):
+    """The part of a job in the interruption of its attempt."""
+
+    OWN = "its own, and no other job was near"
+    ALONE = "it ran alone in a process that crashed"
+    NAMED = "it was seen to crash a process that other jobs shared"
+    POSSIBLE = "one of several that ran in a process that crashed"
+    NONE = "another job caused it, or this one had not begun"
+
+
+_IS_QUARANTINED = JobRecord.suspicion >= sa.literal_column(str(QUARANTINE))  # as in the index
 # Built once: to build and hash a statement takes longer than to run it.
 _RECORDS = table_of(JobRecord)
 _IS_HELD = sa.and_(
@@ -92,7 +108,7 @@ _MAY_RUN = (
     JobRecord.id.in_(sa.bindparam("ids", expanding=True)),
     JobRecord.state.in_(sources_of(JobState.RUNNING)),
     sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= _NOW),
-    JobRecord.interruptions < sa.bindparam("suspect_from"),
+    JobRecord.suspicion < sa.bindparam("suspicion_limit"),
 )
 _PASSED_BY = sa.select(JobRecord.id).where(*_MAY_RUN).limit(1)
 _CLAIM = (
@@ -118,6 +134,7 @@ _COMPLETE = (
         error_message=None,
         finished_at=_NOW,
         interruptions=0,
+        suspicion=0,
     )
     .returning(_RECORDS.c.id)
 )
@@ -134,16 +151,16 @@ def claim(session: Session, ids: Sequence[str], worker: str, *, with_suspects: b
         session: a session without changes.
         ids: record ids as they came from RQ; unknown ones and those not due, ended or running are left out.
         worker: the worker's name.
-        with_suspects: whether to claim those too that `suspects` tells of.
+        with_suspects: whether to claim quarantined ones too.
 
     Returns:
         the claims, in the order of `ids`.
     """
-    suspect_from = MAX_INTEGER if with_suspects else _suspect_from()
+    suspicion_limit = MAX_INTEGER if with_suspects else QUARANTINE
     claims: dict[str, Claim] = {}
     for pause_seconds in (*LOCK_PAUSES_SECONDS, None):
         left = [id for id in ids if id not in claims]
-        values = {"ids": left, "now": utc_now(), "by": worker, "suspect_from": suspect_from}
+        values = {"ids": left, "now": utc_now(), "by": worker, "suspicion_limit": suspicion_limit}
         rows = session.connection().execute(_CLAIM, values).all()
         session.commit()
         claims |= {row.id: Claim(*row) for row in rows}
@@ -160,15 +177,18 @@ def _has_passed_by(session: Session, values: Mapping[str, Any]) -> bool:
 
 
 def suspects(session: Session, ids: Collection[str]) -> list[str]:
-    """Those of `ids` that fail as a poison pill when their worker dies once more: where many jobs share a process, each
-    of them is to run alone, or it is blamed for another's doing."""
-    is_suspect = JobRecord.interruptions >= _suspect_from()
-    query = sa.select(JobRecord.id).where(JobRecord.id.in_(ids), JobRecord.state.in_(WAITING), is_suspect)
+    """Those of `ids` that wait and are quarantined: they run alone, so that a crash is proven to be their doing."""
+    query = sa.select(JobRecord.id).where(JobRecord.id.in_(ids), JobRecord.state.in_(WAITING), _IS_QUARANTINED)
     return list(session.execute(query).scalars())
 
 
-def _suspect_from() -> int:
-    return max(1, current_app.config["MAX_INTERRUPTIONS"] - 1)
+def next_quarantined(session: Session, queues: Sequence[str]) -> str | None:
+    """The oldest quarantined job of these queues that is due."""
+    is_due = sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now())
+    conditions = JobRecord.state.in_(WAITING), JobRecord.queue.in_(queues), is_due, _IS_QUARANTINED
+    id = session.scalar(unlocked(*conditions).order_by(JobRecord.id).limit(1))
+    session.rollback()
+    return id
 
 
 def complete(session: Session, results: Sequence[tuple[Claim, str | None]]) -> set[str]:
@@ -202,7 +222,7 @@ def fail(session: Session, claim_: Claim, error: BaseException, policy: RetryPol
     """
     now = utc_now()
     delay = policy.delay_after(claim_.attempt, error) if claim_.attempt < claim_.max_attempts else None
-    values: dict[str, Any] = {"interruptions": 0, **_error_columns(error)}
+    values: dict[str, Any] = {"interruptions": 0, "suspicion": 0, **_error_columns(error)}
     if isinstance(error, JobCancelledError) or (delay is not None and _is_cancel_requested(session, claim_)):
         values |= {"state": JobState.CANCELLED, "finished_at": now}
     elif delay is None:
@@ -217,24 +237,35 @@ def fail(session: Session, claim_: Claim, error: BaseException, policy: RetryPol
     return values["state"]
 
 
-def interrupt(session: Session, claim_: Claim, reason: str) -> JobState | None:
+def interrupt(session: Session, claim_: Claim, reason: str, part: Part = Part.OWN) -> JobState | None:
     """Ends an attempt whose worker died: no attempt is used up, and the third death in a row fails the job.
+
+    Only a crash that the job caused itself counts. One beside other jobs counts at most up to the last but one, so that
+    a job fails only for what happened while it ran alone.
 
     Args:
         reason: what is known of the death: signal, host, worker.
+        part: the job's part in it.
 
     Returns:
         the state that the record goes to, or None when the claim is lost.
     """
     deaths = claim_.interruptions + 1
     limit = current_app.config["MAX_INTERRUPTIONS"]
-    if deaths < limit:
-        return _return_to_queue(session, claim_, {"interruptions": deaths}, InterruptedError(reason))
+    values: dict[Part, dict[str, Any]] = {
+        Part.OWN: {"interruptions": deaths},
+        Part.ALONE: {"interruptions": deaths, "suspicion": QUARANTINE},
+        Part.NAMED: {"interruptions": max(claim_.interruptions, min(deaths, limit - 1)), "suspicion": QUARANTINE},
+        Part.POSSIBLE: {"suspicion": claim_.suspicion + 1},
+        Part.NONE: {},
+    }
+    if deaths < limit or part not in (Part.OWN, Part.ALONE):
+        return _return_to_queue(session, claim_, values[part], InterruptedError(reason))
     error = PoisonPillError(f"interrupted {deaths} times in a row, last: {reason}")
     ended = {
         "state": JobState.FAILED,
         "finished_at": utc_now(),
-        "interruptions": deaths,
+        **values[part],
         **_error_columns(error),
     }
     if not _end(session, [claim_], ended):

@@ -30,7 +30,8 @@ from app.outbox import (
     enqueue,
     retry,
 )
-from jobs.engine import RetryPolicy, check_cancelled, claim, execution, registry
+from jobs.engine import NO_RETRY, RetryPolicy, check_cancelled, claim, execution, registry
+from jobs.engine.claim import Part
 from jobs.engine.deadlines import no_limit
 from jobs.engine.errors import ClaimLostError
 from jobs.engine.light import LightWorker
@@ -272,6 +273,45 @@ def test_an_interruption_uses_up_no_attempt_and_the_third_in_a_row_is_poison(ses
     record = read(session, id)
     assert record.error_type == "PoisonPillError"
     assert "3 times in a row, last: SIGKILL" in record.error_message
+
+
+@pytest.mark.parametrize(
+    ("part", "interruptions", "suspicion", "state"),
+    [
+        (Part.OWN, 3, 1, JobState.FAILED),
+        (Part.ALONE, 3, 2, JobState.FAILED),
+        (Part.NAMED, 2, 2, JobState.PENDING),  # the last one has to be seen alone
+        (Part.POSSIBLE, 2, 2, JobState.PENDING),
+        (Part.NONE, 2, 1, JobState.PENDING),
+    ],
+)
+def test_only_a_crash_that_was_surely_a_jobs_own_fails_it(session, part, interruptions, suspicion, state):
+    id = asked(session)
+    session.execute(sa.update(JobRecord).values(interruptions=2, suspicion=1))
+    session.commit()
+    (item,) = claim.claim(session, [id], "w")
+    assert claim.interrupt(session, item, "SIGSEGV", part) is state
+    session.commit()
+    record = read(session, id)
+    assert (record.interruptions, record.suspicion) == (interruptions, suspicion)
+    assert len(attempts(session, id)) == 1
+
+
+def test_a_named_crash_counts_and_sends_the_job_to_quarantine(session):
+    id = asked(session)
+    (item,) = claim.claim(session, [id], "w")
+    claim.interrupt(session, item, "SIGSEGV", Part.NAMED)
+    session.commit()
+    assert (read(session, id).interruptions, read(session, id).suspicion) == (1, 2)
+    assert claim.claim(session, [id], "w", with_suspects=False) == []
+    assert claim.suspects(session, [id]) == [id]
+    assert claim.next_quarantined(session, ["default", "mail"]) == id
+    assert claim.next_quarantined(session, ["bulk"]) is None
+    (item,) = claim.claim(session, [id], "w")
+    assert claim.next_quarantined(session, ["default"]) is None
+    claim.fail(session, item, ValueError("an end like any other"), NO_RETRY)
+    session.commit()
+    assert (read(session, id).interruptions, read(session, id).suspicion) == (0, 0)
 
 
 def test_a_job_that_takes_too_long_is_stopped(session, work):

@@ -10,11 +10,11 @@ import time_machine
 
 from app.columns import utc_now
 from app.extensions import db
-from app.outbox import JobRecord, JobState, WorkerProcess, enqueue, publisher, relay
+from app.outbox import QUARANTINE, JobRecord, JobState, WorkerProcess, enqueue, publisher, relay
 from jobs.engine import claim, heartbeat
 from jobs.engine.rescue import rescue
 from tests.domain import fall_silent
-from tests.job_records import state_of
+from tests.job_records import read, state_of
 
 
 def claimed(session, worker: str) -> str:
@@ -38,6 +38,24 @@ def test_a_worker_that_signed_off_holds_nothing_however_fresh_its_heartbeat(app,
     heartbeat.sign_off(session, "gone")
     assert rescue(session) == 1
     assert state_of(session, id) is JobState.PENDING
+
+
+def test_of_jobs_that_a_silent_worker_held_together_none_is_counted(app, session):
+    first, second, alone = claimed(session, "two"), claimed(session, "two"), claimed(session, "one")
+    session.execute(sa.update(JobRecord).values(interruptions=1))
+    fall_silent(session)
+    assert rescue(session) == 3
+    found = {id: (read(session, id).interruptions, read(session, id).suspicion) for id in (first, second, alone)}
+    assert found == {first: (1, 1), second: (1, 1), alone: (2, 2)}
+
+
+def test_a_silent_worker_fails_only_a_job_that_was_to_run_alone(app, session):
+    beside, alone = claimed(session, "one"), claimed(session, "quarantine")
+    session.execute(sa.update(JobRecord).values(interruptions=2))
+    session.execute(sa.update(JobRecord).where(JobRecord.id == alone).values(suspicion=QUARANTINE))
+    fall_silent(session)
+    assert rescue(session) == 2
+    assert (state_of(session, beside), state_of(session, alone)) == (JobState.PENDING, JobState.FAILED)
 
 
 def test_a_worker_recovers_neither_fresh_claims_nor_those_of_others(app, session):

@@ -24,6 +24,7 @@ def item(n: int, queue: str = "default", number: int = 1) -> Claim:
         number=number,
         attempt=1,
         interruptions=0,
+        suspicion=0,
         max_attempts=1,
         timeout_seconds=60,
         started_at=datetime(2026, 1, 1, tzinfo=UTC),

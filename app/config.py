@@ -289,6 +289,12 @@ GROUPS: tuple[Group, ...] = (
         Setting("WORKER_PROCESSES", whole_number(1), 1, "Processes that one `flask jobs worker` keeps running."),
         Setting("WORKER_THREADS", whole_number(1), 16, "Light jobs that one process runs at the same time."),
         Setting("WORKER_BATCH", whole_number(1), 200, "Jobs that a light worker holds at most, while they are short."),
+        Setting(
+            "WORKER_FROZEN_SECONDS",
+            seconds(least=2),
+            30.0,
+            "How long a job may hold the interpreter of its worker before the worker is killed and replaced.",
+        ),
     ),
     group(
         "Mail",

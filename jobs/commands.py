@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import click
 import sqlalchemy as sa
 from flask import Flask, current_app
 from flask.cli import with_appcontext
-from rq.serializers import JSONSerializer
 
 from app import audit
 from app.columns import utc_now
@@ -19,9 +20,10 @@ from app.extensions import db
 from app.outbox import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, Schedule, Subject
 from app.outbox.broker import connect
 from jobs.engine import schedule as schedules
+from jobs.engine.application import application
 from jobs.engine.errors import ScheduleError
 from jobs.engine.heavy import HeavyWorker
-from jobs.engine.light import LightWorker
+from jobs.engine.light import LightWorker, QuarantineWorker
 from jobs.engine.pool import Pool
 from jobs.engine.timing import Timing
 
@@ -37,14 +39,11 @@ schedule_group = CommandGroup("schedule", help="The periodic schedule.")
 def worker_command(heavy: bool, queues: str | None, processes: int | None, burst: bool) -> None:
     """Start workers; they end with SIGTERM, within the grace."""
     names = _queue_names(queues) if queues else list(HEAVY_QUEUES if heavy else LIGHT_QUEUES)
-    worker_class = HeavyWorker if heavy else LightWorker
-    connection = _worker_connection()
-    count = processes or current_app.config["WORKER_PROCESSES"]
-    if count == 1:
-        worker_class(names, connection=connection).work(burst=burst, logging_level="WARNING")
-    else:
-        pool = Pool(names, connection, num_workers=count, worker_class=worker_class, serializer=JSONSerializer)
-        pool.start(burst=burst, logging_level="WARNING")
+    classes = (HeavyWorker, None) if heavy else (LightWorker, QuarantineWorker)
+    count, redis_url = processes or current_app.config["WORKER_PROCESSES"], current_app.config["REDIS_URL"]
+    # RQ sets the timeouts that its blocking pops need on a client of the worker's own.
+    connect_worker = partial(connect, redis_url, connect_timeout_seconds=5, timeout_seconds=None)
+    sys.exit(Pool(application(), *classes, names, connect_worker, count=count, burst=burst).run())
 
 
 @schedule_group.command("list")
@@ -142,8 +141,3 @@ def _queue_names(text: str) -> list[str]:
         if name not in QUEUES:
             raise click.BadParameter(f"takes {', '.join(QUEUES)}, not {name!r}", param_hint="--queues")
     return names
-
-
-def _worker_connection() -> Any:
-    # RQ sets the timeouts that its blocking pops need on a client of the worker's own.
-    return connect(current_app.config["REDIS_URL"], connect_timeout_seconds=5, timeout_seconds=None)

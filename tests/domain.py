@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -209,6 +211,23 @@ def poison(session: Session, seconds: float) -> None:
     """Kills its process, whoever shares it."""
     time.sleep(seconds)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job("test.segfault", timeout_seconds=120)
+def segfault(session: Session) -> None:
+    """Crashes its process by a fault of its own thread, soon."""
+    time.sleep(0.3)
+    ctypes.string_at(0)
+
+
+@job("test.freeze", timeout_seconds=600)
+def freeze(session: Session, how: str) -> None:
+    """Holds the interpreter for longer than anybody waits: it computes, or it waits in C."""
+    time.sleep(0.3)
+    if how == "computes":
+        re.match(r"(a+)+$", "a" * 60 + "b")
+    else:
+        ctypes.PyDLL(None).sleep(600)
 
 
 def fall_silent(session: Session, seconds: float = 30.0) -> None:

@@ -71,17 +71,17 @@ class Deadlines:
         finally:
             self._active.pop(deadline.thread_id, None)
 
-    def check(self) -> bool:
+    def check(self) -> int:
         """Fires the limits that are over.
 
         Returns:
-            whether a job is stuck: it did not react, and only the end of the process stops it.
+            the thread whose job is stuck: it did not react, and only the end of the process stops it; else 0.
         """
         now = time.monotonic()
         deadlines = list(self._active.values())
         for deadline in deadlines:
             deadline.fire_if_over(now)
-        return any(deadline.is_stuck(now) for deadline in deadlines)
+        return next((deadline.thread_id for deadline in deadlines if deadline.is_stuck(now)), 0)
 
 
 @contextmanager

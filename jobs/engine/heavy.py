@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -182,6 +183,7 @@ class HeavyWorker(EngineWorker):
         # When its worker is killed, its job is run again elsewhere, and must not go on here.
         follow(parent, signal.SIGKILL)
         os.setpgid(0, 0)
+        faulthandler.enable(sys.__stderr__.fileno() if sys.__stderr__ else 2)  # for the log
         for number in STOP_SIGNALS:
             # The parent decides, also when somebody signals all its processes.
             signal.signal(number, _leave_to_parent)

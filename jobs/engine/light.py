@@ -23,15 +23,13 @@ from jobs.engine.claim import Claim
 from jobs.engine.deadlines import Deadlines
 from jobs.engine.forks import reset_signals_in_forks
 from jobs.engine.group_commit import Done, GroupCommit
+from jobs.engine.pool import EXIT_STUCK
 from jobs.engine.registry import definition
 from jobs.engine.sizing import Pace
 from jobs.engine.threads import JobThreads
 from jobs.engine.worker import CHECK_SECONDS, POLL_SECONDS, EngineWorker
 
 log = structlog.get_logger(__name__)
-
-ALONE_SECONDS = 10.0
-EXIT_STUCK = 75  # EX_TEMPFAIL: whoever supervises the process starts it again
 
 
 class LightWorker(EngineWorker):
@@ -146,16 +144,20 @@ class LightWorker(EngineWorker):
         with self._app.app_context():
             items = claims.claim(db.session(), list(dict.fromkeys(valid)), self.name, with_suspects=False)
             if left := set(valid) - {item.id for item in items}:
-                self._suspects += claims.suspects(db.session(), left)
+                self._leave_suspects(claims.suspects(db.session(), left))
         self._held.add(items)
         self._forget(left)
         return items
 
-    def _run_suspects(self) -> None:
-        """Runs the jobs that every death of their workers has met, each with nothing beside it to share the next one.
+    def _leave_suspects(self, ids: Sequence[str]) -> None:
+        """Leaves quarantined jobs to the parent's worker for them; without a parent they run here, alone."""
+        if ids and self._board.is_watched:
+            self._board.call_quarantine()
+        else:
+            self._suspects += ids
 
-        A long one gets company after a while: others must not wait for ever.
-        """
+    def _run_suspects(self) -> None:
+        """Runs quarantined jobs without a parent's worker for them, each alone until its end."""
         while self._suspects:
             self._wait_until_free()
             if self._stopping.is_set():
@@ -168,8 +170,7 @@ class LightWorker(EngineWorker):
             self._wait_until_free()
 
     def _wait_until_free(self) -> None:
-        ends_at = time.monotonic() + ALONE_SECONDS
-        while self._held and not self._stopping.is_set() and time.monotonic() < ends_at:
+        while self._held and not self._stopping.is_set():
             self._held.wait_until_fewer(CHECK_SECONDS)
 
     def _cut(self, waiting: deque[Claim]) -> list[Claim]:
@@ -193,7 +194,8 @@ class LightWorker(EngineWorker):
 
         ends: execution.Ends = []
         try:
-            ends = execution.run(self._app, items, self._deadlines.limit, self._stopping.is_set, end_later)
+            with self._board.running([item.id for item in items]):
+                ends = execution.run(self._app, items, self._deadlines.limit, self._stopping.is_set, end_later)
         finally:
             self._end([item for item in items if item not in later], ends)
             took = time.monotonic() - began_at
@@ -217,7 +219,8 @@ class LightWorker(EngineWorker):
     def _keep_alive(self) -> None:
         """Signs of life, deadlines, and claims whose answer was lost; on a thread of its own."""
         while not self._stopping.wait(CHECK_SECONDS) or self._held:
-            if self._deadlines.check():
+            if stuck := self._deadlines.check():
+                self._board.stuck_thread = stuck
                 log.critical("worker.stuck", reason="a job does not react to its timeout")
                 os._exit(EXIT_STUCK)
             self._beat_when_due()
@@ -252,6 +255,31 @@ class LightWorker(EngineWorker):
             except SQLAlchemyError as error:
                 log.warning("rescue.later", worker=self.name, error=type(error).__name__)
             self._held.discard(items)
+
+
+class QuarantineWorker(LightWorker):
+    """Runs the quarantined jobs of its queues, one at a time: a crash has one possible cause. Ends when none waits."""
+
+    kind = "quarantine"
+
+    def _take_until_told(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
+        taken, backoff = 0, 1.0
+        while not self._stopping.is_set():
+            try:
+                with self._app.app_context():
+                    id = claims.next_quarantined(db.session(), self.queue_names())
+                    items = claims.claim(db.session(), [id], self.name) if id else []
+                backoff = 1.0
+            except SQLAlchemyError as error:
+                backoff = self._wait_out(error, backoff)
+                continue
+            if id is None:
+                break
+            taken += len(items)
+            self._held.add(items)
+            self._job_threads.put(items)
+            self._wait_until_free()
+        return taken
 
 
 def _decoded(id: Any) -> str:

@@ -55,6 +55,11 @@ class JobDefinition:
 _definitions: dict[str, JobDefinition] = {}
 
 
+def most_at_once() -> int:
+    """How many jobs one thread runs at once, at most."""
+    return max((found.chunk or 1 for found in _definitions.values()), default=1)
+
+
 def job(
     name: str,
     *,

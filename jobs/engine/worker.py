@@ -23,9 +23,11 @@ from app.extensions import db, signs_of_life_context
 from app.outbox import JobState, publisher
 from jobs.engine import heartbeat
 from jobs.engine.application import application
+from jobs.engine.board import Board
 from jobs.engine.held import Held
 from jobs.engine.mirror import expire_copies, mirror_ends
 from jobs.engine.pool import accept_stop_signals
+from jobs.engine.registry import most_at_once
 
 log = structlog.get_logger(__name__)
 
@@ -52,11 +54,15 @@ class EngineWorker(BaseWorker):
         if len(args) < 2:  # RQ gives the name by position when it only looks a worker up
             # Unique, also when somebody gives it twice: a claim's owner is known by it.
             kwargs["name"] = heartbeat.process_name((kwargs.get("name") or self.kind)[:MAX_NAME_CHARACTERS])
+        board: Board | None = kwargs.pop("board", None)
         super().__init__(*args, **kwargs)
         self.birth_date = now()
         self._app = application()
         self._grace_seconds: float = self._app.config["SHUTDOWN_GRACE_SECONDS"]
         self._held = Held()
+        # Without a parent of ours it is not read.
+        self._board = board or Board(self._app.config["WORKER_THREADS"], most_at_once())
+        self._board.name = self.name
         self._beaten_at = float("-inf")
         self._stopping = threading.Event()
         self._stop_asked_at: float | None = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import time
 from collections import Counter
 
 import pytest
@@ -12,8 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.mail import EmailMessage, MailRequest, send_mails
 from app.outbox import AttemptOutcome, JobRecord, JobState, WorkerProcess, enqueue
-from jobs.engine import light
-from tests.domain import Ticket, behaviour
+from tests.domain import Ticket
 from tests.job_records import asked, attempts, count, read, state_is
 from tests.processes import children_of, has_ended, signal_tree
 from tests.servers import wait_until
@@ -85,9 +84,10 @@ def test_a_work_horse_does_not_outlive_its_killed_worker(session, processes):
     worker = processes.worker("--heavy")
     id = asked(session, "test.heavy_long_nap", seconds=60)
     wait_until(state_is(session, id, JobState.RUNNING), seconds=30)
-    wait_until(lambda: children_of(worker.pid), seconds=10)
-    (horse,) = children_of(worker.pid)
-    worker.kill()
+    (heavy,) = children_of(worker.pid)
+    wait_until(lambda: children_of(heavy), seconds=10)
+    (horse,) = children_of(heavy)
+    os.kill(heavy, signal.SIGKILL)
     wait_until(lambda: has_ended(horse), seconds=5)
     assert count(session, Ticket) == 0
 
@@ -102,36 +102,14 @@ def test_a_poison_pill_fails_and_the_jobs_that_share_its_processes_do_not(sessio
     wait_until(lambda: states(session, "test.long_nap")["completed"] == 50, seconds=60)
     wait_until(state_is(session, poison, JobState.FAILED), seconds=30)
     record = read(session, poison)
-    assert (record.error_type, record.claims) == ("PoisonPillError", 3), processes.output()
+    assert record.error_type == "PoisonPillError", processes.output()
     assert "interrupted 3 times in a row" in record.error_message
+    told = attempts(session, poison)
+    assert (
+        sum("only this job ran" in attempt.error_message for attempt in told) == 3
+    )  # what others shared counts for none
     assert "SIGKILL" in record.error_message
     assert count(session, Ticket) == 50
-
-
-@on_sqlite
-@pytest.mark.parametrize(("seconds", "has_company"), [(0.3, False), (1.5, True)])
-def test_a_job_on_its_last_chance_runs_alone_but_others_do_not_wait_for_ever(
-    app, session, work, monkeypatch, seconds, has_company
-):
-    monkeypatch.setattr(light, "ALONE_SECONDS", 0.6)
-    app.config |= {"WORKER_THREADS": 2, "WORKER_BATCH": 2}
-    spans: dict[int, tuple[float, float]] = {}
-
-    def act(session: Session, ticket_id: int) -> None:
-        began_at = time.monotonic()
-        time.sleep(0.1 if ticket_id else seconds)
-        spans[ticket_id] = (began_at, time.monotonic())
-
-    behaviour["act"] = act
-    suspect, *_ = [enqueue("test.act", ticket_id=n) for n in range(5)]
-    session.execute(sa.update(JobRecord).where(JobRecord.id == suspect).values(interruptions=2))
-    session.commit()
-    work()
-    assert states(session, "test.act") == {"completed": 5}
-    began_at, ended_at = spans.pop(0)
-    company = [n for n, (begin, end) in spans.items() if begin < ended_at and end > began_at]
-    assert bool(company) is has_company
-    assert all(spans[n][0] - began_at >= 0.5 for n in company)
 
 
 @on_postgresql
@@ -146,6 +124,7 @@ def test_workers_that_were_frozen_and_thought_dead_do_nothing_twice_and_work_on(
     session.commit()
     wait_until(lambda: states(session, *LINGERING)["running"] == 2, seconds=30)
     smtp.wait_for(2, 30)
+    workers = [child for process in frozen for child in children_of(process.pid)]
     for process in frozen:
         signal_tree(process, signal.SIGSTOP)
 
@@ -167,4 +146,4 @@ def test_workers_that_were_frozen_and_thought_dead_do_nothing_twice_and_work_on(
         process.wait()
     more = [asked(session, "test.long_nap", seconds=0.1), asked(session, "test.heavy_long_nap", seconds=0.1)]
     wait_until(lambda: states(session, *NAPS)["completed"] == 2, seconds=40)
-    assert [read(session, id).worker.split("-")[2] for id in more] == [str(process.pid) for process in frozen]
+    assert [read(session, id).worker.split("-")[2] for id in more] == list(map(str, workers))

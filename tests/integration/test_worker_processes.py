@@ -161,9 +161,17 @@ def test_a_pool_replaces_a_worker_that_died_and_gives_its_job_to_another_at_once
 
 @pytest.mark.slow
 @on_sqlite
-def test_a_light_job_that_sits_in_c_past_its_timeout_ends_the_process_and_not_the_job(session, processes):
+def test_a_light_job_that_sits_in_c_past_its_timeout_ends_the_process_and_not_its_neighbour(
+    session, processes, tmp_path
+):
+    beside = asked(session, "test.wait", file=str(tmp_path / "go"))
+    processes.worker(MAX_INTERRUPTIONS="2")
+    wait_until(state_is(session, beside, JobState.RUNNING), seconds=30)
     id = asked(session, "test.nap", seconds=45, uninterrupted=True)
-    worker = processes.worker()
-    assert worker.wait(60) == 75, processes.output()
-    assert read(session, id).state is JobState.RUNNING  # the rescue's turn: this worker gives no sign of life any more
-    assert count(session, Ticket) == 0
+    wait_until(lambda: attempts(session, id), seconds=60)
+    assert attempts(session, id)[0].error_message.endswith("did not react to its timeout, by this job")
+    (tmp_path / "go").touch()
+    wait_until(state_is(session, beside, JobState.COMPLETED), seconds=30)
+    (told,) = attempts(session, beside)
+    assert told.error_message.endswith(f"did not react to its timeout, by test.nap {id}"), processes.output()
+    assert count(session, Ticket) == 1

@@ -16,6 +16,7 @@ import redis
 from tests.chaos.plan import Kind, Planned
 from tests.chaos.services import Kill, Service
 from tests.chaos.stack import SCHEDULERS, Stack
+from tests.processes import children_of
 from tests.smtp import CUT, HANG
 
 # A process manager gives a process a little more than its grace.
@@ -43,18 +44,34 @@ def _main(service: Service, lot: int) -> int | None:
 
 
 def _child(service: Service, lot: int) -> int | None:
-    """One of its children: of the pool, of gunicorn, or the work horse."""
+    """One of its children: a worker of a parent, or of gunicorn."""
+    return _one(lambda: service.children, lot)
+
+
+def _horse(service: Service, lot: int) -> int | None:
+    """The work horse of the heavy worker."""
+    return _one(lambda: [horse for worker in service.children for horse in _children(worker)], lot)
+
+
+def _one(find: Callable[[], Sequence[int]], lot: int) -> int | None:
     ends_at = time.monotonic() + VICTIM_SECONDS
     while time.monotonic() < ends_at:
-        if children := service.children:
-            return children[lot % len(children)]
+        if found := find():
+            return found[lot % len(found)]
         time.sleep(0.005)
     return None
 
 
+def _children(pid: int) -> Sequence[int]:
+    try:
+        return children_of(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def _worker_pid(service: Service, pid: int) -> int:
     """The process in the name of the worker: a work horse works in its parent's."""
-    return service.pid if service.name == "heavy" else pid
+    return next((worker for worker in service.children if pid in _children(worker)), pid)
 
 
 def _kill(choose: Choose) -> Strike:
@@ -204,11 +221,11 @@ def _smtp_away(stack: Stack, fault: Planned) -> None:
 
 
 _TABLE: tuple[tuple[str, tuple[str, ...], Seconds, Strike], ...] = (
-    ("kill light worker", ("light",), BLOW, _kill(_main)),
+    ("kill light worker", ("light",), BLOW, _kill(_child)),
     ("kill pool's child", ("pool",), BLOW, _kill(_child)),
     ("kill pool's parent", ("pool",), BLOW, _kill(_main)),
-    ("kill heavy worker", ("heavy",), BLOW, _kill(_main)),
-    ("kill work horse", ("heavy",), BLOW, _kill(_child)),
+    ("kill heavy worker", ("heavy",), BLOW, _kill(_child)),
+    ("kill work horse", ("heavy",), BLOW, _kill(_horse)),
     ("kill scheduler", SCHEDULERS, BLOW, _kill(_main)),
     ("kill web master", ("web",), BLOW, _kill(_main)),
     ("kill web worker", ("web",), BLOW, _kill(_child)),
@@ -218,14 +235,14 @@ _TABLE: tuple[tuple[str, tuple[str, ...], Seconds, Strike], ...] = (
     ("deploy heavy worker", ("heavy",), DEPLOY, _deploy),
     ("deploy scheduler", SCHEDULERS, DEPLOY, _deploy),
     ("deploy web", ("web",), DEPLOY, _deploy),
-    ("freeze light worker", ("light",), SHORT, _freeze(_main)),
-    ("freeze light worker for long", ("light",), LONG, _freeze(_main)),
+    ("freeze light worker", ("light",), SHORT, _freeze(_child)),
+    ("freeze light worker for long", ("light",), LONG, _freeze(_child)),
     ("freeze pool's child", ("pool",), SHORT, _freeze(_child)),
     ("freeze pool's child for long", ("pool",), LONG, _freeze(_child)),
-    ("freeze heavy worker", ("heavy",), SHORT, _freeze(_main)),
-    ("freeze heavy worker for long", ("heavy",), LONG, _freeze(_main)),
-    ("freeze work horse", ("heavy",), SHORT, _freeze(_child)),
-    ("freeze work horse for long", ("heavy",), LONG, _freeze(_child)),
+    ("freeze heavy worker", ("heavy",), SHORT, _freeze(_child)),
+    ("freeze heavy worker for long", ("heavy",), LONG, _freeze(_child)),
+    ("freeze work horse", ("heavy",), SHORT, _freeze(_horse)),
+    ("freeze work horse for long", ("heavy",), LONG, _freeze(_horse)),
     ("freeze scheduler", SCHEDULERS, SHORT, _freeze(_main)),
     ("freeze scheduler for long", SCHEDULERS, LONG, _freeze(_main)),
     ("freeze web worker", ("web",), SHORT, _freeze(_child)),

@@ -1,7 +1,7 @@
 """Which jobs may have crashed their workers, and run in quarantine.
 
-Revision ID: 0010
-Revises: 0009
+Revision ID: 0012
+Revises: 0011
 Create Date: 2026-11-29 22:05:00
 
 """
@@ -9,8 +9,8 @@ Create Date: 2026-11-29 22:05:00
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 

@@ -121,7 +121,8 @@ def update(user: User, reservation_id: int, changes: Mapping[str, Any]) -> Reser
 
 
 def set_status(user: User, reservation_id: int, status: str, *, expected: str | None = None) -> Reservation:
-    """Moves a reservation to `status`, flushed. Staff may do all, customers cancel their own.
+    """Moves a reservation to `status`, flushed; the status that it already has changes nothing. Staff may do all,
+    customers cancel their own.
 
     Args:
         user: who asks.
@@ -137,9 +138,11 @@ def set_status(user: User, reservation_id: int, status: str, *, expected: str | 
     """
     target = as_status(status)
     reservation = get(user, reservation_id, for_update=True)
-    require(user, status_action(target), reservation, message=f"Only staff can set a reservation to {target}.")
     if expected is not None and reservation.status != expected:
         raise ConflictError(f"Reservation #{reservation.id} is {reservation.status} now, no longer {expected}.")
+    if reservation.status is target:
+        return reservation
+    require(user, status_action(target), reservation, message=f"Only staff can set a reservation to {target}.")
     refuse_transition(reservation, target)
     reservation.status = target
     db.session.flush()

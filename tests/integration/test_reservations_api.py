@@ -133,6 +133,13 @@ def test_a_transition_that_is_not_in_the_table_is_a_409_that_names_both(staff):
     assert "confirmed" in answer.json["message"]
 
 
+def test_the_same_status_again_is_a_200_and_no_change(staff, session):
+    row = make_reservation(status=ReservationStatus.COMPLETED)
+    answer = staff("PATCH", f"{LIST}/{row.id}", json={"status": "completed"})
+    assert (answer.status_code, answer.json["status"]) == (200, "completed")
+    assert session.scalars(sa.select(StatusChange)).all() == []
+
+
 def test_fields_and_status_change_together_or_not_at_all(staff, session):
     row = make_reservation()
     answer = staff("PATCH", f"{LIST}/{row.id}", json={"note": "new", "status": "completed"})

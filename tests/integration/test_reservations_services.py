@@ -124,10 +124,14 @@ def test_an_ended_reservation_takes_no_other_status(staff, status):
     assert status in refused.value.message
 
 
-def test_the_same_status_again_is_a_conflict(staff):
-    row = make_reservation(status=ReservationStatus.CONFIRMED)
-    with pytest.raises(ConflictError):
-        reservations.set_status(staff, row.id, "confirmed")
+@pytest.mark.parametrize("status", list(ReservationStatus))
+def test_the_same_status_again_changes_nothing(staff, member, session, status):
+    row = make_reservation(member, status=status)
+    for user in (staff, member):
+        assert reservations.set_status(user, row.id, status).status is status
+    assert not session.dirty
+    with pytest.raises(ConflictError, match="no longer"):
+        reservations.set_status(staff, row.id, status, expected="another")
 
 
 def test_who_saw_another_status_is_told(staff):

@@ -6,6 +6,7 @@ import structlog
 from flask import Flask, Response, g, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
+from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 from werkzeug.http import HTTP_STATUS_CODES
@@ -18,22 +19,40 @@ from app.presentation import sentence
 
 log = structlog.get_logger(__name__)
 
+# In place of the names of the protocol, as "Unprocessable Entity".
+TITLES = {
+    400: "The request is invalid",
+    401: "Log in first",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not possible here",
+    409: "Conflict with another change",
+    413: "Too large",
+    422: "Invalid values",
+    429: "Too many attempts",
+    500: "Internal error",
+    503: "Temporarily unavailable",
+}
 HINTS = {
     400: "Go back, reload the page and try again.",
     403: "If you need this, ask the school's office.",
-    404: "The address may be mistyped, or what it named is gone.",
+    404: "The URL may be mistyped, or the page was deleted.",
     405: "Go back and try again from the page.",
-    409: "Reload the page to see how it stands now.",
-    429: "Nothing is lost: it works again after that time.",
-    500: "It is on record. Try again in a moment.",
-    503: "Try again in a moment. If you were saving something, look first whether it was saved.",
+    409: "Reload the page to see the current state.",
+    413: "Send a smaller file or a shorter text.",
+    422: "Go back and correct the values.",
+    429: "Nothing was changed.",
+    500: "The error was recorded. Try again in a moment.",
+    503: "Try again in a moment. If you were saving something, check first whether it was saved.",
 }
 RETRY_AFTER_SECONDS = 5
 # In place of werkzeug's own words, which say half of what the hints say.
 MESSAGES = {
-    404: "There is no such page.",
-    405: "This address does not take that.",
+    404: "This page does not exist.",
+    405: "This URL does not accept that.",
+    413: "The request is too large.",
 }
+FORM_EXPIRED = "This form has expired, and nothing was saved. Open the page again and send the form once more."
 
 
 def init_app(app: Flask) -> None:
@@ -69,9 +88,10 @@ def page_answer(error: AppError | HTTPException) -> Response:
     page = render_template(
         "errors/shell.html" if _has_shell(code) else "errors/bare.html",
         code=code,
-        title=HTTP_STATUS_CODES.get(code, "Error"),
+        title="The form has expired" if isinstance(error, CSRFError) else TITLES.get(code, "Error"),
         message=sentence(message),
-        hint=HINTS.get(code),
+        hint=None if isinstance(error, CSRFError) else HINTS.get(code),
+        page_before=_page_before(),
         request_id=g.get("request_id"),
     )
     answer = make_response(page, code)
@@ -83,9 +103,19 @@ def page_answer(error: AppError | HTTPException) -> Response:
 def _code_and_message(error: AppError | HTTPException) -> tuple[int, str]:
     if isinstance(error, AppError):
         return error.status, error.message
+    if isinstance(error, CSRFError):
+        return 400, FORM_EXPIRED
     code = error.code or 500
     is_own = error.description != type(error).description
     return code, (None if is_own else MESSAGES.get(code)) or error.description or HTTP_STATUS_CODES.get(code, "Error")
+
+
+def _page_before() -> str | None:
+    """The page of ours that the request came from, if it is another than the one that failed."""
+    before = request.referrer or ""
+    is_ours = before.startswith(request.host_url)
+    is_another = request.method == "POST" or before != request.url
+    return before if is_ours and is_another else None
 
 
 def _has_shell(code: int) -> bool:

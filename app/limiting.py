@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv6Address, IPv6Network, ip_address
+from math import ceil
 from typing import NoReturn, TypeVar
 
 import redis
@@ -23,6 +24,7 @@ from werkzeug.exceptions import TooManyRequests
 
 from app.keys import keyed_digest
 from app.outbox import LIMITS_PREFIX, Publisher, publisher
+from app.presentation import rounded_up
 
 log = structlog.get_logger(__name__)
 
@@ -124,8 +126,8 @@ def network_of(text: str) -> str:
 
 def _refuse(limit: Limit, key: tuple[str, ...]) -> NoReturn:
     resets_at = _call(lambda counters: counters.get_window_stats(limit.item, _digest(key))).reset_time
-    seconds = max(1, round(resets_at - time.time()))
-    raise TooManyRequests(f"That was tried too often: wait {seconds} s and try again.", retry_after=seconds)
+    seconds = max(1, ceil(resets_at - time.time()))
+    raise TooManyRequests(f"Too many attempts. Try again in {rounded_up(seconds)}.", retry_after=seconds)
 
 
 def _call(action: Callable[[MovingWindowRateLimiter], T]) -> T:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
+from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -71,6 +72,19 @@ def is_past(moment: datetime, now: datetime | None = None) -> bool:
     return in_zone(moment) < (now or utc_now())
 
 
+def date_if_another(moment: datetime | None, than: datetime | None = None) -> str:
+    """`25 Nov`, with the year unless it is this one; nothing when it is the day of `than`, by default of today."""
+    if moment is None:
+        return ""
+    day = in_zone(than).date() if than else date_today()
+    return "" if in_zone(moment).date() == day else _short_date(moment)
+
+
+def _short_date(moment: datetime) -> str:
+    day = in_zone(moment).date()
+    return f"{day.day} {day:%b}" + (f" {day.year}" if day.year != date_today().year else "")
+
+
 def clock_exact(moment: datetime | None, zone: ZoneInfo | None = None) -> str:
     """`14:30:05.123`, for the life cycle of a job."""
     if moment is None:
@@ -101,15 +115,17 @@ def utc_iso(moment: datetime | None) -> str:
     return f"{in_zone(moment, ZoneInfo('UTC')):%Y-%m-%dT%H:%M:%SZ}" if moment else ""
 
 
-def ago(moment: datetime | None, now: datetime | None = None) -> str:
-    """`just now`, `42 s ago`, `3 min ago`, `in 2 h`, `5 d ago`."""
+def ago(moment: datetime | None, now: datetime | None = None, *, dated: bool = True) -> str:
+    """`just now`, `42 s ago`, `3 min ago`, `in 2 h`; from a day on with the date, unless it is shown already: `5 d ago,
+    24 Nov`."""
     if moment is None:
         return ""
     seconds = ((now or utc_now()) - in_zone(moment, ZoneInfo("UTC"))).total_seconds()
     if abs(seconds) < 2:
         return "just now"
     span = _coarse(abs(seconds))
-    return f"{span} ago" if seconds > 0 else f"in {span}"
+    date = f", {_short_date(moment)}" if dated and abs(seconds) >= 86_400 else ""
+    return f"{span} ago{date}" if seconds > 0 else f"in {span}{date}"
 
 
 def _coarse(seconds: float) -> str:
@@ -120,7 +136,7 @@ def _coarse(seconds: float) -> str:
 
 
 def duration(span: timedelta | float | None) -> str:
-    """A length of time, given as a timedelta or in seconds: `8 ms`, `1.4 s`, `3 min 05 s`, `2 h 10 min`."""
+    """A length of time, a timedelta or seconds: `8 ms`, `1.4 s`, `3 min 05 s`, `2 h 10 min`, `18 d 13 h`."""
     if span is None:
         return ""
     seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
@@ -132,7 +148,10 @@ def duration(span: timedelta | float | None) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
+    if hours < 24:
+        return f"{hours} h {minutes:02d} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours:02d} h"
 
 
 def minutes(seconds: float) -> str:
@@ -141,6 +160,14 @@ def minutes(seconds: float) -> str:
     return " ".join(
         part for part in (f"{hours} h" if hours else "", f"{rest} min" if rest or not hours else "") if part
     )
+
+
+def rounded_up(seconds: float) -> str:
+    """How long to wait, in a sentence, and never too short: `40 seconds`, `1 minute`, `15 minutes`, `2 hours`."""
+    for size, limit, word in ((1, 60, "second"), (60, 120 * 60, "minute")):
+        if seconds < limit:
+            return _counted(max(1, ceil(seconds / size)), word)
+    return _counted(ceil(seconds / 3600), "hour")
 
 
 def whole_span(span: timedelta) -> str:
@@ -377,6 +404,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "clock": clock,
     "clock_exact": clock_exact,
     "isodate": isodate,
+    "date_if_another": date_if_another,
     "utc_exact": utc_exact,
     "utc_iso": utc_iso,
     "ago": ago,

@@ -170,7 +170,7 @@ def test_errors_have_a_page_that_tells_no_details(client):
 
 def test_a_page_that_is_not_there_says_it_once(client):
     answer = client.get("/no-such-page")
-    assert "There is no such page." in answer.text
+    assert "This page does not exist." in answer.text
     assert "spelling" not in answer.text
 
 

@@ -14,7 +14,7 @@ from app.reservations.desk import count_waiting, of_day, waiting
 from app.reservations.history import history_of
 from app.reservations.models import OPEN, TRANSITIONS, Reservation, ReservationStatus, Resource
 from app.reservations.overlaps import OVERLAP_DDL, OVERLAP_DROP_DDL
-from app.reservations.queries import Filters, page, visible_to
+from app.reservations.queries import Filters, page, page_next_first, visible_to
 from app.reservations.services import create, delete, set_status, update
 from app.reservations.sweep import sweep_overdue
 
@@ -36,6 +36,7 @@ __all__ = [
     "init_app",
     "of_day",
     "page",
+    "page_next_first",
     "personal",
     "set_status",
     "sweep_overdue",

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import selectinload
 
 from app.accounts import User, can
+from app.columns import utc_now
 from app.errors import InvalidInputError, NotFoundError
 from app.extensions import db
 from app.pagination import DEFAULT_LIMIT, Page, page_by_key
@@ -19,6 +20,8 @@ from app.reservations.models import MAX_DURATION_MINUTES, Reservation, Reservati
 
 LIST_KEY = (Reservation.start_time, Reservation.id)
 MAX_ID = 2**31 - 1
+# The two parts of the desk's list.
+NEXT, BEGUN = "next", "begun"
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,35 @@ def get(user: User, reservation_id: int, *, for_update: bool = False) -> Reserva
     return found
 
 
+def page_next_first(
+    user: User, filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[Reservation]:
+    """One page as `page`, in the order of the desk: the next reservation first, then those after it; after the last one
+    those that have begun, latest first.
+
+    The cursor carries the moment that parts them, so that rows which begin meanwhile are neither repeated nor left out.
+    """
+    splits_at, part, inner = _read_split_cursor(cursor) if cursor else (utc_now(), NEXT, None)
+    found: list[Reservation] = []
+    if part == NEXT:
+        upcoming = _loaded(visible_to(user).where(*_conditions(filters), Reservation.start_time >= splits_at))
+        shown = page_by_key(db.session(), upcoming, LIST_KEY, limit=limit, cursor=inner, descending=False)
+        if shown.next_cursor:
+            return Page(shown.items, _split_cursor(splits_at, NEXT, shown.next_cursor))
+        found, inner = list(shown.items), None
+    begun = _loaded(visible_to(user).where(*_conditions(filters), Reservation.start_time < splits_at))
+    rest = limit - len(found)
+    # With no room left, one row tells whether there is a next page.
+    shown = page_by_key(db.session(), begun, LIST_KEY, limit=rest or 1, cursor=inner)
+    if not rest:
+        return Page(found, _split_cursor(splits_at, BEGUN, "") if shown.items else None)
+    next_cursor = _split_cursor(splits_at, BEGUN, shown.next_cursor) if shown.next_cursor else None
+    return Page([*found, *shown.items], next_cursor)
+
+
 def page(user: User, filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Reservation]:
     """One page of what `user` may see, latest start first, customers and resources loaded (three queries in all)."""
-    query = visible_to(user).where(*_conditions(filters))
-    # Not joined: SQLite's planner would then begin with the users and sort everything.
-    query = query.options(selectinload(Reservation.customer), selectinload(Reservation.resource))
+    query = _loaded(visible_to(user).where(*_conditions(filters)))
     return page_by_key(db.session(), query, LIST_KEY, limit=limit, cursor=cursor)
 
 
@@ -104,8 +131,7 @@ def taken_by_others(user: User, day: date, zone: ZoneInfo) -> Sequence[TakenSpan
 def taking_place(query: sa.Select[Reservation], day: date, zone: ZoneInfo) -> Sequence[Reservation]:
     """Those of a query that take place, in part at least, on a day of `zone`, and were not cancelled."""
     narrowed = query.where(*_takes_place(day, zone)).order_by(*LIST_KEY)
-    loaded = narrowed.options(selectinload(Reservation.customer), selectinload(Reservation.resource))
-    return db.session.scalars(loaded).all()
+    return db.session.scalars(_loaded(narrowed)).all()
 
 
 def day_span(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
@@ -131,6 +157,28 @@ def page_of_resources(limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> 
     """One page of what can be reserved, by id."""
     query = sa.select(Resource).where(Resource.active)
     return page_by_key(db.session(), query, (Resource.id,), limit=limit, cursor=cursor, descending=False)
+
+
+def _loaded(query: sa.Select[Reservation]) -> sa.Select[Reservation]:
+    # Not joined: SQLite's planner would then begin with the users and sort everything.
+    return query.options(selectinload(Reservation.customer), selectinload(Reservation.resource))
+
+
+def _split_cursor(splits_at: datetime, part: str, inner: str) -> str:
+    return f"{splits_at.timestamp():.6f}~{part}~{inner}"
+
+
+def _read_split_cursor(cursor: str) -> tuple[datetime, str, str | None]:
+    try:
+        moment, part, inner = cursor.split("~")
+        splits_at = datetime.fromtimestamp(float(moment), UTC)
+        if part not in (NEXT, BEGUN):
+            raise ValueError(part)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidInputError(
+            "This page of the list does not exist.", {"cursor": ["takes the next_cursor of the page before"]}
+        ) from error
+    return splits_at, part, inner or None
 
 
 def _takes_place(day: date, zone: ZoneInfo) -> list[sa.ColumnElement[bool]]:

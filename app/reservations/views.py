@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
+from itertools import takewhile
 from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -34,12 +35,13 @@ ID = "<int(max=2147483647):reservation_id>"
 
 @pages.get("/")
 def list_() -> ResponseReturnValue:
-    """The list, latest start first; its filters stand in the address."""
+    """The list, the next reservation first; its filters are in the URL."""
     shown = _shown_filters()
-    page = queries.page(acting_user(), _filters(shown), cursor=request.args.get("cursor"))
+    page = queries.page_next_first(acting_user(), _filters(shown), cursor=request.args.get("cursor"))
     return render_template(
         "reservations/list.html",
         reservations=page.items,
+        begun=len(list(takewhile(lambda row: row.start_time < utc_now(), reversed(page.items)))),
         next_cursor=page.next_cursor,
         statuses=[status.value for status in ReservationStatus],
         filters=shown,

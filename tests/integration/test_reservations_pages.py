@@ -187,6 +187,19 @@ def test_a_filter_that_is_none_is_ignored(client, staff, query):
     assert f'id="reservation-{row.id}"' in answer.text
 
 
+def test_the_list_begins_with_the_next_reservation_and_ends_with_those_that_have_begun(client, staff):
+    begun, later, soon = (make_reservation(start_time=tomorrow() + timedelta(days=days)) for days in (-5, 9, 0))
+    page = client.get(LIST).text
+    marks = [
+        f'id="reservation-{soon.id}"',
+        f'id="reservation-{later.id}"',
+        "Begun or over",
+        f'id="reservation-{begun.id}"',
+    ]
+    assert sorted(marks, key=page.index) == marks
+    assert "Begun or over" not in client.get(f"{LIST}?date_from={soon.start_time:%Y-%m-%d}").text
+
+
 def test_the_list_goes_on_behind_a_cursor(client, staff):
     customer = make_user()
     for number in range(30):

@@ -195,6 +195,24 @@ def test_filters_narrow_the_list(staff):
     assert found(text="9" * 30) == []
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 100])
+def test_the_desk_sees_the_next_reservation_first_and_what_has_begun_after_the_last(staff, session, clock, limit):
+    hours = [1, 5, 72, -1, -30]
+    rows = [make_reservation(staff, start_time=utc_now() + timedelta(hours=number)) for number in hours]
+    found, cursor = [], None
+    while cursor or not found:
+        page = reservations.page_next_first(staff, Filters(), limit=limit, cursor=cursor)
+        found, cursor = [*found, *page.items], page.next_cursor
+        clock.shift(3_000)  # those that begin meanwhile keep their place
+    assert [row.id for row in found] == [row.id for row in rows]
+
+
+@pytest.mark.parametrize("cursor", ["x", "1~next", "nan~next~", "9e99~begun~", "1~other~", "1~next~x", "~~"])
+def test_a_made_up_cursor_of_the_desks_list_is_invalid_input(staff, cursor):
+    with pytest.raises(InvalidInputError):
+        reservations.page_next_first(staff, Filters(), cursor=cursor)
+
+
 def test_pages_follow_each_other_without_gaps_also_at_one_start(staff, session):
     customer = make_user()
     ids = [make_reservation(customer, start_time=tomorrow(9 + n // 3)).id for n in range(7)]

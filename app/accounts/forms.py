@@ -28,7 +28,7 @@ from app.mail import optional_kinds
 from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 
 # In days; 0 is for good.
-TOKEN_LIFETIMES = {"30": "30 days", "90": "90 days", "365": "a year", "0": "until it is revoked"}
+TOKEN_LIFETIMES = {"30": "30 days", "90": "90 days", "365": "1 year", "0": "Until it is revoked"}
 
 
 class RegistrationForm(FlaskForm):
@@ -65,15 +65,36 @@ class NewPasswordForm(FlaskForm):
     )
 
 
+# What each scope allows, by the part of the API that it is for.
+SCOPE_GROUPS: dict[str, dict[str, str]] = {
+    "Everything": {
+        "read": "See everything that you may see",
+        "write": "See and change everything that you may change",
+    },
+    "Profile": {
+        "profile:read": "See your profile",
+        "profile:write": "See and change your profile",
+    },
+    "Reservations": {
+        "reservations:read": "See reservations and resources",
+        "reservations:write": "See, create, change and cancel reservations",
+    },
+    "Work items": {
+        "work_items:read": "See work items and comments",
+        "work_items:write": "See, create, change and comment on work items",
+    },
+}
+
+
 class PersonalTokenForm(FlaskForm):
     """What a script's token is for, and what it may do."""
 
-    name = StringField("Name", [InputRequired("Say what it is for."), Length(max=MAX_TOKEN_NAME_CHARACTERS)])
+    name = StringField("Name", [InputRequired("This field is required."), Length(max=MAX_TOKEN_NAME_CHARACTERS)])
     scopes = SelectMultipleField(
-        "May", [InputRequired("Choose at least one.")], choices=[SelectChoice(scope, scope) for scope in SCOPES]
+        "Scopes", [InputRequired("Select at least one.")], choices=[SelectChoice(scope, scope) for scope in SCOPES]
     )
     days = SelectField(
-        "Works for",
+        "Valid for",
         [InputRequired("Choose one.")],
         choices=[SelectChoice(*each) for each in TOKEN_LIFETIMES.items()],
         default="90",

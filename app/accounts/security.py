@@ -117,9 +117,9 @@ class LoginByNameForm(LoginForm):
 
 
 class OurChangePasswordForm(ChangePasswordForm):
-    """The present password, and the new one twice."""
+    """The current password, and the new one twice."""
 
-    password = PasswordField("Present password", [InputRequired("Type your present password."), Length(max=1_000)])
+    password = PasswordField("Current password", [InputRequired("Type your current password."), Length(max=1_000)])
     new_password = PasswordField("New password", [InputRequired("Type a new one."), Length(max=1_000)])
     new_password_confirm = PasswordField(
         "New password again", [InputRequired("Type it once more."), EqualTo("new_password", "The two differ.")]

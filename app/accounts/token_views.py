@@ -7,7 +7,7 @@ from datetime import timedelta
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.accounts.forms import PersonalTokenForm
+from app.accounts.forms import SCOPE_GROUPS, PersonalTokenForm
 from app.accounts.permissions import acting_user, login_required, require
 from app.accounts.tokens import get_personal_token, issue_personal_token, personal_tokens, revoke
 from app.columns import utc_now
@@ -46,12 +46,17 @@ def revoke_token(token_id: int) -> ResponseReturnValue:
     revoke(token)
     name = token.name
     db.session.commit()
-    flash(f"The token {name} is revoked.", "success")
+    flash(f"Token {name} revoked.", "success")
     return redirect(url_for("tokens.list_"), 303)
 
 
 def _page(form: PersonalTokenForm, made: str | None = None) -> str:
     page = personal_tokens(acting_user(), cursor=request.args.get("cursor"))
     return render_template(
-        "accounts/tokens.html", form=form, made=made, tokens=page.items, next_cursor=page.next_cursor
+        "accounts/tokens.html",
+        form=form,
+        groups=SCOPE_GROUPS,
+        made=made,
+        tokens=page.items,
+        next_cursor=page.next_cursor,
     )

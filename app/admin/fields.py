@@ -29,13 +29,43 @@ from app.columns import UtcDateTime
 from app.extensions import Base, db
 from app.local_time import local_from_utc, utc_from_local
 from app.pagination import MAX_INTEGER
+from app.presentation import label as label_of_value
 from app.presentation import plain, reader_zone, sentence
 from app.reservations import Resource
 from app.schools import School
 from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 
+REQUIRED = "This field is required."
 # Few enough to choose from; of other tables the number is asked for.
 CHOSEN_FROM = (School, Resource)
+# Where the column's name is not what people call it.
+LABELS = {
+    "id": "ID",
+    "address": "IP address",
+    "args": "Arguments",
+    "at": "Time",
+    "duration_minutes": "Duration in minutes",
+    "current_login_ip": "Current login, IP address",
+    "first_tick_at": "First run at",
+    "gather_until": "Collects changes until",
+    "is_wanted": "Wanted",
+    "last_login_ip": "Last login, IP address",
+    "last_tick_at": "Last run at",
+    "message_id": "Message-ID",
+    "new": "After",
+    "old": "Before",
+    "pid": "Process ID",
+    "request_id": "Request ID",
+    "skips_own_changes": "Not notified of own changes",
+    "subject_id": "Subject ID",
+    "tf_primary_method": "Second factor",
+    "tick_at": "Run time",
+    "timeout_seconds": "Time limit in seconds",
+    "told_until": "Notified until",
+    "uncertain_count": "Uncertain deliveries",
+    "user_agent": "Browser",
+    "username_key": "Username for comparison",
+}
 # Longer texts get several lines.
 ONE_LINE_CHARACTERS = 300
 
@@ -48,7 +78,7 @@ class EnumField(SelectField):
     """One member of an enum."""
 
     def __init__(self, label: str, validators: Any, *, enum: type[StrEnum], **options: Any) -> None:
-        choices = [SelectChoice(member.value, member.value) for member in enum]
+        choices = [SelectChoice(member.value, label_of_value(member)) for member in enum]
         super().__init__(label, validators, choices=choices, coerce=lambda value: enum(plain(value)), **options)
 
 
@@ -113,7 +143,7 @@ def form_of(model: type[Any], columns: Iterable[str], extra: dict[str, Any]) -> 
 
 def label_of(name: str) -> str:
     """What people call a column: `school_id` → `School`."""
-    return sentence(name.removesuffix("_id").replace("_", " "))[:-1]
+    return LABELS.get(name) or sentence(name.removesuffix("_id").replace("_", " "))[:-1]
 
 
 def take_errors(form: FlaskForm, message: str, fields: dict[str, list[str]], names: dict[str, str]) -> None:
@@ -143,7 +173,7 @@ def add_error(field: Field, *messages: str) -> None:
 def _field_of(attribute: InstrumentedAttribute[Any]) -> Any:
     column = cast(sa.Column[Any], attribute.property.columns[0])
     is_required = _is_required(column)
-    validators: list[Any] = [InputRequired("This is needed.") if is_required else Optional()]
+    validators: list[Any] = [InputRequired(REQUIRED) if is_required else Optional()]
     label, target = label_of(attribute.key), _target(column)
     if target is User:
         return LoginField(label, validators, description="A username or email address.")

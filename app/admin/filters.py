@@ -11,7 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.columns import UtcDateTime, as_uuid_text
 from app.pagination import MAX_INTEGER
-from app.presentation import reader_zone
+from app.presentation import label, reader_zone
 
 
 class PanelFilter(BaseSQLAFilter):
@@ -106,7 +106,7 @@ def filters_of(column: InstrumentedAttribute[Any], name: str) -> list[PanelFilte
     """The filters of a column, by its type."""
     match column.type:
         case sa.Enum() as enum:
-            return [ChoiceFilter(column, name, options=[(value, value) for value in enum.enums])]
+            return [ChoiceFilter(column, name, options=[(value, label(value)) for value in enum.enums])]
         case sa.Boolean():
             return [ChoiceFilter(column, name, options=[("yes", "yes"), ("no", "no")])]
         case sa.Integer():

@@ -19,17 +19,20 @@ from app.admin.view import PanelView
 from app.errors import ConflictError
 from app.extensions import db
 from app.pagination import MAX_INTEGER
+from app.presentation import label
 from app.reservations import TRANSITIONS, ReservationStatus
 from app.schools import DEFAULT_SLUG, School, create_school
 from app.work_items import Kind, Parts, WorkStatus
 
-NEW_PASSWORD = "Ends all sessions and tokens, and is told by mail; empty: stays."  # noqa: S105 - a hint
+NEW_PASSWORD = "Ends all sessions and tokens; the user is notified by email. Leave empty to keep it."  # noqa: S105 - a hint
 
 
 class UserView(PanelView):
     """People. Nobody shuts themselves out."""
 
-    create_fields = {"password": PasswordField("Password", [InputRequired("This is needed."), Length(max=1_000)])}
+    create_fields = {
+        "password": PasswordField("Password", [InputRequired("This field is required."), Length(max=1_000)])
+    }
     edit_fields = {"password": PasswordField("New password", [Optional(), Length(max=1_000)], description=NEW_PASSWORD)}
 
     def create_row(self, values: dict[str, Any]) -> Any:
@@ -87,7 +90,7 @@ class StatusView(PanelView):
         """Adds one bulk action for each status."""
         super().init_actions()
         for status in self.statuses:
-            name, text = f"set-{status}", f"Set the status to {status}"
+            name, text = f"set-{status}", f"Set status: {label(status)}"
             self._actions.append((name, text))
             self._actions_data[name] = (partial(self.set_status, status=status), text, None)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,12 +36,12 @@ from app.errors import AppError, ConflictError, InvalidInputError, NotFoundError
 from app.extensions import db
 from app.outbox import for_school, recorded_columns, school_of_row, subject_of, subject_type
 from app.pagination import DEFAULT_LIMIT, MAX_INTEGER, MAX_LIMIT, Page, page_by_key
-from app.presentation import localtime, plain, subject_url
+from app.presentation import label, localtime, plain, subject_url
 from app.tenancy import current_scope, seeing
 from app.text import CONTROL_CHARACTERS, query_text
 
 EXPORT_ROWS = 100_000
-STALE = "Somebody has changed this meanwhile. What stands now is told below; to save again writes over it."
+STALE = "Another user has changed this row. The current values are shown below; saving again overwrites them."
 # Routes of Flask-Admin's that belong to its scripts.
 UNUSED = frozenset({"ajax_lookup", "ajax_update"})
 
@@ -196,7 +197,7 @@ class PanelView(Guarded, ModelView):
         status = self._carry_out(form, lambda: self._create(form))
         if status:
             return self._form_page(form, None, status)
-        flash("It is made.", "success")
+        flash("Created.", "success")
         return redirect(url_for(".index_view"), 303)
 
     @expose("/edit/", methods=("GET", "POST"))
@@ -213,7 +214,7 @@ class PanelView(Guarded, ModelView):
         status = self._carry_out(form, lambda: self._change(row, form)) if is_valid else 422
         if status:
             return self._form_page(form, row, status)
-        flash("The changes are saved.", "success")
+        flash("Saved.", "success")
         return redirect(self.url_of(self._identity()), 303)
 
     @expose("/delete/", methods=("GET", "POST"))
@@ -226,7 +227,7 @@ class PanelView(Guarded, ModelView):
         status = self._carry_out(form, lambda: self._delete(row, form)) if form.validate() else 422
         if status:
             return self._confirm_page(form, [row], "delete", status)
-        flash("It is deleted.", "success")
+        flash("Deleted.", "success")
         return redirect(url_for(".index_view"), 303)
 
     @expose("/action/", methods=("POST",))
@@ -234,10 +235,10 @@ class PanelView(Guarded, ModelView):
         """Asks, and does the same to all rows that were chosen, or to none."""
         name = request.form.get("action", "")
         if name not in self._actions_data or not self.is_action_allowed(name):
-            raise InvalidInputError("There is no such action.")
+            raise InvalidInputError("This action does not exist.")
         rows = self._chosen(request.form.getlist("rowid"))
         if not rows:
-            flash("Choose some rows first.", "warning")
+            flash("Select at least one row first.", "warning")
             return redirect(url_for(".index_view"), 303)
         is_confirmed = "confirmed" in request.form
         form: Any = self.delete_form(is_new=not is_confirmed) if name == "delete" else PanelForm()
@@ -246,7 +247,7 @@ class PanelView(Guarded, ModelView):
         status = self._carry_out(form, lambda: self._actions_data[name][0](rows)) if form.validate() else 422
         if status:
             return self._confirm_page(form, rows, name, status)
-        flash(f"Done with {len(rows)}: {self._actions_data[name][1].lower()}.", "success")
+        flash(f"{self._actions_data[name][1]}: done for {len(rows)} row{'' if len(rows) == 1 else 's'}.", "success")
         return redirect(url_for(".index_view"), 303)
 
     # ── Deeds: a view of a model with services calls those instead ───────────────────────────────────────────────
@@ -332,13 +333,17 @@ class PanelView(Guarded, ModelView):
         for name in self.changes:
             present = getattr(row, name)
             if form[name].data != present:
-                add_error(form[name], f"Stands now: {self._as_said(name, present) or 'nothing'}.")
+                add_error(form[name], f"Current value: {self._as_said(name, present) or 'none'}.")
 
     def _as_said(self, name: str, value: Any) -> str:
         reference = self.references.get(name)
         if reference is not None and value is not None:
             return reference.label(value)
-        return localtime(value) if isinstance(value, datetime) else plain(value)
+        return localtime(value) if isinstance(value, datetime) else self.text_of(value)
+
+    def text_of(self, value: Any) -> str:
+        """A value as pages show it: members of enums by their labels."""
+        return label(value) if isinstance(value, Enum) else plain(value)
 
     # ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -409,8 +414,8 @@ class PanelView(Guarded, ModelView):
 
     def _orders(self) -> list[tuple[str, str]]:
         names = [str(name) for name in self._sortable_columns]
-        up = [(name, f"{label_of(name)}, upwards") for name in names]
-        down = [(f"-{name}", f"{label_of(name)}, downwards") for name in names]
+        up = [(name, f"{label_of(name)}, ascending") for name in names]
+        down = [(f"-{name}", f"{label_of(name)}, descending") for name in names]
         return [pair for pairs in zip(down, up, strict=True) for pair in pairs]
 
     def _all_rows(self, scope: Any) -> Iterator[Any]:
@@ -428,7 +433,7 @@ class PanelView(Guarded, ModelView):
     def _row(self, *, for_update: bool = False) -> Any:
         found = self._rows([self._identity()], for_update=for_update)
         if not found:
-            raise NotFoundError(f"There is no such row among the {self.name}.")
+            raise NotFoundError(f"This row does not exist in {self.name}.")
         return found[0]
 
     def _identity(self) -> str:
@@ -436,10 +441,10 @@ class PanelView(Guarded, ModelView):
 
     def _chosen(self, ids: Sequence[str]) -> list[Any]:
         if len(ids) > MAX_LIMIT:
-            raise InvalidInputError(f"Choose at most {MAX_LIMIT} rows.")
+            raise InvalidInputError(f"Select at most {MAX_LIMIT} rows.")
         rows = self._rows(ids, for_update=True)
         if len(rows) != len(set(ids)):
-            raise NotFoundError("Some of these rows are gone: nothing was done.")
+            raise NotFoundError("Some of these rows no longer exist; nothing was changed.")
         return rows
 
     def _rows(self, ids: Iterable[str], *, for_update: bool) -> list[Any]:
@@ -447,7 +452,7 @@ class PanelView(Guarded, ModelView):
         try:
             wanted = [self._key_of(id) for id in set(ids)]
         except ValueError as error:
-            raise NotFoundError(f"There is no such row among the {self.name}.") from error
+            raise NotFoundError(f"This row does not exist in {self.name}.") from error
         matches = [sa.and_(*(column == part for column, part in zip(columns, parts, strict=True))) for parts in wanted]
         query = sa.select(self.model).where(sa.or_(sa.false(), *matches)).order_by(*columns)
         if for_update:

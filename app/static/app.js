@@ -7,11 +7,27 @@ function toggleTheme() {
   try { localStorage.setItem("belfry-theme", next); } catch { /* private mode: the choice lasts for this page */ }
 }
 
+// ── Copying: the button is hidden where scripts do not run ───────────────────────────────────────────────────────
+async function copyText(button) {
+  const source = document.getElementById(button.dataset.copies);
+  getSelection().selectAllChildren(source);
+  let isCopied = true;
+  try {
+    await navigator.clipboard.writeText(source.textContent);
+  } catch { // over plain HTTP there is no clipboard object
+    isCopied = document.execCommand("copy");
+  }
+  button.querySelector("[aria-live]").textContent = isCopied ? "Copied" : "Selected: press Ctrl+C";
+}
+
+document.querySelectorAll("[data-copies]").forEach((button) => { button.hidden = false; });
+
 // ── Clicks, delegated: they work in whatever htmx swaps in ───────────────────────────────────────────────────────
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button?.dataset.opens) document.getElementById(button.dataset.opens).showModal();
   else if (button?.hasAttribute("data-closes")) button.closest("dialog").close();
+  else if (button?.dataset.copies) copyText(button);
   else if (button?.hasAttribute("data-theme-toggle")) toggleTheme();
   else if (button?.hasAttribute("data-live-toggle")) setLivePaused(button.getAttribute("aria-pressed") !== "true", button);
 

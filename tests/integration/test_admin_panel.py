@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.accounts import AccessToken, Role, User, issue_personal_token, verify_token
+from app.admin.fields import LABELS
 from app.admin.secrets import SECRET_COLUMNS
 from app.admin.view import PanelView
 from app.admin.views import LEFT_OUT
@@ -484,8 +485,8 @@ def test_of_two_editors_the_second_sees_what_the_first_has_done(session, panel):
     assert panel.post(url, data=first | {"title": "The first one's"}).status_code == 303
     answer = panel.post(url, data=second | {"title": "The second one's"})
     assert answer.status_code == 409
-    assert "Somebody has changed this meanwhile." in answer.text
-    assert "Stands now: The first one&#39;s." in answer.text
+    assert "Another user has changed this row." in answer.text
+    assert "Current value: The first one&#39;s." in answer.text
     assert shown_in(answer.text)["title"] == "The second one&#39;s"
     session.expire_all()
     assert task.title == "The first one's"
@@ -599,3 +600,27 @@ def test_ledgers_lead_to_their_pages_and_to_what_was_done(session, panel):
     assert f'href="/reservations/{row.id}"' in page
     assert f'href="/audit?subject=reservation/{row.id}"' in page
     assert f'href="/admin/users/details/?id={row.customer_id}"' in page
+
+
+@sqlite
+def test_columns_and_values_have_the_names_that_people_use(session, panel):
+    task = make_task(title="Tune the piano")
+    shown = panel.get(f"/admin/users/details/?id={make_user().id}").text
+    assert "<dt>Second factor</dt>" in shown
+    assert "Tf primary" not in shown
+    pages = [
+        panel.get("/admin/work_items/").text,
+        panel.get(f"/admin/work_items/details/?id={task.id}").text,
+        panel.get(f"/admin/work_items/edit/?id={task.id}").text,
+    ]
+    for page in pages:
+        assert "To do" in page
+        assert re.findall(r">\s*(TODO|IN_PROGRESS|MEDIUM)\s*<", page) == []
+    assert "With selected rows" in pages[0]
+    answer = act(panel, "work_items", "set-IN_PROGRESS", [task])
+    assert "Set status: In progress: done for 1 row." in panel.get(answer.location).text
+
+
+@sqlite
+def test_every_label_of_its_own_belongs_to_a_column(app):
+    assert LABELS.keys() - {name for view in views(app) for name in view.shown} == set()

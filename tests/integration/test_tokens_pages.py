@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.accounts import AccessToken, issue_personal_token
+from app.accounts.forms import SCOPE_GROUPS
 from app.api import SCOPES
 from tests.reservation_factories import log_in, make_user
 
@@ -29,7 +30,26 @@ def test_a_token_is_made_shown_once_and_revoked(client, session):
     id = session.scalars(sa.select(AccessToken.id)).one()
     assert client.post(f"{PAGE}/{id}/revoke").status_code == 303
     assert client.get("/api/v1/me", headers=headers).status_code == 401
-    assert "Import" not in client.get(PAGE).text.replace("The token Import is revoked", "")
+    assert "Import" not in client.get(PAGE).text.replace("Token Import revoked", "")
+
+
+def test_every_scope_is_a_box_with_what_it_allows(client):
+    assert [scope for scopes in SCOPE_GROUPS.values() for scope in scopes] == list(SCOPES)
+    log_in(client, make_user())
+    sent = {"name": "", "scopes": ["read", "profile:write"], "days": "30"}
+    page = client.post(PAGE, data=sent).text
+    boxes = re.findall(r'<input[^>]*type="checkbox" name="scopes" value="([^"]+)"( checked)?>', page)
+    assert dict(boxes) == {scope: " checked" if scope in sent["scopes"] else "" for scope in SCOPES}
+    assert "See reservations and resources" in page
+    assert "<select" not in page.partition("</fieldset>")[0].partition("<fieldset")[2]
+
+
+def test_only_a_new_token_has_a_button_that_copies_it(client):
+    log_in(client, make_user())
+    assert "data-copies" not in client.get(PAGE).text
+    made = client.post(PAGE, data={"name": "Import", "scopes": ["read"], "days": "30"}).text
+    assert 'id="token-made"' in made
+    assert 'data-copies="token-made"' in made
 
 
 @pytest.mark.parametrize(

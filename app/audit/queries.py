@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -39,6 +39,7 @@ class Filters:
 
     Args:
         action: one, as `job.retry` or `reservation.status`.
+        actions: several of them; none does not narrow.
         user_id: whose deeds.
         subject: done to what: a type, or type/id.
     """
@@ -46,6 +47,12 @@ class Filters:
     action: str | None = None
     user_id: int | None = None
     subject: str | None = None
+    actions: Collection[str] = ()
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The actions that the list is narrowed to; none: all."""
+        return frozenset({self.action} if self.action else self.actions)
 
 
 def list_deeds(filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Deed]:
@@ -61,15 +68,21 @@ def list_deeds(filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | No
 
 def _entries(filters: Filters) -> sa.Select[AuditEntry]:
     query = sa.select(AuditEntry).where(*_common(AuditEntry, filters))
-    return query.where(AuditEntry.action == filters.action) if filters.action else query
+    return query.where(AuditEntry.action.in_(filters.wanted)) if filters.wanted else query
 
 
 def _changes(filters: Filters) -> sa.Select[StatusChange]:
     query = sa.select(StatusChange).where(*_common(StatusChange, filters))
-    if not filters.action:
+    if not filters.wanted:
         return query
-    kind, _, field = filters.action.partition(".")
-    return query.where(StatusChange.subject_type == kind, StatusChange.field == field)
+    fields: dict[str, list[str]] = {}
+    for action in sorted(filters.wanted):
+        kind, _, field = action.partition(".")
+        fields.setdefault(kind, []).append(field)
+    of_kinds = (
+        sa.and_(StatusChange.subject_type == kind, StatusChange.field.in_(names)) for kind, names in fields.items()
+    )
+    return query.where(sa.or_(*of_kinds))
 
 
 def _common(model: type[AuditEntry] | type[StatusChange], filters: Filters) -> list[sa.ColumnElement[bool]]:

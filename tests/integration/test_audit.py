@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -11,13 +13,15 @@ import sqlalchemy as sa
 from app import audit
 from app.accounts import AccessToken, Role, User, change_password, create_user, disable, set_role
 from app.audit import AuditEntry, Filters, list_deeds, prune_audit
+from app.audit.views import GROUPS
 from app.columns import new_id, utc_now
-from app.extensions import db
+from app.extensions import Base, db
 from app.mail import send_mail
-from app.outbox import JobRecord, JobState, StatusChange, Subject, enqueue
+from app.outbox import JobRecord, JobState, StatusChange, Subject, enqueue, recorded_columns, subject_type
 from app.reservations import Reservation, ReservationStatus
 from app.tenancy import Scope, seeing
 from tests.conftest import make_app
+from tests.forms import shown_in
 from tests.reservation_factories import (
     PASSWORD,
     bearer,
@@ -27,6 +31,11 @@ from tests.reservation_factories import (
     make_school,
     make_user,
 )
+from tests.work_item_factories import make_task
+
+ROOT = Path(__file__).resolve().parents[2]
+# Where the code records an action by its name.
+RECORD = re.compile(r'record(?:_many)?\(\s*"(\w+\.\w+)"')
 
 # What differs between the databases is how changes are recorded in bulk: see test_tenancy.py.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -169,8 +178,8 @@ def test_the_page_filters_by_login_and_says_when_nothing_matches(session, client
     staff = make_user(Role.STAFF)
     client = log_in(client, staff)
     assert "user.login" in client.get(f"/audit?user={staff.email}").text.partition("<tbody>")[2]
-    assert "Nothing matches" in client.get("/audit?user=nobody").text
-    assert "Nothing matches" in client.get("/audit?action=no.such").text
+    assert "No events match" in client.get("/audit?user=nobody").text
+    assert "No events match" in client.get("/audit?action=no.such").text
     assert client.get("/audit?cursor=nonsense").status_code == 422
 
 
@@ -230,3 +239,36 @@ def test_an_api_change_of_a_status_has_the_address_it_came_from(client, session)
     assert answer.status_code == 200
     (deed,) = list_deeds(Filters(action="reservation.status")).items
     assert (deed.address, dict(deed.details)) == ("127.0.0.1", {"old": "pending", "new": "confirmed"})
+
+
+def test_every_action_that_is_recorded_is_under_a_tab(app):
+    models = [mapper.class_ for mapper in Base.registry.mappers if mapper.class_.__module__.startswith("app.")]
+    recorded = {f"{subject_type(model)}.{field}" for model in models for field in recorded_columns(model)}
+    recorded |= {f"{subject_type(model)}.create" for model in models if audit.records_creation(model)}
+    recorded |= {f"{subject_type(model)}.delete" for model in models if audit.records_deletion(model)}
+    for path in [*ROOT.glob("app/**/*.py"), *ROOT.glob("jobs/**/*.py")]:
+        recorded |= set(RECORD.findall(path.read_text()))
+    grouped = [action for _, actions in GROUPS.values() for action in actions]
+    assert {"admin.update", "job.retry", "user.address_blocked", "schedule.pause"} <= recorded
+    assert (recorded - set(grouped), len(grouped)) == (set(), len(set(grouped)))
+
+
+def test_the_tabs_show_work_items_registrations_and_what_was_done_in_the_panel(client):
+    admin = make_user(Role.ADMIN)
+    log_in(client, admin)
+    task = make_task(title="Tune the piano")
+    client.post(f"/work-items/{task.id}/status", data={"status": "IN_PROGRESS"})
+    hall = make_resource(name="Hall")
+    form = f"/admin/resources/edit/?id={hall.id}"
+    client.post(form, data=shown_in(client.get(form).text) | {"capacity": "77"})
+    tabs = {
+        "work": ["work_item.status", "to do → in progress", f"work item #{task.id}"],
+        "registrations": ["user.create"],
+        "admin": ["admin.update", f"resource #{hall.id}"],
+    }
+    for group, marks in tabs.items():
+        page = client.get(f"/audit?group={group}").text.partition("<tbody>")[2]
+        assert [mark for mark in marks if mark not in page] == []
+        for other in tabs.keys() - {group}:
+            assert tabs[other][0] not in page
+    assert "user.login" in client.get("/audit?group=no-such").text

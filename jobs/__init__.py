@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from jobs import accounts, commands, engine, mail, maintenance, reservations, work_items
+from jobs import accounts, commands, engine, mail, maintenance, pages, reservations, work_items
 
 MODULES = (accounts, mail, reservations, work_items, maintenance)
 
@@ -17,3 +17,4 @@ def init_app(app: Flask) -> None:
     entries = [entry for module in MODULES for entry in getattr(module, "SCHEDULE", ())]
     engine.init_app(app, entries)
     commands.init_app(app)
+    pages.init_app(app)

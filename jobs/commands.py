@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import click
-import sqlalchemy as sa
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 
-from app import audit
-from app.columns import utc_now
 from app.commands import CommandGroup
-from app.extensions import db
-from app.outbox import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, Schedule, Subject
+from app.errors import AppError
+from app.outbox import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
 from app.outbox.broker import connect
-from jobs.engine import schedule as schedules
+from jobs import periodic
+from jobs.engine import ScheduleEntry
 from jobs.engine.application import application
-from jobs.engine.errors import ScheduleError
 from jobs.engine.heavy import HeavyWorker
 from jobs.engine.light import LightWorker, QuarantineWorker
 from jobs.engine.pool import Pool
-from jobs.engine.timing import Timing
 
+T = TypeVar("T")
 schedule_group = CommandGroup("schedule", help="The periodic schedule.")
 
 
@@ -50,7 +47,7 @@ def worker_command(heavy: bool, queues: str | None, processes: int | None, burst
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_schedules(as_json: bool) -> None:
     """Every schedule in plain words, with its zone and its next five ticks."""
-    rows = [_described(entry) for entry in entries()]
+    rows = [_described(entry) for entry in periodic.entries()]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -64,29 +61,23 @@ def list_schedules(as_json: bool) -> None:
 @click.argument("name")
 def run_schedule(name: str) -> None:
     """Enqueue the job of schedule NAME now."""
-    try:
-        job_id = schedules.run_now(db.session(), name)
-    except ScheduleError as error:
-        raise click.ClickException(str(error)) from error
-    db.session.commit()
-    click.echo(job_id)
+    click.echo(_steered(periodic.run_now, name))
 
 
 @schedule_group.command("pause")
 @click.argument("name")
 def pause_schedule(name: str) -> None:
     """Let the ticks of schedule NAME pass without a job."""
-    _set_paused(name, utc_now())
+    _steered(periodic.pause, name)
+    click.echo(f"{name} paused")
 
 
 @schedule_group.command("resume")
 @click.argument("name")
 def resume_schedule(name: str) -> None:
     """Let schedule NAME run again, from its next tick on."""
-    for entry in entries():
-        if entry.name == name:
-            schedules.tick(db.session(), entry)  # those that passed while no scheduler ran are not caught up on
-    _set_paused(name, None)
+    _steered(periodic.resume, name)
+    click.echo(f"{name} resumed")
 
 
 def init_app(app: Flask) -> None:
@@ -96,43 +87,25 @@ def init_app(app: Flask) -> None:
     jobs_group.add_command(worker_command)
 
 
-def entries() -> list[schedules.ScheduleEntry]:
-    """The schedule of the current application."""
-    return current_app.extensions["schedule"]
-
-
-def _described(entry: schedules.ScheduleEntry) -> dict[str, Any]:
-    timing, zone = entry.timing(current_app.config), entry.zone_name(current_app.config)
-    row = db.session.get(Schedule, entry.name)
-    is_paused = row is not None and row.paused_at is not None
+def _described(entry: ScheduleEntry) -> dict[str, Any]:
+    job = periodic.periodic_job(entry, next_runs=5)
     return {
         "name": entry.name,
         "job": entry.job,
-        "timing": timing.describe(),
-        "expression": str(timing),
-        "zone": zone,
-        "state": "paused" if is_paused else "active",
-        "last_tick_at": row.last_tick_at.isoformat() if row and row.last_tick_at else None,
-        "next_ticks": [] if is_paused else [tick.isoformat() for tick in _next_ticks(timing, 5)],
+        "timing": job.timing,
+        "expression": job.expression,
+        "zone": job.zone,
+        "state": "paused" if job.paused_at else "active",
+        "last_tick_at": job.last_tick_at.isoformat() if job.last_tick_at else None,
+        "next_ticks": [run.isoformat() for run in job.next_runs],
     }
 
 
-def _next_ticks(timing: Timing, count: int) -> list[datetime]:
-    ticks = [timing.next_tick(utc_now())]
-    while len(ticks) < count:
-        ticks.append(timing.next_tick(ticks[-1]))
-    return ticks
-
-
-def _set_paused(name: str, moment: datetime | None) -> None:
-    statement = sa.update(Schedule).where(Schedule.name == name).values(paused_at=moment)
-    result: Any = db.session.execute(statement)
-    audit.record(f"schedule.{'pause' if moment else 'resume'}", Subject("schedule", name[:40]))
-    if result.rowcount == 0:
-        db.session.rollback()
-        raise click.ClickException(f"no schedule is named {name!r}: `flask schedule list` lists them")
-    db.session.commit()
-    click.echo(f"{name} {'paused' if moment else 'resumed'}")
+def _steered(action: Callable[[str], T], name: str) -> T:
+    try:
+        return action(name)
+    except AppError as error:
+        raise click.ClickException(error.message) from error
 
 
 def _queue_names(text: str) -> list[str]:

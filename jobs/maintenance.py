@@ -22,9 +22,9 @@ SCHEDULE = [ScheduleEntry("maintenance.prune", job="maintenance.prune", cron="17
 
 @job("maintenance.prune", queue="bulk", timeout_seconds=600, is_singleton=True)
 def prune(session: Session) -> dict[str, Any]:
-    """Deletes what has had its time: ended jobs, past ticks, settled mails and the audit log's past after the days that
-    the settings give; tokens, codes, addresses of logins, answers kept for idempotency keys, and users who never
-    confirmed their address. Takes the addresses of who deleted their account out of their last mails."""
+    """Deletes old data: finished jobs, past run times, sent mails and audit events after the days that the settings
+    give; expired tokens and codes, old login addresses, kept answers of the API, and users who never confirmed their
+    email address. Removes the email addresses of deleted accounts from their last mails."""
     settings = current_app.config
     deleted = prune_records(
         session,

@@ -16,7 +16,7 @@ def tell_gathered(session: Session, item_id: int) -> dict[str, int]:
 
 @job("work_items.remind_due", timeout_seconds=300, is_singleton=True)
 def remind_due(session: Session) -> dict[str, int]:
-    """Asks for the reminders of what is due tomorrow, and of what was due before today."""
+    """Mails reminders of work items that are due tomorrow or overdue."""
     return {"mails": work_items.remind_due(session)}
 
 

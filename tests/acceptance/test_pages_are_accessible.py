@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 
+import jobs
 from app import create_app
 from tests.acceptance.conftest import Stack, log_in
 
@@ -51,6 +52,7 @@ def findings(page: Any) -> list[str]:
 def pages_without_arguments(folder: Path) -> Iterator[str]:
     """The paths of all pages that need no id."""
     app = create_app(environ={"APP_ENV": "development"}, instance_path=folder)
+    jobs.init_app(app)
     for rule in app.url_map.iter_rules():
         is_page = not rule.rule.startswith(NO_PAGES) and not OF_ARGUMENTS.search(rule.rule)
         if is_page and "GET" in (rule.methods or ()) and not rule.arguments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from app.errors import NotFoundError
 from app.extensions import db
 from app.outbox import JobAttempt, JobRecord, JobState, Subject
 from app.pagination import DEFAULT_LIMIT, Page, page_by_key
+from app.tenancy import EVERYTHING, current_scope, seeing
 
 # Counting stops here: beyond, the exact number tells nobody more, and costs a scan.
 COUNT_LIMIT = 10_000
@@ -64,12 +65,25 @@ def counts_by_state() -> dict[str, int]:
     return {state.value: getattr(row, state.value) for state in JobState}
 
 
+def count_hidden(filters: JobFilters) -> int:
+    """How many jobs of the system, in the filters' state, queue and name, the current scope hides, up to COUNT_LIMIT.
+
+    Of other schools' jobs not even the number is told, and a text would let a reader try out what the hidden ones say.
+    """
+    if current_scope().sees_all:
+        return 0
+    known = replace(filters, text=None, subject=None, since=None)
+    with seeing(EVERYTHING):
+        rows = sa.select(JobRecord.id).where(JobRecord.school_id.is_(None), *known.conditions()).limit(COUNT_LIMIT)
+        return db.session.scalar(sa.select(sa.func.count()).select_from(rows.subquery())) or 0
+
+
 def get_job(job_id: str) -> JobRecord:
     """The record with this id. Raises NotFoundError."""
     id = as_uuid_text(job_id)
     record = db.session.get(JobRecord, id) if id else None
     if record is None:
-        raise NotFoundError("There is no such job: it may have been pruned.")
+        raise NotFoundError("This job does not exist, was pruned, or is visible to administrators only.")
     return record
 
 

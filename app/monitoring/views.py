@@ -57,7 +57,7 @@ def retry(job_id: object) -> ResponseReturnValue:
     record = services.get_job(str(job_id))
     retried = services.retry_jobs([record.id])
     db.session.commit()
-    _tell("The job runs again.", retried, "It has not ended unsuccessfully, so there is nothing to retry.")
+    _tell("The job is enqueued again.", retried, "Only failed and cancelled jobs can be retried.")
     return redirect(url_for("monitoring.job", job_id=record.id))
 
 
@@ -68,8 +68,8 @@ def cancel(job_id: object) -> ResponseReturnValue:
     record = services.get_job(str(job_id))
     cancelled, asked = services.cancel_jobs([record.id])
     db.session.commit()
-    said = "The job is cancelled." if cancelled else "The job was asked to stop."
-    _tell(said, [*cancelled, *asked], "The job had ended already.")
+    said = "The job is cancelled." if cancelled else "The job will stop at its next checkpoint."
+    _tell(said, [*cancelled, *asked], "The job has already finished.")
     return redirect(url_for("monitoring.job", job_id=record.id))
 
 
@@ -90,6 +90,8 @@ def _list_context() -> dict[str, Any]:
         "jobs": page.items,
         "next_cursor": page.next_cursor,
         "counts": services.counts_by_state(),
+        "hidden": services.count_hidden(filters),
+        "count_limit": services.COUNT_LIMIT,
         "filters": filters,
         "states": TABS,
     }

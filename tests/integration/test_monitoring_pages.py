@@ -14,7 +14,7 @@ from app.accounts import Role
 from app.monitoring.life_cycle import life_cycle
 from app.outbox import JobAttempt, JobRecord, JobState
 from app.outbox.models import AttemptOutcome
-from tests.reservation_factories import log_in, make_user
+from tests.reservation_factories import log_in, make_school, make_user
 
 CREATED = datetime(2030, 5, 6, 10, tzinfo=UTC)
 
@@ -135,3 +135,32 @@ def test_a_subject_with_a_name_has_no_number_sign(staff: FlaskClient, session: S
     page = staff.get("/jobs/").text
     assert "schedule reservations.sweep_overdue" in page
     assert "reservation #7" in page
+
+
+def test_staff_are_told_how_many_jobs_of_the_system_they_do_not_see_and_nothing_of_other_schools(
+    client: FlaskClient, session: Session
+) -> None:
+    other = make_school()
+    user = make_user(Role.STAFF)
+    session.add_all([job_record(school_id=None), job_record(JobState.FAILED, school_id=None, error_message="secret")])
+    session.add_all([job_record(school_id=other.id) for _ in range(3)])
+    session.add(job_record(school_id=user.school_id))
+    session.commit()
+    log_in(client, user)
+    note = re.compile(r"([\d,]+) jobs? of the system (?:is|are) visible to administrators only")
+    found = {
+        query: note.findall(client.get(f"/jobs/{query}").text)
+        for query in ("", "live", "?state=failed", "?state=completed", "?name=other", "?text=secret", "?text=none")
+    }
+    assert found == {
+        "": ["2"],
+        "live": ["2"],
+        "?state=failed": ["1"],
+        "?state=completed": [],
+        "?name=other": [],
+        # No matter what a hidden job says.
+        "?text=secret": ["2"],
+        "?text=none": ["2"],
+    }
+    log_in(admin := client.application.test_client(), make_user(Role.ADMIN))
+    assert note.findall(admin.get("/jobs/").text) == []

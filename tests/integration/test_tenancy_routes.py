@@ -240,6 +240,9 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("monitoring.job_live", "GET"): one(STAFF, "/jobs/{job}/live"),
     ("monitoring.retry", "POST"): one(STAFF, "/jobs/{failed_job}/retry"),
     ("monitoring.cancel", "POST"): one(STAFF, "/jobs/{job}/cancel"),
+    # The system's own, alike for all schools.
+    ("schedule.list_", "GET"): many(STAFF, "/schedule", "/schedule?name=maintenance"),
+    **{("schedule." + name, "POST"): many(ADMIN, f"/schedule/no-such/{name}") for name in ("pause", "resume", "run")},
     ("mail.list_", "GET"): many(STAFF, "/mails", "/mails?text={address}", "/mails?text={mail}", "/mails?state=queued"),
     ("mail.detail", "GET"): one(STAFF, "/mails/{mail}"),
     ("mail.live", "GET"): one(STAFF, "/mails/{mail}/live"),
@@ -420,6 +423,10 @@ UNSCOPED = (
     # Who somebody is.
     r"SELECT users\.\S+( AS \S+)?, .* FROM users WHERE users\.(id|fs_uniquifier) = \?$",
     r"SELECT .* FROM access_tokens JOIN users ",
+    # The number of the system's jobs, which are no school's, and the last run of a periodic job, which is the system's.
+    r"SELECT count\(\*\) .* FROM job_records WHERE job_records\.school_id IS NULL ",
+    r"SELECT .* FROM job_records WHERE job_records\.subject_type = \? AND job_records\.subject_id = \? "
+    r"ORDER BY job_records\.id DESC LIMIT \? OFFSET \?$",
     # What those who did something are called.
     r"SELECT users\.id, users\.name FROM users WHERE users\.id IN ",
     # What is kept of oneself, by one's own id and address, whatever the school one was in then.

@@ -30,7 +30,9 @@ function placeOf(card) {
 }
 
 // ── Where a card lies, and how it is put back ────────────────────────────────────────────────────────────────────
-const homeOf = (card) => ({ list: listOf(card), before: card.nextElementSibling });
+const homeOf = (card) => ({
+  list: listOf(card), before: card.nextElementSibling, aboveId: card.previousElementSibling?.dataset.id ?? "",
+});
 const isAt = (card, home) => listOf(card) === home.list && card.nextElementSibling === home.before;
 
 function putBack(card, home) {
@@ -45,16 +47,10 @@ let saving = 0;
 let moves = 0; // an answer that was asked for before a move does not know of it
 
 async function save(card, home) {
-  const above = card.previousElementSibling;
-  const body = new URLSearchParams({
-    status: listOf(card).dataset.column, expected_status: home.list.dataset.column, below_id: above?.dataset.id ?? "",
-  });
-  const token = byId("move-form").elements.csrf_token.value;
-  saving += 1;
+  const to = listOf(card);
+  hideUndo();
   card.classList.add("is-saving");
-  const refused = await ask(card.dataset.moveUrl, { method: "POST", body, headers: { Accept: "application/json", "X-CSRFToken": token } });
-  saving -= 1;
-  moves += 1;
+  const refused = await move(card.dataset.moveUrl, home.list, to, card.previousElementSibling?.dataset.id ?? "");
   card.classList.remove("is-saving");
   if (refused) {
     const hadFocus = card.contains(document.activeElement) && document.activeElement;
@@ -62,12 +58,63 @@ async function save(card, home) {
     if (hadFocus) hadFocus.focus();
     refuse(`${refused} ${card.dataset.name} is back in ${home.list.dataset.name}.`);
   } else {
-    say(`${card.dataset.name} is now in ${placeOf(card)}.`);
+    say(`${card.dataset.name} is now in ${placeOf(card)}. The Undo button is above the board.`);
+    offerUndo({ url: card.dataset.moveUrl, name: card.dataset.name, cardId: card.id, home, to });
   }
   if (board()) htmx.trigger(board(), "live");
 }
 
 // Why it was refused, or nothing.
+async function move(url, from, to, belowId) {
+  const body = new URLSearchParams({
+    status: to.dataset.column, expected_status: from.dataset.column, below_id: belowId,
+  });
+  const token = byId("move-form").elements.csrf_token.value;
+  saving += 1;
+  const refused = await ask(url, { method: "POST", body, headers: { Accept: "application/json", "X-CSRFToken": token } });
+  saving -= 1;
+  moves += 1;
+  return refused;
+}
+
+// ── Undo: offered for a while after a move, and longer while somebody is at the button ───────────────────────────
+const UNDO_SECONDS = 15;
+let undoable = null;
+let undoEnds;
+
+function offerUndo(made) {
+  undoable = made;
+  const notice = byId("board-undo");
+  notice.querySelector("p").textContent = `${made.name} is now in ${made.to.dataset.name}.`;
+  notice.hidden = false;
+  scheduleUndoEnd();
+}
+
+function scheduleUndoEnd() {
+  clearTimeout(undoEnds);
+  undoEnds = setTimeout(() => {
+    if (byId("board-undo")?.matches(":hover, :focus-within")) scheduleUndoEnd();
+    else hideUndo();
+  }, UNDO_SECONDS * 1000);
+}
+
+function hideUndo() {
+  undoable = null;
+  clearTimeout(undoEnds);
+  if (byId("board-undo")) byId("board-undo").hidden = true;
+}
+
+document.addEventListener("click", async (event) => {
+  if (!event.target.closest("#board-undo button") || !undoable) return;
+  const { url, name, cardId, home, to } = undoable;
+  hideUndo();
+  const refused = await move(url, to, home.list, home.aboveId);
+  if (refused) refuse(refused);
+  else say(`${name} is back in ${home.list.dataset.name}.`);
+  if (board()) htmx.trigger(board(), "live");
+  document.querySelector(`#${cardId} .card-handle`)?.focus();
+});
+
 async function ask(url, request) {
   try {
     const answer = await fetch(url, request);

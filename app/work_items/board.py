@@ -102,6 +102,11 @@ def board_url() -> str:
     return url_for("work.board", **_carried())
 
 
+def move_url(item_id: int, **values: Any) -> str:
+    """Where a card is moved, with the filters of this request's URL."""
+    return url_for("work_items.move", item_id=item_id, **values, **_carried())
+
+
 def list_url() -> str:
     """The list with the filters of this request's address."""
     return url_for("work.list_", **_carried())

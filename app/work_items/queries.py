@@ -120,6 +120,30 @@ def board(user: User, filters: Filters) -> list[Column]:
     return [_column(user, replace(filters, status=status)) for status in WorkStatus]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a card is on the board: its column, and the card right above it that the user sees."""
+
+    status: WorkStatus
+    below_id: int | None
+
+
+def place_of(user: User, item_id: int) -> Place:
+    """Where a card is now. Raises NotFoundError."""
+    item = get(user, item_id)
+    above = (
+        visible_to(user)
+        .with_only_columns(WorkItem.id)
+        .where(
+            WorkItem.school_id == item.school_id,
+            WorkItem.status == item.status,
+            sa.tuple_(WorkItem.position, WorkItem.id) < sa.tuple_(item.position, item.id),
+        )
+        .order_by(WorkItem.position.desc(), WorkItem.id.desc())
+    )
+    return Place(item.status, db.session.scalar(above.limit(1)))
+
+
 def counts(user: User, filters: Filters) -> Mapping[WorkStatus, int]:
     """How many items each column of the board has, also those that it does not show."""
     found = (

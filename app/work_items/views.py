@@ -15,7 +15,7 @@ from app.extensions import db
 from app.history import is_unfinished
 from app.presentation import sentence, words
 from app.work_items import comments, queries, services
-from app.work_items.board import board_url
+from app.work_items.board import board_url, move_url
 from app.work_items.forms import CommentForm, WorkItemForm, id_of
 from app.work_items.history import history_for
 from app.work_items.models import Kind, WorkItem, WorkStatus
@@ -102,8 +102,9 @@ def move(item_id: int) -> ResponseReturnValue:
     spot why it did not work."""
     by_script = request.accept_mimetypes.best == "application/json"
     expected = request.values.get("expected_status") or None
-    below_id = id_of(request.form.get("below_id"))
+    below_id = id_of(request.values.get("below_id"))
     try:
+        place = None if by_script else queries.place_of(acting_user(), item_id)
         item = services.move(acting_user(), item_id, request.form.get("status", ""), below_id, expected=expected)
     except AppError as error:
         db.session.rollback()
@@ -114,7 +115,7 @@ def move(item_id: int) -> ResponseReturnValue:
         db.session.commit()
         if by_script:
             return "", 204
-        flash(f"{item.name} is {words(item.status)}.", "success")
+        flash(_moved_message(item, place), "success")
     return redirect(board_url(), 303)
 
 
@@ -294,6 +295,17 @@ def _comment_page(form: CommentForm, found: Any) -> ResponseReturnValue:
 
 def _form_status() -> int:
     return 422 if request.method == "POST" else 200
+
+
+def _moved_message(item: WorkItem, place: queries.Place | None) -> Markup:
+    """What has been moved, with a button of the board's form that puts it back."""
+    moved = escape(f"{item.name} is {words(item.status)}. ")
+    if place is None:
+        return moved
+    back = move_url(item.id, expected_status=item.status, below_id=place.below_id)
+    return moved + Markup(
+        '<button class="btn btn-sm" form="move-form" name="status" value="{}" formaction="{}">Undo</button>'
+    ).format(place.status.value, back)
 
 
 def _to_detail(item_id: int, anchor: str | None = None) -> ResponseReturnValue:

@@ -55,6 +55,8 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
         "/mails/previews",
         "/account",
         "/audit",
+        "/schedule",
+        "/account/tokens",
     ):
         narrow.goto(f"{stack.url}{path}")
         assert narrow.evaluate("document.documentElement.scrollWidth") <= 360, path

@@ -89,6 +89,24 @@ def test_a_card_is_moved_by_the_keyboard_alone(stack: Stack, open_page: Callable
     assert "Dress rehearsal" in titles(page, "IN_PROGRESS")
 
 
+def test_a_move_is_undone_with_one_click(stack: Stack, open_page: Callable[..., Any]):
+    page = board(stack, log_in(stack, open_page(), "staff"))
+    before = titles(page, "TODO")
+    handle = page.locator("#cards-TODO .card-handle").last
+    handle.focus()
+    for key in ("Space", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    with page.expect_response(lambda answer: answer.url.endswith("/move")):
+        page.keyboard.press("Space")
+    assert before[-1] in titles(page, "IN_REVIEW")
+    with page.expect_response(lambda answer: answer.url.endswith("/move")) as undone:
+        page.get_by_role("button", name="Undo").click()
+    assert undone.value.ok
+    page.locator("#cards-TODO .work-card", has_text=before[-1]).wait_for(timeout=LIVE_MILLISECONDS)
+    assert titles(page, "TODO") == before
+    assert page.locator("#board-undo").is_hidden()
+
+
 def test_the_page_can_be_walked_by_the_keyboard_and_a_card_opened(stack: Stack, open_page: Callable[..., Any]):
     page = board(stack, log_in(stack, open_page(), "member"))
     focused = "document.activeElement.className + ' ' + document.activeElement.textContent.trim()"

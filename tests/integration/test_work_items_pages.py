@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from html import unescape
 
 import pytest
 import sqlalchemy as sa
@@ -181,6 +182,29 @@ def test_a_card_is_moved_by_its_menu_without_a_script(client, staff):
     answer = client.post(action[1].replace("&amp;", "&"), data={"status": "DONE"}, follow_redirects=True)
     assert f"Task #{task.id} is done." in answer.text
     assert cards(answer.text)["DONE"] == [task.id]
+
+
+def test_a_move_by_the_menu_can_be_undone_to_the_place_it_came_from(client, staff):
+    story = make_story()
+    first, moved, last = (make_task(story=story) for _ in range(3))
+    answer = client.post(
+        f"/work-items/{moved.id}/move?kind=task&expected_status=TODO", data={"status": "DONE"}, follow_redirects=True
+    )
+    assert cards(answer.text)["DONE"] == [moved.id]
+    undo = re.search(r' form="move-form" name="status" value="TODO" formaction="([^"]+)">Undo<', answer.text)
+    undone = client.post(unescape(undo[1]), data={"status": "TODO"}, follow_redirects=True)
+    assert cards(undone.text)["TODO"] == [first.id, moved.id, last.id]
+    assert undone.request.args.to_dict() == {"kind": "task"}
+
+
+def test_an_undo_of_what_somebody_else_has_moved_since_is_refused(client, staff):
+    task = make_task()
+    answer = client.post(f"/work-items/{task.id}/move", data={"status": "DONE"}, follow_redirects=True)
+    undo = unescape(re.search(r'formaction="([^"]+)">Undo<', answer.text)[1])
+    client.post(f"/work-items/{task.id}/move", data={"status": "BLOCKED"}, headers=SCRIPT)
+    answer = client.post(undo, data={"status": "TODO"}, follow_redirects=True)
+    assert "is blocked now, no longer done" in answer.text
+    assert ">Undo<" not in answer.text.partition('id="board-undo"')[0]
 
 
 def test_a_member_sees_what_they_are_part_of_and_moves_what_is_theirs(client, member):

@@ -25,13 +25,13 @@ P = ParamSpec("P")
 pages = Blueprint("addresses", __name__)
 
 BLOCKED = (
-    "The address is blocked, everybody who was logged in as you is out, and your password works no more. "
-    "A mail with the link to a new one is on its way."
+    "The IP address is blocked, all devices were logged out, and your password no longer works. "
+    "An email with the link to set a new one was sent to you."
 )
-TRUSTED = "The address is yours: logins from there need no word from you."
+TRUSTED = "The IP address is trusted: logins from there are not announced to you."
 NOT_FROM_HERE = (
-    "You may change this from an address that you have trusted: follow the link of the mail about this one first, "
-    "or come back from another."
+    "You can change this from a trusted IP address only: follow the link in the email about this one first, "
+    "or use another."
 )
 ANSWERS: dict[str, tuple[Callable[[str], None], str]] = {
     "trust": (logins.trust_by_link, TRUSTED),
@@ -105,7 +105,7 @@ def block(address_id: int) -> ResponseReturnValue:
     """Says that a login was somebody else's; that ends this session too."""
     found = _own(address_id)
     if logins.is_here(found):
-        raise ConflictError("You are at this address now: blocked, it would let you in no more.")
+        raise ConflictError("You are using this IP address now; it cannot be blocked from here.")
     logins.block(found)
     flash(BLOCKED, "success")
     return redirect(url_for("security.login"), 303)
@@ -116,7 +116,7 @@ def block(address_id: int) -> ResponseReturnValue:
 def forget(address_id: int) -> ResponseReturnValue:
     """Makes an address one that was never seen."""
     logins.forget(_own(address_id))
-    flash("The address is forgotten: you will be told of the next login from there.", "success")
+    flash("IP address removed: the next login from there is announced to you.", "success")
     return redirect(url_for("addresses.list_"), 303)
 
 

@@ -37,7 +37,7 @@ def update() -> ResponseReturnValue:
     form = ProfileForm()
     if not form.validate_on_submit() or not _update(acting_user(), form):
         return _page(form), 422
-    flash("Your profile is saved.", "success")
+    flash("Profile saved.", "success")
     return redirect(url_for("profile.show_profile"), 303)
 
 
@@ -75,7 +75,7 @@ def delete() -> ResponseReturnValue:
         return _deletion_page(form), error.status
     db.session.commit()
     session.clear()
-    flash("Your account is deleted.", "success")
+    flash("Your account was deleted.", "success")
     return redirect(url_for("security.login"), 303)
 
 

@@ -76,7 +76,7 @@ def resend_confirmation() -> ResponseReturnValue:
     if form.validate_on_submit():
         limits.spend_mail(form.email.data or "")
         registration.request_confirmation(form.email.data or "", claimant())
-        flash("If this address waits to be confirmed, a mail with a new code is on its way.", "info")
+        flash("If this email address is waiting for confirmation, a new code was sent to it.", "info")
     return redirect(url_for("accounts.confirm"))
 
 
@@ -88,7 +88,7 @@ def forgot_password() -> ResponseReturnValue:
     if form.validate_on_submit():
         limits.spend_mail(form.email.data or "")
         registration.request_password_reset(form.email.data or "")
-        flash("If this address is registered, a mail with a link to a new password is on its way.", "info")
+        flash("If this email address is registered, a link to set a new password was sent to it.", "info")
         return redirect(url_for("security.login"))
     return render_template("accounts/forgot_password.html", form=form), _status(form)
 
@@ -103,7 +103,7 @@ def reset_password(token: str) -> ResponseReturnValue:
         return _dead_link("accounts.forgot_password")
     username = code.user.username
     if form.validate_on_submit() and _reset(token, form):
-        flash("Your password is changed, and all devices are logged out: log in with it.", "success")
+        flash("Password changed, and all devices were logged out. Log in with the new password.", "success")
         return redirect(url_for("security.login"))
     return render_template("accounts/reset_password.html", form=form, username=username), _status(form)
 
@@ -149,7 +149,7 @@ def show(error: AppError, form: FlaskForm) -> None:
 
 
 def _confirmed() -> ResponseReturnValue:
-    flash("Your address is confirmed.", "success")
+    flash("Your email address is confirmed.", "success")
     return redirect(url_for("accounts.start"))
 
 

@@ -75,7 +75,7 @@ def resend(mail_id: UUID) -> ResponseReturnValue:
         flash(f"The mail was not sent again: {error.message}.", "error")
     else:
         db.session.commit()
-        flash("The mail is on its way again.", "success")
+        flash("The mail is enqueued again.", "success")
     return redirect(url_for("mail.detail", mail_id=mail_id))
 
 
@@ -113,7 +113,7 @@ def preview(name: str, part: str) -> ResponseReturnValue:
     try:
         rendered = previews.preview(name)
     except UnknownMailError as error:
-        raise NotFoundError("There is no mail of this name.") from error
+        raise NotFoundError("No mail has this name.") from error
     except MailError as error:
         return text_frame(error.message)
     return html_frame(rendered.html) if part == "html" else text_frame(f"{rendered.subject}\n\n{rendered.text}")

@@ -110,7 +110,7 @@ def edit(reservation_id: int) -> ResponseReturnValue:
         form.take_errors(error.message, _problems(error))
         return _form_page(form, reservation)
     db.session.commit()
-    flash("The changes are saved.", "success")
+    flash("Saved.", "success")
     return _to_detail(reservation_id)
 
 
@@ -188,7 +188,7 @@ def _day_or_none(text: str) -> date | None:
 def _parse_day(text: str) -> date:
     day = _day_or_none(text)
     if day is None:
-        raise NotFoundError(f"{text!r} is no day: it takes one as 2025-11-25.")
+        raise NotFoundError(f"Invalid date {text!r}; use YYYY-MM-DD.")
     return day
 
 
@@ -202,10 +202,10 @@ def _problems(error: ConflictError | InvalidInputError) -> Mapping[str, list[str
 
 def _created_message(reservation: Reservation) -> str:
     if not can(acting_user(), "reservations.create_for_others"):
-        return "The reservation is requested: the school will confirm or cancel it."
+        return "Reservation requested: the school will confirm or cancel it."
     if reservation.customer_id == acting_user().id:
-        return "The reservation is made. It is pending until it is confirmed."
-    return f"The reservation for {reservation.customer.name} is made. It is pending until it is confirmed."
+        return "Reservation created. It is pending until it is confirmed."
+    return f"Reservation for {reservation.customer.name} created. It is pending until it is confirmed."
 
 
 def _form_data(reservation: Reservation) -> dict[str, Any]:

@@ -84,13 +84,13 @@ def change_many() -> ResponseReturnValue:
     ids = [id for text in request.form.getlist("ids") if (id := id_of(text))]
     changes = _changes()
     if not ids or not changes:
-        flash("Choose items, and what to change of them.", "error")
+        flash("Select items and what to change.", "error")
         return redirect(list_url(), 303)
     try:
         number = services.change_many(acting_user(), ids, changes)
     except AppError as error:
         db.session.rollback()
-        flash(f"{sentence(error.message)} Nothing is changed.", "error")
+        flash(f"{sentence(error.message)} Nothing was changed.", "error")
     else:
         db.session.commit()
         flash(f"{number} item{'' if number == 1 else 's'} changed.", "success")

@@ -42,7 +42,7 @@ def create() -> ResponseReturnValue:
         form.take_errors(error.message, error.fields)
         return _form_page(form, kind, None)
     db.session.commit()
-    flash(f"{item.name} is made.", "success")
+    flash(f"{item.name} created.", "success")
     return _to_detail(item.id)
 
 
@@ -77,7 +77,7 @@ def edit(item_id: int) -> ResponseReturnValue:
         form.take_errors(error.message, error.fields)
         return _form_page(form, item.kind, item)
     db.session.commit()
-    flash("The changes are saved.", "success")
+    flash("Saved.", "success")
     return _to_detail(item_id)
 
 
@@ -132,7 +132,7 @@ def delete(item_id: int) -> ResponseReturnValue:
         flash(error.message, "error")
         return _to_detail(item_id)
     db.session.commit()
-    flash(f"{name} is deleted. Its history stays in the audit log.", "success")
+    flash(f"{name} deleted. Its history stays in the audit log.", "success")
     return _to_detail(parent_id) if parent_id else redirect(url_for("work.list_"), 303)
 
 
@@ -141,7 +141,7 @@ def watch(item_id: int) -> ResponseReturnValue:
     """From here on the person is told of it."""
     comments.watch(acting_user(), item_id)
     db.session.commit()
-    flash("You watch it: changes of its status are mailed to you.", "success")
+    flash("You are watching it: status changes are emailed to you.", "success")
     return _to_detail(item_id)
 
 
@@ -196,7 +196,7 @@ def delete_comment(comment_id: int) -> ResponseReturnValue:
     item_id = comments.get_comment(acting_user(), comment_id).item_id
     comments.delete_comment(acting_user(), comment_id)
     db.session.commit()
-    flash("The comment is deleted.", "success")
+    flash("Comment deleted.", "success")
     return _to_detail(item_id)
 
 

@@ -63,7 +63,7 @@ def ask_for_a_mail(stack: Stack, page: Any) -> None:
     """So that no list is empty."""
     page.goto(f"{stack.url}/reservations/new")
     page.get_by_label("Start").fill("2031-01-03T10:00")
-    page.get_by_role("button", name="Make the reservation").click()
+    page.get_by_role("button", name="Create reservation").click()
     page.locator(".timeline .effect", has_text="reservation-new").get_by_text("sent").wait_for(timeout=30_000)
 
 

@@ -21,6 +21,24 @@ OVERHANG = """(element) => {
     return inner - (box.right - parseFloat(style.paddingRight) - parseFloat(style.borderRightWidth));
 }"""
 
+# Words of the page that stand on two lines: none is as long as its box.
+BROKEN_WORDS = """() => {
+    const found = [];
+    const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const node = walker.currentNode, parent = node.parentElement;
+        if (!parent.checkVisibility() || parent.closest("pre, code, .visually-hidden")) continue;
+        for (const match of node.textContent.matchAll(/\\p{L}{2,20}/gu)) {
+            const range = document.createRange();
+            range.setStart(node, match.index);
+            range.setEnd(node, match.index + match[0].length);
+            const rects = [...range.getClientRects()].filter((rect) => rect.width > 0);
+            if (new Set(rects.map((rect) => Math.round(rect.top))).size > 1) found.push(match[0]);
+        }
+    }
+    return found;
+}"""
+
 
 @pytest.fixture
 def narrow(stack: Stack, page: Any) -> Any:
@@ -69,6 +87,35 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
     assert len(set(heights)) == 1
 
 
+def test_no_word_is_broken_where_another_line_has_space_for_it(stack: Stack, page: Any):
+    log_in(stack, page, "admin")
+    page.goto(f"{stack.url}/work-items")
+    items = page.locator("tbody a.row-link").evaluate_all("links => links.map((link) => link.getAttribute('href'))")
+    tables = ("users", "job_records", "work_items", "email_messages", "audit_entries", "status_changes", "schedules")
+    paths = ["/", "/jobs/", "/mails", "/audit", "/reservations/", "/work-items", "/schedule", "/account/tokens"]
+    broken = {}
+    for path in [*paths, *(f"/admin/{table}/" for table in tables), *items[-12:]]:
+        page.goto(f"{stack.url}{path}")
+        for width in (1440, 360):
+            page.set_viewport_size({"width": width, "height": 900})
+            broken[f"{path} at {width}"] = page.evaluate(BROKEN_WORDS)
+    assert {path: found for path, found in broken.items() if found} == {}
+
+
+def test_a_new_token_is_copied_with_one_click(stack: Stack, page: Any):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    log_in(stack, page, "member")
+    page.goto(f"{stack.url}/account/tokens")
+    page.get_by_label("Name").fill("Import")
+    page.get_by_label("See your profile").check()
+    page.get_by_role("button", name="Create token").click()
+    page.get_by_role("button", name="Copy token").click()
+    page.get_by_text("Copied").wait_for()
+    token = page.locator("#token-made").inner_text()
+    assert token.startswith("belfry_")
+    assert page.evaluate("navigator.clipboard.readText()") == token
+
+
 def test_the_numbers_of_the_overview_stand_on_one_line(stack: Stack, narrow: Any):
     narrow.goto(f"{stack.url}/")
     tops = narrow.locator(".number strong").evaluate_all("all => all.map((n) => n.getBoundingClientRect().top)")
@@ -88,7 +135,7 @@ def test_a_mail_and_its_job_are_shown_whole(stack: Stack, narrow: Any):
     narrow.goto(f"{stack.url}/reservations/new")
     narrow.get_by_label("Start").fill("2031-01-02T10:00")
     narrow.get_by_label("Note").fill("We bring our own cello.")
-    narrow.get_by_role("button", name="Make the reservation").click()
+    narrow.get_by_role("button", name="Create reservation").click()
     narrow.locator(".timeline .effect", has_text="reservation-new").get_by_text("sent").wait_for(timeout=30_000)
     narrow.goto(f"{stack.url}/dev/inbox")
     subject = narrow.locator("a", has_text="action required").first

@@ -188,7 +188,7 @@ def test_the_pages_lead_from_a_registration_to_the_first_page(client, session):
     answer = client.post("/confirm", data={"email": "ada@example.org", "code": codes.digits_of(code)})
     assert answer.location == "/start"
     assert client.get("/start").location == "/reservations/"
-    assert "Your address is confirmed." in client.get("/reservations/").text
+    assert "Your email address is confirmed." in client.get("/reservations/").text
 
 
 @ONLY_SQLITE

@@ -144,7 +144,7 @@ def test_staff_sends_a_mail_again_from_its_page(staff: FlaskClient, session: Ses
     session.execute(sa.update(JobRecord).values(state=JobState.FAILED))
     session.commit()
     first_job = get_mail(mail_ids[0]).job_id
-    assert "on its way again" in staff.post(f"/mails/{mail_ids[0]}/resend", follow_redirects=True).text
+    assert "enqueued again" in staff.post(f"/mails/{mail_ids[0]}/resend", follow_redirects=True).text
     session.expire_all()
     job = session.get_one(JobRecord, get_mail(mail_ids[0]).job_id)
     assert job.id != first_job
@@ -167,7 +167,7 @@ def test_a_preview_that_is_not_there_is_a_404_that_names_no_command(staff: Flask
     for part in ("html", "text"):
         answer = staff.get(f"/mails/previews/nonsense/{part}")
         assert answer.status_code == 404
-        assert "There is no mail of this name." in answer.text
+        assert "No mail has this name." in answer.text
         assert "flask" not in answer.text.lower()
 
 

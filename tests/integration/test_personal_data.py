@@ -285,7 +285,7 @@ def test_the_page_says_what_will_happen_and_does_it(client, user):
     assert client.post(PAGE, data={"password": "wrong"}).status_code == 422
     done = client.post(PAGE, data=PROOF)
     assert (done.status_code, done.location) == (303, "/login")
-    assert "Your account is deleted." in client.get("/login").text
+    assert "Your account was deleted." in client.get("/login").text
     assert client.get("/account").status_code == 302
 
 

@@ -142,7 +142,7 @@ def test_the_page_shows_and_saves_the_profile(client, user):
     saved = client.post(PAGE, data=form)
     assert (saved.status_code, saved.location) == (303, PAGE)
     page = client.get(PAGE)
-    assert "Your profile is saved." in page.text
+    assert "Profile saved." in page.text
     assert not client.get("/api/v1/me", headers=bearer(user)).json["skips_own_changes"]
     client.post(PAGE, data=form | {"skips_own_changes": "y"})
     assert client.get("/api/v1/me", headers=bearer(user)).json["skips_own_changes"]

@@ -255,7 +255,7 @@ def test_who_makes_a_reservation_is_told_who_confirms_it(client, member):
     log_in(app_client := client.application.test_client(), make_user(Role.STAFF))
     answer = app_client.post(f"{LIST}new", data=typed(customer=member.email), follow_redirects=True)
     assert promise not in answer.text
-    assert f"The reservation for {member.name} is made." in answer.text
+    assert f"Reservation for {member.name} created." in answer.text
 
 
 def test_how_far_off_it_is_stays_on_one_line(client, member):

@@ -243,7 +243,7 @@ def test_the_filters_of_the_list_stand_in_the_address(client, staff):
     }
     for query, ids in expected.items():
         assert rows(client.get(f"/work-items?{query}").text) == ids, query
-    assert "No item matches" in client.get("/work-items?status=IN_REVIEW").text
+    assert "No items match" in client.get("/work-items?status=IN_REVIEW").text
 
 
 def test_a_filter_that_is_none_is_ignored(client, staff):
@@ -278,11 +278,11 @@ def test_many_are_changed_with_one_post_and_the_filters_stay(client, staff):
 @pytest.mark.parametrize(
     ("sent", "said"),
     [
-        ({"status": "DONE"}, "Choose items, and what to change of them."),
-        ({"ids": "{task}"}, "Choose items, and what to change of them."),
-        ({"ids": ["{task}", "99999"], "status": "DONE"}, "There is no item #99999. Nothing is changed."),
-        ({"ids": "{task}", "status": "LOST"}, "There is no such status. Nothing is changed."),
-        ({"ids": "{task}", "responsible": "99999", "status": "DONE"}, "Some fields are wrong. Nothing is changed."),
+        ({"status": "DONE"}, "Select items and what to change."),
+        ({"ids": "{task}"}, "Select items and what to change."),
+        ({"ids": ["{task}", "99999"], "status": "DONE"}, "There is no item #99999. Nothing was changed."),
+        ({"ids": "{task}", "status": "LOST"}, "There is no such status. Nothing was changed."),
+        ({"ids": "{task}", "responsible": "99999", "status": "DONE"}, "Some fields are wrong. Nothing was changed."),
     ],
 )
 def test_a_change_of_many_that_is_refused_changes_none(client, staff, sent, said):
@@ -302,9 +302,9 @@ def test_a_member_changes_none_when_one_is_not_theirs(client, member):
     answer = client.post(
         "/work-items/bulk", data={"ids": [theirs.id, watched.id], "status": "DONE"}, follow_redirects=True
     )
-    assert "Nothing is changed." in answer.text
+    assert "Nothing was changed." in answer.text
     assert again(theirs).status is WorkStatus.TODO
-    assert 'name="responsible" aria-label="Who sees to the chosen"' not in answer.text
+    assert 'name="responsible" aria-label="Person responsible for the selected items"' not in answer.text
 
 
 # ── One item ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -418,7 +418,7 @@ def test_an_edit_keeps_what_the_form_cannot_offer_any_more(client, staff):
     assert f'<option selected value="{epic.id}">' in page
     sent = typed(title="New", parent_id=str(epic.id), responsible_id=str(gone.id), reporter_id=str(staff.id))
     answer = client.post(f"/work-items/{story.id}/edit", data=sent, follow_redirects=True)
-    assert "The changes are saved." in answer.text
+    assert "Saved." in answer.text
     assert (again(story).title, story.responsible_id, story.parent_id) == ("New", gone.id, epic.id)
     assert "title: Old → New" in answer.text
 
@@ -592,8 +592,8 @@ def test_of_another_school_there_is_nothing(client, staff):
 
 def test_an_empty_board_says_what_to_do(client, staff):
     page = client.get("/work-items/board").text
-    assert "Nothing is waiting." in page
-    assert "Begin with an epic." in client.get("/work-items").text
+    assert "Nothing to do." in page
+    assert "Start with an epic." in client.get("/work-items").text
 
 
 def test_the_overview_shows_what_one_is_to_see_to_what_is_due_first_on_top(client, staff):
@@ -609,4 +609,4 @@ def test_the_overview_shows_what_one_is_to_see_to_what_is_due_first_on_top(clien
 def test_the_navigation_leads_to_the_board(client, member):
     page = client.get("/work-items").text
     assert '<a class="nav-item-link" href="/work-items/board" aria-current="page">' in page
-    assert "Nothing here is yours" in page
+    assert "No work items" in page

@@ -202,7 +202,7 @@ def test_to_look_at_a_link_uses_nothing_up(client, session):
     assert not code.user.is_confirmed
     assert client.post(path).status_code == 302
     assert client.get(path).status_code == client.post(path).status_code == 410
-    assert "Ask for a new one" in client.get("/reset-password/nothing").text
+    assert "Request a new one" in client.get("/reset-password/nothing").text
 
 
 @ONLY_SQLITE

@@ -498,7 +498,7 @@ def test_from_an_address_nobody_vouched_for_nothing_is_changed_until_the_time_to
     intruder = app.test_client()
     intruder.post("/login", data={"login": user.username, "password": PASSWORD}, **from_(CAFE))
     page = intruder.get(PAGE, **from_(CAFE))
-    assert "You may change this from an address that you have trusted" in page.text
+    assert "You can change this from a trusted IP address only" in page.text
     assert "/forget" not in page.text
     for address in (CAFE, "127.0.0.1"):
         for deed in ("trust", "block", "forget"):

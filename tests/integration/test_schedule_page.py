@@ -11,6 +11,7 @@ from app.accounts import Role
 from app.audit import AuditEntry
 from app.outbox import JobRecord, Schedule, TickOutcome
 from jobs.engine import ScheduleEntry, schedule
+from jobs.periodic import periodic_job
 from tests.clocks import outcomes
 from tests.reservation_factories import log_in, make_user
 
@@ -83,6 +84,7 @@ def test_what_an_administrator_runs_now_is_a_job_of_the_system_and_the_last_run(
     job = session.scalars(sa.select(JobRecord).where(JobRecord.subject_type == "schedule")).one()
     assert (job.name, job.subject_id, job.school_id, job.user_id) == ("maintenance.prune", ENTRY.name, None, admin.id)
     assert entries_of_audit(session) == [("schedule.run", ENTRY.name, admin.id, None)]
+    assert periodic_job(ENTRY).last_job is job
     assert f'href="/jobs/{job.id}"' in client.get(PAGE).text
     # The job's page leads back to the schedule.
     assert f'href="/schedule?name={ENTRY.name}"' in client.get(f"/jobs/{job.id}").text

@@ -202,6 +202,7 @@ def test_the_desk_sees_the_next_reservation_first_and_what_has_begun_after_the_l
     found, cursor = [], None
     while cursor or not found:
         page = reservations.page_next_first(staff, Filters(), limit=limit, cursor=cursor)
+        assert 1 <= len(page.items) <= limit
         found, cursor = [*found, *page.items], page.next_cursor
         clock.shift(3_000)  # those that begin meanwhile keep their place
     assert [row.id for row in found] == [row.id for row in rows]

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.sql import visitors
+from sqlalchemy.util import LRUCache
 
 from app.columns import new_id
 from app.outbox.changes import Watch, school_column, school_of_row, subject_of, watch_of, watches_of_table
@@ -24,6 +25,7 @@ from app.outbox.recording import Difference, as_text, record_matching, stored_as
 from app.tenancy import Tenant, narrowed
 
 CHUNK_ROWS = 1_000
+_reads: LRUCache[Any, bool] = LRUCache(1_000)
 UPSERTS = (postgresql.dml.OnConflictDoUpdate, sqlite.dml.OnConflictDoUpdate)
 
 
@@ -49,12 +51,26 @@ class DispatchCreations(Protocol):
 def check(execution: ORMExecuteState) -> None:
     """Raise HookError for a write to a watched table whose hooks would not be called."""
     statement: Any = execution.statement
+    if execution.is_select and _only_reads(statement):
+        return
     fires = execution.is_orm_statement and not execution.is_from_statement
     for part in visitors.iterate(statement):
         if isinstance(part, sa.Update) and not (fires and part is statement):
             _check_update(part, _first_row(execution) if part is statement else {})
         elif isinstance(part, sa.Insert):
             _check_insert(part, fires and part is statement)
+
+
+def _only_reads(statement: Any) -> bool:
+    """Whether a query has no DML in it, as CTEs may: walked through once for each form that it takes."""
+    # The key by which SQLAlchemy finds what it has compiled: to make it takes a tenth of the walk.
+    key = statement._generate_cache_key()  # noqa: SLF001
+    if key is None:
+        return False
+    known = _reads.get(key.key)
+    if known is None:
+        known = _reads[key.key] = not any(isinstance(part, sa.UpdateBase) for part in visitors.iterate(statement))
+    return known
 
 
 def _check_update(part: sa.Update, parameters: Mapping[str, Any]) -> None:

@@ -44,13 +44,13 @@ from app.accounts.services import (
     authenticate,
     change_password,
     change_user,
+    check_not_last_admin,
     create_user,
     disable,
     end_sessions_and_tokens,
     find_user,
     get_user,
     names_of,
-    set_role,
 )
 from app.accounts.tokens import (
     Pair,
@@ -80,6 +80,7 @@ __all__ = [
     "can",
     "change_password",
     "change_user",
+    "check_not_last_admin",
     "create_user",
     "disable",
     "end_sessions_and_tokens",
@@ -107,7 +108,6 @@ __all__ = [
     "resend_confirmation",
     "revoke",
     "send_password_reset",
-    "set_role",
     "verify_token",
 ]
 

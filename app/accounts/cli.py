@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import click
 
-from app.accounts import registration, services
-from app.accounts.models import Role
-from app.commands import CommandGroup
+from app.accounts import registration, second_factor, services
+from app.accounts.models import Role, User
+from app.commands import CommandGroup, as_json_option, echo_json
 from app.extensions import db
+from app.pagination import MAX_LIMIT
 from app.schools import DEFAULT_SLUG, get_school
 
 users = CommandGroup("users", help="Makes users and changes what they may do.")
 
 roles = click.Choice([role.value for role in Role])
+
+
+_FIELDS = ("id", "username", "name", "email", "role", "school_id", "active", "is_confirmed", "last_login_at")
+
+
+@users.command("list")
+@click.option("--role", type=roles)
+@click.option("--school", "slug", help="The slug of a school.")
+@click.option("--text", help="The beginning of a username or an email address.")
+@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=25, show_default=True)
+@as_json_option
+def list_(role: str | None, slug: str | None, text: str | None, limit: int, as_json: bool) -> None:
+    """Lists users, newest first."""
+    school = get_school(slug) if slug else None
+    found = services.list_users(role=role, school=school, text=text, limit=limit)
+    if as_json:
+        return echo_json([{name: getattr(user, name) for name in _FIELDS} for user in found])
+    for user in found:
+        state = "disabled" if not user.active else "confirmed" if user.is_confirmed else "unconfirmed"
+        click.echo(f"{user.id:>6}  {user.role:<6}  {state:<11}  {user.username:<24}  {user.email}")
+    if not found:
+        click.echo("nothing matches", err=True)
+    return None
 
 
 @users.command("create")
@@ -34,8 +58,7 @@ def create(email: str, username: str, role: str, slug: str, name: str, time_zone
         time_zone=time_zone,
         school=get_school(slug),
     )
-    db.session.commit()
-    click.echo(f"user {user.id}: {user.username} <{user.email}>, {user.role}")
+    _commit(user, user.role)
 
 
 @users.command("set-role")
@@ -44,9 +67,8 @@ def create(email: str, username: str, role: str, slug: str, name: str, time_zone
 def set_role(login: str, role: str) -> None:
     """Gives the user of a username or email address another role."""
     user = services.get_user(login)
-    services.set_role(user, role)
-    db.session.commit()
-    click.echo(f"user {user.id}: {user.username} <{user.email}>, {user.role}")
+    services.change_user(user, {"role": role})
+    _commit(user, user.role)
 
 
 @users.command("confirm")
@@ -55,8 +77,7 @@ def confirm(login: str) -> None:
     """Takes a user's address for confirmed, where no mail can reach them."""
     user = services.get_user(login)
     registration.confirm(user)
-    db.session.commit()
-    click.echo(f"user {user.id}: {user.username} <{user.email}>, confirmed")
+    _commit(user, "confirmed")
 
 
 @users.command("disable")
@@ -65,5 +86,37 @@ def disable(login: str) -> None:
     """Shuts a user out: logins, sessions and tokens end at once."""
     user = services.get_user(login)
     services.disable(user)
+    _commit(user, "disabled")
+
+
+@users.command("enable")
+@click.argument("login")
+def enable(login: str) -> None:
+    """Lets a disabled user log in again."""
+    user = services.get_user(login)
+    services.change_user(user, {"active": True})
+    _commit(user, "enabled")
+
+
+@users.command("set-password")
+@click.argument("login")
+@click.option("--password", prompt=True, hide_input=True, confirmation_prompt=True, help="Prompted for if omitted.")
+def set_password(login: str, password: str) -> None:
+    """Sets a password: the user's sessions and tokens end, and a mail tells the user."""
+    user = services.get_user(login)
+    services.change_password(user, password)
+    _commit(user, "password set")
+
+
+@users.command("reset-second-factor")
+@click.argument("login")
+def reset_second_factor(login: str) -> None:
+    """Removes a user's second factor and recovery codes: the password alone logs in."""
+    user = services.get_user(login)
+    second_factor.remove(user)
+    _commit(user, "without a second factor")
+
+
+def _commit(user: User, change: str) -> None:
     db.session.commit()
-    click.echo(f"user {user.id}: {user.username} <{user.email}>, disabled")
+    click.echo(f"user {user.id}: {user.username} <{user.email}>, {change}")

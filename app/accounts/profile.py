@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import sqlalchemy as sa
-
 from app import audit, personal_data
 from app.accounts import limits, second_factor
 from app.accounts.emails import send_account_deleted
-from app.accounts.models import Role, User
+from app.accounts.models import User
 from app.accounts.permissions import require
 from app.accounts.preferences import change_preferences, preferences_of
-from app.accounts.services import end_sessions_and_tokens, validated
+from app.accounts.services import check_not_last_admin, end_sessions_and_tokens, validated
 from app.columns import utc_now
-from app.errors import ConflictError, InvalidInputError
+from app.errors import InvalidInputError
 from app.extensions import db
 from app.outbox import acting_as, current_origin, subject_of
 from app.personal_data import Person
@@ -96,9 +94,9 @@ def delete(user: User) -> None:
     """Deletes what is known of the user, and ends all they had; an anonymous row stays for what refers to it. Flushed.
 
     Raises:
-        ConflictError: nobody else is an admin.
+        ConflictError: the user is the last admin.
     """
-    _refuse_last_admin(user)
+    check_not_last_admin(user)
     require(hold(user), "profile.delete", user)
     person, zone = Person(user.id, user.email), user.time_zone
     # What this writes down must not tell from where it was done: that is erased.
@@ -109,16 +107,6 @@ def delete(user: User) -> None:
         audit.record("user.delete_data", subject_of(user))
         send_account_deleted(user, person.email, zone)
         db.session.flush()
-
-
-def _refuse_last_admin(user: User) -> None:
-    if user.role is not Role.ADMIN:
-        return
-    # Held, so that of two who leave at the same time the second one sees that the first has gone.
-    admins = sa.select(User.id).where(User.role == Role.ADMIN, User.active, User.confirmed_at.is_not(None))
-    held = db.session.scalars(admins.order_by(User.id).with_for_update(key_share=True)).all()
-    if not set(held) - {user.id}:
-        raise ConflictError("You are the only admin: make somebody else one first.")
 
 
 def _make_anonymous(user: User) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,7 +23,7 @@ from app.accounts.validation import (
     valid_username,
 )
 from app.columns import utc_now
-from app.errors import InvalidInputError, NotFoundError
+from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.extensions import db
 from app.schools import School
 from app.tenancy import EVERYTHING, seeing
@@ -122,6 +122,20 @@ def find_user(login: str) -> User | None:
     return next((user for user in _candidates(login) if user is not None), None)
 
 
+def list_users(*, role: str | None, school: School | None, text: str | None, limit: int) -> Sequence[User]:
+    """Return users, newest first; `text` is the beginning of a username or an email address."""
+    conditions: list[sa.ColumnElement[bool]] = []
+    if role:
+        conditions.append(User.role == role)
+    if school:
+        conditions.append(User.school_id == school.id)
+    if text:
+        starts = [column.startswith(text.lower(), autoescape=True) for column in (User.username_key, User.email)]
+        conditions.append(sa.or_(*starts))
+    query = sa.select(User).where(*conditions).order_by(User.id.desc()).limit(limit)
+    return db.session.scalars(query).all()
+
+
 def get_user(login: str) -> User:
     """The user of a username or an email address. Raises NotFoundError."""
     user = find_user(login)
@@ -160,12 +174,15 @@ def change_user(user: User, changes: Mapping[str, Any]) -> None:
 
     Raises:
         InvalidInputError: names every field that is wrong or taken.
+        ConflictError: the last admin would be demoted or disabled.
     """
     given = {name: value for name, value in changes.items() if name in VALIDATORS and value is not None}
     values = dict(changes) | validated(given)
     username, email = values.get("username", user.username), values.get("email", user.email)
     _refuse_taken(username, email if user.is_confirmed else None, own_id=user.id)
     is_shut_out = user.active and not values.get("active", True)
+    if is_shut_out or values.get("role", user.role) is not user.role:
+        check_not_last_admin(user)
     for name, value in values.items():
         setattr(user, name, value)
     if is_shut_out:
@@ -173,15 +190,18 @@ def change_user(user: User, changes: Mapping[str, Any]) -> None:
     db.session.flush()
 
 
-def set_role(user: User, role: str) -> None:
-    """Gives the user a role. Raises InvalidInputError."""
-    user.role = validated({"role": role})["role"]
-
-
 def disable(user: User) -> None:
-    """Shuts the user out: no login, no session and no token works from the commit on."""
-    user.active = False
-    end_sessions_and_tokens(user)
+    """Shuts the user out: no login, no session and no token works from the commit on. Raises ConflictError."""
+    change_user(user, {"active": False})
+
+
+@seeing(EVERYTHING)  # admins of every school count
+def check_not_last_admin(user: User) -> None:
+    """Raises ConflictError if `user` is the only one who can administrate; holds all admins until the commit."""
+    # Held, so that of two who leave at the same time the second one sees that the first has gone.
+    admins = sa.select(User.id).where(User.role == Role.ADMIN, User.active, User.confirmed_at.is_not(None))
+    if list(db.session.scalars(admins.order_by(User.id).with_for_update(key_share=True))) == [user.id]:
+        raise ConflictError("This is the only admin: make another user an admin first.")
 
 
 def end_sessions_and_tokens(user: User) -> None:

@@ -14,7 +14,7 @@ from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttribu
 from wtforms.validators import InputRequired, Length, NumberRange, Optional
 
 from app import reservations, work_items
-from app.accounts import acting_user, change_password, change_user, create_user, revoke
+from app.accounts import acting_user, change_password, change_user, check_not_last_admin, create_user, revoke
 from app.admin.view import PanelView
 from app.errors import ConflictError
 from app.extensions import db
@@ -54,6 +54,7 @@ class UserView(PanelView):
         """Deletes a user of whom nothing is left; who has done something is shut out instead."""
         if row.id == acting_user().id:
             raise ConflictError("You cannot delete yourself.")
+        check_not_last_admin(row)
         super().delete_row(row, form)
 
 

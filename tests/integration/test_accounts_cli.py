@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import sqlalchemy as sa
 
-from app.accounts import User, authenticate
+from app.accounts import Role, User, authenticate
+from app.mail import EmailMessage
 from tests.reservation_factories import PASSWORD, make_school, make_user
 
 # Nothing here is about the database.
@@ -50,12 +53,71 @@ def test_what_is_wrong_is_said_in_one_line_on_stderr(app, session):
     assert session.scalar(sa.select(sa.func.count()).select_from(User)) == 0
 
 
-def test_set_role_and_disable_change_a_user(app, session):
+def test_set_role_and_disable_and_enable_change_a_user(app, session):
     user = make_user()
-    assert run(app, "users", "set-role", user.email, "admin").exit_code == 0
+    assert run(app, "users", "set-role", user.email, "staff").exit_code == 0
     assert run(app, "users", "disable", user.username).exit_code == 0
     session.refresh(user)
-    assert (user.role, user.active) == ("admin", False)
+    assert (user.role, user.active) == ("staff", False)
+    session.rollback()
+    assert run(app, "users", "enable", user.username).exit_code == 0
+    assert authenticate(user.username, PASSWORD) is not None
+
+
+@pytest.mark.parametrize("command", [["set-role", "ada", "staff"], ["disable", "ada"]], ids=" ".join)
+def test_the_last_admin_is_neither_demoted_nor_disabled(app, session, command):
+    admin = make_user(Role.ADMIN, username="ada")
+    make_user(Role.ADMIN, active=False)
+    make_user(Role.ADMIN, confirmed_at=None)
+    refused = run(app, "users", *command)
+    assert (refused.exit_code, refused.stderr) == (
+        1,
+        "Error: This is the only admin: make another user an admin first.\n",
+    )
+    session.refresh(admin)
+    assert (admin.role, admin.active) == (Role.ADMIN, True)
+    session.rollback()
+    make_user(Role.ADMIN)
+    assert run(app, "users", *command).exit_code == 0
+
+
+def test_list_shows_users_newest_first_and_filters(app):
+    school = make_school()
+    make_user(Role.ADMIN, username="ada")
+    make_user(username="grace", confirmed_at=None, school_id=school.id)
+    make_user(username="emmy", active=False)
+    lines = [line.split() for line in run(app, "users", "list").stdout.splitlines()]
+    assert [line[1:4] for line in lines] == [
+        ["member", "disabled", "emmy"],
+        ["member", "unconfirmed", "grace"],
+        ["admin", "confirmed", "ada"],
+    ]
+    for options, expected in (
+        (["--role", "admin"], "ada"),
+        (["--school", school.slug], "grace"),
+        (["--text", "EM"], "emmy"),
+    ):
+        (shown,) = json.loads(run(app, "users", "list", *options, "--json").stdout)
+        assert shown["username"] == expected
+    assert "password_hash" not in shown
+
+
+def test_set_password_ends_sessions_and_tells_the_user(app, session):
+    user = make_user(username="ada")
+    before = user.fs_uniquifier
+    session.rollback()
+    assert run(app, "users", "set-password", "ada", "--password", "another-long-secret").exit_code == 0
+    assert authenticate("ada", "another-long-secret").fs_uniquifier != before
+    assert session.scalars(sa.select(EmailMessage.kind)).all() == ["password-changed"]
+    session.rollback()
+    assert run(app, "users", "set-password", "ada", "--password", "short").exit_code == 1
+
+
+def test_reset_second_factor_removes_it(app, session):
+    user = make_user(username="ada", tf_primary_method="authenticator", tf_totp_secret="x", mf_recovery_codes=["y"])
+    assert run(app, "users", "reset-second-factor", "ada").exit_code == 0
+    session.refresh(user)
+    assert (user.tf_primary_method, user.tf_totp_secret, user.mf_recovery_codes) == (None, None, None)
 
 
 def test_an_unknown_user_is_said(app):

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import audit
-from app.accounts import AccessToken, Role, User, change_password, create_user, disable, set_role
+from app.accounts import AccessToken, Role, User, change_password, change_user, create_user, disable
 from app.audit import AuditEntry, Filters, list_deeds, prune_audit
 from app.audit.views import GROUPS
 from app.columns import new_id, utc_now
@@ -58,7 +58,7 @@ def test_a_deed_is_on_record_iff_its_transaction_commits(session, end):
 def test_changes_of_accounts_are_recorded_whoever_makes_them_and_secrets_are_not_shown(app, session):
     user = create_user(username="ada", email="ada@example.org", password=PASSWORD)
     session.commit()
-    set_role(user, Role.STAFF)
+    change_user(user, {"role": Role.STAFF})
     session.commit()
     change_password(user, "another password")
     disable(user)

@@ -316,4 +316,4 @@ def test_the_last_admin_reads_on_the_page_why_not(client):
     log_in(client, make_user(Role.ADMIN))
     answer = client.post(PAGE, data=PROOF)
     assert answer.status_code == 409
-    assert "You are the only admin" in answer.text
+    assert "This is the only admin" in answer.text

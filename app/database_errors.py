@@ -39,6 +39,7 @@ CONFLICT_SQLSTATES = (
     "57014",  # statement_timeout, or somebody cancelled the statement
     "25P03",  # idle_in_transaction_session_timeout
 )
+UNDEFINED_SQLSTATES = ("42P01", "42703")  # a table or a column does not exist
 CONFLICT_SQLITE_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
@@ -57,6 +58,16 @@ def is_database_away(error: BaseException) -> bool:
         return code.startswith(AWAY_SQLSTATES)
     # Without a code: the connection broke without a word, or (no statement) none could be made.
     return error.connection_invalidated or error.statement is None
+
+
+def database_problem(error: DBAPIError) -> str:
+    """What an operator reads of an error of the database: one line with the remedy."""
+    reason = (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
+    if is_database_away(error):
+        return f"the database does not answer: check that it runs, and DATABASE_URL ({reason})"
+    if _sqlstate(error) in UNDEFINED_SQLSTATES or reason.startswith(("no such table", "no such column")):
+        return "the database is not migrated: run `flask --app wsgi db upgrade`"
+    return f"the database refused a statement: {reason}"
 
 
 def _is_conflict(error: BaseException) -> bool:

@@ -11,10 +11,10 @@ from zoneinfo import ZoneInfo
 import click
 import sqlalchemy as sa
 from flask import Flask, current_app
-from flask.cli import AppGroup
 
 from app.accounts import AddressState, LoginAddress, Role, User, hash_password
 from app.columns import new_id, utc_now
+from app.commands import CommandGroup
 from app.demo_work import load_work, wipe_work
 from app.extensions import db
 from app.limiting import network_of
@@ -70,7 +70,7 @@ class Ids:
     resources: Sequence[int]
 
 
-demo = AppGroup("demo", help="A school to look at: users, rooms, reservations and work items.")
+demo = CommandGroup("demo", help="A school to look at: users, rooms, reservations and work items.")
 
 
 @demo.command("load")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 
-from app.commands import CommandGroup
-from app.errors import AppError
+from app.commands import Command, CommandGroup, as_json_option, echo_json
 from app.outbox import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
 from app.outbox.broker import connect
 from jobs import periodic
@@ -23,11 +20,10 @@ from jobs.engine.heavy import HeavyWorker
 from jobs.engine.light import LightWorker, QuarantineWorker
 from jobs.engine.pool import Pool
 
-T = TypeVar("T")
 schedule_group = CommandGroup("schedule", help="The periodic schedule.")
 
 
-@click.command("worker")
+@click.command("worker", cls=Command)
 @click.option("--heavy", is_flag=True, help="Work on the heavy queue, one forked process per job.")
 @click.option("--queues", help=f"Names with commas, in order of precedence, of: {', '.join(QUEUES)}.")
 @click.option("--processes", type=click.IntRange(1, 64), help="How many workers (WORKER_PROCESSES).")
@@ -44,31 +40,31 @@ def worker_command(heavy: bool, queues: str | None, processes: int | None, burst
 
 
 @schedule_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 def list_schedules(as_json: bool) -> None:
     """Every schedule in plain words, with its zone and its next five ticks."""
     rows = [_described(entry) for entry in periodic.entries()]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
+        return echo_json(rows)
     for row in rows:
         click.echo(f"{row['name']}  {row['timing']} ({row['zone']})  {row['state']}")
         for tick in row["next_ticks"]:
             click.echo(f"    {tick}")
+    return None
 
 
 @schedule_group.command("run")
 @click.argument("name")
 def run_schedule(name: str) -> None:
     """Enqueue the job of schedule NAME now."""
-    click.echo(_steered(periodic.run_now, name))
+    click.echo(periodic.run_now(name))
 
 
 @schedule_group.command("pause")
 @click.argument("name")
 def pause_schedule(name: str) -> None:
     """Let the ticks of schedule NAME pass without a job."""
-    _steered(periodic.pause, name)
+    periodic.pause(name)
     click.echo(f"{name} paused")
 
 
@@ -76,7 +72,7 @@ def pause_schedule(name: str) -> None:
 @click.argument("name")
 def resume_schedule(name: str) -> None:
     """Let schedule NAME run again, from its next tick on."""
-    _steered(periodic.resume, name)
+    periodic.resume(name)
     click.echo(f"{name} resumed")
 
 
@@ -99,13 +95,6 @@ def _described(entry: ScheduleEntry) -> dict[str, Any]:
         "last_tick_at": job.last_tick_at.isoformat() if job.last_tick_at else None,
         "next_ticks": [run.isoformat() for run in job.next_runs],
     }
-
-
-def _steered(action: Callable[[str], T], name: str) -> T:
-    try:
-        return action(name)
-    except AppError as error:
-        raise click.ClickException(error.message) from error
 
 
 def _queue_names(text: str) -> list[str]:

@@ -80,16 +80,16 @@ def run_now(name: str) -> str:
     Returns:
         the job's id; that of the job in progress when there is one.
     """
-    _entry(name)
+    entry = _entry(name)
     with for_school(None):
-        job_id = schedules.run_now(db.session(), name)
+        job_id = schedules.run_now(db.session(), entry)
         audit.record("schedule.run", _subject(name))
     db.session.commit()
     return job_id
 
 
 def _set_paused(name: str, moment: datetime | None) -> None:
-    _entry(name)
+    schedules.ensure_row(db.session(), _entry(name))
     db.session.execute(sa.update(Schedule).where(Schedule.name == name).values(paused_at=moment))
     with for_school(None):
         if moment is None:
@@ -100,12 +100,10 @@ def _set_paused(name: str, moment: datetime | None) -> None:
 
 
 def _entry(name: str) -> ScheduleEntry:
-    """The entry of that name, once a scheduler has written its row. Raises NotFoundError."""
+    """The entry of that name. Raises NotFoundError."""
     entry = next((entry for entry in entries() if entry.name == name), None)
     if entry is None:
         raise NotFoundError(f"No periodic job is named {name!r}: `flask schedule list` lists them.")
-    if db.session.get(Schedule, name) is None:
-        raise NotFoundError(f"No scheduler has run {name!r} yet: start `python scheduler.py`.")
     return entry
 
 

@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
+from alembic.util import CommandError
 from flask import current_app
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeDecorator
 
+from app.database_errors import database_problem, is_database_away
 from app.extensions import db
 
 
@@ -57,6 +60,15 @@ def refuse_broken_references(connection: Connection) -> None:
 def run() -> None:
     """Runs the migrations in one transaction."""
     options = current_app.extensions["migrate"].configure_args
+    try:
+        _run(options)
+    except DBAPIError as error:
+        if not is_database_away(error) and error.statement is not None:
+            raise
+        raise CommandError(database_problem(error)) from error  # Flask-Migrate reports it in one line
+
+
+def _run(options: dict[str, Any]) -> None:
     with db.engine.connect() as connection, tables_replaceable(connection):
         context.configure(
             connection=connection,

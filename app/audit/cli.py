@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
 from app.audit.queries import Deed, Filters, list_deeds
-from app.commands import CommandGroup
-from app.pagination import MAX_LIMIT
+from app.commands import CommandGroup, as_json_option, echo_json
+from app.pagination import MAX_INTEGER, MAX_LIMIT
 
 audit = CommandGroup("audit", help="Who did what to which row, from where.")
 
 
 @audit.command("list")
 @click.option("--action", help="Only this action, as job.retry or reservation.status.")
-@click.option("--user", "user_id", type=int, help="Only the deeds of the user with this id.")
+@click.option("--user", "user_id", type=click.IntRange(1, MAX_INTEGER), help="Only the deeds of the user with this id.")
 @click.option("--subject", help="Only what was done to this: a type, or type/id.")
 @click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=25, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@as_json_option
 def list_(action: str | None, user_id: int | None, subject: str | None, limit: int, as_json: bool) -> None:
     """Lists deeds, newest first."""
     deeds = list_deeds(Filters(action, user_id, subject), limit=limit).items
     if as_json:
-        click.echo(json.dumps([asdict(deed) | {"at": deed.at.isoformat()} for deed in deeds], indent=2))
-        return
+        return echo_json([asdict(deed) for deed in deeds])
     for deed in deeds:
         click.echo(_line(deed))
     if not deeds:
         click.echo("nothing matches", err=True)
+    return None
 
 
 def _line(deed: Deed) -> str:

@@ -6,32 +6,29 @@ from pathlib import Path
 
 import click
 from flask import current_app
-from flask.cli import with_appcontext
 
+from app.commands import CommandGroup
 from app.dev import migrations, run, valkey
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def dev() -> None:
     """Runs the parts of a developer's machine."""
 
 
 @dev.command("run")
-@with_appcontext
 def run_command() -> None:
     """Migrates, makes demo data on the first run and starts everything in this terminal."""
     raise SystemExit(run.run_everything(current_app))
 
 
 @dev.command("valkey")
-@with_appcontext
 def valkey_command() -> None:
     """Runs the embedded Valkey in the foreground."""
     valkey.replace_process(current_app)
 
 
 @dev.command("inbox")
-@with_appcontext
 def inbox_command() -> None:
     """Catches mails on a port of its own and keeps them in instance/inbox."""
     # Imported here: aiosmtpd is a development package, and the other commands do without it.
@@ -41,7 +38,6 @@ def inbox_command() -> None:
 
 
 @dev.command("check-migrations")
-@with_appcontext
 def check_migrations_command() -> None:
     """Exits 1 when the models differ from what the migrations make."""
     migrations.check(Path(current_app.root_path).parent)

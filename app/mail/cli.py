@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 from flask import current_app
 
 from app.columns import new_id
-from app.commands import CommandGroup
+from app.commands import CommandGroup, as_json_option, echo_json
 from app.extensions import db, table_of
 from app.mail import previews, queries, services, transport
 from app.mail.delivery import message_for
@@ -29,12 +28,12 @@ _HIDDEN = frozenset({"recipient"})
 @click.option("--kind", help="Only mails of this kind.")
 @click.option("--text", help="The beginning of an address, kind or key, or a part of an error.")
 @click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=25, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@as_json_option
 def list_(state: str | None, kind: str | None, text: str | None, limit: int, as_json: bool) -> None:
     """Lists mails, newest first."""
     mails = queries.find_mails(state=state, kind=kind, text=text, limit=limit).items
     if as_json:
-        return _echo_json([_fields(row) for row in mails])
+        return echo_json([_fields(row) for row in mails])
     for row in mails:
         click.echo(f"{row.id}  {row.state.value:<10}  {row.kind:<28}  {', '.join(row.recipients) or '-'}")
     return None
@@ -42,12 +41,12 @@ def list_(state: str | None, kind: str | None, text: str | None, limit: int, as_
 
 @mail.command("show")
 @click.argument("mail_id", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@as_json_option
 def show(mail_id: str, as_json: bool) -> None:
     """Shows one mail."""
     fields = _fields(queries.get_mail(mail_id))
     if as_json:
-        return _echo_json(fields)
+        return echo_json(fields)
     for name, value in fields.items():
         click.echo(f"{name:<16}{'-' if value is None else value}")
     return None
@@ -100,11 +99,3 @@ def _send_test(address: str) -> str:
 def _fields(row: EmailMessage) -> dict[str, Any]:
     names = [column.key for column in table_of(EmailMessage).columns if column.key not in _HIDDEN]
     return {name: getattr(row, name) for name in names}
-
-
-def _echo_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_as_text))
-
-
-def _as_text(value: Any) -> str:
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-import redis
 from flask import current_app
 from flask.cli import with_appcontext
 
 from app import outbox
 from app.columns import utc_now
-from app.commands import CommandGroup
+from app.commands import MAX_DAYS, Command, CommandGroup, as_json_option, echo_json
 from app.errors import AppError
 from app.extensions import db
 from app.monitoring import doctor as examination
 from app.monitoring import services
 from app.monitoring.services import JobFilters
-from app.outbox import JobRecord, JobState
+from app.outbox import LIVE, JobRecord, JobState
+from app.presentation import ago
 
 jobs = CommandGroup("jobs", help="Jobs: look at them, ask for one, steer them.")
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_RETRYABLE = (JobState.FAILED, JobState.CANCELLED)
+_COLUMNS = "{:<36}  {:<10} {:>5}  {:>10}  {:<28} {}"
+# How often commands that follow jobs look.
+POLL_SECONDS = 1.0
 
 
 class Moment(click.ParamType):
@@ -33,21 +38,22 @@ class Moment(click.ParamType):
     name = "moment"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """The aware moment that `value` names."""
-        if age := re.fullmatch(r"(\d+)([smhd])", value):
-            return utc_now() - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        """The moment that `value` names, in UTC."""
         try:
+            if age := re.fullmatch(r"(\d+)([smhd])", value):
+                return utc_now() - timedelta(**{_UNITS[age[2]]: int(age[1])})
             moment = datetime.fromisoformat(value)
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        except OverflowError:
+            self.fail(f"must lie in the years 1 to 9999, not {value!r}", param, ctx)
         except ValueError:
-            self.fail(f"takes ISO 8601 or an age such as 30m, 2h, 7d, not {value!r}", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            self.fail(f"must be ISO 8601 or an age such as 30m, 2h, 7d, not {value!r}", param, ctx)
 
 
 _state = click.option("--state", type=click.Choice([state.value for state in JobState]))
 _name = click.option("--name", help="Only this job name.")
 _queue = click.option("--queue", type=click.Choice(outbox.QUEUES))
 _since = click.option("--since", type=Moment(), help="Created since: ISO 8601, or 30m, 2h, 7d ago.")
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @jobs.command("list")
@@ -56,45 +62,75 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_queue
 @_since
 @click.option("--limit", type=click.IntRange(1, 100), default=25, show_default=True)
-@_as_json
+@as_json_option
 def list_command(as_json: bool, limit: int, **filters: Any) -> None:
     """The newest jobs."""
     page = services.list_jobs(_filters(**filters), limit=limit)
     if as_json:
-        click.echo(json.dumps([described(record) for record in page.items], indent=2))
-        return
-    for record in page.items:
-        subject = f"{record.subject_type}/{record.subject_id}" if record.subject_type else ""
-        attempt = f"{record.attempt}/{record.max_attempts}"
-        click.echo(f"{record.id}  {record.state.value:<10} {attempt:>5}  {record.name:<36} {subject}")
-    if not page.items:
+        return echo_json([described(record) for record in page.items])
+    if page.items:
+        click.echo(_COLUMNS.format("ID", "STATE", "TRY", "AGE", "NAME", "SUBJECT"))
+    else:
         click.echo("no job matches", err=True)
+    for record in page.items:
+        click.echo(_line(record))
+    return None
 
 
 @jobs.command("names")
-def names_command() -> None:
+@as_json_option
+def names_command(as_json: bool) -> None:
     """Every job name that can be enqueued."""
-    for spec in outbox.catalogue():
-        arguments = ", ".join(sorted(spec.parameters))
-        click.echo(f"{spec.name}({arguments})  queue {spec.queue}, at most {spec.max_attempts} attempts")
+    names = [
+        {
+            "name": spec.name,
+            "arguments": sorted(spec.parameters),
+            "queue": spec.queue,
+            "max_attempts": spec.max_attempts,
+        }
+        for spec in outbox.catalogue()
+    ]
+    if as_json:
+        return echo_json(names)
+    for row in names:
+        arguments = ", ".join(row["arguments"])
+        click.echo(f"{row['name']}({arguments})  queue {row['queue']}, at most {row['max_attempts']} attempts")
+    return None
 
 
 @jobs.command("show")
 @click.argument("job_id")
-@_as_json
-def show_command(job_id: str, as_json: bool) -> None:
+@click.option("--follow", is_flag=True, help="Print each new state, until the job is finalized.")
+@as_json_option
+def show_command(job_id: str, follow: bool, as_json: bool) -> None:
     """One job with its attempts."""
     record = _get(job_id)
+    if follow:
+        record = _follow(record)
     attempts = [_attempt(attempt) for attempt in services.attempts_of(record)]
     if as_json:
-        click.echo(json.dumps(described(record) | {"attempts": attempts}, indent=2))
-        return
+        return echo_json(described(record) | {"attempts": attempts})
     for key, value in described(record).items():
         if value not in (None, {}):
             click.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
     for attempt in attempts:
         error = f": {attempt['error_type']}: {attempt['error']}" if attempt["error_type"] else ""
         click.echo(f"attempt {attempt['number']:<8} {attempt['outcome']}{error}")
+    return None
+
+
+@jobs.command("watch")
+def watch_command() -> None:
+    """Print the count of each state, again whenever one changes, until Ctrl-C."""
+    shown = None
+    while True:
+        counts = services.counts_by_state()
+        db.session.rollback()
+        if counts != shown:
+            said = "  ".join(f"{state} {count}" for state, count in counts.items() if count)
+            click.echo(f"{utc_now():%H:%M:%S}  {said or 'no jobs'}")
+            shown = counts
+        time.sleep(POLL_SECONDS)
 
 
 @jobs.command("enqueue")
@@ -104,10 +140,10 @@ def enqueue_command(name: str, args_text: str) -> None:
     """Ask for job NAME; prints its id."""
     try:
         args = json.loads(args_text)
-    except ValueError as error:
-        raise click.BadParameter(f"takes a JSON object: {error}", param_hint="--args") from error
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"must be a JSON object: {error}", param_hint="--args") from error
     if not isinstance(args, dict):
-        raise click.BadParameter(f"takes a JSON object, not {args_text}", param_hint="--args")
+        raise click.BadParameter(f"must be a JSON object, not {args_text}", param_hint="--args")
     (job_id,) = outbox.enqueue_many(name, [outbox.JobRequest(args)])
     db.session.commit()
     click.echo(job_id)
@@ -115,13 +151,20 @@ def enqueue_command(name: str, args_text: str) -> None:
 
 @jobs.command("retry")
 @click.argument("ids", nargs=-1)
-@click.option("--filter", "by_filter", is_flag=True, help="All failed and cancelled jobs that meet the options below.")
+@click.option("--filter", "by_filter", is_flag=True, help="All failed jobs that meet the options below.")
+@click.option(
+    "--state",
+    type=click.Choice([state.value for state in _RETRYABLE]),
+    help="With --filter, jobs of this state; else failed ones.",
+)
 @_name
 @_queue
 @_since
-def retry_command(ids: tuple[str, ...], by_filter: bool, **filters: Any) -> None:
-    """Run failed and cancelled jobs again, given by id or by a filter."""
-    chosen = _chosen(ids, by_filter, filters, [JobState.FAILED, JobState.CANCELLED])
+def retry_command(ids: tuple[str, ...], by_filter: bool, state: str | None, **filters: Any) -> None:
+    """Run failed and cancelled jobs again, given by id; by a filter, failed ones unless --state says otherwise."""
+    if state and not by_filter:
+        raise click.UsageError("--state goes with --filter")
+    chosen = _chosen(ids, by_filter, filters, [JobState(state or JobState.FAILED)])
     retried = services.retry_jobs(chosen)
     db.session.commit()
     click.echo(f"{len(retried)} of {len(chosen)} jobs run again")
@@ -137,7 +180,7 @@ def retry_command(ids: tuple[str, ...], by_filter: bool, **filters: Any) -> None
 @_since
 def cancel_command(ids: tuple[str, ...], by_filter: bool, **filters: Any) -> None:
     """Cancel jobs that wait, and ask those that run to stop."""
-    chosen = _chosen(ids, by_filter, filters, sorted(outbox.LIVE))
+    chosen = _chosen(ids, by_filter, filters, sorted(LIVE))
     cancelled, asked = services.cancel_jobs(chosen)
     db.session.commit()
     click.echo(f"{len(cancelled)} cancelled, {len(asked)} asked to stop")
@@ -146,19 +189,19 @@ def cancel_command(ids: tuple[str, ...], by_filter: bool, **filters: Any) -> Non
 
 
 @jobs.command("stats")
-@_as_json
+@as_json_option
 def stats_command(as_json: bool) -> None:
     """How many jobs are in each state (counted up to 10,000)."""
     counts = services.counts_by_state()
     if as_json:
-        click.echo(json.dumps(counts, indent=2))
-        return
+        return echo_json(counts)
     for state, count in counts.items():
         click.echo(f"{state:<10} {count}")
+    return None
 
 
 @jobs.command("prune")
-@click.option("--older-than", "days", type=click.IntRange(0), help="Days since the end (JOBS_KEEP_DAYS).")
+@click.option("--older-than", "days", type=click.IntRange(0, MAX_DAYS), help="Days since the end (JOBS_KEEP_DAYS).")
 def prune_command(days: int | None) -> None:
     """Delete ended jobs; failed ones only past JOBS_KEEP_FAILED_DAYS."""
     settings = current_app.config
@@ -174,10 +217,7 @@ def prune_command(days: int | None) -> None:
 @jobs.command("relay")
 def relay_command() -> None:
     """Publish what was committed and never arrived, now."""
-    try:
-        report = outbox.relay(outbox.publisher())
-    except redis.RedisError as error:
-        raise click.ClickException(f"the broker does not answer: {error}") from error
+    report = outbox.relay(outbox.publisher())
     click.echo(f"{report.pushed} pushed, {report.marked} had arrived")
 
 
@@ -187,21 +227,18 @@ def take_broker_command() -> None:
     broker = outbox.publisher()
     broker.ownership.learn(db.session())
     db.session.rollback()
-    try:
-        broker.ownership.take(broker.connection)
-    except redis.RedisError as error:
-        raise click.ClickException(f"the broker does not answer: {error}") from error
+    broker.ownership.take(broker.connection)
     click.echo(f"the Redis database belongs to deployment {broker.ownership.deployment_id}")
 
 
-@click.command("doctor")
-@_as_json
+@click.command("doctor", cls=Command)
+@as_json_option
 @with_appcontext
 def doctor_command(as_json: bool) -> None:
     """Look at every part: one line each, ok or what is wrong and how to mend it; exit status 1 when something is."""
     findings = examination.examine(current_app)
     if as_json:
-        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+        echo_json([finding.as_dict() for finding in findings])
     else:
         for finding in findings:
             click.echo(f"{'ok ' if finding.is_well else 'BAD'}  {finding.part:<14} {finding.message}")
@@ -232,6 +269,27 @@ def described(record: JobRecord) -> dict[str, Any]:
         "error_type": record.error_type,
         "error": record.error_message,
     }
+
+
+def _line(record: JobRecord) -> str:
+    subject = f"{record.subject_type}/{record.subject_id}" if record.subject_type else ""
+    attempt = f"{record.attempt}/{record.max_attempts}"
+    return _COLUMNS.format(record.id, record.state, attempt, ago(record.created_at), record.name, subject).rstrip()
+
+
+def _follow(record: JobRecord) -> JobRecord:
+    """Prints each new state on stderr; returns the record of the finalized job."""
+    shown = None
+    while True:
+        if record.state != shown:
+            shown = record.state
+            click.echo(f"{utc_now():%H:%M:%S}  {shown}", err=True)
+        if record.state not in LIVE:
+            return record
+        id = record.id
+        db.session.rollback()  # on SQLite, an open transaction may keep a writer waiting
+        time.sleep(POLL_SECONDS)
+        record = _get(id)
 
 
 def _attempt(attempt: services.Attempt) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from app.accounts import get_user, on_behalf_of
-from app.commands import CommandGroup
+from app.commands import CommandGroup, as_json_option, echo_json
 from app.extensions import db
-from app.pagination import MAX_LIMIT
+from app.pagination import MAX_INTEGER, MAX_LIMIT
 from app.work_items import queries, services
 from app.work_items.models import Kind, Priority, WorkItem, WorkStatus
 
@@ -29,7 +28,7 @@ def _choice(enum: Any) -> click.Choice[str]:
 @click.option("--priority", type=_choice(Priority))
 @click.option("--text", help="In the title or the description, or the number.")
 @click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=25, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@as_json_option
 def list_(
     kind: str | None, status: str | None, priority: str | None, text: str | None, limit: int, as_json: bool
 ) -> None:
@@ -42,17 +41,17 @@ def list_(
     )
     items = queries.page_of_all(filters, limit=limit).items
     if as_json:
-        click.echo(json.dumps([_fields(item) for item in items], indent=2, default=str))
-        return
+        return echo_json([_fields(item) for item in items])
     for item in items:
         click.echo(f"{item.id:>6}  {item.kind:<5}  {item.status:<11}  {item.priority:<8}  {item.title}")
     if not items:
         click.echo("nothing matches", err=True)
+    return None
 
 
 @work_items.command("set-status")
 @click.argument("status", type=_choice(WorkStatus))
-@click.argument("ids", type=click.IntRange(1), nargs=-1, required=True)
+@click.argument("ids", type=click.IntRange(1, MAX_INTEGER), nargs=-1, required=True)
 @click.option("--as", "login", required=True, help="Who does it: a username or email address. Their rights count.")
 def set_status(status: str, ids: tuple[int, ...], login: str) -> None:
     """Moves items to a status: all of them or none. The mails are those that any other way would send."""

@@ -114,9 +114,7 @@ def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> list[str]:
         wanted = _columns(entry, settings)
         row = known.pop(entry.name, None)
         if row is None:
-            insert_ignoring_conflicts(
-                session, Schedule, [{"name": entry.name, "first_tick_at": now, **wanted}], key="name"
-            )
+            ensure_row(session, entry)
             continue
         if (row.timing, row.zone) != (wanted["timing"], wanted["zone"]):
             # Ticks of the old timing are over; those of the new one begin now.
@@ -129,6 +127,12 @@ def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> list[str]:
         session.delete(gone)
     session.commit()
     return list(known)
+
+
+def ensure_row(session: Session, entry: ScheduleEntry) -> None:
+    """Inserts the row of `entry` unless it exists; a new installation has none. The caller commits."""
+    row = {"name": entry.name, "first_tick_at": utc_now(), **_columns(entry, current_app.config)}
+    insert_ignoring_conflicts(session, Schedule, [row], key="name")
 
 
 def _take_back(session: Session, row: Schedule, now: datetime) -> None:
@@ -185,16 +189,13 @@ def tick(session: Session, entry: ScheduleEntry) -> list[datetime]:
     return sorted(settled)
 
 
-def run_now(session: Session, name: str) -> str:
+def run_now(session: Session, entry: ScheduleEntry) -> str:
     """Enqueues a schedule's job outside of its ticks. The caller commits.
 
     Returns:
-        the job's id; the living one's when one is under way.
+        the job's id; the id of the current job when one has not been finalized.
     """
-    row = session.get(Schedule, name)
-    if row is None:
-        raise ScheduleError(f"no schedule is named {name!r}: `flask schedule list` lists them")
-    return enqueue_many(row.job_name, [_request(name, row.job_name)], session=session)[0]
+    return enqueue_many(entry.job, [_request(entry.name, entry.job)], session=session)[0]
 
 
 def _due_ticks(entry: ScheduleEntry, row: Schedule, now: datetime) -> list[datetime]:

@@ -18,6 +18,7 @@ import time
 from functools import partial
 from typing import Any
 
+from gunicorn.errors import AppImportError
 from gunicorn.workers.base import Worker
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
@@ -165,6 +166,13 @@ class BufferingWorker(Worker):
     """A gunicorn worker whose threads never wait for a client."""
 
     _expire_at = 0.0
+
+    def load_wsgi(self) -> None:
+        """Loads the application. One that refuses its settings would do so again: the master ends with it."""
+        try:
+            super().load_wsgi()
+        except SystemExit as refusal:
+            raise AppImportError(str(refusal.code)) from refusal
 
     def run(self) -> None:
         """Serves until it is told to stop, then answers what has been accepted, within the graceful timeout."""

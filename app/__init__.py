@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import structlog
 from flask import Flask
 
 from app import (
@@ -32,8 +33,10 @@ from app import (
     work_items,
 )
 from app.audit import views as audit_pages
-from app.config import SettingError, load_environment, read_settings
+from app.config import SettingError, load_environment, read_settings, unknown_settings
 from app.mail import views as mail_pages
+
+log = structlog.get_logger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,11 +62,15 @@ def create_app(
     """
     path = instance_path or ROOT / "instance"
     app = Flask(__name__, instance_path=str(path))
+    environ = environ or load_environment(ROOT)
     try:
-        app.config.from_mapping(read_settings(environ or load_environment(ROOT), path, overrides))
+        app.config.from_mapping(read_settings(environ, path, overrides))
     except SettingError as error:
         sys.exit(f"belfry: {error}")
+    app.extensions["unknown_settings"] = unknown_settings(environ)
     _prepare(app)
+    for name, nearest in app.extensions["unknown_settings"].items():
+        log.warning("setting.unknown", name=name, nearest=nearest)
     return app
 
 

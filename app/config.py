@@ -6,7 +6,9 @@ Reading checks them once, at the start; code that uses one reads `app.config[NAM
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,6 @@ from app.settings.casts import (
     domain_name,
     email_address,
     existing_file,
-    files_url,
     host,
     long_text,
     mailbox,
@@ -81,7 +82,7 @@ GROUPS: tuple[Group, ...] = (
         Setting(
             "PUBLIC_URL",
             web_url,
-            Derived(lambda values, _: f"http://127.0.0.1:{values['PORT']}", "`http://127.0.0.1:PORT`"),
+            Derived(defaults.public_url, "`http://127.0.0.1:PORT`; must be set in production"),
             "The address people use: links in mails start with it, and https makes the cookies secure.",
         ),
         Setting(
@@ -302,7 +303,7 @@ GROUPS: tuple[Group, ...] = (
         Setting(
             "MAIL_SERVER",
             host,
-            None,
+            Derived(defaults.mail_server, "unset; must be set in production, or MAIL_ENABLED=false"),
             "The SMTP server; unset in development, mails are caught and read at `/dev/inbox`.",
         ),
         Setting(
@@ -367,7 +368,7 @@ GROUPS: tuple[Group, ...] = (
         Setting("MAILS_KEEP_DAYS", whole_number(1), 365, "How long the ledger remembers a mail."),
     ),
     group(
-        "Reservations and notifications",
+        "Reservations and work items",
         Setting(
             "RESERVATION_OVERDUE_MINUTES",
             whole_number(0),
@@ -381,35 +382,13 @@ GROUPS: tuple[Group, ...] = (
             "After a mail about the status of a work item, further changes wait this long and go into one mail.",
         ),
         Setting("OVERDUE_SWEEP_SECONDS", whole_seconds, 300, "How often overdue reservations are looked for."),
-        Setting(
-            "SCHEDULED_NOTIFICATIONS_SWEEP_SECONDS",
-            whole_seconds,
-            300,
-            "How often scheduled notifications that missed their own time are looked for: a safety net.",
-        ),
-        Setting(
-            "FCM_CREDENTIALS",
-            existing_file,
-            None,
-            "The service account file with which push messages are sent; unset: none.",
-        ),
-        Setting(
-            "FCM_ENDPOINT",
-            web_url,
-            "https://fcm.googleapis.com",
-            "Where push messages are sent; another one in tests.",
-        ),
-    ),
-    group(
-        "Files",
-        Setting(
-            "FILES_URL",
-            files_url,
-            Derived(lambda _, instance_path: (instance_path / "files").absolute().as_uri(), "`instance/files`"),
-            "Where uploaded files and reports are kept: `file:///…`, `s3://bucket/…` or `gs://bucket/…`.",
-        ),
     ),
 )
+
+# A heartbeat may be late, or lost once, without its worker being dead.
+HEARTBEATS_PER_RESCUE = 2
+# What Docker and Kubernetes set for a service of that name.
+OF_CONTAINERS = re.compile(r"_SERVICE_(HOST|PORT)|_PORT($|_)|_NAME$|_ENV_")
 
 SETTINGS: tuple[Setting, ...] = tuple(setting for group in GROUPS for setting in group.settings)
 
@@ -432,27 +411,49 @@ def read_settings(
         overrides: typed values that tests put in place of settings or of keys derived from them.
 
     Raises:
-        SettingError: when a value is wrong, two contradict each other, or production lacks one that it needs.
+        SettingError: names every value that is wrong or missing, or else those that contradict each other.
     """
     overrides = dict(overrides or {})
     values: dict[str, Any] = {}
+    problems: list[str] = []
     for setting in SETTINGS:
         if setting.name in overrides:
             values[setting.name] = overrides[setting.name]
-        else:
+            continue
+        try:
             values[setting.name] = setting.read(environ.get(setting.name, ""), values, instance_path)
-    _refuse_contradictions(values)
+        except SettingError as error:
+            problems.append(error.message)
+            # What follows from it is checked with the default.
+            values[setting.name] = None if isinstance(setting.default, Derived) else setting.default
+    if problems := problems or list(_contradictions(values)):
+        raise SettingError("; ".join(problems))
     config = values | _flask_keys(values)
     _refuse_overrides(values, overrides, known=config)
     return config | overrides
 
 
-def _refuse_contradictions(values: Mapping[str, Any]) -> None:
+def unknown_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return names that look like a setting and are not one, each with the nearest setting."""
+    known = {setting.name for setting in SETTINGS}
+    prefixes = tuple({name.partition("_")[0] + "_" for name in known if "_" in name})
+    names = [name for name in environ if name.startswith(prefixes) and not OF_CONTAINERS.search(name)]
+    nearest = {name: get_close_matches(name, known, n=1) for name in sorted(set(names) - known)}
+    return {name: found[0] for name, found in nearest.items() if found}
+
+
+def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
     if values["MAIL_USE_TLS"] and values["MAIL_USE_SSL"]:
-        raise SettingError("MAIL_USE_TLS takes false when MAIL_USE_SSL is true: a connection is secured in one way")
-    if defaults.is_production(values) and values["MAIL_ENABLED"] and not values["MAIL_SERVER"]:
-        raise SettingError(
-            f"MAIL_SERVER takes {host.takes}: it is not set, and production needs it or MAIL_ENABLED=false"
+        yield "MAIL_USE_TLS takes false when MAIL_USE_SSL is true: a connection is secured in one way"
+    if values["MAIL_USERNAME"] and not values["MAIL_PASSWORD"]:
+        yield "MAIL_PASSWORD takes the password of MAIL_USERNAME: it is not set"
+    if values["MAIL_PASSWORD"] and not values["MAIL_USERNAME"]:
+        yield "MAIL_USERNAME takes the account of MAIL_PASSWORD: it is not set"
+    heartbeat, rescue = values["HEARTBEAT_SECONDS"], values["RESCUE_AFTER_SECONDS"]
+    if rescue < HEARTBEATS_PER_RESCUE * heartbeat:
+        yield (
+            f"RESCUE_AFTER_SECONDS takes at least {HEARTBEATS_PER_RESCUE} times HEARTBEAT_SECONDS ({heartbeat:g}): "
+            f"{rescue:g} is less, and jobs of working processes would be rescued"
         )
 
 

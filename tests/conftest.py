@@ -121,7 +121,6 @@ def settings(database_url: str, valkey: ValkeyServer, broker: redis.Redis, tmp_p
         "DATABASE_URL": database_url,
         "REDIS_URL": valkey.url,
         "ADMIN_EMAIL": "admin@example.org",
-        "FILES_URL": (tmp_path / "files").as_uri(),
         # Nothing here is about speed: a busy machine must not make the broker look away.
         "BROKER_CONNECT_TIMEOUT_SECONDS": "2",
         "BROKER_TIMEOUT_SECONDS": "2",

@@ -64,13 +64,17 @@ class Processes:
 
     def web(self, port: int, application: str = "wsgi:app", **environ: str) -> subprocess.Popen[bytes]:
         """The web process as the Procfile starts it; waits until it answers."""
+        process = self.start_web(port, application, **environ)
+        wait_until(lambda: answers_at(port), seconds=60)
+        return process
+
+    def start_web(self, port: int, application: str = "wsgi:app", **environ: str) -> subprocess.Popen[bytes]:
+        """The same without waiting."""
         lines = (ROOT / "Procfile").read_text().splitlines()
         line = next(line for line in lines if line.startswith("web: "))
         command = line.removeprefix("web: ").replace("wsgi:app", application)
         search = f"{BIN}:{os.environ['PATH']}"
-        process = self.start("/bin/sh", "-c", f"exec {command}", PORT=str(port), PATH=search, **environ)
-        wait_until(lambda: answers_at(port), seconds=60)
-        return process
+        return self.start("/bin/sh", "-c", f"exec {command}", PORT=str(port), PATH=search, **environ)
 
     def output(self, process: subprocess.Popen[bytes] | None = None) -> str:
         """What all of them, or one of them, have written so far."""

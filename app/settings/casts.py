@@ -146,11 +146,6 @@ def _to_web_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _to_files_url(text: str) -> str:
-    _split_url(text, ("file", "s3", "gs"))
-    return text
-
-
 def text(takes: str = "text") -> Cast:
     return Cast(takes, str)
 
@@ -214,6 +209,5 @@ host = Cast("the name or IP address of a server", _to_host)
 zone_name = Cast("a time zone's name, as Europe/Berlin", _to_zone_name)
 existing_file = Cast("the path of a file that exists", _to_existing_file)
 web_url = Cast("an http:// or https:// address", _to_web_url)
-files_url = Cast("a file://, s3:// or gs:// address", _to_files_url)
 database_url = Cast("a sqlite:///file or postgresql:// address", _to_database_url)
 broker_url = Cast("a redis://, rediss://, unix:// or redis+sentinel:// address", _to_broker_url)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.settings.casts import ascii_domain, broker_url
+from app.settings.casts import ascii_domain, broker_url, host, web_url
 from app.settings.setting import SettingError
 
 SECRET_KEY_CHARACTERS = 32
@@ -67,11 +67,24 @@ def embedded_broker_socket(instance_path: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"belfry-{digest}.sock"
 
 
+def public_url(values: Mapping[str, Any], instance_path: Path) -> str:
+    if is_production(values):
+        raise SettingError(f"PUBLIC_URL takes {web_url.takes}: it is not set, and production needs one")
+    return f"http://127.0.0.1:{values['PORT']}"
+
+
+def mail_server(values: Mapping[str, Any], instance_path: Path) -> None:
+    if is_production(values) and values["MAIL_ENABLED"]:
+        raise SettingError(
+            f"MAIL_SERVER takes {host.takes}: it is not set, and production needs it or MAIL_ENABLED=false"
+        )
+
+
 def mail_domain(values: Mapping[str, Any], instance_path: Path) -> str:
-    host = urlsplit(values["PUBLIC_URL"]).hostname or ""
-    is_name = any(letter.isalpha() for letter in host) and ":" not in host
+    name = urlsplit(values["PUBLIC_URL"] or "").hostname or ""
+    is_name = any(letter.isalpha() for letter in name) and ":" not in name
     try:
-        return ascii_domain(host) if is_name else LOCAL_MAIL_DOMAIN
+        return ascii_domain(name) if is_name else LOCAL_MAIL_DOMAIN
     except ValueError:
         return LOCAL_MAIL_DOMAIN
 

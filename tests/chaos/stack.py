@@ -35,6 +35,7 @@ SIGNS_OF_LIFE = {"light": 1, "pool": POOL_PROCESSES, "heavy": 1, **dict.fromkeys
 SETTINGS = {
     "APP_ENV": "production",
     "SECRET_KEY": "a-secret-key-that-is-only-good-for-chaos",
+    "PUBLIC_URL": "http://127.0.0.1",
     "ADMIN_EMAIL": "desk@example.org",
     "LOG_LEVEL": "INFO",
     "MAIL_SERVER": "127.0.0.1",

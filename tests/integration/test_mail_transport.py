@@ -369,6 +369,7 @@ def test_an_inbox_that_is_not_running_is_told_and_waited_for_only_once(
 def test_production_without_a_server_sends_nowhere(make_app: MakeApp) -> None:
     environ = {
         "APP_ENV": "production",
+        "PUBLIC_URL": "https://desk.example.org",
         "SECRET_KEY": "a-secret-key-that-is-only-good-for-tests",
         "MAIL_ENABLED": "false",
     }

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from app.config import SETTINGS, load_environment, read_settings
+from app.config import SETTINGS, load_environment, read_settings, unknown_settings
 from app.settings import SettingError, embedded_broker_socket
 
 PRODUCTION = {
     "APP_ENV": "production",
     "SECRET_KEY": "k" * 32,
     "REDIS_URL": "redis://broker:6379/0",
+    "PUBLIC_URL": "https://desk.example.org",
     "MAIL_SERVER": "smtp.example.org",
 }
 
@@ -79,7 +80,6 @@ def test_an_empty_value_means_the_default(tmp_path: Path) -> None:
         ("MAIL_SERVER", "mail_server", "mail_server"),
         ("MAIL_SERVER", "[2001:db8::1]", "2001:db8::1"),
         ("PUBLIC_URL", "https://desk.example.org/", "https://desk.example.org"),
-        ("FILES_URL", "s3://bucket/prefix", "s3://bucket/prefix"),
         ("REDIS_URL", "rediss://:secret@broker:6380/1", "rediss://:secret@broker:6380/1"),
         ("REDIS_URL", "unix:///run/valkey.sock", "unix:///run/valkey.sock"),
         ("REDIS_URL", "redis+sentinel://a:26379,b:26379/main/0", "redis+sentinel://a:26379,b:26379/main/0"),
@@ -123,8 +123,7 @@ def test_text_becomes_a_value(tmp_path: Path, name: str, text: str, value: objec
         ("MAIL_SERVER", "smtp.example.org:587"),
         ("PUBLIC_URL", "desk.example.org"),
         ("PUBLIC_URL", "https://"),
-        ("FCM_CREDENTIALS", "/nowhere/at/all.json"),
-        ("FILES_URL", "/srv/files"),
+        ("MAIL_CA_FILE", "/nowhere/at/all.pem"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line_with_name_and_value(tmp_path: Path, name: str, text: str) -> None:
@@ -161,11 +160,53 @@ def test_a_refused_secret_is_not_shown(tmp_path: Path, name: str, text: str) -> 
     assert "hunter2" not in message
 
 
-@pytest.mark.parametrize("name", ["SECRET_KEY", "REDIS_URL", "MAIL_SERVER"])
+@pytest.mark.parametrize("name", ["SECRET_KEY", "REDIS_URL", "PUBLIC_URL", "MAIL_SERVER"])
 def test_production_refuses_to_start_without(tmp_path: Path, name: str) -> None:
     environ = {key: value for key, value in PRODUCTION.items() if key != name}
 
     assert refusal(tmp_path, **environ).startswith(f"{name} takes ")
+
+
+def test_all_that_is_missing_or_wrong_is_reported_together(tmp_path: Path) -> None:
+    message = refusal(tmp_path, APP_ENV="production", PORT="http", MAIL_TIMEOUT_SECONDS="0")
+
+    assert "\n" not in message
+    problems = message.split("; ")
+    assert [problem.split()[0] for problem in problems] == [
+        "SECRET_KEY", "PORT", "PUBLIC_URL", "REDIS_URL", "MAIL_SERVER", "MAIL_TIMEOUT_SECONDS",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"HEARTBEAT_SECONDS": "20"}, "RESCUE_AFTER_SECONDS"),
+        ({"RESCUE_AFTER_SECONDS": "5"}, "RESCUE_AFTER_SECONDS"),
+        ({"MAIL_USERNAME": "belfry"}, "MAIL_PASSWORD"),
+        ({"MAIL_PASSWORD": "secret"}, "MAIL_USERNAME"),
+        ({"MAIL_USE_TLS": "true", "MAIL_USE_SSL": "true"}, "MAIL_USE_TLS"),
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, environ: dict[str, str], named: str) -> None:
+    assert refusal(tmp_path, **environ).startswith(f"{named} takes ")
+
+
+def test_names_that_look_like_settings_are_reported_with_the_nearest() -> None:
+    environ = {
+        "MAIL_SEVER": "smtp.example.org",
+        "JOBS_KEP_DAYS": "3",
+        "WORKER_THREAD": "4",
+        # Settings, and names of other programs.
+        "MAIL_SERVER": "smtp.example.org",
+        "REDIS_PORT": "tcp://10.0.0.1:6379",
+        "REDIS_SERVICE_HOST": "10.0.0.1",
+        "MAIL": "/var/mail/root",
+        "PATH": "/bin",
+        "WEB_BROWSER": "lynx",
+    }
+    expected = {"MAIL_SEVER": "MAIL_SERVER", "JOBS_KEP_DAYS": "JOBS_KEEP_DAYS", "WORKER_THREAD": "WORKER_THREADS"}
+    assert unknown_settings(environ) == expected
 
 
 def test_production_needs_no_mail_server_when_mail_is_off(tmp_path: Path) -> None:
@@ -179,10 +220,6 @@ def test_production_writes_json_logs_and_makes_no_secret(tmp_path: Path) -> None
 
     assert config["LOG_FORMAT"] == "json"
     assert list(tmp_path.iterdir()) == []
-
-
-def test_tls_in_two_ways_is_refused(tmp_path: Path) -> None:
-    assert "MAIL_USE_SSL" in refusal(tmp_path, MAIL_USE_TLS="true", MAIL_USE_SSL="true")
 
 
 @pytest.mark.parametrize(("name", "port"), [("MAIL_USE_SSL", 465), ("MAIL_USE_TLS", 587)])

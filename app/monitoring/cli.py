@@ -11,6 +11,7 @@ from typing import Any
 import click
 from flask import current_app
 from flask.cli import with_appcontext
+from flask.globals import app_ctx
 
 from app import outbox
 from app.columns import utc_now
@@ -236,7 +237,7 @@ def take_broker_command() -> None:
 @with_appcontext
 def doctor_command(as_json: bool) -> None:
     """Look at every part: one line each, ok or what is wrong and how to mend it; exit status 1 when something is."""
-    findings = examination.examine(current_app)
+    findings = examination.examine(app_ctx.app)
     if as_json:
         echo_json([finding.as_dict() for finding in findings])
     else:

@@ -37,6 +37,7 @@ COMMANDS = {
     "jobs stats": "",
     "jobs prune": "",
     "jobs relay": "",
+    "jobs take-broker": "",
     "mail list": "",
     "mail show": SOME_ID,
     "mail resend": SOME_ID,

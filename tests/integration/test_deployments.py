@@ -232,6 +232,9 @@ def test_a_scheduler_whose_passes_fail_does_not_count_as_one_that_runs(app, sess
     clock.run(burst=True)
     assert "'reason': 'Command # 1 (SET rq:scheduler_lock" in caplog.text
     clock._beat()
-    is_well, message = findings(app)["scheduler"]
-    assert (is_well, "permission" in message) == (False, True), message
+    assert "permission" in session.scalar(sa.select(Deployment.scheduler_error))
+    session.rollback()
+    found = findings(app)
+    assert found["scheduler"] == (False, "does not finish its passes while the broker is not well")
+    assert "permission" in found["broker"][1]
     assert parts(app)["scheduler"] == "unavailable"

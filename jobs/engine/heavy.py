@@ -113,6 +113,9 @@ class HeavyWorker(EngineWorker):
             self._beat_when_due()
 
     def _pop(self, seconds: float) -> str | None:
+        if self._is_suspended:
+            self._pause(CHECK_SECONDS)
+            return None
         self._check_broker(self.connection)
         popped: Any = self.connection.blpop(self.queue_keys(), seconds)
         # Whatever else somebody has pushed: it is to be told apart from our ids, not to stop the worker.

@@ -121,6 +121,9 @@ class LightWorker(EngineWorker):
 
     def _take(self, rooms: Mapping[str, int], *, block: bool) -> list[str]:
         """Pops ids from the queues in their order of precedence, and waits for one when there is none."""
+        if self._is_suspended:
+            self._pause(CHECK_SECONDS)
+            return []
         self._check_broker(self.connection)
         ids = self._pop(rooms)
         if not ids and block and (popped := self.connection.blpop(list(rooms), POLL_SECONDS)):
@@ -265,6 +268,9 @@ class QuarantineWorker(LightWorker):
     def _take_until_told(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         taken, backoff = 0, 1.0
         while not self._stopping.is_set():
+            if self._is_suspended:
+                self._pause(CHECK_SECONDS)
+                continue
             try:
                 with self._app.app_context():
                     id = claims.next_quarantined(db.session(), self.queue_names())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ import structlog
 from rq import worker_registration
 from rq.logutils import setup_loghandlers
 from rq.serializers import JSONSerializer
+from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now
 from rq.worker import BaseWorker
 from rq.worker.base import WorkerStatus
@@ -67,6 +69,9 @@ class EngineWorker(BaseWorker):
         self._stopping = threading.Event()
         self._stop_asked_at: float | None = None
         self._hurries = False
+        self._is_suspended = False
+        self._ended = Counter[JobState]()
+        self._counting = threading.Lock()
 
     def request_stop(self, signum: int, frame: Any) -> None:
         """The first signal: finish what runs, within the grace. The second: give it back at once."""
@@ -124,18 +129,31 @@ class EngineWorker(BaseWorker):
 
     def _register_at_rq(self) -> None:
         """Shows the worker to RQ's tools, all of it each time: Redis may have forgotten it."""
-        self._state = WorkerStatus.BUSY if self._held else WorkerStatus.IDLE
+        idle = WorkerStatus.SUSPENDED if self._is_suspended else WorkerStatus.IDLE
+        self._state = WorkerStatus.BUSY if self._held else idle
         self.last_heartbeat = now()
         # The publisher's client waits for a moment only: signs of life must not be late because of Redis.
         broker = publisher(self._app)
         broker.ownership.check(broker.connection)
+        counts = {
+            "successful_job_count": self._ended[JobState.COMPLETED],
+            "failed_job_count": self._ended[JobState.FAILED],
+        }
         with broker.connection.pipeline(transaction=False) as pipeline:
-            pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state.value})
+            pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state.value, **counts})
             worker_registration.register(self, pipeline)
             pipeline.expire(self.key, self.worker_ttl)
-            pipeline.execute()
+            pipeline.exists(WORKERS_SUSPENDED)
+            *_, suspended = pipeline.execute()
+        self._note_suspension(bool(suspended))
         if self.pubsub_thread is None:
             self._meet_rq()
+
+    def _note_suspension(self, is_suspended: bool) -> None:
+        """Keeps what `rq suspend` and `rq resume` have set; asked with each heartbeat."""
+        if is_suspended != self._is_suspended:
+            log.warning("worker.suspended" if is_suspended else "worker.resumed", worker=self.name)
+        self._is_suspended = is_suspended
 
     def _meet_rq(self) -> None:
         """Called when Redis answers for the first time: listens to RQ's commands, and clears away workers that died."""
@@ -169,6 +187,9 @@ class EngineWorker(BaseWorker):
             expire_copies(self.connection, ids, self._app.config["RESULT_TTL_SECONDS"])
 
     def _mirror(self, ends: Iterable[tuple[str, JobState]]) -> None:
+        ends = list(ends)
+        with self._counting:
+            self._ended.update(state for _, state in ends)
         with _whatever_redis_does():
             mirror_ends(self.connection, ends, self._app.config["RESULT_TTL_SECONDS"])
 

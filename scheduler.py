@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.logs import log_start
 from app.outbox import publisher
 from app.outbox.broker import connect
 from jobs.engine.clock import Clock
@@ -14,6 +15,7 @@ def main() -> None:
     pusher = publisher(app)
     # The clock may wait longer for Redis than a request may, but not so long that its signs of life come late.
     pusher.connection = connection
+    log_start(app, "scheduler")
     Clock(app, connection, pusher, app.extensions["schedule"]).run()
 
 

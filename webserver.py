@@ -173,6 +173,9 @@ class BufferingWorker(Worker):
             super().load_wsgi()
         except SystemExit as refusal:
             raise AppImportError(str(refusal.code)) from refusal
+        application: Any = self.wsgi
+        if log_start := getattr(application, "extensions", {}).get("log_start"):
+            log_start("web", threads=self.cfg.threads)
 
     def run(self) -> None:
         """Serves until it is told to stop, then answers what has been accepted, within the graceful timeout."""

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
+import time
+from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
-from flask import Flask
+from flask import Flask, Response, g, request, request_started
+
+VERSION = "0.1.0"
+# Links in mails carry a token as a part of the path; a UUID is none.
+SECRET_SEGMENT = re.compile(r"/(?![0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:/|$))[A-Za-z0-9_-]{24,}(?=/|$)")
+
+log = structlog.get_logger(__name__)
 
 _SHARED: tuple[Any, ...] = (
     structlog.contextvars.merge_contextvars,
@@ -42,8 +52,41 @@ def init_app(app: Flask) -> None:
     if not app.testing:  # there, the test runner listens
         root.handlers = [handler]
     root.setLevel(level)
+    app.extensions["log_start"] = partial(log_start, app)
+    request_started.connect(_begin_request, app)
+    app.after_request(_log_request)  # the first of them, which Flask calls last
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def log_start(app: Flask, role: str, **details: object) -> None:
+    """Writes the line with which each process begins: what it is and what it works with, without secrets."""
+    log.info(
+        "process.started",
+        role=role,
+        version=VERSION,
+        database=without_secrets(app.config["DATABASE_URL"]),
+        broker=None if app.config["JOBS_EAGER"] else without_secrets(app.config["REDIS_URL"]),
+        **details,
+    )
+
+
+def without_secrets(url: str) -> str:
+    """The URL without user, password and options."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _begin_request(_: Flask, **__: object) -> None:
+    g.request_began_at = time.monotonic()
+
+
+def _log_request(response: Response) -> Response:
+    """Writes one line per request; its id and user are on every line of the request."""
+    milliseconds = (time.monotonic() - g.request_began_at) * 1000
+    path = SECRET_SEGMENT.sub("/[secret]", request.path)
+    log.info("request", method=request.method, path=path, status=response.status_code, ms=round(milliseconds, 1))
+    return response
 
 
 def _renderer(log_format: str) -> Any:

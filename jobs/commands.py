@@ -11,6 +11,7 @@ from flask import Flask, current_app
 from flask.cli import with_appcontext
 
 from app.commands import Command, CommandGroup, as_json_option, echo_json
+from app.logs import log_start
 from app.outbox import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
 from app.outbox.broker import connect
 from jobs import periodic
@@ -34,6 +35,7 @@ def worker_command(heavy: bool, queues: str | None, processes: int | None, burst
     names = _queue_names(queues) if queues else list(HEAVY_QUEUES if heavy else LIGHT_QUEUES)
     classes = (HeavyWorker, None) if heavy else (LightWorker, QuarantineWorker)
     count, redis_url = processes or current_app.config["WORKER_PROCESSES"], current_app.config["REDIS_URL"]
+    log_start(current_app, "heavy" if heavy else "worker", queues=names, processes=count)
     # RQ sets the timeouts that its blocking pops need on a client of the worker's own.
     connect_worker = partial(connect, redis_url, connect_timeout_seconds=5, timeout_seconds=None)
     sys.exit(Pool(application(), *classes, names, connect_worker, count=count, burst=burst).run())

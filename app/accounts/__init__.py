@@ -37,7 +37,7 @@ from app.accounts.models import (
     User,
 )
 from app.accounts.passwords import hash_password
-from app.accounts.permissions import acting_user, allow, can, login_required, require, require_role
+from app.accounts.permissions import acting_user, allow, ask_to_log_in, can, login_required, require, require_role
 from app.accounts.registration import prune_unconfirmed, resend_confirmation, send_password_reset
 from app.accounts.requests import act_as, on_behalf_of
 from app.accounts.services import (
@@ -76,6 +76,7 @@ __all__ = [
     "act_as",
     "acting_user",
     "allow",
+    "ask_to_log_in",
     "authenticate",
     "can",
     "change_password",

@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from ipaddress import ip_address
 from pathlib import Path
+from typing import ParamSpec
 
 from flask import Blueprint, current_app, render_template, request
 from flask.typing import ResponseReturnValue
+from flask_login import current_user
 
-from app.accounts import require_role
+from app.access import public
+from app.accounts import ask_to_log_in, require_role
 from app.mail import inbox_store
 from app.mail.frames import html_frame, text_frame
+from app.proxies import client_address
 
 pages = Blueprint("inbox", __name__, url_prefix="/dev/inbox")
 
+P = ParamSpec("P")
 PARTS = ("html", "text", "headers", "source")
 
 
+@pages.app_template_global()
+def inbox_is_open() -> bool:
+    """Whether everyone may read the inbox: in development, on this machine, where its mails are the reader's own."""
+    address = client_address()
+    return current_app.config["APP_ENV"] == "development" and bool(address) and ip_address(address).is_loopback
+
+
+def open_on_this_machine(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
+    """Opens a view to everyone where `inbox_is_open`, and to staff elsewhere."""
+    for_staff = require_role("staff", "admin")(view)
+
+    @public
+    @wraps(view)
+    def opened(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
+        if inbox_is_open():
+            return view(*args, **kwargs)
+        return for_staff(*args, **kwargs) if current_user.is_authenticated else ask_to_log_in()
+
+    return opened
+
+
 @pages.get("")
-@require_role("staff", "admin")
+@open_on_this_machine
 def list_() -> ResponseReturnValue:
     """The caught mails, newest first."""
     return render_template("mail/inbox.html", messages=inbox_store.list_mails(_folder()), message=None)
 
 
 @pages.get("/<key>")
-@require_role("staff", "admin")
+@open_on_this_machine
 def message(key: str) -> ResponseReturnValue:
     """One mail; `part` in the query chooses what of it: html, text, headers or source."""
     mail = inbox_store.get_mail(_folder(), key)
@@ -39,7 +68,7 @@ def message(key: str) -> ResponseReturnValue:
 
 
 @pages.get("/<key>/<any(html, text, headers, source):part>")
-@require_role("staff", "admin")
+@open_on_this_machine
 def part(key: str, part: str) -> ResponseReturnValue:
     """One part of a mail by itself."""
     mail = inbox_store.get_mail(_folder(), key)

@@ -179,6 +179,24 @@ def test_the_preview_of_the_desks_mail_goes_to_the_desk(staff: FlaskClient) -> N
 # ── The development inbox ────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("path", ["/dev/inbox", f"/dev/inbox/{KEY}", f"/dev/inbox/{KEY}/text"])
+def test_in_development_everyone_on_this_machine_reads_the_inbox(
+    app: Flask, client: FlaskClient, caught: str, path: str
+) -> None:
+    assert client.get(path).status_code == 302
+    app.config["APP_ENV"] = "development"
+    assert client.get(path).status_code == 200
+    assert client.get(path, environ_base={"REMOTE_ADDR": "::1"}).status_code == 200
+    elsewhere = client.get(path, environ_base={"REMOTE_ADDR": "192.0.2.7"})
+    assert (elsewhere.status_code, "/login" in elsewhere.headers["Location"]) == (302, True)
+
+
+def test_who_waits_for_a_code_is_led_to_the_inbox(app: Flask, client: FlaskClient) -> None:
+    assert "/dev/inbox" not in client.get("/confirm").text
+    app.config["APP_ENV"] = "development"
+    assert 'href="/dev/inbox"' in client.get("/confirm").text
+
+
 def test_the_inbox_lists_what_was_caught(staff: FlaskClient, caught: str) -> None:
     page = staff.get("/dev/inbox").text
     assert "Grüße" in page

@@ -9,7 +9,7 @@ PORT ?= 5000
 export PORT
 
 .DEFAULT_GOAL := help
-.PHONY: run install test chaos check bench lock clean help
+.PHONY: run install test chaos format check bench lock clean help
 
 run: $(INSTALLED) ## start everything in one terminal: http://127.0.0.1:$PORT (5000)
 	@$(BIN)/python cli.py dev run
@@ -22,6 +22,10 @@ test: $(INSTALLED) ## run the whole test suite; ARGS go to pytest, PICTURES=docs
 
 chaos: $(INSTALLED) ## run the stack under load and faults and compare the books; FAULTS=100, SEED repeats a run
 	@$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),100) $(if $(SEED),--seed "$(SEED)") $(ARGS)
+
+format: $(INSTALLED) ## format the code as `make check` wants it
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 check: $(INSTALLED) ## lint, types, import rules, migrations, unused code
 	$(BIN)/ruff check

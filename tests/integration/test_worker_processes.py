@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from app.outbox import AttemptOutcome, JobState, WorkerProcess
 from tests.domain import Ticket
 from tests.job_records import asked, attempts, count, read, state_is
-from tests.processes import ROOT, children_of
-from tests.servers import wait_until
+from tests.processes import BIN, ROOT, answers_at, children_of
+from tests.servers import free_port, wait_until
 
 LIGHT = ("-w", "jobs.engine.light.LightWorker")
 HEAVY = ("-w", "jobs.engine.heavy.HeavyWorker")
@@ -83,6 +83,26 @@ def test_rq_info_shows_idle_workers_with_what_they_have_finished(session, proces
 
     idle = r"^worker light-\S+ .* idle mail, default, bulk\. jobs: 1 finished, 0 failed$"
     wait_until(lambda: re.search(idle, info(), re.MULTILINE))
+
+
+@on_sqlite
+def test_the_honcho_line_of_the_documentation_starts_all_processes(session, processes):
+    line = re.search(r"^(honcho start .+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    assert line
+    port = free_port()
+    search = f"{BIN}:{os.environ['PATH']}"
+    honcho = processes.start(*line[1].split(), PORT=str(port), PATH=search)
+    wait_until(lambda: answers_at(port), seconds=60)
+    kinds = sa.select(WorkerProcess.kind)
+    wait_until(lambda: rows(session, kinds) == {"light", "heavy", "scheduler"}, seconds=60)
+    honcho.send_signal(signal.SIGTERM)
+    honcho.wait(60)
+
+
+def rows(session, query):
+    found = set(session.scalars(query))
+    session.rollback()
+    return found
 
 
 @on_sqlite

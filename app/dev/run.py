@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -26,6 +28,15 @@ from app.extensions import db
 
 # The rest waits for the broker; the web process answers without one.
 FOUNDATION = ("valkey", "inbox", "web")
+# What runs our code takes up a change of it: the web process without closing its socket, the others by a restart.
+RELOAD_SIGNALS = {
+    "web": signal.SIGHUP,
+    "worker": signal.SIGTERM,
+    "heavy": signal.SIGTERM,
+    "scheduler": signal.SIGTERM,
+}
+CODE_FOLDERS = ("app", "jobs")
+CODE_SUFFIXES = (".py", ".html", ".txt")
 ANSWER_SECONDS = 60
 # A stopping service has its own grace period; only then the supervisor loses patience.
 PATIENCE_SECONDS = 5
@@ -40,15 +51,27 @@ def run_everything(app: Flask) -> int:
     environ = _child_environment(root, port)
     logins = _prepare_database(app, root, environ)
     supervisor = Supervisor(
-        [Service(name, line, root, environ) for name, line in _procfile(app, root).items()],
+        [Service(name, line, root, environ, RELOAD_SIGNALS.get(name)) for name, line in _procfile(app, root).items()],
         foundation=FOUNDATION,
         is_foundation_ready=lambda: not valkey.is_embedded(app) or _accepts(valkey.socket_path(app)),
         grace_seconds=app.config["SHUTDOWN_GRACE_SECONDS"] + PATIENCE_SECONDS,
+        code_version=lambda: code_version(root),
     )
     address = f"http://127.0.0.1:{port}"
     welcome = _welcome(app, address, logins)
     threading.Thread(target=_announce, args=(supervisor, address, welcome), daemon=True).start()
     return supervisor.run()
+
+
+def code_version(root: Path) -> frozenset[tuple[str, int]]:
+    """Every file of code and every template with its time of change."""
+    files = [*root.glob("*.py"), root / ".env", *(path for name in CODE_FOLDERS for path in (root / name).rglob("*"))]
+    found: set[tuple[str, int]] = set()
+    for path in files:
+        if path.suffix in CODE_SUFFIXES or path.name == ".env":
+            with suppress(FileNotFoundError):  # an editor replaces files
+                found.add((str(path), path.stat().st_mtime_ns))
+    return frozenset(found)
 
 
 def _hold_lock(path: Path) -> None:

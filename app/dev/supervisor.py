@@ -23,6 +23,7 @@ EARLY_DEATH_SECONDS = 10
 EARLY_DEATHS = 5
 RESTART_DELAY_SECONDS = 1
 READY_SECONDS = 15
+WATCH_SECONDS = 1.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Say = Callable[[str, bytes], None]
@@ -31,9 +32,18 @@ Say = Callable[[str, bytes], None]
 class Service:
     """One line of a Procfile as a running process."""
 
-    def __init__(self, name: str, command: str, root: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: str,
+        root: Path,
+        environ: Mapping[str, str],
+        reload_signal: signal.Signals | None = None,
+    ) -> None:
         self.name = name
+        self.reload_signal = reload_signal
         self.early_deaths = 0
+        self.is_reloading = False
         self._command = command
         self._root = root
         self._environ = dict(environ)
@@ -43,6 +53,7 @@ class Service:
     def start(self, say: Say) -> None:
         """Starts the process; a thread hands each of its lines to `say`."""
         self._started_at = time.monotonic()
+        self.is_reloading = False
         # In a session of its own, Ctrl-C reaches it only through the supervisor, which stops things in order.
         self._process = subprocess.Popen(
             ["sh", "-c", f"exec {_end_with_parent()}{self._command}"],
@@ -92,6 +103,7 @@ class Supervisor:
         foundation: names of those that start before, and stop after, all others.
         is_foundation_ready: called until it is true before the others start.
         grace_seconds: how long a stopping service may take before it is killed.
+        code_version: changes with the code; the services that have a `reload_signal` then get it.
     """
 
     def __init__(
@@ -100,6 +112,7 @@ class Supervisor:
         foundation: Sequence[str],
         is_foundation_ready: Callable[[], bool],
         grace_seconds: float,
+        code_version: Callable[[], object] = lambda: None,
     ) -> None:
         self._foundation = [service for service in services if service.name in foundation]
         self._others = [service for service in services if service.name not in foundation]
@@ -111,6 +124,12 @@ class Supervisor:
         self._restarts: dict[Service, float] = {}
         self._stop_requests = 0
         self._status = 0
+        self._code_version = code_version
+        # The version that runs, and the one seen last: an editor's files are written one after the other.
+        self._running_version = self._seen_version = code_version()
+        self._watch_at = 0.0
+        self._has_reloaded = False
+        self._waiting_for_code: set[Service] = set()
 
     def say(self, name: str, line: str | bytes) -> None:
         """Prints a line under a name; usable from any thread."""
@@ -127,6 +146,7 @@ class Supervisor:
         self._start(self._others)
         while not self._stop_requests:
             self._print_lines()
+            self._reload_changed_code()
             self._restart_the_dead()
         self._stop(self._others)
         self._stop(self._foundation)
@@ -141,16 +161,41 @@ class Supervisor:
             if not self._stop_requests:
                 service.start(self.say)
 
+    def _reload_changed_code(self) -> None:
+        """Reloads the services once the code has changed and rested."""
+        if time.monotonic() < self._watch_at:
+            return
+        self._watch_at = time.monotonic() + WATCH_SECONDS
+        version, before = self._code_version(), self._seen_version
+        self._seen_version = version
+        if version != before or version == self._running_version:
+            return
+        self._running_version, self._has_reloaded = version, True
+        self._waiting_for_code.clear()
+        self.say("belfry", "the code has changed: reloading")
+        for service in [*self._foundation, *self._others]:
+            if service.reload_signal is not None:
+                service.is_reloading, service.early_deaths = service.is_running, 0
+                service.signal(service.reload_signal)
+
     def _restart_the_dead(self) -> None:
         for service in [*self._foundation, *self._others]:
+            if service in self._waiting_for_code:
+                continue
             if service in self._restarts:
                 self._restart_when_due(service)
             elif not service.is_running:
                 self._plan_restart(service)
 
     def _plan_restart(self, service: Service) -> None:
+        if service.is_reloading:
+            service.start(self.say)
+            return
         end = service.note_death()
-        if service.early_deaths >= EARLY_DEATHS:
+        if service.early_deaths >= EARLY_DEATHS and self._has_reloaded and service.reload_signal is not None:
+            self.say("belfry", f"{end}, {EARLY_DEATHS} times in a row: waiting for a change of the code")
+            self._waiting_for_code.add(service)
+        elif service.early_deaths >= EARLY_DEATHS:
             self.say("belfry", f"{end}, {EARLY_DEATHS} times in a row: stopping everything")
             self._stop_requests, self._status = 1, 1
         else:

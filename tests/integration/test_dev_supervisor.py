@@ -104,6 +104,40 @@ def test_what_cannot_be_kept_running_stops_everything_with_a_failure(tmp_path: P
     assert not any(map(is_alive, pids(output)))
 
 
+RELOAD = """
+import os, signal, sys
+from pathlib import Path
+from app.dev.run import code_version
+from app.dev.supervisor import Service, Supervisor
+root = Path(sys.argv[1])
+base = Service("base", sys.argv[2], Path.cwd(), os.environ)
+work = Service("work", sys.argv[3], Path.cwd(), os.environ, signal.SIGTERM)
+raise SystemExit(Supervisor([base, work], ("base",), lambda: True, 10, lambda: code_version(root)).run())
+"""
+
+
+def test_a_change_of_the_code_restarts_what_runs_it_and_broken_code_waits_for_the_next(tmp_path: Path) -> None:
+    output, module = tmp_path / "output", tmp_path / "app" / "module.py"
+    module.parent.mkdir()
+    module.write_text("print('pid', 1)")
+    line = f"sh -c '{sys.executable} {module} && echo pid $$ && exec sleep 1000'"
+    with output.open("wb") as file:
+        command = [sys.executable, "-c", RELOAD, str(tmp_path), LOOP.format(name="base"), line]
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    wait_until(lambda: len(pids(output)) == 3)
+    base = pid_of(output, "base")
+
+    module.write_text("import no_such_module")
+    wait_until(lambda: "5 times in a row: waiting for a change of the code" in output.read_text(), 40)
+    module.write_text("print('mended')")
+    wait_until(lambda: "mended" in output.read_text() and len(pids(output)) == 4)
+
+    assert is_alive(base)
+    assert output.read_text().count("the code has changed: reloading") == 2
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+
+
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv of util-linux")
 def test_no_process_outlives_a_killed_supervisor(tmp_path: Path) -> None:
     output = tmp_path / "output"

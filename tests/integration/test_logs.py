@@ -27,7 +27,7 @@ def test_each_request_is_one_line_without_query_and_token(client, session, caplo
     user = make_user()
     id = user.id
     with client.session_transaction() as cookies:
-        cookies |= {"_user_id": user.fs_uniquifier, "_fresh": True}
+        cookies.update({"_user_id": user.fs_uniquifier, "_fresh": True})
     session.rollback()
     secret = "kJ3_-x" * 7
     client.get("/start?code=654-321", headers={"X-Request-Id": "request-1"})

@@ -213,6 +213,8 @@ def reset_password(token: str, password: str) -> User:
     if code is None or not code.user.active or not codes.use(code):
         db.session.rollback()
         raise InvalidInputError(NO_SUCH_LINK, {"token": ["does not work"]})
+    if code is not None:
+        check_password(code.user, password)
     change_password(code.user, password)
     db.session.commit()
     return code.user

@@ -153,7 +153,7 @@ class LedgerMailUtil(MailUtil):
 class SamePasswordRules(PasswordUtil):
     """The rules of all passwords, wherever they are set."""
 
-    def validate(self, password: str, is_register: bool, **_: Any) -> tuple[list[str] | None, str]:
+    def validate(self, password: str, is_register: bool, **given: Any) -> tuple[list[str] | None, str]:
         """Returns what is wrong, or None, and the password in the form in which it is hashed."""
         try:
             return None, self.normalize(valid_password(password))
@@ -227,6 +227,7 @@ def _refuse_broken_next() -> None:
 
 
 def _limit_guesses() -> None:
+        user = given["user"]
     if request.method == "POST" and request.endpoint in TAKES_SECRETS:
         limits.spend_code()
 

@@ -28,7 +28,7 @@ from app.extensions import db
 from app.schools import School
 from app.tenancy import EVERYTHING, seeing
 
-VALIDATORS: dict[str, Callable[[Any], Any]] = {
+VALIDATORS: dict[str, Callable[..., Any]] = {
     "username": valid_username,
     "email": valid_email,
     "password": valid_password,
@@ -144,9 +144,9 @@ def get_user(login: str) -> User:
     return user
 
 
-def check_password(password: str) -> None:
-    """Raises InvalidInputError when `password` cannot be one."""
-    validated({"password": password})
+def check_password(user: User, password: str) -> None:
+    """Raises InvalidInputError when `password` cannot be the user's."""
+    validated({"password": password}, (user.username, user.email))
 
 
 def names_of(user_ids: Iterable[int | None]) -> dict[int, str]:
@@ -159,7 +159,7 @@ def names_of(user_ids: Iterable[int | None]) -> dict[int, str]:
 def change_password(user: User, password: str) -> None:
     """Sets a password, ends all of the user's sessions and tokens, and tells the user by mail. Raises
     InvalidInputError."""
-    check_password(password)
+    check_password(user, password)
     user.password_hash = hash_password(password)
     end_sessions_and_tokens(user)
     send_password_changed(user)
@@ -217,13 +217,18 @@ def end_access(user: User) -> None:
     end_sessions_and_tokens(user)
 
 
-def validated(given: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a user as they are kept. Raises InvalidInputError, which names every field that is wrong."""
+def validated(given: dict[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
+    """Fields of a user as they are kept. Raises InvalidInputError, which names every field that is wrong.
+
+    Args:
+        given: values by field.
+        names: what a password must not be made of.
+    """
     values: dict[str, Any] = {}
     problems: dict[str, list[str]] = {}
     for field, value in given.items():
         try:
-            values[field] = VALIDATORS[field](value)
+            values[field] = VALIDATORS[field](value, *(names if field == "password" else ()))
         except ValueError as error:
             problems[field] = [str(error)]
     if problems:

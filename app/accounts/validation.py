@@ -8,6 +8,7 @@ from zoneinfo import available_timezones
 from email_validator import EmailNotValidError, validate_email
 from flask import current_app
 
+from app.accounts.common_passwords import is_common
 from app.accounts.models import Role
 from app.accounts.passwords import MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS
 
@@ -48,10 +49,25 @@ def lookup_email(text: str) -> str:
         return text.strip().lower().replace("\x00", " ")  # PostgreSQL takes no NUL in text
 
 
-def valid_password(password: str) -> str:
-    """Long enough; what it is made of is the person's own business (NIST SP 800-63B, section 5.1.1.2)."""
+def valid_password(password: str, *names: str) -> str:
+    """Long enough and none that a guesser tries first; what else it is made of is the person's own business (NIST SP
+    800-63B, section 5.1.1.2).
+
+    Args:
+        password: as it was typed.
+        names: the username and the email address of the user, as far as they are known. What is left of the password
+            without them must be long enough.
+    """
     if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_PASSWORD_CHARACTERS:
         raise ValueError(f"takes {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters")
+    if is_common(password):
+        raise ValueError("is too common: many people use it or a similar one")
+    lowered = password.lower()
+    # The whole address before its parts.
+    for name in (*names, *(name.partition("@")[0] for name in names)):
+        rest = lowered.replace(name.lower(), "") if name else lowered
+        if rest != lowered and len(rest) < MIN_PASSWORD_CHARACTERS:
+            raise ValueError("must not be made of the username or the email address")
     return password
 
 

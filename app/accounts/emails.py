@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, aliased, joinedload
 
 from app.accounts import codes
 from app.accounts.browsers import browser_of
-from app.accounts.models import AccountCode, CodePurpose, User
+from app.accounts.models import AccessToken, AccountCode, CodePurpose, User
 from app.columns import new_id, utc_now
 from app.extensions import db
 from app.mail import MailEntry, forget_readers, mail_kind, send_mail
@@ -27,6 +27,15 @@ Contexts = dict[str, Context | None]
 CONFIRMATION, ALREADY_REGISTERED = "confirmation", "already-registered"
 PASSWORD_RESET, PASSWORD_CHANGED, WELCOME = "password-reset", "password-changed", "welcome"
 ACCOUNT_DELETED, NEW_ADDRESS = "account-deleted", "login-new-address"
+TOKEN_CREATED, SECOND_FACTOR, ADMIN_ADDED = "token-created", "second-factor-changed", "admin-added"
+
+# What can happen to a second factor, as its mail says it.
+SECOND_FACTOR_CHANGES = {
+    "set-up": "A second factor was set up",
+    "turned-off": "The second factor was turned off",
+    "reset": "The second factor was removed by an operator",
+    "recovery-codes": "New recovery codes were created",
+}
 
 
 def send_code(kind: str, code: AccountCode, delay: timedelta | None = None) -> str | None:
@@ -85,6 +94,36 @@ def send_new_address(code: AccountCode, address: str, user_agent: str | None) ->
     """
     context = {"code_id": code.id, "at": utc_now().isoformat(), "address": address, "user_agent": user_agent}
     _send(NEW_ADDRESS, code.user, f"{NEW_ADDRESS}/{code.id}", context=context)
+
+
+def send_token_created(token: AccessToken) -> None:
+    """Asks for the mail that follows a new personal token; flushed."""
+    context = {"at": utc_now().isoformat(), "scopes": token.scopes}
+    _send(TOKEN_CREATED, token.user, f"{TOKEN_CREATED}/{token.id}", context=context)
+
+
+def send_second_factor(user: User, change: str) -> None:
+    """Asks for the mail that follows a change of the second factor.
+
+    Args:
+        user: whose it is.
+        change: one of `SECOND_FACTOR_CHANGES`.
+    """
+    context = {"at": utc_now().isoformat(), "change": change}
+    _send(SECOND_FACTOR, user, f"{SECOND_FACTOR}/{user.id}/{new_id()}", context=context)
+
+
+def send_admin_added(admin: User, readers: Iterable[User]) -> None:
+    """Asks for the mails that follow a new admin.
+
+    Args:
+        admin: who became one; flushed.
+        readers: who is mailed.
+    """
+    event, at = new_id(), utc_now().isoformat()
+    for reader in readers:
+        key = f"{ADMIN_ADDED}/{admin.id}/{event}/{reader.id}"
+        _send(ADMIN_ADDED, reader, key, context={"at": at, "admin_id": admin.id})
 
 
 def _send(kind: str, user: User, key: str, **options: Any) -> str | None:
@@ -212,6 +251,86 @@ def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
 def login_new_address(entries: Sequence[MailEntry]) -> Contexts:
     """For who has logged in from an address that they have not used before: whose it was, they say by a link."""
     return _with_codes(entries, _new_address_context)
+
+
+@mail_kind(
+    TOKEN_CREATED,
+    sample=lambda: {
+        "name": "Ada Lovelace",
+        "username": "ada",
+        "at": "Mon 24 Nov 2025, 09:12",
+        "zone": "UTC",
+        "scopes": "reservations:read, profile:read",
+        "path": "/account/tokens",
+    },
+    reason="it concerns the security of your account: an API token was created",
+)
+def token_created(entries: Sequence[MailEntry]) -> Contexts:
+    """For the owner of a new personal token. The name of the token is text that anyone may have chosen: it is not in
+    the mail."""
+    return _of_users(
+        entries,
+        lambda entry, user: (
+            {
+                "name": user.name,
+                "username": user.username,
+                "scopes": ", ".join(entry.context["scopes"]),
+                "path": "/account/tokens",
+            }
+            | _at("at", entry, user.time_zone)
+        ),
+    )
+
+
+@mail_kind(
+    SECOND_FACTOR,
+    sample=lambda: {
+        "name": "Ada Lovelace",
+        "username": "ada",
+        "at": "Mon 24 Nov 2025, 09:12",
+        "zone": "UTC",
+        "change": SECOND_FACTOR_CHANGES["turned-off"],
+        "path": "/forgot-password",
+    },
+    reason="it concerns the security of your account: the second factor was changed",
+)
+def second_factor_changed(entries: Sequence[MailEntry]) -> Contexts:
+    """For the owner of a second factor that was set up, turned off or removed, or that has new recovery codes."""
+    return _of_users(
+        entries,
+        lambda entry, user: (
+            {
+                "name": user.name,
+                "username": user.username,
+                "change": SECOND_FACTOR_CHANGES[entry.context["change"]],
+                "path": "/forgot-password",
+            }
+            | _at("at", entry, user.time_zone)
+        ),
+    )
+
+
+@mail_kind(
+    ADMIN_ADDED,
+    sample=lambda: {
+        "name": "Ada Lovelace",
+        "admin": "grace",
+        "at": "Mon 24 Nov 2025, 09:12",
+        "zone": "UTC",
+    },
+    reason="you are an admin",
+)
+def admin_added(entries: Sequence[MailEntry]) -> Contexts:
+    """For a new admin, and for all who were admins before."""
+    ids = {entry.context["admin_id"] for entry in entries}
+    query = sa.select(User.id, User.username).where(User.id.in_(ids))
+    usernames = {row.id: row.username for row in db.session.execute(query)}
+    return _of_users(
+        entries,
+        lambda entry, user: (
+            {"name": user.name, "admin": usernames[entry.context["admin_id"]]} | _at("at", entry, user.time_zone)
+        ),
+    )
 
 
 def _with_codes(entries: Sequence[MailEntry], build: Callable[[MailEntry, AccountCode], Context]) -> Contexts:

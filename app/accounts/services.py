@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from app.accounts.emails import send_password_changed
+from app.accounts import sessions
+from app.accounts.emails import send_admin_added, send_password_changed
 from app.accounts.models import Role, User, new_uniquifier
 from app.accounts.passwords import hash_password, is_password, needs_rehash
 from app.accounts.tokens import revoke_all
@@ -82,6 +83,8 @@ def create_user(
         # Somebody took it between our look and our insert.
         _refuse_taken(values["username"], values["email"] if is_confirmed else None)
         raise
+    if user.role is Role.ADMIN:
+        send_admin_added(user, _other_admins(user))
     return user
 
 
@@ -166,7 +169,7 @@ def change_password(user: User, password: str) -> None:
 
 
 def change_user(user: User, changes: Mapping[str, Any]) -> None:
-    """Changes a user, flushed; who is shut out loses sessions and tokens at once.
+    """Changes a user, flushed; who is shut out loses sessions and tokens at once, and of a new admin all admins are mailed.
 
     Args:
         user: who is changed.
@@ -183,11 +186,14 @@ def change_user(user: User, changes: Mapping[str, Any]) -> None:
     is_shut_out = user.active and not values.get("active", True)
     if is_shut_out or values.get("role", user.role) is not user.role:
         check_not_last_admin(user)
+    is_new_admin = values.get("role", user.role) is Role.ADMIN and user.role is not Role.ADMIN
     for name, value in values.items():
         setattr(user, name, value)
     if is_shut_out:
         end_sessions_and_tokens(user)
     db.session.flush()
+    if is_new_admin:
+        send_admin_added(user, [user, *_other_admins(user)])
 
 
 def disable(user: User) -> None:
@@ -238,6 +244,12 @@ def validated(given: dict[str, Any], names: Sequence[str] = ()) -> dict[str, Any
 
 def _candidates(login: str) -> list[User | None]:
     """Who may be meant, best first, None for nobody: one by a username; by an address who has confirmed it, and the
+@seeing(EVERYTHING)  # an admin is one of all schools
+def _other_admins(user: User) -> Sequence[User]:
+    is_admin = sa.and_(User.role == Role.ADMIN, User.active, User.confirmed_at.is_not(None))
+    return db.session.scalars(sa.select(User).where(is_admin, User.id != user.id).order_by(User.id)).all()
+
+
     last one who claims it."""
     wanted = lookup_email(login)
     if "@" not in wanted:

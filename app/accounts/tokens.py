@@ -18,6 +18,7 @@ import structlog
 from flask import current_app
 from sqlalchemy.orm import Session, contains_eager
 
+from app.accounts.emails import send_token_created
 from app.accounts.models import AccessToken, User
 from app.columns import utc_now
 from app.errors import InvalidInputError, NotFoundError
@@ -96,7 +97,7 @@ def refresh_pair(refresh_token: str) -> Pair | None:
 def issue_personal_token(
     user: User, name: str, scopes: Sequence[str], expires_at: datetime | None = None
 ) -> tuple[str, AccessToken]:
-    """Makes a token for the user's scripts. The caller commits.
+    """Makes a token for the user's scripts, and mails the user. The caller commits.
 
     Args:
         user: whose it is.
@@ -118,6 +119,7 @@ def issue_personal_token(
     token.hash, token.expires_at = _hash(text), expires_at
     db.session.add(token)
     db.session.flush()
+    send_token_created(token)
     return text, token
 
 

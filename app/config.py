@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,12 @@ GROUPS: tuple[Group, ...] = (
             whole_number(1),
             30,
             "How long the link of a password reset works, from when the mail leaves.",
+        ),
+        Setting(
+            "LOGIN_SESSION_DAYS",
+            whole_number(1),
+            30,
+            "How long after a login a session of pages ends, also where the browser was told to stay logged in.",
         ),
         Setting(
             "LOGIN_ADDRESS_DAYS",
@@ -475,6 +482,7 @@ def _flask_keys(values: Mapping[str, Any]) -> dict[str, Any]:
         "SESSION_COOKIE_HTTPONLY": True,
         "SESSION_COOKIE_SAMESITE": "Lax",
         "SESSION_COOKIE_SECURE": is_secure,
+        "REMEMBER_COOKIE_DURATION": timedelta(days=values["LOGIN_SESSION_DAYS"]),
         "REMEMBER_COOKIE_HTTPONLY": True,
         "REMEMBER_COOKIE_SAMESITE": "Lax",
         "REMEMBER_COOKIE_SECURE": is_secure,

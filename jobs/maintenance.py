@@ -8,7 +8,7 @@ from typing import Any
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.accounts import forget_deleted, prune_addresses, prune_codes, prune_tokens, prune_unconfirmed
+from app.accounts import forget_deleted, prune_addresses, prune_codes, prune_sessions, prune_tokens, prune_unconfirmed
 from app.api import prune_answers
 from app.audit import prune_audit
 from app.columns import utc_now
@@ -23,7 +23,7 @@ SCHEDULE = [ScheduleEntry("maintenance.prune", job="maintenance.prune", cron="17
 @job("maintenance.prune", queue="bulk", timeout_seconds=600, is_singleton=True)
 def prune(session: Session) -> dict[str, Any]:
     """Deletes old data: finished jobs, past run times, sent mails and audit events after the days that the settings
-    give; expired tokens and codes, old login addresses, kept answers of the API, and users who never confirmed their
+    give; expired tokens, codes and sessions, old login addresses, kept answers of the API, and users who never confirmed their
     email address. Removes the email addresses of deleted accounts from their last mails."""
     settings = current_app.config
     deleted = prune_records(
@@ -42,6 +42,7 @@ def prune(session: Session) -> dict[str, Any]:
         "audit": audit,
         "tokens": tokens,
         "codes": codes,
+        "sessions": prune_sessions(session),
         "addresses": prune_addresses(session),
         "unconfirmed": prune_unconfirmed(session),
         "answers": answers,

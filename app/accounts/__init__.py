@@ -19,6 +19,7 @@ from app.accounts import (
     requests,
     rules,
     security,
+    session_views,
     token_views,
     views,
 )
@@ -32,12 +33,22 @@ from app.accounts.models import (
     AccountCode,
     AddressState,
     LoginAddress,
+    LoginSession,
     MessagePreference,
     Role,
     User,
 )
 from app.accounts.passwords import hash_password
-from app.accounts.permissions import acting_user, allow, ask_to_log_in, can, login_required, require, require_role
+from app.accounts.permissions import (
+    acting_user,
+    allow,
+    ask_to_log_in,
+    can,
+    login_required,
+    require,
+    require_fresh_login,
+    require_role,
+)
 from app.accounts.registration import prune_unconfirmed, resend_confirmation, send_password_reset
 from app.accounts.requests import act_as, on_behalf_of
 from app.accounts.services import (
@@ -52,6 +63,7 @@ from app.accounts.services import (
     get_user,
     names_of,
 )
+from app.accounts.sessions import prune_sessions
 from app.accounts.tokens import (
     Pair,
     issue_pair,
@@ -69,6 +81,7 @@ __all__ = [
     "AccountCode",
     "AddressState",
     "LoginAddress",
+    "LoginSession",
     "MessagePreference",
     "Pair",
     "Role",
@@ -100,11 +113,13 @@ __all__ = [
     "preferences",
     "prune_addresses",
     "prune_codes",
+    "prune_sessions",
     "prune_tokens",
     "prune_unconfirmed",
     "refresh_pair",
     "registration_pages",
     "require",
+    "require_fresh_login",
     "require_role",
     "resend_confirmation",
     "revoke",
@@ -128,6 +143,7 @@ def init_app(app: Flask) -> None:
     app.register_blueprint(token_views.pages)
     app.register_blueprint(profile_views.pages)
     app.register_blueprint(address_views.pages)
+    app.register_blueprint(session_views.pages)
     register_api(app, api.blueprint)
     register_api(app, api.profile)
     app.cli.add_command(users)

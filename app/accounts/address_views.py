@@ -6,22 +6,18 @@ To look at a link's page says nothing: programs do so too, which look through ma
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec
 
-from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from flask_security.utils import check_and_update_authn_fresh
 from flask_wtf import FlaskForm
 
 from app.access import public
 from app.accounts import limits, logins
 from app.accounts.browsers import browser_of
 from app.accounts.models import LoginAddress
-from app.accounts.permissions import acting_user, can, login_required, require
+from app.accounts.permissions import acting_user, can, fresh_login_required, require
 from app.errors import ConflictError, InvalidInputError
 
-P = ParamSpec("P")
 pages = Blueprint("addresses", __name__)
 
 BLOCKED = (
@@ -37,21 +33,6 @@ ANSWERS: dict[str, tuple[Callable[[str], None], str]] = {
     "trust": (logins.trust_by_link, TRUSTED),
     "block": (logins.block_by_link, BLOCKED),
 }
-
-
-def fresh_login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
-    """As `login_required`, and asks again for the password when the login was long ago."""
-
-    @login_required
-    @wraps(view)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
-        settings = current_app.config
-        acting_user()  # of whose session Flask-Security knows then how old it is
-        if check_and_update_authn_fresh(settings["SECURITY_FRESHNESS"], settings["SECURITY_FRESHNESS_GRACE_PERIOD"]):
-            return view(*args, **kwargs)
-        return redirect(url_for("security.verify", next=url_for("addresses.list_")))
-
-    return guarded
 
 
 @pages.route("/login-address/<token>/<any(trust, block):answer>", methods=["GET", "POST"])

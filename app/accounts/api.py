@@ -8,11 +8,11 @@ from typing import Any
 from flask import url_for
 
 from app import audit
-from app.access import public
+from app.access import for_unconfirmed, public
 from app.accounts import limits, logins, registration, second_factor
 from app.accounts import profile as profiles
 from app.accounts.models import AccessToken, User
-from app.accounts.permissions import acting_user, claimant, present_user, require
+from app.accounts.permissions import acting_user, claimant, require, require_fresh_login
 from app.accounts.requests import act_as, presented_token
 from app.accounts.schemas import (
     AddressSchema,
@@ -184,6 +184,7 @@ def refresh(given: dict[str, str]) -> Mapping[str, Any]:
 
 @blueprint.route("/auth/logout", methods=["POST"])
 @blueprint.response(204)
+@for_unconfirmed
 def logout() -> None:
     """Log out: the tokens of this login work no more"""
     revoke(presented_token())
@@ -205,6 +206,7 @@ def list_tokens(query: dict[str, Any]) -> Mapping[str, Any]:
 def create_token(values: dict[str, Any]) -> tuple[Mapping[str, Any], int, dict[str, str]]:
     """Make a personal token for a script: it is shown this once"""
     require(acting_user(), "tokens.create")
+    require_fresh_login()
     text, token = issue_personal_token(acting_user(), **values)
     commit_and_keep()
     location = url_for("api_accounts.get_token", token_id=token.id)
@@ -232,7 +234,7 @@ def revoke_token(token_id: int) -> None:
 @profile.response(200, ProfileSchema)
 def me() -> Mapping[str, Any]:
     """Oneself, with which messages one wants"""
-    return profiles.profile_of(present_user())
+    return profiles.profile_of(acting_user())
 
 
 @profile.route("/me", methods=["PATCH"])
@@ -255,6 +257,7 @@ def change_me(changes: dict[str, Any]) -> Mapping[str, Any]:
 def export_me() -> tuple[Mapping[str, Any], int, dict[str, str]]:
     """All that is kept of oneself, as a file"""
     user = acting_user()
+    require_fresh_login()
     exported = profiles.export(user)
     commit_and_keep()  # that it was given out is on record
     return exported, 200, profiles.export_headers(exported)

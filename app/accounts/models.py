@@ -68,7 +68,7 @@ _IS_CONFIRMED = sa.text("confirmed_at IS NOT NULL")
 
 
 def new_uniquifier() -> str:
-    """What a user's sessions carry: those that carry another one are over."""
+    """What a login that waits for its second factor carries: one that carries another value has ended."""
     return str(uuid.uuid4())
 
 
@@ -177,6 +177,26 @@ class AccessToken(db.Model):
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime, active_history=True)
 
     user: Mapped[User] = relationship()
+
+
+class LoginSession(Base):
+    """A login in a browser. Its cookies carry an id, of which only the SHA-256 hash is kept; without the row they open
+    nothing."""
+
+    __tablename__ = "login_sessions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    hash: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
+    last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    # Of the login.
+    address: Mapped[str | None] = mapped_column(sa.String(ADDRESS_CHARACTERS))
+    user_agent: Mapped[str | None] = mapped_column(sa.String(USER_AGENT_CHARACTERS))
+
+    user: Mapped[User] = relationship()
+
+    __table_args__ = ({"sqlite_autoincrement": True},)
 
 
 class MessagePreference(db.Model):

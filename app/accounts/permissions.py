@@ -14,7 +14,8 @@ from flask import Flask, Response, current_app, make_response, redirect, request
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
-from app.access import is_public, public
+from app.access import is_for_unconfirmed, is_public, public
+from app.accounts import sessions
 from app.accounts.models import Role, User
 from app.api import UnauthenticatedError, is_api_request
 from app.errors import ForbiddenError
@@ -28,6 +29,10 @@ _rules: dict[str, Rule] = {"schools.view_all": lambda user, _: user.role is Role
 
 class UnconfirmedError(ForbiddenError):
     """You are known, and have yet to confirm your email address."""
+
+
+class StaleLoginError(ForbiddenError):
+    """You are known, and your login is too old for this."""
 
 
 def allow(action: str, rule: Rule) -> None:
@@ -54,14 +59,14 @@ def acting_user() -> User:
         UnauthenticatedError: nobody is logged in.
         UnconfirmedError: the user has yet to confirm the address.
     """
-    user = present_user()
+    user = _present_user()
     if not user.is_confirmed:
         raise UnconfirmedError("Confirm your email address first: the code is in the mail that you got.")
     return user
 
 
-def present_user() -> User:
-    """Who makes this request, confirmed or not: for what users see of themselves. Raises UnauthenticatedError."""
+def _present_user() -> User:
+    """Who makes this request, confirmed or not. Raises UnauthenticatedError."""
     user = current_user._get_current_object()  # noqa: SLF001 - werkzeug's documented way through its proxies
     if not isinstance(user, User):
         raise UnauthenticatedError("Log in first.")
@@ -70,11 +75,18 @@ def present_user() -> User:
 
 def claimant() -> User | None:
     """Who makes this request, if it is a user who has yet to confirm the address."""
-    return present_user() if current_user.is_authenticated and not current_user.is_confirmed else None
+    return _present_user() if current_user.is_authenticated and not current_user.is_confirmed else None
+
+
+def require_fresh_login() -> None:
+    """For what changes how one logs in, or gives out more than a page shows. Raises StaleLoginError."""
+    if not sessions.is_fresh():
+        minutes = round(sessions.FRESH_FOR.total_seconds() / 60)
+        raise StaleLoginError(f"This requires a login of the last {minutes} minutes: log in again.")
 
 
 def close(app: Flask) -> None:
-    """Keeps nobody out of what is marked as open, and everybody out of all else who is not logged in."""
+    """Admits only users with a confirmed email address, except to what is marked as open in `app.access`."""
     app.before_request(_ask_who)
 
 
@@ -84,6 +96,18 @@ def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, Respon
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
         acting_user()
+        return view(*args, **kwargs)
+
+    return guarded
+
+
+def fresh_login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
+    """As `login_required`, and asks for the password again when the login was long ago."""
+
+    @login_required
+    @wraps(view)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
+        require_fresh_login()
         return view(*args, **kwargs)
 
     return guarded
@@ -112,26 +136,38 @@ def ask_to_log_in() -> Response:
     """The way to the login page and back. Raises UnauthenticatedError in the API."""
     if is_api_request():
         raise UnauthenticatedError.of_request()
+    return _lead_to("security.login", _page_to_return_to())
+
+
+def ask_for_password() -> Response:
+    """The way to the page that asks for the password again, and back to the page with the form."""
+    return _lead_to("security.verify", _page_to_return_to() or _path_of(request.referrer or ""))
+
+
+def _lead_to(endpoint: str, next_path: str | None) -> Response:
     if "HX-Request" not in request.headers:
-        return make_response(redirect(_login_url(_page_to_return_to())))
-    # A part of a page that htmx asked for: a redirect would put the login form into that part.
+        return make_response(redirect(url_for(endpoint, next=next_path)))
+    # A part of a page that htmx asked for: a redirect would put the form into that part.
     response = make_response("", 401)
-    response.headers["HX-Redirect"] = _login_url(_path_of(request.headers.get("HX-Current-URL", "")))
+    response.headers["HX-Redirect"] = url_for(endpoint, next=_path_of(request.headers.get("HX-Current-URL", "")))
     return response
 
 
 def _ask_who() -> Response | None:
     view = current_app.view_functions.get(request.endpoint or "", _nowhere)
-    return None if is_public(view) or current_user.is_authenticated else ask_to_log_in()
+    if is_public(view):
+        return None
+    if not current_user.is_authenticated:
+        return ask_to_log_in()
+    if not is_for_unconfirmed(view):
+        acting_user()
+    sessions.note_use()
+    return None
 
 
 @public
 def _nowhere() -> None:
     """Where no route leads: that is told to everybody."""
-
-
-def _login_url(next_path: str | None) -> str:
-    return url_for("security.login", next=next_path)
 
 
 def _page_to_return_to() -> str | None:

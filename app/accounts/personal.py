@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.accounts.models import AccessToken, AccountCode, LoginAddress, MessagePreference, User
+from app.accounts.models import AccessToken, AccountCode, LoginAddress, LoginSession, MessagePreference, User
 from app.audit import AuditEntry
 from app.extensions import db
 from app.outbox import StatusChange, subject_type
@@ -46,6 +46,7 @@ ADDRESSES = (
     LoginAddress.first_seen_at,
     LoginAddress.last_seen_at,
 )
+SESSIONS = (LoginSession.created_at, LoginSession.last_seen_at, LoginSession.address, LoginSession.user_agent)
 CHOICES = (MessagePreference.kind, MessagePreference.channel, MessagePreference.is_wanted)
 # Watched columns of users whose old and new values tell who somebody is.
 TELLING = (User.username.key, User.email.key, User.time_zone.key)
@@ -58,6 +59,7 @@ def export(person: Person) -> dict[str, Any]:
         "profile": profile,
         "preferences": rows_of(sa.select(*CHOICES).where(MessagePreference.user_id == person.id)),
         "tokens": rows_of(sa.select(*TOKENS).where(AccessToken.user_id == person.id).order_by(AccessToken.id)),
+        "sessions": rows_of(sa.select(*SESSIONS).where(LoginSession.user_id == person.id).order_by(LoginSession.id)),
         "addresses": rows_of(sa.select(*ADDRESSES).where(LoginAddress.user_id == person.id).order_by(LoginAddress.id)),
         "codes": rows_of(sa.select(*CODES).where(AccountCode.user_id == person.id).order_by(AccountCode.id)),
     }
@@ -65,7 +67,7 @@ def export(person: Person) -> dict[str, Any]:
 
 def erase(person: Person) -> None:
     """Deletes what lets them in and what they chose, and takes out of the log what they were called, and where."""
-    for model in (AccessToken, LoginAddress, AccountCode, MessagePreference):
+    for model in (AccessToken, LoginSession, LoginAddress, AccountCode, MessagePreference):
         _execute(sa.delete(model).where(model.user_id == person.id))
     of_user = sa.and_(StatusChange.subject_type == subject_type(User), StatusChange.subject_id == str(person.id))
     _execute(sa.update(StatusChange).where(of_user, StatusChange.field.in_(TELLING)).values(old=None, new=None))
@@ -81,7 +83,13 @@ def _execute(statement: sa.Update | sa.Delete) -> None:
 register(
     Part(
         "account",
-        (AccessToken.user_id, LoginAddress.user_id, AccountCode.user_id, MessagePreference.user_id),
+        (
+            AccessToken.user_id,
+            LoginSession.user_id,
+            LoginAddress.user_id,
+            AccountCode.user_id,
+            MessagePreference.user_id,
+        ),
         export,
         erase,
         "Your name, your address, your password and your tokens are deleted, and you are logged out everywhere. "

@@ -9,7 +9,7 @@ from app import personal_data
 from app.accounts import profile
 from app.accounts.forms import DeletionForm, ProfileForm, wishes
 from app.accounts.models import User
-from app.accounts.permissions import acting_user, login_required
+from app.accounts.permissions import acting_user, fresh_login_required, login_required
 from app.accounts.preferences import Preferences, preferences_of
 from app.accounts.registration_pages import show
 from app.accounts.schemas import ExportSchema
@@ -42,7 +42,7 @@ def update() -> ResponseReturnValue:
 
 
 @pages.post("/export")
-@login_required
+@fresh_login_required
 def export() -> ResponseReturnValue:
     """Gives out, as a file, all that is kept of oneself."""
     exported = profile.export(acting_user())

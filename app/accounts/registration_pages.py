@@ -15,7 +15,7 @@ from app.access import public
 from app.accounts import codes, limits, registration
 from app.accounts.forms import AddressForm, CodeForm, NewPasswordForm, RegistrationForm
 from app.accounts.models import CodePurpose
-from app.accounts.permissions import UnconfirmedError, claimant
+from app.accounts.permissions import StaleLoginError, UnconfirmedError, ask_for_password, claimant
 from app.accounts.views import pages
 from app.api import error_answer, is_api_request
 from app.errors import AppError, InvalidInputError
@@ -112,6 +112,12 @@ def reset_password(token: str) -> ResponseReturnValue:
 def ask_for_code(error: UnconfirmedError) -> ResponseReturnValue:
     """Called where users need a confirmed address: pages lead to where they confirm it."""
     return error_answer(error) if is_api_request() else redirect(url_for("accounts.confirm"))
+
+
+@pages.app_errorhandler(StaleLoginError)
+def ask_again(error: StaleLoginError) -> ResponseReturnValue:
+    """Called where a login is too old: pages lead to where one proves again who one is."""
+    return error_answer(error) if is_api_request() else ask_for_password()
 
 
 def _register(form: RegistrationForm) -> bool:

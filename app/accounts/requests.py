@@ -36,7 +36,7 @@ def init_app(app: Flask) -> None:
 def begin_request() -> None:
     """Called first: gives the request its id and its origin, and recognises the bearer of a token."""
     # Where one application context serves several requests, as in tests, nobody stays from the one before.
-    for name in ("_login_user", "access_token", "token_scopes", "zone"):
+    for name in ("_login_user", "login_session", "access_token", "token_scopes", "zone"):
         g.pop(name, None)
     g.request_id = _request_id(request.headers.get("X-Request-Id", ""))
     g.origin_before = current_origin()

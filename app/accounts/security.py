@@ -11,24 +11,40 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, abort, render_template, request
-from flask_login import LoginManager, user_logged_out
-from flask_security import Security, SQLAlchemyUserDatastore, password_changed, user_authenticated
-from flask_security.forms import ChangePasswordForm, Form, LoginForm, TwoFactorVerifyCodeForm
+from flask import Flask, Response, abort, g, redirect, render_template, request, session, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import LoginManager, current_user, user_loaded_from_cookie, user_logged_out
+from flask_security import (
+    Security,
+    SQLAlchemyUserDatastore,
+    password_changed,
+    tf_disabled,
+    tf_profile_changed,
+    user_authenticated,
+)
+from flask_security.forms import (
+    ChangePasswordForm,
+    Form,
+    LoginForm,
+    TwoFactorSetupForm,
+    TwoFactorVerifyCodeForm,
+    VerifyForm,
+)
 from flask_security.mail_util import MailUtil
 from flask_security.password_util import PasswordUtil
-from flask_security.utils import validate_redirect_url
+from flask_security.utils import set_request_attr, validate_redirect_url
 from wtforms import BooleanField, Field, PasswordField, StringField
 from wtforms.form import BaseForm
 from wtforms.validators import EqualTo, InputRequired, Length
 
 from app import audit
 from app.access import open_endpoints, public
-from app.accounts import limits, logins
-from app.accounts.emails import send_password_changed
+from app.accounts import limits, logins, second_factor, sessions
+from app.accounts.emails import send_password_changed, send_second_factor
+from app.accounts.failures import record_failure
 from app.accounts.models import RoleOfSecurity, User
 from app.accounts.passwords import ARGON2_COSTS, NORMAL_FORM
-from app.accounts.permissions import ask_to_log_in
+from app.accounts.permissions import acting_user, ask_to_log_in, require_fresh_login
 from app.accounts.requests import act_as, forget
 from app.accounts.second_factor import HashedRecoveryCodes, OnceOnlyTotp
 from app.accounts.tokens import revoke_all
@@ -41,7 +57,14 @@ from app.tenancy import EVERYTHING, seeing
 
 # Six digits, and a password, can be guessed by who may go on guessing.
 TAKES_SECRETS = frozenset(
-    f"security.{view}" for view in ("two_factor_token_validation", "mf_recovery", "verify", "change_password")
+    f"security.{view}"
+    for view in (
+        *("two_factor_token_validation", "mf_recovery", "verify", "change_password"),
+        *("two_factor_setup", "two_factor_setup_validate"),
+    )
+)
+NEEDS_FRESH_LOGIN = frozenset(
+    f"security.{view}" for view in ("two_factor_setup", "two_factor_setup_validate", "mf_recovery_codes")
 )
 # Who brings a password, and then a code. They see nothing yet.
 OPEN_VIEWS = ("login", "logout", "two_factor_token_validation", "tf_select", "mf_recovery")
@@ -76,7 +99,10 @@ SETTINGS: dict[str, Any] = {
     "TWO_FACTOR_RESCUE_EMAIL": False,
     "MULTI_FACTOR_RECOVERY_CODES": True,
     "TOTP_ISSUER": "Belfry",
-    "FRESHNESS": FRESH_FOR,
+    # In seconds: one step before and one after the present one.
+    "TWO_FACTOR_AUTHENTICATOR_VALIDITY": 30,
+    "FRESHNESS": sessions.FRESH_FOR,
+    "FRESHNESS_GRACE_PERIOD": timedelta(0),  # else each look would make a login fresh for longer
     "API_ENABLED_METHODS": ["session"],
     "DATETIME_FACTORY": utc_now,
     "JOIN_USER_ROLES": False,
@@ -201,16 +227,18 @@ def _render(template: str, **context: Any) -> Any:
 
 
 def _recognise_sessions(login_manager: LoginManager) -> None:
-    load_user: Any = login_manager._user_callback  # noqa: SLF001 - Flask-Login offers no other way to what it was given
-
     @login_manager.user_loader
     def load_session_user(session_id: str) -> User | None:
-        """Called when a page first asks for its user, with what `User.get_id` gave at the login."""
-        with seeing(EVERYTHING):  # of which school is only known then
-            user: User | None = load_user(session_id)
-        if user is not None:
-            act_as(user)
-        return user
+        """Called when a page first asks for its user, with the id of either cookie."""
+        row = sessions.find(session_id)
+        if row is None:
+            return None
+        g.login_session = row
+        # Flask-Security's views look there.
+        set_request_attr("fs_authn_via", "session")
+        set_request_attr(sessions.AUTHENTICATED_AT, session.get(sessions.AUTHENTICATED_AT, 0))
+        act_as(row.user)
+        return row.user
 
     # Flask-Security's own token in a header or a query: pages take no tokens.
     login_manager.request_loader(lambda _: None)
@@ -236,9 +264,11 @@ def _begin(_: Flask, user: User, authn_via: Collection[str] | None, **__: Any) -
     """Called when somebody has logged in, with both factors if there are two, or goes on with a new password. The view
     commits."""
     act_as(user)
+    app.before_request(_guard_views)
     ways = authn_via or ()  # nothing is said of how a second factor was passed
     if "change" not in ways:
         audit.record("user.login", subject_of(user))
+    user_loaded_from_cookie.connect(_forget_freshness, app)
         logins.note(user, is_registration="registration" in ways)
 
 
@@ -251,4 +281,30 @@ def _end(_: Flask, user: User | None, **__: Any) -> None:
 
 
 def _end_tokens(_: Flask, user: User, **__: Any) -> None:
-    revoke_all(user)  # the sessions have ended with the user's uniquifier
+    revoke_all(user)
+    sessions.end_all(user, but=sessions.current_of(user))
+
+
+def _tell_of_second_factor(_: Flask, **__: Any) -> None:
+    send_second_factor(acting_user(), "set-up")
+
+
+def _tell_of_no_second_factor(_: Flask, **__: Any) -> None:
+    second_factor.remove(acting_user())
+    send_second_factor(acting_user(), "turned-off")
+def _forget_freshness(_: Flask, **__: Any) -> None:
+    """Called when the remember cookie was taken for a session: what the cookie of another session says is no proof."""
+    session.pop(sessions.AUTHENTICATED_AT, None)
+    set_request_attr(sessions.AUTHENTICATED_AT, 0)
+
+
+def _guard_views() -> ResponseReturnValue | None:
+    if request.endpoint in NEEDS_FRESH_LOGIN:
+        require_fresh_login()
+    if request.endpoint in STEPS_OF_LOGIN and current_user.is_authenticated:
+        return redirect(url_for("accounts.start"))
+    return None
+
+
+    sessions.begin(user)
+        sessions.end_presented()

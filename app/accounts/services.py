@@ -13,7 +13,7 @@ from app.accounts import sessions
 from app.accounts.emails import send_admin_added, send_password_changed
 from app.accounts.models import Role, User, new_uniquifier
 from app.accounts.passwords import hash_password, is_password, needs_rehash
-from app.accounts.tokens import revoke_all
+from app.accounts.tokens import current_token_of, revoke_all
 from app.accounts.validation import (
     lookup_email,
     valid_email,
@@ -68,7 +68,7 @@ def create_user(
     """
     given = {"username": username, "email": email, "password": password, "role": role}
     optional = {"name": name, "time_zone": time_zone}
-    values = validated(given | {field: value for field, value in optional.items() if value})
+    values = validated(given | {field: value for field, value in optional.items() if value}, (username, email))
     values.setdefault("name", values["username"])
     # Before the first query: hashing takes long on purpose, and no transaction is open meanwhile.
     values["password_hash"] = hash_password(values.pop("password"))
@@ -169,7 +169,7 @@ def change_password(user: User, password: str) -> None:
 
 
 def change_user(user: User, changes: Mapping[str, Any]) -> None:
-    """Changes a user, flushed; who is shut out loses sessions and tokens at once, and of a new admin all admins are mailed.
+    """Changes a user, flushed. Who is shut out loses sessions and tokens at once; a new admin and all others are mailed.
 
     Args:
         user: who is changed.
@@ -210,10 +210,12 @@ def check_not_last_admin(user: User) -> None:
         raise ConflictError("This is the only admin: make another user an admin first.")
 
 
-def end_sessions_and_tokens(user: User) -> None:
-    """From the commit on, whoever was logged in as the user is no more, nor is any script of theirs."""
+def end_sessions_and_tokens(user: User, *, keeps_current: bool = False) -> None:
+    """Ends all logins and personal tokens of the user; except, if wanted, the login behind this request. The caller
+    commits."""
     user.fs_uniquifier = new_uniquifier()
-    revoke_all(user)
+    sessions.end_all(user, but=sessions.current_of(user) if keeps_current else None)
+    revoke_all(user, but=current_token_of(user) if keeps_current else None)
 
 
 def end_access(user: User) -> None:
@@ -242,14 +244,14 @@ def validated(given: dict[str, Any], names: Sequence[str] = ()) -> dict[str, Any
     return values
 
 
-def _candidates(login: str) -> list[User | None]:
-    """Who may be meant, best first, None for nobody: one by a username; by an address who has confirmed it, and the
 @seeing(EVERYTHING)  # an admin is one of all schools
 def _other_admins(user: User) -> Sequence[User]:
     is_admin = sa.and_(User.role == Role.ADMIN, User.active, User.confirmed_at.is_not(None))
     return db.session.scalars(sa.select(User).where(is_admin, User.id != user.id).order_by(User.id)).all()
 
 
+def _candidates(login: str) -> list[User | None]:
+    """Who may be meant, best first, None for nobody: one by a username; by an address who has confirmed it, and the
     last one who claims it."""
     wanted = lookup_email(login)
     if "@" not in wanted:

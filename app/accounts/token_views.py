@@ -8,7 +8,7 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.accounts.forms import SCOPE_GROUPS, PersonalTokenForm
-from app.accounts.permissions import acting_user, login_required, require
+from app.accounts.permissions import acting_user, fresh_login_required, login_required, require
 from app.accounts.tokens import get_personal_token, issue_personal_token, personal_tokens, revoke
 from app.columns import utc_now
 from app.extensions import commit_and_keep, db
@@ -24,7 +24,7 @@ def list_() -> ResponseReturnValue:
 
 
 @pages.post("")
-@login_required
+@fresh_login_required
 def create() -> ResponseReturnValue:
     """Makes a token, and shows it on this one answer: it is kept nowhere, a redirect would have to carry it."""
     require(acting_user(), "tokens.create")

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 import structlog
-from flask import current_app
+from flask import current_app, g
 from sqlalchemy.orm import Session, contains_eager
 
 from app.accounts.emails import send_token_created
@@ -155,9 +155,23 @@ def revoke(token: AccessToken) -> None:
     token.revoked_at = token.revoked_at or utc_now()
 
 
-def revoke_all(user: User) -> None:
-    """Ends every login and every personal token of the user in the API. The caller commits."""
-    own = sa.and_(AccessToken.user_id == user.id, AccessToken.revoked_at.is_(None))
+def current_token_of(user: User) -> AccessToken | None:
+    """The login of the API with which `user` makes this request, if it is one."""
+    token: AccessToken | None = g.get("access_token")
+    return token if token is not None and token.user_id == user.id and token.scopes is None else None
+
+
+def revoke_all(user: User, *, but: AccessToken | None = None) -> None:
+    """Ends every login and every personal token of the user in the API, or all but one. The caller commits."""
+    own = sa.and_(
+        AccessToken.user_id == user.id, AccessToken.revoked_at.is_(None), AccessToken.id != (but.id if but else 0)
+    )
+    db.session.execute(sa.update(AccessToken).where(own).values(revoked_at=utc_now()))
+
+
+def revoke_logins(user: User) -> None:
+    """Ends every login of the user in the API; personal tokens stay. The caller commits."""
+    own = sa.and_(AccessToken.user_id == user.id, AccessToken.revoked_at.is_(None), AccessToken.scopes.is_(sa.null()))
     db.session.execute(sa.update(AccessToken).where(own).values(revoked_at=utc_now()))
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.accounts import AccessToken, AccountCode, User
+from app.accounts import AccessToken, AccountCode, LoginSession, User
 from app.mail import EmailMessage
 
 SECRET_COLUMNS: dict[type, frozenset[str]] = {
     User: frozenset({"password_hash", "fs_uniquifier", "tf_totp_secret", "tf_last_counter", "mf_recovery_codes"}),
     AccessToken: frozenset({"hash", "family_hash", "refresh_hash"}),
+    LoginSession: frozenset({"hash"}),
     AccountCode: frozenset({"nonce", "token_hash"}),
     # What a kind of mail says of its reader is for the mail's own page, which knows what to leave out.
     EmailMessage: frozenset({"context"}),

@@ -25,6 +25,7 @@ from flask_wtf import FlaskForm
 from sqlalchemy.exc import IntegrityError
 
 from app import audit
+from app.accounts import require_fresh_login
 from app.admin.export import csv_lines
 from app.admin.fields import PanelForm, add_error, form_of, label_of, take_errors
 from app.admin.filters import PanelFilter, filters_of
@@ -44,6 +45,8 @@ EXPORT_ROWS = 100_000
 STALE = "Another user has changed this row. The current values are shown below; saving again overwrites them."
 # Routes of Flask-Admin's that belong to its scripts.
 UNUSED = frozenset({"ajax_lookup", "ajax_update"})
+
+NEEDS_FRESH_LOGIN = frozenset({"create_view", "edit_view", "delete_view", "action_view", "export"})
 
 
 class PanelView(Guarded, ModelView):
@@ -152,6 +155,13 @@ class PanelView(Guarded, ModelView):
     def is_action_allowed(self, name: str) -> bool:
         """Whether the bulk action is offered and taken."""
         return name != "delete" or self.can_delete
+
+    def _handle_view(self, name: str, **kwargs: Any) -> Any:
+        """Called by Flask-Admin before every view: what writes, and the export, require a fresh login."""
+        refused = super()._handle_view(name, **kwargs)
+        if refused is None and name in NEEDS_FRESH_LOGIN:
+            require_fresh_login()
+        return refused
 
     # ── Pages ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.accounts import AccessToken, AccountCode, LoginAddress, MessagePreference, User
+from app.accounts import AccessToken, AccountCode, LoginAddress, LoginSession, MessagePreference, User
 from app.admin.slices import CommentView, ReservationView, SchoolView, TokenView, UserView, WorkItemView
 from app.admin.view import PanelView
 from app.api import KeptAnswer
@@ -53,6 +53,14 @@ def views() -> list[PanelView]:
             "Access tokens",
             columns=("id", "name", "user_id", "scopes", "last_used_at", "expires_at", "revoked_at"),
             filters=("user_id", "created_at"),
+        ),
+        PanelView(
+            LoginSession,
+            PEOPLE,
+            "Login sessions",
+            columns=("id", "user_id", "address", "user_agent", "created_at", "last_seen_at"),
+            filters=("user_id", "created_at"),
+            deletes=True,
         ),
         PanelView(
             LoginAddress,

@@ -72,6 +72,7 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
         "/dev/inbox",
         "/mails/previews",
         "/account",
+        "/account/sessions",
         "/audit",
         "/schedule",
         "/account/tokens",

@@ -259,7 +259,7 @@ def test_it_was_not_me_ends_everything_and_starts_a_reset(app, client, user, ses
     _, script = issue_personal_token(user, "script", ["read"])
     session.commit()
     assert by_page(client, user, **from_(CAFE))
-    (mail,) = mails()
+    _, mail = mails()  # the first is about the token
     links = links_in(mail)
 
     assert client.post(links["block"]).location == "/login"
@@ -383,7 +383,7 @@ def test_a_blocked_address_is_answered_as_a_wrong_password(client, user, session
     assert answers[0] == answers[1]
     assert answers[0][0] == 401
     assert costs[0] == costs[1]
-    assert "login_addresses" in costs[0][-1]
+    assert any("login_addresses" in statement for statement in costs[0])
     assert session.scalar(sa.select(User.login_count).where(User.id == user.id)) == 0
 
 
@@ -522,7 +522,8 @@ def test_the_page_asks_for_the_password_when_the_login_was_long_ago_and_its_butt
         assert client.get(PAGE).status_code == 200
         clock.shift(3 * 3600)
         blocked(user)
-        for answer in (client.get(PAGE), client.post(f"{PAGE}/{id_of(user, CAFE)}/trust")):
+        from_page = {"Referer": f"http://localhost{PAGE}"}
+        for answer in (client.get(PAGE), client.post(f"{PAGE}/{id_of(user, CAFE)}/trust", headers=from_page)):
             assert (answer.status_code, answer.location) == (302, f"/account/verify?next={PAGE}")
         assert state_of(user) is AddressState.BLOCKED
         verified = client.post(answer.location, data={"password": PASSWORD})

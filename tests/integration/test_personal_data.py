@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from app.accounts import AccessToken, Role, User, forget_deleted, issue_personal_token, profile
+from app.accounts import AccessToken, LoginSession, Role, User, forget_deleted, issue_personal_token, profile
 from app.accounts.limits import LOGINS
 from app.accounts.models import AccountCode, Channel, MessagePreference
 from app.audit import AuditEntry
@@ -116,7 +116,8 @@ def test_a_person_gets_all_that_is_kept_and_no_secret(client, user, headers, ses
     assert [token["name"] for token in data["account"]["tokens"]] == ["Zarathustras script", "login"]
     assert [row["status"] for row in data["reservations"]] == ["pending", "confirmed", "pending", "cancelled"]
     assert data["reservations"][0]["note"] == "Zarathustras other note"
-    assert [mail["kind"] for mail in data["mails"]] == ["reservation-status", "reservation-status", "notice"]
+    kinds = ["token-created", "reservation-status", "reservation-status", "notice"]
+    assert [mail["kind"] for mail in data["mails"]] == kinds
     assert "Somebody" not in answer.text
     session.refresh(user)
     hashes = session.scalars(sa.select(AccessToken.hash)).all()
@@ -157,7 +158,7 @@ def test_whoever_leaves_is_nobody_any_more(app, client, user, headers, session, 
     assert other.get("/reservations/").status_code == 302
     for login in ("zarathustra", "zarathustra@example.org"):
         assert client.post("/login", data={"login": login, "password": PASSWORD}).status_code == 422
-    for model in (AccessToken, AccountCode, MessagePreference):
+    for model in (AccessToken, AccountCode, LoginSession, MessagePreference):
         assert session.scalars(sa.select(model).where(model.user_id == user_id)).all() == []
 
     # What was to come is cancelled, and on record; nobody is mailed for it.

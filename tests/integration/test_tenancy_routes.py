@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.accounts import LoginAddress, Role, User, issue_personal_token
+from app.accounts import LoginAddress, LoginSession, Role, User, issue_personal_token
 from app.admin.views import views as panel_views
 from app.extensions import Base, db
 from app.mail import EmailMessage
@@ -157,6 +157,9 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("tokens.list_", "GET"): many(USER, "/account/tokens"),
     ("tokens.create", "POST"): Route(USER),
     ("tokens.revoke_token", "POST"): one(USER, "/account/tokens/{token}/revoke"),
+    ("sessions.list_", "GET"): many(USER, "/account/sessions"),
+    ("sessions.end", "POST"): one(USER, "/account/sessions/{session_id}/end"),
+    ("sessions.end_others", "POST"): Route(USER),
     ("addresses.list_", "GET"): many(USER, "/account/addresses"),
     ("addresses.trust", "POST"): one(USER, "/account/addresses/{address_id}/trust"),
     ("addresses.block", "POST"): one(USER, "/account/addresses/{address_id}/block"),
@@ -281,6 +284,10 @@ def ids(session) -> dict[str, Any]:
     _, token = issue_personal_token(customer, "Zarathustras token", ["read"])
     session.commit()
     found |= {"day": tomorrow().date().isoformat(), "token": token.id}
+    login = LoginSession(user=customer, hash="of another school")
+    session.add(login)
+    session.commit()
+    found["session_id"] = login.id
     found["address_id"] = session.scalars(sa.select(LoginAddress.id).where(LoginAddress.user_id == customer.id)).one()
     found |= work_of(customer)
     session.expunge_all()
@@ -423,6 +430,7 @@ UNSCOPED = (
     # Who somebody is.
     r"SELECT users\.\S+( AS \S+)?, .* FROM users WHERE users\.(id|fs_uniquifier) = \?$",
     r"SELECT .* FROM access_tokens JOIN users ",
+    r"SELECT .* FROM login_sessions JOIN users ",
     # The number of the system's jobs, which are no school's, and the last run of a periodic job, which is the system's.
     r"SELECT count\(\*\) .* FROM job_records WHERE job_records\.school_id IS NULL ",
     r"SELECT .* FROM job_records WHERE job_records\.subject_type = \? AND job_records\.subject_id = \? "
@@ -447,7 +455,7 @@ def test_every_statement_of_a_request_names_the_school(session, client, statemen
     job, mail = session.scalar(sa.select(JobRecord.id)), session.scalar(sa.select(EmailMessage.id))
     ids = {"reservation": row.id, "resource": row.resource_id, "customer": customer.id, "mail": mail, "job": job}
     ids |= {"failed_job": job, "name": "name", "address": customer.email, "day": tomorrow().date().isoformat()}
-    ids["token"] = ids["address_id"] = 0
+    ids["token"] = ids["address_id"] = ids["session_id"] = 0
     user = make_user(Role.STAFF)
     ids |= work_of(user)
     client, headers = log_in(client, user), bearer(user)

@@ -19,10 +19,12 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session, joinedload
 
+from app import audit
 from app.accounts.models import AccountCode, CodePurpose, User
 from app.columns import utc_now
-from app.extensions import db
+from app.extensions import commit_and_keep, db
 from app.keys import keyed_digest
+from app.outbox import Subject, subject_type
 from app.tenancy import EVERYTHING, seeing
 
 # With a million codes and five tries, a guess succeeds once in 200,000 mails. The link cannot be guessed and goes on.
@@ -118,6 +120,9 @@ def use(code: AccountCode) -> bool:
 def try_digits(purpose: CodePurpose, digits: str, *users: sa.ColumnElement[bool]) -> AccountCode | None:
     """The working code of one of these users that has these digits. Commits that there was one try more of each.
 
+    The statements are the same, and a row is written, whether or not there is such a user: neither the answer nor its
+    time tells.
+
     Args:
         purpose: what the code is for.
         digits: as a person types them, spaces and all.
@@ -131,13 +136,14 @@ def try_digits(purpose: CodePurpose, digits: str, *users: sa.ColumnElement[bool]
             *_works(purpose),
         )
         .values(tries=AccountCode.tries + 1)
-        .returning(AccountCode.id)
+        .returning(AccountCode)
     )
     # Counted before it is looked at, and kept whatever follows: parallel guesses are tries too.
-    ids = db.session.scalars(statement, execution_options={"synchronize_session": False}).all()
-    db.session.commit()
+    codes = db.session.scalars(statement, execution_options={"synchronize_session": False}).all()
+    subject = Subject(subject_type(User), str(codes[0].user_id)) if len(codes) == 1 else None
+    audit.record("user.code_tried", subject, details={"for": purpose})
+    commit_and_keep()
     typed = "".join(digits.split()).encode()
-    codes = db.session.scalars(sa.select(AccountCode).where(AccountCode.id.in_(ids))).all()
     return next((code for code in codes if hmac.compare_digest(digits_of(code).encode(), typed)), None)
 
 

@@ -16,10 +16,10 @@ from flask import current_app
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.accounts import codes
+from app.accounts import codes, second_factor
 from app.accounts.emails import ALREADY_REGISTERED, CONFIRMATION, PASSWORD_RESET, send_code, send_welcome
 from app.accounts.models import AccountCode, CodePurpose, User
-from app.accounts.services import change_password, check_password, create_user
+from app.accounts.services import change_password, check_password, create_user, end_sessions_and_tokens
 from app.accounts.validation import lookup_email
 from app.columns import utc_now
 from app.errors import ConflictError, InvalidInputError
@@ -117,7 +117,8 @@ def post(mail_id: str | None) -> Posted:
 
 
 def confirm(user: User) -> None:
-    """Takes the address of a user for confirmed, and welcomes them by mail. The caller commits.
+    """Takes the address of a user for confirmed, clears what was set up before (tokens, a second factor, sessions other
+    than the one that confirms), and welcomes them by mail. The caller commits.
 
     Raises:
         ConflictError: the address is another user's.
@@ -127,6 +128,9 @@ def confirm(user: User) -> None:
             user.confirmed_at = utc_now()
     except IntegrityError as error:
         raise ConflictError("The address is another user's already.") from error
+    # Who registered may not be who reads the mailbox: what they have set up must not outlive the confirmation.
+    second_factor.remove(user)
+    end_sessions_and_tokens(user, keeps_current=True)
     # Who else claims the address cannot have it any more. They are not told: they would learn that it is somebody's.
     codes.void(CodePurpose.CONFIRM, AccountCode.user_id.in_(sa.select(User.id).where(User.email == user.email)))
     send_welcome(user)
@@ -208,13 +212,12 @@ def reset_password(token: str, password: str) -> User:
     Raises:
         InvalidInputError: the link does not work, or the password is none.
     """
-    check_password(password)
     code = codes.find_by_token(CodePurpose.RESET, token)
+    if code is not None:
+        check_password(code.user, password)
     if code is None or not code.user.active or not codes.use(code):
         db.session.rollback()
         raise InvalidInputError(NO_SUCH_LINK, {"token": ["does not work"]})
-    if code is not None:
-        check_password(code.user, password)
     change_password(code.user, password)
     db.session.commit()
     return code.user

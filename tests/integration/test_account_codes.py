@@ -10,15 +10,17 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
-from app.accounts import User, codes, create_user, registration
+from app.accounts import AccessToken, User, codes, create_user, issue_personal_token, registration
 from app.accounts.models import AccountCode, CodePurpose
+from app.audit.models import AuditEntry
 from app.columns import utc_now
 from app.errors import InvalidInputError
 from app.extensions import db
 from app.mail import EmailMessage, send_notice
 from app.mail.previews import render_mail
 from app.outbox import JobRecord
-from tests.reservation_factories import PASSWORD, log_in, make_user
+from app.tenancy import EVERYTHING, seeing
+from tests.reservation_factories import PASSWORD, bearer, log_in, make_user
 
 ONLY_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 CONFIRM, RESET = CodePurpose.CONFIRM, CodePurpose.RESET
@@ -72,6 +74,51 @@ def test_after_five_wrong_tries_the_digits_are_over_and_the_link_goes_on(session
     assert [confirms(wrong(code)) for _ in range(codes.MAX_TRIES)] == [False] * codes.MAX_TRIES
     assert not confirms(codes.digits_of(code))
     assert opens(codes.token_of(code))
+
+
+def test_a_try_runs_the_same_statements_and_writes_a_row_whether_or_not_the_address_is_known(
+    client, session, statements
+):
+    digits = wrong(sent(claim()))
+    make_user(email="confirmed@example.org")
+    make_user(email="without@example.org", confirmed_at=None)
+    seen = []
+    for email in ("ada", "confirmed", "without", "unknown"):
+        session.rollback()
+        statements.clear()
+        body = {"email": f"{email}@example.org", "code": digits}
+        assert client.post("/api/v1/auth/confirm", json=body).status_code == 422
+        seen.append(list(statements))
+    assert seen == [seen[0]] * 4
+    with seeing(EVERYTHING):
+        tries = session.scalars(sa.select(AuditEntry.action)).all()
+    assert tries.count("user.code_tried") == 4
+
+
+def test_a_confirmation_clears_what_was_set_up_before(app, client, session):
+    user = claim()
+    other, program = log_in(app.test_client(), user), bearer(user)
+    log_in(client, user)
+    issue_personal_token(user, "script", ["profile:read"])
+    user.tf_primary_method, user.tf_totp_secret = "authenticator", "planted"
+    digits = codes.digits_of(sent(user))
+    assert client.post("/confirm", data={"email": user.email, "code": digits}).location == "/start"
+    assert client.get("/account").status_code == 200, "the session that confirms goes on"
+    assert other.get("/account").location.startswith("/login")
+    assert client.get("/api/v1/me", headers=program).status_code == 401
+    session.refresh(user)
+    assert (user.tf_primary_method, user.tf_totp_secret) == (None, None)
+    assert session.scalars(sa.select(AccessToken.id).where(AccessToken.revoked_at.is_(None))).all() == []
+
+
+@ONLY_SQLITE
+def test_the_login_of_the_api_that_confirms_goes_on(client, session):
+    user = claim()
+    headers, other = bearer(user), bearer(user)
+    body = {"email": user.email, "code": codes.digits_of(sent(user))}
+    assert client.post("/api/v1/auth/confirm", json=body, headers=headers).status_code == 200
+    assert client.get("/api/v1/me", headers=headers).status_code == 200
+    assert client.get("/api/v1/me", headers=other).status_code == 401
 
 
 @ONLY_SQLITE

@@ -111,9 +111,9 @@ def set_password(login: str, password: str) -> None:
 @users.command("reset-second-factor")
 @click.argument("login")
 def reset_second_factor(login: str) -> None:
-    """Removes a user's second factor and recovery codes: the password alone logs in."""
+    """Removes a user's second factor and recovery codes, and mails them: the password alone logs in."""
     user = services.get_user(login)
-    second_factor.remove(user)
+    second_factor.reset(user)
     _commit(user, "without a second factor")
 
 

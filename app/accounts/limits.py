@@ -7,9 +7,11 @@ which is there for the mailbox's owner. An address may be a whole school's.
 from __future__ import annotations
 
 from app.accounts import logins, services
+from app.accounts.failures import record_failure
 from app.accounts.models import User
 from app.accounts.validation import lookup_email
 from app.limiting import Limit, client_key, forget, refuse_spent, spend
+from app.tenancy import EVERYTHING, seeing
 
 MINUTE, HOUR = 60, 3_600
 
@@ -36,6 +38,8 @@ def authenticate(login: str, password: str) -> User | None:
     user = services.authenticate(login, password, logins.is_admitted())
     if user is None:
         spend(FAILED_LOGINS, client)
+        with seeing(EVERYTHING):  # of which school is only known then
+            record_failure("user.password_failed", services.find_user(login))
     else:
         forget(LOGINS, client, wanted)
     return user

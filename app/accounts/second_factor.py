@@ -10,15 +10,29 @@ from flask import current_app
 from flask_security.recovery_codes import MfRecoveryCodesUtil
 from flask_security.totp import Totp
 
+from app.accounts.emails import send_second_factor
+from app.accounts.failures import record_failure
 from app.accounts.models import User
+from app.accounts.permissions import acting_user
+from app.errors import ConflictError
 from app.extensions import db
 from app.keys import keyed_digest
+from app.limiting import Limit, forget, spend
 from app.outbox import StatusChange, subject_of
 from app.tenancy import EVERYTHING, seeing
+
+# For a user, whatever the IP addresses: who knows the password has few guesses at a code. A success clears it.
+CODES_OF_USER = Limit("codes-of-user", 10, 15 * 60)
+TOTP_DIGITS = 6
 
 
 class OnceOnlyTotp(Totp):
     """Codes of an authenticator app, each of which is taken once."""
+
+    def verify_totp(self, token: str, totp_secret: str, user: Any, window: int = 0) -> bool:
+        """Whether a code is right; counted and recorded. Raises TooManyRequests."""
+        spend(CODES_OF_USER, str(user.id))
+        return _settle(user, is_right=super().verify_totp(token, totp_secret, user, window))
 
     def get_last_counter(self, user: Any) -> int | None:
         """The step of the last code that was taken."""
@@ -36,14 +50,20 @@ class HashedRecoveryCodes(MfRecoveryCodesUtil):
     def _encrypt_codes(self, codes: list[str]) -> list[str]:
         return [self._hash(code) for code in codes]
 
+    def create_recovery_codes(self, user: Any) -> list[str]:
+        """New codes in place of the user's old ones; the user is mailed. The caller commits."""
+        send_second_factor(acting_user(), "recovery-codes")
+        return super().create_recovery_codes(user)
+
     def get_recovery_codes(self, user: Any) -> list[str]:
         """Nobody sees them again."""
         return []
 
     def check_recovery_code(self, user: Any, code: str) -> bool:
-        """Whether it is one of the user's."""
+        """Whether it is one of the user's; counted and recorded. Raises TooManyRequests."""
+        spend(CODES_OF_USER, str(user.id))
         _take_turn(user)
-        return self._hash(code) in (user.mf_recovery_codes or [])
+        return _settle(user, is_right=self._hash(code) in (user.mf_recovery_codes or []))
 
     def delete_recovery_code(self, user: Any, code: str) -> bool:
         """Called when a code was taken: it works no more. The caller commits."""
@@ -67,9 +87,9 @@ def is_satisfied(user: User, code: str | None) -> bool:
     security = current_app.extensions["security"]
     if not code:
         return False
-    window = current_app.config["SECURITY_TWO_FACTOR_AUTHENTICATOR_VALIDITY"]
-    if security.totp_factory.verify_totp(token=code, totp_secret=user.tf_totp_secret, user=user, window=window):
-        return True
+    if len([letter for letter in code if letter.isalnum()]) == TOTP_DIGITS:
+        window = current_app.config["SECURITY_TWO_FACTOR_AUTHENTICATOR_VALIDITY"]
+        return security.totp_factory.verify_totp(code, user.tf_totp_secret, user, window)
     codes = security.mf_recovery_codes_util
     return codes.check_recovery_code(user, code) and codes.delete_recovery_code(user, code)
 
@@ -77,6 +97,18 @@ def is_satisfied(user: User, code: str | None) -> bool:
 def remove(user: User) -> None:
     """Takes the second factor away, and the recovery codes with it. The caller commits."""
     user.tf_primary_method, user.tf_totp_secret, user.tf_last_counter, user.mf_recovery_codes = None, None, None, None
+
+
+def reset(user: User) -> None:
+    """Takes the second factor of a user who has lost it away, and mails them. The caller commits.
+
+    Raises:
+        ConflictError: there is none.
+    """
+    if not user.tf_primary_method:
+        raise ConflictError(f"{user.username} has no second factor.")
+    remove(user)
+    send_second_factor(user, "reset")
 
 
 @seeing(EVERYTHING)
@@ -91,6 +123,14 @@ def was_set_up_since(user: User, moment: datetime) -> bool:
         StatusChange.at >= moment,
     )
     return db.session.scalar(query.limit(1)) is not None
+
+
+def _settle(user: User, *, is_right: bool) -> bool:
+    if is_right:
+        forget(CODES_OF_USER, str(user.id))
+    else:
+        record_failure("user.code_failed", user)
+    return is_right
 
 
 @seeing(EVERYTHING)  # of which school is only known when the login is through

@@ -66,10 +66,10 @@ TAKES_SECRETS = frozenset(
 NEEDS_FRESH_LOGIN = frozenset(
     f"security.{view}" for view in ("two_factor_setup", "two_factor_setup_validate", "mf_recovery_codes")
 )
+# For who is about to log in only: the library would log out who is in already, on a GET too.
+STEPS_OF_LOGIN = frozenset(f"security.{view}" for view in ("two_factor_token_validation", "tf_select", "mf_recovery"))
 # Who brings a password, and then a code. They see nothing yet.
 OPEN_VIEWS = ("login", "logout", "two_factor_token_validation", "tf_select", "mf_recovery")
-# How long after a login a person may change how they log in without proving again who they are.
-FRESH_FOR = timedelta(minutes=30)
 SETTINGS: dict[str, Any] = {
     "LOGIN_URL": "/login",
     "LOGOUT_URL": "/logout",
@@ -151,11 +151,57 @@ class OurChangePasswordForm(ChangePasswordForm):
         "New password again", [InputRequired("Type it once more."), EqualTo("new_password", "The two differ.")]
     )
 
+    def validate(self, **options: Any) -> bool:
+        """Whether both are right; a wrong present password is recorded."""
+        is_valid = super().validate(**options)
+        if self.password.errors and self.password.data != self.new_password.data:
+            record_failure("user.password_failed", acting_user())
+        return is_valid
+
+
+class OurVerifyForm(VerifyForm):
+    """The password once more."""
+
+    def validate(self, **options: Any) -> bool:
+        """Whether it is right; a wrong one is recorded."""
+        is_valid = super().validate(**options)
+        if not is_valid and self.password.data:
+            record_failure("user.password_failed", acting_user())
+        return is_valid
+
 
 class OurCodeForm(TwoFactorVerifyCodeForm):
     """A code of the authenticator app."""
 
     code = StringField("Code", [InputRequired("Type the code that the app shows."), Length(max=20)])
+
+    def validate(self, **options: Any) -> bool:
+        """Whether it is right. A second factor is set up in the session that began it: the library signs its secret for
+        no user in particular."""
+        if self.is_setup:
+            self.user = acting_user()  # not the proxy
+            if self.tf_totp_secret != session.get("tf_totp_secret"):
+                return False
+        return super().validate(**options)
+
+
+class OurTwoFactorSetupForm(TwoFactorSetupForm):
+    """Setting up a second factor; turning it off, or replacing it, takes a code of it."""
+
+    code = StringField("Code", [Length(max=40)], description="Of your authenticator app, or a recovery code.")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.code.flags.required = bool(acting_user().tf_primary_method)
+
+    def validate(self, **options: Any) -> bool:
+        """Whether it may be done."""
+        if not super().validate(**options):
+            return False
+        if second_factor.is_satisfied(acting_user(), self.code.data):
+            return True
+        self.code.errors = ["The code is wrong; type a new code."]
+        return False
 
 
 class Users(SQLAlchemyUserDatastore):
@@ -181,8 +227,9 @@ class SamePasswordRules(PasswordUtil):
 
     def validate(self, password: str, is_register: bool, **given: Any) -> tuple[list[str] | None, str]:
         """Returns what is wrong, or None, and the password in the form in which it is hashed."""
+        user = given["user"]
         try:
-            return None, self.normalize(valid_password(password))
+            return None, self.normalize(valid_password(password, user.username, user.email))
         except ValueError as error:
             return [str(error)], password
 
@@ -199,6 +246,8 @@ def init_app(app: Flask) -> None:
         Users(db, User, RoleOfSecurity),
         login_form=LoginByNameForm,
         change_password_form=OurChangePasswordForm,
+        verify_form=OurVerifyForm,
+        two_factor_setup_form=OurTwoFactorSetupForm,
         two_factor_verify_code_form=OurCodeForm,
         mail_util_cls=LedgerMailUtil,
         password_util_cls=SamePasswordRules,
@@ -213,10 +262,14 @@ def init_app(app: Flask) -> None:
     # It would mail the operators for whoever has lost the second factor; recovery codes are for that.
     app.view_functions["security.two_factor_rescue"] = public(lambda: abort(404))
     app.before_request(_refuse_broken_next)
+    app.before_request(_guard_views)
     app.before_request(_limit_guesses)
     user_authenticated.connect(_begin, app)
     user_logged_out.connect(_end, app)
+    user_loaded_from_cookie.connect(_forget_freshness, app)
     password_changed.connect(_end_tokens, app)
+    tf_profile_changed.connect(_tell_of_second_factor, app)
+    tf_disabled.connect(_tell_of_no_second_factor, app)
 
 
 def _render(template: str, **context: Any) -> Any:
@@ -244,6 +297,12 @@ def _recognise_sessions(login_manager: LoginManager) -> None:
     login_manager.request_loader(lambda _: None)
 
 
+def _forget_freshness(_: Flask, **__: Any) -> None:
+    """Called when the remember cookie was taken for a session: what the cookie of another session says is no proof."""
+    session.pop(sessions.AUTHENTICATED_AT, None)
+    set_request_attr(sessions.AUTHENTICATED_AT, 0)
+
+
 def _refuse_broken_next() -> None:
     """What is no address, as `//[::1`, is refused here: Flask-Security's look at it fails."""
     if request.blueprint == "security":
@@ -254,8 +313,15 @@ def _refuse_broken_next() -> None:
                 abort(400, "What should come next is no address.")
 
 
+def _guard_views() -> ResponseReturnValue | None:
+    if request.endpoint in NEEDS_FRESH_LOGIN:
+        require_fresh_login()
+    if request.endpoint in STEPS_OF_LOGIN and current_user.is_authenticated:
+        return redirect(url_for("accounts.start"))
+    return None
+
+
 def _limit_guesses() -> None:
-        user = given["user"]
     if request.method == "POST" and request.endpoint in TAKES_SECRETS:
         limits.spend_code()
 
@@ -264,11 +330,10 @@ def _begin(_: Flask, user: User, authn_via: Collection[str] | None, **__: Any) -
     """Called when somebody has logged in, with both factors if there are two, or goes on with a new password. The view
     commits."""
     act_as(user)
-    app.before_request(_guard_views)
+    sessions.begin(user)
     ways = authn_via or ()  # nothing is said of how a second factor was passed
     if "change" not in ways:
         audit.record("user.login", subject_of(user))
-    user_loaded_from_cookie.connect(_forget_freshness, app)
         logins.note(user, is_registration="registration" in ways)
 
 
@@ -276,6 +341,7 @@ def _end(_: Flask, user: User | None, **__: Any) -> None:
     """Called when somebody logs out."""
     if user is not None:
         audit.record("user.logout", subject_of(user))
+        sessions.end_presented()
         db.session.commit()  # the view has nothing else to
         forget()
 
@@ -292,19 +358,3 @@ def _tell_of_second_factor(_: Flask, **__: Any) -> None:
 def _tell_of_no_second_factor(_: Flask, **__: Any) -> None:
     second_factor.remove(acting_user())
     send_second_factor(acting_user(), "turned-off")
-def _forget_freshness(_: Flask, **__: Any) -> None:
-    """Called when the remember cookie was taken for a session: what the cookie of another session says is no proof."""
-    session.pop(sessions.AUTHENTICATED_AT, None)
-    set_request_attr(sessions.AUTHENTICATED_AT, 0)
-
-
-def _guard_views() -> ResponseReturnValue | None:
-    if request.endpoint in NEEDS_FRESH_LOGIN:
-        require_fresh_login()
-    if request.endpoint in STEPS_OF_LOGIN and current_user.is_authenticated:
-        return redirect(url_for("accounts.start"))
-    return None
-
-
-    sessions.begin(user)
-        sessions.end_presented()

@@ -113,13 +113,6 @@ def test_set_password_ends_sessions_and_tells_the_user(app, session):
     assert run(app, "users", "set-password", "ada", "--password", "short").exit_code == 1
 
 
-def test_reset_second_factor_removes_it(app, session):
-    user = make_user(username="ada", tf_primary_method="authenticator", tf_totp_secret="x", mf_recovery_codes=["y"])
-    assert run(app, "users", "reset-second-factor", "ada").exit_code == 0
-    session.refresh(user)
-    assert (user.tf_primary_method, user.tf_totp_secret, user.mf_recovery_codes) == (None, None, None)
-
-
 def test_an_unknown_user_is_said(app):
     result = run(app, "users", "disable", "nobody")
     assert result.exit_code == 1
@@ -135,3 +128,15 @@ def test_confirm_takes_an_address_for_confirmed_unless_it_is_anothers(app, sessi
     result = run(app, "users", "confirm", late.username)
     assert result.exit_code == 1
     assert "another user's" in result.stderr
+
+
+def test_reset_second_factor_removes_it_and_mails_the_user(app, session):
+    user = make_user(tf_primary_method="authenticator", tf_totp_secret="x", mf_recovery_codes=["y"])
+    result = run(app, "users", "reset-second-factor", user.username)
+    assert result.exit_code == 0, result.output
+    session.refresh(user)
+    assert (user.tf_primary_method, user.tf_totp_secret, user.mf_recovery_codes) == (None, None, None)
+    assert session.scalars(sa.select(EmailMessage.kind)).all() == ["second-factor-changed"]
+    again = run(app, "users", "reset-second-factor", user.username)
+    assert (again.exit_code, again.stderr.count("\n")) == (1, 1)
+    assert "has no second factor" in again.stderr

@@ -21,7 +21,7 @@ from app.accounts.models import LoginSession, User
 from app.api import UnauthenticatedError
 from app.columns import utc_now
 from app.errors import NotFoundError
-from app.extensions import db, writing_transaction
+from app.extensions import commit_and_keep, db
 from app.pagination import Page, page_by_key
 from app.proxies import client_address, user_agent
 from app.tenancy import EVERYTHING, seeing
@@ -77,12 +77,11 @@ def current_of(user: User) -> LoginSession | None:
 
 
 def note_use() -> None:
-    """Records the use of this request's session, once in `USE_RECORDED_EVERY`, in a transaction of its own."""
+    """Records the use of this request's session, once in `USE_RECORDED_EVERY`. Called before the view; commits."""
     row: LoginSession | None = g.get("login_session")
     if row is not None and row.last_seen_at < utc_now() - USE_RECORDED_EVERY:
-        statement = sa.update(LoginSession).where(LoginSession.id == row.id).values(last_seen_at=utc_now())
-        with writing_transaction():
-            db.session.execute(statement)
+        db.session.execute(sa.update(LoginSession).where(LoginSession.id == row.id).values(last_seen_at=utc_now()))
+        commit_and_keep()
 
 
 def is_fresh() -> bool:

@@ -17,7 +17,8 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "logins": (
         "Logins",
         (
-            *("user.login", "user.logout"),
+            *("user.login", "user.logout", "user.session_ended", "user.sessions_ended"),
+            *("user.password_failed", "user.code_failed", "user.code_tried"),
             *("user.address_trusted", "user.address_blocked", "user.address_forgotten"),
         ),
     ),

@@ -272,7 +272,9 @@ def test_the_form_of_a_registration_refuses_what_the_endpoint_refuses(client, se
     assert rows(session) == before
 
 
-@pytest.mark.parametrize("password", ["🔋 correct horse", "пароль из слов", " spaces ", ("a long phrase " * 15)[:200], "a\x00b\x01cdefg"])
+@pytest.mark.parametrize(
+    "password", ["🔋 correct horse", "пароль из слов", " spaces ", ("a long phrase " * 15)[:200], "a\x00b\x01cdefg"]
+)
 def test_a_password_may_be_of_any_characters(client, password):
     assert client.post(REGISTER, json=ADA | {"password": password}).status_code == 201
     answer = client.post(LOGIN, json={"username": "ada", "password": password})

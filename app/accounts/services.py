@@ -169,7 +169,7 @@ def change_password(user: User, password: str) -> None:
 
 
 def change_user(user: User, changes: Mapping[str, Any]) -> None:
-    """Changes a user, flushed. Who is shut out loses sessions and tokens at once; a new admin and all others are mailed.
+    """Changes a user, flushed. Who is shut out loses sessions and tokens at once; of a new admin all admins are mailed.
 
     Args:
         user: who is changed.

@@ -17,6 +17,7 @@ from app import (
     answers,
     api,
     audit,
+    bodies,
     demo,
     dev,
     extensions,
@@ -79,9 +80,11 @@ def _prepare(app: Flask) -> None:
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)
     # The database, the broker's log and the caught mails are nobody else's on this machine.
     Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
-    for part in (logs, proxies, extensions, outbox, limiting, headers, answers, presentation, api):
+    for part in (logs, proxies, bodies, extensions, outbox, limiting, headers, answers, presentation, api):
         part.init_app(app)
     for part in SLICES:
         part.init_app(app)
     for part in (mail_pages, audit_pages, admin, demo, dev):
         part.init_app(app)
+    # What no endpoint accepts is not received either.
+    app.config["MAX_CONTENT_LENGTH"] = min(app.config["MAX_REQUEST_BYTES"], bodies.largest_body_bytes(app))

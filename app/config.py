@@ -108,7 +108,7 @@ GROUPS: tuple[Group, ...] = (
             "MAX_REQUEST_BYTES",
             whole_number(1),
             16 * 1024 * 1024,
-            "A larger request is refused before it is read into memory.",
+            "The most that an endpoint may accept that is marked for large bodies; others accept 64 KiB.",
         ),
     ),
     group(

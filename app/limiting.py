@@ -92,8 +92,13 @@ def init_app(app: Flask) -> None:
 
 def spend(limit: Limit, *key: str) -> None:
     """Uses one of the times that `key` has. Raises TooManyRequests when none is left."""
-    if _is_enabled() and not _call(lambda counters: counters.hit(limit.item, _digest(key))):
+    if is_spent(limit, *key):
         _refuse(limit, key)
+
+
+def is_spent(limit: Limit, *key: str) -> bool:
+    """Uses one of the times that `key` has; returns whether none was left."""
+    return _is_enabled() and not _call(lambda counters: counters.hit(limit.item, _digest(key)))
 
 
 def refuse_spent(limit: Limit, *key: str) -> None:

@@ -73,8 +73,8 @@ def register(fields: dict[str, str]) -> dict[str, Any]:
 
     Whether the address is registered already is not told: then its owner gets another mail.
     """
-    limits.spend_registration(fields["email"])
-    user, mail_id = registration.register(**fields)
+    gathers_mail = limits.spend_registration(fields["email"])
+    user, mail_id = registration.register(**fields, gathers_mail=gathers_mail)
     act_as(user)
     logins.note(user, is_registration=True)
     pair = issue_pair(user)
@@ -110,8 +110,8 @@ def confirm(fields: dict[str, str]) -> User:
 @public
 def resend_confirmation(fields: dict[str, str]) -> dict[str, str]:
     """Ask for another code; the answer is the same whether or not the address waits for one"""
-    limits.spend_mail(fields["email"])
-    registration.request_confirmation(fields["email"], claimant())
+    gathers_mail = limits.spend_mail(fields["email"])
+    registration.request_confirmation(fields["email"], claimant(), gathers_mail=gathers_mail)
     return {"message": "If this address waits to be confirmed, a mail with a new code is on its way."}
 
 
@@ -122,8 +122,8 @@ def resend_confirmation(fields: dict[str, str]) -> dict[str, str]:
 @public
 def request_password_reset(fields: dict[str, str]) -> dict[str, str]:
     """Ask for a link to a new password; the answer is the same whether or not the address is registered"""
-    limits.spend_mail(fields["email"])
-    registration.request_password_reset(fields["email"])
+    gathers_mail = limits.spend_mail(fields["email"])
+    registration.request_password_reset(fields["email"], gathers_mail=gathers_mail)
     return {"message": "If this address is registered, a mail with a link to a new password is on its way."}
 
 

@@ -24,10 +24,13 @@ from app.accounts.validation import lookup_email
 from app.columns import utc_now
 from app.errors import ConflictError, InvalidInputError
 from app.extensions import db
+from app.keys import keyed_digest
 from app.mail import send_directly
 from app.outbox import enqueue, publisher
 from app.tenancy import EVERYTHING, seeing
 
+# How long the mails of a mailbox that has had too many wait for each other: one is sent for all.
+GATHERED_FOR = timedelta(minutes=10)
 # Codes last an hour and can be asked for anew: whoever wanted in is in by then.
 UNCONFIRMED_KEPT = timedelta(days=30)
 RESEND = "accounts.resend_confirmation"
@@ -72,19 +75,25 @@ class Posted:
 
 
 @seeing(EVERYTHING)
-def register(username: str, email: str, password: str, name: str = "") -> tuple[User, str | None]:
+def register(
+    username: str, email: str, password: str, name: str = "", *, gathers_mail: bool = False
+) -> tuple[User, str | None]:
     """Makes a user whose address is not confirmed, and asks for the mail that lets it be. The caller commits.
 
     Args:
         username, email, password, name: as for `create_user`.
+        gathers_mail: the mailbox has had too many mails, see `limits.spend_mail`.
 
     Returns:
-        the user, and the id of the mail for `post`.
+        the user, and the id of the mail for `post`; None when it is gathered.
 
     Raises:
         InvalidInputError: names every field that is wrong, and a username that is taken.
     """
     user = create_user(username=username, email=email, password=password, name=name, is_confirmed=False)
+    if gathers_mail:
+        _enqueue_mail(RESEND, email, user.id, gathers=True)
+        return user, None
     delay = timedelta(seconds=current_app.config["REGISTRATION_MAIL_DELAY_SECONDS"])
     return user, ask_to_confirm(user, delay)
 
@@ -165,27 +174,35 @@ def confirm_by_token(token: str) -> User:
 
 
 @seeing(EVERYTHING)
-def request_confirmation(email: str, asker: User | None = None) -> None:
+def request_confirmation(email: str, asker: User | None = None, *, gathers_mail: bool = False) -> None:
     """Asks for a new code for the last user who claims an address, if anybody does. Commits.
 
     Args:
         email: the address.
         asker: who makes the request and has yet to confirm an address; None for anybody else. Who asks for their own
             learns nothing by how long it takes: while the broker is away, that mail is sent from here.
+        gathers_mail: the mailbox has had too many mails, see `limits.spend_mail`.
     """
-    if asker is not None and asker.email == lookup_email(email):
+    is_own = asker is not None and asker.email == lookup_email(email)
+    if asker is not None and is_own and not gathers_mail:
         mail_id = ask_to_confirm(asker)
         db.session.commit()
         post(mail_id)
     else:
-        enqueue(RESEND, user_id=_id_of(email, User.confirmed_at.is_(None)))
+        user_id = asker.id if asker is not None and is_own else _id_of(email, User.confirmed_at.is_(None))
+        _enqueue_mail(RESEND, email, user_id, gathers=gathers_mail)
         db.session.commit()
 
 
 @seeing(EVERYTHING)
-def request_password_reset(email: str) -> None:
-    """Asks for the mail with a link to a new password, if the address is a confirmed user's. Commits."""
-    enqueue(RESET, user_id=_id_of(email, User.confirmed_at.is_not(None)))
+def request_password_reset(email: str, *, gathers_mail: bool = False) -> None:
+    """Asks for the mail with a link to a new password, if the address is a confirmed user's. Commits.
+
+    Args:
+        email: the address.
+        gathers_mail: the mailbox has had too many mails, see `limits.spend_mail`.
+    """
+    _enqueue_mail(RESET, email, _id_of(email, User.confirmed_at.is_not(None)), gathers=gathers_mail)
     db.session.commit()
 
 
@@ -234,6 +251,15 @@ def prune_unconfirmed(session: Session) -> int:
     is_over = sa.and_(User.confirmed_at.is_(None), User.active, User.created_at < utc_now() - UNCONFIRMED_KEPT)
     statement = sa.delete(User).where(is_over).returning(User.id)
     return len(session.scalars(statement, execution_options={"synchronize_session": False}).all())
+
+
+def _enqueue_mail(job: str, email: str, user_id: int, *, gathers: bool) -> None:
+    """Enqueues the job behind a mail; one for all requests of a mailbox that has had too many."""
+    if gathers:
+        key = f"{job}/{keyed_digest('mailbox', lookup_email(email)).hex()}"
+        enqueue(job, unique_key=key, unique_while_waiting=True, delay=GATHERED_FOR, user_id=user_id)
+    else:
+        enqueue(job, user_id=user_id)
 
 
 def _confirm(code: AccountCode | None) -> User | None:

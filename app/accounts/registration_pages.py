@@ -74,8 +74,8 @@ def resend_confirmation() -> ResponseReturnValue:
     """Asks for a mail with another code."""
     form = AddressForm()
     if form.validate_on_submit():
-        limits.spend_mail(form.email.data or "")
-        registration.request_confirmation(form.email.data or "", claimant())
+        gathers_mail = limits.spend_mail(form.email.data or "")
+        registration.request_confirmation(form.email.data or "", claimant(), gathers_mail=gathers_mail)
         flash("If this email address is waiting for confirmation, a new code was sent to it.", "info")
     return redirect(url_for("accounts.confirm"))
 
@@ -86,8 +86,8 @@ def forgot_password() -> ResponseReturnValue:
     """Shows the form, or asks for the mail with the link."""
     form = AddressForm()
     if form.validate_on_submit():
-        limits.spend_mail(form.email.data or "")
-        registration.request_password_reset(form.email.data or "")
+        gathers_mail = limits.spend_mail(form.email.data or "")
+        registration.request_password_reset(form.email.data or "", gathers_mail=gathers_mail)
         flash("If this email address is registered, a link to set a new password was sent to it.", "info")
         return redirect(url_for("security.login"))
     return render_template("accounts/forgot_password.html", form=form), _status(form)
@@ -122,9 +122,11 @@ def ask_again(error: StaleLoginError) -> ResponseReturnValue:
 
 def _register(form: RegistrationForm) -> bool:
     email = form.email.data or ""
-    limits.spend_registration(email)
+    gathers_mail = limits.spend_registration(email)
     try:
-        user, mail_id = registration.register(form.username.data or "", email, form.password.data or "")
+        user, mail_id = registration.register(
+            form.username.data or "", email, form.password.data or "", gathers_mail=gathers_mail
+        )
     except InvalidInputError as error:
         show(error, form)
         return False

@@ -15,6 +15,7 @@ from dataclasses import replace
 import structlog
 from flask import Flask, Response, current_app, g, request
 
+from app.accounts import limits
 from app.accounts.models import AccessToken, User
 from app.accounts.permissions import can
 from app.accounts.tokens import verify_token
@@ -28,7 +29,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 def init_app(app: Flask) -> None:
     """Puts the beginning before everything else that `app` does for a request."""
-    app.before_request_funcs.setdefault(None, []).insert(0, begin_request)
+    app.before_request_funcs.setdefault(None, [])[:0] = (begin_request, limits.limit_writes)
     app.after_request(name_request)
     app.teardown_request(end_request)
 

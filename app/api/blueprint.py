@@ -1,4 +1,4 @@
-"""A part of the API: who is let in, how much it takes, and what the document says of every endpoint."""
+"""A part of the API: who is let in, and what the document says of every endpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from flask import current_app, g, request
 from flask_smorest import Blueprint
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.access import is_public
 from app.api.document import Endpoint, describe
@@ -15,9 +14,6 @@ from app.api.idempotency import answered_once
 from app.api.parsing import ApiParser
 from app.api.paths import API_PREFIX
 from app.api.scopes import AREAS, is_in_scope, verb_of
-
-# A thousand ids and their texts; what is larger is a file, or a bomb of JSON.
-MAX_BODY_BYTES = 1024 * 1024
 
 
 class ApiBlueprint(Blueprint):
@@ -63,17 +59,9 @@ class ApiBlueprint(Blueprint):
         super().add_url_rule(rule, endpoint, view, provide_automatic_options, **options)
 
     def _guard(self) -> None:
-        _refuse_large_body(min(MAX_BODY_BYTES, current_app.config["MAX_REQUEST_BYTES"]))
         # That somebody bears a token is seen to before, as on pages.
         if not is_public(current_app.view_functions[request.endpoint or ""]):
             _require_scope(self.area)
-
-
-def _refuse_large_body(limit: int) -> None:
-    request.max_content_length = limit
-    # Werkzeug refuses a size that is told, and cuts a body off that does not tell it: what fills the limit may go on.
-    if len(request.get_data(cache=True)) >= limit and request.content_length is None:
-        raise RequestEntityTooLarge
 
 
 def _require_scope(area: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -13,6 +14,12 @@ from werkzeug.http import HTTP_STATUS_CODES
 from app.errors import AppError, ForbiddenError
 
 log = structlog.get_logger(__name__)
+
+# What a client sent is part of what is said of it: an error is not longer than a person would read.
+MAX_FIELDS = 50
+MAX_MESSAGES = 10
+MAX_MESSAGE_CHARACTERS = 500
+MAX_NAME_CHARACTERS = 100
 
 BEARER_CHALLENGE = 'Bearer realm="belfry"'
 
@@ -80,7 +87,11 @@ def _http_error_answer(error: HTTPException) -> Response:
 
 def _answer(code: int, message: str, fields: Mapping[str, list[str]]) -> Response:
     status = HTTP_STATUS_CODES.get(code, "Error")
-    answer = jsonify({"code": code, "status": status, "message": message, "errors": dict(fields)})
+    errors = {
+        name[:MAX_NAME_CHARACTERS]: [text[:MAX_MESSAGE_CHARACTERS] for text in messages[:MAX_MESSAGES]]
+        for name, messages in islice(fields.items(), MAX_FIELDS)
+    }
+    answer = jsonify({"code": code, "status": status, "message": message[:MAX_MESSAGE_CHARACTERS], "errors": errors})
     answer.status_code = code
     return answer
 

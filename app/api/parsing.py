@@ -12,6 +12,9 @@ from webargs.flaskparser import FlaskParser, abort
 
 from app.text import is_encodable
 
+# Keys of objects and entries of lists, all together: schemas take as long, and say as much, for each of them.
+MAX_VALUES = 2_000
+
 
 class ApiParser(FlaskParser):
     """Refuses what it does not know: unknown query parameters, and bodies that are not JSON."""
@@ -35,6 +38,8 @@ class ApiParser(FlaskParser):
         # Nested 100,000 deep, or a number of 5,000 digits: Python gives up with errors of its own.
         except (RecursionError, ValueError):
             abort(400, message="The JSON is nested too deep, or a number in it has too many digits.")
+        if _number_of_values(body) > MAX_VALUES:
+            abort(400, message=f"The JSON has more than {MAX_VALUES:,} values.")
         if not is_text_whole:
             abort(400, message="The JSON has half a pair of surrogates in a text, which is no character.")
         return body
@@ -42,3 +47,13 @@ class ApiParser(FlaskParser):
     def _handle_invalid_json_error(self, *args: object, **kwargs: object) -> NoReturn:
         abort(400, message="The body is not valid JSON.")
         raise AssertionError("abort always raises")
+
+
+def _number_of_values(body: object) -> int:
+    number, unseen = 0, [body]
+    while unseen:
+        value = unseen.pop()
+        if isinstance(value, dict | list):
+            number += len(value)
+            unseen += value.values() if isinstance(value, dict) else value
+    return number

@@ -9,9 +9,10 @@ from flask import url_for
 
 from app.accounts import acting_user
 from app.api import ApiBlueprint, QueryOfPage, page_answer, page_schema, refuse_stale, versioned
+from app.bodies import accept_body
 from app.extensions import commit_and_keep, db
 from app.work_items import comments, queries, services
-from app.work_items.models import Kind, WorkItem, WorkItemComment
+from app.work_items.models import MAX_ITEM_BYTES, Kind, WorkItem, WorkItemComment
 from app.work_items.schemas import ChangedSchema, CommentSchema, CommentTextSchema, DeletionQuery, schemas_of
 
 # One for all kinds: the document names each schema once.
@@ -37,6 +38,7 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @versioned
     @blueprint.arguments(schemas.new)
     @blueprint.response(201, schemas.item)
+    @accept_body(MAX_ITEM_BYTES)
     def create_item(values: dict[str, Any]) -> tuple[WorkItem, int, dict[str, str]]:
         """Make one"""
         item = services.create(acting_user(), kind, **values)
@@ -64,6 +66,7 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @versioned
     @blueprint.arguments(schemas.changes)
     @blueprint.response(200, schemas.item)
+    @accept_body(MAX_ITEM_BYTES)
     def change_item(changes: dict[str, Any], item_id: int) -> WorkItem:
         """Change one, or move it to another status: all of it or nothing"""
         _refuse_stale(item_id)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validates
 
 from app.accounts import User
+from app.bodies import MAX_BODY_BYTES
 from app.columns import UtcDateTime, text_enum, utc_now
 from app.errors import InvalidInputError
 from app.extensions import Base
@@ -18,6 +19,8 @@ from app.tenancy import OfSchool
 MAX_TITLE_CHARACTERS = 200
 MAX_DESCRIPTION_CHARACTERS = 10_000
 MAX_COMMENT_CHARACTERS = 5_000
+# A character outside the basic plane takes twelve bytes, in a form and escaped in JSON.
+MAX_ITEM_BYTES = 12 * MAX_DESCRIPTION_CHARACTERS + MAX_BODY_BYTES
 
 
 class Kind(StrEnum):

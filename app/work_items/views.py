@@ -10,6 +10,7 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup, escape
 
 from app.accounts import User, acting_user, can, require
+from app.bodies import accept_body
 from app.errors import AppError, ConflictError, InvalidInputError, NotFoundError
 from app.extensions import db
 from app.history import is_unfinished
@@ -18,7 +19,7 @@ from app.work_items import comments, queries, services
 from app.work_items.board import board_url, move_url
 from app.work_items.forms import CommentForm, WorkItemForm, id_of
 from app.work_items.history import history_for
-from app.work_items.models import Kind, WorkItem, WorkStatus
+from app.work_items.models import MAX_ITEM_BYTES, Kind, WorkItem, WorkStatus
 
 pages = Blueprint("work_items", __name__, url_prefix="/work-items")
 
@@ -27,6 +28,7 @@ COMMENT_ID = "<int(max=2147483647):comment_id>"
 
 
 @pages.route("/new", methods=["GET", "POST"])
+@accept_body(MAX_ITEM_BYTES)
 def create() -> ResponseReturnValue:
     """The form of a new item; `?kind=` says of which kind, `?parent=` fills in what it is a part of."""
     user = acting_user()
@@ -59,6 +61,7 @@ def history(item_id: int) -> ResponseReturnValue:
 
 
 @pages.route(f"/{ID}/edit", methods=["GET", "POST"])
+@accept_body(MAX_ITEM_BYTES)
 def edit(item_id: int) -> ResponseReturnValue:
     """The form of an existing item."""
     user = acting_user()

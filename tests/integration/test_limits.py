@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import io
 import time
+from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from app import limiting
 from app.accounts import limits
-from app.outbox import publisher
+from app.accounts.registration import GATHERED_FOR
+from app.columns import utc_now
+from app.mail import EmailMessage
+from app.outbox import JobRecord, JobState, publisher
 from tests.conftest import make_app
-from tests.reservation_factories import PASSWORD, make_user
+from tests.reservation_factories import PASSWORD, bearer, make_user
+from tests.reservation_factories import log_in as log_in_page
 from tests.servers import ValkeyServer, short_folder
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 LOGIN = "/api/v1/auth/login"
+ROOMS = "/api/v1/reservations"
 ELSEWHERE = {"REMOTE_ADDR": "192.0.2.7"}
+
+
+class Unreadable(io.BytesIO):
+    """A body that tells whether something has read it."""
+
+    is_read = False
+
+    def readinto(self, buffer: object) -> int:
+        """Called by whatever parses."""
+        self.is_read = True
+        return 0
 
 
 def log_in(client, login: str, password: str = "wrong", **options):
@@ -61,18 +80,69 @@ def test_an_address_that_tries_many_logins_is_stopped(client, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["resend-confirmation", "password-reset"])
-def test_a_mailbox_gets_so_many_mails_and_no_more(client, path):
+def test_a_client_asks_for_so_many_mails_to_one_mailbox_however_it_is_spelled(client, path):
     def ask(email: str, **options) -> int:
         return client.post(f"/api/v1/auth/{path}", json={"email": email}, **options).status_code
 
-    spellings = ["eve@bücher.example", "eve@xn--bcher-kva.example"] * 3
+    spellings = ["eve@bücher.example", "eve@xn--bcher-kva.example", "eve@ｂücher.example"] * 2
     assert [ask(email) for email in spellings] == [202] * 5 + [429]
     assert [ask("ada@example.org") for _ in range(limits.MAILS_ASKED_FOR.times + 1)] == [202] * 5 + [429]
-    assert ask("Ada@example.org ") == 429
+    assert [ask(spelling) for spelling in ("Ada@example.org ", "ada@ｅxample.org", "ada@example。org")] == [429] * 3
+    assert ask("ada@example.org", environ_base=ELSEWHERE) == 202
     assert ask("bob@example.org") == 202
-    askers = [{"environ_base": {"REMOTE_ADDR": f"192.0.2.{number}"}} for number in range(limits.MAILS_TO_MAILBOX.times)]
-    codes = [ask("ada@example.org", **asker) for asker in askers]
-    assert codes == [202] * (limits.MAILS_TO_MAILBOX.times - 5) + [429] * 5
+
+
+RESET, RESEND = "accounts.send_password_reset", "accounts.resend_confirmation"
+
+
+@pytest.mark.parametrize(
+    ("path", "confirmed_at", "job"),
+    [("password-reset", utc_now(), RESET), ("resend-confirmation", None, RESEND), ("register", None, RESEND)],
+)
+def test_a_mailbox_that_others_have_flooded_still_gets_one_mail(client, session, monkeypatch, path, confirmed_at, job):
+    monkeypatch.setattr(limits, "MAILS_TO_MAILBOX", limiting.Limit("few", 3, 3600))
+    owner = make_user(email="ada@example.org", confirmed_at=confirmed_at)
+
+    def ask(number: int) -> int:
+        body = {"email": "ada@example.org"}
+        if path == "register":
+            body |= {"username": f"ada{number}", "password": PASSWORD}
+        elsewhere = {"REMOTE_ADDR": f"192.0.2.{number}"}
+        return client.post(f"/api/v1/auth/{path}", json=body, environ_base=elsewhere).status_code
+
+    assert {ask(number) for number in range(8)} == {201 if path == "register" else 202}
+    gathered = session.scalars(sa.select(JobRecord).where(JobRecord.unique_key.is_not(None), JobRecord.name == job))
+    (waiting,) = gathered
+    assert waiting.state == JobState.SCHEDULED
+    assert waiting.scheduled_at is not None
+    assert waiting.scheduled_at - waiting.created_at == pytest.approx(GATHERED_FOR, abs=timedelta(seconds=1))
+    if path != "register":
+        assert waiting.args == {"user_id": owner.id}
+        assert session.scalar(sa.select(sa.func.count()).where(JobRecord.name == job)) == 3 + 1
+    else:
+        assert session.scalar(sa.select(sa.func.count()).select_from(EmailMessage)) == 3
+    assert "ada@" not in str(waiting.unique_key)
+
+
+def test_a_user_writes_so_often_whether_on_pages_or_by_the_api(app, client, monkeypatch):
+    monkeypatch.setattr(limits, "WRITES", limiting.Limit("writes", 3, 60))
+    monkeypatch.setattr(limits, "ANONYMOUS_WRITES", limiting.Limit("anonymous", 5, 60))
+    user, other = make_user(), make_user()
+    log_in_page(client, user)
+    token, others_token = bearer(user), bearer(other)
+    assert client.post("/logout", data={}).status_code == 302
+    assert [app.test_client().post(ROOMS, json={}, headers=token).status_code for _ in range(3)] == [422, 422, 429]
+    assert client.get("/api/v1/me", headers=token).status_code == 200
+    assert app.test_client().post(ROOMS, json={}, headers=others_token).status_code == 422
+    assert [app.test_client().post("/no-such-page").status_code for _ in range(5)] == [404] * 4 + [429]
+
+
+def test_a_write_beyond_the_limit_costs_no_parsing(client, monkeypatch):
+    monkeypatch.setattr(limits, "ANONYMOUS_WRITES", limiting.Limit("anonymous", 0, 60))
+    body = Unreadable()
+    for path in ("/login", LOGIN):
+        answer = client.post(path, input_stream=body, content_length=100, content_type="application/json")
+        assert (answer.status_code, body.is_read) == (429, False)
 
 
 @pytest.mark.parametrize(

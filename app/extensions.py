@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy import event, orm
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
@@ -53,6 +54,10 @@ def table_of(model: type[Base]) -> sa.Table:
     """The table behind a model, for statements of SQLAlchemy Core."""
     return cast(sa.Table, model.__table__)
 
+
+# Values that PostgreSQL could not read: their errors show them.
+DATA_EXCEPTIONS = "22"
+QUOTED = re.compile(r'".*"', re.DOTALL)
 
 HELD = "commits_held"
 
@@ -158,7 +163,7 @@ def engine_options(uri: str, busy_timeout_seconds: float, threads: int) -> dict[
         threads: how many threads of a process work with the database. Each may have two connections, its session's and
             one beside it (`check_cancelled`).
     """
-    pool = {"pool_size": threads, "max_overflow": threads + OTHER_CONNECTIONS}
+    pool = {"pool_size": threads, "max_overflow": threads + OTHER_CONNECTIONS, "hide_parameters": True}
     if uri.startswith("sqlite"):
         return pool | sqlite.engine_options(busy_timeout_seconds)
     return pool | {"connect_args": {"connect_timeout": 5, **KEEPALIVE}}
@@ -218,6 +223,21 @@ def _ping_if_idle(dialect: sa.Dialect, connection: DBAPIConnection, record: Conn
     idle_since = record.info.get("used_at")
     if idle_since is not None and time.monotonic() - idle_since > PING_AFTER_SECONDS:
         dialect.do_ping(connection)
+
+
+@event.listens_for(sa.Engine, "handle_error")
+def hide_values(context: ExceptionContext) -> None:
+    """Called with each error of an engine, which ends up in logs and in the records of attempts: leaves PostgreSQL's
+    first line. `DETAIL` and `CONTEXT` show rows and parameters, which `hide_parameters` does not hide."""
+    orig, wrapped = context.original_exception, context.sqlalchemy_exception
+    diagnostics: Any = getattr(orig, "diag", None)
+    if wrapped is None or diagnostics is None or diagnostics.message_primary is None:
+        return
+    message: str = diagnostics.message_primary
+    if diagnostics.sqlstate.startswith(DATA_EXCEPTIONS):
+        message = QUOTED.sub('"…"', message)
+    orig.args = (message,)
+    wrapped.args = (f"({type(orig).__module__}.{type(orig).__name__}) {message}",)
 
 
 def _limit_session(limits: str, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:

@@ -25,6 +25,7 @@ from app import (
     limiting,
     logs,
     mail,
+    malformed,
     monitoring,
     outbox,
     overview,
@@ -80,7 +81,7 @@ def _prepare(app: Flask) -> None:
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)
     # The database, the broker's log and the caught mails are nobody else's on this machine.
     Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
-    for part in (logs, proxies, bodies, extensions, outbox, limiting, headers, answers, presentation, api):
+    for part in (logs, malformed, proxies, bodies, extensions, outbox, limiting, headers, answers, presentation, api):
         part.init_app(app)
     for part in SLICES:
         part.init_app(app)

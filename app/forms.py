@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from flask_wtf import FlaskForm
-from wtforms import Field
+from wtforms import Field, IntegerField
 from wtforms.validators import ValidationError
 
+from app.pagination import MAX_INTEGER
 from app.presentation import sentence
 from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 
@@ -29,6 +30,17 @@ class ServiceForm(FlaskForm):
                 named = True
         if not named:
             self.form_errors.append(message)
+
+
+class WholeNumberField(IntegerField):
+    """A whole number that a column can have. Of a longer one, validators and pages fail."""
+
+    def process_formdata(self, valuelist: list[str]) -> None:
+        """Called with what was typed."""
+        super().process_formdata(valuelist)
+        if self.data is not None and abs(self.data) > MAX_INTEGER:
+            self.data = None
+            raise ValueError(f"Must be between -{MAX_INTEGER} and {MAX_INTEGER}.")
 
 
 def plain_text(_: FlaskForm, field: Field) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.columns import UtcDateTime, as_uuid_text
+from app.columns import UtcDateTime, as_uuid_text, is_storable
 from app.errors import InvalidInputError
 
 DEFAULT_LIMIT = 25
@@ -114,6 +114,8 @@ def _from_plain(value: object, column: InstrumentedAttribute[Any]) -> object:
     if isinstance(column.type, sa.Uuid):
         return _uuid_text(value)
     if type(value) is not column.type.python_type or (isinstance(value, int) and abs(value) > MAX_INTEGER):
+        raise ValueError(value)
+    if isinstance(value, str) and not is_storable(value):
         raise ValueError(value)
     return value
 

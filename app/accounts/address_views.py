@@ -71,7 +71,7 @@ def list_() -> ResponseReturnValue:
     )
 
 
-@pages.post("/account/addresses/<int(min=1, max=2147483647):address_id>/trust")
+@pages.post("/account/addresses/<id:address_id>/trust")
 @fresh_login_required
 def trust(address_id: int) -> ResponseReturnValue:
     """Takes an address for one's own; one that was blocked is not any more."""
@@ -80,7 +80,7 @@ def trust(address_id: int) -> ResponseReturnValue:
     return redirect(url_for("addresses.list_"), 303)
 
 
-@pages.post("/account/addresses/<int(min=1, max=2147483647):address_id>/block")
+@pages.post("/account/addresses/<id:address_id>/block")
 @fresh_login_required
 def block(address_id: int) -> ResponseReturnValue:
     """Says that a login was somebody else's; that ends this session too."""
@@ -92,7 +92,7 @@ def block(address_id: int) -> ResponseReturnValue:
     return redirect(url_for("security.login"), 303)
 
 
-@pages.post("/account/addresses/<int(min=1, max=2147483647):address_id>/forget")
+@pages.post("/account/addresses/<id:address_id>/forget")
 @fresh_login_required
 def forget(address_id: int) -> ResponseReturnValue:
     """Makes an address one that was never seen."""

@@ -10,7 +10,7 @@ from marshmallow import validate
 
 from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS, Role
 from app.accounts.validation import MAX_NAME_CHARACTERS
-from app.api import SCOPES, Schema, refuse_control_characters
+from app.api import SCOPES, Moment, Schema, refuse_control_characters
 
 
 class LoginSchema(Schema):
@@ -224,8 +224,7 @@ class NewPersonalTokenSchema(Schema):
         validate=validate.Length(1, len(SCOPES)),
         metadata={"description": "What it may be used for; `write` includes `read`."},
     )
-    expires_at = ma.fields.AwareDateTime(
-        format="iso",
+    expires_at = Moment(
         load_default=None,
         allow_none=True,
         metadata={"description": "In the future. Absent: it works until it is revoked."},

@@ -162,6 +162,8 @@ class OurChangePasswordForm(ChangePasswordForm):
 class OurVerifyForm(VerifyForm):
     """The password once more."""
 
+    password = PasswordField("Password", [InputRequired("Type your password."), Length(max=1_000)])
+
     def validate(self, **options: Any) -> bool:
         """Whether it is right; a wrong one is recorded."""
         is_valid = super().validate(**options)

@@ -38,7 +38,7 @@ def create() -> ResponseReturnValue:
     return _page(PersonalTokenForm(formdata=None), made=made), 201
 
 
-@pages.post("/<int(min=1, max=2147483647):token_id>/revoke")
+@pages.post("/<id:token_id>/revoke")
 @login_required
 def revoke_token(token_id: int) -> ResponseReturnValue:
     """Ends a token."""

@@ -15,7 +15,6 @@ from wtforms import (
     DateField,
     DateTimeLocalField,
     Field,
-    IntegerField,
     SelectField,
     StringField,
     TextAreaField,
@@ -27,6 +26,7 @@ from wtforms.validators import InputRequired, Length, NumberRange, Optional
 from app.accounts import User, find_user
 from app.columns import UtcDateTime
 from app.extensions import Base, db
+from app.forms import WholeNumberField
 from app.local_time import local_from_utc, utc_from_local
 from app.pagination import MAX_INTEGER
 from app.presentation import label as label_of_value
@@ -181,7 +181,7 @@ def _field_of(attribute: InstrumentedAttribute[Any]) -> Any:
         return ChosenRowField(label, validators, model=target, is_required=is_required)
     if target is not None:
         validators.append(NumberRange(1, MAX_INTEGER))
-        return IntegerField(label, validators, description="Its number.")
+        return WholeNumberField(label, validators, description="Its number.")
     return _plain_field(label, column, validators)
 
 
@@ -209,7 +209,7 @@ def _plain_field(label: str, column: sa.Column[Any], validators: list[Any]) -> A
         case sa.Boolean():
             return BooleanField(label, default=default)
         case sa.Integer():
-            return IntegerField(label, [*validators, NumberRange(-MAX_INTEGER, MAX_INTEGER)], default=default)
+            return WholeNumberField(label, [*validators, NumberRange(-MAX_INTEGER, MAX_INTEGER)], default=default)
         case UtcDateTime():
             return LocalTimeField(label, validators, format=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"])
         case sa.Date():

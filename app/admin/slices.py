@@ -9,7 +9,7 @@ from typing import Any
 
 from flask_admin.actions import action
 from flask_wtf import FlaskForm
-from wtforms import IntegerField, PasswordField, SelectField
+from wtforms import PasswordField, SelectField
 from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttributeAccessIssue] - newer than its stubs
 from wtforms.validators import InputRequired, Length, NumberRange, Optional
 
@@ -18,6 +18,7 @@ from app.accounts import acting_user, change_password, change_user, check_not_la
 from app.admin.view import PanelView
 from app.errors import ConflictError
 from app.extensions import db
+from app.forms import WholeNumberField
 from app.pagination import MAX_INTEGER
 from app.presentation import label
 from app.reservations import TRANSITIONS, ReservationStatus
@@ -145,7 +146,7 @@ class WorkItemView(StatusView):
                 SelectChoice(Parts.MOVE.value, "become parts of another"),
             ],
         ),
-        "to_id": IntegerField("That other's number", [Optional(), NumberRange(1, MAX_INTEGER)]),
+        "to_id": WholeNumberField("That other's number", [Optional(), NumberRange(1, MAX_INTEGER)]),
     }
 
     def create_row(self, values: dict[str, Any]) -> Any:

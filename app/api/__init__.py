@@ -18,6 +18,7 @@ from app.api.idempotency import KeptAnswer, prune_answers, secret_answer
 from app.api.paths import API_PATH, IdConverter, SessionOfPages, is_api_request
 from app.api.schemas import (
     MAX_ID,
+    Moment,
     QueryOfPage,
     Schema,
     id_field,
@@ -34,6 +35,7 @@ __all__ = [
     "SCOPES",
     "ApiBlueprint",
     "KeptAnswer",
+    "Moment",
     "QueryOfPage",
     "Schema",
     "UnauthenticatedError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any
 
 import marshmallow as ma
@@ -66,6 +67,19 @@ def page_schema(item: type[ma.Schema]) -> type[ma.Schema]:
 def page_answer(page: Page[Any]) -> Mapping[str, Any]:
     """A page as its schema dumps it."""
     return {"items": page.items, "next_cursor": page.next_cursor}
+
+
+class Moment(ma.fields.AwareDateTime):
+    """A time with its offset, in UTC. The ends of the calendar in other zones lie beyond that of UTC."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(format="iso", **options)
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._deserialize(*args, **kwargs).astimezone(UTC)
+        except OverflowError as error:
+            raise self.make_error("invalid", input=args[0], obj_type=self.OBJ_TYPE) from error
 
 
 def id_field(description: str, **options: Any) -> ma.fields.Integer:

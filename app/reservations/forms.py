@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from wtforms import DateTimeLocalField, IntegerField, SelectField, StringField, TextAreaField
+from wtforms import DateTimeLocalField, SelectField, StringField, TextAreaField
 from wtforms.validators import InputRequired, Length, NumberRange, Optional
 
 from app.accounts import find_user
-from app.forms import ServiceForm, add_error, plain_text, unix_lines
+from app.forms import ServiceForm, WholeNumberField, add_error, plain_text, unix_lines
 from app.local_time import local_from_utc, utc_from_local
 from app.reservations.models import (
     DEFAULT_DURATION_MINUTES,
@@ -36,13 +36,13 @@ class ReservationForm(ServiceForm):
         "Customer", [Length(max=254), plain_text], description="Username or email address; empty: you."
     )
     start_time = DateTimeLocalField("Start", [InputRequired("Say when it starts.")], format=LOCAL_FORMATS)
-    duration_minutes = IntegerField(
+    duration_minutes = WholeNumberField(
         "Duration",
         [InputRequired("Say how long."), NumberRange(MIN_DURATION_MINUTES, MAX_DURATION_MINUTES)],
         default=DEFAULT_DURATION_MINUTES,
     )
     resource = SelectField("Resource", [Optional()])
-    party_size = IntegerField(
+    party_size = WholeNumberField(
         "Party size", [InputRequired("Say how many come."), NumberRange(1, MAX_PARTY_SIZE)], default=1
     )
     note = TextAreaField("Note", [Length(max=MAX_NOTE_CHARACTERS), plain_text])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshmallow as ma
 from marshmallow import validate
 
-from app.api import MAX_ID, QueryOfPage, Schema, id_field, refuse_control_characters
+from app.api import MAX_ID, Moment, QueryOfPage, Schema, id_field, refuse_control_characters
 from app.reservations.models import (
     DEFAULT_DURATION_MINUTES,
     MAX_DURATION_MINUTES,
@@ -19,7 +19,7 @@ from app.reservations.models import (
 class ReservationFields(Schema):
     """What a client sets."""
 
-    start_time = ma.fields.AwareDateTime(format="iso", metadata={"description": "ISO 8601 with an offset."})
+    start_time = Moment(metadata={"description": "ISO 8601 with an offset."})
     duration_minutes = ma.fields.Integer(
         strict=True, validate=validate.Range(MIN_DURATION_MINUTES, MAX_DURATION_MINUTES)
     )
@@ -31,8 +31,7 @@ class ReservationFields(Schema):
 class NewReservationSchema(ReservationFields):
     """A reservation to make: only `start_time` is required."""
 
-    start_time = ma.fields.AwareDateTime(
-        format="iso",
+    start_time = Moment(
         required=True,
         metadata={"description": "ISO 8601 with an offset; in the future unless you are staff."},
     )
@@ -72,8 +71,8 @@ class ReservationQuery(QueryOfPage):
     status = ma.fields.Enum(ReservationStatus, by_value=True)
     customer_id = ma.fields.Integer(validate=validate.Range(1, MAX_ID))
     resource_id = ma.fields.Integer(validate=validate.Range(1, MAX_ID))
-    starts_from = ma.fields.AwareDateTime(format="iso")
-    starts_before = ma.fields.AwareDateTime(format="iso", metadata={"description": "Not part of the span."})
+    starts_from = Moment()
+    starts_before = Moment(metadata={"description": "Not part of the span."})
     text = ma.fields.String(
         validate=[validate.Length(1, 100), refuse_control_characters],
         metadata={"description": "In the customer's name or address, in the note, or the number."},

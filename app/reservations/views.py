@@ -30,7 +30,7 @@ pages = Blueprint("reservations", __name__, url_prefix="/reservations")
 NO_RESOURCE = "No resource"
 # When a day's form begins.
 FIRST_HOUR = time(9)
-ID = "<int(max=2147483647):reservation_id>"
+ID = "<id:reservation_id>"
 
 
 @pages.get("/")

@@ -31,7 +31,8 @@ def id_or_none(value: Any) -> int | None:
 
 def id_of(text: str | None) -> int | None:
     """An id as a form or an address has it; what can be none is None."""
-    number = int(text) if text and text.isascii() and text.isdecimal() else 0
+    is_number = text and text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_INTEGER))
+    number = int(text) if text and is_number else 0
     return number if 1 <= number <= MAX_INTEGER else None
 
 

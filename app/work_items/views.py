@@ -23,8 +23,8 @@ from app.work_items.models import MAX_ITEM_BYTES, Kind, WorkItem, WorkStatus
 
 pages = Blueprint("work_items", __name__, url_prefix="/work-items")
 
-ID = "<int(max=2147483647):item_id>"
-COMMENT_ID = "<int(max=2147483647):comment_id>"
+ID = "<id:item_id>"
+COMMENT_ID = "<id:comment_id>"
 
 
 @pages.route("/new", methods=["GET", "POST"])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 from app.presentation import plain, utc_iso
 
-# Programs that open the file would run what begins so as a formula (OWASP, "CSV Injection").
-FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
+# Programs that open the file would run what begins so as a formula (OWASP, "CSV Injection"): the signs, also in full
+# width and after spaces, at the beginning or after a line break, which some take for the next cell's beginning.
+FORMULA = re.compile(
+    r"\A(?=[\t\r\n])|(?:\A|(?<=[\r\n\v\f\x85\u2028\u2029]))(?=[^\S\r\n]*[=+\-@\uff1d\uff0b\uff0d\uff20])"
+)
 
 
 class _Line:
@@ -45,5 +49,4 @@ def _cell(value: Any) -> str | int | float:
             return utc_iso(value)
         case dict() | list():
             return json.dumps(value, ensure_ascii=False)
-    text = plain(value)
-    return f"'{text}" if text.startswith(FORMULA_BEGINS) else text
+    return FORMULA.sub("'", plain(value))

@@ -38,11 +38,11 @@ check: $(INSTALLED) ## lint, types, import rules, migrations, unused code
 bench: $(INSTALLED) ## measure Belfry beside its peers, one line per figure; ARGS=--quick takes a few minutes
 	@$(BIN)/python -m bench $(ARGS)
 
-lock: $(INSTALLED) ## write requirements*.txt again from requirements*.in; ARGS=--upgrade takes newer versions
+lock: $(INSTALLED) ## write requirements*.txt and their hashes again from requirements*.in; ARGS=--upgrade takes newer versions
 	$(BIN)/uv pip compile $(LOCK) $(ARGS) requirements.in -o requirements.txt
 	$(BIN)/uv pip compile $(LOCK) $(ARGS) requirements-dev.in -o requirements-dev.txt
 
-LOCK := --quiet --universal --python-version 3.11 --annotation-style line --custom-compile-command 'make lock'
+LOCK := --quiet --universal --generate-hashes --python-version 3.11 --annotation-style line --custom-compile-command 'make lock'
 
 clean: ## remove .venv and caches; instance/ with its data stays
 	rm -rf .venv bench/.venvs .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -51,13 +51,16 @@ clean: ## remove .venv and caches; instance/ with its data stays
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
-# uv installs in seconds what pip takes a minute for; where it cannot be had, pip reads the same lock.
+# uv installs in seconds what pip takes a minute for; where it cannot be had, pip reads the same lock. Both, and the
+# installation of uv, refuse a file whose hash is not in the lock.
 $(INSTALLED): requirements.txt requirements-dev.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "Belfry needs Python 3.11 or newer: install it, or name it with PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv || \
 		{ rm -rf .venv; echo "$(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)" >&2; exit 1; }
 	@echo "Installing into .venv …"
-	@{ $(PIP) uv && $(BIN)/uv pip sync --quiet --python $(BIN)/python requirements-dev.txt; } || \
-		$(PIP) -r requirements-dev.txt
+	@sed -n '/^uv==/,/^ *#/p' requirements-dev.txt > .venv/uv.txt
+	@{ $(PIP) --require-hashes -r .venv/uv.txt && \
+		$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements-dev.txt; } || \
+		$(PIP) --require-hashes -r requirements-dev.txt
 	@touch $@

@@ -37,7 +37,6 @@ SETTINGS = {
     "SECRET_KEY": "a-secret-key-that-is-only-good-for-chaos",
     "PUBLIC_URL": "http://127.0.0.1",
     "ADMIN_EMAIL": "desk@example.org",
-    "PUBLIC_URL": "http://127.0.0.1",
     "LOG_LEVEL": "INFO",
     "MAIL_SERVER": "127.0.0.1",
     "MAIL_TIMEOUT_SECONDS": "2",

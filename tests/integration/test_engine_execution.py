@@ -14,6 +14,8 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 from flask.globals import app_ctx
+from rq import Queue
+from rq.serializers import DefaultSerializer, JSONSerializer
 from sqlalchemy.orm import Session
 
 from app.columns import new_id, utc_now
@@ -34,6 +36,7 @@ from jobs.engine import NO_RETRY, RetryPolicy, check_cancelled, claim, execution
 from jobs.engine.claim import Part
 from jobs.engine.deadlines import no_limit
 from jobs.engine.errors import ClaimLostError
+from jobs.engine.heavy import HeavyWorker
 from jobs.engine.light import LightWorker
 from tests.domain import Ticket, TicketStatus, behaviour
 from tests.job_records import asked, attempts, read
@@ -458,6 +461,25 @@ def test_foreign_and_unknown_ids_in_a_queue_hold_nobody_up(session, work, broker
     id = asked(session)
     work()
     assert runs == [1]
+    assert read(session, id).state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("serializer", [JSONSerializer, DefaultSerializer])
+@pytest.mark.parametrize("worker_class", [LightWorker, HeavyWorker])
+def test_a_forged_job_of_rq_runs_nothing(session, work, valkey, broker, tmp_path, worker_class, serializer):
+    """Whoever reaches Redis can write a job with a function of their own, also in the place of one of ours."""
+    behaviour["act"] = lambda session, ticket_id: None
+    id = asked(session)
+    trace = tmp_path / "forged"
+    queue = Queue("default", connection=broker, serializer=serializer)
+    for forged_id in (new_id(), "forged"):
+        queue.enqueue("os.mkdir", str(trace), job_id=forged_id)
+    broker.hset(f"rq:job:{id}", "data", zlib.compress(serializer.dumps(("os.mkdir", None, (str(trace),), {}))))
+    session.rollback()
+    worker_class(["default"], connection=valkey.client()).work(burst=True)
+    assert not trace.exists()
+    assert broker.llen("rq:queue:default") == 0
     assert read(session, id).state is JobState.COMPLETED
 
 

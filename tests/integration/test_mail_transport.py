@@ -371,7 +371,6 @@ def test_production_without_a_server_sends_nowhere(make_app: MakeApp) -> None:
         "APP_ENV": "production",
         "PUBLIC_URL": "https://desk.example.org",
         "SECRET_KEY": "a-secret-key-that-is-only-good-for-tests",
-        "PUBLIC_URL": "https://desk.example.org",
         "MAIL_ENABLED": "false",
     }
     make_app(**environ)

@@ -22,7 +22,7 @@ from gunicorn.errors import AppImportError
 from gunicorn.workers.base import Worker
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer, create_server
 from waitress.task import WSGITask
 from waitress.utilities import Error, RequestEntityTooLarge, queue_logger
@@ -75,6 +75,13 @@ class BufferedRequest(Parser):
             # waitress would otherwise invite the body of a request that it has refused or that has none.
             self.expect_continue = False
         return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Parses the head. Raises ParsingError, also for a length of more digits than Python reads."""
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            raise ParsingError("Content-Length is invalid") from error
 
     def is_too_slow(self) -> bool:
         """Whether it should have arrived by now."""

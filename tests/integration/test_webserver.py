@@ -136,6 +136,25 @@ def test_the_application_refuses_a_body_that_is_too_large_before_it_has_arrived(
     assert receive(connect(POST + body.encode())) == (413, True, "too large for this application")
 
 
+MALFORMED = (
+    "Transfer-Encoding: chunked\r\n\r\nx\r\n",
+    "Transfer-Encoding: chunked\r\n\r\n-1\r\nx\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked\r\n\r\n1;a\r\nxy\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\nxyz\r\n",
+    "Content-Length: -1\r\n\r\n",
+    f"Content-Length: {'9' * 5_000}\r\n\r\n",
+    "Content-Length: \u00b2\r\n\r\n",
+    "Content-Length: 1\r\nContent-Length: 2\r\n\r\nxy",
+)
+
+
+@pytest.mark.usefixtures("web")
+def test_a_malformed_body_is_refused(connect):
+    for body in MALFORMED:
+        status, closes, _ = receive(connect(POST + body.encode()))
+        assert (status, closes) == (400, True), body
+
+
 @pytest.mark.usefixtures("web")
 @pytest.mark.parametrize(
     "body",

@@ -153,7 +153,7 @@ GROUPS: tuple[Group, ...] = (
             "RATE_LIMITS_ENABLED",
             boolean,
             True,
-            "Whether logins, registrations, mails asked for and codes are limited; off for load tests only.",
+            "Whether logins, registrations, codes, writes and mails to a reader are limited; off for load tests only.",
         ),
         Setting(
             "ACCESS_TOKEN_SECONDS",

@@ -35,7 +35,7 @@ from app.mail.errors import (
 from app.mail.ledger import Outcome
 from app.mail.message import OutgoingMessage
 from app.mail.models import MailEntry, MailState
-from app.mail.registry import Context, kind_of
+from app.mail.registry import Context, hourly_cap, kind_of
 from app.mail.rendering import render
 from app.mail.transport import deliver_message, is_server_working, lend_connection
 from app.mail.wishes import unwanted
@@ -168,7 +168,23 @@ class Delivery:
         for letter in asked:
             if letter.entry.id in refused:
                 self._later(self._end, letter, MailState.SKIPPED, "its reader does not want mails of this kind")
-        return [letter for letter in letters if letter.entry.id not in refused]
+        beyond = self._beyond_caps([letter.entry for letter in asked if letter.entry.id not in refused])
+        for letter in asked:
+            if letter.entry.id in beyond:
+                self._later(self._end, letter, MailState.SKIPPED, "the same user caused too many for this reader")
+        return [letter for letter in letters if letter.entry.id not in refused | beyond]
+
+    def _beyond_caps(self, entries: Sequence[MailEntry]) -> set[str]:
+        if not current_app.config["RATE_LIMITS_ENABLED"]:
+            return set()
+        by_kind: defaultdict[str, list[MailEntry]] = defaultdict(list)
+        for entry in entries:
+            by_kind[entry.kind].append(entry)
+        beyond: set[str] = set()
+        for name, of_kind in by_kind.items():
+            if cap := hourly_cap(name):
+                beyond |= ledger.beyond_cap(self.chunk.session, name, of_kind, cap)
+        return beyond
 
     def _render(self, letter: _Letter, contexts: Mapping[str, Context | BaseException | None]) -> bool:
         context = contexts.get(letter.entry.id)

@@ -18,6 +18,7 @@ from app.outbox import JobRecord, JobState, on_finalized
 ERROR_CHARACTERS = 2_000
 # What was marked longer ago may be a dead worker's.
 SENDING_SECONDS = 30
+CAP_SPAN = timedelta(hours=1)
 _LEDGER = table_of(EmailMessage)
 _columns = _LEDGER.c
 _IDS = sa.bindparam("ids", expanding=True)
@@ -54,6 +55,18 @@ _WRITE_OTHERS = (
         + sa.case((_columns.state == MailState.SENDING, sa.bindparam("uncertain", type_=sa.Integer)), else_=0),
         sent_at=sa.case((sa.bindparam("is_sent", type_=sa.Boolean), _NOW), else_=_columns.sent_at),
     )
+)
+
+_CAUSED = (
+    sa.select(_columns.recipient, _columns.user_id, sa.func.count())
+    .where(
+        _columns.kind == sa.bindparam("kind"),
+        _columns.recipient.in_(sa.bindparam("recipients", expanding=True)),
+        _columns.user_id.in_(sa.bindparam("users", expanding=True)),
+        _columns.sending_at > sa.bindparam("since", type_=UtcDateTime),
+        _columns.id.not_in(_IDS),
+    )
+    .group_by(_columns.recipient, _columns.user_id)
 )
 
 _ERROR_OF_JOB = sa.select(JobRecord.error_message).where(JobRecord.id == _columns.job_id).scalar_subquery()
@@ -163,3 +176,25 @@ def _parameters(outcome: Outcome) -> dict[str, Any]:
         "is_sent": outcome.state is MailState.SENT,
         "now": utc_now(),
     }
+
+
+def beyond_cap(session: Session, kind: str, entries: Sequence[MailEntry], cap: int) -> set[str]:
+    """The ids of those mails of a kind that are more than `cap` from one user to one reader in an hour."""
+    caused = [entry for entry in entries if entry.user_id is not None]
+    if not caused:
+        return set()
+    values = {
+        "kind": kind,
+        "recipients": list({entry.recipients[0].lower() for entry in caused}),
+        "users": list({entry.user_id for entry in caused}),
+        "since": utc_now() - CAP_SPAN,
+        "ids": [entry.id for entry in caused],
+    }
+    counts = {(row[0], row[1]): row[2] for row in session.connection().execute(_CAUSED, values)}
+    beyond: set[str] = set()
+    for entry in caused:
+        pair = entry.recipients[0].lower(), entry.user_id
+        counts[pair] = counts.get(pair, 0) + 1
+        if counts[pair] > cap:
+            beyond.add(entry.id)
+    return beyond

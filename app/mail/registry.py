@@ -31,6 +31,7 @@ class MailKind:
             that says so.
         secrets: names of the context that only the recipient may read: whoever looks into the ledger sees dots.
         choice: for kinds that a reader may switch off: what it tells, in plain words. None: it always goes out.
+        hourly_cap: the most mails of the kind that one user causes for one reader in an hour; more are skipped.
     """
 
     name: str
@@ -40,6 +41,7 @@ class MailKind:
     on_sending: OnSending | None = None
     secrets: frozenset[str] = frozenset()
     choice: str | None = None
+    hourly_cap: int | None = None
 
 
 _kinds: dict[str, MailKind] = {}
@@ -53,6 +55,7 @@ def mail_kind(
     on_sending: OnSending | None = None,
     secrets: Iterable[str] = (),
     choice: str | None = None,
+    hourly_cap: int | None = None,
 ) -> Callable[[Contexts], Contexts]:
     """Registers the function that gives the template contexts of one kind of mail.
 
@@ -63,7 +66,7 @@ def mail_kind(
         name: stable, lower case with hyphens; the folder `templates/email/<name>/` holds
             `subject.txt`, `body.txt` and `body.html`.
         sample: gives a context for the preview, without a database.
-        reason, on_sending, secrets, choice: see `MailKind`.
+        reason, on_sending, secrets, choice, hourly_cap: see `MailKind`.
     """
     if not NAME.fullmatch(name) or len(name) > KIND_CHARACTERS:
         raise ValueError(
@@ -74,7 +77,7 @@ def mail_kind(
         known = _kinds.get(name)
         if known is not None and known.contexts.__module__ != function.__module__:
             raise ValueError(f"{name} is registered by {known.contexts.__module__} already")
-        _kinds[name] = MailKind(name, function, sample, reason, on_sending, frozenset(secrets), choice)
+        _kinds[name] = MailKind(name, function, sample, reason, on_sending, frozenset(secrets), choice, hourly_cap)
         return function
 
     return register
@@ -96,3 +99,9 @@ def kinds() -> list[MailKind]:
 def optional_kinds() -> dict[str, str]:
     """The kinds that a reader may switch off, by name, each with what it tells in plain words."""
     return {kind.name: kind.choice for kind in kinds() if kind.choice is not None}
+
+
+def hourly_cap(name: str) -> int | None:
+    """The cap of a kind; None when it has none, or is registered no more."""
+    kind = _kinds.get(name)
+    return kind.hourly_cap if kind else None

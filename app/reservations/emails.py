@@ -16,6 +16,9 @@ from app.mail import MailEntry, mail_kind
 from app.presentation import clock, localdate, localtime
 from app.reservations.models import Reservation, Resource
 
+# Of one user; the desk's list shows all.
+MAX_NEW_PER_HOUR = 30
+
 Context = dict[str, Any]
 Contexts = dict[str, Context | None]
 
@@ -39,7 +42,12 @@ def sample_status() -> Context:
     }
 
 
-@mail_kind("reservation-new", sample=sample_new, reason="new reservations are reported to this email address")
+@mail_kind(
+    "reservation-new",
+    sample=sample_new,
+    reason="new reservations are reported to this email address",
+    hourly_cap=MAX_NEW_PER_HOUR,
+)
 def reservation_new(rows: Sequence[MailEntry]) -> Contexts:
     """For the desk, on the desk's clock."""
     zone = _desk_zone()

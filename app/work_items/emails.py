@@ -21,6 +21,8 @@ from app.work_items.models import WorkItem, WorkItemComment
 Context = dict[str, Any]
 Contexts = dict[str, Context | None]
 
+# From one person to another; what was said stays with the item.
+MAX_MENTIONS_PER_HOUR = 20
 STATUS, MENTION, DUE = "work-item-status", "work-item-mention", "work-item-due"
 
 
@@ -103,6 +105,7 @@ def work_item_due(entries: Sequence[MailEntry]) -> Contexts:
     sample=sample_mention,
     reason="you were mentioned in a comment",
     choice="Someone mentions me in a comment",
+    hourly_cap=MAX_MENTIONS_PER_HOUR,
 )
 def work_item_mention(entries: Sequence[MailEntry]) -> Contexts:
     """For who is named in a comment; one that was deleted meanwhile says nothing."""

@@ -4,6 +4,7 @@ after is gathered into another."""
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -12,14 +13,15 @@ import sqlalchemy as sa
 import time_machine
 
 from app import work_items
-from app.accounts import Role
+from app.accounts import Role, User, on_behalf_of
 from app.audit import AuditEntry
 from app.columns import database_now, utc_now
 from app.extensions import db
 from app.mail import EmailMessage, MailState
 from app.mail.rendering import render
 from app.outbox import JobRecord, JobState, Origin, StatusChange, acting_as, publisher, relay
-from app.work_items import Story, Task, WorkItem, WorkItemNotice, WorkItemWatcher, WorkStatus, history_of
+from app.work_items import Story, Task, WorkItem, WorkItemNotice, WorkItemWatcher, WorkStatus, comments, history_of
+from app.work_items.emails import MAX_MENTIONS_PER_HOUR
 from tests.forms import shown_in
 from tests.ledger import addressees, contexts, mails
 from tests.reservation_factories import bearer, log_in, make_user
@@ -509,3 +511,28 @@ def test_who_wants_none_of_their_own_changes_gets_those_of_others(session):
     with acting_as(Origin(other.id)):
         move(task_of_both, "DONE")
     assert tell_gathered(task_of_both) == 2, "a part of the way was another's"
+
+
+def test_one_person_mails_another_so_many_mentions_in_an_hour_and_others_still_do(session, smtp, work, clock):
+    author, other, reader, item = make_user(Role.STAFF), make_user(Role.STAFF), make_user(), make_task()
+    session.commit()
+
+    def mention(by: User, number: int) -> None:
+        with on_behalf_of(by):
+            for _ in range(number):
+                comments.comment(by, item.id, f"@{reader.username} look")
+            session.commit()
+        work()
+
+    def states() -> Counter[str]:
+        session.rollback()
+        return Counter(session.scalars(sa.select(EmailMessage.state).where(EmailMessage.kind == "work-item-mention")))
+
+    mention(author, MAX_MENTIONS_PER_HOUR - 1)
+    mention(author, 3)
+    assert states() == {MailState.SENT: MAX_MENTIONS_PER_HOUR, MailState.SKIPPED: 2}
+    mention(other, 1)
+    assert states()[MailState.SENT] == MAX_MENTIONS_PER_HOUR + 1
+    clock.shift(3_601)
+    mention(author, 1)
+    assert states()[MailState.SENT] == MAX_MENTIONS_PER_HOUR + 2

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
+from redis.connection import AbstractConnection
 
 from app import limiting
 from app.accounts import limits
@@ -135,6 +136,21 @@ def test_a_user_writes_so_often_whether_on_pages_or_by_the_api(app, client, monk
     assert client.get("/api/v1/me", headers=token).status_code == 200
     assert app.test_client().post(ROOMS, json={}, headers=others_token).status_code == 422
     assert [app.test_client().post("/no-such-page").status_code for _ in range(5)] == [404] * 4 + [429]
+
+
+def test_the_limit_of_writes_costs_one_trip_to_redis_and_reading_costs_none(client, monkeypatch):
+    seen, send = [], AbstractConnection.send_packed_command
+    token = bearer(make_user())
+    client.post(ROOMS, json={}, headers=token)  # the first one loads the script
+    monkeypatch.setattr(
+        AbstractConnection,
+        "send_packed_command",
+        lambda *args, **options: (seen.append(args), send(*args, **options))[1],
+    )
+    client.get("/api/v1/me", headers=token)
+    assert seen == []
+    client.post(ROOMS, json={}, headers=token)
+    assert len(seen) == 1
 
 
 def test_a_write_beyond_the_limit_costs_no_parsing(client, monkeypatch):

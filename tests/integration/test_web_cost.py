@@ -20,6 +20,7 @@ def patch(client):
     """Changes a reservation through the API, as staff."""
     headers = bearer(make_user(Role.STAFF))
     client.get("/api/v1/reservations", headers=headers)  # once a minute it is recorded that the token was used
+    client.post("/api/v1/auth/logout", headers=bearer(make_user()))  # the first write loads the script of its limit
 
     def patch(id, **body):
         answer = client.patch(f"/api/v1/reservations/{id}", json=body, headers=headers)
@@ -36,7 +37,8 @@ def trips(monkeypatch):
     send = AbstractConnection.send_packed_command
 
     def see(self, command, *args, **options):
-        seen.append(command)
+        if b"belfry:limits" not in repr(command).encode():  # one for each write, see test_limits
+            seen.append(command)
         return send(self, command, *args, **options)
 
     monkeypatch.setattr(AbstractConnection, "send_packed_command", see)

@@ -10,7 +10,7 @@ from app.admin.view import PanelView
 from app.api import KeptAnswer
 from app.audit import AuditEntry
 from app.mail import EmailMessage
-from app.outbox import JobAttempt, JobRecord, Schedule, ScheduleTick, StatusChange, WorkerProcess
+from app.outbox import Deployment, JobAttempt, JobRecord, Schedule, ScheduleTick, StatusChange, WorkerProcess
 from app.reservations import Reservation, Resource
 from app.schools import School
 from app.work_items import WorkItem, WorkItemComment, WorkItemNotice, WorkItemWatcher
@@ -18,6 +18,7 @@ from app.work_items import WorkItem, WorkItemComment, WorkItemNotice, WorkItemWa
 PEOPLE, DESK, WORK, LEDGERS, SYSTEM = "People", "Reservations", "Work items", "Ledgers", "The job system"
 
 LEFT_OUT: dict[type[Any], str] = {
+    Deployment: "one row, the deployment's id: doctor and /readyz report what follows from it",
     KeptAnswer: "answers of the API, kept for a day for the client that asked: nobody else's business",
 }
 

@@ -38,7 +38,7 @@ LOWEST_CONTRAST = """() => {
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Flask]:
-    environ = {"APP_ENV": "testing", "DATABASE_URL": "sqlite://", "REDIS_URL": "redis://127.0.0.1:1"}
+    environ = {"APP_ENV": "testing", "DATABASE_URL": "sqlite:///unused.sqlite3", "REDIS_URL": "redis://127.0.0.1:1"}
     app = create_app(environ=environ, instance_path=tmp_path)
     with app.app_context():
         yield app

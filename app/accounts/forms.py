@@ -23,8 +23,9 @@ from wtforms.validators import InputRequired, Length
 from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS, Channel
 from app.accounts.passwords import MIN_PASSWORD_CHARACTERS
 from app.accounts.validation import MAX_NAME_CHARACTERS
-from app.api import SCOPES
+from app.api import AREAS, READ, SCOPES, WRITE
 from app.mail import optional_kinds
+from app.presentation import label
 from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 
 # In days; 0 is for good.
@@ -71,17 +72,9 @@ SCOPE_GROUPS: dict[str, dict[str, str]] = {
         "read": "See everything that you may see",
         "write": "See and change everything that you may change",
     },
-    "Profile": {
-        "profile:read": "See your profile",
-        "profile:write": "See and change your profile",
-    },
-    "Reservations": {
-        "reservations:read": "See reservations and resources",
-        "reservations:write": "See, create, change and cancel reservations",
-    },
-    "Work items": {
-        "work_items:read": "See work items and comments",
-        "work_items:write": "See, create, change and comment on work items",
+    **{
+        label(area): dict(zip((f"{area}:{READ}", f"{area}:{WRITE}"), texts, strict=True))
+        for area, texts in AREAS.items()
     },
 }
 

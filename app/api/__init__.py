@@ -26,13 +26,16 @@ from app.api.schemas import (
     page_schema,
     refuse_control_characters,
 )
-from app.api.scopes import SCOPES
+from app.api.scopes import AREAS, READ, SCOPES, WRITE
 from app.api.versions import refuse_stale, versioned
 from app.extensions import csrf
 
 __all__ = [
+    "AREAS",
     "MAX_ID",
+    "READ",
     "SCOPES",
+    "WRITE",
     "ApiBlueprint",
     "KeptAnswer",
     "Moment",

@@ -33,7 +33,8 @@ class ApiBlueprint(Blueprint):
         self, name: str, import_name: str, *, description: str, area: str | None = None, url_prefix: str = ""
     ) -> None:
         if area not in (None, *AREAS):
-            raise ValueError(f"{area!r} is no area of the scopes: add it to AREAS")
+            line = f'"{area}": ("See …", "See and change …"),'
+            raise ValueError(f"The area {area!r} has no scopes: add {line} to AREAS in app/api/scopes.py")
         super().__init__(f"api_{name}", import_name, url_prefix=f"{API_PREFIX}{url_prefix}", description=description)
         self.area = area
         self._prepare_doc_cbks.append(describe)

@@ -10,7 +10,12 @@ from collections.abc import Collection
 READ, WRITE = "read", "write"
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # The parts of the API that personal tokens are taken in; an `ApiBlueprint` of no area takes tokens of logins only.
-AREAS = ("profile", "reservations", "work_items")
+# Each with what its two scopes allow, as the page of the tokens says it.
+AREAS = {
+    "profile": ("See your profile", "See and change your profile"),
+    "reservations": ("See reservations and resources", "See, create, change and cancel reservations"),
+    "work_items": ("See work items and comments", "See, create, change and comment on work items"),
+}
 SCOPES = (READ, WRITE, *(f"{area}:{verb}" for area in AREAS for verb in (READ, WRITE)))
 
 

@@ -5,11 +5,15 @@ Imports the application and is imported by the composition roots only.
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from flask import Flask
 
-from jobs import accounts, commands, engine, mail, maintenance, pages, reservations, work_items
+from jobs import commands, engine, pages
 
-MODULES = (accounts, mail, reservations, work_items, maintenance)
+# Importing a module registers its jobs: a new file in this folder needs no line here.
+MODULES = tuple(import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__))
 
 
 def init_app(app: Flask) -> None:

@@ -1,4 +1,7 @@
-"""What is in the panel: one line for each model, and what is left out, with the reason."""
+"""What is in the panel: how each model is shown, and what is left out, with the reason.
+
+A model without a line here is shown under the name of its slice, read-only.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from app.admin.slices import CommentView, ReservationView, SchoolView, TokenView
 from app.admin.view import PanelView
 from app.api import KeptAnswer
 from app.audit import AuditEntry
+from app.extensions import Base
 from app.mail import EmailMessage
 from app.outbox import Deployment, JobAttempt, JobRecord, Schedule, ScheduleTick, StatusChange, WorkerProcess
+from app.presentation import label
 from app.reservations import Reservation, Resource
 from app.schools import School
 from app.work_items import WorkItem, WorkItemComment, WorkItemNotice, WorkItemWatcher
@@ -25,6 +30,17 @@ LEFT_OUT: dict[type[Any], str] = {
 
 def views() -> list[PanelView]:
     """The views of one application, in the order of the panel's first page."""
+    described = _described()
+    # A subclass in its parent's table is shown with it.
+    shown = {view.model for view in described}
+    return described + [
+        PanelView(model, label(model.__module__.split(".")[1]), label(model.__tablename__))
+        for model in sorted((mapper.class_ for mapper in Base.registry.mappers), key=lambda model: model.__name__)
+        if model.__module__.startswith("app.") and model not in LEFT_OUT and not shown.intersection(model.__mro__)
+    ]
+
+
+def _described() -> list[PanelView]:
     about = ("subject_type", "subject_id")
     return [
         UserView(

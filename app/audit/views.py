@@ -3,16 +3,23 @@ asks for."""
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 from flask import Blueprint, Flask, render_template, request
 from flask.typing import ResponseReturnValue
 
 from app.accounts import find_user, names_of, require_role
 from app.audit.queries import Filters, list_deeds
+from app.audit.recording import records_creation, records_deletion
+from app.extensions import Base
+from app.outbox import recorded_columns, subject_type
+from app.presentation import label
 from app.text import query_text
 
 pages = Blueprint("audit", __name__, url_prefix="/audit")
 
-# The tabs: what each is called, and the actions under it. A single action is chosen by its name in a row.
+# The tabs that are not one for each slice: the title, and the actions under it.
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "logins": (
         "Logins",
@@ -32,33 +39,32 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
             *("access_token.create", "access_token.revoked_at", "access_token.delete"),
         ),
     ),
-    "reservations": (
-        "Reservations",
-        (
-            *(
-                "reservation.status",
-                "reservation.start_time",
-                "reservation.duration_minutes",
-                "reservation.resource_id",
-            ),
-            *("reservation.party_size", "reservation.note", "reservation.delete"),
-            *("resource.create", "resource.delete"),
-        ),
-    ),
-    "work": (
-        "Work items",
-        (
-            *("work_item.create", "work_item.status", "work_item.title", "work_item.priority", "work_item.due_date"),
-            *("work_item.responsible_id", "work_item.reporter_id", "work_item.parent_id"),
-            *("work_item.delete", "work_item_comment.delete"),
-        ),
-    ),
     "jobs": ("Jobs", ("job.retry", "job.cancel")),
     "schedule": ("Schedule", ("schedule.pause", "schedule.resume", "schedule.run")),
     "mails": ("Mails", ("mail.resend",)),
     "admin": ("Admin panel", ("admin.create", "admin.update", "admin.delete")),
 }
 NOBODY = 0
+
+
+@cache
+def groups() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """All tabs. What is recorded of a slice's models is under the slice's tab unless `GROUPS` names the action.
+
+    A single action is chosen by its name in a row.
+    """
+    named = {action for _, actions in GROUPS.values() for action in actions}
+    found = dict(GROUPS)
+    for mapper in sorted(Base.registry.mappers, key=lambda mapper: mapper.class_.__module__):
+        root, _, slice_ = mapper.class_.__module__.partition(".")
+        if root != "app":
+            continue
+        name = slice_.partition(".")[0]
+        title, actions = found.get(name, (label(name), ()))
+        added = tuple(action for action in _recorded(mapper.class_) if action not in {*named, *actions})
+        if added:
+            found[name] = (title, (*actions, *added))
+    return found
 
 
 def init_app(app: Flask) -> None:
@@ -71,7 +77,7 @@ def init_app(app: Flask) -> None:
 def list_() -> ResponseReturnValue:
     """The log, newest first, filtered by the query: group, action, user (a login), subject, cursor."""
     shown = {name: query_text(name) for name in ("group", "action", "user", "subject")}
-    _, actions = GROUPS.get(shown["group"] or "", ("", ()))
+    _, actions = groups().get(shown["group"] or "", ("", ()))
     filters = Filters(shown["action"], _user_id(shown["user"]), shown["subject"], actions)
     page = list_deeds(filters, cursor=request.args.get("cursor"))
     return render_template(
@@ -79,7 +85,7 @@ def list_() -> ResponseReturnValue:
         deeds=page.items,
         next_cursor=page.next_cursor,
         names=names_of(deed.user_id for deed in page.items),
-        groups={name: title for name, (title, _) in GROUPS.items()},
+        groups={name: title for name, (title, _) in groups().items()},
         filters=shown,
     )
 
@@ -90,3 +96,12 @@ def _user_id(login: str | None) -> int | None:
         return None
     user = find_user(login)
     return user.id if user else NOBODY
+
+
+def _recorded(model: type[Any]) -> list[str]:
+    subject, events = subject_type(model), []
+    if records_creation(model):
+        events.append("create")
+    if records_deletion(model):
+        events.append("delete")
+    return [f"{subject}.{name}" for name in [*sorted(recorded_columns(model)), *events]]

@@ -47,4 +47,7 @@ def test_every_other_page_is_in_the_navigation_or_leads_back(app, client):
         if answer.status_code != 200 or "<h1" not in answer.text:
             continue  # it asks for a row, is a part of a page or leads elsewhere
         is_beside_another = rule.rule == "/work-items"  # the list, beside the board
-        assert rule.rule in navigation or is_beside_another or ways(answer.text), rule.rule
+        assert rule.rule in navigation or is_beside_another or ways(answer.text), (
+            f"{rule.rule}: add {{{{ nav_link({rule.endpoint!r}, …) }}}} to app/templates/layout.html, "
+            "or a block `breadcrumb` to the page's template"
+        )

@@ -440,7 +440,7 @@ def test_the_lines_that_a_recipe_changes_are_in_their_file(path: str, old: str) 
 def project(tmp_path: Path) -> Path:
     """A copy of the project to which the recipes were applied."""
     copy = tmp_path / "project"
-    leave = shutil.ignore_patterns("__pycache__", "*.pyc", "images")
+    leave = shutil.ignore_patterns("__pycache__", "*.pyc")
     for folder in ("app", "bench", "docs", "jobs", "migrations", "tests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=leave)
     for path in ROOT.iterdir():

@@ -480,7 +480,7 @@ TESTS_OF_A_SLICE = (
     "tests/integration/test_admin_panel.py::test_every_model_is_in_the_panel_or_left_out_for_a_reason",
     "tests/integration/test_admin_panel.py::test_what_can_only_be_looked_at_has_no_address_for_more",
     "tests/integration/test_ways_back.py::test_every_other_page_is_in_the_navigation_or_leads_back",
-    "tests/integration/test_tokens_pages.py",
+    "tests/integration/test_tokens_pages.py::test_every_scope_is_a_box_with_what_it_allows",
     "tests/unit/test_docs.py::test_every_name_that_the_application_enqueues_is_a_registered_job",
     "tests/unit/test_docs.py::test_every_job_of_the_project_has_a_name_of_its_module_and_says_what_it_does",
     "tests/unit/test_docs.py::test_every_folder_of_mail_templates_belongs_to_a_mail",

@@ -339,6 +339,13 @@ def test_every_mail_has_its_three_templates_and_a_sample_that_renders(name: str,
     assert "<style" not in mail.html.partition("<body")[2]
 
 
+def test_every_folder_with_models_and_pages_is_among_the_slices() -> None:
+    folders = {path.parent.name for path in (ROOT / "app").glob("*/models.py") if (path.parent / "views.py").exists()}
+    missing = folders - {part.__name__.rpartition(".")[2] for part in application.SLICES}
+    assert "reservations" in folders
+    assert missing == set(), "import these in app/__init__.py and add them to SLICES there"
+
+
 def test_every_slice_is_shut_to_all_but_its_face() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     shut = {name for contract in contracts for name in contract.get("protected_modules", ())}
@@ -484,6 +491,7 @@ TESTS_OF_A_SLICE = (
     "tests/unit/test_docs.py::test_every_name_that_the_application_enqueues_is_a_registered_job",
     "tests/unit/test_docs.py::test_every_job_of_the_project_has_a_name_of_its_module_and_says_what_it_does",
     "tests/unit/test_docs.py::test_every_folder_of_mail_templates_belongs_to_a_mail",
+    "tests/unit/test_docs.py::test_every_folder_with_models_and_pages_is_among_the_slices",
     "tests/unit/test_docs.py::test_every_slice_is_shut_to_all_but_its_face",
 )
 

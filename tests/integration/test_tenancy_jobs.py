@@ -128,7 +128,10 @@ ON_A_CONNECTION = {
     "audit/recording.py": (2, "inserts, and the rows of a bulk deletion, narrowed by hand"),
     "demo.py": (4, "commands only"),
     "demo_work.py": (4, "commands only"),
-    "mail/ledger.py": (7, "by the ids of jobs that a worker holds or that have ended; counts without content, for all schools"),
+    "mail/ledger.py": (
+        7,
+        "by the ids of jobs that a worker holds or that have ended; counts without content, for all schools",
+    ),
     "monitoring/doctor.py": (1, "a command, of the migrations' table"),
     "outbox/bulk.py": (2, "narrowed by hand; updates by key are refused in a scope"),
     "outbox/deployment.py": (1, "the deployment's own id"),

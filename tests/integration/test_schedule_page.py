@@ -91,9 +91,10 @@ def test_what_an_administrator_runs_now_is_a_job_of_the_system_and_the_last_run(
     assert client.post(f"{PAGE}/no-such/run").status_code == 404
 
 
-def test_what_no_scheduler_knows_yet_says_so(app, client, session, admin):
-    app.extensions["schedule"].append(ScheduleEntry("test.new", job="test.act", every=60))
-    for action in ("pause", "resume", "run"):
-        answer = client.post(f"{PAGE}/test.new/{action}")
-        assert answer.status_code == 404
-        assert "python scheduler.py" in answer.text
+def test_what_no_scheduler_knows_yet_can_be_paused_and_run(app, client, session, admin):
+    app.extensions["schedule"].append(ScheduleEntry("test.new", job="maintenance.prune", every=60))
+    for action in ("pause", "resume", "pause", "run"):
+        assert client.post(f"{PAGE}/test.new/{action}").status_code == 303
+    session.expire_all()
+    assert session.get(Schedule, "test.new").paused_at is not None
+    assert session.scalar(sa.select(JobRecord.name).where(JobRecord.subject_id == "test.new")) == "maintenance.prune"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from app.accounts import AccessToken
 from app.extensions import db
 from app.mail import EmailMessage, MailState
 from app.outbox import JobRecord, JobState, ScheduleTick, StatusChange, WorkerProcess
@@ -134,7 +135,8 @@ def _expected_mails() -> frozenset[str]:
         StatusChange.new.in_(["confirmed", "cancelled"]),
     )
     changed = {f"reservation-status/{row.subject_id}/{row.new}/{row.id}" for row in db.session.execute(changes)}
-    return frozenset(created | changed)
+    tokens = {f"token-created/{id}" for id in db.session.scalars(sa.select(AccessToken.id))}
+    return frozenset(created | changed | tokens)
 
 
 def _jobs() -> list[Job]:

@@ -26,6 +26,8 @@ CHECK_SECONDS = 15.0
 # After a loss of Redis the owner comes first: a deployment that was refused waits so long before it takes over.
 PRECEDENCE_SECONDS = 60.0
 
+# Some hosts of PostgreSQL keep it from their customers.
+_MAY_READ_PLACE = sa.text("SELECT has_function_privilege('pg_control_system()', 'execute')")
 # A copy of the database has the row too; it is another deployment as long as the original lives beside it.
 _PLACE = sa.text(
     "SELECT c.system_identifier::text || '/' || d.oid"
@@ -88,7 +90,7 @@ class BrokerOwnership:
 def _read_id(session: Session) -> str:
     connection = session.connection()
     id: str = connection.execute(sa.select(Deployment.id)).scalars().one()
-    if connection.dialect.name == "postgresql":
+    if connection.dialect.name == "postgresql" and connection.execute(_MAY_READ_PLACE).scalar_one():
         id += f"/{connection.execute(_PLACE).scalar_one()}"
     return id
 

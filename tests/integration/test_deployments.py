@@ -14,7 +14,7 @@ from app.accounts import limits
 from app.extensions import db
 from app.monitoring import doctor
 from app.outbox import Deployment, ForeignBrokerError, JobState, enqueue, publisher
-from app.outbox.deployment import CHECK_SECONDS, MEMORY_KEY, OWNER_KEY, PRECEDENCE_SECONDS
+from app.outbox.deployment import CHECK_SECONDS, MEMORY_KEY, OWNER_KEY, PRECEDENCE_SECONDS, BrokerOwnership
 from jobs.engine.heavy import HeavyWorker
 from jobs.engine.light import LightWorker
 from tests.clocks import ENTRY, QUEUE, TIMERS, one_pass, scheduler
@@ -74,6 +74,21 @@ def test_a_copy_of_a_database_is_another_deployment(app, session, broker, settin
             db.engine.dispose()
     finally:
         postgres.drop(copy)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_without_access_to_the_clusters_identifier_a_database_is_known_by_its_row(app, session):
+    for statement in (
+        "CREATE ROLE tenant",
+        "GRANT SELECT ON deployments TO tenant",
+        "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public",
+        "SET LOCAL ROLE tenant",
+    ):
+        session.execute(sa.text(statement))
+    ownership = BrokerOwnership()
+    ownership.learn(session)
+    assert ownership.deployment_id == session.scalar(sa.select(Deployment.id))
+    session.rollback()
 
 
 def test_a_second_deployment_publishes_nothing_and_its_jobs_wait_in_the_database(app, session, owned_by_another):

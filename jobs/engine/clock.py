@@ -66,7 +66,7 @@ class Clock(Scheduler):
         self._stopping = threading.Event()
         self._last_run: dict[str, float] = {}
         self._under_way: dict[str, Iterator[object]] = {}
-        self._beaten_at = self._beating_since = -math.inf
+        self._beaten_at, self._beating_since = -math.inf, math.inf
 
     def run(self, burst: bool = False) -> None:
         """Works until SIGTERM or SIGINT; with `burst`, makes one pass.

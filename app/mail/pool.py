@@ -150,10 +150,11 @@ class SessionPool(Generic[S]):
         """Gives the place up; whether the server admits none at all, which those who wait are to know too."""
         with self._changed:
             self._slots.discard(slot)
-            has_others = bool(self._slots)
-            self._limit = max(1, len(self._slots))
-            self._probe_at = time.monotonic() + (PROBE_SECONDS if has_others else 0.0)
-            if is_over := was_only_one and not has_others:
+            # Those that lie idle hold connections too: they may be the ones for which this one was refused.
+            others = len(self._slots) + len(self._idle)
+            self._limit = max(1, others)
+            self._probe_at = time.monotonic() + (PROBE_SECONDS if others else 0.0)
+            if is_over := was_only_one and not others:
                 self._failures, self._failure = self._failures + 1, error
             self._changed.notify_all()
         return is_over

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import redis
+from flask import g, has_request_context
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -75,7 +76,7 @@ class _EncryptedSentinelConnection(_SentinelConnection, redis.SSLConnection):
 
 
 class CircuitBreaker:
-    """Keeps callers from waiting for a broker that does not answer.
+    """Keeps callers from waiting for a broker that does not answer, and a request from waiting for it twice.
 
     Args:
         retry_seconds: how long it stays open after a failure; then one caller may try.
@@ -88,6 +89,8 @@ class CircuitBreaker:
 
     def admits(self) -> bool:
         """Whether a call may be tried now. After a failure only one caller at a time is let through to try."""
+        if has_request_context() and g.get("broker_failed", False):
+            return False
         with self._lock:
             now = time.monotonic()
             if self._closed_again_at == 0.0:
@@ -108,6 +111,8 @@ class CircuitBreaker:
             self._closed_again_at = 0.0
 
     def failed(self) -> None:
-        """The call failed: nobody waits for `retry_seconds`."""
+        """The call failed: nobody waits for `retry_seconds`, and this request no more at all."""
+        if has_request_context():
+            g.broker_failed = True
         with self._lock:
             self._closed_again_at = time.monotonic() + self._retry_seconds

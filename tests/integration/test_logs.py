@@ -10,7 +10,7 @@ import pytest
 
 from app.logs import VERSION, without_secrets
 from tests.processes import ROOT
-from tests.reservation_factories import make_user
+from tests.reservation_factories import log_in, make_user
 from tests.servers import free_port, wait_until
 
 # Nothing here is about the database.
@@ -26,8 +26,8 @@ def requests(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def test_each_request_is_one_line_without_query_and_token(client, session, caplog):
     user = make_user()
     id = user.id
-    with client.session_transaction() as cookies:
-        cookies.update({"_user_id": user.fs_uniquifier, "_fresh": True})
+    log_in(client, user)
+    caplog.clear()
     session.rollback()
     secret = "kJ3_-x" * 7
     client.get("/start?code=654-321", headers={"X-Request-Id": "request-1"})

@@ -46,15 +46,6 @@ def test_rqs_stock_worker_command_runs_the_heavy_worker(session, processes, sett
 
 
 @on_sqlite
-def test_rqs_own_worker_class_runs_our_jobs_with_the_serializer_of_the_readme(session, processes, settings):
-    id = asked(session, "test.greet", ticket_id=1)
-    line = re.search(r"`(rq worker -S [^`]+)`", (ROOT / "README.md").read_text())
-    assert line
-    assert processes.run(*line[1].split(), "--url", settings["REDIS_URL"], "--burst") == 0
-    assert read(session, id).state is JobState.COMPLETED, processes.output()
-
-
-@on_sqlite
 @pytest.mark.parametrize(("name", "options"), [("test.greet", ()), ("test.heavy_nap", ("--heavy",))])
 def test_workers_begin_no_jobs_while_rq_is_suspended(session, processes, settings, name, options):
     rq = ("--url", settings["REDIS_URL"])
@@ -62,9 +53,8 @@ def test_workers_begin_no_jobs_while_rq_is_suspended(session, processes, setting
     worker = processes.worker(*options, HEARTBEAT_SECONDS="0.2")
     wait_until(lambda: "worker.suspended" in processes.output(worker))
     id = asked(session, name, **({"seconds": 0.1} if options else {"ticket_id": 1}))
-    info = processes.start("rq", "info", "--raw", *rq)
-    info.wait(60)
-    assert re.search(r"^worker \S+ .* suspended ", processes.output(info), re.MULTILINE), processes.output(info)
+
+    wait_until(lambda: re.search(r"^worker \S+ .* suspended ", rq_info(processes, settings), re.MULTILINE))
     assert read(session, id).state is JobState.PENDING
     assert processes.run("rq", "resume", *rq) == 0
     wait_until(state_is(session, id, JobState.COMPLETED))
@@ -75,14 +65,14 @@ def test_rq_info_shows_idle_workers_with_what_they_have_finished(session, proces
     processes.worker(HEARTBEAT_SECONDS="0.2")
     id = asked(session, "test.greet", ticket_id=1)
     wait_until(state_is(session, id, JobState.COMPLETED))
-
-    def info() -> str:
-        process = processes.start("rq", "info", "--raw", "--url", settings["REDIS_URL"])
-        process.wait(60)
-        return processes.output(process)
-
     idle = r"^worker light-\S+ .* idle mail, default, bulk\. jobs: 1 finished, 0 failed$"
-    wait_until(lambda: re.search(idle, info(), re.MULTILINE))
+    wait_until(lambda: re.search(idle, rq_info(processes, settings), re.MULTILINE))
+
+
+def rq_info(processes, settings) -> str:
+    process = processes.start("rq", "info", "--raw", "--url", settings["REDIS_URL"])
+    process.wait(60)
+    return processes.output(process)
 
 
 @on_sqlite

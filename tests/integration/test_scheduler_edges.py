@@ -86,7 +86,7 @@ def test_a_scheduler_without_the_lock_still_rescues(app, session, clock, broker)
     fall_silent(session)
     broker.set("rq:scheduler_lock", "somebody else")
     standby = scheduler(app)
-    standby._beaten_at = math.inf  # it has been giving signs of life without a gap
+    standby._beaten_at, standby._beating_since = math.inf, -math.inf  # its heartbeats have had no gap
     for _ in range(5):  # several, in case a scheduler judges nobody right after its own silence
         one_pass(standby)
         clock.shift(3)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from app import reservations
-from app.accounts import Role
+from app.accounts import Role, User
 from app.columns import utc_now
 from app.extensions import db
-from app.mail import MailState
+from app.mail import EmailMessage, MailState
 from app.mail.registry import kind_of
 from app.mail.rendering import render
 from app.outbox import JobRecord, JobState, Origin, StatusChange, acting_as, enqueue
 from app.reservations import Reservation, ReservationStatus, history_of
+from app.reservations.emails import MAX_NEW_PER_HOUR
 from app.reservations.history import history_for
 from tests.job_records import count
 from tests.ledger import contexts, mails
 from tests.reservation_factories import insert_reservations, make_reservation, make_user, tomorrow
+
+
+@pytest.fixture
+def settings(settings, request):
+    """With a mail server where a test requests one."""
+    if "smtp" not in request.fixturenames:
+        return settings
+    return settings | {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(request.getfixturevalue("smtp").port)}
 
 
 def test_a_new_reservation_tells_the_desk(app):
@@ -38,6 +48,23 @@ def test_without_an_address_of_the_desk_nothing_is_sent(app):
     app.config["ADMIN_EMAIL"] = None
     make_reservation()
     assert mails() == []
+
+
+def test_one_user_mails_the_desk_so_many_reservations_in_an_hour_and_others_still_do(session, smtp, work):
+    member, other = make_user(), make_user()
+
+    def reserve(by: User, number: int) -> Counter[str]:
+        with acting_as(Origin(by.id)):
+            start = tomorrow()
+            session.add_all([Reservation(customer=by, school_id=by.school_id, start_time=start) for _ in range(number)])
+            session.commit()
+        work()
+        query = sa.select(EmailMessage.state).where(EmailMessage.kind == "reservation-new")
+        return Counter(session.scalars(query))
+
+    assert reserve(member, MAX_NEW_PER_HOUR - 1) == {MailState.SENT: MAX_NEW_PER_HOUR - 1}
+    assert reserve(member, 3) == {MailState.SENT: MAX_NEW_PER_HOUR, MailState.SKIPPED: 2}
+    assert reserve(other, 1) == {MailState.SENT: MAX_NEW_PER_HOUR + 1, MailState.SKIPPED: 2}
 
 
 @pytest.mark.parametrize("status", ["confirmed", "cancelled"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import sqlalchemy as sa
+from flask import has_request_context
 from sqlalchemy.orm import Session, joinedload
 
 from app import audit
@@ -115,6 +116,14 @@ def forget(found: LoginAddress) -> None:
     _record("user.address_forgotten", found)
     db.session.delete(found)
     db.session.commit()
+
+
+def forget_unproven(user: User) -> None:
+    """Removes the addresses that a user had before confirming the email address; the present request's is kept. The
+    caller commits."""
+    here = _network() if has_request_context() else ""
+    statement = sa.delete(LoginAddress).where(LoginAddress.user_id == user.id, LoginAddress.network != here)
+    db.session.execute(statement, execution_options={"synchronize_session": False})
 
 
 def addresses_of(user: User, *, cursor: str | None = None) -> Page[LoginAddress]:

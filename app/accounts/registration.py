@@ -16,7 +16,7 @@ from flask import current_app
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.accounts import codes, second_factor
+from app.accounts import codes, logins, second_factor
 from app.accounts.emails import ALREADY_REGISTERED, CONFIRMATION, PASSWORD_RESET, send_code, send_welcome
 from app.accounts.models import AccountCode, CodePurpose, User
 from app.accounts.services import change_password, check_password, create_user, end_sessions_and_tokens
@@ -127,7 +127,8 @@ def post(mail_id: str | None) -> Posted:
 
 def confirm(user: User) -> None:
     """Takes the address of a user for confirmed, clears what was set up before (tokens, a second factor, sessions other
-    than the one that confirms), and welcomes them by mail. The caller commits.
+    than the one that confirms, trust in IP addresses other than this one), and welcomes them by mail. The caller
+    commits.
 
     Raises:
         ConflictError: the address is another user's.
@@ -140,6 +141,7 @@ def confirm(user: User) -> None:
     # Who registered may not be who reads the mailbox: what they have set up must not outlive the confirmation.
     second_factor.remove(user)
     end_sessions_and_tokens(user, keeps_current=True)
+    logins.forget_unproven(user)
     # Who else claims the address cannot have it any more. They are not told: they would learn that it is somebody's.
     codes.void(CodePurpose.CONFIRM, AccountCode.user_id.in_(sa.select(User.id).where(User.email == user.email)))
     send_welcome(user)

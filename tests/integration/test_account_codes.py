@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
-from app.accounts import AccessToken, User, codes, create_user, issue_personal_token, registration
+from app.accounts import AccessToken, LoginAddress, User, codes, create_user, issue_personal_token, registration
 from app.accounts.models import AccountCode, CodePurpose
 from app.audit.models import AuditEntry
 from app.columns import utc_now
@@ -109,6 +109,25 @@ def test_a_confirmation_clears_what_was_set_up_before(app, client, session):
     session.refresh(user)
     assert (user.tf_primary_method, user.tf_totp_secret) == (None, None)
     assert session.scalars(sa.select(AccessToken.id).where(AccessToken.revoked_at.is_(None))).all() == []
+
+
+@ONLY_SQLITE
+@pytest.mark.parametrize(("address", "trusted"), [("198.51.100.7", []), ("198.51.100.9", ["198.51.100.9"]), (None, [])])
+def test_a_confirmation_trusts_only_the_address_from_which_it_comes(app, client, session, address, trusted):
+    """The registration trusts its own; who made it and who reads the mailbox may be two people."""
+    fields = {"username": "ada", "email": "ada@example.org", "password": PASSWORD}
+    client.post("/api/v1/auth/register", json=fields, environ_base={"REMOTE_ADDR": "198.51.100.9"})
+    user = session.scalars(sa.select(User)).one()
+    networks = sa.select(LoginAddress.network).where(LoginAddress.user_id == user.id)
+    assert session.scalars(networks).all() == ["198.51.100.9"]
+    if address:
+        link = f"/confirm/{codes.token_of(sent(user))}"
+        assert client.post(link, environ_base={"REMOTE_ADDR": address}).status_code == 302
+    else:
+        assert app.test_cli_runner().invoke(args=["users", "confirm", "ada"]).exit_code == 0
+    session.expire_all()
+    assert user.is_confirmed
+    assert session.scalars(networks).all() == trusted
 
 
 @ONLY_SQLITE

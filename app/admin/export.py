@@ -12,9 +12,11 @@ from typing import Any
 from app.presentation import plain, utc_iso
 
 # Programs that open the file would run what begins so as a formula (OWASP, "CSV Injection"): the signs, also in full
-# width and after spaces, at the beginning or after a line break, which some take for the next cell's beginning.
+# width and after spaces or quotes, at the beginning or after what some take for the end of a cell: a line break, a tab,
+# and in many countries a semicolon.
 FORMULA = re.compile(
-    r"\A(?=[\t\r\n])|(?:\A|(?<=[\r\n\v\f\x85\u2028\u2029]))(?=[^\S\r\n]*[=+\-@\uff1d\uff0b\uff0d\uff20])"
+    r"""\A(?=[\t\r\n])"""
+    r"""|(?:\A|(?<=[;\t\r\n\v\f\x85\u2028\u2029]))(?=(?:"|[^\S\r\n])*[=+\-@\uff1d\uff0b\uff0d\uff20])"""
 )
 
 
@@ -48,5 +50,7 @@ def _cell(value: Any) -> str | int | float:
         case datetime():
             return utc_iso(value)
         case dict() | list():
-            return json.dumps(value, ensure_ascii=False)
-    return FORMULA.sub("'", plain(value))
+            text = json.dumps(value, ensure_ascii=False)
+        case _:
+            text = plain(value)
+    return FORMULA.sub("'", text)

@@ -214,6 +214,13 @@ def table(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
 
 
+def test_no_page_starts_a_worker_of_rq_that_runs_any_function() -> None:
+    """RQ's own classes run whatever function a job in Redis names."""
+    commands = [text for page in PAGES.values() for text in re.findall(r"`(rq worker(?:-pool)? [^`]+)`", page)]
+    assert len(commands) >= 2
+    assert [command for command in commands if " -w jobs." not in command] == []
+
+
 @pytest.mark.parametrize("path", re.findall(r"-w (jobs\.[\w.]+)", README))
 def test_the_worker_classes_that_the_readme_names_exist(path: str) -> None:
     module, _, name = path.rpartition(".")

@@ -13,7 +13,10 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import select
+import selectors
 import socket
+import threading
 import time
 from functools import partial
 from typing import Any
@@ -35,6 +38,8 @@ SEND_SECONDS = 60
 # A stopping worker closes connections that have been idle for as long: who has just connected, or received a response,
 # may be sending a request. So long, too, a client has to close a connection after the last response.
 LINGER_SECONDS = 2
+# So many slow requests are refused at a time; others wait meanwhile.
+REFUSALS, REFUSALS_EVERY_SECONDS = 25, 0.1
 MAX_HEAD_BYTES = 32 * 1024
 # What is larger goes to a temporary file.
 MEMORY_BYTES = 64 * 1024
@@ -137,15 +142,21 @@ class Connection(Channel):
             except OSError:  # the client was faster
                 self.handle_close()
 
-    def expire(self, idle_seconds: float) -> None:
-        """Refuses a request that arrives too slowly; closes a connection that is idle or unread for too long."""
+    def expire(self, idle_seconds: float) -> bool:
+        """Refuses a request that arrives too slowly; closes a connection that is idle or unread for too long.
+
+        Returns:
+            whether a request was refused.
+        """
         if self.requests:
-            return
+            return False
         if self.request is not None and not self.close_when_flushed:
             if self.request.is_too_slow():
                 self._refuse(self.request)
+                return True
         elif self._is_abandoned(time.time() - self.last_activity, idle_seconds):
             self.handle_close()
+        return False
 
     def _is_abandoned(self, quiet_seconds: float, idle_seconds: float) -> bool:
         if self.total_outbufs_len or self.close_when_flushed:
@@ -169,6 +180,72 @@ class Connection(Channel):
             return False
 
 
+class Sockets(dict[int, Any]):
+    """The sockets of waitress, by file descriptor, and their events.
+
+    The loop of waitress asks every socket in every round what it waits for. With 1,000 connections that costs more than
+    a request does, and slow clients cause many rounds. This one asks only those whose answer may have changed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._selector = selectors.DefaultSelector()
+        self._watched: dict[int, int] = {}
+        self._changed: set[int] = set()
+        # A thread that runs the application may close a connection.
+        self._lock = threading.Lock()
+
+    def __setitem__(self, descriptor: int, entry: Any) -> None:
+        super().__setitem__(descriptor, entry)
+        self._changed.add(descriptor)
+
+    def __delitem__(self, descriptor: int) -> None:
+        """Called before the socket is closed."""
+        with self._lock:
+            super().__delitem__(descriptor)
+            self._watch(descriptor, 0)
+
+    def handle_events(self, seconds: float) -> None:
+        """Handles the next events, which must come within this time."""
+        for descriptor in tuple(self._changed):
+            self._ask(descriptor)
+        for key, events in self._selector.select(seconds):
+            self._changed.add(key.fd)
+            if (entry := self.get(key.fd)) is not None:
+                flags = (select.POLLIN, select.POLLOUT)[events == selectors.EVENT_WRITE]
+                wasyncore.readwrite(entry, flags)
+
+    def ask_all(self) -> None:
+        """Has the next round ask every socket what it waits for."""
+        self._changed.update(tuple(self))
+
+    def _ask(self, descriptor: int) -> None:
+        with self._lock:
+            self._changed.discard(descriptor)
+            entry = self.get(descriptor)
+            if entry is None:
+                return
+            # While a thread answers a request, the connection changes without an event. Looked at first: what follows
+            # is the last word once the thread has finished.
+            if entry.accepting or getattr(entry, "requests", None):
+                self._changed.add(descriptor)
+            if entry.readable():
+                self._watch(descriptor, selectors.EVENT_READ)
+            else:
+                self._watch(descriptor, selectors.EVENT_WRITE if entry.writable() else 0)
+
+    def _watch(self, descriptor: int, events: int) -> None:
+        before = self._watched.pop(descriptor, 0)
+        if events:
+            self._watched[descriptor] = events
+        if not before and events:
+            self._selector.register(descriptor, events)
+        elif before and not events:
+            self._selector.unregister(descriptor)
+        elif before != events:
+            self._selector.modify(descriptor, events)
+
+
 class BufferingWorker(Worker):
     """A gunicorn worker whose threads never wait for a client."""
 
@@ -190,7 +267,7 @@ class BufferingWorker(Worker):
         queue_logger.setLevel(logging.ERROR)
         application: Any = self.wsgi
         listening: list[Any] = self.sockets
-        self._sockets: dict[int, Any] = {}
+        self._sockets = Sockets()
         create_server(
             application,
             map=self._sockets,
@@ -228,21 +305,26 @@ class BufferingWorker(Worker):
     def _serve(self, seconds: float, *, idle_seconds: float) -> None:
         """Handles the next events; ends what has taken too long, once in this time."""
         self.notify()
-        wasyncore.loop(timeout=seconds, use_poll=True, map=self._sockets, count=1)
-        if time.monotonic() > self._expire_at:
-            self._expire_at = time.monotonic() + seconds
-            for connection in self._connections():
-                connection.expire(idle_seconds)
+        self._sockets.handle_events(min(seconds, max(0.0, self._expire_at - time.monotonic())))
+        if time.monotonic() < self._expire_at:
+            return
+        refused = 0
+        for connection in self._connections():
+            refused += connection.expire(idle_seconds)
+            if refused == REFUSALS:
+                break
+        self._sockets.ask_all()
+        self._expire_at = time.monotonic() + (REFUSALS_EVERY_SECONDS if refused == REFUSALS else seconds)
 
     def _accept(self, listener: BaseWSGIServer) -> None:
-        """Accepts all connections that the system has completed; waitress accepts one for each look at all others."""
+        """Accepts all connections that the system has completed; waitress accepts one in each round."""
         before = None
         while len(self._sockets) != before:
             before = len(self._sockets)
             BaseWSGIServer.handle_accept(listener)
 
     def _connections(self) -> list[Connection]:
-        return [entry for entry in self._sockets.values() if isinstance(entry, Connection)]
+        return [entry for entry in tuple(self._sockets.values()) if isinstance(entry, Connection)]
 
 
 def raise_file_limit() -> int:

@@ -87,6 +87,10 @@ class BufferedRequest(Parser):
             super().parse_header(header_plus)
         except ValueError as error:
             raise ParsingError("Content-Length is invalid") from error
+        # A proxy that believes the other header sees another end of the request (RFC 9112, 6.1). waitress leaves
+        # Transfer-Encoding in requests of HTTP/1.0, which has no chunks.
+        if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
+            raise ParsingError("Content-Length and Transfer-Encoding contradict each other")
 
     def is_too_slow(self) -> bool:
         """Whether it should have arrived by now."""

@@ -140,6 +140,7 @@ MALFORMED = (
     "Transfer-Encoding: chunked\r\n\r\n-1\r\nx\r\n0\r\n\r\n",
     "Transfer-Encoding: chunked\r\n\r\n1;a\r\nxy\r\n0\r\n\r\n",
     "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\nxyz\r\n",
+    "Transfer-Encoding: chunked\r\nContent-Length: 11\r\n\r\n1\r\nx\r\n0\r\n\r\n",
     "Content-Length: -1\r\n\r\n",
     f"Content-Length: {'9' * 5_000}\r\n\r\n",
     "Content-Length: \u00b2\r\n\r\n",
@@ -148,9 +149,10 @@ MALFORMED = (
 
 
 @pytest.mark.usefixtures("web")
-def test_a_malformed_body_is_refused(connect):
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+def test_a_malformed_body_is_refused(connect, version):
     for body in MALFORMED:
-        status, closes, _ = receive(connect(POST + body.encode()))
+        status, closes, _ = receive(connect(POST.replace(b"1.1", version) + body.encode()))
         assert (status, closes) == (400, True), body
 
 

@@ -185,6 +185,18 @@ def test_an_error_keeps_the_navigation_for_those_who_are_logged_in(client):
     assert "Log out" not in client.get("/static/no-such-file.css").text
 
 
+def test_no_answer_runs_inline_scripts_or_is_framed_by_another_site(client):
+    log_in(client, make_user())
+    paths = ("/login", "/no-such-page", "/broken", "/reservations/", "/api/docs", "/api/v1/me", "/healthz")
+    for path in paths:
+        headers = client.get(path).headers
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'self'; " in policy, path
+        assert "frame-ancestors 'self'; " in policy, path
+        assert "unsafe" not in policy, path
+        assert headers["X-Frame-Options"] == "SAMEORIGIN", path
+
+
 def test_nothing_but_static_files_is_kept_by_caches(client):
     log_in(client, make_user())
     for path in ("/probe", "/login", "/no-such-page", "/reservations/", "/api/v1/me", "/static/no-such-file.css"):

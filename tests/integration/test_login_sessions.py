@@ -81,6 +81,17 @@ def test_a_new_password_ends_all_sessions_but_the_one_that_chose_it(client, anot
 
 
 @ON_SQLITE
+def test_no_other_site_and_no_script_gets_the_cookies_of_a_login(settings, request):
+    settings["PUBLIC_URL"] = "https://desk.example.org"
+    client = request.getfixturevalue("client")
+    form = {"login": make_user().username, "password": PASSWORD, "remember": "y"}
+    assert client.post("/login", data=form, base_url="https://desk.example.org").status_code == 302
+    for name in ("session", "remember_token"):
+        cookie = client.get_cookie(name, domain="desk.example.org")
+        assert (cookie.same_site, cookie.http_only, cookie.secure) == ("Lax", True, True), name
+
+
+@ON_SQLITE
 def test_a_session_and_its_remember_cookie_end_thirty_days_after_the_login(app, client, user, session):
     with time_machine.travel("2030-01-01T12:00:00Z", tick=False) as clock:
         remembered(client, user)

@@ -13,6 +13,7 @@ from app.accounts.registration import request_password_reset
 from app.extensions import db
 from app.mail import EmailMessage, MailState, close_connections, resend, send_notice
 from app.mail.previews import preview
+from app.mail.registry import kinds, optional_kinds
 from app.outbox import for_school
 from app.reservations import ReservationStatus
 from app.schools import default_school
@@ -92,6 +93,13 @@ def test_what_is_about_the_account_always_goes_out(app, work, smtp):
     request_password_reset(user.email)
     work()
     assert [mail.recipients for mail in smtp.received] == [(user.email,)]
+
+
+@on_sqlite
+def test_no_mail_about_the_account_is_a_choice(app):
+    about = {kind.name for kind in kinds() if kind.contexts.__module__.startswith("app.accounts.")}
+    assert about >= {"login-new-address", "password-changed", "second-factor-changed", "token-created", "admin-added"}
+    assert about & optional_kinds().keys() == set()
 
 
 @on_sqlite

@@ -227,6 +227,13 @@ def test_the_worker_classes_that_the_readme_names_exist(path: str) -> None:
     assert inspect.isclass(getattr(importlib.import_module(module), name))
 
 
+def test_every_test_that_the_page_on_security_names_exists() -> None:
+    named = re.findall(r"`((?:tests/unit/)?test_\w+\.py)`", PAGES["security.md"])
+    assert len(named) > 20
+    paths = [ROOT / name if "/" in name else ROOT / "tests/integration" / name for name in named]
+    assert [path.name for path in paths if not path.exists()] == []
+
+
 # ── Links ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -12,22 +12,23 @@ REPLACED = str.maketrans("@4301$57", "aaeoisst")
 MIN_DIFFERENT = 4
 RUNS = ("01234567890", "abcdefghijklmnopqrstuvwxyz", "qwertyuiop", "qwertzuiop", "azertyuiop", "asdfghjkl", "zxcvbnm")
 _WORDS = """
-1q2w3e4r 1q2w3e4r5t 1qaz2wsx 1qaz2wsx3edc a1b2c3d4 aa abc abcd access account admin administrator alexander amanda
-america andrea andrew angel angels anthony apple arsenal asd asdf asdfgh ashley austin barcelona baseball basketball
-batman belfry benjamin bismillah blink bond brandon brasil butterfly changeit changeme charlie cheese chelsea
-chicken chocolate christian christopher computer cookie cowboys daniel danielle david default demo diamond dolphin
-dragon elephant elizabeth estrella facebook family ferrari flower football forever freedom friends fuckyou gabriel
-geheim george ginger google guest hallo hannah harley heather hello hockey hottie hunter iloveu iloveyou internet
-isabella jackson jasmine jennifer jessica jesus jordan joshua justin killer kimberly letmein liverpool login london
-love lovely loveme madison maggie manager manchester maria master matthew melissa metallica michael michelle mickey
-midnight minecraft monday monkey monster morgan mother mustang myspace naruto natasha newpassword nicholas nicole
-nintendo nothing office oliver operator orange parola pass passport passw passwd password passwords passwort patrick
-peanut pepper phoenix pokemon portal princess private purple q1w2e3r4 q1w2e3r4t5 qazwsx qazwsxedc qwe qweasd
+10203040 147258369 147852369 159753456 1q2w3e4r 1q2w3e4r5t 1qaz2wsx 1qaz2wsx3edc 1qazxsw2 741852963 789456123 963852741
+a1b2c3d4 aa abc abcd abcdefg access account admin administrator alexander amanda america andrea andrew angel angels
+anthony apple arsenal asd asdf asdfgh ashley austin babygirl barcelona baseball basketball batman belfry belfry-demo
+benjamin bismillah blink bond brandon brasil butterfly changeit changeme charlie cheese chelsea chicken chocolate
+christian christopher computer cookie corvette cowboys daniel danielle david default demo diamond dolphin dragon
+elephant elizabeth estrella facebook family ferrari flower football forever freedom friends fuckyou gabriel geheim
+george ginger google guest hallo hannah harley heather hello hockey hottie hunter iloveu iloveyou internet isabella
+jackson jasmine jennifer jessica jesus jordan joshua justin killer kimberly letmein liverpool login london love lovely
+loveme madison maggie manager manchester maria master matthew maverick melissa mercedes metallica michael michelle
+mickey midnight minecraft monday monkey monster morgan mother mustang myspace naruto natasha newpassword nicholas
+nicole nintendo nothing office oliver operator orange parola pass passport passw passwd password passwords passwort
+patrick peanut pepper phoenix pokemon portal princess private purple q1w2e3r4 q1w2e3r4t5 qazwsx qazwsxedc qwe qweasd
 qweasdzxc qwer qwert qwerty qwertyui qwertyuiop qwertz rachel rainbow rebecca robert ronaldo root running samantha
-sample samsung school schule secret secure security senha server shadow slipknot snoopy soccer sommer spiderman
-spring starwars strawberry student summer sunshine super superman superstar swordfish system taylor teacher temp
-temporary test tester testing thomas thunder tigger trustno tweety unknown user vanessa victoria vincent welcome
-whatever william willkommen winner winter wordpass xbox yellow zaq zxcvbn zxcvbnm
+sample samsung school schule secret secure security senha server shadow slipknot snoopy soccer sommer spiderman spring
+starwars strawberry student summer sunshine super superman superstar swordfish system taylor teacher temp temporary
+test tester testing thomas thunder tigger trustno tweety unknown user vanessa victoria vincent welcome whatever william
+willkommen winner winter wordpass xbox yellow zaq zaq12wsx zxcvbn zxcvbnm
 """
 WORDS = frozenset(_WORDS.split())
 

@@ -35,6 +35,7 @@ from app.settings.casts import (
     whole_seconds,
     zone_name,
 )
+from app.settings.database_urls import sqlalchemy_url
 
 GROUPS: tuple[Group, ...] = (
     group(
@@ -488,10 +489,3 @@ def _flask_keys(values: Mapping[str, Any]) -> dict[str, Any]:
         "REMEMBER_COOKIE_SECURE": is_secure,
         "WTF_CSRF_ENABLED": True,
     }
-
-
-def sqlalchemy_url(address: str) -> str:
-    """The address with the driver that is installed: hosts hand out `postgres://` and `postgresql://`."""
-    scheme, separator, rest = address.partition("://")
-    driver = "postgresql+psycopg" if scheme in ("postgres", "postgresql") else scheme
-    return f"{driver}{separator}{rest}"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from redis.connection import parse_url
+from redis import RedisError
+from redis.connection import Connection, parse_url
 
 DIRECT_SCHEMES = ("redis", "rediss", "unix")
 SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+# Options that are not the connection's own.
+POOL_OPTIONS = ("max_connections",)
+SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,9 @@ def read_broker_url(text: str) -> BrokerAddress:
     """
     scheme, _, rest = text.partition("://")
     if scheme in DIRECT_SCHEMES:
-        return BrokerAddress(_options(text), is_encrypted=scheme == "rediss")
+        options = _options(text)
+        _check_options(options)
+        return BrokerAddress(options, is_encrypted=scheme == "rediss")
     if scheme not in SENTINEL_SCHEMES:
         raise ValueError(text)
     authority, _, tail = rest.partition("/")
@@ -48,8 +55,10 @@ def read_broker_url(text: str) -> BrokerAddress:
     if not service:
         raise ValueError(text)
     # The rest is read as it is without Sentinel.
-    options = _options(f"redis://{credentials}{at}sentinel/{database}{mark}{query}")
+    options = _options(f"{scheme.removesuffix('+sentinel')}://{credentials}{at}sentinel/{database}{mark}{query}")
+    _check_options({name: value for name, value in options.items() if name not in SENTINEL_OPTIONS})
     del options["host"]
+    options.pop("connection_class", None)  # that of Sentinel's client does the same
     sentinels = tuple(_host_and_port(host) for host in hosts.split(","))
     return BrokerAddress(options, sentinels, unquote(service), scheme.startswith("rediss"))
 
@@ -65,6 +74,18 @@ def _options(url: str) -> dict[str, Any]:
     if not is_valid:
         raise ValueError(url)
     return dict(parse_url(url))
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Makes a connection without opening it: it refuses options that it does not have."""
+    of_connection = {name: value for name, value in options.items() if name not in POOL_OPTIONS}
+    connection_class = of_connection.pop("connection_class", Connection)
+    try:
+        # Replies are read as bytes, by RQ too.
+        if connection_class(**of_connection).encoder.decode_responses:
+            raise ValueError("decode_responses")
+    except (TypeError, RedisError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _host_and_port(text: str) -> tuple[str, int]:

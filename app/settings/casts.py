@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 import idna
 
 from app.settings.broker_urls import read_broker_url
+from app.settings.database_urls import check_database_url
 
 TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
 FALSE_WORDS = frozenset({"false", "0", "no", "off"})
@@ -130,13 +131,8 @@ def _to_broker_url(text: str) -> str:
     return text
 
 
-DATABASE_SCHEMES = ("sqlite", "postgres", "postgresql", "postgresql+psycopg")
-
-
 def _to_database_url(text: str) -> str:
-    _split_url(text, DATABASE_SCHEMES)
-    if text.removeprefix("sqlite://").strip("/") in ("", ":memory:"):
-        raise ValueError(text)  # in memory, each connection would have a database of its own
+    check_database_url(text)
     return text
 
 
@@ -209,5 +205,5 @@ host = Cast("the name or IP address of a server", _to_host)
 zone_name = Cast("a time zone's name, as Europe/Berlin", _to_zone_name)
 existing_file = Cast("the path of a file that exists", _to_existing_file)
 web_url = Cast("an http:// or https:// address", _to_web_url)
-database_url = Cast("a sqlite:///file or postgresql:// address", _to_database_url)
-broker_url = Cast("a redis://, rediss://, unix:// or redis+sentinel:// address", _to_broker_url)
+database_url = Cast("a sqlite:///file or postgresql:// address, with valid options", _to_database_url)
+broker_url = Cast("a redis://, rediss://, unix:// or redis+sentinel:// address, with valid options", _to_broker_url)

@@ -84,6 +84,14 @@ def test_an_empty_value_means_the_default(tmp_path: Path) -> None:
         ("REDIS_URL", "unix:///run/valkey.sock", "unix:///run/valkey.sock"),
         ("REDIS_URL", "redis+sentinel://a:26379,b:26379/main/0", "redis+sentinel://a:26379,b:26379/main/0"),
         ("REDIS_URL", "redis+sentinel://:pw@a:26379/main", "redis+sentinel://:pw@a:26379/main"),
+        (
+            "REDIS_URL",
+            "rediss://a?ssl_cert_reqs=none&max_connections=9",
+            "rediss://a?ssl_cert_reqs=none&max_connections=9",
+        ),
+        ("REDIS_URL", "rediss+sentinel://a:1/main?ssl_cert_reqs=none", "rediss+sentinel://a:1/main?ssl_cert_reqs=none"),
+        ("DATABASE_URL", "postgres://host/x?sslmode=require&port=3", "postgres://host/x?sslmode=require&port=3"),
+        ("DATABASE_URL", "sqlite:///belfry.sqlite3?timeout=3", "sqlite:///belfry.sqlite3?timeout=3"),
     ],
 )
 def test_text_becomes_a_value(tmp_path: Path, name: str, text: str, value: object) -> None:
@@ -150,6 +158,14 @@ def test_a_wrong_value_is_refused_in_one_line_with_name_and_value(tmp_path: Path
         ("REDIS_URL", "unix+sentinel://:hunter2@a:26379/main"),
         ("REDIS_URL", "redis://:hunter2@host/word"),
         ("REDIS_URL", "unix:///run/valkey.sock?db=hunter2"),
+        # Options that the connection does not have, and one with which RQ cannot work.
+        ("REDIS_URL", "redis://:hunter2@host?socket_timeuot=2"),
+        ("REDIS_URL", "rediss+sentinel://:hunter2@a:26379/main?sentinel_name=ada"),
+        ("REDIS_URL", "redis://:hunter2@host?decode_responses=true"),
+        ("DATABASE_URL", "postgresql://:hunter2@host:port/belfry"),
+        ("DATABASE_URL", "postgresql://:hunter2@host/belfry?sslmod=require"),
+        ("DATABASE_URL", "sqlite:///hunter2.sqlite3?timeout=long"),
+        ("DATABASE_URL", "sqlite:///hunter2.sqlite3?tiemout=5"),
     ],
 )
 def test_a_refused_secret_is_not_shown(tmp_path: Path, name: str, text: str) -> None:

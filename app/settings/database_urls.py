@@ -1,0 +1,38 @@
+"""Reads a DATABASE_URL: SQLAlchemy's address of it, and options that its driver accepts."""
+
+from __future__ import annotations
+
+import warnings
+
+import sqlalchemy as sa
+from psycopg.conninfo import make_conninfo
+from psycopg.errors import ProgrammingError
+from sqlalchemy.exc import ArgumentError, SAWarning
+
+SCHEMES = ("sqlite", "postgres", "postgresql", "postgresql+psycopg")
+
+
+def sqlalchemy_url(address: str) -> str:
+    """The address with the driver that is installed: hosts hand out `postgres://` and `postgresql://`."""
+    scheme, separator, rest = address.partition("://")
+    driver = "postgresql+psycopg" if scheme in ("postgres", "postgresql") else scheme
+    return f"{driver}{separator}{rest}"
+
+
+def check_database_url(text: str) -> None:
+    """Checks an address with its options, without connecting.
+
+    Raises:
+        ValueError: it names no file or server, or has a port or an option that is invalid.
+    """
+    if text.partition("://")[0] not in SCHEMES or text.removeprefix("sqlite://").strip("/") in ("", ":memory:"):
+        raise ValueError(text)  # in memory, each connection would have a database of its own
+    try:
+        url = sa.make_url(sqlalchemy_url(text))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SAWarning)  # of an option that would be ignored
+            _, options = url.get_dialect()().create_connect_args(url)
+        if url.get_backend_name() == "postgresql":
+            make_conninfo(**options)
+    except (ArgumentError, ProgrammingError, SAWarning) as error:
+        raise ValueError(text) from error

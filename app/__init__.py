@@ -35,6 +35,7 @@ from app import (
     work_items,
 )
 from app.audit import views as audit_pages
+from app.commands import RootGroup
 from app.config import SettingError, load_environment, read_settings, unknown_settings
 from app.mail import views as mail_pages
 
@@ -64,6 +65,7 @@ def create_app(
     """
     path = instance_path or ROOT / "instance"
     app = Flask(__name__, instance_path=str(path))
+    app.cli = RootGroup(app.name)
     environ = environ or load_environment(ROOT)
     try:
         app.config.from_mapping(read_settings(environ, path, overrides))

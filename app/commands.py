@@ -51,6 +51,16 @@ class CommandGroup(Command, AppGroup):
     """A group of such commands."""
 
 
+class RootGroup(AppGroup):
+    """The commands of the application, where the `flask` command looks for those that it does not have itself."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name; a name that no command has is reported in one line too."""
+        if (command := super().get_command(ctx, cmd_name)) is None:
+            raise OneLineError(f"No such command {cmd_name!r}. (see `{ctx.command_path} --help`)", USAGE_STATUS)
+        return command
+
+
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
     try:

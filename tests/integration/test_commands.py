@@ -106,9 +106,9 @@ def test_a_database_that_does_not_answer_is_reported_in_one_line(lost, command):
 
 
 @ONCE
-@pytest.mark.parametrize("command", ["jobs list", "mail list", "users list", "schedule list", "audit list"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_an_unmigrated_database_is_reported_in_one_line(unmigrated, command):
-    line = assert_one_line(run(unmigrated, *command.split()))
+    line = assert_one_line(run(unmigrated, *command.split(), *COMMANDS[command].split()))
     assert "run `flask --app wsgi db upgrade`" in line
 
 
@@ -152,6 +152,8 @@ def test_a_value_that_the_database_refuses_is_reported_in_one_line(app, argument
         (["jobs", "retry", SOME_ID, "--state", "failed"], 2),
         (["jobs", "--nope"], 2),
         (["jobs", "nope"], 2),
+        (["nope"], 2),
+        (["jbos", "list"], 2),
         (["doctor", "--nope"], 2),
         (["jobs", "worker", "--nope"], 2),
         (["audit", "list", "--user", "99999999999999999999"], 2),

@@ -97,12 +97,12 @@ class InboxAddress:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "port"
-        self._wait_seconds = INBOX_WAIT_SECONDS
+        self.wait_seconds = INBOX_WAIT_SECONDS
 
     def port(self) -> int:
         """Its port. The first time it is given a moment to start; raises ServerUnreachableError when it does not."""
-        deadline = time.monotonic() + self._wait_seconds
-        self._wait_seconds = 0.0
+        deadline = time.monotonic() + self.wait_seconds
+        self.wait_seconds = 0.0
         while (port := self._read()) is None:
             if time.monotonic() >= deadline:
                 raise ServerUnreachableError("the development inbox is not running: `make run` starts it")

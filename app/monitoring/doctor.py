@@ -24,6 +24,8 @@ from app.extensions import db
 from app.mail import MailError, check_connection
 from app.monitoring import services
 from app.outbox import (
+    HEAVY_QUEUES,
+    LIGHT_QUEUES,
     QUEUES,
     Deployment,
     ForeignBrokerError,
@@ -39,6 +41,15 @@ LIMIT_SECONDS = 2.0
 RECENT = timedelta(days=1)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 UNFINISHED = "does not finish its passes"
+# What an operator looks at when a part gives no answer in time.
+REMEDIES = {
+    "database": "check that it runs, DATABASE_URL, and what locks or slows it",
+    "broker": "check that it runs, and REDIS_URL; jobs wait in the database",
+    "smtp": "check that it runs, MAIL_SERVER and MAIL_PORT",
+}
+ORDER = (
+    "settings", "database", "migrations", "broker", "light workers", "heavy workers", "scheduler", "jobs", "smtp",
+)  # fmt: skip
 
 Check = Callable[[Flask], str | None]
 
@@ -109,14 +120,21 @@ class _Series(threading.Thread):
         if self._error is not None:
             raise self._error
         found, current = list(self._found), self._current
-        return [*found, Finding(current, False, f"no answer within {LIMIT_SECONDS:g} s")] if current else found
+        if not current:
+            return found
+        # Parts without a remedy of their own read the database.
+        remedy = REMEDIES.get(current, REMEDIES["database"])
+        return [*found, Finding(current, False, f"no answer within {LIMIT_SECONDS:g} s: {remedy}")]
 
 
 def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
     on_database: dict[str, Sequence[Check]] = {"database": [_database], "migrations": [_migrations]}
     if app.config["JOBS_EAGER"]:
         return [{"settings": [_settings]}, on_database | {"jobs": [_jobs]}, {"smtp": [_smtp]}]
-    workers: dict[str, Sequence[Check]] = {f"queue {queue}": [partial(_workers_of, queue=queue)] for queue in QUEUES}
+    workers: dict[str, Sequence[Check]] = {
+        "light workers": [partial(_workers, queues=LIGHT_QUEUES, command="flask --app wsgi jobs worker")],
+        "heavy workers": [partial(_workers, queues=HEAVY_QUEUES, command="flask --app wsgi jobs worker --heavy")],
+    }
     return [
         {"settings": [_settings]},
         on_database | workers | {"scheduler": [_scheduler], "jobs": [_jobs], "broker": [_broker_ownership]},
@@ -146,8 +164,7 @@ def _without_repetition(found: Mapping[str, Finding]) -> list[Finding]:
     broker, scheduler = found.get("broker"), found.get("scheduler")
     if broker and scheduler and not broker.is_well and scheduler.message.startswith(UNFINISHED):
         found = {**found, "scheduler": replace(scheduler, message=f"{UNFINISHED} while the broker is not well")}
-    order = ("settings", "database", "migrations", "broker", *(f"queue {name}" for name in QUEUES), "scheduler", "jobs")
-    return [found[part] for part in (*order, "smtp") if part in found]
+    return [found[part] for part in ORDER if part in found]
 
 
 def _settings(app: Flask) -> str:
@@ -199,13 +216,12 @@ def _broker_ownership(app: Flask) -> None:
         return
 
 
-def _workers_of(app: Flask, queue: str) -> str:
+def _workers(app: Flask, queues: Sequence[str], command: str) -> str:
     rows = _fresh(app, WorkerProcess.queues != "")
-    names = [row.name for row in rows if queue in row.queues.split(",")]
-    if not names:
-        flag = " --heavy" if queue == "heavy" else ""
-        raise _NotWellError(f"no worker: start `flask --app wsgi jobs worker{flag}`")
-    return f"{len(names)} worker{'s' if len(names) > 1 else ''}"
+    counts = {queue: sum(queue in row.queues.split(",") for row in rows) for queue in queues}
+    if missing := [queue for queue, count in counts.items() if not count]:
+        raise _NotWellError(f"none for {', '.join(missing)}: start `{command}`")
+    return ", ".join(f"{queue} {count}" for queue, count in counts.items())
 
 
 def _scheduler(app: Flask) -> str:

@@ -15,7 +15,7 @@ from flask import Flask
 from app.columns import utc_now
 from app.extensions import db
 from app.monitoring import doctor
-from app.outbox import JobRecord, JobState, enqueue
+from app.outbox import JobRecord, JobState, WorkerProcess, enqueue
 from tests.conftest import make_app
 
 ONCE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -53,10 +53,28 @@ def test_a_silent_server_of_each_kind_takes_no_longer_than_the_limit(
     # Each of the three waits for longer by itself: 5 s, 2 s and 10 s.
     assert findings(make_app(settings | nowhere, tmp_path)) == {
         "settings": (True, "APP_ENV=testing"),
-        "database": (False, "no answer within 0.5 s"),
-        "broker": (False, "no answer within 0.5 s"),
-        "smtp": (False, "no answer within 0.5 s"),
+        "database": (False, f"no answer within 0.5 s: {doctor.REMEDIES['database']}"),
+        "broker": (False, f"no answer within 0.5 s: {doctor.REMEDIES['broker']}"),
+        "smtp": (False, f"no answer within 0.5 s: {doctor.REMEDIES['smtp']}"),
     }
+
+
+@ONCE
+def test_a_development_inbox_that_does_not_run_is_named(settings: dict[str, Any], tmp_path: Path):
+    found = findings(make_app(settings, tmp_path))
+    assert found["smtp"] == (False, "the development inbox is not running: `make run` starts it")
+
+
+@ONCE
+def test_missing_workers_are_named_once_for_each_command_that_starts_them(app, session):
+    session.add(WorkerProcess(name="light-1", kind="light", host="here", pid=1, queues="mail,bulk"))
+    session.commit()
+    found = findings(app)
+    assert found["light workers"] == (False, "none for default: start `flask --app wsgi jobs worker`")
+    assert found["heavy workers"] == (False, "none for heavy: start `flask --app wsgi jobs worker --heavy`")
+    session.add(WorkerProcess(name="light-2", kind="light", host="here", pid=2, queues="default,bulk"))
+    session.commit()
+    assert findings(app)["light workers"] == (True, "mail 1, default 1, bulk 2")
 
 
 @ONCE

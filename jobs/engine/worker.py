@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 import structlog
-from rq import worker_registration
+from rq import Queue, worker_registration
 from rq.logutils import setup_loghandlers
 from rq.serializers import JSONSerializer
 from rq.suspension import WORKERS_SUSPENDED
@@ -142,6 +142,8 @@ class EngineWorker(BaseWorker):
         with broker.connection.pipeline(transaction=False) as pipeline:
             pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state.value, **counts})
             worker_registration.register(self, pipeline)
+            # Of workers, `rq info` shows those of the queues that it lists.
+            pipeline.sadd(Queue.redis_queues_keys, *(queue.key for queue in self.queues))
             pipeline.expire(self.key, self.worker_ttl)
             pipeline.exists(WORKERS_SUSPENDED)
             *_, suspended = pipeline.execute()

@@ -12,7 +12,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 import time_machine
-from rq import Worker
+from rq import Queue, Worker
 
 from app.columns import utc_now
 from app.outbox import (
@@ -150,6 +150,8 @@ def test_a_worker_is_shown_to_rqs_tools_again_when_redis_has_forgotten_it(app, b
     worker._beat()
     (found,) = Worker.all(connection=broker)
     assert (found.name, found.pid, found.queue_names()) == (worker.name, worker.pid, ["heavy"])
+    # Else `rq info` would leave it out as soon as another queue has had a job.
+    assert Queue.all(connection=broker) == worker.queues
     worker.teardown()
     assert Worker.all(connection=broker) == []
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.logs import VERSION, without_secrets
+from tests.conftest import make_app
 from tests.processes import ROOT
 from tests.reservation_factories import log_in, make_user
 from tests.servers import free_port, wait_until
@@ -83,6 +84,13 @@ def test_each_process_begins_with_a_line_that_says_what_it_is(processes, setting
     assert lines["worker"]["queues"] == ["mail", "bulk"]
     assert lines["heavy"]["queues"] == ["heavy"]
     assert lines["web"]["threads"] == 8
+
+
+@on_sqlite
+def test_a_name_that_is_not_a_setting_is_logged_at_each_start(settings, tmp_path, caplog):
+    make_app(settings | {"MAIL_SEVER": "smtp.example.org"}, tmp_path)
+    (line,) = [record.msg for record in caplog.records if "setting.unknown" in record.getMessage()]
+    assert (line["name"], line["nearest"]) == ("MAIL_SEVER", "MAIL_SERVER")
 
 
 def test_the_version_is_that_of_the_project():

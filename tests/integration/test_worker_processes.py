@@ -58,6 +58,7 @@ def test_workers_begin_no_jobs_while_rq_is_suspended(session, processes, setting
     assert read(session, id).state is JobState.PENDING
     assert processes.run("rq", "resume", *rq) == 0
     wait_until(state_is(session, id, JobState.COMPLETED))
+    assert "worker.resumed" in processes.output(worker)
 
 
 @on_sqlite

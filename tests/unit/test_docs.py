@@ -123,6 +123,14 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
     assert documented == {setting.name for setting in SETTINGS}
 
 
+def test_every_setting_is_read_somewhere() -> None:
+    paths = [*ROOT.glob("app/**/*.py"), *ROOT.glob("jobs/**/*.py"), *ROOT.glob("*.py"), ROOT / "Procfile"]
+    where_defined = (ROOT / "app" / "config.py", ROOT / "app" / "settings")
+    code = "\n".join(path.read_text() for path in paths if not any(path.is_relative_to(p) for p in where_defined))
+    unread = {setting.name for setting in SETTINGS if not re.search(rf"\b{setting.name}\b", code)}
+    assert unread == {"WEB_CONCURRENCY"}, "gunicorn reads WEB_CONCURRENCY; nothing reads the others"
+
+
 @pytest.mark.parametrize("heading", [group.heading for group in GROUPS])
 def test_every_group_of_settings_has_its_heading(heading: str) -> None:
     assert f"## {heading}" in SETTINGS_PAGE.splitlines()

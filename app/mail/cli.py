@@ -20,6 +20,7 @@ from app.pagination import MAX_LIMIT
 
 mail = CommandGroup("mail", help="Looks into the mail ledger, sends mails again, shows and tests them.")
 
+PARTS = ("subject", "text", "html")
 _HIDDEN = frozenset({"recipient"})
 
 
@@ -63,14 +64,15 @@ def resend(mail_id: str) -> None:
 
 @mail.command("preview")
 @click.argument("name", required=False)
-@click.option("--part", type=click.Choice(["subject", "text", "html"]), default="text", show_default=True)
-def preview(name: str | None, part: str) -> None:
+@click.option("--part", type=click.Choice(PARTS), default="text", show_default=True)
+@as_json_option
+def preview(name: str | None, part: str, as_json: bool) -> None:
     """Shows a mail with sample data; without NAME it lists those there are."""
     if name is None:
-        for kind in kinds():
-            click.echo(kind.name)
-        return
-    click.echo(getattr(previews.preview(name), part))
+        names = [kind.name for kind in kinds()]
+        return echo_json(names) if as_json else click.echo("\n".join(names))
+    mail = previews.preview(name)
+    return echo_json({each: getattr(mail, each) for each in PARTS}) if as_json else click.echo(getattr(mail, part))
 
 
 @mail.command("test")

@@ -180,12 +180,29 @@ def test_an_unexpected_error_is_reported_in_one_line(app, monkeypatch):
 
 @ONCE
 @pytest.mark.parametrize(
-    "command", ["jobs list", "jobs names", "schedule list", "mail list", "audit list", "users list", "work-items list"]
+    "command",
+    [
+        "jobs list",
+        "jobs names",
+        "schedule list",
+        "mail list",
+        "mail preview",
+        "audit list",
+        "users list",
+        "work-items list",
+    ],
 )
 def test_every_list_has_json(app, command):
     result = run(app, *command.split(), "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     assert isinstance(json.loads(result.stdout), list)
+
+
+@ONCE
+def test_a_mail_is_previewed_as_json_in_all_its_parts(app):
+    shown = json.loads(run(app, "mail", "preview", "account-deleted", "--json").stdout)
+    assert list(shown) == ["subject", "text", "html"]
+    assert shown["html"].startswith("<!DOCTYPE html>")
 
 
 @ONCE

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import click
 
 from app.accounts import registration, second_factor, services
@@ -15,6 +18,27 @@ users = CommandGroup("users", help="Makes users and changes what they may do.")
 
 roles = click.Choice([role.value for role in Role])
 
+
+class PasswordOption(click.Option):
+    """A password: prompted for at a terminal, otherwise the first line of standard input."""
+
+    def prompt_for_value(self, ctx: click.Context) -> Any:
+        """Reads the password. Raises click.UsageError if there is none."""
+        if sys.stdin.isatty():
+            return super().prompt_for_value(ctx)
+        if not (password := sys.stdin.readline().rstrip("\r\n")):
+            raise click.UsageError("--password is missing, and so is a password on standard input", ctx)
+        return password
+
+
+password_option = click.option(
+    "--password",
+    cls=PasswordOption,
+    prompt=True,
+    hide_input=True,
+    confirmation_prompt=True,
+    help="Prompted for if omitted; without a terminal, read from standard input.",
+)
 
 _FIELDS = ("id", "username", "name", "email", "role", "school_id", "active", "is_confirmed", "last_login_at")
 
@@ -46,7 +70,7 @@ def list_(role: str | None, slug: str | None, text: str | None, limit: int, as_j
 @click.option("--school", "slug", default=DEFAULT_SLUG, show_default=True, help="The slug of the user's school.")
 @click.option("--name", default="", help="As others see it; the username when absent.")
 @click.option("--time-zone", help="As Europe/Berlin; the setting TIMEZONE when absent.")
-@click.option("--password", prompt=True, hide_input=True, confirmation_prompt=True, help="Asked for when absent.")
+@password_option
 def create(email: str, username: str, role: str, slug: str, name: str, time_zone: str | None, password: str) -> None:
     """Makes a user."""
     user = services.create_user(
@@ -100,7 +124,7 @@ def enable(login: str) -> None:
 
 @users.command("set-password")
 @click.argument("login")
-@click.option("--password", prompt=True, hide_input=True, confirmation_prompt=True, help="Prompted for if omitted.")
+@password_option
 def set_password(login: str, password: str) -> None:
     """Sets a password: the user's sessions and tokens end, and a mail tells the user."""
     user = services.get_user(login)

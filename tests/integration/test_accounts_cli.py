@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import click.testing
 import pytest
 import sqlalchemy as sa
 
@@ -37,11 +38,24 @@ def test_create_puts_the_user_into_a_school(app, session):
     assert "There is no school 'nowhere'." in refused.stderr
 
 
-def test_create_asks_for_an_absent_password(app):
+def test_create_prompts_for_an_absent_password_at_a_terminal(app, monkeypatch):
+    monkeypatch.setattr(click.testing._NamedTextIOWrapper, "isatty", lambda _: True, raising=False)
     result = run(app, *CREATE, input=f"{PASSWORD}\n{PASSWORD}\n")
     assert result.exit_code == 0, result.output
+    assert "Repeat for confirmation" in result.output
     assert PASSWORD not in result.output
     assert authenticate("ada", PASSWORD) is not None
+
+
+@pytest.mark.filterwarnings("error")  # getpass warns on stderr where there is no terminal
+@pytest.mark.parametrize("command", [CREATE, ["users", "set-password", "grace"]], ids=" ".join)
+def test_without_a_terminal_an_absent_password_is_read_from_standard_input(app, session, command):
+    make_user(username="grace")
+    session.rollback()
+    assert run(app, *command, input="another-long-secret\n").exit_code == 0
+    assert authenticate("ada" if command is CREATE else "grace", "another-long-secret") is not None
+    refused = run(app, *command, input="")
+    assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
 
 
 def test_what_is_wrong_is_said_in_one_line_on_stderr(app, session):

@@ -29,7 +29,7 @@ TITLES = {
     409: "Conflict with another change",
     413: "Too large",
     422: "Invalid values",
-    429: "Too many attempts",
+    429: "Please wait",
     500: "Internal error",
     503: "Temporarily unavailable",
 }

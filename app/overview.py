@@ -48,7 +48,7 @@ def _numbers(today: int, waiting: int, counts: dict[str, int]) -> list[dict[str,
             url_for("reservations.list_", status="pending"),
             "warning" if waiting else "",
         ),
-        _number("Jobs on the way", on_the_way, url_for("monitoring.jobs")),
+        _number("Jobs in progress", on_the_way, url_for("monitoring.jobs")),
         _number(
             "Jobs waiting to retry",
             retryable,

@@ -57,7 +57,7 @@ def page_by_key(
         InvalidInputError: the limit is out of range, or the cursor is none that this list gave out.
     """
     if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidInputError("The list is not that long.", {"limit": [f"takes 1 to {MAX_LIMIT}"]})
+        raise InvalidInputError("The limit is out of range.", {"limit": [f"must be 1 to {MAX_LIMIT}"]})
     if cursor:
         query = query.where(_after(key, _read_cursor(cursor, key), descending))
     order = [column.desc() if descending else column.asc() for column in key]
@@ -100,7 +100,7 @@ def _read_cursor(cursor: str, key: Key) -> list[Any]:
         values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         return [_from_plain(value, column) for value, column in zip(values, key, strict=True)]
     except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError) as error:
-        message = "takes the next_cursor of the page before"
+        message = "must be the next_cursor of the previous page"
         raise InvalidInputError("This page of the list does not exist.", {"cursor": [message]}) from error
 
 

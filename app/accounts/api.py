@@ -158,7 +158,8 @@ def login(credentials: dict[str, str]) -> Mapping[str, Any]:
         limits.spend_code()
     if not second_factor.is_satisfied(user, credentials.get("code")):
         raise UnauthenticatedError(
-            "This user has a second factor: send its code too.", {"code": ["takes a new code of the authenticator app"]}
+            "This user has a second factor: send its code too.",
+            {"code": ["must be a new code from the authenticator app"]},
         )
     act_as(user)
     audit.record("user.login", subject_of(user), details={"with": "password, for a token"})

@@ -35,11 +35,11 @@ TOKEN_LIFETIMES = {"30": "30 days", "90": "90 days", "365": "1 year", "0": "Unti
 class RegistrationForm(FlaskForm):
     """Who wants to join."""
 
-    username = StringField("Username", [InputRequired("Choose one."), Length(max=254)])
-    email = EmailField("Email address", [InputRequired("Type your address."), Length(max=254)])
+    username = StringField("Username", [InputRequired("Enter a username."), Length(max=254)])
+    email = EmailField("Email address", [InputRequired("Enter your email address."), Length(max=254)])
     password = PasswordField(
         "Password",
-        [InputRequired("Choose one."), Length(max=1_000)],
+        [InputRequired("Enter a password."), Length(max=1_000)],
         description=f"At least {MIN_PASSWORD_CHARACTERS} characters.",
     )
 
@@ -47,13 +47,13 @@ class RegistrationForm(FlaskForm):
 class AddressForm(FlaskForm):
     """An address to send a mail to."""
 
-    email = EmailField("Email address", [InputRequired("Type your address."), Length(max=254)])
+    email = EmailField("Email address", [InputRequired("Enter your email address."), Length(max=254)])
 
 
 class CodeForm(AddressForm):
     """An address, and the six digits that a mail brought there."""
 
-    code = StringField("Code", [InputRequired("Type the six digits of the mail."), Length(max=20)])
+    code = StringField("Code", [InputRequired("Enter the six digits from the email."), Length(max=20)])
 
 
 class NewPasswordForm(FlaskForm):
@@ -61,7 +61,7 @@ class NewPasswordForm(FlaskForm):
 
     password = PasswordField(
         "New password",
-        [InputRequired("Choose one."), Length(max=1_000)],
+        [InputRequired("Enter a password."), Length(max=1_000)],
         description=f"At least {MIN_PASSWORD_CHARACTERS} characters.",
     )
 
@@ -88,7 +88,7 @@ class PersonalTokenForm(FlaskForm):
     )
     days = SelectField(
         "Valid for",
-        [InputRequired("Choose one.")],
+        [InputRequired("Select one.")],
         choices=[SelectChoice(*each) for each in TOKEN_LIFETIMES.items()],
         default="90",
     )
@@ -102,17 +102,17 @@ class PersonalTokenForm(FlaskForm):
 class ProfileForm(FlaskForm):
     """What users change of themselves."""
 
-    name = StringField("Name", [InputRequired("Type one."), Length(max=MAX_NAME_CHARACTERS)])
+    name = StringField("Name", [InputRequired("Enter a name."), Length(max=MAX_NAME_CHARACTERS)])
     time_zone = SelectField("Time zone", choices=lambda: [_zone_of_school(), *_zones()])
-    skips_own_changes = BooleanField("Not of changes that I made myself")
+    skips_own_changes = BooleanField("Not about changes I made myself")
     wanted = SelectMultipleField("Messages", choices=lambda: [SelectChoice(wish) for wish in wishes()])
 
 
 class DeletionForm(FlaskForm):
     """Who deletes an account: proven again."""
 
-    password = PasswordField("Password", [InputRequired("Type your password."), Length(max=1_000)])
-    code = StringField("Code", [Length(max=40)], description="Of your authenticator app, or a recovery code.")
+    password = PasswordField("Password", [InputRequired("Enter your password."), Length(max=1_000)])
+    code = StringField("Code", [Length(max=40)], description="From your authenticator app, or a recovery code.")
 
 
 def wishes() -> dict[str, tuple[str, Channel]]:

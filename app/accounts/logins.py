@@ -31,8 +31,8 @@ KEPT = timedelta(days=365)
 # Of one user: who is on the way gets another address every day.
 MOST_KEPT = 100
 
-NO_SUCH_LINK = "This link does not work: it is too old, or what it is about was forgotten."
-USED_LINK = "This link was used: you have said already whose the login was."
+NO_SUCH_LINK = "This link does not work: it has expired, or the IP address was removed."
+USED_LINK = "This link was already used: you have answered whether the login was yours."
 
 
 def is_admitted() -> sa.ColumnElement[bool]:

@@ -61,7 +61,7 @@ def acting_user() -> User:
     """
     user = _present_user()
     if not user.is_confirmed:
-        raise UnconfirmedError("Confirm your email address first: the code is in the mail that you got.")
+        raise UnconfirmedError("Confirm your email address first: the code is in the email that you received.")
     return user
 
 
@@ -118,13 +118,14 @@ def require_role(
 ) -> Callable[[Callable[P, ResponseReturnValue]], Callable[P, ResponseReturnValue]]:
     """Lets only users of these roles in: others get a 403, and who has yet to confirm what `login_required` gives."""
     wanted = frozenset(Role(role) for role in roles)
+    named = " and ".join("staff" if role is Role.STAFF else f"{role}s" for role in sorted(wanted, reverse=True))
 
     def decorate(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
         @login_required
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
             if current_user.role not in wanted:
-                raise ForbiddenError(f"This is for {' and '.join(sorted(wanted))} only.")
+                raise ForbiddenError(f"This page is for {named} only.")
             return view(*args, **kwargs)
 
         return guarded

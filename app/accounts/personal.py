@@ -92,7 +92,7 @@ register(
         ),
         export,
         erase,
-        "Your name, your address, your password and your tokens are deleted, and you are logged out everywhere. "
-        "With the same username and address you, or others, can register again.",
+        "Your name, email address, password and tokens are deleted, and you are logged out everywhere. "
+        "The username and the email address can be registered again, by you or by others.",
     )
 )

@@ -86,7 +86,7 @@ def prove(user: User, password: str, code: str | None) -> None:
     if user.tf_primary_method:
         limits.spend_code()
     if not second_factor.is_satisfied(user, code):
-        raise InvalidInputError("The code is wrong.", {"code": ["takes a new code of the authenticator app"]})
+        raise InvalidInputError("The code is wrong.", {"code": ["must be a new code from the authenticator app"]})
 
 
 @seeing(EVERYTHING)  # what is theirs, wherever they were when it was made

@@ -35,8 +35,8 @@ GATHERED_FOR = timedelta(minutes=10)
 UNCONFIRMED_KEPT = timedelta(days=30)
 RESEND = "accounts.resend_confirmation"
 RESET = "accounts.send_password_reset"
-NO_SUCH_CODE = "This code does not work: it is wrong, was used, is too old, or a newer mail has another."
-NO_SUCH_LINK = "This link does not work: it was used, is too old, or a newer mail has another."
+NO_SUCH_CODE = "This code does not work: it is wrong, was already used, has expired, or was replaced by a newer email."
+NO_SUCH_LINK = "This link does not work: it was already used, has expired, or was replaced by a newer email."
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Posted:
             return "The mail with your code is on its way."
         if self.is_sent:
             return "The mail with your code was sent."
-        return "The mail with your code cannot be sent at the moment. It goes out by itself as soon as it can."
+        return "The mail with your code cannot be sent at the moment. It is sent automatically as soon as possible."
 
     def describe(self) -> Mapping[str, Any]:
         """The `email_info` of the API."""

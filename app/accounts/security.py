@@ -92,6 +92,15 @@ SETTINGS: dict[str, Any] = {
     "MULTI_FACTOR_RECOVERY_CODES_TEMPLATE": "accounts/recovery_codes.html",
     "MULTI_FACTOR_RECOVERY_TEMPLATE": "accounts/recovery_code.html",
     "POST_LOGOUT_VIEW": "security.login",
+    "MSG_INVALID_PASSWORD": ("The password is wrong.", "error"),
+    "MSG_INVALID_RECOVERY_CODE": ("The recovery code is wrong, or was already used.", "error"),
+    "MSG_PASSWORD_CHANGE": ("Password changed.", "success"),
+    "MSG_PASSWORD_IS_THE_SAME": ("The new password must differ from the current one.", "error"),
+    "MSG_REAUTHENTICATION_SUCCESSFUL": ("Password confirmed.", "info"),
+    "MSG_TWO_FACTOR_CHANGE_METHOD_SUCCESSFUL": ("Second factor turned on.", "success"),
+    "MSG_TWO_FACTOR_DISABLED": ("Second factor turned off.", "success"),
+    "MSG_TWO_FACTOR_INVALID_TOKEN": ("The code is wrong or has expired. Try again.", "error"),
+    "MSG_TWO_FACTOR_PERMISSION_DENIED": ("Log in with your username and password first.", "error"),
     "TRACKABLE": True,
     "CHANGEABLE": True,
     "TWO_FACTOR": True,
@@ -123,8 +132,10 @@ class LoginByNameForm(LoginForm):
     """A username or email address, and the password. What is wrong is the same, whatever is wrong."""
 
     email = None  # pyright: ignore[reportAssignmentType] - how a form of WTForms loses a field
-    login = StringField("Username or email address", [InputRequired("Type one of them."), Length(max=254)])
-    password = PasswordField("Password", [InputRequired("Type your password."), Length(max=1_000)])
+    login = StringField(
+        "Username or email address", [InputRequired("Enter your username or email address."), Length(max=254)]
+    )
+    password = PasswordField("Password", [InputRequired("Enter your password."), Length(max=1_000)])
     remember = BooleanField("Stay logged in on this device")
 
     def validate_next(self, field: Field) -> None:
@@ -145,10 +156,11 @@ class LoginByNameForm(LoginForm):
 class OurChangePasswordForm(ChangePasswordForm):
     """The current password, and the new one twice."""
 
-    password = PasswordField("Current password", [InputRequired("Type your current password."), Length(max=1_000)])
-    new_password = PasswordField("New password", [InputRequired("Type a new one."), Length(max=1_000)])
+    password = PasswordField("Current password", [InputRequired("Enter your current password."), Length(max=1_000)])
+    new_password = PasswordField("New password", [InputRequired("Enter a new password."), Length(max=1_000)])
     new_password_confirm = PasswordField(
-        "New password again", [InputRequired("Type it once more."), EqualTo("new_password", "The two differ.")]
+        "New password again",
+        [InputRequired("Enter the new password again."), EqualTo("new_password", "The passwords do not match.")],
     )
 
     def validate(self, **options: Any) -> bool:
@@ -162,7 +174,7 @@ class OurChangePasswordForm(ChangePasswordForm):
 class OurVerifyForm(VerifyForm):
     """The password once more."""
 
-    password = PasswordField("Password", [InputRequired("Type your password."), Length(max=1_000)])
+    password = PasswordField("Password", [InputRequired("Enter your password."), Length(max=1_000)])
 
     def validate(self, **options: Any) -> bool:
         """Whether it is right; a wrong one is recorded."""
@@ -175,7 +187,7 @@ class OurVerifyForm(VerifyForm):
 class OurCodeForm(TwoFactorVerifyCodeForm):
     """A code of the authenticator app."""
 
-    code = StringField("Code", [InputRequired("Type the code that the app shows."), Length(max=20)])
+    code = StringField("Code", [InputRequired("Enter the code that the app shows."), Length(max=20)])
 
     def validate(self, **options: Any) -> bool:
         """Whether it is right. A second factor is set up in the session that began it: the library signs its secret for
@@ -190,7 +202,7 @@ class OurCodeForm(TwoFactorVerifyCodeForm):
 class OurTwoFactorSetupForm(TwoFactorSetupForm):
     """Setting up a second factor; turning it off, or replacing it, takes a code of it."""
 
-    code = StringField("Code", [Length(max=40)], description="Of your authenticator app, or a recovery code.")
+    code = StringField("Code", [Length(max=40)], description="From your authenticator app, or a recovery code.")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -202,7 +214,7 @@ class OurTwoFactorSetupForm(TwoFactorSetupForm):
             return False
         if second_factor.is_satisfied(acting_user(), self.code.data):
             return True
-        self.code.errors = ["The code is wrong; type a new code."]
+        self.code.errors = ["The code is wrong; enter a new code."]
         return False
 
 
@@ -312,7 +324,7 @@ def _refuse_broken_next() -> None:
             try:
                 urlsplit(given.replace("\\", "/"))
             except ValueError:
-                abort(400, "What should come next is no address.")
+                abort(400, "The page to continue to is not a valid URL.")
 
 
 def _guard_views() -> ResponseReturnValue | None:

@@ -280,4 +280,4 @@ def _refuse_taken(username: str, email: str | None, own_id: int | None = None) -
         if taken_email == email and confirmed_at is not None:
             problems["email"] = ["is taken"]
     if problems:
-        raise InvalidInputError("There is such a user already.", problems)
+        raise InvalidInputError("A user with this username or email address already exists.", problems)

@@ -20,7 +20,9 @@ MAX_NAME_CHARACTERS = 120
 def valid_username(username: str) -> str:
     """3 to 40 characters."""
     if not USERNAME.fullmatch(username):
-        raise ValueError("takes 3 to 40 letters, digits, dots, dashes or underscores, a letter or digit at both ends")
+        raise ValueError(
+            "must be 3 to 40 letters, digits, dots, dashes or underscores, with a letter or digit at both ends"
+        )
     return username
 
 
@@ -36,7 +38,7 @@ def valid_email(email: str) -> str:
             test_environment=current_app.config["APP_ENV"] != "production",
         )
     except EmailNotValidError as error:
-        raise ValueError(f"takes an email address: {error}") from error
+        raise ValueError(f"must be an email address: {error}") from error
     return checked.normalized.lower()
 
 
@@ -59,7 +61,7 @@ def valid_password(password: str, *names: str) -> str:
             without them must be long enough.
     """
     if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_PASSWORD_CHARACTERS:
-        raise ValueError(f"takes {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters")
+        raise ValueError(f"must have {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters")
     if is_common(password):
         raise ValueError("is too common: many people use it or a similar one")
     lowered = password.lower()
@@ -75,7 +77,7 @@ def valid_name(name: str) -> str:
     """The name with single spaces."""
     cleaned = " ".join(name.split())
     if not cleaned or len(cleaned) > MAX_NAME_CHARACTERS or not cleaned.isprintable():
-        raise ValueError(f"takes 1 to {MAX_NAME_CHARACTERS} printable characters")
+        raise ValueError(f"must have 1 to {MAX_NAME_CHARACTERS} printable characters")
     return cleaned
 
 
@@ -84,11 +86,11 @@ def valid_role(role: str) -> Role:
     try:
         return Role(role)
     except ValueError:
-        raise ValueError(f"takes one of {', '.join(Role)}") from None
+        raise ValueError(f"must be one of {', '.join(Role)}") from None
 
 
 def valid_time_zone(time_zone: str) -> str:
     """An IANA name."""
     if time_zone not in available_timezones():
-        raise ValueError("takes the name of a time zone, as Europe/Berlin")
+        raise ValueError("must be the name of a time zone, for example Europe/Berlin")
     return time_zone

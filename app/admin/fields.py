@@ -181,7 +181,7 @@ def _field_of(attribute: InstrumentedAttribute[Any]) -> Any:
         return ChosenRowField(label, validators, model=target, is_required=is_required)
     if target is not None:
         validators.append(NumberRange(1, MAX_INTEGER))
-        return WholeNumberField(label, validators, description="Its number.")
+        return WholeNumberField(label, validators, description="Enter its ID.")
     return _plain_field(label, column, validators)
 
 

@@ -27,7 +27,7 @@ class Guarded:
 
     def inaccessible_callback(self, name: str, **kwargs: Any) -> ResponseReturnValue:
         """Called for everybody else."""
-        require(acting_user(), USE, message="This is for admins only.")
+        require(acting_user(), USE, message="This page is for admins only.")
         raise AssertionError("whoever may use the panel is let in")
 
     def _run_view(self, fn: Any, *args: Any, **kwargs: Any) -> Any:

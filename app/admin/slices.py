@@ -44,8 +44,10 @@ class UserView(PanelView):
     def change_row(self, row: Any, changes: dict[str, Any]) -> None:
         """Changes a user; a new password ends their sessions."""
         if row.id == acting_user().id and changes.keys() & {"role", "active"}:
-            fields = {name: ["Nobody changes this of themselves."] for name in ("role", "active") if name in changes}
-            raise ConflictError("You would shut yourself out.", fields)
+            fields = {
+                name: ["You cannot change this for your own account."] for name in ("role", "active") if name in changes
+            }
+            raise ConflictError("You would lock yourself out.", fields)
         password = changes.pop("password", None)
         change_user(row, changes)
         if password is not None:
@@ -69,7 +71,7 @@ class SchoolView(PanelView):
     def delete_row(self, row: Any, form: FlaskForm) -> None:
         """Deletes a school that nobody belongs to."""
         if row.slug == DEFAULT_SLUG:
-            raise ConflictError("Whoever registers belongs to this school: it stays.")
+            raise ConflictError("New users join this school: it cannot be deleted.")
         super().delete_row(row, form)
 
 
@@ -139,14 +141,14 @@ class WorkItemView(StatusView):
     }
     delete_fields = {
         "parts": SelectField(
-            "Its parts",
+            "Items in it",
             choices=[
-                SelectChoice("", "It has none"),
-                SelectChoice(Parts.DELETE.value, "are deleted too"),
-                SelectChoice(Parts.MOVE.value, "become parts of another"),
+                SelectChoice("", "There are none"),
+                SelectChoice(Parts.DELETE.value, "Delete them too"),
+                SelectChoice(Parts.MOVE.value, "Move them to another item"),
             ],
         ),
-        "to_id": WholeNumberField("That other's number", [Optional(), NumberRange(1, MAX_INTEGER)]),
+        "to_id": WholeNumberField("Number of the other item", [Optional(), NumberRange(1, MAX_INTEGER)]),
     }
 
     def create_row(self, values: dict[str, Any]) -> Any:

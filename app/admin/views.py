@@ -173,11 +173,11 @@ def _described() -> list[PanelView]:
         PanelView(
             JobAttempt,
             SYSTEM,
-            "Attempts that failed",
+            "Failed attempts",
             columns=("id", "job_id", "number", "outcome", "worker", "error_type", "finished_at"),
             filters=("outcome", "job_id"),
         ),
         PanelView(Schedule, SYSTEM, "Schedules"),
-        PanelView(ScheduleTick, SYSTEM, "Ticks", filters=("schedule", "outcome")),
+        PanelView(ScheduleTick, SYSTEM, "Run times", filters=("schedule", "outcome")),
         PanelView(WorkerProcess, SYSTEM, "Processes", filters=("kind", "host")),
     ]

@@ -68,7 +68,7 @@ register(
         (KeptAnswer.user_id,),
         export_answers,
         erase_answers,
-        "Answers that the API keeps for a day, in case a program asks again, are deleted.",
+        "Responses that the API keeps for a day for repeated requests are deleted.",
     )
 )
 
@@ -89,7 +89,7 @@ def answered_once(view: View) -> View:
         if key is None or is_public(view):
             return current_app.make_response(view(*args, **kwargs))
         if not re.fullmatch(KEY_PATTERN, key):
-            takes = f"takes 1 to {MAX_KEY_CHARACTERS} printable ASCII characters without spaces"
+            takes = f"must be 1 to {MAX_KEY_CHARACTERS} printable ASCII characters without spaces"
             raise InvalidInputError("The key is not usable.", {HEADER: [takes]})
         session, user_id = db.session(), current_user.id
         _refuse_unfinished(session, user_id, key)

@@ -59,7 +59,7 @@ register(
         (AuditEntry.user_id, StatusChange.user_id),
         export,
         erase,
-        "The record of who did what keeps a number in your place, and nothing of where you did it from.",
+        "The audit log keeps your user number in place of your name, and no IP addresses.",
     )
 )
 exempt("who asked for a job: the number of a user who has no name any more", JobRecord.user_id)

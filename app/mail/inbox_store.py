@@ -49,7 +49,7 @@ def get_mail(folder: Path, key: str) -> CaughtMail:
     """One mail. Raises NotFoundError, also for a key that is none: it names a file."""
     mail = _read_or_none(folder, key) if KEY.fullmatch(key) else None
     if mail is None:
-        raise NotFoundError("This mail is not in the inbox (any more).")
+        raise NotFoundError("This mail is not in the inbox, or was removed.")
     return mail
 
 

@@ -76,8 +76,8 @@ register(
         (),
         export,
         erase,
-        "Mails that still wait for you are not sent, and your address is taken out of the record of those that were. "
-        "One last mail tells you that the account is deleted.",
+        "Emails to you that are waiting are not sent, and your email address is removed from the records of sent ones. "
+        "One last email confirms that the account was deleted.",
     )
 )
 exempt("who asked for a mail: the number of a user who has no name any more", EmailMessage.user_id)

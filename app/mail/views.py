@@ -88,7 +88,7 @@ def message_html(mail_id: UUID) -> ResponseReturnValue:
     except MailError as error:
         return text_frame(error.message)
     if rendered is None:
-        return text_frame("What this mail is about is gone: it cannot be shown any more.")
+        return text_frame("The data of this mail was deleted: it can no longer be shown.")
     return html_frame(rendered.html)
 
 

@@ -33,17 +33,19 @@ class ReservationForm(ServiceForm):
     FORM_FIELDS = {"resource_id": "resource", "customer_id": "customer"}
 
     customer = StringField(
-        "Customer", [Length(max=254), plain_text], description="Username or email address; empty: you."
+        "Customer",
+        [Length(max=254), plain_text],
+        description="Username or email address. Leave empty to reserve for yourself.",
     )
-    start_time = DateTimeLocalField("Start", [InputRequired("Say when it starts.")], format=LOCAL_FORMATS)
+    start_time = DateTimeLocalField("Start", [InputRequired("Enter a start time.")], format=LOCAL_FORMATS)
     duration_minutes = WholeNumberField(
         "Duration",
-        [InputRequired("Say how long."), NumberRange(MIN_DURATION_MINUTES, MAX_DURATION_MINUTES)],
+        [InputRequired("Enter a duration in minutes."), NumberRange(MIN_DURATION_MINUTES, MAX_DURATION_MINUTES)],
         default=DEFAULT_DURATION_MINUTES,
     )
     resource = SelectField("Resource", [Optional()])
     party_size = WholeNumberField(
-        "Party size", [InputRequired("Say how many come."), NumberRange(1, MAX_PARTY_SIZE)], default=1
+        "Party size", [InputRequired("Enter a party size."), NumberRange(1, MAX_PARTY_SIZE)], default=1
     )
     note = TextAreaField("Note", [Length(max=MAX_NOTE_CHARACTERS), plain_text])
 

@@ -135,8 +135,8 @@ def as_status(value: str) -> ReservationStatus:
     try:
         return ReservationStatus(value)
     except ValueError:
-        takes = f"takes one of {', '.join(ReservationStatus)}"
-        raise InvalidInputError("There is no such status.", {"status": [takes]}) from None
+        takes = f"must be one of {', '.join(ReservationStatus)}"
+        raise InvalidInputError("Invalid status.", {"status": [takes]}) from None
 
 
 def refuse_transition(reservation: Reservation, target: ReservationStatus) -> None:

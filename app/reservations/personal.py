@@ -53,7 +53,7 @@ register(
         (Reservation.customer_id,),
         export,
         erase,
-        "Your reservations that are still to come are cancelled. Past ones stay, without your name and your notes.",
+        "Your future reservations are cancelled. Past ones are kept without your name and your notes.",
     )
 )
 exempt("who made it for whom: the number of a user who has no name any more", Reservation.created_by_id)

@@ -144,7 +144,7 @@ def day_span(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
         begin, end = (datetime.combine(each, time(), zone) for each in (day, day + timedelta(days=1)))
         return begin.astimezone(UTC), end.astimezone(UTC)
     except OverflowError as error:
-        raise InvalidInputError("That day is beyond the calendar.", {"date": ["is beyond the calendar"]}) from error
+        raise InvalidInputError("This date is outside the calendar.", {"date": ["is beyond the calendar"]}) from error
 
 
 def active_resources(school_id: int | None = None) -> Sequence[Resource]:
@@ -176,7 +176,7 @@ def _read_split_cursor(cursor: str) -> tuple[datetime, str, str | None]:
             raise ValueError(part)
     except (ValueError, OverflowError, OSError) as error:
         raise InvalidInputError(
-            "This page of the list does not exist.", {"cursor": ["takes the next_cursor of the page before"]}
+            "This page of the list does not exist.", {"cursor": ["must be the next_cursor of the previous page"]}
         ) from error
     return splits_at, part, inner or None
 

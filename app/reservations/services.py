@@ -47,7 +47,7 @@ class ResourceTakenError(ConflictError):
         if booked is not None:
             name, start_time, end_time = booked
             message = f"{name} is already booked from {_utc(start_time)} to {_utc(end_time)} UTC."
-        super().__init__(message, {"start_time": [message], "resource_id": ["Taken at that time."]})
+        super().__init__(message, {"start_time": [message], "resource_id": ["Already booked at that time."]})
         self.booked = booked
 
 
@@ -157,7 +157,7 @@ def delete(user: User, reservation_id: int) -> None:
         ForbiddenError: the user is its customer.
     """
     reservation = get(user, reservation_id, for_update=True)
-    require(user, "reservations.delete", reservation, message="Only staff delete a reservation; cancel it instead.")
+    require(user, "reservations.delete", reservation, message="Only staff can delete a reservation; cancel it instead.")
     db.session.delete(reservation)
     db.session.flush()
 

@@ -44,9 +44,11 @@ def create_school(name: str, slug: str) -> School:
         InvalidInputError: the slug is none, or taken.
     """
     if not SLUG.fullmatch(slug) or len(slug) > MAX_SLUG_CHARACTERS:
-        raise InvalidInputError("That is no slug.", {"slug": ["takes small letters, digits and single hyphens"]})
+        raise InvalidInputError(
+            "Invalid slug.", {"slug": ["must consist of lower-case letters, digits and single hyphens"]}
+        )
     if db.session.scalar(sa.select(School.id).where(School.slug == slug)) is not None:
-        raise InvalidInputError("There is such a school already.", {"slug": ["is taken"]})
+        raise InvalidInputError("A school with this slug already exists.", {"slug": ["is taken"]})
     school = School()
     school.name, school.slug = name, slug
     db.session.add(school)

@@ -78,7 +78,7 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @versioned
     @blueprint.arguments(DeletionQuery, location="query")
     @blueprint.response(204)
-    @blueprint.alt_response(409, description="It has parts: say what becomes of them.")
+    @blueprint.alt_response(409, description="It has parts: delete them too, or move them.")
     def delete_item(query: dict[str, Any], item_id: int) -> None:
         """Remove one: its history stays"""
         _refuse_stale(item_id)

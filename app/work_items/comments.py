@@ -53,7 +53,7 @@ def edit_comment(user: User, comment_id: int, text: str) -> WorkItemComment:
         InvalidInputError: the text is empty or too long.
     """
     found = get_comment(user, comment_id)
-    require(user, "work_items.edit_comment", found, message="Only its author changes a comment.")
+    require(user, "work_items.edit_comment", found, message="Only the author can change a comment.")
     already, found.text, found.edited_at = named_in(found.text), _cleaned(text), utc_now()
     db.session.flush()
     _tell_named(user, found.item, found, already)
@@ -63,7 +63,7 @@ def edit_comment(user: User, comment_id: int, text: str) -> WorkItemComment:
 def delete_comment(user: User, comment_id: int) -> None:
     """Removes a comment: one's own, or as staff any. Raises NotFoundError, ForbiddenError."""
     found = get_comment(user, comment_id)
-    require(user, "work_items.delete_comment", found, message="Only staff and its author delete a comment.")
+    require(user, "work_items.delete_comment", found, message="Only staff and the author can delete a comment.")
     db.session.delete(found)
     db.session.flush()
 
@@ -107,7 +107,9 @@ def named_in(text: str) -> set[str]:
 def _tell_named(author: User, item: WorkItem, written: WorkItemComment, already: Iterable[str]) -> None:
     named = sorted(named_in(written.text) - set(already))
     if len(named) > MAX_MENTIONS:
-        raise InvalidInputError("That names too many.", {"text": [f"names at most {MAX_MENTIONS} people"]})
+        raise InvalidInputError(
+            "The comment mentions too many people.", {"text": [f"mention at most {MAX_MENTIONS} people"]}
+        )
     people = [person for person in _people_named(item, named) if person.id != author.id]
     if author.is_staff:
         _add_watchers(item, [person.id for person in people])
@@ -140,7 +142,7 @@ def _add_watchers(item: WorkItem, user_ids: Iterable[int]) -> None:
 def _cleaned(text: str) -> str:
     stripped = text.replace("\r\n", "\n").strip()
     if not 1 <= len(stripped) <= MAX_COMMENT_CHARACTERS:
-        raise InvalidInputError("That is no comment.", {"text": [f"Write 1 to {MAX_COMMENT_CHARACTERS} characters."]})
+        raise InvalidInputError("Invalid comment.", {"text": [f"Write 1 to {MAX_COMMENT_CHARACTERS} characters."]})
     if CONTROL_CHARACTERS.search(stripped):
-        raise InvalidInputError("That is no comment.", {"text": [CONTROL_CHARACTERS_REFUSED]})
+        raise InvalidInputError("Invalid comment.", {"text": [CONTROL_CHARACTERS_REFUSED]})
     return stripped

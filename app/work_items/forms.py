@@ -44,11 +44,9 @@ class WorkItemForm(ServiceForm):
         **{f"{kind.parent}_id": "parent_id" for kind in Kind if kind.parent},
     }
 
-    title = StringField(
-        "Title", [DataRequired("Say what is to be done."), Length(max=MAX_TITLE_CHARACTERS), plain_text]
-    )
+    title = StringField("Title", [DataRequired("Enter a title."), Length(max=MAX_TITLE_CHARACTERS), plain_text])
     description = TextAreaField("Description", [Length(max=MAX_DESCRIPTION_CHARACTERS), plain_text])
-    parent_id = SelectField("Part of", [InputRequired("Say of what it is a part.")], coerce=id_or_none)
+    parent_id = SelectField("Part of", [InputRequired("Select one.")], coerce=id_or_none)
     priority = SelectField("Priority", [InputRequired()], choices=PRIORITIES, default=Priority.MEDIUM.value)
     due_date = DateField("Due", [Optional()])
     responsible_id = SelectField("Assignee", [Optional()], coerce=id_or_none)
@@ -63,7 +61,7 @@ class WorkItemForm(ServiceForm):
             self.parent_id.choices = [("", "Choose one"), *((item.id, f"#{item.id} {item.title}") for item in parents)]
         named = [(person.id, person_label(person)) for person in people]
         self.responsible_id.label.text = kind.responsible.capitalize()
-        self.responsible_id.choices = [("", "Nobody yet"), *named]
+        self.responsible_id.choices = [("", "Unassigned"), *named]
         # Of what is made, somebody is the reporter; who was it of what is there may have been forgotten.
         self.reporter_id.choices = [("", "Nobody"), *named] if self.reporter_id.data is None else named
 
@@ -85,8 +83,8 @@ class CommentForm(ServiceForm):
 
     text = TextAreaField(
         "Comment",
-        [DataRequired("Write something first."), Length(max=MAX_COMMENT_CHARACTERS), plain_text],
-        description="@username tells somebody of it by mail.",
+        [DataRequired("Enter a comment."), Length(max=MAX_COMMENT_CHARACTERS), plain_text],
+        description="Type @username to notify a person by email.",
     )
 
 

@@ -245,7 +245,7 @@ def as_status(value: str) -> WorkStatus:
     try:
         return WorkStatus(value)
     except ValueError:
-        raise InvalidInputError("There is no such status.", {"status": [f"takes {_one_of(WorkStatus)}"]}) from None
+        raise InvalidInputError("Invalid status.", {"status": [f"must be {_one_of(WorkStatus)}"]}) from None
 
 
 def as_priority(value: str) -> Priority:
@@ -253,15 +253,17 @@ def as_priority(value: str) -> Priority:
     try:
         return Priority(value)
     except ValueError:
-        raise InvalidInputError("There is no such priority.", {"priority": [f"takes {_one_of(Priority)}"]}) from None
+        raise InvalidInputError("Invalid priority.", {"priority": [f"must be {_one_of(Priority)}"]}) from None
 
 
 def refuse_parent(kind: Kind, parent: WorkItem) -> None:
     """Raises InvalidInputError unless an item of `kind` can be a part of `parent`."""
     if parent.kind is not kind.parent:
-        wanted = f"takes the id of one of the {kind.parent.plural}" if kind.parent else "takes none"
+        wanted = f"must be the id of one of the {kind.parent.plural}" if kind.parent else "must be absent"
         field = f"{kind.parent}_id" if kind.parent else "parent"
-        raise InvalidInputError(f"{_article(kind)} is no part of {_article(parent.kind)}.", {field: [wanted]})
+        raise InvalidInputError(
+            f"{_article(kind)} cannot be part of {_article(parent.kind).lower()}.", {field: [wanted]}
+        )
 
 
 def _one_of(enum: type[StrEnum]) -> str:

@@ -30,7 +30,7 @@ def position_below(above: WorkItem, school_id: int, status: WorkStatus) -> int:
     """Right below a card of a column. Raises InvalidInputError: the card is not in it (any more)."""
     if above.status is not status or above.school_id != school_id:
         raise InvalidInputError(
-            f"{above.name} is not in that column.", {"below_id": [f"takes the id of an item that is {status}"]}
+            f"{above.name} is not in that column.", {"below_id": [f"must be the id of an item that is {status}"]}
         )
     following = _following(above, 1)
     if following and following[0].position - above.position < 2:

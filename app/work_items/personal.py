@@ -49,7 +49,7 @@ register(
         (WorkItem.responsible_id, WorkItem.reporter_id, WorkItemWatcher.user_id, WorkItemComment.author_id),
         export,
         erase,
-        "Work items of yours stay, without you. Your comments on them are deleted.",
+        "Your work items are kept without your name. Your comments on them are deleted.",
     )
 )
 exempt("who made it: the number of a user who has no name any more", WorkItem.created_by_id)

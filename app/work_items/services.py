@@ -39,7 +39,7 @@ ASSIGNMENT = frozenset({"responsible_id", "reporter_id", "parent_id"})
 # What may be changed of many at once.
 BULK_FIELDS = frozenset({"status", "priority", "due_date", "responsible_id"})
 MAX_BULK_ITEMS = 500
-NOT_YOURS = "Only staff, and who is responsible for it or asked for it, change a work item."
+NOT_YOURS = "Only staff, the person responsible and the reporter can change a work item."
 # A slip of the year is caught here.
 EARLIEST, LATEST = date(2000, 1, 1), date(2100, 1, 1)
 
@@ -81,7 +81,7 @@ def create(
         InvalidInputError: names every field that is wrong.
         ForbiddenError: the user makes none.
     """
-    require(user, "work_items.create", message="Only staff make work items.")
+    require(user, "work_items.create", message="Only staff can create work items.")
     values = {
         "title": title,
         "description": description,
@@ -160,7 +160,7 @@ def move(user: User, item_id: int, status: str, below_id: int | None, *, expecte
     require(user, "work_items.set_status", item, message=NOT_YOURS)
     _refuse_unexpected(item, expected)
     if below_id == item.id:
-        raise InvalidInputError("A card does not go below itself.", {"below_id": ["takes another card's id"]})
+        raise InvalidInputError("A card cannot be placed below itself.", {"below_id": ["must be another card's id"]})
     above = None if below_id is None else get(user, below_id)
     item.position = (
         position_on_top(item.school_id, target) if above is None else position_below(above, item.school_id, target)
@@ -189,9 +189,13 @@ def change_many(user: User, item_ids: Sequence[int], changes: Mapping[str, Any],
     """
     wanted = sorted(set(item_ids))
     if others := sorted(changes.keys() - BULK_FIELDS):
-        raise InvalidInputError("That is not changed of many at once.", {name: ["is not taken"] for name in others})
+        raise InvalidInputError(
+            "This field cannot be changed for several items.", {name: ["is not accepted"] for name in others}
+        )
     if not 1 <= len(wanted) <= MAX_BULK_ITEMS:
-        raise InvalidInputError("That are too many, or none.", {"ids": [f"takes 1 to {MAX_BULK_ITEMS} ids"]})
+        raise InvalidInputError(
+            f"Select between 1 and {MAX_BULK_ITEMS} items.", {"ids": [f"must be 1 to {MAX_BULK_ITEMS} ids"]}
+        )
     query = visible_to(user).where(WorkItem.id.in_(wanted)).order_by(WorkItem.id).with_for_update()
     if kind is not None:
         query = query.where(WorkItem.kind == kind)
@@ -224,7 +228,7 @@ def delete(
         InvalidInputError: they cannot go where they are to.
     """
     item = get(user, item_id, kind=kind, for_update=True)
-    require(user, "work_items.delete", item, message="Only staff delete work items.")
+    require(user, "work_items.delete", item, message="Only staff can delete work items.")
     of_item = WorkItem.parent_id == item.id
     number = db.session.scalar(sa.select(sa.func.count()).select_from(WorkItem).where(of_item)) or 0
     if number:
@@ -244,8 +248,8 @@ def _see_to_parts(user: User, item: WorkItem, number: int, parts: Parts | None, 
     if parts is None:
         counted = f"{number} {item.kind.child.plural if number > 1 else item.kind.child}"
         raise ConflictError(
-            f"{item.name} has {counted}: say what becomes of them.",
-            {"parts": [f"takes {Parts.DELETE}, or {Parts.MOVE} and to_id"]},
+            f"{item.name} has {counted}: delete them too, or move them.",
+            {"parts": [f"must be {Parts.DELETE}, or {Parts.MOVE} with to_id"]},
         )
     if parts is Parts.MOVE:
         heir = _heir(user, item, to_id)
@@ -258,15 +262,15 @@ def _see_to_parts(user: User, item: WorkItem, number: int, parts: Parts | None, 
 
 def _heir(user: User, item: WorkItem, to_id: int | None) -> WorkItem:
     """What the parts of an item that goes become parts of."""
-    takes = {"to_id": [f"takes the id of another of the {item.kind.plural}"]}
+    takes = {"to_id": [f"must be the id of another of the {item.kind.plural}"]}
     if to_id is None or to_id == item.id:
-        raise InvalidInputError("Say where they go.", takes)
+        raise InvalidInputError("Select where they move to.", takes)
     try:
         heir = get(user, to_id, kind=item.kind)
     except NotFoundError as error:
         raise InvalidInputError(error.message, takes) from error
     if heir.school_id != item.school_id:
-        raise InvalidInputError("It is another school's.", takes)
+        raise InvalidInputError("It belongs to another school.", takes)
     return heir
 
 
@@ -274,7 +278,7 @@ def _as_parts(value: str | None) -> Parts | None:
     try:
         return None if value is None else Parts(value)
     except ValueError:
-        raise InvalidInputError("There is no such choice.", {"parts": [f"takes {' or '.join(Parts)}"]}) from None
+        raise InvalidInputError("Invalid choice.", {"parts": [f"must be {' or '.join(Parts)}"]}) from None
 
 
 def _apply(user: User, item: WorkItem, changes: Mapping[str, Any]) -> None:
@@ -286,11 +290,13 @@ def _apply(user: User, item: WorkItem, changes: Mapping[str, Any]) -> None:
     if values or status is not item.status:
         require(user, "work_items.update", item, message=NOT_YOURS)
     if ASSIGNMENT & values.keys():
-        require(user, "work_items.assign", item, message="Only staff say whose a work item is.")
+        require(user, "work_items.assign", item, message="Only staff can assign work items.")
     if "parent_id" in values:
         parent = _parent(user, item.kind, values["parent_id"])
         if parent is not None and parent.school_id != item.school_id:
-            raise InvalidInputError("It is another school's.", {f"{parent.kind}_id": ["takes one of this school"]})
+            raise InvalidInputError(
+                "It belongs to another school.", {f"{parent.kind}_id": ["must be one of this school"]}
+            )
     _check(values, item.kind, item.school_id)
     for name, value in _cleaned(values).items():
         setattr(item, name, value)
@@ -304,15 +310,17 @@ def _parent(user: User, kind: Kind, parent_id: int | None) -> WorkItem | None:
     """What an item of `kind` is to be a part of."""
     if kind.parent is None:
         if parent_id is not None:
-            raise InvalidInputError("An epic is no part of anything.", {"parent_id": ["takes none"]})
+            raise InvalidInputError("An epic cannot have a parent.", {"parent_id": ["must be absent"]})
         return None
     field = f"{kind.parent}_id"
     if parent_id is None:
-        raise InvalidInputError(f"Say of which {kind.parent} it is a part.", {field: ["is needed"]})
+        raise InvalidInputError(f"Select its {kind.parent}.", {field: ["is required"]})
     try:
         parent = get(user, parent_id)
     except NotFoundError as error:
-        raise InvalidInputError(error.message, {field: [f"takes the id of one of the {kind.parent.plural}"]}) from error
+        raise InvalidInputError(
+            error.message, {field: [f"must be the id of one of the {kind.parent.plural}"]}
+        ) from error
     refuse_parent(kind, parent)
     return parent
 

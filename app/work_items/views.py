@@ -32,7 +32,7 @@ COMMENT_ID = "<id:comment_id>"
 def create() -> ResponseReturnValue:
     """The form of a new item; `?kind=` says of which kind, `?parent=` fills in what it is a part of."""
     user = acting_user()
-    require(user, "work_items.create", message="Only staff make work items.")
+    require(user, "work_items.create", message="Only staff can create work items.")
     kind = _kind(request.args.get("kind"))
     form = WorkItemForm(data={"parent_id": id_of(request.args.get("parent")), "reporter_id": user.id})
     form.offer(kind, queries.possible_parents(user, kind), _people(user.school_id, user))
@@ -179,7 +179,7 @@ def comment(item_id: int) -> ResponseReturnValue:
 def edit_comment(comment_id: int) -> ResponseReturnValue:
     """The form of a comment, for its author."""
     found = comments.get_comment(acting_user(), comment_id)
-    require(acting_user(), "work_items.edit_comment", found, message="Only its author changes a comment.")
+    require(acting_user(), "work_items.edit_comment", found, message="Only the author can change a comment.")
     form = CommentForm(obj=found)
     if not form.validate_on_submit():
         return _comment_page(form, found)

@@ -278,7 +278,7 @@ def test_a_wrong_field_of_a_form_is_said_beside_it(client, session):
     assert answer.status_code == 422
     assert "It is taken." in answer.text
     answer = client.post("/register", data={"username": "ada", "email": "<b>@x", "password": "short"})
-    assert "It takes 8 to 200 characters." in answer.text
+    assert "It must have 8 to 200 characters." in answer.text
     assert "<b>@x" not in answer.text
 
 

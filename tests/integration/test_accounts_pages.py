@@ -121,7 +121,7 @@ def test_a_page_for_staff_is_a_403_for_members(client):
     log_in(client, make_user())
     answer = client.get("/staff-only")
     assert answer.status_code == 403
-    assert "This is for admin and staff only." in answer.text
+    assert "This page is for staff and admins only." in answer.text
 
 
 def test_a_part_that_htmx_asks_for_sends_the_whole_page_to_the_login(client):

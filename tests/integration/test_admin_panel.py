@@ -335,7 +335,7 @@ def test_an_item_is_made_changed_and_deleted_by_the_services_of_work_items(sessi
     assert entries("admin.update") == [(f"work_item/{story.id}", admin.id, {"fields": ["description"]})]
     refused = panel.post(f"/admin/work_items/delete/?id={epic.id}", data={"parts": ""})
     assert refused.status_code == 409
-    assert "say what becomes of them" in refused.text
+    assert "delete them too, or move them" in refused.text
     assert panel.post(f"/admin/work_items/delete/?id={epic.id}", data={"parts": "delete"}).status_code == 303
     assert session.scalars(sa.select(WorkItem)).all() == []
     assert len(entries("work_item.delete")) == 2

@@ -205,7 +205,7 @@ def test_mails_that_wait_are_not_sent_and_what_stays_still_shows(client, user, h
     log_in(client, make_user(Role.ADMIN))
     page = client.get(f"/mails/{mail_id}")
     assert "its reader has deleted the account" in page.text
-    assert "gone" in client.get(f"/mails/{mail_id}/html").text
+    assert "was deleted" in client.get(f"/mails/{mail_id}/html").text
     history = client.get(f"/reservations/{row_id}")
     assert "Deleted user" in history.text
     assert "note: no longer kept" in history.text

@@ -69,7 +69,7 @@ def test_a_member_cannot_name_another(client, member):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"start": ""}, "Say when it starts."),
+        ({"start": ""}, "Enter a start time."),
         ({"start": "2030-03-31T02:30"}, "the clocks of Europe/Berlin go forward"),
         ({"start": "2020-01-01T10:00"}, "Choose a time in the future."),
         ({"note": "a\x00b"}, "Control characters are not allowed."),
@@ -94,7 +94,7 @@ def test_a_taken_room_is_said_beside_the_fields(client, member):
     answer = client.post(f"{LIST}new", data=typed("2030-07-01T10:30", resource=str(room.id)))
     assert answer.status_code == 422
     assert "Room 1 is already booked: Mon 1 Jul 2030, 10:00 to 11:00." in answer.text
-    assert "Taken at that time." in answer.text
+    assert "Already booked at that time." in answer.text
     assert "UTC." not in answer.text
 
 

@@ -157,7 +157,7 @@ def test_a_card_that_changes_its_column_tells_who_is_part_of_it(client, staff):
     ("sent", "status", "said"),
     [
         ({"status": "DONE", "expected_status": "BLOCKED"}, 409, "is to do now, no longer blocked."),
-        ({"status": "LOST"}, 422, "There is no such status."),
+        ({"status": "LOST"}, 422, "Invalid status."),
         ({"status": "DONE", "below_id": "{other}"}, 422, "is not in that column."),
     ],
 )
@@ -281,7 +281,7 @@ def test_many_are_changed_with_one_post_and_the_filters_stay(client, staff):
         ({"status": "DONE"}, "Select items and what to change."),
         ({"ids": "{task}"}, "Select items and what to change."),
         ({"ids": ["{task}", "99999"], "status": "DONE"}, "There is no item #99999. Nothing was changed."),
-        ({"ids": "{task}", "status": "LOST"}, "There is no such status. Nothing was changed."),
+        ({"ids": "{task}", "status": "LOST"}, "Invalid status. Nothing was changed."),
         ({"ids": "{task}", "responsible": "99999", "status": "DONE"}, "Some fields are wrong. Nothing was changed."),
     ],
 )
@@ -382,13 +382,13 @@ def test_staff_make_an_item_of_each_kind(client, staff, kind, model):
 
 
 WRONG = (
-    ({"title": ""}, "Say what is to be done."),
-    ({"title": "   "}, "Say what is to be done."),
+    ({"title": ""}, "Enter a title."),
+    ({"title": "   "}, "Enter a title."),
     ({"title": "x" * 201}, "longer than 200"),
     ({"title": "a\x00b"}, "Control characters are not allowed."),
     ({"description": "a\x1bb"}, "Control characters are not allowed."),
     ({"description": "x" * 10_001}, "longer than 10000"),
-    ({"parent_id": ""}, "Say of what it is a part."),
+    ({"parent_id": ""}, "Select one."),
     ({"parent_id": "99999"}, "Not a valid choice"),
     ({"parent_id": "x"}, "Invalid Choice"),
     ({"priority": "SOME"}, "Not a valid choice"),
@@ -450,7 +450,7 @@ def test_deleting_an_epic_with_stories_asks_what_becomes_of_them(client, staff):
     assert "It has 2 stories and 1 task." in page
     assert f'<option value="{heir.id}">' in page
     answer = client.post(f"/work-items/{epic.id}/delete", follow_redirects=True)
-    assert "say what becomes of them." in answer.text
+    assert "delete them too, or move them." in answer.text
     assert "takes the id" not in answer.text
     client.post(f"/work-items/{epic.id}/delete", data={"parts": "move", "to_id": str(heir.id)})
     assert [again(story).parent_id for story in stories] == [heir.id, heir.id]
@@ -477,10 +477,10 @@ def test_a_comment_is_shown_with_its_lines_and_names_and_tells_who_is_named(clie
 def test_a_comment_that_is_none_stands_in_its_field_with_what_is_wrong(client, staff):
     task = make_task()
     wrong = {
-        "  ": "Write something first.",
+        "  ": "Enter a comment.",
         "a\x00b": "Control characters are not allowed.",
         "x" * 5_001: "longer than 5000",
-        " ".join(f"@user{n:03}" for n in range(21)): "Names at most 20 people.",
+        " ".join(f"@user{n:03}" for n in range(21)): "Mention at most 20 people.",
     }
     for text, said in wrong.items():
         answer = client.post(f"/work-items/{task.id}/comments", data={"text": text})

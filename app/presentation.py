@@ -4,6 +4,7 @@ Pure functions, and their registration as Jinja filters and globals. No queries 
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -15,6 +16,7 @@ from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from flask import Flask, current_app, g, request, url_for
+from markupsafe import Markup
 
 from app.access import open_endpoints
 from app.columns import utc_now
@@ -23,6 +25,8 @@ MINUTES_PER_ROW = 15
 ROWS_PER_HOUR = 60 // MINUTES_PER_ROW
 ROWS_PER_DAY = 24 * ROWS_PER_HOUR
 MAX_LANES = 4
+# Where the names of machines are put together: `reservations.sweep_overdue`, the id of a mail.
+JOINT = re.compile(r"(?<=\w[._@-])(?=\w)")
 
 
 # ── Times ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -212,6 +216,11 @@ def label(value: object) -> str:
 def sentence(text: str) -> str:
     """`text` as a sentence: errors say what a field takes in small letters, as half of one."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def breakable(text: str) -> Markup:
+    """Escape `text`, and let a name that is too long for its line break after a dot, dash, underscore or at sign."""
+    return Markup("<wbr>").join(JOINT.split(text))
 
 
 def pretty_json(value: Any) -> str:
@@ -410,6 +419,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "ago": ago,
     "duration": duration,
     "minutes": minutes,
+    "breakable": breakable,
     "plain": plain,
     "words": words,
     "label": label,

@@ -9,6 +9,7 @@ services of its own has a view in slices.py that calls them.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
@@ -42,6 +43,7 @@ from app.tenancy import current_scope, seeing
 from app.text import CONTROL_CHARACTERS, query_text
 
 EXPORT_ROWS = 100_000
+CAPITAL_INSIDE = re.compile(r"(?<!^)(?=[A-Z])")
 STALE = "Another user has changed this row. The current values are shown below; saving again overwrites them."
 # Routes of Flask-Admin's that belong to its scripts.
 UNUSED = frozenset({"ajax_lookup", "ajax_update"})
@@ -495,6 +497,11 @@ class PanelView(Guarded, ModelView):
     def audit_subject(self, row: Any) -> str:
         """What the audit log knows the row by."""
         return f"{subject_type(self.model)}/{getattr(row, self.key[0])}"
+
+    @property
+    def singular(self) -> str:
+        """What one row is called: `work item`."""
+        return CAPITAL_INSIDE.sub(" ", self.model.__name__).lower()
 
     def title_of(self, row: Any) -> str:
         """What a row is called on pages."""

@@ -58,7 +58,7 @@ async function save(card, home) {
     if (hadFocus) hadFocus.focus();
     refuse(`${refused} ${card.dataset.name} is back in ${home.list.dataset.name}.`);
   } else {
-    say(`${card.dataset.name} is now in ${placeOf(card)}. The Undo button is above the board.`);
+    say(`${card.dataset.name} was moved to ${placeOf(card)}. The Undo button comes before the board.`);
     offerUndo({ url: card.dataset.moveUrl, name: card.dataset.name, cardId: card.id, home, to });
   }
   if (board()) htmx.trigger(board(), "live");
@@ -85,7 +85,7 @@ let undoEnds;
 function offerUndo(made) {
   undoable = made;
   const notice = byId("board-undo");
-  notice.querySelector("p").textContent = `${made.name} is now in ${made.to.dataset.name}.`;
+  notice.querySelector("p").textContent = `${made.name} was moved to “${made.to.dataset.name}”.`;
   notice.hidden = false;
   scheduleUndoEnd();
 }

@@ -34,6 +34,24 @@ CHROMIUM_OPTIONS = (
     "--disable-sync",
 )
 
+# Words of the page that stand on two lines: none is as long as its box.
+BROKEN_WORDS = """() => {
+    const found = [];
+    const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const node = walker.currentNode, parent = node.parentElement;
+        if (!parent.checkVisibility() || parent.closest("pre, code, .visually-hidden")) continue;
+        for (const match of node.textContent.matchAll(/\\p{L}{2,20}/gu)) {
+            const range = document.createRange();
+            range.setStart(node, match.index);
+            range.setEnd(node, match.index + match[0].length);
+            const rects = [...range.getClientRects()].filter((rect) => rect.width > 0);
+            if (new Set(rects.map((rect) => Math.round(rect.top))).size > 1) found.push(match[0]);
+        }
+    }
+    return found;
+}"""
+
 
 @dataclass
 class Stack:
@@ -139,6 +157,11 @@ def log_in(stack: Stack, page: Any, name: str) -> Any:
     page.get_by_role("button", name="Log in", exact=True).click()
     page.locator("#main").wait_for()
     return page
+
+
+def broken_words(page: Any) -> list[str]:
+    """The words of the page that stand on two lines."""
+    return page.evaluate(BROKEN_WORDS)
 
 
 def picture(page: Any, name: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import time_machine
 from flask import Flask
 
-from app.presentation import ago, date_if_another, duration, rounded_up
+from app.presentation import ago, breakable, date_if_another, duration, rounded_up
 
 NOW = datetime(2030, 12, 10, 12, tzinfo=UTC)
 
@@ -71,3 +71,8 @@ def test_a_step_of_another_day_than_the_one_before_has_its_date() -> None:
     assert date_if_another(NOW) == ""
     assert date_if_another(later) == date_if_another(later, NOW) == "28 Dec"
     assert date_if_another(later + timedelta(hours=1), later) == ""
+
+
+def test_a_long_name_breaks_at_its_joints_and_markup_in_it_is_escaped() -> None:
+    assert breakable("reservations.sweep_overdue") == "reservations.<wbr>sweep_<wbr>overdue"
+    assert breakable("It failed. <b>") == "It failed. &lt;b&gt;"

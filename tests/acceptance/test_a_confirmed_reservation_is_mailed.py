@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.demo import DEMO_PASSWORD
-from tests.acceptance.conftest import Browser, Stack
+from tests.acceptance.conftest import Browser, Stack, picture
 from tests.servers import wait_until
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("stack")]
@@ -67,9 +67,11 @@ def test_the_same_in_a_browser_and_the_page_follows_by_itself(stack: Stack, page
     page.get_by_role("button", name="Confirm").first.click()
     # No reload: the history refreshes itself until its mail is sent.
     page.locator(".timeline .effect", has_text="reservation-status").get_by_text("sent").wait_for(timeout=30_000)
+    picture(page, "reservation")
     page.goto(f"{stack.url}/dev/inbox")
     page.locator("a", has_text="confirmed").first.click()
     frame = page.frame_locator("iframe").first
     frame.get_by_text("confirmed").first.wait_for(timeout=10_000)
     page.goto(f"{stack.url}/jobs/")
     page.get_by_text("mail.deliver").first.wait_for()
+    picture(page, "jobs")

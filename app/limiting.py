@@ -7,18 +7,20 @@ too. What is limited, and how much, stands with the endpoints; nothing of a slic
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from math import ceil
+from threading import Lock
 from typing import NoReturn, TypeVar
 
 import redis
 import structlog
 from flask import Flask, current_app, request
-from limits import RateLimitItemPerSecond
-from limits.storage import MemoryStorage, RedisStorage
+from limits import RateLimitItemPerSecond, WindowStats
+from limits.storage import RedisStorage
 from limits.strategies import MovingWindowRateLimiter
 from werkzeug.exceptions import TooManyRequests
 
@@ -31,6 +33,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 # Whoever has one address of IPv6 has at least this network of them (RFC 6177).
 IPV6_PREFIX = 64
+# At most so many keys are kept in memory without looking for those whose windows have passed.
+SWEPT_KEYS = 1_000
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,65 @@ class Limit:
         return RateLimitItemPerSecond(self.times, self.seconds, namespace=self.name)
 
 
+class LocalWindows:
+    """Moving windows in this process's memory, with the methods of the library's limiter.
+
+    The library's own storage in memory starts a thread with almost every hit, which looks through all keys.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._expirations: dict[str, deque[float]] = {}  # of each key's hits, oldest first
+        self._sweep_above = SWEPT_KEYS
+
+    def hit(self, item: RateLimitItemPerSecond, *identifiers: str) -> bool:
+        """Uses one of the times; returns whether one was left."""
+        with self._lock:
+            expirations, now = self._current(item, identifiers), time.time()
+            if len(expirations) >= item.amount:
+                return False
+            expirations.append(now + item.get_expiry())
+            self._expirations[item.key_for(*identifiers)] = expirations
+            if len(self._expirations) > self._sweep_above:
+                self._expirations = {
+                    key: times for key, times in self._expirations.items() if times and times[-1] > now
+                }
+                self._sweep_above = max(SWEPT_KEYS, 2 * len(self._expirations))
+            return True
+
+    def test(self, item: RateLimitItemPerSecond, *identifiers: str) -> bool:
+        """Returns whether one of the times is left."""
+        return self.get_window_stats(item, *identifiers).remaining > 0
+
+    def clear(self, item: RateLimitItemPerSecond, *identifiers: str) -> None:
+        """Releases all times."""
+        with self._lock:
+            self._expirations.pop(item.key_for(*identifiers), None)
+
+    def get_window_stats(self, item: RateLimitItemPerSecond, *identifiers: str) -> WindowStats:
+        """Returns when the oldest hit expires, and how many times are left."""
+        with self._lock:
+            expirations = self._current(item, identifiers)
+            return WindowStats(expirations[0] if expirations else time.time(), item.amount - len(expirations))
+
+    def _current(self, item: RateLimitItemPerSecond, identifiers: tuple[str, ...]) -> deque[float]:
+        expirations, now = self._expirations.get(item.key_for(*identifiers), deque()), time.time()
+        while expirations and expirations[0] <= now:
+            expirations.popleft()
+        return expirations
+
+
+Counters = MovingWindowRateLimiter | LocalWindows
+
+
 class Limiter:
     """Counts in the broker, or in memory while the broker is away."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
+        self._own = LocalWindows()
 
-    def call(self, action: Callable[[MovingWindowRateLimiter], T]) -> T:
+    def call(self, action: Callable[[Counters], T]) -> T:
         """Gives the counters to `action`; to another set of them when the broker fails it."""
         breaker = self._publisher.breaker
         if breaker.admits():
@@ -72,17 +128,11 @@ class Limiter:
                 return result
         return action(self._own)
 
-    # Made at the first use: most processes never limit anything, and the library starts a thread for the second.
-
     @cached_property
     def _shared(self) -> MovingWindowRateLimiter:
         # With a pool the address is not looked at.
         pool = self._publisher.connection.connection_pool
         return MovingWindowRateLimiter(RedisStorage("redis://", connection_pool=pool, key_prefix=LIMITS_PREFIX))
-
-    @cached_property
-    def _own(self) -> MovingWindowRateLimiter:
-        return MovingWindowRateLimiter(MemoryStorage())
 
 
 def init_app(app: Flask) -> None:
@@ -135,7 +185,7 @@ def _refuse(limit: Limit, key: tuple[str, ...]) -> NoReturn:
     raise TooManyRequests(f"Too many attempts. Try again in {rounded_up(seconds)}.", retry_after=seconds)
 
 
-def _call(action: Callable[[MovingWindowRateLimiter], T]) -> T:
+def _call(action: Callable[[Counters], T]) -> T:
     limiter: Limiter = current_app.extensions["limiter"]
     return limiter.call(action)
 

@@ -25,7 +25,7 @@ from tests.servers import ValkeyServer, free_port, wait_until
 PROMISE_SECONDS = 0.05
 # How far two equal measurements may lie apart: the machine has other work to do.
 NOISE = 1.5
-MAX_ROUNDS = 12
+MAX_ROUNDS = 6
 PARALLEL = 50
 SINGLES = 7
 

@@ -493,7 +493,7 @@ def project(tmp_path: Path) -> Path:
 def _run(project: Path, *command: str) -> None:
     program = Path(sys.executable).parent / command[0]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "FLASK"))}
-    environ |= {"APP_ENV": "development", "PYTHONDONTWRITEBYTECODE": "1"}
+    environ |= {"APP_ENV": "development"}
     done = subprocess.run(
         [program, *command[1:]], check=False, cwd=project, env=environ, capture_output=True, text=True, timeout=300
     )

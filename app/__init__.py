@@ -19,6 +19,7 @@ from app import (
     audit,
     bodies,
     demo,
+    desk_host,
     dev,
     extensions,
     headers,
@@ -37,7 +38,6 @@ from app import (
 from app.audit import views as audit_pages
 from app.commands import RootGroup
 from app.config import SettingError, load_environment, read_settings, unknown_settings
-from app.mail import views as mail_pages
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +87,7 @@ def _prepare(app: Flask) -> None:
         part.init_app(app)
     for part in SLICES:
         part.init_app(app)
-    for part in (mail_pages, audit_pages, admin, demo, dev):
+    for part in (desk_host, audit_pages, admin, demo, dev):
         part.init_app(app)
     # What no endpoint accepts is not received either.
     app.config["MAX_CONTENT_LENGTH"] = min(app.config["MAX_REQUEST_BYTES"], bodies.largest_body_bytes(app))

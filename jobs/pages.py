@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flask import Blueprint, Flask, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.accounts import Role, acting_user, allow, can, require
+from app.host import authorized, current_host
 from app.presentation import register_subject
 from app.text import query_text
 from jobs import periodic
@@ -15,10 +15,6 @@ from jobs import periodic
 pages = Blueprint("schedule", __name__, url_prefix="/schedule")
 
 VIEW, CHANGE = "schedule.view", "schedule.change"
-ONLY_ADMINS = "Only administrators change the schedule."
-
-allow(VIEW, lambda user, _: user.is_staff)
-allow(CHANGE, lambda user, _: user.role is Role.ADMIN)
 
 
 def init_app(app: Flask) -> None:
@@ -28,39 +24,41 @@ def init_app(app: Flask) -> None:
 
 
 @pages.get("")
+@authorized(VIEW)
 def list_() -> ResponseReturnValue:
     """The periodic jobs; `?name=` shows one of them."""
-    require(acting_user(), VIEW, message="The schedule is for staff only.")
     name = query_text("name") or ""
     shown = [entry for entry in periodic.entries() if entry.name.startswith(name)]
     return render_template(
         "monitoring/schedule.html",
         jobs=[periodic.periodic_job(entry) for entry in shown],
         is_narrowed=bool(name),
-        may_change=can(acting_user(), CHANGE),
+        may_change=current_host().allows(CHANGE),
     )
 
 
 @pages.post("/<name>/pause")
+@authorized(CHANGE)
 def pause(name: str) -> ResponseReturnValue:
     """Pauses a periodic job."""
     return _steer(periodic.pause, name, f"{name} is paused: it does not run until it is resumed.")
 
 
 @pages.post("/<name>/resume")
+@authorized(CHANGE)
 def resume(name: str) -> ResponseReturnValue:
     """Resumes a periodic job."""
     return _steer(periodic.resume, name, f"{name} is resumed.")
 
 
 @pages.post("/<name>/run")
+@authorized(CHANGE)
 def run(name: str) -> ResponseReturnValue:
     """Runs a periodic job now."""
     return _steer(periodic.run_now, name, f"{name} is enqueued.")
 
 
 def _steer(action: Callable[[str], object], name: str, done: str) -> ResponseReturnValue:
-    require(acting_user(), CHANGE, message=ONLY_ADMINS)
     action(name)
     flash(done, "success")
     return redirect(url_for("schedule.list_", name=request.args.get("name")), 303)

@@ -8,10 +8,10 @@ from datetime import datetime
 import sqlalchemy as sa
 from flask import current_app
 
-from app import audit
 from app.columns import utc_now
 from app.errors import NotFoundError
 from app.extensions import db
+from app.host import current_host
 from app.outbox import JobRecord, Schedule, Subject, catalogue, for_school
 from app.tenancy import EVERYTHING, seeing
 from jobs.engine import ScheduleEntry
@@ -83,7 +83,7 @@ def run_now(name: str) -> str:
     entry = _entry(name)
     with for_school(None):
         job_id = schedules.run_now(db.session(), entry)
-        audit.record("schedule.run", _subject(name))
+        current_host().record_action("schedule.run", {_subject(name): None})
     db.session.commit()
     return job_id
 
@@ -91,11 +91,10 @@ def run_now(name: str) -> str:
 def _set_paused(name: str, moment: datetime | None) -> None:
     schedules.ensure_row(db.session(), _entry(name))
     db.session.execute(sa.update(Schedule).where(Schedule.name == name).values(paused_at=moment))
-    with for_school(None):
-        if moment is None:
-            audit.record("schedule.resume", _subject(name))
-        else:
-            audit.record("schedule.pause", _subject(name))
+    if moment is None:
+        current_host().record_action("schedule.resume", {_subject(name): None})
+    else:
+        current_host().record_action("schedule.pause", {_subject(name): None})
     db.session.commit()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.mail import emails, personal, rendering, transport
+from app.mail import emails, rendering, transport, views
 from app.mail.cli import mail as commands
 from app.mail.delivery import deliver
 from app.mail.direct import send_directly
@@ -28,9 +28,9 @@ from app.mail.errors import (
 )
 from app.mail.links import absolute_url, page_url
 from app.mail.models import EmailMessage, MailEntry, MailState
-from app.mail.personal import forget_readers
-from app.mail.pruning import prune_mails
+from app.mail.pruning import erase_mails, forget_readers, prune_mails
 from app.mail.queries import counts_by_state, find_mails, get_mail, mails_of_job
+from app.mail.recipients import check_address
 from app.mail.registry import mail_kind, optional_kinds
 from app.mail.services import MailRequest, may_resend, resend, send_mail, send_mails
 from app.mail.transport import close_connections, smtp_settings
@@ -54,11 +54,13 @@ __all__ = [
     "UnknownMailError",
     "absolute_url",
     "asks_readers",
+    "check_address",
     "check_connection",
     "close_connections",
     "counts_by_state",
     "deliver",
     "emails",
+    "erase_mails",
     "find_mails",
     "forget_readers",
     "get_mail",
@@ -68,7 +70,6 @@ __all__ = [
     "may_resend",
     "optional_kinds",
     "page_url",
-    "personal",
     "prune_mails",
     "resend",
     "send_directly",
@@ -82,6 +83,7 @@ def init_app(app: Flask) -> None:
     """Reads the mail settings of `app` and adds the commands; connects to nothing."""
     transport.mail.init_app(app)
     rendering.init_app(app)
+    views.init_app(app)
     app.cli.add_command(commands)
 
 

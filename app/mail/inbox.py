@@ -10,13 +10,11 @@ from typing import ParamSpec
 
 from flask import Blueprint, current_app, render_template, request
 from flask.typing import ResponseReturnValue
-from flask_login import current_user
 
 from app.access import public
-from app.accounts import ask_to_log_in, require_role
+from app.host import authorized
 from app.mail import inbox_store
 from app.mail.frames import html_frame, text_frame
-from app.proxies import client_address
 
 pages = Blueprint("inbox", __name__, url_prefix="/dev/inbox")
 
@@ -27,20 +25,18 @@ PARTS = ("html", "text", "headers", "source")
 @pages.app_template_global()
 def inbox_is_open() -> bool:
     """Whether everyone may read the inbox: in development, on this machine, where its mails are the reader's own."""
-    address = client_address()
+    address = request.remote_addr
     return current_app.config["APP_ENV"] == "development" and bool(address) and ip_address(address).is_loopback
 
 
 def open_on_this_machine(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
     """Opens a view to everyone where `inbox_is_open`, and to staff elsewhere."""
-    for_staff = require_role("staff", "admin")(view)
+    for_staff = authorized("inbox.view")(view)
 
     @public
     @wraps(view)
     def opened(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
-        if inbox_is_open():
-            return view(*args, **kwargs)
-        return for_staff(*args, **kwargs) if current_user.is_authenticated else ask_to_log_in()
+        return view(*args, **kwargs) if inbox_is_open() else for_staff(*args, **kwargs)
 
     return opened
 

@@ -11,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from flask import current_app
 
-from app import audit
 from app.columns import as_uuid_text, new_id, text_problem, utc_now
 from app.extensions import db
+from app.host import current_host
 from app.mail.errors import MailArgumentError, MailKeyError, MailNotFoundError, MailStateError
 from app.mail.models import ADDRESS_CHARACTERS, KEY_CHARACTERS, EmailMessage, MailState
 from app.mail.recipients import Recipient, check_address, distinct_recipients
@@ -127,7 +127,7 @@ def resend(mail_id: str) -> str:
     with for_school(mail.school_id):
         enqueue_many(DELIVER, [_delivery({name: getattr(mail, name) for name in OF_DELIVERY})])
     db.session.flush()
-    audit.record_many("mail.resend", {subject_of(mail): mail.school_id})
+    current_host().record_action("mail.resend", {subject_of(mail): mail.school_id})
     return job_id
 
 

@@ -1,5 +1,4 @@
-"""The pages of the ledger and the previews, for staff. Registered by themselves, after the accounts, whose roles they
-ask for: accounts send mails too, so the slice's face must not know its pages."""
+"""The pages of the ledger and the previews."""
 
 from __future__ import annotations
 
@@ -9,9 +8,9 @@ from uuid import UUID
 from flask import Blueprint, Flask, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.accounts import require_role
 from app.errors import NotFoundError
 from app.extensions import db
+from app.host import authorized
 from app.mail import inbox, previews, queries, services
 from app.mail.errors import MailError, MailStateError, UnknownMailError
 from app.mail.frames import html_frame, text_frame
@@ -33,7 +32,7 @@ def init_app(app: Flask) -> None:
 
 
 @pages.get("")
-@require_role("staff", "admin")
+@authorized("mails.view")
 def list_() -> ResponseReturnValue:
     """The ledger, newest first, filtered by the query: state, kind, text, cursor."""
     state, kind, text = (query_text(name) for name in ("state", "kind", "text"))
@@ -51,21 +50,21 @@ def list_() -> ResponseReturnValue:
 
 
 @pages.get("/<uuid:mail_id>")
-@require_role("staff", "admin")
+@authorized("mails.view")
 def detail(mail_id: UUID) -> ResponseReturnValue:
     """One mail."""
     return render_template("mail/detail.html", **_detail_context(mail_id))
 
 
 @pages.get("/<uuid:mail_id>/live")
-@require_role("staff", "admin")
+@authorized("mails.view")
 def live(mail_id: UUID) -> ResponseReturnValue:
     """The detail's moving part."""
     return render_template("mail/_detail.html", **_detail_context(mail_id))
 
 
 @pages.post("/<uuid:mail_id>/resend")
-@require_role("staff", "admin")
+@authorized("mails.change")
 def resend(mail_id: UUID) -> ResponseReturnValue:
     """Sends one mail again."""
     try:
@@ -80,7 +79,7 @@ def resend(mail_id: UUID) -> ResponseReturnValue:
 
 
 @pages.get("/<uuid:mail_id>/html")
-@require_role("staff", "admin")
+@authorized("mails.view")
 def message_html(mail_id: UUID) -> ResponseReturnValue:
     """One mail as its recipient would see it now."""
     try:
@@ -93,7 +92,7 @@ def message_html(mail_id: UUID) -> ResponseReturnValue:
 
 
 @pages.get("/previews", endpoint="previews")
-@require_role("staff", "admin")
+@authorized("mails.view")
 def previews_() -> ResponseReturnValue:
     """All kinds of mail with sample data; `name` and `part` in the query choose one."""
     known = previews.list_previews()
@@ -107,7 +106,7 @@ def previews_() -> ResponseReturnValue:
 
 
 @pages.get("/previews/<name>/<any(html, text):part>")
-@require_role("staff", "admin")
+@authorized("mails.view")
 def preview(name: str, part: str) -> ResponseReturnValue:
     """One part of a sample."""
     try:

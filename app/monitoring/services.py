@@ -9,10 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app import audit, outbox
+from app import outbox
 from app.columns import as_uuid_text
 from app.errors import NotFoundError
 from app.extensions import db
+from app.host import current_host
 from app.outbox import JobAttempt, JobRecord, JobState, Subject
 from app.pagination import DEFAULT_LIMIT, Page, page_by_key
 from app.tenancy import EVERYTHING, current_scope, seeing
@@ -157,7 +158,8 @@ def cancel_jobs(ids: Sequence[str]) -> tuple[list[str], list[str]]:
 def _record(action: str, ids: Sequence[str]) -> None:
     for begin in range(0, len(ids), IDS_PER_QUERY):
         query = sa.select(JobRecord.id, JobRecord.school_id).where(JobRecord.id.in_(ids[begin : begin + IDS_PER_QUERY]))
-        audit.record_many(action, {Subject("job", row.id): row.school_id for row in db.session.execute(query)})
+        schools = {Subject("job", row.id): row.school_id for row in db.session.execute(query)}
+        current_host().record_action(action, schools)
 
 
 def _capped_count(state: JobState) -> sa.ScalarSelect[Any]:

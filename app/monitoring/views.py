@@ -7,9 +7,9 @@ from typing import Any
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.accounts import names_of, require_role
 from app.columns import utc_now
 from app.extensions import db
+from app.host import authorized, current_host
 from app.mail import mails_of_job
 from app.monitoring import services
 from app.monitoring.life_cycle import life_cycle
@@ -23,35 +23,35 @@ TABS = [state.value for state in JobState]
 
 
 @pages.get("/")
-@require_role("staff", "admin")
+@authorized("jobs.view")
 def jobs() -> ResponseReturnValue:
     """The list of jobs."""
     return render_template("monitoring/jobs.html", **_list_context())
 
 
 @pages.get("/live")
-@require_role("staff", "admin")
+@authorized("jobs.view")
 def jobs_live() -> ResponseReturnValue:
     """The list's moving part."""
     return render_template("monitoring/_jobs.html", **_list_context())
 
 
 @pages.get("/<uuid:job_id>")
-@require_role("staff", "admin")
+@authorized("jobs.view")
 def job(job_id: object) -> ResponseReturnValue:
     """One job with its attempts."""
     return render_template("monitoring/job.html", **_detail_context(str(job_id)))
 
 
 @pages.get("/<uuid:job_id>/live")
-@require_role("staff", "admin")
+@authorized("jobs.view")
 def job_live(job_id: object) -> ResponseReturnValue:
     """The detail's moving part."""
     return render_template("monitoring/_job.html", **_detail_context(str(job_id)))
 
 
 @pages.post("/<uuid:job_id>/retry")
-@require_role("staff", "admin")
+@authorized("jobs.change")
 def retry(job_id: object) -> ResponseReturnValue:
     """Sets an ended job back to pending."""
     record = services.get_job(str(job_id))
@@ -62,7 +62,7 @@ def retry(job_id: object) -> ResponseReturnValue:
 
 
 @pages.post("/<uuid:job_id>/cancel")
-@require_role("staff", "admin")
+@authorized("jobs.change")
 def cancel(job_id: object) -> ResponseReturnValue:
     """Cancels a job that waits; asks one that runs to stop."""
     record = services.get_job(str(job_id))
@@ -104,7 +104,7 @@ def _detail_context(job_id: str) -> dict[str, Any]:
         "steps": life_cycle(record, utc_now()),
         "attempts": services.attempts_of(record),
         "mails": mails_of_job(record.id),
-        "user_name": names_of([record.user_id]).get(record.user_id or 0),
+        "user_name": current_host().user_name(record.user_id),
         "may_retry": record.state in ENDED - {JobState.COMPLETED},
         "may_cancel": _may_cancel(record),
         "is_live": record.state in LIVE,

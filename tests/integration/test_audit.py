@@ -35,7 +35,7 @@ from tests.work_item_factories import make_task
 
 ROOT = Path(__file__).resolve().parents[2]
 # Where the code records an action by its name.
-RECORD = re.compile(r'record(?:_many)?\(\s*"(\w+\.\w+)"')
+RECORD = re.compile(r'record(?:_many|_action)?\(\s*"(\w+\.\w+)"')
 
 # What differs between the databases is how changes are recorded in bulk: see test_tenancy.py.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

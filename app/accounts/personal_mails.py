@@ -6,16 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import current_app
-from sqlalchemy.orm import Session
 
 from app.extensions import db
-from app.mail.models import EmailMessage, MailState
-from app.mail.recipients import check_address
-from app.outbox import LIVE, JobRecord
+from app.mail import EmailMessage, check_address, erase_mails
 from app.personal_data import Part, Person, exempt, register, rows_of
 
-WAITING = (MailState.QUEUED, MailState.DEFERRED)
-ERASED: dict[str, Any] = {"recipients": [], "recipient": None, "context": {}}
 REASON = "its reader has deleted the account"
 
 
@@ -35,30 +30,7 @@ def export(person: Person) -> list[dict[str, Any]]:
 
 def erase(person: Person) -> None:
     """Takes the address out of all mails to the person; those that wait are not sent."""
-    # Servers repeat the address in what they answer, so that goes too.
-    values = ERASED | {
-        "state": sa.case((EmailMessage.state.in_(WAITING), MailState.SKIPPED.value), else_=EmailMessage.state),
-        "last_error": sa.case((EmailMessage.state == MailState.SENT, None), else_=REASON),
-    }
-    _update(db.session(), _is_theirs(person), values)
-
-
-def forget_readers(session: Session, kind: str) -> int:
-    """Takes the address out of mails whose readers are gone already, once no job is going to send them any more. The
-    caller commits.
-
-    Returns:
-        how many there were.
-    """
-    is_live = sa.exists().where(JobRecord.id == EmailMessage.job_id, JobRecord.state.in_(LIVE))
-    has_reader = EmailMessage.recipient.is_not(None)
-    return _update(session, sa.and_(EmailMessage.kind == kind, has_reader, ~is_live), ERASED | {"last_error": None})
-
-
-def _update(session: Session, condition: sa.ColumnElement[bool], values: dict[str, Any]) -> int:
-    statement = sa.update(EmailMessage).where(condition).values(values)
-    result = session.execute(statement, execution_options={"synchronize_session": False})
-    return result.rowcount  # pyright: ignore[reportAttributeAccessIssue]
+    erase_mails(db.session(), _is_theirs(person), REASON)
 
 
 def _is_theirs(person: Person) -> sa.ColumnElement[bool]:

@@ -1,0 +1,53 @@
+"""The desk as the host of the job system: its roles, its users' names and its audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flask import Flask
+from flask.typing import ResponseReturnValue
+from flask_login import current_user
+
+from app import audit
+from app.accounts import Role, User, acting_user, allow, ask_to_log_in, can, names_of, require
+from app.host import Host, set_host
+from app.outbox import Subject
+
+STAFF, ADMINS = "This is for admin and staff only.", "Only administrators change the schedule."
+
+
+def _is_staff(user: User, _: object) -> bool:
+    return user.is_staff
+
+
+for action in ("jobs.view", "jobs.change", "mails.view", "mails.change", "inbox.view", "schedule.view"):
+    allow(action, _is_staff)
+allow("schedule.change", lambda user, _: user.role is Role.ADMIN)
+
+
+class DeskHost(Host):
+    """The job system's pages are for staff; administrators change the schedule."""
+
+    def authorize(self, action: str) -> ResponseReturnValue | None:
+        """Check a rule of `app.accounts`."""
+        if not current_user.is_authenticated:
+            return ask_to_log_in()
+        require(acting_user(), action, message=ADMINS if action == "schedule.change" else STAFF)
+        return None
+
+    def allows(self, action: str) -> bool:
+        """Return whether a rule of `app.accounts` allows it to the requester."""
+        return can(acting_user(), action)
+
+    def user_name(self, user_id: int | None) -> str | None:
+        """Return the name of a user of the desk."""
+        return names_of([user_id]).get(user_id or 0)
+
+    def record_action(self, action: str, schools: Mapping[Subject, int | None]) -> None:
+        """Write the action to the audit log."""
+        audit.record_many(action, schools)
+
+
+def init_app(app: Flask) -> None:
+    """Makes the desk the host of `app`'s job system."""
+    set_host(app, DeskHost())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from app.logs import log_start
-from app.outbox import publisher
-from app.outbox.broker import connect
-from jobs.engine.clock import Clock
+from flask_belfry.core.logs import log_start
+from flask_belfry.outbox import publisher
+from flask_belfry.outbox.broker import connect
+from flask_belfry.scheduler.clock import Clock
 from wsgi import app
 
 

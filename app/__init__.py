@@ -11,40 +11,21 @@ from typing import Any
 import structlog
 from flask import Flask
 
-from app import (
-    accounts,
-    admin,
-    answers,
-    api,
-    audit,
-    bodies,
-    demo,
-    desk_host,
-    dev,
-    extensions,
-    headers,
-    limiting,
-    logs,
-    mail,
-    malformed,
-    monitoring,
-    outbox,
-    overview,
-    presentation,
-    proxies,
-    reservations,
-    work_items,
-)
+from app import accounts, admin, api, audit, demo, desk_host, dev, extensions, overview, reservations, work_items
 from app.audit import views as audit_pages
-from app.commands import RootGroup
-from app.config import SettingError, load_environment, read_settings, unknown_settings
+from app.config import load_environment, read_settings, unknown_settings
+from app.web import answers, bodies, headers, limiting, malformed, proxies, static_files
+from flask_belfry import mail, operations, outbox
+from flask_belfry.core import logs, presentation
+from flask_belfry.core.commands import RootGroup
+from flask_belfry.core.settings import SettingError
 
 log = structlog.get_logger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Slices of one shape; each registers its pages, endpoints, hooks and commands in `init_app`.
-SLICES = (accounts, mail, reservations, work_items, monitoring, audit, overview)
+SLICES = (accounts, mail, reservations, work_items, operations, audit, overview)
 
 
 def create_app(
@@ -79,11 +60,24 @@ def create_app(
 
 
 def _prepare(app: Flask) -> None:
-    # Addresses of static files carry their time of change, see app.presentation.
+    # Addresses of static files carry their time of change, see app.static_files.
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)
     # The database, the broker's log and the caught mails are nobody else's on this machine.
     Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
-    for part in (logs, malformed, proxies, bodies, extensions, outbox, limiting, headers, answers, presentation, api):
+    for part in (
+        logs,
+        malformed,
+        proxies,
+        bodies,
+        extensions,
+        outbox,
+        limiting,
+        headers,
+        answers,
+        presentation,
+        static_files,
+        api,
+    ):
         part.init_app(app)
     for part in SLICES:
         part.init_app(app)

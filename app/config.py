@@ -15,8 +15,9 @@ from typing import Any
 
 from dotenv import dotenv_values
 
-from app.settings import Derived, Group, Setting, SettingError, defaults, group
-from app.settings.casts import (
+from app import defaults
+from flask_belfry.core.settings import Derived, Group, Setting, SettingError, group
+from flask_belfry.core.settings.casts import (
     boolean,
     broker_url,
     choice,
@@ -35,7 +36,7 @@ from app.settings.casts import (
     whole_seconds,
     zone_name,
 )
-from app.settings.database_urls import sqlalchemy_url
+from flask_belfry.core.settings.database_urls import sqlalchemy_url
 
 GROUPS: tuple[Group, ...] = (
     group(

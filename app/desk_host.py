@@ -10,8 +10,8 @@ from flask_login import current_user
 
 from app import audit
 from app.accounts import Role, User, acting_user, allow, ask_to_log_in, can, names_of, require
-from app.host import Host, set_host
-from app.outbox import Subject
+from flask_belfry.changes import Subject
+from flask_belfry.changes.host import Host, set_host
 
 STAFF, ADMINS = "This is for admin and staff only.", "Only administrators change the schedule."
 

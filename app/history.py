@@ -13,9 +13,10 @@ from itertools import groupby
 import sqlalchemy as sa
 
 from app.accounts import User, names_of
-from app.extensions import db
-from app.mail import EmailMessage, MailState
-from app.outbox import LIVE, JobRecord, JobState, StatusChange, Subject
+from flask_belfry.changes import StatusChange, Subject
+from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage, MailState
+from flask_belfry.outbox import LIVE, JobRecord, JobState
 
 SYSTEM = "The system"
 STATUS = "status"

@@ -6,9 +6,10 @@ from flask import Flask, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
-from app import monitoring, reservations, work_items
+from app import reservations, work_items
 from app.accounts import acting_user, login_required
-from app.presentation import date_today, reader_zone
+from flask_belfry import operations as monitoring
+from flask_belfry.core.presentation import date_today, reader_zone
 
 SHOWN = 6
 

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.extensions import db
+from flask_belfry.db import db
 
 
 @dataclass(frozen=True)

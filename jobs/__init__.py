@@ -1,4 +1,4 @@
-"""What workers run: thin job functions over the slices' services, and the engine under them.
+"""The desk's job functions, one module per slice: thin functions over the slices' services, and their schedules.
 
 Imports the application and is imported by the composition roots only.
 """
@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 
 from flask import Flask
 
-from jobs import commands, engine, pages
+from flask_belfry import extension
 
 # Importing a module registers its jobs: a new file in this folder needs no line here.
 MODULES = tuple(import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__))
@@ -18,7 +18,4 @@ MODULES = tuple(import_module(f"{__name__}.{module.name}") for module in iter_mo
 
 def init_app(app: Flask) -> None:
     """Puts the jobs and their schedule into `app`."""
-    entries = [entry for module in MODULES for entry in getattr(module, "SCHEDULE", ())]
-    engine.init_app(app, entries)
-    commands.init_app(app)
-    pages.init_app(app)
+    extension.init_app(app, [entry for module in MODULES for entry in getattr(module, "SCHEDULE", ())])

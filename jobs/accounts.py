@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from app import accounts
-from jobs.engine import job
+from flask_belfry.execution import job
 
 
 @job("accounts.resend_confirmation")

@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 from app.accounts import forget_deleted, prune_addresses, prune_codes, prune_sessions, prune_tokens, prune_unconfirmed
 from app.api import prune_answers
 from app.audit import prune_audit
-from app.columns import utc_now
-from app.mail import prune_mails
-from app.outbox import prune_records
-from jobs.engine import ScheduleEntry, job
-from jobs.engine.schedule import prune_ticks
+from flask_belfry.core.clock import utc_now
+from flask_belfry.execution import job
+from flask_belfry.mail import prune_mails
+from flask_belfry.outbox import prune_records
+from flask_belfry.scheduler import ScheduleEntry
+from flask_belfry.scheduler.schedule import prune_ticks
 
 SCHEDULE = [ScheduleEntry("maintenance.prune", job="maintenance.prune", cron="17 3 * * *")]
 

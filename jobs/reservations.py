@@ -5,7 +5,8 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from app import reservations
-from jobs.engine import ScheduleEntry, job
+from flask_belfry.execution import job
+from flask_belfry.scheduler import ScheduleEntry
 
 
 @job("reservations.sweep_overdue", queue="default", timeout_seconds=120, is_singleton=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from app import work_items
-from jobs.engine import ScheduleEntry, job
+from flask_belfry.execution import job
+from flask_belfry.scheduler import ScheduleEntry
 
 
 @job("work_items.tell_gathered")

@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeDecorator
 
-from app.database_errors import database_problem, is_database_away
-from app.extensions import db
+from flask_belfry.core.database_errors import database_problem, is_database_away
+from flask_belfry.db import db
 
 
 def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | Literal[False]:

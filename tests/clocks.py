@@ -6,11 +6,11 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from app.columns import utc_now
-from app.extensions import db
-from app.outbox import JobRecord, JobState, ScheduleTick, TickOutcome, publisher
-from jobs.engine import ScheduleEntry
-from jobs.engine.clock import Clock
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.outbox import JobRecord, JobState, ScheduleTick, TickOutcome, publisher
+from flask_belfry.scheduler import ScheduleEntry
+from flask_belfry.scheduler.clock import Clock
 
 QUEUE = "rq:queue:default"
 LOCK = "rq:scheduler_lock"

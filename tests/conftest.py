@@ -23,10 +23,10 @@ from werkzeug.routing import Rule
 import jobs
 from app import create_app
 from app.accounts import security
-from app.database_time import DatabaseTime
-from app.extensions import Base, db, table_of
-from app.mail import close_connections
-from jobs.engine.light import LightWorker
+from flask_belfry.core.clock import DatabaseTime
+from flask_belfry.db import Base, db, table_of
+from flask_belfry.mail import close_connections
+from flask_belfry.workers.light import LightWorker
 from tests.domain import Ticket
 from tests.processes import Processes
 from tests.servers import PostgresServer, ValkeyServer, short_folder

@@ -16,11 +16,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.columns import database_now, text_enum
-from app.extensions import Base, table_of
-from app.outbox import Change, Creation, JobRecord, JobRequest, WorkerProcess, enqueue_many, on_change, on_created
-from jobs.engine import Chunk, RetryPolicy, current_job, job
-from jobs.engine.claim import Claim
+from flask_belfry.changes import Change, Creation, on_change, on_created
+from flask_belfry.db import Base, table_of
+from flask_belfry.db.columns import database_now, text_enum
+from flask_belfry.execution import Chunk, RetryPolicy, current_job, job
+from flask_belfry.execution.claim import Claim
+from flask_belfry.outbox import JobRecord, JobRequest, WorkerProcess, enqueue_many
 
 
 class TicketStatus(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from app.extensions import db
+from flask_belfry.db import db
 
 
 def everything_kept() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.outbox import JobAttempt, JobRecord, JobState, enqueue
+from flask_belfry.outbox import JobAttempt, JobRecord, JobState, enqueue
 
 
 def asked(session: Session, name: str = "test.act", **args: Any) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.extensions import db
-from app.mail import EmailMessage
-from app.mail.registry import kind_of
+from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage
+from flask_belfry.mail.registry import kind_of
 
 
 def mails(kind: str | None = None) -> list[EmailMessage]:

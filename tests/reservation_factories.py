@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from flask.testing import FlaskClient
 
 from app.accounts import AddressState, LoginAddress, Role, User, hash_password, issue_pair
-from app.columns import utc_now
-from app.extensions import db
 from app.reservations import Reservation, ReservationStatus, Resource
 from app.schools import School, create_school, default_school
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
 
 PASSWORD = "correct horse battery"
 HERE = "127.0.0.1"  # of Flask's test client

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import jobs
 from app import create_app
-from app.extensions import csrf, db
+from app.extensions import csrf
+from flask_belfry.db import db
 from tests.domain import Ticket  # which registers its jobs and hooks too
 
 app = create_app()

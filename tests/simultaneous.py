@@ -11,7 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app.extensions import db
+from flask_belfry.db import db
 
 
 def at_once(app: Flask, number: int, ask: Callable[[FlaskClient], TestResponse]) -> list[TestResponse]:

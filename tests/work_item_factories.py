@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from app.extensions import db
 from app.work_items import Epic, Story, Task
+from flask_belfry.db import db
 from tests.reservation_factories import make_user
 
 _numbers = count(1)

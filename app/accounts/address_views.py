@@ -11,12 +11,12 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
 
-from app.access import public
 from app.accounts import limits, logins
 from app.accounts.browsers import browser_of
 from app.accounts.models import LoginAddress
 from app.accounts.permissions import acting_user, can, fresh_login_required, require
-from app.errors import ConflictError, InvalidInputError
+from flask_belfry.core.access import public
+from flask_belfry.core.errors import ConflictError, InvalidInputError
 
 pages = Blueprint("addresses", __name__)
 

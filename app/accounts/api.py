@@ -8,7 +8,6 @@ from typing import Any
 from flask import url_for
 
 from app import audit
-from app.access import for_unconfirmed, public
 from app.accounts import limits, logins, registration, second_factor
 from app.accounts import profile as profiles
 from app.accounts.models import AccessToken, User
@@ -51,8 +50,9 @@ from app.api import (
     secret_answer,
     versioned,
 )
-from app.extensions import commit_and_keep, db
-from app.outbox import subject_of
+from flask_belfry.changes import subject_of
+from flask_belfry.core.access import for_unconfirmed, public
+from flask_belfry.db import commit_and_keep, db
 
 # Without an area: what makes and ends logins takes no personal token.
 blueprint = ApiBlueprint("accounts", __name__, description="Joining, logging in and out, and tokens for scripts")

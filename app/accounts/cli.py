@@ -9,10 +9,10 @@ import click
 
 from app.accounts import registration, second_factor, services
 from app.accounts.models import Role, User
-from app.commands import CommandGroup, as_json_option, echo_json
-from app.extensions import db
-from app.pagination import MAX_LIMIT
 from app.schools import DEFAULT_SLUG, get_school
+from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
+from flask_belfry.db import db
+from flask_belfry.db.pagination import MAX_LIMIT
 
 users = CommandGroup("users", help="Makes users and changes what they may do.")
 

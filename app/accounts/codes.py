@@ -21,11 +21,11 @@ from sqlalchemy.orm import Session, joinedload
 
 from app import audit
 from app.accounts.models import AccountCode, CodePurpose, User
-from app.columns import utc_now
-from app.extensions import commit_and_keep, db
-from app.keys import keyed_digest
-from app.outbox import Subject, subject_type
-from app.tenancy import EVERYTHING, seeing
+from app.web.keys import keyed_digest
+from flask_belfry.changes import Subject, subject_type
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import commit_and_keep, db
+from flask_belfry.db.tenancy import EVERYTHING, seeing
 
 # With a million codes and five tries, a guess succeeds once in 200,000 mails. The link cannot be guessed and goes on.
 MAX_TRIES = 5

@@ -15,11 +15,12 @@ from sqlalchemy.orm import Session, aliased, joinedload
 from app.accounts import codes
 from app.accounts.browsers import browser_of
 from app.accounts.models import AccessToken, AccountCode, CodePurpose, User
-from app.columns import new_id, utc_now
-from app.extensions import db
-from app.mail import MailEntry, forget_readers, mail_kind, send_mail
-from app.outbox import for_school, subject_of
-from app.presentation import localtime, whole_span
+from flask_belfry.changes import for_school, subject_of
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.presentation import localtime, whole_span
+from flask_belfry.db import db
+from flask_belfry.db.columns import new_id
+from flask_belfry.mail import MailEntry, forget_readers, mail_kind, send_mail
 
 Context = dict[str, Any]
 Contexts = dict[str, Context | None]

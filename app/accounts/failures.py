@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from app import audit
 from app.accounts.models import User
-from app.extensions import commit_and_keep
-from app.outbox import for_school, subject_of
+from flask_belfry.changes import for_school, subject_of
+from flask_belfry.db import commit_and_keep
 
 
 def record_failure(action: str, user: User | None) -> None:

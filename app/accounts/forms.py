@@ -24,9 +24,9 @@ from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS, Channel
 from app.accounts.passwords import MIN_PASSWORD_CHARACTERS
 from app.accounts.validation import MAX_NAME_CHARACTERS
 from app.api import AREAS, READ, SCOPES, WRITE
-from app.mail import optional_kinds
-from app.presentation import label
-from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
+from flask_belfry.core.presentation import label
+from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
+from flask_belfry.mail import optional_kinds
 
 # In days; 0 is for good.
 TOKEN_LIFETIMES = {"30": "30 days", "90": "90 days", "365": "1 year", "0": "Until it is revoked"}

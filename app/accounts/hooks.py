@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app import audit
 from app.accounts.models import AccessToken, User
-from app.outbox import record_changes
+from flask_belfry.changes import record_changes
 
 record_changes(User.school_id, User.role, User.active, User.username, User.email)
 record_changes(User.time_zone, User.tf_primary_method)

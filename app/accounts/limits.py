@@ -14,8 +14,8 @@ from app.accounts import logins, services
 from app.accounts.failures import record_failure
 from app.accounts.models import User
 from app.accounts.validation import lookup_email
-from app.limiting import Limit, client_key, forget, is_spent, refuse_spent, spend
-from app.tenancy import EVERYTHING, seeing
+from app.web.limiting import Limit, client_key, forget, is_spent, refuse_spent, spend
+from flask_belfry.db.tenancy import EVERYTHING, seeing
 
 MINUTE, HOUR = 60, 3_600
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

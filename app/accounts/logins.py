@@ -17,14 +17,14 @@ from app.accounts import codes, second_factor
 from app.accounts.emails import PASSWORD_RESET, send_code, send_new_address
 from app.accounts.models import AddressState, CodePurpose, LoginAddress, User
 from app.accounts.services import end_access
-from app.columns import utc_now
-from app.errors import InvalidInputError, NotFoundError
-from app.extensions import db
-from app.limiting import client_key
-from app.outbox import for_school, subject_of
-from app.pagination import Page, page_by_key
-from app.proxies import ADDRESS_CHARACTERS, client_address, user_agent
-from app.tenancy import EVERYTHING, seeing
+from app.web.limiting import client_key
+from app.web.proxies import ADDRESS_CHARACTERS, client_address, user_agent
+from flask_belfry.changes import for_school, subject_of
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError, NotFoundError
+from flask_belfry.db import db
+from flask_belfry.db.pagination import Page, page_by_key
+from flask_belfry.db.tenancy import EVERYTHING, seeing
 
 # An address that nobody used for so long may be somebody else's by now.
 KEPT = timedelta(days=365)

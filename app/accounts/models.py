@@ -17,11 +17,12 @@ import sqlalchemy as sa
 from flask_security import RoleMixin, UserMixin
 from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validates
 
-from app.columns import UtcDateTime, text_enum, utc_now
-from app.extensions import Base, db
-from app.proxies import ADDRESS_CHARACTERS, USER_AGENT_CHARACTERS
 from app.schools import default_school_id
-from app.tenancy import OfSchool
+from app.web.proxies import ADDRESS_CHARACTERS, USER_AGENT_CHARACTERS
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import Base, db
+from flask_belfry.db.columns import UtcDateTime, text_enum
+from flask_belfry.db.tenancy import OfSchool
 
 MAX_TOKEN_NAME_CHARACTERS = 80
 

@@ -14,11 +14,11 @@ from flask import Flask, Response, current_app, make_response, redirect, request
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
-from app.access import is_for_unconfirmed, is_public, public
 from app.accounts import sessions
 from app.accounts.models import Role, User
 from app.api import UnauthenticatedError, is_api_request
-from app.errors import ForbiddenError
+from flask_belfry.core.access import is_for_unconfirmed, is_public, public
+from flask_belfry.core.errors import ForbiddenError
 
 P = ParamSpec("P")
 Rule = Callable[[User, Any], bool]
@@ -86,7 +86,7 @@ def require_fresh_login() -> None:
 
 
 def close(app: Flask) -> None:
-    """Admits only users with a confirmed email address, except to what is marked as open in `app.access`."""
+    """Admits only users with a confirmed email address, except to what is `public`."""
     app.before_request(_ask_who)
 
 

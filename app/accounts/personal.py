@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from app.accounts.models import AccessToken, AccountCode, LoginAddress, LoginSession, MessagePreference, User
 from app.audit import AuditEntry
-from app.extensions import db
-from app.outbox import StatusChange, subject_type
 from app.personal_data import Part, Person, register, rows_of
+from flask_belfry.changes import StatusChange, subject_type
+from flask_belfry.db import db
 
 # Of the user's row: all but what is secret, or of no meaning to people.
 PROFILE = (

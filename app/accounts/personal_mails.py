@@ -7,9 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 from flask import current_app
 
-from app.extensions import db
-from app.mail import EmailMessage, check_address, erase_mails
 from app.personal_data import Part, Person, exempt, register, rows_of
+from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage, check_address, erase_mails
 
 REASON = "its reader has deleted the account"
 

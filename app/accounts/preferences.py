@@ -1,6 +1,6 @@
 """Which messages a user wants, and by which channel: asked when a mail is delivered, and nowhere else.
 
-The kinds are those of `app.mail` that say they may be switched off; all others always go out.
+The kinds are those of `flask_belfry.mail` that say they may be switched off; all others always go out.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from app.accounts.models import Channel, MessagePreference, User
 from app.accounts.validation import valid_email
-from app.errors import InvalidInputError
-from app.extensions import db
-from app.mail import asks_readers, optional_kinds
-from app.tenancy import EVERYTHING, seeing
+from flask_belfry.core.errors import InvalidInputError
+from flask_belfry.db import db
+from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.mail import asks_readers, optional_kinds
 
 # What is wanted of whoever has not said otherwise.
 DEFAULTS: Mapping[Channel, bool] = {Channel.MAIL: True, Channel.PUSH: True}

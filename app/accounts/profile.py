@@ -13,12 +13,12 @@ from app.accounts.models import User
 from app.accounts.permissions import require
 from app.accounts.preferences import change_preferences, preferences_of
 from app.accounts.services import check_not_last_admin, end_sessions_and_tokens, validated
-from app.columns import utc_now
-from app.errors import InvalidInputError
-from app.extensions import db
-from app.outbox import acting_as, current_origin, subject_of
 from app.personal_data import Person
-from app.tenancy import EVERYTHING, seeing
+from flask_belfry.changes import acting_as, current_origin, subject_of
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError
+from flask_belfry.db import db
+from flask_belfry.db.tenancy import EVERYTHING, seeing
 
 NAME_OF_THE_DELETED = "Deleted user"
 

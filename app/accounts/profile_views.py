@@ -13,9 +13,9 @@ from app.accounts.permissions import acting_user, fresh_login_required, login_re
 from app.accounts.preferences import Preferences, preferences_of
 from app.accounts.registration_pages import show
 from app.accounts.schemas import ExportSchema
-from app.errors import ConflictError, InvalidInputError
-from app.extensions import commit_and_keep, db
-from app.mail import optional_kinds
+from flask_belfry.core.errors import ConflictError, InvalidInputError
+from flask_belfry.db import commit_and_keep, db
+from flask_belfry.mail import optional_kinds
 
 pages = Blueprint("profile", __name__, url_prefix="/account")
 

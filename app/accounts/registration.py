@@ -21,13 +21,13 @@ from app.accounts.emails import ALREADY_REGISTERED, CONFIRMATION, PASSWORD_RESET
 from app.accounts.models import AccountCode, CodePurpose, User
 from app.accounts.services import change_password, check_password, create_user, end_sessions_and_tokens
 from app.accounts.validation import lookup_email
-from app.columns import utc_now
-from app.errors import ConflictError, InvalidInputError
-from app.extensions import db
-from app.keys import keyed_digest
-from app.mail import send_directly
-from app.outbox import enqueue, publisher
-from app.tenancy import EVERYTHING, seeing
+from app.web.keys import keyed_digest
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import ConflictError, InvalidInputError
+from flask_belfry.db import db
+from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.mail import send_directly
+from flask_belfry.outbox import enqueue, publisher
 
 # How long the mails of a mailbox that has had too many wait for each other: one is sent for all.
 GATHERED_FOR = timedelta(minutes=10)

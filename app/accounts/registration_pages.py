@@ -11,16 +11,16 @@ from flask_login import current_user
 from flask_security import login_user
 from flask_wtf import FlaskForm
 
-from app.access import public
 from app.accounts import codes, limits, registration
 from app.accounts.forms import AddressForm, CodeForm, NewPasswordForm, RegistrationForm
 from app.accounts.models import CodePurpose
 from app.accounts.permissions import StaleLoginError, UnconfirmedError, ask_for_password, claimant
 from app.accounts.views import pages
 from app.api import error_answer, is_api_request
-from app.errors import AppError, InvalidInputError
-from app.extensions import db
-from app.presentation import sentence
+from flask_belfry.core.access import public
+from flask_belfry.core.errors import AppError, InvalidInputError
+from flask_belfry.core.presentation import sentence
+from flask_belfry.db import db
 
 
 @pages.route("/register", methods=["GET", "POST"])

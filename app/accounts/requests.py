@@ -20,9 +20,9 @@ from app.accounts.models import AccessToken, User
 from app.accounts.permissions import can
 from app.accounts.tokens import verify_token
 from app.api import is_api_request
-from app.outbox import Origin, acting_as, current_origin, set_origin
-from app.proxies import client_address, user_agent
-from app.tenancy import EVERYTHING, NOTHING, Scope, current_scope, seeing, set_scope
+from app.web.proxies import client_address, user_agent
+from flask_belfry.changes import Origin, acting_as, current_origin, set_origin
+from flask_belfry.db.tenancy import EVERYTHING, NOTHING, Scope, current_scope, seeing, set_scope
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 

@@ -14,12 +14,12 @@ from app.accounts.emails import send_second_factor
 from app.accounts.failures import record_failure
 from app.accounts.models import User
 from app.accounts.permissions import acting_user
-from app.errors import ConflictError
-from app.extensions import db
-from app.keys import keyed_digest
-from app.limiting import Limit, forget, spend
-from app.outbox import StatusChange, subject_of
-from app.tenancy import EVERYTHING, seeing
+from app.web.keys import keyed_digest
+from app.web.limiting import Limit, forget, spend
+from flask_belfry.changes import StatusChange, subject_of
+from flask_belfry.core.errors import ConflictError
+from flask_belfry.db import db
+from flask_belfry.db.tenancy import EVERYTHING, seeing
 
 # For a user, whatever the IP addresses: who knows the password has few guesses at a code. A success clears it.
 CODES_OF_USER = Limit("codes-of-user", 10, 15 * 60)

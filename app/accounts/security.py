@@ -38,7 +38,6 @@ from wtforms.form import BaseForm
 from wtforms.validators import EqualTo, InputRequired, Length
 
 from app import audit
-from app.access import open_endpoints, public
 from app.accounts import limits, logins, second_factor, sessions
 from app.accounts.emails import send_password_changed, send_second_factor
 from app.accounts.failures import record_failure
@@ -49,11 +48,12 @@ from app.accounts.requests import act_as, forget
 from app.accounts.second_factor import HashedRecoveryCodes, OnceOnlyTotp
 from app.accounts.tokens import revoke_all
 from app.accounts.validation import valid_password
-from app.columns import utc_now
-from app.extensions import db
-from app.keys import derived_key
-from app.outbox import subject_of
-from app.tenancy import EVERYTHING, seeing
+from app.web.keys import derived_key
+from flask_belfry.changes import subject_of
+from flask_belfry.core.access import open_endpoints, public
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.db.tenancy import EVERYTHING, seeing
 
 # Six digits, and a password, can be guessed by who may go on guessing.
 TAKES_SECRETS = frozenset(

@@ -23,11 +23,11 @@ from app.accounts.validation import (
     valid_time_zone,
     valid_username,
 )
-from app.columns import utc_now
-from app.errors import ConflictError, InvalidInputError, NotFoundError
-from app.extensions import db
 from app.schools import School
-from app.tenancy import EVERYTHING, seeing
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import ConflictError, InvalidInputError, NotFoundError
+from flask_belfry.db import db
+from flask_belfry.db.tenancy import EVERYTHING, seeing
 
 VALIDATORS: dict[str, Callable[..., Any]] = {
     "username": valid_username,

@@ -10,8 +10,8 @@ from app.accounts import sessions
 from app.accounts.browsers import browser_of
 from app.accounts.permissions import acting_user, login_required
 from app.accounts.tokens import revoke_logins
-from app.extensions import db
-from app.outbox import subject_of
+from flask_belfry.changes import subject_of
+from flask_belfry.db import db
 
 pages = Blueprint("sessions", __name__, url_prefix="/account/sessions")
 

@@ -19,12 +19,12 @@ from sqlalchemy.orm import Session, contains_eager
 
 from app.accounts.models import LoginSession, User
 from app.api import UnauthenticatedError
-from app.columns import utc_now
-from app.errors import NotFoundError
-from app.extensions import commit_and_keep, db
-from app.pagination import Page, page_by_key
-from app.proxies import client_address, user_agent
-from app.tenancy import EVERYTHING, seeing
+from app.web.proxies import client_address, user_agent
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import NotFoundError
+from flask_belfry.db import commit_and_keep, db
+from flask_belfry.db.pagination import Page, page_by_key
+from flask_belfry.db.tenancy import EVERYTHING, seeing
 
 # How exact `last_seen_at` is: a write per request would cost more than the request.
 USE_RECORDED_EVERY = timedelta(minutes=15)

@@ -10,8 +10,8 @@ from flask.typing import ResponseReturnValue
 from app.accounts.forms import SCOPE_GROUPS, PersonalTokenForm
 from app.accounts.permissions import acting_user, fresh_login_required, login_required, require
 from app.accounts.tokens import get_personal_token, issue_personal_token, personal_tokens, revoke
-from app.columns import utc_now
-from app.extensions import commit_and_keep, db
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import commit_and_keep, db
 
 pages = Blueprint("tokens", __name__, url_prefix="/account/tokens")
 

@@ -20,11 +20,11 @@ from sqlalchemy.orm import Session, contains_eager
 
 from app.accounts.emails import send_token_created
 from app.accounts.models import AccessToken, User
-from app.columns import utc_now
-from app.errors import InvalidInputError, NotFoundError
-from app.extensions import commit_and_keep, db
-from app.pagination import DEFAULT_LIMIT, Page, page_by_key
-from app.tenancy import EVERYTHING, seeing
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError, NotFoundError
+from flask_belfry.db import commit_and_keep, db
+from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
+from flask_belfry.db.tenancy import EVERYTHING, seeing
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from app.presentation import plain, utc_iso
+from flask_belfry.core.presentation import plain, utc_iso
 
 # Programs that open the file would run what begins so as a formula (OWASP, "CSV Injection"): the signs, also in full
 # width and after spaces or quotes, at the beginning or after what some take for the end of a cell: a line break, a tab,

@@ -24,16 +24,16 @@ from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttribu
 from wtforms.validators import InputRequired, Length, NumberRange, Optional
 
 from app.accounts import User, find_user
-from app.columns import UtcDateTime
-from app.extensions import Base, db
-from app.forms import WholeNumberField
-from app.local_time import local_from_utc, utc_from_local
-from app.pagination import MAX_INTEGER
-from app.presentation import label as label_of_value
-from app.presentation import plain, reader_zone, sentence
 from app.reservations import Resource
 from app.schools import School
-from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
+from app.web.forms import WholeNumberField
+from app.web.local_time import local_from_utc, utc_from_local
+from flask_belfry.core.presentation import label as label_of_value
+from flask_belfry.core.presentation import plain, reader_zone, sentence
+from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
+from flask_belfry.db import Base, db
+from flask_belfry.db.columns import UtcDateTime
+from flask_belfry.db.pagination import MAX_INTEGER
 
 REQUIRED = "This field is required."
 # Few enough to choose from; of other tables the number is asked for.

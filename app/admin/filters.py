@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from flask_admin.contrib.sqla.filters import BaseSQLAFilter
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.columns import UtcDateTime, as_uuid_text
-from app.pagination import MAX_INTEGER
-from app.presentation import label, reader_zone
+from flask_belfry.core.presentation import label, reader_zone
+from flask_belfry.db.columns import UtcDateTime, as_uuid_text
+from flask_belfry.db.pagination import MAX_INTEGER
 
 
 class PanelFilter(BaseSQLAFilter):

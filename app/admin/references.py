@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapper
 
-from app.extensions import Base, db
-from app.presentation import plain
+from flask_belfry.core.presentation import plain
+from flask_belfry.db import Base, db
 
 # Columns that name a row without a foreign key: ledgers outlive what they tell of.
 BY_NAME = {"user_id": "users", "school_id": "schools", "job_id": "job_records", "change_id": "status_changes"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.accounts import AccessToken, AccountCode, LoginSession, User
-from app.mail import EmailMessage
+from flask_belfry.mail import EmailMessage
 
 SECRET_COLUMNS: dict[type, frozenset[str]] = {
     User: frozenset({"password_hash", "fs_uniquifier", "tf_totp_secret", "tf_last_counter", "mf_recovery_codes"}),

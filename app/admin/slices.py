@@ -16,14 +16,14 @@ from wtforms.validators import InputRequired, Length, NumberRange, Optional
 from app import reservations, work_items
 from app.accounts import acting_user, change_password, change_user, check_not_last_admin, create_user, revoke
 from app.admin.view import PanelView
-from app.errors import ConflictError
-from app.extensions import db
-from app.forms import WholeNumberField
-from app.pagination import MAX_INTEGER
-from app.presentation import label
 from app.reservations import TRANSITIONS, ReservationStatus
 from app.schools import DEFAULT_SLUG, School, create_school
+from app.web.forms import WholeNumberField
 from app.work_items import Kind, Parts, WorkStatus
+from flask_belfry.core.errors import ConflictError
+from flask_belfry.core.presentation import label
+from flask_belfry.db import db
+from flask_belfry.db.pagination import MAX_INTEGER
 
 NEW_PASSWORD = "Ends all sessions and tokens; the user is notified by email. Leave empty to keep it."  # noqa: S105 - a hint
 

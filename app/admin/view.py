@@ -33,14 +33,14 @@ from app.admin.filters import PanelFilter, filters_of
 from app.admin.index import Guarded
 from app.admin.references import labels_of, references_of, refuse_reason
 from app.admin.secrets import secrets_of
-from app.columns import UtcDateTime, as_uuid_text, in_utc
-from app.errors import AppError, ConflictError, InvalidInputError, NotFoundError
-from app.extensions import db
-from app.outbox import for_school, recorded_columns, school_of_row, subject_of, subject_type
-from app.pagination import DEFAULT_LIMIT, MAX_INTEGER, MAX_LIMIT, Page, page_by_key
-from app.presentation import label, localtime, plain, subject_url
-from app.tenancy import current_scope, seeing
-from app.text import CONTROL_CHARACTERS, query_text
+from flask_belfry.changes import for_school, recorded_columns, school_of_row, subject_of, subject_type
+from flask_belfry.core.errors import AppError, ConflictError, InvalidInputError, NotFoundError
+from flask_belfry.core.presentation import label, localtime, plain, subject_url
+from flask_belfry.core.text import CONTROL_CHARACTERS, query_text
+from flask_belfry.db import db
+from flask_belfry.db.columns import UtcDateTime, as_uuid_text, in_utc
+from flask_belfry.db.pagination import DEFAULT_LIMIT, MAX_INTEGER, MAX_LIMIT, Page, page_by_key
+from flask_belfry.db.tenancy import current_scope, seeing
 
 EXPORT_ROWS = 100_000
 CAPITAL_INSIDE = re.compile(r"(?<!^)(?=[A-Z])")

@@ -12,15 +12,19 @@ from app.admin.slices import CommentView, ReservationView, SchoolView, TokenView
 from app.admin.view import PanelView
 from app.api import KeptAnswer
 from app.audit import AuditEntry
-from app.extensions import Base
-from app.mail import EmailMessage
-from app.outbox import Deployment, JobAttempt, JobRecord, Schedule, ScheduleTick, StatusChange, WorkerProcess
-from app.presentation import label
 from app.reservations import Reservation, Resource
 from app.schools import School
 from app.work_items import WorkItem, WorkItemComment, WorkItemNotice, WorkItemWatcher
+from flask_belfry.changes import StatusChange
+from flask_belfry.core.presentation import label
+from flask_belfry.db import Base
+from flask_belfry.mail import EmailMessage
+from flask_belfry.outbox import Deployment, JobAttempt, JobRecord, Schedule, ScheduleTick, WorkerProcess
 
 PEOPLE, DESK, WORK, LEDGERS, SYSTEM = "People", "Reservations", "Work items", "Ledgers", "The job system"
+
+# The packages of the models; tests have models of their own.
+OWN = ("app.", "flask_belfry.")
 
 LEFT_OUT: dict[type[Any], str] = {
     Deployment: "one row, the deployment's id: doctor and /readyz report what follows from it",
@@ -36,7 +40,7 @@ def views() -> list[PanelView]:
     return described + [
         PanelView(model, label(model.__module__.split(".")[1]), label(model.__tablename__))
         for model in sorted((mapper.class_ for mapper in Base.registry.mappers), key=lambda model: model.__name__)
-        if model.__module__.startswith("app.") and model not in LEFT_OUT and not shown.intersection(model.__mro__)
+        if model.__module__.startswith(OWN) and model not in LEFT_OUT and not shown.intersection(model.__mro__)
     ]
 
 

@@ -2,14 +2,13 @@
 that describes all of it. No endpoint of a slice is here.
 
 A slice makes an `ApiBlueprint` and registers it with `register_api`. Its endpoints are closed to all but the bearers
-of an access token, whom `app.accounts` recognises; `app.access.public` opens one.
+of an access token, whom `app.accounts` recognises; `flask_belfry.core.access.public` opens one.
 """
 
 from __future__ import annotations
 
 from flask import Flask
 
-from app.access import open_endpoints
 from app.api import docs
 from app.api.blueprint import ApiBlueprint
 from app.api.document import BelfryApi
@@ -29,6 +28,7 @@ from app.api.schemas import (
 from app.api.scopes import AREAS, READ, SCOPES, WRITE
 from app.api.versions import refuse_stale, versioned
 from app.extensions import csrf
+from flask_belfry.core.access import open_endpoints
 
 __all__ = [
     "AREAS",

@@ -7,13 +7,13 @@ from typing import Any
 from flask import current_app, g, request
 from flask_smorest import Blueprint
 
-from app.access import is_public
 from app.api.document import Endpoint, describe
 from app.api.errors import ScopeError
 from app.api.idempotency import answered_once
 from app.api.parsing import ApiParser
 from app.api.paths import API_PREFIX
 from app.api.scopes import AREAS, is_in_scope, verb_of
+from flask_belfry.core.access import is_public
 
 
 class ApiBlueprint(Blueprint):

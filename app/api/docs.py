@@ -11,8 +11,8 @@ from flask import Blueprint, current_app, render_template
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
-from app.access import public
 from app.api.paths import DOCS_PATH
+from flask_belfry.core.access import public
 
 pages = Blueprint("api_docs", __name__)
 

@@ -11,7 +11,7 @@ from flask import Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
-from app.errors import AppError, ForbiddenError
+from flask_belfry.core.errors import AppError, ForbiddenError
 
 log = structlog.get_logger(__name__)
 

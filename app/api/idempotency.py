@@ -19,11 +19,12 @@ from flask import Response, current_app, request
 from flask_login import current_user
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.access import is_public
-from app.columns import UtcDateTime, utc_now
-from app.errors import ConflictError, InvalidInputError
-from app.extensions import commits_held, db
 from app.personal_data import Part, Person, register, rows_of
+from flask_belfry.core.access import is_public
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import ConflictError, InvalidInputError
+from flask_belfry.db import commits_held, db
+from flask_belfry.db.columns import UtcDateTime
 
 View = Callable[..., Any]
 

@@ -10,7 +10,7 @@ from flask import Request
 from webargs import core
 from webargs.flaskparser import FlaskParser, abort
 
-from app.text import is_encodable
+from flask_belfry.core.text import is_encodable
 
 # Keys of objects and entries of lists, all together: schemas take as long, and say as much, for each of them.
 MAX_VALUES = 2_000

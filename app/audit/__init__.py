@@ -26,7 +26,7 @@ from app.audit.recording import (
     records_deletion,
     watch_deletions,
 )
-from app.extensions import BelfrySession
+from flask_belfry.db import BelfrySession
 
 __all__ = [
     "AuditEntry",

@@ -7,8 +7,8 @@ from dataclasses import asdict
 import click
 
 from app.audit.queries import Deed, Filters, list_deeds
-from app.commands import CommandGroup, as_json_option, echo_json
-from app.pagination import MAX_INTEGER, MAX_LIMIT
+from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
+from flask_belfry.db.pagination import MAX_INTEGER, MAX_LIMIT
 
 audit = CommandGroup("audit", help="Who did what to which row, from where.")
 

@@ -8,9 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.columns import UtcDateTime, new_id, utc_now
-from app.extensions import Base
-from app.tenancy import OfSchoolOrSystem
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import Base
+from flask_belfry.db.columns import UtcDateTime, new_id
+from flask_belfry.db.tenancy import OfSchoolOrSystem
 
 
 class AuditEntry(OfSchoolOrSystem, Base):

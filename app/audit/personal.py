@@ -7,9 +7,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.audit.models import AuditEntry
-from app.extensions import db
-from app.outbox import JobRecord, StatusChange
 from app.personal_data import Part, Person, exempt, register, rows_of
+from flask_belfry.changes import StatusChange
+from flask_belfry.db import db
+from flask_belfry.outbox import JobRecord
 
 
 def export(person: Person) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.audit.models import AuditEntry
-from app.columns import new_id, utc_now
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db.columns import new_id
 
 BATCH_ENTRIES = 5_000
 

@@ -10,9 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.audit.models import AuditEntry
-from app.extensions import db
-from app.outbox import StatusChange
-from app.pagination import DEFAULT_LIMIT, Page, merge_pages, page_by_key
+from flask_belfry.changes import StatusChange
+from flask_belfry.db import db
+from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, merge_pages, page_by_key
 
 
 @dataclass(frozen=True)

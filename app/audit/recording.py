@@ -10,9 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
 
 from app.audit.models import AuditEntry
-from app.columns import new_id, utc_now
-from app.extensions import table_of
-from app.outbox import (
+from flask_belfry.changes import (
     Creation,
     Subject,
     current_origin,
@@ -24,7 +22,10 @@ from app.outbox import (
     subject_of,
     subject_type,
 )
-from app.tenancy import narrowed
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import table_of
+from flask_belfry.db.columns import new_id
+from flask_belfry.db.tenancy import narrowed
 
 _creations: set[type] = set()
 _deletions: set[type] = set()

@@ -12,10 +12,10 @@ from flask.typing import ResponseReturnValue
 from app.accounts import find_user, names_of, require_role
 from app.audit.queries import Filters, list_deeds
 from app.audit.recording import records_creation, records_deletion
-from app.extensions import Base
-from app.outbox import recorded_columns, subject_type
-from app.presentation import label
-from app.text import query_text
+from flask_belfry.changes import recorded_columns, subject_type
+from flask_belfry.core.presentation import label
+from flask_belfry.core.text import query_text
+from flask_belfry.db import Base
 
 pages = Blueprint("audit", __name__, url_prefix="/audit")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from flask import current_app
 
-from app.commands import CommandGroup
 from app.dev import migrations, run, valkey
+from flask_belfry.core.commands import CommandGroup
 
 
 @click.group(cls=CommandGroup)
@@ -32,7 +32,7 @@ def valkey_command() -> None:
 def inbox_command() -> None:
     """Catches mails on a port of its own and keeps them in instance/inbox."""
     # Imported here: aiosmtpd is a development package, and the other commands do without it.
-    from app.dev.inbox import serve
+    from flask_belfry.mail.catcher import serve
 
     serve(Path(current_app.instance_path) / "inbox")
 

@@ -24,7 +24,7 @@ from app.config import load_environment
 from app.dev import valkey
 from app.dev.flask_command import run_flask
 from app.dev.supervisor import Service, Supervisor
-from app.extensions import db
+from flask_belfry.db import db
 
 # The rest waits for the broker; the web process answers without one.
 FOUNDATION = ("valkey", "inbox", "web")
@@ -35,7 +35,7 @@ RELOAD_SIGNALS = {
     "heavy": signal.SIGTERM,
     "scheduler": signal.SIGTERM,
 }
-CODE_FOLDERS = ("app", "jobs")
+CODE_FOLDERS = ("app", "flask_belfry", "jobs")
 CODE_SUFFIXES = (".py", ".html", ".txt")
 ANSWER_SECONDS = 60
 # A stopping service has its own grace period; only then the supervisor loses patience.

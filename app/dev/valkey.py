@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 from flask import Flask
 
-from app.settings import embedded_broker_socket
+from app.defaults import embedded_broker_socket
 
 
 def is_embedded(app: Flask) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from flask import Flask
 
 from app.api import register_api
-from app.presentation import register_subject
 from app.reservations import api, emails, hooks, personal, rules, views
 from app.reservations.desk import count_waiting, of_day, waiting
 from app.reservations.history import history_of
@@ -17,6 +16,7 @@ from app.reservations.overlaps import OVERLAP_DDL, OVERLAP_DROP_DDL
 from app.reservations.queries import Filters, page, page_next_first, visible_to
 from app.reservations.services import create, delete, set_status, update
 from app.reservations.sweep import sweep_overdue
+from flask_belfry.core.presentation import register_subject
 
 __all__ = [
     "OPEN",
@@ -52,7 +52,7 @@ rules.declare()
 def init_app(app: Flask) -> None:
     """Adds the pages and endpoints of reservations.
 
-    Must come after `app.presentation.init_app`, `app.api.init_app` and `app.accounts.init_app`.
+    Must come after `flask_belfry.core.presentation.init_app`, `app.api.init_app` and `app.accounts.init_app`.
     """
     app.register_blueprint(views.pages)
     register_api(app, api.blueprint)

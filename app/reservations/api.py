@@ -9,7 +9,6 @@ from flask import url_for
 
 from app.accounts import acting_user
 from app.api import ApiBlueprint, QueryOfPage, page_answer, page_schema, refuse_stale, versioned
-from app.extensions import commit_and_keep, db
 from app.reservations import queries, services
 from app.reservations.models import Reservation
 from app.reservations.schemas import (
@@ -19,6 +18,7 @@ from app.reservations.schemas import (
     ReservationSchema,
     ResourceSchema,
 )
+from flask_belfry.db import commit_and_keep, db
 
 blueprint = ApiBlueprint(
     "reservations", __name__, description="Reservations and what can be reserved", area="reservations"

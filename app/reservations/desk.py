@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import selectinload
 
-from app.extensions import db
 from app.reservations.models import Reservation, ReservationStatus
 from app.reservations.queries import LIST_KEY, taking_place
+from flask_belfry.db import db
 
 
 def count_waiting() -> int:

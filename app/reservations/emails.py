@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from flask import current_app
 
 from app.accounts import User
-from app.extensions import db
-from app.mail import MailEntry, mail_kind
-from app.presentation import clock, localdate, localtime
 from app.reservations.models import Reservation, Resource
+from flask_belfry.core.presentation import clock, localdate, localtime
+from flask_belfry.db import db
+from flask_belfry.mail import MailEntry, mail_kind
 
 # Of one user; the desk's list shows all.
 MAX_NEW_PER_HOUR = 30

@@ -11,8 +11,6 @@ from wtforms import DateTimeLocalField, SelectField, StringField, TextAreaField
 from wtforms.validators import InputRequired, Length, NumberRange, Optional
 
 from app.accounts import find_user
-from app.forms import ServiceForm, WholeNumberField, add_error, plain_text, unix_lines
-from app.local_time import local_from_utc, utc_from_local
 from app.reservations.models import (
     DEFAULT_DURATION_MINUTES,
     MAX_DURATION_MINUTES,
@@ -22,6 +20,8 @@ from app.reservations.models import (
     Reservation,
     Resource,
 )
+from app.web.forms import ServiceForm, WholeNumberField, add_error, plain_text, unix_lines
+from app.web.local_time import local_from_utc, utc_from_local
 
 # Browsers leave the seconds out unless they are typed.
 LOCAL_FORMATS = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"]

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 
 from app import history
 from app.accounts import User, can
-from app.extensions import db
 from app.history import SYSTEM, HistoryEntry, Origins, for_outsider
-from app.outbox import StatusChange, subject_of
-from app.presentation import localtime
 from app.reservations.models import Reservation, ReservationStatus, Resource
+from flask_belfry.changes import StatusChange, subject_of
+from flask_belfry.core.presentation import localtime
+from flask_belfry.db import db
 
 FIELDS = {
     "start_time": "start",

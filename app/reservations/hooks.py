@@ -9,9 +9,9 @@ from flask import current_app
 
 from app.accounts import User
 from app.audit import record_creations, watch_deletions
-from app.mail import MailRequest, send_mails
-from app.outbox import Change, Creation, current_session, on_change, on_created, record_changes
 from app.reservations.models import Reservation, ReservationStatus, Resource
+from flask_belfry.changes import Change, Creation, current_session, on_change, on_created, record_changes
+from flask_belfry.mail import MailRequest, send_mails
 
 # SQLite takes 32,766 bound values in a statement; a bulk insert may hand over more ids than that.
 IDS_PER_QUERY = 10_000

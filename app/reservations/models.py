@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
 
 from app.accounts import User
-from app.columns import UtcDateTime, in_utc, text_enum, utc_now
-from app.errors import ConflictError, InvalidInputError
-from app.extensions import db
-from app.tenancy import OfSchool
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import ConflictError, InvalidInputError
+from flask_belfry.db import db
+from flask_belfry.db.columns import UtcDateTime, in_utc, text_enum
+from flask_belfry.db.tenancy import OfSchool
 
 DEFAULT_DURATION_MINUTES = 60
 MIN_DURATION_MINUTES = 15

@@ -6,11 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.columns import utc_now
-from app.extensions import db
-from app.outbox import StatusChange, subject_type
 from app.personal_data import Part, Person, exempt, register, rows_of
 from app.reservations.models import OPEN, Reservation, ReservationStatus, Resource
+from flask_belfry.changes import StatusChange, subject_type
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
 
 UNSYNCHRONIZED = {"synchronize_session": False}
 

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import selectinload
 
 from app.accounts import User, can
-from app.columns import utc_now
-from app.errors import InvalidInputError, NotFoundError
-from app.extensions import db
-from app.pagination import DEFAULT_LIMIT, Page, page_by_key
 from app.reservations.models import MAX_DURATION_MINUTES, Reservation, ReservationStatus, Resource, as_status
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError, NotFoundError
+from flask_belfry.db import db
+from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 
 LIST_KEY = (Reservation.start_time, Reservation.id)
 MAX_ID = 2**31 - 1

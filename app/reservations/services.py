@@ -13,9 +13,6 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from app.accounts import User, can, require
-from app.columns import utc_now
-from app.errors import ConflictError, InvalidInputError
-from app.extensions import db
 from app.reservations.models import (
     DEFAULT_DURATION_MINUTES,
     MAX_DURATION_MINUTES,
@@ -31,6 +28,9 @@ from app.reservations.models import (
 from app.reservations.overlaps import is_overlap
 from app.reservations.queries import get
 from app.reservations.rules import status_action
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import ConflictError, InvalidInputError
+from flask_belfry.db import db
 
 # A typing error in the year is caught here, and the edges of the calendar never reach arithmetic.
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)

@@ -9,8 +9,8 @@ import structlog
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.columns import utc_now
 from app.reservations.models import Reservation, ReservationStatus
+from flask_belfry.core.clock import utc_now
 
 log = structlog.get_logger(__name__)
 

@@ -11,18 +11,19 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.accounts import acting_user, can
-from app.columns import utc_now
-from app.errors import ConflictError, InvalidInputError, NotFoundError
-from app.extensions import db
 from app.history import is_unfinished
-from app.local_time import local_from_utc
-from app.presentation import day_grid, in_zone, reader_zone, span
 from app.reservations import queries, services
+from app.reservations.day_grid import day_grid
 from app.reservations.forms import ReservationForm
 from app.reservations.history import history_for
 from app.reservations.models import Reservation, ReservationStatus
 from app.reservations.rules import following, status_action
-from app.text import query_text
+from app.web.local_time import local_from_utc
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import ConflictError, InvalidInputError, NotFoundError
+from flask_belfry.core.presentation import in_zone, reader_zone, span
+from flask_belfry.core.text import query_text
+from flask_belfry.db import db
 
 pages = Blueprint("reservations", __name__, url_prefix="/reservations")
 

@@ -7,8 +7,9 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.columns import UtcDateTime, utc_now
-from app.extensions import Base
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import Base
+from flask_belfry.db.columns import UtcDateTime
 
 # The school that the migration makes: an installation for one school never sees another.
 DEFAULT_SLUG = "school"

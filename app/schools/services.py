@@ -6,9 +6,9 @@ import re
 
 import sqlalchemy as sa
 
-from app.errors import InvalidInputError, NotFoundError
-from app.extensions import db, table_of
 from app.schools.models import DEFAULT_SLUG, School
+from flask_belfry.core.errors import InvalidInputError, NotFoundError
+from flask_belfry.db import db, table_of
 
 SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 MAX_SLUG_CHARACTERS = 60

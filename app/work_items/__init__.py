@@ -9,7 +9,6 @@ from __future__ import annotations
 from flask import Flask
 
 from app.api import register_api
-from app.presentation import register_subject
 from app.work_items import api, board, emails, hooks, personal, rules, views
 from app.work_items.cli import work_items
 from app.work_items.comments import delete_comment
@@ -30,6 +29,7 @@ from app.work_items.notices import tell_gathered
 from app.work_items.queries import open_of
 from app.work_items.reminders import remind_due
 from app.work_items.services import Parts, change, change_many, create, delete, move, set_status
+from flask_belfry.core.presentation import register_subject
 
 __all__ = [
     "Epic",
@@ -67,7 +67,7 @@ rules.declare()
 def init_app(app: Flask) -> None:
     """Adds the pages, endpoints and commands of work items.
 
-    Must come after `app.presentation.init_app`, `app.api.init_app` and `app.accounts.init_app`.
+    Must come after `flask_belfry.core.presentation.init_app`, `app.api.init_app` and `app.accounts.init_app`.
     """
     app.register_blueprint(views.pages)
     app.register_blueprint(board.pages)

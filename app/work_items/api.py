@@ -9,11 +9,11 @@ from flask import url_for
 
 from app.accounts import acting_user
 from app.api import ApiBlueprint, QueryOfPage, page_answer, page_schema, refuse_stale, versioned
-from app.bodies import accept_body
-from app.extensions import commit_and_keep, db
+from app.web.bodies import accept_body
 from app.work_items import comments, queries, services
 from app.work_items.models import MAX_ITEM_BYTES, Kind, WorkItem, WorkItemComment
 from app.work_items.schemas import ChangedSchema, CommentSchema, CommentTextSchema, DeletionQuery, schemas_of
+from flask_belfry.db import commit_and_keep, db
 
 # One for all kinds: the document names each schema once.
 CommentPageSchema = page_schema(CommentSchema)

@@ -11,13 +11,13 @@ from flask import Blueprint, flash, make_response, redirect, render_template, re
 from flask.typing import ResponseReturnValue
 
 from app.accounts import User, acting_user, can
-from app.errors import AppError
-from app.extensions import db
-from app.presentation import date_today, label, sentence
-from app.text import query_text
 from app.work_items import queries, services
 from app.work_items.forms import PRIORITIES, id_of
 from app.work_items.models import Kind, Priority, WorkItem, WorkStatus
+from flask_belfry.core.errors import AppError
+from flask_belfry.core.presentation import date_today, label, sentence
+from flask_belfry.core.text import query_text
+from flask_belfry.db import db
 
 pages = Blueprint("work", __name__, url_prefix="/work-items")
 

@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from app.accounts import get_user, on_behalf_of
-from app.commands import CommandGroup, as_json_option, echo_json
-from app.extensions import db
-from app.pagination import MAX_INTEGER, MAX_LIMIT
 from app.work_items import queries, services
 from app.work_items.models import Kind, Priority, WorkItem, WorkStatus
+from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
+from flask_belfry.db import db
+from flask_belfry.db.pagination import MAX_INTEGER, MAX_LIMIT
 
 work_items = CommandGroup("work-items", help="Looks at epics, stories and tasks, and moves them.")
 

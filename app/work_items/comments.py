@@ -8,16 +8,16 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from app.accounts import Role, User, require
-from app.columns import utc_now
-from app.errors import InvalidInputError, NotFoundError
-from app.extensions import db
-from app.mail import MailRequest, send_mails
-from app.outbox import insert_ignoring_conflicts, subject_of
-from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 from app.work_items.emails import MENTION
 from app.work_items.models import MAX_COMMENT_CHARACTERS, Kind, WorkItem, WorkItemComment, WorkItemWatcher
 from app.work_items.people import people_of
 from app.work_items.queries import get
+from flask_belfry.changes import subject_of
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError, NotFoundError
+from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
+from flask_belfry.db import db, insert_ignoring_conflicts
+from flask_belfry.mail import MailRequest, send_mails
 
 # A username, as accounts take them; not the middle of an address.
 MENTIONED = re.compile(r"(?<![\w@.+-])@([A-Za-z0-9](?:[A-Za-z0-9._-]{1,38}[A-Za-z0-9]))")

@@ -13,10 +13,10 @@ from flask import current_app
 from sqlalchemy.orm import aliased
 
 from app.accounts import User
-from app.extensions import db
-from app.mail import MailEntry, mail_kind
-from app.presentation import localdate, localtime
 from app.work_items.models import WorkItem, WorkItemComment
+from flask_belfry.core.presentation import localdate, localtime
+from flask_belfry.db import db
+from flask_belfry.mail import MailEntry, mail_kind
 
 Context = dict[str, Any]
 Contexts = dict[str, Context | None]

@@ -9,9 +9,7 @@ from wtforms import DateField, SelectField, StringField, TextAreaField
 from wtforms.validators import DataRequired, InputRequired, Length, Optional
 
 from app.accounts import User
-from app.forms import ServiceForm, plain_text, unix_lines
-from app.pagination import MAX_INTEGER
-from app.presentation import label
+from app.web.forms import ServiceForm, plain_text, unix_lines
 from app.work_items.models import (
     MAX_COMMENT_CHARACTERS,
     MAX_DESCRIPTION_CHARACTERS,
@@ -20,6 +18,8 @@ from app.work_items.models import (
     Priority,
     WorkItem,
 )
+from flask_belfry.core.presentation import label
+from flask_belfry.db.pagination import MAX_INTEGER
 
 PRIORITIES = [(priority.value, label(priority)) for priority in Priority]
 

@@ -8,10 +8,10 @@ import sqlalchemy as sa
 
 from app import history
 from app.accounts import User, can, names_of
-from app.extensions import db
 from app.history import HistoryEntry, Origins, for_outsider
-from app.outbox import StatusChange, subject_of
 from app.work_items.models import WorkItem
+from flask_belfry.changes import StatusChange, subject_of
+from flask_belfry.db import db
 
 PEOPLE = frozenset({WorkItem.responsible_id.key, WorkItem.reporter_id.key})
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.audit import record_creations, watch_deletions
-from app.outbox import Change, on_change, record_changes
 from app.work_items import notices
 from app.work_items.models import MODELS, WorkItem, WorkItemComment
+from flask_belfry.changes import Change, on_change, record_changes
 
 
 @on_change(WorkItem.status)

@@ -10,11 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validates
 
 from app.accounts import User
-from app.bodies import MAX_BODY_BYTES
-from app.columns import UtcDateTime, text_enum, utc_now
-from app.errors import InvalidInputError
-from app.extensions import Base
-from app.tenancy import OfSchool
+from app.web.bodies import MAX_BODY_BYTES
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError
+from flask_belfry.db import Base
+from flask_belfry.db.columns import UtcDateTime, text_enum
+from flask_belfry.db.tenancy import OfSchool
 
 MAX_TITLE_CHARACTERS = 200
 MAX_DESCRIPTION_CHARACTERS = 10_000

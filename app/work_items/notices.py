@@ -18,21 +18,13 @@ from flask import current_app
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.columns import database_now
-from app.extensions import table_of
-from app.mail import MailRequest, send_mails
-from app.outbox import (
-    Change,
-    JobRequest,
-    StatusChange,
-    Subject,
-    current_session,
-    enqueue_many,
-    subject_of,
-    subject_type,
-)
 from app.work_items.models import WorkItem, WorkItemNotice
 from app.work_items.people import IDS_PER_QUERY, Person, people_of
+from flask_belfry.changes import Change, StatusChange, Subject, current_session, subject_of, subject_type
+from flask_belfry.db import table_of
+from flask_belfry.db.columns import database_now
+from flask_belfry.mail import MailRequest, send_mails
+from flask_belfry.outbox import JobRequest, enqueue_many
 
 TELL = "work_items.tell_gathered"
 MAIL = "work-item-status"

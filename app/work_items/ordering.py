@@ -7,9 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.errors import InvalidInputError
-from app.extensions import db, table_of
 from app.work_items.models import WorkItem, WorkStatus
+from flask_belfry.core.errors import InvalidInputError
+from flask_belfry.db import db, table_of
 
 # Between two cards; as many halvings fit in before their neighbours have to move.
 STEP = 1_000_000

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from app.accounts import User
-from app.outbox import current_session
 from app.work_items.models import WorkItem, WorkItemWatcher
+from flask_belfry.changes import current_session
 
 # SQLite takes 32,766 bound values in a statement.
 IDS_PER_QUERY = 10_000

@@ -6,9 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.extensions import db
 from app.personal_data import Part, Person, exempt, register, rows_of
 from app.work_items.models import WorkItem, WorkItemComment, WorkItemWatcher
+from flask_belfry.db import db
 
 COLUMNS = (
     WorkItem.id,

@@ -10,9 +10,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import aliased, selectinload
 
 from app.accounts import STAFF_ROLES, User, can
-from app.errors import NotFoundError
-from app.extensions import db
-from app.pagination import DEFAULT_LIMIT, Page, page_by_key
 from app.work_items.models import (
     Kind,
     Priority,
@@ -21,6 +18,9 @@ from app.work_items.models import (
     WorkItemWatcher,
     WorkStatus,
 )
+from flask_belfry.core.errors import NotFoundError
+from flask_belfry.db import db
+from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 
 # The most cards of one column of the board; the list has the others.
 CARDS_PER_COLUMN = 50

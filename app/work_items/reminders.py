@@ -11,14 +11,14 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.columns import utc_now
-from app.extensions import table_of
-from app.mail import MailRequest, send_mails
-from app.outbox import Subject, subject_type
-from app.tenancy import narrowed
 from app.work_items.emails import DUE
 from app.work_items.models import WorkItem, WorkStatus
 from app.work_items.people import Person, people_of
+from flask_belfry.changes import Subject, subject_type
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import table_of
+from flask_belfry.db.tenancy import narrowed
+from flask_belfry.mail import MailRequest, send_mails
 
 # After an outage: who was not told of what was due longer ago has heard of it otherwise.
 OVERDUE_DAYS = 7

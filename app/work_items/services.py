@@ -14,10 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.accounts import Role, User, require
-from app.errors import ConflictError, InvalidInputError, NotFoundError
-from app.extensions import db
-from app.presentation import words
-from app.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 from app.work_items.models import (
     MAX_DESCRIPTION_CHARACTERS,
     MAX_TITLE_CHARACTERS,
@@ -32,6 +28,10 @@ from app.work_items.models import (
 )
 from app.work_items.ordering import position_below, position_on_top
 from app.work_items.queries import get, visible_to
+from flask_belfry.core.errors import ConflictError, InvalidInputError, NotFoundError
+from flask_belfry.core.presentation import words
+from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
+from flask_belfry.db import db
 
 # What a person sets; the last three say to whom and to what an item belongs.
 FIELDS = frozenset({"title", "description", "priority", "due_date", "responsible_id", "reporter_id", "parent_id"})

@@ -10,16 +10,16 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup, escape
 
 from app.accounts import User, acting_user, can, require
-from app.bodies import accept_body
-from app.errors import AppError, ConflictError, InvalidInputError, NotFoundError
-from app.extensions import db
 from app.history import is_unfinished
-from app.presentation import sentence, words
+from app.web.bodies import accept_body
 from app.work_items import comments, queries, services
 from app.work_items.board import board_url, move_url
 from app.work_items.forms import CommentForm, WorkItemForm, id_of
 from app.work_items.history import history_for
 from app.work_items.models import MAX_ITEM_BYTES, Kind, WorkItem, WorkStatus
+from flask_belfry.core.errors import AppError, ConflictError, InvalidInputError, NotFoundError
+from flask_belfry.core.presentation import sentence, words
+from flask_belfry.db import db
 
 pages = Blueprint("work_items", __name__, url_prefix="/work-items")
 

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 import jobs
 from app import create_app
-from jobs.engine import job
+from flask_belfry.execution import job
 
 
 @job("bench.noop")

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from flask_migrate import upgrade
 
 from app.accounts import Role, User, hash_password, issue_personal_token
-from app.columns import utc_now
-from app.extensions import db
-from app.outbox import JobRequest, enqueue_many
 from app.reservations import Reservation, ReservationStatus, sweep_overdue
 from bench.belfry.root import app
 from bench.stepping import measured, take
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.outbox import JobRequest, enqueue_many
 
 COMMIT_JOBS = 5_000
 

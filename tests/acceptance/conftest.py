@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from app.demo import DEMO_PASSWORD
+from app.demo.commands import DEMO_PASSWORD
 from tests.servers import free_port, short_folder, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

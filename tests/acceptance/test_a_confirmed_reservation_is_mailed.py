@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.demo import DEMO_PASSWORD
+from app.demo.commands import DEMO_PASSWORD
 from tests.acceptance.conftest import Browser, Stack, picture
 from tests.servers import wait_until
 

@@ -10,9 +10,9 @@ import pytest
 from flask import Flask
 
 from app import create_app
-from app.mail.previews import preview
-from app.mail.registry import kinds
-from app.mail.rendering import render
+from flask_belfry.mail.previews import preview
+from flask_belfry.mail.registry import kinds
+from flask_belfry.mail.rendering import render
 
 pytestmark = pytest.mark.browser
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from app.mail import MailState
-from app.outbox import ENDED, JobState
+from flask_belfry.mail import MailState
+from flask_belfry.outbox import ENDED, JobState
 from tests.chaos.book import Fate
 from tests.chaos.facts import Facts, Job, Mail, is_undone
 

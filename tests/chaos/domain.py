@@ -9,10 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.columns import UtcDateTime, utc_now
-from app.extensions import Base, table_of
-from app.outbox import enqueue
-from jobs.engine import RetryPolicy, current_job, job
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import Base, table_of
+from flask_belfry.db.columns import UtcDateTime
+from flask_belfry.execution import RetryPolicy, current_job, job
+from flask_belfry.outbox import enqueue
 
 CHILD = "/child"
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from app.accounts import AccessToken
-from app.extensions import db
-from app.mail import EmailMessage, MailState
-from app.outbox import JobRecord, JobState, ScheduleTick, StatusChange, WorkerProcess
 from app.reservations import Reservation
+from flask_belfry.changes import StatusChange
+from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage, MailState
+from flask_belfry.outbox import JobRecord, JobState, ScheduleTick, WorkerProcess
 from tests.chaos.book import UNDONE, Fate, read_book
 from tests.chaos.domain import Deed, Effect, Step
 from tests.smtp import Received, SmtpServer

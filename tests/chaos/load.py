@@ -25,11 +25,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.accounts import User
-from app.columns import utc_now
-from app.errors import AppError
-from app.extensions import db
-from app.outbox import enqueue
 from app.reservations import Reservation, ReservationStatus
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import AppError
+from flask_belfry.db import db
+from flask_belfry.outbox import enqueue
 from tests.chaos.book import UNDONE, Book, Fate
 from tests.chaos.domain import CHILD, Deed
 from tests.chaos.root import app

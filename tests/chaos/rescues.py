@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from app.outbox import HEAVY_QUEUES, JobState
+from flask_belfry.outbox import HEAVY_QUEUES, JobState
 from tests.chaos.facts import Facts, JobStep
 from tests.chaos.services import Kill
 

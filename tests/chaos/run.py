@@ -14,8 +14,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from app.extensions import db
-from app.outbox import ENDED, JobRecord
+from flask_belfry.db import db
+from flask_belfry.outbox import ENDED, JobRecord
 from tests.chaos.comparison import Findings, compare
 from tests.chaos.facts import Facts, read_facts
 from tests.chaos.faults import strike

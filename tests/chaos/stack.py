@@ -16,9 +16,9 @@ from flask_migrate import upgrade
 import jobs
 from app import create_app
 from app.accounts import Role, User, issue_personal_token
-from app.columns import utc_now
-from app.extensions import db
-from app.outbox import WorkerProcess
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.outbox import WorkerProcess
 from tests.chaos.domain import create_tables
 from tests.chaos.plan import Kind, Pace
 from tests.chaos.services import ROOT, Kill, Manager, Service, environment

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import time_machine
 
-from app.columns import utc_now
+from flask_belfry.core.clock import utc_now
 from tests.conftest import DATABASES
 from tests.servers import PostgresServer, ValkeyServer, free_port, short_folder
 from tests.smtp import SmtpServer

@@ -13,13 +13,13 @@ import time_machine
 from app.accounts import AccessToken, LoginAddress, User, codes, create_user, issue_personal_token, registration
 from app.accounts.models import AccountCode, CodePurpose
 from app.audit.models import AuditEntry
-from app.columns import utc_now
-from app.errors import InvalidInputError
-from app.extensions import db
-from app.mail import EmailMessage, send_notice
-from app.mail.previews import render_mail
-from app.outbox import JobRecord
-from app.tenancy import EVERYTHING, seeing
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError
+from flask_belfry.db import db
+from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.mail import EmailMessage, send_notice
+from flask_belfry.mail.previews import render_mail
+from flask_belfry.outbox import JobRecord
 from tests.reservation_factories import PASSWORD, bearer, log_in, make_user
 
 ONLY_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -15,10 +15,10 @@ from app.accounts.limits import CODES
 from app.accounts.models import CodePurpose
 from app.accounts.second_factor import CODES_OF_USER
 from app.audit.models import AuditEntry
-from app.columns import utc_now
-from app.extensions import db
-from app.mail import EmailMessage
-from app.tenancy import EVERYTHING, seeing
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.mail import EmailMessage
 from tests.forms import shown_in
 from tests.reservation_factories import PASSWORD, log_in, make_school, make_user
 from tests.second_factors import log_in_by_password, set_up_second_factor

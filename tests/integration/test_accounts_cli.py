@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.accounts import Role, User, authenticate
-from app.mail import EmailMessage
+from flask_belfry.mail import EmailMessage
 from tests.reservation_factories import PASSWORD, make_school, make_user
 
 # Nothing here is about the database.

@@ -7,9 +7,9 @@ import re
 import pytest
 from flask import Blueprint, abort, jsonify
 
-from app.access import public
 from app.accounts import Role, acting_user, change_password, disable, require_role
-from app.outbox import Origin, acting_as, current_origin
+from flask_belfry.changes import Origin, acting_as, current_origin
+from flask_belfry.core.access import public
 from tests.reservation_factories import PASSWORD, log_in, make_user
 
 # Nothing here is about the database.

@@ -21,7 +21,7 @@ from app.accounts import (
     verify_token,
 )
 from app.accounts.passwords import hash_password, is_password, needs_rehash
-from app.errors import InvalidInputError
+from flask_belfry.core.errors import InvalidInputError
 from tests.conftest import make_app
 from tests.reservation_factories import PASSWORD, make_user
 

@@ -17,13 +17,13 @@ from app.admin.fields import LABELS
 from app.admin.secrets import SECRET_COLUMNS
 from app.admin.view import PanelView
 from app.audit import AuditEntry
-from app.columns import utc_now
-from app.extensions import Base, db
-from app.mail import EmailMessage
-from app.outbox import StatusChange
 from app.reservations import Reservation, ReservationStatus, Resource
 from app.schools import School, default_school
 from app.work_items import Story, WorkItem, WorkItemComment, WorkStatus
+from flask_belfry.changes import StatusChange
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import Base, db
+from flask_belfry.mail import EmailMessage
 from tests.forms import shown_in
 from tests.ledger import mails
 from tests.reservation_factories import (
@@ -69,7 +69,7 @@ def views(app) -> list[PanelView]:
 
 def models() -> list[Any]:
     """The application's; the tests have some of their own."""
-    return [mapper.class_ for mapper in Base.registry.mappers if mapper.class_.__module__.startswith("app.")]
+    return [mapper.class_ for mapper in Base.registry.mappers if mapper.class_.__module__.startswith(panel_views.OWN)]
 
 
 def edit(panel, url: str, **changes: Any):

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from app.accounts import AccessToken
 from app.api import KeptAnswer, prune_answers
-from app.mail import EmailMessage
-from app.outbox import JobRecord
 from app.reservations import Reservation
+from flask_belfry.mail import EmailMessage
+from flask_belfry.outbox import JobRecord
 from tests.job_records import count
 from tests.reservation_factories import PASSWORD, bearer, make_reservation, make_resource, make_user, tomorrow
 from tests.simultaneous import at_once

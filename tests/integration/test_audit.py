@@ -14,12 +14,14 @@ from app import audit
 from app.accounts import AccessToken, Role, User, change_password, change_user, create_user, disable
 from app.audit import AuditEntry, Filters, list_deeds, prune_audit
 from app.audit.views import groups
-from app.columns import new_id, utc_now
-from app.extensions import Base, db
-from app.mail import send_mail
-from app.outbox import JobRecord, JobState, StatusChange, Subject, enqueue, recorded_columns, subject_type
 from app.reservations import Reservation, ReservationStatus
-from app.tenancy import Scope, seeing
+from flask_belfry.changes import StatusChange, Subject, recorded_columns, subject_type
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import Base, db
+from flask_belfry.db.columns import new_id
+from flask_belfry.db.tenancy import Scope, seeing
+from flask_belfry.mail import send_mail
+from flask_belfry.outbox import JobRecord, JobState, enqueue
 from tests.conftest import make_app
 from tests.forms import shown_in
 from tests.reservation_factories import (
@@ -35,6 +37,7 @@ from tests.work_item_factories import make_task
 
 ROOT = Path(__file__).resolve().parents[2]
 # Where the code records an action by its name.
+OWN = ("app.", "flask_belfry.")
 RECORD = re.compile(r'record(?:_many|_action)?\(\s*"(\w+\.\w+)"')
 
 # What differs between the databases is how changes are recorded in bulk: see test_tenancy.py.
@@ -242,11 +245,11 @@ def test_an_api_change_of_a_status_has_the_address_it_came_from(client, session)
 
 
 def test_every_action_that_is_recorded_is_under_a_tab(app):
-    models = [mapper.class_ for mapper in Base.registry.mappers if mapper.class_.__module__.startswith("app.")]
+    models = [mapper.class_ for mapper in Base.registry.mappers if mapper.class_.__module__.startswith(OWN)]
     recorded = {f"{subject_type(model)}.{field}" for model in models for field in recorded_columns(model)}
     recorded |= {f"{subject_type(model)}.create" for model in models if audit.records_creation(model)}
     recorded |= {f"{subject_type(model)}.delete" for model in models if audit.records_deletion(model)}
-    for path in [*ROOT.glob("app/**/*.py"), *ROOT.glob("jobs/**/*.py")]:
+    for path in [path for folder in ("app", "flask_belfry", "jobs") for path in (ROOT / folder).rglob("*.py")]:
         recorded |= set(RECORD.findall(path.read_text()))
     grouped = [action for _, actions in groups().values() for action in actions]
     assert {"admin.update", "job.retry", "user.address_blocked", "schedule.pause"} <= recorded

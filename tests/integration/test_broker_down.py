@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 from app.accounts import Role
-from app.outbox import JobRecord
 from app.reservations import Reservation, ReservationStatus
+from flask_belfry.outbox import JobRecord
 from tests.reservation_factories import bearer, insert_reservations, make_user, tomorrow
 from tests.servers import ValkeyServer, free_port, wait_until
 

@@ -11,22 +11,12 @@ from datetime import timedelta
 import sqlalchemy as sa
 import time_machine
 
-from app.columns import new_id, utc_now
-from app.extensions import db
-from app.outbox import (
-    JobRecord,
-    JobRequest,
-    JobState,
-    Origin,
-    StatusChange,
-    acting_as,
-    buffer,
-    bulk,
-    enqueue_many,
-    publisher,
-    relay,
-)
 from app.reservations import Reservation, ReservationStatus, sweep_overdue
+from flask_belfry.changes import Origin, StatusChange, acting_as, bulk
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.db.columns import new_id
+from flask_belfry.outbox import JobRecord, JobRequest, JobState, buffer, enqueue_many, publisher, relay
 from tests.conftest import make_app
 from tests.job_records import count
 from tests.reservation_factories import insert_reservations, make_reservation, make_user, tomorrow

@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from click.testing import Result
 from flask import Flask
 
-from app.columns import utc_now
-from app.commands import CommandGroup
-from app.extensions import db
-from app.outbox import LIVE, JobRecord, JobState, Schedule, enqueue
-from jobs.engine import schedule
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.commands import CommandGroup
+from flask_belfry.db import db
+from flask_belfry.outbox import LIVE, JobRecord, JobState, Schedule, enqueue
+from flask_belfry.scheduler import schedule
 from tests.conftest import make_app
 
 ONCE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -170,7 +170,7 @@ def test_a_wrong_value_is_reported_in_one_line(app, arguments, status):
 
 @ONCE
 def test_an_unexpected_error_is_reported_in_one_line(app, monkeypatch):
-    monkeypatch.setattr("app.monitoring.services.counts_by_state", lambda: 1 / 0)
+    monkeypatch.setattr("flask_belfry.operations.services.counts_by_state", lambda: 1 / 0)
     line = assert_one_line(run(app, "jobs", "stats"))
     assert "ZeroDivisionError: division by zero (LOG_LEVEL=DEBUG shows the traceback)" in line
 
@@ -255,7 +255,7 @@ def test_a_cancelled_job_that_is_named_runs_again(app, session):
 def test_a_job_is_followed_until_it_is_finalized(app, session, monkeypatch, work):
     id = enqueue("test.greet", ticket_id=1)
     session.commit()
-    monkeypatch.setattr("app.monitoring.cli.time.sleep", lambda _: work())
+    monkeypatch.setattr("flask_belfry.operations.cli.time.sleep", lambda _: work())
     result = run(app, "jobs", "show", id, "--follow", "--json")
     assert result.exit_code == 0
     assert [line.split()[1] for line in result.stderr.splitlines()] == ["pending", "completed"]
@@ -271,7 +271,7 @@ def test_the_counts_are_printed_again_when_one_changes(app, session, monkeypatch
         if isinstance(done, Exception):
             raise done
 
-    monkeypatch.setattr("app.monitoring.cli.time.sleep", step)
+    monkeypatch.setattr("flask_belfry.operations.cli.time.sleep", step)
     lines = run(app, "jobs", "watch").stdout.splitlines()
     assert [line.split()[1:] for line in lines] == [["no", "jobs"], ["pending", "1"]]
 

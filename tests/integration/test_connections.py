@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from app.extensions import OTHER_CONNECTIONS, db
-from app.outbox import WorkerProcess
-from jobs.engine import heartbeat
-from jobs.engine.light import LightWorker
+from flask_belfry.db import db
+from flask_belfry.db.engine import OTHER_CONNECTIONS
+from flask_belfry.execution import heartbeat
+from flask_belfry.outbox import WorkerProcess
+from flask_belfry.workers.light import LightWorker
 from tests.servers import wait_until
 
 THREADS = 7

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from app.accounts import User
-from app.extensions import db, table_of
+from flask_belfry.db import db, table_of
 from tests.reservation_factories import make_user
 
 EMAIL = "ada@example.org"

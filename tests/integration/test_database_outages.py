@@ -17,12 +17,13 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from app.extensions import KEEPALIVE, db
-from app.mail import MailRequest, MailState, delivery, get_mail, send_mails, transport
-from app.outbox import JobAttempt, JobRecord, JobState, WorkerProcess
-from jobs.engine import claim, current_job, execution
-from jobs.engine.chunk import COMMIT_SECONDS
-from jobs.engine.deadlines import no_limit
+from flask_belfry.db import db
+from flask_belfry.db.engine import KEEPALIVE
+from flask_belfry.execution import claim, current_job, execution
+from flask_belfry.execution.chunk import COMMIT_SECONDS
+from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.mail import MailRequest, MailState, delivery, get_mail, send_mails, transport
+from flask_belfry.outbox import JobAttempt, JobRecord, JobState, WorkerProcess
 from tests.domain import Ticket, behaviour
 from tests.job_records import asked, count, read
 from tests.servers import CuttingProxy, PostgresServer, free_port, short_folder, wait_until

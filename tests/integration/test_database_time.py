@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
-from app.columns import database_now, new_id, utc_now
-from app.database_time import MEASURE_SECONDS, DatabaseTime, database_time
-from app.outbox import JobState, enqueue
+from flask_belfry.core.clock import MEASURE_SECONDS, DatabaseTime, database_time, utc_now
+from flask_belfry.db.columns import database_now, new_id
+from flask_belfry.outbox import JobState, enqueue
 from tests.job_records import asked, read, state_is
 from tests.servers import wait_until
 

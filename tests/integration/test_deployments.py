@@ -9,14 +9,14 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from app import limiting
 from app.accounts import limits
-from app.extensions import db
-from app.monitoring import doctor
-from app.outbox import Deployment, ForeignBrokerError, JobState, enqueue, publisher
-from app.outbox.deployment import CHECK_SECONDS, MEMORY_KEY, OWNER_KEY, PRECEDENCE_SECONDS, BrokerOwnership
-from jobs.engine.heavy import HeavyWorker
-from jobs.engine.light import LightWorker
+from app.web import limiting
+from flask_belfry.db import db
+from flask_belfry.operations import doctor
+from flask_belfry.outbox import Deployment, ForeignBrokerError, JobState, enqueue, publisher
+from flask_belfry.outbox.deployment import CHECK_SECONDS, MEMORY_KEY, OWNER_KEY, PRECEDENCE_SECONDS, BrokerOwnership
+from flask_belfry.workers.heavy import HeavyWorker
+from flask_belfry.workers.light import LightWorker
 from tests.clocks import ENTRY, QUEUE, TIMERS, one_pass, scheduler
 from tests.conftest import make_app
 from tests.job_records import asked, state_of

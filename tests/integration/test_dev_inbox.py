@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.inbox import prune
+from flask_belfry.mail.catcher import prune
 
-SERVE = "import sys; from pathlib import Path; from app.dev.inbox import serve; serve(Path(sys.argv[1]))"
+SERVE = "import sys; from pathlib import Path; from flask_belfry.mail.catcher import serve; serve(Path(sys.argv[1]))"
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from app.columns import utc_now
-from app.extensions import db
-from app.monitoring import doctor
-from app.outbox import JobRecord, JobState, WorkerProcess, enqueue
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.operations import doctor
+from flask_belfry.outbox import JobRecord, JobState, WorkerProcess, enqueue
 from tests.conftest import make_app
 
 ONCE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

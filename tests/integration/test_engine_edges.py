@@ -12,8 +12,11 @@ import sqlalchemy as sa
 from rq.serializers import JSONSerializer
 from sqlalchemy.exc import OperationalError
 
-from app.extensions import db
-from app.outbox import (
+from flask_belfry.db import db
+from flask_belfry.execution import claim, deadlines, execution, heartbeat
+from flask_belfry.execution.deadlines import Deadlines, no_limit
+from flask_belfry.execution.retry import NO_RETRY, RetryPolicy
+from flask_belfry.outbox import (
     AttemptOutcome,
     JobArgumentError,
     JobAttempt,
@@ -25,11 +28,8 @@ from app.outbox import (
     enqueue,
     finalizing,
 )
-from jobs.engine import claim, deadlines, execution, heartbeat
-from jobs.engine.deadlines import Deadlines, no_limit
-from jobs.engine.heavy import HeavyWorker
-from jobs.engine.light import LightWorker
-from jobs.engine.retry import NO_RETRY, RetryPolicy
+from flask_belfry.workers.heavy import HeavyWorker
+from flask_belfry.workers.light import LightWorker
 from tests.domain import Ticket, behaviour
 
 
@@ -64,7 +64,7 @@ def test_a_completed_job_has_no_interruptions_in_a_row(app, session):
 
 
 def test_what_a_chunk_function_leaves_in_the_session_does_not_commit_with_its_answers(app, session, monkeypatch):
-    monkeypatch.setattr("jobs.engine.chunk.COMMIT_SECONDS", 0)
+    monkeypatch.setattr("flask_belfry.execution.chunk.COMMIT_SECONDS", 0)
 
     def chunk(chunk) -> None:
         for item in chunk:
@@ -303,7 +303,7 @@ def test_a_chunk_whose_answers_meet_an_outage_while_it_ends_keeps_them_until_the
     def chunk(chunk) -> None:
         chunk.before_commit(save)
         chunk.answer(next(iter(chunk)), "done")
-        monkeypatch.setattr("jobs.engine.chunk.COMMIT_SECONDS", 0)  # from here on every answer commits
+        monkeypatch.setattr("flask_belfry.execution.chunk.COMMIT_SECONDS", 0)  # from here on every answer commits
         raise RuntimeError("halfway")
 
     behaviour["chunk"] = chunk
@@ -336,7 +336,7 @@ def test_a_horse_that_does_not_hear_its_timeout_is_killed_and_has_timed_out(app,
     behaviour["act"] = act
     id = enqueue("test.act")
     session.commit()
-    monkeypatch.setattr("jobs.engine.heavy.LAST_RESORT_SECONDS", 0.5)
+    monkeypatch.setattr("flask_belfry.workers.heavy.LAST_RESORT_SECONDS", 0.5)
     worker = HeavyWorker(["default"], connection=valkey.client())
     monkeypatch.setattr(worker, "_install_signal_handlers", lambda: None)
     assert worker.work(max_jobs=1)

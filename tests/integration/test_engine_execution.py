@@ -18,9 +18,14 @@ from rq import Queue
 from rq.serializers import DefaultSerializer, JSONSerializer
 from sqlalchemy.orm import Session
 
-from app.columns import new_id, utc_now
-from app.extensions import BelfrySession, db, table_of
-from app.outbox import (
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import BelfrySession, db, table_of
+from flask_belfry.db.columns import new_id
+from flask_belfry.execution import NO_RETRY, RetryPolicy, check_cancelled, claim, execution, registry
+from flask_belfry.execution.claim import Part
+from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.execution.errors import ClaimLostError
+from flask_belfry.outbox import (
     AttemptOutcome,
     JobArgumentError,
     JobRecord,
@@ -32,12 +37,8 @@ from app.outbox import (
     enqueue,
     retry,
 )
-from jobs.engine import NO_RETRY, RetryPolicy, check_cancelled, claim, execution, registry
-from jobs.engine.claim import Part
-from jobs.engine.deadlines import no_limit
-from jobs.engine.errors import ClaimLostError
-from jobs.engine.heavy import HeavyWorker
-from jobs.engine.light import LightWorker
+from flask_belfry.workers.heavy import HeavyWorker
+from flask_belfry.workers.light import LightWorker
 from tests.domain import Ticket, TicketStatus, behaviour
 from tests.job_records import asked, attempts, read
 from tests.servers import wait_until
@@ -436,7 +437,7 @@ def test_arguments_that_do_not_fit_are_refused_by_name(session, args, says):
 
 def test_a_job_whose_function_is_gone_fails_with_a_clear_error(session, work):
     registry.job("test.short_lived")(lambda session: None)
-    from app.outbox import catalogue
+    from flask_belfry.outbox import catalogue
 
     catalogue().add([registry.definition("test.short_lived").spec({})])
     id = asked(session, "test.short_lived")
@@ -450,7 +451,7 @@ def test_only_ids_travel_through_redis_and_nothing_is_pickled(session, broker):
     id = asked(session, "test.greet", ticket_id=4711)
     stored = broker.hgetall(f"rq:job:{id}")
     payload = json.loads(zlib.decompress(stored[b"data"]))
-    assert payload == ["jobs.engine.entry.run", None, [], {"record_id": id}]
+    assert payload == ["flask_belfry.workers.entry.run", None, [], {"record_id": id}]
     assert b"4711" not in b"".join(stored.values())
 
 
@@ -618,7 +619,7 @@ def test_eager_jobs_run_in_the_caller_after_its_commit(settings, tmp_path):
 
 
 def test_a_job_knows_why_it_exists(session, work):
-    from app.outbox import Origin, Subject, acting_as, current_origin
+    from flask_belfry.changes import Origin, Subject, acting_as, current_origin
 
     seen = []
     behaviour["act"] = lambda session, ticket_id: seen.append(current_origin())

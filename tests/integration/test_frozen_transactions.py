@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
-from app.columns import utc_now
-from app.extensions import db
-from app.outbox import JobRecord, JobState, enqueue, publisher, relay
-from jobs.engine import claim, heartbeat
-from jobs.engine.rescue import rescue
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.execution import claim, heartbeat
+from flask_belfry.outbox import JobRecord, JobState, enqueue, publisher, relay
+from flask_belfry.scheduler.rescue import rescue
 from tests.domain import fall_silent
 from tests.job_records import state_of
 

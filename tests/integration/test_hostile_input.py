@@ -26,17 +26,17 @@ from app.accounts.models import AccountCode, CodePurpose
 from app.accounts.tokens import refresh_pair, revoke
 from app.api.errors import MAX_FIELDS, MAX_MESSAGE_CHARACTERS, MAX_MESSAGES
 from app.api.parsing import MAX_VALUES
-from app.bodies import MAX_BODY_BYTES
-from app.columns import utc_now
-from app.errors import InvalidInputError
-from app.extensions import db
-from app.mail import EmailMessage, send_notice
-from app.mail.previews import render_mail
-from app.outbox import JobRecord
 from app.reservations import Reservation
 from app.schools import default_school
+from app.web.bodies import MAX_BODY_BYTES
 from app.work_items import Kind, WorkItem
 from app.work_items.models import MAX_DESCRIPTION_CHARACTERS, MAX_ITEM_BYTES
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError
+from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage, send_notice
+from flask_belfry.mail.previews import render_mail
+from flask_belfry.outbox import JobRecord
 from tests.reservation_factories import (
     PASSWORD,
     bearer,

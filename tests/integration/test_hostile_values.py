@@ -18,10 +18,10 @@ from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from app.accounts import Role, User
-from app.extensions import db
-from app.mail import EmailMessage
-from app.malformed import WellFormedRequest
-from app.outbox import JobRecord, enqueue
+from app.web.malformed import WellFormedRequest
+from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage
+from flask_belfry.outbox import JobRecord, enqueue
 from tests.integration.test_hostile_input import some_id
 from tests.reservation_factories import PASSWORD, bearer, log_in, make_reservation, make_resource, make_user
 from tests.work_item_factories import make_task

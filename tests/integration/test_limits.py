@@ -10,12 +10,12 @@ import pytest
 import sqlalchemy as sa
 from redis.connection import AbstractConnection
 
-from app import limiting
 from app.accounts import limits
 from app.accounts.registration import GATHERED_FOR
-from app.columns import utc_now
-from app.mail import EmailMessage
-from app.outbox import JobRecord, JobState, publisher
+from app.web import limiting
+from flask_belfry.core.clock import utc_now
+from flask_belfry.mail import EmailMessage
+from flask_belfry.outbox import JobRecord, JobState, publisher
 from tests.conftest import make_app
 from tests.reservation_factories import PASSWORD, bearer, make_user
 from tests.reservation_factories import log_in as log_in_page

@@ -17,10 +17,10 @@ from app.accounts import api as accounts_api
 from app.accounts.limits import FAILED_LOGINS
 from app.accounts.models import AccountCode, CodePurpose
 from app.audit import AuditEntry
-from app.columns import utc_now
-from app.extensions import db
-from app.keys import keyed_digest
-from app.mail import EmailMessage, close_connections
+from app.web.keys import keyed_digest
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage, close_connections
 from tests.reservation_factories import PASSWORD, bearer, log_in, make_user
 from tests.second_factors import set_up_second_factor
 from tests.servers import wait_until

@@ -9,13 +9,13 @@ import sqlalchemy as sa
 import time_machine
 from flask import url_for
 
-from app.access import is_public
 from app.accounts import LoginSession, Role, User, issue_pair, prune_sessions, sessions
 from app.accounts.sessions import FRESH_FOR
 from app.api import UnauthenticatedError
 from app.audit.models import AuditEntry
-from app.columns import utc_now
-from app.extensions import db
+from flask_belfry.core.access import is_public
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
 from tests.integration.test_hostile_input import some_id
 from tests.reservation_factories import PASSWORD, bearer, log_in, make_resource, make_user
 

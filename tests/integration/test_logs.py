@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.logs import VERSION, without_secrets
+from flask_belfry.core.logs import VERSION, without_secrets
 from tests.conftest import make_app
 from tests.processes import ROOT
 from tests.reservation_factories import log_in, make_user

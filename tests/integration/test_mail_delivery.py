@@ -15,8 +15,16 @@ import structlog
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from app.columns import new_id, utc_now
-from app.mail import (
+from flask_belfry.changes import Origin, Subject, acting_as
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db.columns import new_id
+from flask_belfry.execution import claim as claims
+from flask_belfry.execution import execution
+from flask_belfry.execution.chunk import Chunk
+from flask_belfry.execution.claim import Claim
+from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.execution.registry import _definitions
+from flask_belfry.mail import (
     EmailMessage,
     MailEntry,
     MailNotFoundError,
@@ -33,19 +41,13 @@ from app.mail import (
     send_mails,
     transport,
 )
-from app.mail.delivery import Delivery
-from app.mail.dialogue import Receipt
-from app.mail.ledger import Outcome
-from app.mail.message import OutgoingMessage
-from app.mail.queries import find_mails
-from app.mail.registry import MailKind, _kinds
-from app.outbox import WAITING, JobRecord, JobState, JobTimeoutError, Origin, Subject, acting_as, cancel
-from jobs.engine import claim as claims
-from jobs.engine import execution
-from jobs.engine.chunk import Chunk
-from jobs.engine.claim import Claim
-from jobs.engine.deadlines import no_limit
-from jobs.engine.registry import _definitions
+from flask_belfry.mail.delivery import Delivery
+from flask_belfry.mail.dialogue import Receipt
+from flask_belfry.mail.ledger import Outcome
+from flask_belfry.mail.message import OutgoingMessage
+from flask_belfry.mail.queries import find_mails
+from flask_belfry.mail.registry import MailKind, _kinds
+from flask_belfry.outbox import WAITING, JobRecord, JobState, JobTimeoutError, cancel
 from tests.forks import exit_status, fork
 from tests.smtp import CUT, HANG, Fault, SmtpServer
 

@@ -13,9 +13,9 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
 from app.accounts import Role
-from app.dev.inbox import write_atomically
-from app.mail import EmailMessage, MailRequest, get_mail, send_mails
-from app.outbox import JobRecord, JobState
+from flask_belfry.mail import EmailMessage, MailRequest, get_mail, send_mails
+from flask_belfry.mail.catcher import write_atomically
+from flask_belfry.outbox import JobRecord, JobState
 from tests.conftest import make_app
 from tests.reservation_factories import log_in, make_user
 from tests.smtp import SmtpServer

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 
 from app import create_app
-from app.mail import (
+from flask_belfry.mail import (
     PermanentMailError,
     ServerUnreachableError,
     TemporaryMailError,
@@ -21,10 +21,10 @@ from app.mail import (
     close_connections,
     pool,
 )
-from app.mail import transport as transport_module
-from app.mail.errors import SessionRefusedError
-from app.mail.message import OutgoingMessage
-from app.mail.transport import Connection, deliver_message, lend_connection, smtp_settings
+from flask_belfry.mail import transport as transport_module
+from flask_belfry.mail.errors import SessionRefusedError
+from flask_belfry.mail.message import OutgoingMessage
+from flask_belfry.mail.transport import Connection, deliver_message, lend_connection, smtp_settings
 from tests.servers import wait_until
 from tests.smtp import CERTIFICATE, SmtpServer
 

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from app.columns import utc_now
-from app.mail import EmailMessage, MailState, send_mail
-from app.outbox import JobRecord, JobState, enqueue
+from flask_belfry.core.clock import utc_now
+from flask_belfry.mail import EmailMessage, MailState, send_mail
+from flask_belfry.outbox import JobRecord, JobState, enqueue
 
 
 def test_old_jobs_and_settled_mails_go_and_the_rest_stays(session, work):

@@ -10,13 +10,13 @@ import sqlalchemy as sa
 from app.accounts import Role
 from app.accounts.models import Channel, MessagePreference
 from app.accounts.registration import request_password_reset
-from app.extensions import db
-from app.mail import EmailMessage, MailState, close_connections, resend, send_notice
-from app.mail.previews import preview
-from app.mail.registry import kinds, optional_kinds
-from app.outbox import for_school
 from app.reservations import ReservationStatus
 from app.schools import default_school
+from flask_belfry.changes import for_school
+from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage, MailState, close_connections, resend, send_notice
+from flask_belfry.mail.previews import preview
+from flask_belfry.mail.registry import kinds, optional_kinds
 from tests.reservation_factories import log_in, make_reservation, make_school, make_user
 
 REASON = "its reader does not want mails of this kind"

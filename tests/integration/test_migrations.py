@@ -11,7 +11,7 @@ from flask_migrate import downgrade, upgrade
 from sqlalchemy.exc import IntegrityError
 
 from app import create_app
-from app.extensions import db
+from flask_belfry.db import db
 
 NOW = "2026-11-22 05:00:00+00:00"
 NONCE = "7b7a6d1c4e5f4a8b9c0d1e2f3a4b5c6d"

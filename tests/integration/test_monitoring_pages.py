@@ -11,9 +11,9 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
 from app.accounts import Role
-from app.monitoring.life_cycle import life_cycle
-from app.outbox import JobAttempt, JobRecord, JobState
-from app.outbox.models import AttemptOutcome
+from flask_belfry.operations.life_cycle import life_cycle
+from flask_belfry.outbox import JobAttempt, JobRecord, JobState
+from flask_belfry.outbox.models import AttemptOutcome
 from tests.reservation_factories import log_in, make_school, make_user
 
 CREATED = datetime(2030, 5, 6, 10, tzinfo=UTC)

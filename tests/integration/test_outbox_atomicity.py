@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.extensions import db
-from app.outbox import JobRecord, JobState, StatusChange, bulk, enqueue, hooks
+from flask_belfry.changes import StatusChange, bulk, hooks
+from flask_belfry.db import db
+from flask_belfry.outbox import JobRecord, JobState, enqueue
 from tests.domain import Ticket, TicketStatus
 
 
@@ -248,8 +249,8 @@ def test_it_works_outside_of_any_request_and_on_any_thread(app, broker):
 
 
 def test_a_broker_that_is_away_costs_nobody_the_commit(app, session):
-    from app.outbox import publisher
-    from app.outbox.broker import connect
+    from flask_belfry.outbox import publisher
+    from flask_belfry.outbox.broker import connect
 
     publisher(app).connection = connect("redis://127.0.0.1:1", connect_timeout_seconds=0.04, timeout_seconds=0.04)
     id = enqueue("test.greet", ticket_id=1)

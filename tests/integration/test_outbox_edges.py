@@ -12,29 +12,24 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import declarative_base, mapped_column
 
-from app.columns import new_id, utc_now
-from app.extensions import BelfrySession, db, table_of
-from app.mail import EmailMessage, MailArgumentError, MailRequest, MailState, send_mail, send_mails
-from app.outbox import (
+from app.work_items import Task
+from flask_belfry.changes import (
     HookError,
-    JobArgumentError,
-    JobRecord,
-    JobRequest,
-    JobState,
     Origin,
     OriginError,
     StatusChange,
     Subject,
     acting_as,
     bulk,
-    enqueue,
-    enqueue_many,
     on_change,
     on_created,
-    publisher,
 )
-from app.outbox.changes import Watch, watch_of
-from app.work_items import Task
+from flask_belfry.changes.changes import Watch, watch_of
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import BelfrySession, db, table_of
+from flask_belfry.db.columns import new_id
+from flask_belfry.mail import EmailMessage, MailArgumentError, MailRequest, MailState, send_mail, send_mails
+from flask_belfry.outbox import JobArgumentError, JobRecord, JobRequest, JobState, enqueue, enqueue_many, publisher
 from tests.domain import Ticket, TicketStatus
 from tests.reservation_factories import make_user
 from tests.work_item_factories import make_task

@@ -8,11 +8,11 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from app.errors import InvalidInputError
-from app.mail import EmailMessage
-from app.outbox import JobRecord, enqueue
-from app.pagination import page_by_key
 from app.reservations import Reservation
+from flask_belfry.core.errors import InvalidInputError
+from flask_belfry.db.pagination import page_by_key
+from flask_belfry.mail import EmailMessage
+from flask_belfry.outbox import JobRecord, enqueue
 
 
 def cursor_of(*values: object) -> str:

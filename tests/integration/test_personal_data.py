@@ -12,12 +12,12 @@ from app.accounts import AccessToken, LoginSession, Role, User, forget_deleted, 
 from app.accounts.limits import LOGINS
 from app.accounts.models import AccountCode, Channel, MessagePreference
 from app.audit import AuditEntry
-from app.columns import utc_now
-from app.extensions import Base, db
-from app.mail import EmailMessage, MailState, close_connections, send_notice
-from app.outbox import StatusChange
 from app.personal_data import accounted_for, parts
 from app.reservations import Reservation, ReservationStatus
+from flask_belfry.changes import StatusChange
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import Base, db
+from flask_belfry.mail import EmailMessage, MailState, close_connections, send_notice
 from tests.everything import everything_kept
 from tests.integration.test_account_security import set_up_second_factor
 from tests.reservation_factories import (

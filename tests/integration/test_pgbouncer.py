@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 from flask import Blueprint, jsonify
 
-from app.access import public
-from app.extensions import db
-from app.mail import MailRequest, MailState, get_mail, send_mails
-from app.outbox import JobState
+from flask_belfry.core.access import public
+from flask_belfry.db import db
+from flask_belfry.mail import MailRequest, MailState, get_mail, send_mails
+from flask_belfry.outbox import JobState
 from tests.domain import Ticket, behaviour
 from tests.job_records import asked, count, read
 from tests.servers import PgBouncer, PostgresServer, short_folder

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from app.accounts import Role, issue_personal_token
 from app.accounts.models import MessagePreference
-from app.extensions import db
-from app.mail import optional_kinds
-from app.outbox import StatusChange
+from flask_belfry.changes import StatusChange
+from flask_belfry.db import db
+from flask_belfry.mail import optional_kinds
 from tests.reservation_factories import bearer, log_in, make_user
 from tests.simultaneous import at_once
 

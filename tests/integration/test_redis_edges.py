@@ -14,8 +14,9 @@ import sqlalchemy as sa
 import time_machine
 from rq import Queue, Worker
 
-from app.columns import utc_now
-from app.outbox import (
+from flask_belfry.core.clock import utc_now
+from flask_belfry.execution import claim
+from flask_belfry.outbox import (
     TIMERS_KEY,
     JobRecord,
     JobRequest,
@@ -25,12 +26,11 @@ from app.outbox import (
     publisher,
     relay,
 )
-from app.outbox.broker import connect
-from app.outbox.publisher import PIPELINE_RECORDS
-from jobs.engine import claim
-from jobs.engine.clock import Clock
-from jobs.engine.heavy import HeavyWorker
-from jobs.engine.light import LightWorker
+from flask_belfry.outbox.broker import connect
+from flask_belfry.outbox.publisher import PIPELINE_RECORDS
+from flask_belfry.scheduler.clock import Clock
+from flask_belfry.workers.heavy import HeavyWorker
+from flask_belfry.workers.light import LightWorker
 from tests.servers import wait_until
 
 QUEUE = "rq:queue:default"
@@ -158,7 +158,7 @@ def test_a_worker_is_shown_to_rqs_tools_again_when_redis_has_forgotten_it(app, b
 
 @once_is_enough
 def test_a_worker_hears_rqs_commands_again_after_its_redis_was_silent(app, broker, valkey, monkeypatch):
-    monkeypatch.setattr("jobs.engine.worker.ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("flask_belfry.workers.worker.ANSWER_SECONDS", 0.1)
     worker = LightWorker(["default"], connection=valkey.client())
     worker._beat()
     hears = partial(broker.pubsub_numsub, worker.pubsub_channel_name)
@@ -216,7 +216,7 @@ def test_a_scheduler_whose_redis_is_away_for_long_rescues_all_the_same(app, sess
     nowhere = connect("redis://127.0.0.1:1", connect_timeout_seconds=1, timeout_seconds=1)
     ours = Clock(app, nowhere, publisher(app), [])
     ours._stopping = time = SteppedTime(60, strand)
-    monkeypatch.setattr("jobs.engine.clock.time", time)
+    monkeypatch.setattr("flask_belfry.scheduler.clock.time", time)
     monkeypatch.setattr(ours, "_install_signal_handlers", lambda: None)
     ours.run()
     record = session.get_one(JobRecord, id, populate_existing=True)

@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from app.extensions import db
-from app.outbox import JobAttempt, JobRecord, JobState, enqueue
+from flask_belfry.db import db
+from flask_belfry.outbox import JobAttempt, JobRecord, JobState, enqueue
 from tests.conftest import make_app
 from tests.domain import Ticket
 from tests.processes import Processes, answers_at, children_of

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 
 from app.accounts import Role, User, authenticate, get_user, prune_unconfirmed
 from app.accounts.models import AccountCode
-from app.columns import utc_now
-from app.extensions import db
-from app.mail import EmailMessage, MailState
-from app.outbox import TIMED, WAITING, JobRecord, JobState, publisher, relay
-from jobs.engine import claim as claims
-from jobs.engine.light import LightWorker
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.execution import claim as claims
+from flask_belfry.mail import EmailMessage, MailState
+from flask_belfry.outbox import TIMED, WAITING, JobRecord, JobState, publisher, relay
+from flask_belfry.workers.light import LightWorker
 from tests.everything import everything_kept
 from tests.job_records import state_of
 from tests.reservation_factories import PASSWORD, bearer, make_user

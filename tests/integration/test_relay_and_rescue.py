@@ -9,8 +9,9 @@ import redis
 import sqlalchemy as sa
 import time_machine
 
-from app.columns import utc_now
-from app.outbox import (
+from flask_belfry.core.clock import utc_now
+from flask_belfry.execution import claim, heartbeat
+from flask_belfry.outbox import (
     AttemptOutcome,
     JobAttempt,
     JobRecord,
@@ -21,9 +22,8 @@ from app.outbox import (
     publisher,
     relay,
 )
-from app.outbox.broker import CircuitBreaker, connect
-from jobs.engine import claim, heartbeat
-from jobs.engine.rescue import rescue
+from flask_belfry.outbox.broker import CircuitBreaker, connect
+from flask_belfry.scheduler.rescue import rescue
 from tests.domain import behaviour, fall_silent
 from tests.job_records import state_of
 

@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 from flask import Blueprint, jsonify
 
-from app.access import public
-from app.extensions import db
+from flask_belfry.core.access import public
+from flask_belfry.db import db
 from tests.domain import Ticket
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

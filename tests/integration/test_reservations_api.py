@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from app.accounts import Role
-from app.mail import EmailMessage
-from app.outbox import StatusChange
 from app.reservations import Reservation, ReservationStatus
+from flask_belfry.changes import StatusChange
+from flask_belfry.mail import EmailMessage
 from tests.reservation_factories import bearer, make_reservation, make_resource, make_user, tomorrow
 
 LIST = "/api/v1/reservations"

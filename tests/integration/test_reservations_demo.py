@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from app.accounts import User, authenticate
-from app.columns import utc_now
-from app.demo import DEMO_PASSWORD
-from app.mail import EmailMessage
-from app.outbox import JobRecord
+from app.demo.commands import DEMO_PASSWORD
 from app.reservations import Reservation, ReservationStatus, Resource, history_of
+from flask_belfry.core.clock import utc_now
+from flask_belfry.mail import EmailMessage
+from flask_belfry.outbox import JobRecord
 from tests.job_records import count
 from tests.reservation_factories import make_reservation, make_user
 

@@ -10,15 +10,16 @@ import sqlalchemy as sa
 
 from app import reservations
 from app.accounts import Role, User
-from app.columns import utc_now
-from app.extensions import db
-from app.mail import EmailMessage, MailState
-from app.mail.registry import kind_of
-from app.mail.rendering import render
-from app.outbox import JobRecord, JobState, Origin, StatusChange, acting_as, enqueue
 from app.reservations import Reservation, ReservationStatus, history_of
 from app.reservations.emails import MAX_NEW_PER_HOUR
 from app.reservations.history import history_for
+from flask_belfry.changes import Origin, StatusChange, acting_as
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage, MailState
+from flask_belfry.mail.registry import kind_of
+from flask_belfry.mail.rendering import render
+from flask_belfry.outbox import JobRecord, JobState, enqueue
 from tests.job_records import count
 from tests.ledger import contexts, mails
 from tests.reservation_factories import insert_reservations, make_reservation, make_user, tomorrow

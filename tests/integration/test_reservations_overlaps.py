@@ -11,11 +11,11 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from app import reservations
 from app.accounts import Role
-from app.errors import ConflictError
-from app.extensions import db
 from app.reservations import Reservation, ReservationStatus
 from app.reservations.overlaps import is_overlap
 from app.schools import default_school
+from flask_belfry.core.errors import ConflictError
+from flask_belfry.db import db
 from tests.reservation_factories import make_reservation, make_resource, make_user, tomorrow
 
 

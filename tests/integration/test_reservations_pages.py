@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from app.accounts import Role
-from app.extensions import db
 from app.reservations import Reservation, ReservationStatus
+from flask_belfry.db import db
 from tests.reservation_factories import log_in, make_reservation, make_resource, make_user, tomorrow
 
 LIST = "/reservations/"

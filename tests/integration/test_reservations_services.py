@@ -9,11 +9,11 @@ import sqlalchemy as sa
 
 from app import reservations
 from app.accounts import Role
-from app.columns import utc_now
-from app.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
-from app.pagination import page_by_key
 from app.reservations import Filters, Reservation, ReservationStatus
 from app.reservations.queries import LIST_KEY
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
+from flask_belfry.db.pagination import page_by_key
 from tests.reservation_factories import make_reservation, make_resource, make_user, tomorrow
 
 

@@ -14,9 +14,18 @@ import pytest
 import sqlalchemy as sa
 
 from app.accounts import Role
-from app.mail import EmailMessage, MailState
-from app.outbox import ENDED, JobAttempt, JobRecord, JobRequest, JobState, WorkerProcess, enqueue, enqueue_many
 from app.reservations import Reservation, ReservationStatus
+from flask_belfry.mail import EmailMessage, MailState
+from flask_belfry.outbox import (
+    ENDED,
+    JobAttempt,
+    JobRecord,
+    JobRequest,
+    JobState,
+    WorkerProcess,
+    enqueue,
+    enqueue_many,
+)
 from tests.job_records import count
 from tests.processes import children_of
 from tests.reservation_factories import bearer, insert_reservations, make_user, tomorrow

@@ -10,12 +10,14 @@ import redis
 import sqlalchemy as sa
 
 from app import create_app
-from app.columns import new_id, utc_now
-from app.extensions import db
-from app.outbox import JobRecord, JobState, Schedule, TickOutcome, cancel, enqueue
-from jobs.engine import ScheduleEntry, init_app, schedule
-from jobs.engine.clock import LOCK_SECONDS, MEMORY_KEY
-from jobs.engine.errors import ScheduleError
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.db.columns import new_id
+from flask_belfry.execution import init_app
+from flask_belfry.outbox import JobRecord, JobState, Schedule, TickOutcome, cancel, enqueue
+from flask_belfry.scheduler import ScheduleEntry, schedule
+from flask_belfry.scheduler.clock import LOCK_SECONDS, MEMORY_KEY
+from flask_belfry.scheduler.errors import ScheduleError
 from tests.clocks import ENTRY, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler
 
 
@@ -127,7 +129,7 @@ def test_restarts_do_not_pile_schedules_up(app, session, clock, broker):
 
 
 def test_a_schedule_of_an_unknown_job_stops_the_start(app):
-    from app.outbox import UnknownJobError
+    from flask_belfry.outbox import UnknownJobError
 
     with pytest.raises(UnknownJobError):
         schedule.check([ScheduleEntry("x", job="no.such", every=1)], app.config)

@@ -13,13 +13,24 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from app.columns import utc_now
-from app.extensions import db
-from app.outbox import JobRecord, JobState, Published, Schedule, ScheduleTick, TickOutcome, enqueue, publisher, relay
-from jobs.engine import claim, heartbeat, schedule
-from jobs.engine.clock import REFRESH_SECONDS, Clock
-from jobs.engine.errors import ScheduleError
-from jobs.engine.schedule import ScheduleEntry
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.execution import claim, heartbeat
+from flask_belfry.outbox import (
+    JobRecord,
+    JobState,
+    Published,
+    Schedule,
+    ScheduleTick,
+    TickOutcome,
+    enqueue,
+    publisher,
+    relay,
+)
+from flask_belfry.scheduler import schedule
+from flask_belfry.scheduler.clock import REFRESH_SECONDS, Clock
+from flask_belfry.scheduler.errors import ScheduleError
+from flask_belfry.scheduler.schedule import ScheduleEntry
 from tests.clocks import ENTRY, LOCK, QUEUE, TICK, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler
 from tests.domain import fall_silent
 
@@ -138,7 +149,7 @@ def test_an_error_in_the_relay_stops_no_tick(app, session, clock, monkeypatch):
         yield
         raise ZeroDivisionError
 
-    monkeypatch.setattr("jobs.engine.clock.relay_pages", fail)
+    monkeypatch.setattr("flask_belfry.scheduler.clock.relay_pages", fail)
     ours = scheduler(app)
     ours.work_once()
     clock.shift(60)

@@ -7,17 +7,17 @@ from importlib import import_module
 
 import pytest
 
-from app.columns import utc_now
-from app.outbox import JobRequest, enqueue, enqueue_many
-from jobs.engine.clock import MEMORY_KEY, Clock
+from flask_belfry.core.clock import utc_now
+from flask_belfry.outbox import JobRequest, enqueue, enqueue_many
+from flask_belfry.scheduler.clock import MEMORY_KEY, Clock
 from tests.clocks import QUEUE, TICK, TIMERS, jobs_of_schedule, one_pass, scheduler
 
 
 @pytest.fixture(autouse=True)
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.engine.timers.PAGE_TIMERS", 2)
-    monkeypatch.setattr("jobs.engine.clock.PAGE_TIMERS", 2)
-    monkeypatch.setattr(import_module("app.outbox.relay"), "PAGE_RECORDS", 2)
+    monkeypatch.setattr("flask_belfry.scheduler.timers.PAGE_TIMERS", 2)
+    monkeypatch.setattr("flask_belfry.scheduler.clock.PAGE_TIMERS", 2)
+    monkeypatch.setattr(import_module("flask_belfry.outbox.relay"), "PAGE_RECORDS", 2)
 
 
 def ask_for_five(session, in_seconds: float) -> list[str]:

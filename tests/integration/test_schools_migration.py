@@ -6,9 +6,9 @@ import pytest
 import sqlalchemy as sa
 from flask_migrate import downgrade, upgrade
 
-from app.columns import new_id
-from app.extensions import Base, db
-from app.tenancy import OfSchool
+from flask_belfry.db import Base, db
+from flask_belfry.db.columns import new_id
+from flask_belfry.db.tenancy import OfSchool
 from tests.conftest import make_app
 
 NOW = "2026-01-02 03:04:05.000000"

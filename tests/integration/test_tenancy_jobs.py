@@ -10,12 +10,13 @@ import sqlalchemy as sa
 
 import app as application
 from app.audit import AuditEntry
-from app.mail import EmailMessage, send_mail
-from app.outbox import JobRecord, JobState, Origin, Subject, acting_as, current_origin, enqueue, for_school
 from app.reservations import Reservation
-from app.tenancy import Scope, seeing
-from jobs.engine import claim, execution
-from jobs.engine.deadlines import no_limit
+from flask_belfry.changes import Origin, Subject, acting_as, current_origin, for_school
+from flask_belfry.db.tenancy import Scope, seeing
+from flask_belfry.execution import claim, execution
+from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.mail import EmailMessage, send_mail
+from flask_belfry.outbox import JobRecord, JobState, enqueue
 from tests.domain import behaviour
 from tests.reservation_factories import make_reservation, make_school, make_user, tomorrow
 
@@ -123,35 +124,39 @@ def test_deletions_in_bulk_are_recorded_for_the_scopes_rows_only(session, ours, 
     assert session.scalars(deleted).all() == [ours_id]
 
 
+# The packages whose statements a scope narrows. Workers and the scheduler see all schools.
+SCOPED = ("app", *(f"flask_belfry/{package}" for package in ("changes", "db", "mail", "operations", "outbox")))
 # Statements on a connection, which the scope does not reach, by module: how many, and why each may.
 ON_A_CONNECTION = {
-    "audit/recording.py": (2, "inserts, and the rows of a bulk deletion, narrowed by hand"),
-    "demo.py": (4, "commands only"),
-    "demo_work.py": (4, "commands only"),
-    "mail/ledger.py": (
+    "app/audit/recording.py": (2, "inserts, and the rows of a bulk deletion, narrowed by hand"),
+    "app/demo/commands.py": (4, "commands only"),
+    "app/demo/work_items.py": (4, "commands only"),
+    "flask_belfry/mail/ledger.py": (
         7,
         "by the ids of jobs that a worker holds or that have ended; counts without content, for all schools",
     ),
-    "monitoring/doctor.py": (1, "a command, of the migrations' table"),
-    "outbox/bulk.py": (2, "narrowed by hand; updates by key are refused in a scope"),
-    "outbox/deployment.py": (1, "the deployment's own id"),
-    "outbox/enqueue.py": (
-        4,
+    "flask_belfry/operations/doctor.py": (1, "a command, of the migrations' table"),
+    "flask_belfry/changes/bulk.py": (2, "narrowed by hand; updates by key are refused in a scope"),
+    "flask_belfry/outbox/deployment.py": (1, "the deployment's own id"),
+    "flask_belfry/db/inserts.py": (1, "inserts"),
+    "flask_belfry/outbox/enqueue.py": (
+        3,
         "inserts, the id of the job that lives under a key which its caller knows; one runs nothing",
     ),
-    "outbox/recording.py": (2, "inserts; the one that selects is narrowed by hand"),
-    "reservations/hooks.py": (1, "by the ids of rows that a scoped statement has changed"),
-    "work_items/notices.py": (2, "by the ids of items that a scoped statement has changed"),
-    "work_items/ordering.py": (1, "by the ids of cards of one school's column"),
-    "work_items/people.py": (1, "by the ids of items that were changed or read within the scope"),
+    "flask_belfry/changes/recording.py": (2, "inserts; the one that selects is narrowed by hand"),
+    "app/reservations/hooks.py": (1, "by the ids of rows that a scoped statement has changed"),
+    "app/work_items/notices.py": (2, "by the ids of items that a scoped statement has changed"),
+    "app/work_items/ordering.py": (1, "by the ids of cards of one school's column"),
+    "app/work_items/people.py": (1, "by the ids of items that were changed or read within the scope"),
 }
 
 
 def test_what_runs_on_a_connection_is_listed_with_a_reason(app):
-    root = Path(application.__file__).parent
+    root = Path(application.__file__).parent.parent
     found = {
         path.relative_to(root).as_posix(): len(re.findall(r"\.connection\(\)", path.read_text()))
-        for path in root.rglob("*.py")
+        for package in SCOPED
+        for path in (root / package).rglob("*.py")
     }
     found = {path: count for path, count in found.items() if count}
     listed = {path: count for path, (count, _) in ON_A_CONNECTION.items()}

@@ -19,11 +19,11 @@ from flask.testing import FlaskClient
 
 from app.accounts import LoginAddress, LoginSession, Role, User, issue_personal_token
 from app.admin.views import views as panel_views
-from app.extensions import Base
-from app.mail import EmailMessage
-from app.outbox import JobRecord, JobState
 from app.reservations import ReservationStatus
-from app.tenancy import OfSchool, Tenant
+from flask_belfry.db import Base
+from flask_belfry.db.tenancy import OfSchool, Tenant
+from flask_belfry.mail import EmailMessage
+from flask_belfry.outbox import JobRecord, JobState
 from tests.reservation_factories import (
     bearer,
     log_in,

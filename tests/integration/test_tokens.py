@@ -19,8 +19,8 @@ from app.accounts import (
     verify_token,
 )
 from app.api import SCOPES
-from app.columns import utc_now
-from app.extensions import db
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
 from tests.reservation_factories import PASSWORD, make_user
 from tests.simultaneous import at_once
 

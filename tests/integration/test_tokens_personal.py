@@ -7,9 +7,9 @@ import sqlalchemy as sa
 
 from app.accounts import AccessToken, Role, issue_personal_token
 from app.api import SCOPES
-from app.columns import utc_now
-from app.errors import InvalidInputError
-from app.extensions import db
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError
+from flask_belfry.db import db
 from tests.reservation_factories import bearer, make_reservation, make_user, tomorrow
 
 ME, TOKENS, LOGOUT = "/api/v1/me", "/api/v1/me/tokens", "/api/v1/auth/logout"

@@ -15,13 +15,15 @@ import time_machine
 from app import work_items
 from app.accounts import Role, User, on_behalf_of
 from app.audit import AuditEntry
-from app.columns import database_now, utc_now
-from app.extensions import db
-from app.mail import EmailMessage, MailState
-from app.mail.rendering import render
-from app.outbox import JobRecord, JobState, Origin, StatusChange, acting_as, publisher, relay
 from app.work_items import Story, Task, WorkItem, WorkItemNotice, WorkItemWatcher, WorkStatus, comments, history_of
 from app.work_items.emails import MAX_MENTIONS_PER_HOUR
+from flask_belfry.changes import Origin, StatusChange, acting_as
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.db.columns import database_now
+from flask_belfry.mail import EmailMessage, MailState
+from flask_belfry.mail.rendering import render
+from flask_belfry.outbox import JobRecord, JobState, publisher, relay
 from tests.forms import shown_in
 from tests.ledger import addressees, contexts, mails
 from tests.reservation_factories import bearer, log_in, make_user

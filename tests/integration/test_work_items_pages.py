@@ -10,12 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from app.accounts import Role
-from app.extensions import db
-from app.mail import EmailMessage
-from app.outbox import StatusChange
-from app.presentation import date_today
 from app.work_items import Epic, Story, Task, WorkItem, WorkItemComment, WorkItemWatcher, WorkStatus
 from app.work_items.queries import CARDS_PER_COLUMN
+from flask_belfry.changes import StatusChange
+from flask_belfry.core.presentation import date_today
+from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage
 from tests.reservation_factories import log_in, make_school, make_user
 from tests.work_item_factories import make_epic, make_story, make_task
 

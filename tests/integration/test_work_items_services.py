@@ -10,13 +10,13 @@ import time_machine
 
 from app import work_items
 from app.accounts import Role
-from app.columns import utc_now
-from app.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
-from app.extensions import db
-from app.mail.rendering import render
-from app.outbox import StatusChange
 from app.work_items import WorkItem, WorkItemWatcher, WorkStatus, comments, ordering, queries
 from app.work_items.comments import named_in
+from flask_belfry.changes import StatusChange
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
+from flask_belfry.db import db
+from flask_belfry.mail.rendering import render
 from tests.ledger import addressees, contexts, mails
 from tests.reservation_factories import make_school, make_user
 from tests.work_item_factories import make_epic, make_story, make_task

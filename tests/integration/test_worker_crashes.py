@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 import sqlalchemy as sa
 
-from app.outbox import AttemptOutcome, JobRecord, JobState, enqueue
+from flask_belfry.outbox import AttemptOutcome, JobRecord, JobState, enqueue
 from tests.domain import behaviour
 from tests.job_records import asked, attempts, count, read, state_is
 from tests.processes import children_of, has_ended

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app.accounts import User
-from app.extensions import db
 from app.work_items import WorkItemComment
+from flask_belfry.db import db
 from tests.tenancy import STAFF, USER, Route, many, one
 from tests.work_item_factories import make_epic, make_story, make_task
 

@@ -7,7 +7,7 @@ import pytest
 from app.accounts import Role, User, allow, can
 from app.accounts.permissions import _rules
 from app.accounts.validation import valid_name, valid_time_zone, valid_username
-from app.columns import utc_now
+from flask_belfry.core.clock import utc_now
 
 
 @pytest.fixture

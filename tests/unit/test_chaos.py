@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.mail import MailState
-from app.outbox import JobState
+from flask_belfry.mail import MailState
+from flask_belfry.outbox import JobState
 from tests.chaos.book import UNDONE, Book, Fate, read_book
 from tests.chaos.comparison import compare, story
 from tests.chaos.facts import Facts, Job, JobStep, Mail, Worker

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from app.columns import UtcDateTime
+from flask_belfry.db.columns import UtcDateTime
 
 MOMENT = datetime(2026, 11, 29, 22, 30, 5, 123_456, UTC)
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from app.config import SETTINGS, load_environment, read_settings, unknown_settings
-from app.settings import SettingError, embedded_broker_socket
+from app.defaults import embedded_broker_socket
+from flask_belfry.core.settings import SettingError
 
 PRODUCTION = {
     "APP_ENV": "production",

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy import exc
 
-from app.database_errors import is_database_away, is_transient
+from flask_belfry.core.database_errors import is_database_away, is_transient
 
 AWAY, CONFLICT, WRONG = (True, True), (False, True), (False, False)
 

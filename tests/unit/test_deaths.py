@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from jobs.engine.deaths import cause_of_death
+from flask_belfry.workers.deaths import cause_of_death
 from tests.processes import ROOT, has_ended
 from tests.servers import wait_until
 
 FAMILY = """
 import os, signal, sys, time
-from jobs.engine import deaths
+from flask_belfry.workers import deaths
 
 parent = os.getpid()
 child = os.fork()

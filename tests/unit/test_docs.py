@@ -25,29 +25,29 @@ from jinja2 import ChoiceLoader, DictLoader
 from sqlalchemy.orm import Session
 
 import app as application
-from app.columns import utc_now
 from app.config import GROUPS, SETTINGS
-from app.extensions import db
-from app.mail import EmailMessage, MailEntry, MailRequest, MailState, mail_kind, registry, send_mail, send_mails
-from app.mail.previews import preview
-from app.mail.rendering import Renderer
-from app.outbox import (
-    TRANSITIONS,
-    Change,
-    JobRecord,
-    JobRequest,
-    JobState,
-    changes,
-    enqueue,
-    enqueue_many,
-    on_change,
-    subject_of,
-)
 from app.reservations import Reservation
-from app.settings import Derived, Setting
-from jobs.engine import RetryPolicy, ScheduleEntry, claim, execution, job
-from jobs.engine import registry as job_registry
-from jobs.engine.deadlines import no_limit
+from flask_belfry.changes import Change, changes, on_change, subject_of
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.settings import Derived, Setting
+from flask_belfry.db import db
+from flask_belfry.execution import RetryPolicy, claim, execution, job
+from flask_belfry.execution import registry as job_registry
+from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.mail import (
+    EmailMessage,
+    MailEntry,
+    MailRequest,
+    MailState,
+    mail_kind,
+    registry,
+    send_mail,
+    send_mails,
+)
+from flask_belfry.mail.previews import preview
+from flask_belfry.mail.rendering import Renderer
+from flask_belfry.outbox import TRANSITIONS, JobRecord, JobRequest, JobState, enqueue, enqueue_many
+from flask_belfry.scheduler import ScheduleEntry
 from tests.conftest import make_app
 from tests.reservation_factories import make_reservation
 
@@ -124,8 +124,9 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
 
 
 def test_every_setting_is_read_somewhere() -> None:
-    paths = [*ROOT.glob("app/**/*.py"), *ROOT.glob("jobs/**/*.py"), *ROOT.glob("*.py"), ROOT / "Procfile"]
-    where_defined = (ROOT / "app" / "config.py", ROOT / "app" / "settings")
+    packages = [path for folder in ("app", "flask_belfry", "jobs") for path in (ROOT / folder).rglob("*.py")]
+    paths = [*packages, *ROOT.glob("*.py"), ROOT / "Procfile"]
+    where_defined = (ROOT / "app" / "config.py", ROOT / "app" / "defaults.py")
     code = "\n".join(path.read_text() for path in paths if not any(path.is_relative_to(p) for p in where_defined))
     unread = {setting.name for setting in SETTINGS if not re.search(rf"\b{setting.name}\b", code)}
     assert unread == {"WEB_CONCURRENCY"}, "gunicorn reads WEB_CONCURRENCY; nothing reads the others"
@@ -226,10 +227,10 @@ def test_no_page_starts_a_worker_of_rq_that_runs_any_function() -> None:
     """RQ's own classes run whatever function a job in Redis names."""
     commands = [text for page in PAGES.values() for text in re.findall(r"`(rq worker(?:-pool)? [^`]+)`", page)]
     assert len(commands) >= 2
-    assert [command for command in commands if " -w jobs." not in command] == []
+    assert [command for command in commands if " -w flask_belfry.workers." not in command] == []
 
 
-@pytest.mark.parametrize("path", re.findall(r"-w (jobs\.[\w.]+)", README))
+@pytest.mark.parametrize("path", re.findall(r"-w (flask_belfry\.[\w.]+)", README))
 def test_the_worker_classes_that_the_readme_names_exist(path: str) -> None:
     module, _, name = path.rpartition(".")
     assert inspect.isclass(getattr(importlib.import_module(module), name))
@@ -299,7 +300,7 @@ def test_every_state_of_a_mail_is_documented_and_no_other() -> None:
 def enqueued_names() -> dict[str, str]:
     """The job names that the application enqueues, with the file that does."""
     found: dict[str, str] = {}
-    for path in sorted((ROOT / "app").rglob("*.py")):
+    for path in sorted([*(ROOT / "app").rglob("*.py"), *(ROOT / "flask_belfry").rglob("*.py")]):
         tree = ast.parse(path.read_text())
         constants = {
             target.id: node.value.value
@@ -340,7 +341,7 @@ def test_every_job_of_the_project_has_a_name_of_its_module_and_says_what_it_does
             assert inspect.getdoc(found.function), found.name
 
 
-OWN_MAILS = [kind for kind in registry.kinds() if kind.contexts.__module__.startswith("app.")]
+OWN_MAILS = [kind for kind in registry.kinds() if kind.contexts.__module__.startswith(("app.", "flask_belfry."))]
 
 
 def test_every_folder_of_mail_templates_belongs_to_a_mail() -> None:
@@ -470,7 +471,7 @@ def project(tmp_path: Path) -> Path:
     """A copy of the project to which the recipes were applied."""
     copy = tmp_path / "project"
     leave = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for folder in ("app", "bench", "docs", "jobs", "migrations", "tests"):
+    for folder in ("app", "bench", "docs", "flask_belfry", "jobs", "migrations", "tests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=leave)
     for path in ROOT.iterdir():
         if path.is_file():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.engine import job
-from jobs.engine.registry import definitions
+from flask_belfry.execution import job
+from flask_belfry.execution.registry import definitions
 
 
 def named_name(session, name):

@@ -6,11 +6,11 @@ import threading
 from collections import deque
 from datetime import UTC, datetime
 
-from jobs.engine.claim import Claim
-from jobs.engine.group_commit import GroupCommit
-from jobs.engine.held import Held
-from jobs.engine.load import Load
-from jobs.engine.threads import JobThreads
+from flask_belfry.execution.claim import Claim
+from flask_belfry.workers.group_commit import GroupCommit
+from flask_belfry.workers.held import Held
+from flask_belfry.workers.load import Load
+from flask_belfry.workers.threads import JobThreads
 
 SECONDS = 20.0
 
@@ -116,8 +116,8 @@ def test_threads_that_were_called_for_leave_again_when_the_process_is_busy():
 
 def test_the_load_is_full_when_more_than_half_of_a_processor_is_used(monkeypatch):
     clock = {"now": 100.0, "computed": 5.0}
-    monkeypatch.setattr("jobs.engine.load.time.monotonic", lambda: clock["now"])
-    monkeypatch.setattr("jobs.engine.load.time.process_time", lambda: clock["computed"])
+    monkeypatch.setattr("flask_belfry.workers.load.time.monotonic", lambda: clock["now"])
+    monkeypatch.setattr("flask_belfry.workers.load.time.process_time", lambda: clock["computed"])
     load = Load()
     assert load.measure() is None  # nothing is known yet
     clock.update(now=100.01, computed=5.009)

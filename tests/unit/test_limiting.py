@@ -7,8 +7,8 @@ import threading
 import pytest
 import time_machine
 
-from app import limiting
-from app.limiting import Limit, LocalWindows
+from app.web import limiting
+from app.web.limiting import Limit, LocalWindows
 
 ITEM = Limit("few", 2, 60).item
 

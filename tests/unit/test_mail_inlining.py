@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from jinja2 import Environment
 
-from app.mail.errors import MailTemplateError
-from app.mail.inlining import inline_css
+from flask_belfry.mail.errors import MailTemplateError
+from flask_belfry.mail.inlining import inline_css
 
 ENVIRONMENT = Environment(autoescape=True)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.mail.errors import PermanentMailError
-from app.mail.message import OutgoingMessage
+from flask_belfry.mail.errors import PermanentMailError
+from flask_belfry.mail.message import OutgoingMessage
 
 
 def message(**changes: Any) -> OutgoingMessage:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from app.mail.errors import ServerUnreachableError
-from app.mail.pool import SessionPool
+from flask_belfry.mail.errors import ServerUnreachableError
+from flask_belfry.mail.pool import SessionPool
 
 
 class Session:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from flask import Flask
 
-from app.mail.recipients import check_address, distinct_recipients
+from flask_belfry.mail.recipients import check_address, distinct_recipients
 
 
 @pytest.fixture(params=["testing"])

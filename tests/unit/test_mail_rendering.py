@@ -13,11 +13,11 @@ from flask import Flask
 from jinja2 import DictLoader
 
 from app import create_app
-from app.mail import MailTemplateError, UnknownMailError, absolute_url, optional_kinds, page_url, registry
-from app.mail.colors import DARK_RULES, read_colors, resolve_colors
-from app.mail.previews import list_previews, preview
-from app.mail.registry import MailKind, kind_of, kinds, mail_kind
-from app.mail.rendering import Rendered, Renderer, render
+from flask_belfry.mail import MailTemplateError, UnknownMailError, absolute_url, optional_kinds, page_url, registry
+from flask_belfry.mail.colors import DARK_RULES, read_colors, resolve_colors
+from flask_belfry.mail.previews import list_previews, preview
+from flask_belfry.mail.registry import MailKind, kind_of, kinds, mail_kind
+from flask_belfry.mail.rendering import Rendered, Renderer, render
 
 TEXT_LAYOUT = "<!-- content -->\n\n-- \nBecause {{ reason }}.\n{% if is_optional %}\nChoose.\n{% endif %}\n"
 LAYOUT = "<html><head><style>p { color: red; }</style></head><body><!-- content --></body></html>"
@@ -145,7 +145,7 @@ def test_an_unknown_kind_is_an_error_of_its_own() -> None:
 
 
 def test_a_kind_has_one_owner() -> None:
-    with pytest.raises(ValueError, match=r"registered by app\.mail\.emails already"):
+    with pytest.raises(ValueError, match=r"registered by flask_belfry\.mail\.emails already"):
         mail_kind("test-message", sample=dict, reason=None)(lambda entries: {})
 
 

@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 
-from jobs.engine import pool
-from jobs.engine.board import Board, RunningThread
-from jobs.engine.deaths import busiest_thread, crashed_thread, is_stopped
+from flask_belfry.workers import pool
+from flask_belfry.workers.board import Board, RunningThread
+from flask_belfry.workers.deaths import busiest_thread, crashed_thread, is_stopped
 from tests.servers import wait_until
 
 UNUSED: Any = None

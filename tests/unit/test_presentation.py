@@ -9,7 +9,7 @@ import pytest
 import time_machine
 from flask import Flask
 
-from app.presentation import ago, breakable, date_if_another, duration, rounded_up
+from flask_belfry.core.presentation import ago, breakable, date_if_another, duration, rounded_up
 
 NOW = datetime(2030, 12, 10, 12, tzinfo=UTC)
 

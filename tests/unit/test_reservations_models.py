@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from app.errors import ConflictError, InvalidInputError
-from app.local_time import local_from_utc, utc_from_local
 from app.reservations import TRANSITIONS, Reservation, ReservationStatus
+from app.web.local_time import local_from_utc, utc_from_local
+from flask_belfry.core.errors import ConflictError, InvalidInputError
 
 START = datetime(2026, 5, 4, 10, tzinfo=UTC)
 ALLOWED = {

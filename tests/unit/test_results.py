@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from jobs.engine.errors import JobResultError
-from jobs.engine.results import result_text
+from flask_belfry.execution.errors import JobResultError
+from flask_belfry.execution.results import result_text
 
 
 def nested(levels: int) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.engine import JobCancelledError, JobTimeoutError, RetryPolicy
+from flask_belfry.execution import JobCancelledError, JobTimeoutError, RetryPolicy
 
 
 class PassingError(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.engine.sizing import Pace, holding, unit
+from flask_belfry.workers.sizing import Pace, holding, unit
 
 
 def pace(mean_seconds: float | None) -> Pace:

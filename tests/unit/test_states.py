@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.outbox import ENDED, LIVE, TRANSITIONS, WAITING, JobState, sources_of
-from jobs.engine.mirror import RQ_STATUS
+from flask_belfry.outbox import ENDED, LIVE, TRANSITIONS, WAITING, JobState, sources_of
+from flask_belfry.workers.mirror import RQ_STATUS
 
 
 def test_every_state_has_its_transitions_and_its_word_in_rq():

@@ -1,0 +1,103 @@
+"""Defaults that follow from the environment, the instance folder or other settings.
+Fixed ones stand in config.py."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask_belfry.core.settings.casts import ascii_domain, broker_url, host, web_url
+from flask_belfry.core.settings.setting import SettingError
+
+SECRET_KEY_CHARACTERS = 32
+# A Unix socket's path is limited to 108 bytes on Linux and 104 elsewhere (sys/un.h); a few are kept in hand.
+SOCKET_PATH_BYTES = 100
+LOCAL_MAIL_DOMAIN = "belfry.localhost"
+
+
+def is_production(values: Mapping[str, Any]) -> bool:
+    return values["APP_ENV"] == "production"
+
+
+def secret_key(values: Mapping[str, Any], instance_path: Path) -> str:
+    if is_production(values):
+        raise SettingError(
+            f"SECRET_KEY takes at least {SECRET_KEY_CHARACTERS} characters: it is not set, and production needs one"
+        )
+    return _kept_secret_key(instance_path / "secret-key")
+
+
+def _kept_secret_key(path: Path) -> str:
+    """Reads the key that the first start made, or makes it: one key, also when processes race."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        pass
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # mode 600
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(48))
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass  # another process was first: its key is the one
+    finally:
+        Path(temporary).unlink()
+    return path.read_text()
+
+
+def embedded_broker_url(values: Mapping[str, Any], instance_path: Path) -> str:
+    if is_production(values):
+        raise SettingError(f"REDIS_URL takes {broker_url.takes}: it is not set, and production needs one")
+    return f"unix://{embedded_broker_socket(instance_path)}"
+
+
+def embedded_broker_socket(instance_path: Path) -> Path:
+    """Where the embedded Valkey listens when REDIS_URL is unset."""
+    path = instance_path / "valkey" / "valkey.sock"
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
+        return path
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"belfry-{digest}.sock"
+
+
+def public_url(values: Mapping[str, Any], instance_path: Path) -> str:
+    if is_production(values):
+        raise SettingError(f"PUBLIC_URL takes {web_url.takes}: it is not set, and production needs one")
+    return f"http://127.0.0.1:{values['PORT']}"
+
+
+def mail_server(values: Mapping[str, Any], instance_path: Path) -> None:
+    if is_production(values) and values["MAIL_ENABLED"]:
+        raise SettingError(
+            f"MAIL_SERVER takes {host.takes}: it is not set, and production needs it or MAIL_ENABLED=false"
+        )
+
+
+def mail_domain(values: Mapping[str, Any], instance_path: Path) -> str:
+    name = urlsplit(values["PUBLIC_URL"] or "").hostname or ""
+    is_name = any(letter.isalpha() for letter in name) and ":" not in name
+    try:
+        return ascii_domain(name) if is_name else LOCAL_MAIL_DOMAIN
+    except ValueError:
+        return LOCAL_MAIL_DOMAIN
+
+
+def mail_port(values: Mapping[str, Any], instance_path: Path) -> int:
+    if values["MAIL_USE_SSL"]:
+        return 465
+    return 587 if values["MAIL_USE_TLS"] else 25
+
+
+def admin_email(values: Mapping[str, Any], instance_path: Path) -> str | None:
+    return None if is_production(values) else "admin@belfry.example"
+
+
+def log_format(values: Mapping[str, Any], instance_path: Path) -> str:
+    return "json" if is_production(values) else "console"

@@ -1,0 +1,1 @@
+"""The core of the desk's web code: what all pages and endpoints have in common."""

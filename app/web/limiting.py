@@ -1,0 +1,199 @@
+"""How often something may be tried, and by whom: moving windows, counted in the broker, for all processes together.
+
+While the broker is away each process counts for itself, and nobody waits: the publisher's circuit breaker is this one's
+too. What is limited, and how much, stands with the endpoints; nothing of a slice is here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from math import ceil
+from threading import Lock
+from typing import NoReturn, TypeVar
+
+import redis
+import structlog
+from flask import Flask, current_app, request
+from limits import RateLimitItemPerSecond, WindowStats
+from limits.storage import RedisStorage
+from limits.strategies import MovingWindowRateLimiter
+from werkzeug.exceptions import TooManyRequests
+
+from app.web.keys import keyed_digest
+from flask_belfry.core.presentation import rounded_up
+from flask_belfry.outbox import LIMITS_PREFIX, Publisher, publisher
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+# Whoever has one address of IPv6 has at least this network of them (RFC 6177).
+IPV6_PREFIX = 64
+# At most so many keys are kept in memory without looking for those whose windows have passed.
+SWEPT_KEYS = 1_000
+
+
+@dataclass(frozen=True)
+class Limit:
+    """So many times within so many seconds, counted for each key by itself."""
+
+    name: str
+    times: int
+    seconds: int
+
+    @cached_property
+    def item(self) -> RateLimitItemPerSecond:
+        """The same in the library's words."""
+        return RateLimitItemPerSecond(self.times, self.seconds, namespace=self.name)
+
+
+class LocalWindows:
+    """Moving windows in this process's memory, with the methods of the library's limiter.
+
+    The library's own storage in memory starts a thread with almost every hit, which looks through all keys.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._expirations: dict[str, deque[float]] = {}  # of each key's hits, oldest first
+        self._sweep_above = SWEPT_KEYS
+
+    def hit(self, item: RateLimitItemPerSecond, *identifiers: str) -> bool:
+        """Uses one of the times; returns whether one was left."""
+        with self._lock:
+            expirations, now = self._current(item, identifiers), time.time()
+            if len(expirations) >= item.amount:
+                return False
+            expirations.append(now + item.get_expiry())
+            self._expirations[item.key_for(*identifiers)] = expirations
+            if len(self._expirations) > self._sweep_above:
+                self._expirations = {
+                    key: times for key, times in self._expirations.items() if times and times[-1] > now
+                }
+                self._sweep_above = max(SWEPT_KEYS, 2 * len(self._expirations))
+            return True
+
+    def test(self, item: RateLimitItemPerSecond, *identifiers: str) -> bool:
+        """Returns whether one of the times is left."""
+        return self.get_window_stats(item, *identifiers).remaining > 0
+
+    def clear(self, item: RateLimitItemPerSecond, *identifiers: str) -> None:
+        """Releases all times."""
+        with self._lock:
+            self._expirations.pop(item.key_for(*identifiers), None)
+
+    def get_window_stats(self, item: RateLimitItemPerSecond, *identifiers: str) -> WindowStats:
+        """Returns when the oldest hit expires, and how many times are left."""
+        with self._lock:
+            expirations = self._current(item, identifiers)
+            return WindowStats(expirations[0] if expirations else time.time(), item.amount - len(expirations))
+
+    def _current(self, item: RateLimitItemPerSecond, identifiers: tuple[str, ...]) -> deque[float]:
+        expirations, now = self._expirations.get(item.key_for(*identifiers), deque()), time.time()
+        while expirations and expirations[0] <= now:
+            expirations.popleft()
+        return expirations
+
+
+Counters = MovingWindowRateLimiter | LocalWindows
+
+
+class Limiter:
+    """Counts in the broker, or in memory while the broker is away."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._own = LocalWindows()
+
+    def call(self, action: Callable[[Counters], T]) -> T:
+        """Gives the counters to `action`; to another set of them when the broker fails it."""
+        breaker = self._publisher.breaker
+        if breaker.admits():
+            try:
+                self._publisher.ownership.check(self._publisher.connection)
+                result = action(self._shared)
+            except redis.ResponseError as error:
+                # It answers: what it refuses here (scripts, say) need not stop the publisher.
+                breaker.succeeded()
+                log.warning("limits.in_memory", error=type(error).__name__, reason=str(error))
+            except redis.RedisError as error:
+                breaker.failed()
+                log.warning("limits.in_memory", error=type(error).__name__)
+            else:
+                breaker.succeeded()
+                return result
+        return action(self._own)
+
+    @cached_property
+    def _shared(self) -> MovingWindowRateLimiter:
+        # With a pool the address is not looked at.
+        pool = self._publisher.connection.connection_pool
+        return MovingWindowRateLimiter(RedisStorage("redis://", connection_pool=pool, key_prefix=LIMITS_PREFIX))
+
+
+def init_app(app: Flask) -> None:
+    """Gives `app` its limiter. Must come after `flask_belfry.outbox.init_app`."""
+    app.extensions["limiter"] = Limiter(publisher(app))
+
+
+def spend(limit: Limit, *key: str) -> None:
+    """Uses one of the times that `key` has. Raises TooManyRequests when none is left."""
+    if is_spent(limit, *key):
+        _refuse(limit, key)
+
+
+def is_spent(limit: Limit, *key: str) -> bool:
+    """Uses one of the times that `key` has; returns whether none was left."""
+    return _is_enabled() and not _call(lambda counters: counters.hit(limit.item, _digest(key)))
+
+
+def refuse_spent(limit: Limit, *key: str) -> None:
+    """Raises TooManyRequests when `key` has none of its times left; uses none of them."""
+    if _is_enabled() and not _call(lambda counters: counters.test(limit.item, _digest(key))):
+        _refuse(limit, key)
+
+
+def forget(limit: Limit, *key: str) -> None:
+    """Gives `key` all its times back."""
+    if _is_enabled():
+        _call(lambda counters: counters.clear(limit.item, _digest(key)))
+
+
+def client_key() -> str:
+    """Who makes this request, as far as the network tells: see `network_of`."""
+    return network_of(request.remote_addr or "")
+
+
+def network_of(text: str) -> str:
+    """An address, which may be empty; of IPv6 the network that one customer has."""
+    try:
+        address = ip_address(text)
+    except ValueError:  # a Unix socket has none
+        return text
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or IPv6Network((address, IPV6_PREFIX), strict=False))
+    return text
+
+
+def _refuse(limit: Limit, key: tuple[str, ...]) -> NoReturn:
+    resets_at = _call(lambda counters: counters.get_window_stats(limit.item, _digest(key))).reset_time
+    seconds = max(1, ceil(resets_at - time.time()))
+    raise TooManyRequests(f"Too many attempts. Try again in {rounded_up(seconds)}.", retry_after=seconds)
+
+
+def _call(action: Callable[[Counters], T]) -> T:
+    limiter: Limiter = current_app.extensions["limiter"]
+    return limiter.call(action)
+
+
+def _is_enabled() -> bool:
+    return current_app.config["RATE_LIMITS_ENABLED"]
+
+
+def _digest(key: tuple[str, ...]) -> str:
+    # Addresses of people and of their machines do not travel through the broker.
+    return keyed_digest("limits", "\0".join(key)).hex()

@@ -1,0 +1,1 @@
+"""Belfry: a transactional job system for Flask. Imports nothing of the application that uses it."""

@@ -1,0 +1,258 @@
+"""Statements on watched models: SQLAlchemy fires no flush event for them, so they are seen before they run.
+
+A statement on a model fires its hooks. A write that reaches the same table in another form is refused: as a Core
+statement, in a CTE, under `from_statement`, or as an upsert, which does not say what it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Protocol, cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.sql import visitors
+from sqlalchemy.util import LRUCache
+
+from flask_belfry.changes.changes import Watch, school_column, school_of_row, subject_of, watch_of, watches_of_table
+from flask_belfry.changes.errors import HookError
+from flask_belfry.changes.models import StatusChange
+from flask_belfry.changes.origin import current_origin
+from flask_belfry.changes.recording import Difference, as_text, record_matching, stored_as_text
+from flask_belfry.db.columns import new_id
+from flask_belfry.db.tenancy import Tenant, narrowed
+
+CHUNK_ROWS = 1_000
+_reads: LRUCache[Any, bool] = LRUCache(1_000)
+UPSERTS = (postgresql.dml.OnConflictDoUpdate, sqlite.dml.OnConflictDoUpdate)
+
+
+class DispatchChanges(Protocol):
+    """Records differences (id, old, new) of a column and calls its hooks."""
+
+    def __call__(
+        self,
+        session: Session,
+        model: type,
+        column: str,
+        differences: Iterable[Difference],
+        batch_id: str | None = None,
+    ) -> None: ...
+
+
+class DispatchCreations(Protocol):
+    """Calls the hooks for created rows."""
+
+    def __call__(self, session: Session, model: type, rows: Sequence[tuple[Any, int | None]]) -> None: ...
+
+
+def check(execution: ORMExecuteState) -> None:
+    """Raise HookError for a write to a watched table whose hooks would not be called."""
+    statement: Any = execution.statement
+    if execution.is_select and _only_reads(statement):
+        return
+    fires = execution.is_orm_statement and not execution.is_from_statement
+    for part in visitors.iterate(statement):
+        if isinstance(part, sa.Update) and not (fires and part is statement):
+            _check_update(part, _first_row(execution) if part is statement else {})
+        elif isinstance(part, sa.Insert):
+            _check_insert(part, fires and part is statement)
+
+
+def _only_reads(statement: Any) -> bool:
+    """Whether a query has no DML in it, as CTEs may: walked through once for each form that it takes."""
+    # The key by which SQLAlchemy finds what it has compiled: to make it takes a tenth of the walk.
+    key = statement._generate_cache_key()  # noqa: SLF001
+    if key is None:
+        return False
+    known = _reads.get(key.key)
+    if known is None:
+        known = _reads[key.key] = not any(isinstance(part, sa.UpdateBase) for part in visitors.iterate(statement))
+    return known
+
+
+def _check_update(part: sa.Update, parameters: Mapping[str, Any]) -> None:
+    for model, watch in watches_of_table(part.table):
+        for column in sorted(_assigned(model, part, parameters).keys() & watch.changed):
+            way = f"use session.execute(update({model.__name__})…)"
+            raise HookError(f"this update of {column} fires no hooks of {model.__name__}: {way}")
+
+
+def _check_insert(part: sa.Insert, fires: bool) -> None:
+    for model, watch in watches_of_table(part.table):
+        name = model.__name__
+        if _is_upsert(part):
+            raise HookError(f"insert({name}) … on conflict do update cannot be watched: which rows are new?")
+        if watch.created and not fires:
+            raise HookError(f"this insert fires no hooks of {name}: use session.execute(insert({name})…)")
+
+
+def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[Any] | None:
+    """Fires the hooks of a bulk `update()`: reads the matching ids and old values, then runs the statement.
+
+    Returns:
+        the statement's result, or None when nothing is watched and SQLAlchemy shall go on by itself.
+    """
+    model, watch = _watched(execution)
+    if model is None or watch is None or not watch.changed or execution.is_from_statement:
+        return None
+    session: Session = execution.session
+    session.flush()
+    if isinstance(execution.parameters, list):  # session.execute(update(Model), [{"id": 1, "status": …}, …])
+        return _update_by_key(execution, model, watch, dispatch)
+    statement: Any = execution.statement
+    parameters = _first_row(execution)
+    assigned = _assigned(model, statement, parameters)
+    for column in [name for name in assigned if name in watch.changed]:
+        value = assigned[column]
+        if isinstance(value, sa.BindParameter):  # bound to this statement's SET clause: the query needs its own
+            value = parameters.get(value.key, value.effective_value)
+        statement = _fire(session, model, watch, column, value, statement, dispatch)
+    return _run(execution, model, statement)
+
+
+def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result[Any] | None:
+    """Fires the hooks of a bulk `insert()` for the rows it wrote.
+
+    Returns:
+        the statement's result, or None when nothing is watched.
+    """
+    model, watch = _watched(execution)
+    if model is None or watch is None or not watch.created:
+        return None
+    key = _key(model)
+    statement: Any = execution.statement
+    needed = ["school_id", key.key] if issubclass(model, Tenant) else [key.key]
+    returned = [column.key for column in statement.exported_columns]
+    if not returned:
+        statement = statement.returning(*(getattr(model, name) for name in needed))
+    elif missing := set(needed) - set(returned):
+        raise HookError(f"insert({model.__name__}).returning(…) must return {missing.pop()}: its hooks need it")
+    frozen = execution.invoke_statement(statement).freeze()
+    if not set(needed) <= set(frozen().keys()):  # returning(Model): the columns are those of an object
+        for rows in frozen().scalars(model.__name__).partitions(CHUNK_ROWS):
+            dispatch(execution.session, model, [(subject_of(row).id, school_of_row(row)) for row in rows])
+        return frozen()
+    for chunk in frozen().columns(*needed).partitions(CHUNK_ROWS):
+        dispatch(execution.session, model, [(row[-1], _school_of_inserted(row)) for row in chunk])
+    return frozen()
+
+
+def _update_by_key(execution: ORMExecuteState, model: type, watch: Watch, dispatch: DispatchChanges) -> sa.Result[Any]:
+    statement, rows, session = cast(sa.Update, execution.statement), cast(Any, execution.parameters), execution.session
+    if statement.whereclause is not None or _assignments(statement):
+        raise HookError(f"update({model.__name__}) with a list of rows cannot be watched beside where() and values()")
+    for column in watch.changed:
+        for chunk in _differences_by_key(session, model, column, rows):
+            dispatch(session, model, column, chunk)
+    return execution.invoke_statement()
+
+
+def _fire(
+    session: Session, model: type, watch: Watch, column: str, value: Any, statement: Any, dispatch: DispatchChanges
+) -> Any:
+    """Records the changes that `statement` will make to one column, and dispatches them if a hook hears them.
+
+    Returns:
+        the statement to run.
+    """
+    key, attribute, batch_id = _key(model), getattr(model, column), new_id()
+    differs = attribute.is_distinct_from(value)
+    school = school_column(model)
+    query = sa.select(key, attribute, sa.type_coerce(value, attribute.type), school).where(differs)
+    if statement.whereclause is not None:
+        query = query.where(statement.whereclause)
+    if len(query.get_final_froms()) > 1:
+        raise HookError(f"update({model.__name__}) of {column} over several tables cannot be watched: use a subquery")
+    query = query.with_for_update()
+    is_constant = not isinstance(value, sa.ClauseElement)
+    if (
+        is_constant
+        and column not in watch.secret
+        and stored_as_text(attribute.type)
+        and not watch.hears(column, as_text(value))
+    ):
+        old = sa.cast(attribute, sa.String)
+        record_matching(session, watch, column, query.with_only_columns(key, old, school), value, batch_id)
+    else:
+        for chunk in _chunks(session, query):
+            dispatch(session, model, column, chunk, batch_id)
+    if session.get_bind().dialect.name != "postgresql":
+        return statement  # SQLite: the query above took the only write lock, so the same rows match.
+    recorded = sa.select(sa.cast(StatusChange.subject_id, key.type)).where(StatusChange.batch_id == batch_id)
+    return statement.where(sa.or_(sa.not_(differs), key.in_(recorded)))
+
+
+def _run(execution: ORMExecuteState, model: type, statement: Any) -> sa.Result[Any]:
+    """Runs the statement; what the session has loaded of `model` is then read anew, unless the caller wants otherwise.
+
+    Left to itself SQLAlchemy fetches the ids of all rows that changed, maybe millions, to find the few it has loaded.
+    """
+    if execution.execution_options.get("synchronize_session", "auto") != "auto":
+        return execution.invoke_statement(statement)
+    result = execution.invoke_statement(statement, execution_options={"synchronize_session": False})
+    for row in execution.session.identity_map.values():
+        if isinstance(row, model):
+            execution.session.expire(row)
+    return result
+
+
+def _chunks(session: Session, query: sa.Select[*tuple[Any, ...]]) -> Iterator[list[Difference]]:
+    result = session.connection().execute(narrowed(query), execution_options={"yield_per": CHUNK_ROWS})
+    for rows in result.partitions(CHUNK_ROWS):
+        yield [Difference(*row) for row in rows]
+
+
+def _watched(execution: ORMExecuteState) -> tuple[type, Watch | None] | tuple[None, None]:
+    mapper = execution.bind_mapper
+    return (None, None) if mapper is None else (mapper.class_, watch_of(mapper.class_))
+
+
+def _first_row(execution: ORMExecuteState) -> Mapping[str, Any]:
+    """The parameters of the statement; of several rows, which all name the same, the first."""
+    given: Any = execution.parameters
+    return (given[0] if isinstance(given, list) else given) or {}
+
+
+def _is_upsert(statement: sa.Insert) -> bool:
+    replaces = any("REPLACE" in str(prefix).upper() for prefix, _ in statement._prefixes)  # noqa: SLF001
+    return replaces or any(isinstance(part, UPSERTS) for part in visitors.iterate(statement))
+
+
+def _assigned(model: type, statement: sa.Update, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What an UPDATE sets, by the model's attributes: also where it names the columns of the table."""
+    mapper: Any = sa.inspect(model)
+    assigned: dict[str, Any] = {}
+    for name, value in [*_assignments(statement).items(), *parameters.items()]:
+        column = mapper.local_table.c.get(name) if isinstance(name, str) else name
+        is_mapped = column is not None and column in mapper.columns.values()
+        assigned[mapper.get_property_by_column(column).key if is_mapped else str(name)] = value
+    return assigned
+
+
+def _assignments(statement: Any) -> Mapping[Any, Any]:
+    # SQLAlchemy offers no other way to the values of an UPDATE before it is compiled.
+    return statement._values or {}  # noqa: SLF001
+
+
+def _differences_by_key(
+    session: Session, model: type, column: str, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[list[Difference]]:
+    key, attribute = _key(model), getattr(model, column)
+    wanted = {row[key.key]: row[column] for row in rows if column in row}
+    remaining = iter(wanted)
+    while ids := list(islice(remaining, CHUNK_ROWS)):
+        query = sa.select(key, attribute, school_column(model)).where(key.in_(ids)).with_for_update()
+        found = session.connection().execute(query)
+        yield [Difference(id, old, wanted[id], school_id) for id, old, school_id in found if old != wanted[id]]
+
+
+def _school_of_inserted(row: Sequence[Any]) -> int | None:
+    return row[0] if len(row) > 1 else current_origin().school_id
+
+
+def _key(model: type) -> Any:
+    mapper = sa.inspect(model)
+    return mapper.get_property_by_column(mapper.primary_key[0]).class_attribute

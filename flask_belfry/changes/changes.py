@@ -1,0 +1,185 @@
+"""Declaring what happens on a change: the decorators that a slice's `hooks.py` uses, and the registry behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.orm import InstrumentedAttribute, Mapper
+
+from flask_belfry.changes.errors import HookError
+from flask_belfry.changes.origin import SUBJECT_ID_CHARACTERS, Subject, current_origin
+from flask_belfry.db.tenancy import Tenant
+
+
+@dataclass(frozen=True)
+class Creation:
+    """A row that this transaction inserts."""
+
+    subject: Subject
+    at: datetime
+    user_id: int | None
+    school_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A watched column that this transaction changes on one row.
+
+    Args:
+        id: the id of the StatusChange row that records it.
+        subject: the row.
+        old, new: the column's values, as text.
+        at: when, aware.
+        user_id: who, or None for the system.
+        school_id: whose row it is.
+    """
+
+    id: str
+    subject: Subject
+    old: str | None
+    new: str | None
+    at: datetime
+    user_id: int | None
+    school_id: int | None = None
+
+
+CreatedHook = Callable[[Sequence[Creation]], None]
+ChangedHook = Callable[[Sequence[Change]], None]
+
+
+@dataclass
+class Watch:
+    """The hooks of one model."""
+
+    type: str
+    created: list[CreatedHook] = field(default_factory=list)
+    changed: dict[str, list[tuple[frozenset[str] | None, ChangedHook]]] = field(default_factory=dict)
+    secret: set[str] = field(default_factory=set)
+
+    def hears(self, column: str, new: str | None) -> bool:
+        """Whether a hook wants to know of a change of `column` to `new`."""
+        return any(wanted is None or new in wanted for wanted, _ in self.changed[column])
+
+
+_watches: dict[type, Watch] = {}
+
+
+def on_created(model: type) -> Callable[[CreatedHook], CreatedHook]:
+    """Calls the function with the rows of `model` that a flush or a bulk insert writes, in its transaction.
+
+    The function may use `enqueue`, `send_mails` and SQLAlchemy Core on the session's connection;
+    the session itself is in the middle of a flush.
+    """
+
+    def register(function: CreatedHook) -> CreatedHook:
+        _watch(model).created.append(function)
+        return function
+
+    return register
+
+
+def on_change(
+    attribute: InstrumentedAttribute[Any], *, to: Sequence[str] | None = None
+) -> Callable[[ChangedHook], ChangedHook]:
+    """Calls the function with the changes of a column, made one by one or in bulk, in their transaction.
+
+    A creation is not a change, whatever value the row is created with: use `on_created` too where it matters.
+
+    Args:
+        attribute: the column, mapped with `active_history=True`: without it an expired attribute forgets
+            its old value.
+        to: only changes to one of these values; None takes all.
+
+    Raises:
+        HookError: the column keeps no history, or changes by itself (`onupdate`).
+    """
+    hooks = _watched_column(attribute)
+    wanted = None if to is None else frozenset(str(value) for value in to)
+
+    def register(function: ChangedHook) -> ChangedHook:
+        hooks.append((wanted, function))
+        return function
+
+    return register
+
+
+def record_changes(*attributes: InstrumentedAttribute[Any], secret: bool = False) -> None:
+    """Has every change of these columns recorded as a StatusChange, without calling anything.
+
+    Args:
+        attributes: the columns.
+        secret: that they changed, and not from what to what.
+
+    Raises:
+        HookError: a column keeps no history, as in `on_change`.
+    """
+    for attribute in attributes:
+        _watched_column(attribute)
+        if secret:
+            _watches[cast(type, attribute.class_)].secret.add(attribute.key)
+
+
+def recorded_columns(model: type) -> frozenset[str]:
+    """The names of the columns of `model` whose every change is recorded."""
+    watch = watch_of(model)
+    return frozenset(watch.changed) if watch else frozenset()
+
+
+def watch_of(model: type) -> Watch | None:
+    """The hooks of `model`, or of the model that it is a kind of (by inheritance within one table); None when there
+    are none."""
+    return next((_watches[each] for each in model.__mro__ if each in _watches), None)
+
+
+def watches_of_table(table: Any) -> list[tuple[type, Watch]]:
+    """The watched models that keep their rows in a table, or in what it is an alias of."""
+    while isinstance(table, sa.Alias):
+        table = table.element
+    return [(model, watch) for model, watch in _watches.items() if table == sa.inspect(model).local_table]
+
+
+def subject_type(model: type) -> str:
+    """The short name of a model in subjects: its table's name in the singular unless it says `__subject_type__`."""
+    return getattr(model, "__subject_type__", None) or sa.inspect(model).local_table.name.removesuffix("s")
+
+
+def subject_of(row: object) -> Subject:
+    """The subject that stands for a persistent row."""
+    mapper: Mapper[Any] = sa.inspect(type(row))
+    (identity,) = mapper.primary_key_from_instance(row)
+    return Subject(subject_type(type(row)), str(identity))
+
+
+def school_column(model: Any) -> sa.ColumnElement[int | None]:
+    """The school of a model's rows, in SQL; of rows that belong to none, that of who changes them."""
+    if issubclass(model, Tenant):
+        return sa.type_coerce(model.school_id, sa.Integer)
+    return sa.literal(current_origin().school_id, sa.Integer)
+
+
+def school_of_row(row: object) -> int | None:
+    """The same of a loaded row."""
+    return row.school_id if isinstance(row, Tenant) else current_origin().school_id
+
+
+def _watched_column(attribute: InstrumentedAttribute[Any]) -> list[tuple[frozenset[str] | None, ChangedHook]]:
+    if not attribute.property.active_history:
+        raise HookError(f"{attribute} needs mapped_column(active_history=True) to be watched")
+    (column,) = attribute.property.columns
+    if column.onupdate is not None or column.server_onupdate is not None:
+        raise HookError(f"{attribute} cannot be watched with onupdate: any update of its row would change it")
+    model: Any = attribute.class_
+    return _watch(model).changed.setdefault(attribute.key, [])
+
+
+def _watch(model: type) -> Watch:
+    if len(sa.inspect(model).primary_key) != 1:
+        raise HookError(f"{model.__name__} has a composite key: a subject is one id")
+    type_ = sa.inspect(model).primary_key[0].type
+    if isinstance(type_, sa.String) and not 0 < (type_.length or 0) <= SUBJECT_ID_CHARACTERS:
+        raise HookError(f"{model.__name__} has a longer key than the {SUBJECT_ID_CHARACTERS} characters of a subject")
+    return _watches.setdefault(model, Watch(subject_type(model)))

@@ -1,0 +1,115 @@
+"""The one listener on the session: it notices created rows and changed columns, records the changes, and dispatches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
+from sqlalchemy.orm.attributes import get_history
+from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
+
+from flask_belfry.changes import bulk
+from flask_belfry.changes.changes import Creation, school_of_row, subject_of, watch_of
+from flask_belfry.changes.errors import HookError
+from flask_belfry.changes.origin import Subject, about, current_origin
+from flask_belfry.changes.recording import Difference, record
+from flask_belfry.changes.sessions import writing_to
+from flask_belfry.core.clock import utc_now
+
+
+def listen(session_class: type[Session]) -> None:
+    """Starts to watch all sessions of `session_class`."""
+
+    event.listen(session_class, "before_flush", _check_values)
+
+    @event.listens_for(session_class, "after_flush")
+    def notice(session: Session, flush: UOWTransaction) -> None:
+        for model, rows in _by_watched_model(session.new):
+            dispatch_creations(session, model, [(subject_of(row).id, school_of_row(row)) for row in rows])
+        for model, column, differences in _changes(session.dirty):
+            dispatch_changes(session, model, column, differences)
+
+    @event.listens_for(session_class, "do_orm_execute")
+    def notice_bulk(execution: ORMExecuteState) -> sa.Result[Any] | None:
+        bulk.check(execution)
+        if execution.is_update:
+            return bulk.update(execution, dispatch_changes)
+        if execution.is_insert:
+            return bulk.insert(execution, dispatch_creations)
+        return None
+
+
+def dispatch_creations(session: Session, model: type, rows: Sequence[tuple[Any, int | None]]) -> None:
+    """Calls the hooks for created rows, given by id and school."""
+    watch = watch_of(model)
+    if watch is None or not watch.created or not rows:
+        return
+    origin, now = current_origin(), utc_now()
+    creations = [Creation(Subject(watch.type, str(id)), now, origin.user_id, school_id) for id, school_id in rows]
+    with writing_to(session), about({creation.subject: creation.school_id for creation in creations}):
+        for hook in watch.created:
+            hook(creations)
+
+
+def dispatch_changes(
+    session: Session,
+    model: type,
+    column: str,
+    differences: Iterable[Difference],
+    batch_id: str | None = None,
+) -> None:
+    """Records the changes of a column and calls its hooks, once for all of them."""
+    watch = watch_of(model)
+    if watch is None:
+        return
+    changes = record(session, watch, column, differences, batch_id)
+    with writing_to(session), about({change.subject: change.school_id for change in changes}):
+        for wanted, hook in watch.changed.get(column, []):
+            chosen = changes if wanted is None else [change for change in changes if change.new in wanted]
+            if chosen:
+                hook(chosen)
+
+
+def _changes(rows: Iterable[object]) -> Iterator[tuple[type, str, list[Difference]]]:
+    """What changed in watched columns, by model and column; nothing for a column that stayed."""
+    for model, of_model in _by_watched_model(rows):
+        for column in _watched_columns(model):
+            if differences := _differences(of_model, column):
+                yield model, column, differences
+
+
+def _check_values(session: Session, *_: object) -> None:
+    """Raise HookError where a watched column is set to an expression: a flush does not tell what it came to."""
+    for row in session.dirty:
+        values, name = sa.inspect(row).dict, type(row).__name__
+        for column in _watched_columns(type(row)):
+            if isinstance(values.get(column), sa.ClauseElement):
+                raise HookError(f"{name}.{column} is watched: set an expression with session.execute(update({name})…)")
+
+
+def _watched_columns(model: type) -> Iterable[str]:
+    watch = watch_of(model)
+    return watch.changed if watch else ()
+
+
+def _by_watched_model(rows: Iterable[object]) -> list[tuple[type, list[object]]]:
+    grouped: dict[type, list[object]] = defaultdict(list)
+    for row in rows:
+        if watch_of(type(row)) is not None:
+            grouped[type(row)].append(row)
+    return list(grouped.items())
+
+
+def _differences(rows: Iterable[object], column: str) -> list[Difference]:
+    found: list[Difference] = []
+    for row in rows:
+        history = get_history(row, column, PASSIVE_NO_INITIALIZE)
+        # session.dirty also holds rows whose attribute was set to the value it had.
+        old = history.deleted[0] if history.deleted else None
+        if history.added and history.added[0] != old:
+            found.append(Difference(subject_of(row).id, old, history.added[0], school_of_row(row)))
+    return found

@@ -1,0 +1,75 @@
+"""What the job system asks of the application that it is part of. An application subclasses `Host` and sets it with
+`set_host`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import ParamSpec
+
+import structlog
+from flask import Flask, current_app
+from flask.typing import ResponseReturnValue
+
+from flask_belfry.changes import Subject
+from flask_belfry.core.errors import ForbiddenError
+
+log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+
+
+class Host:
+    """The application's answers. These defaults deny all pages, know no user and write actions to the log."""
+
+    def authorize(self, action: str) -> ResponseReturnValue | None:
+        """Check that the requester may do `action`, such as `jobs.view` or `jobs.change`.
+
+        Returns:
+            None when the requester may; a response that leads to the login when nobody is logged in.
+
+        Raises:
+            ForbiddenError: the requester may not.
+        """
+        raise ForbiddenError("The application has no rule for this page.")
+
+    def allows(self, action: str) -> bool:
+        """Return whether the requester may do `action`, to show what leads to it."""
+        return False
+
+    def user_name(self, user_id: int | None) -> str | None:
+        """Return the name of a user; None when there is no such user."""
+        return None
+
+    def record_action(self, action: str, schools: Mapping[Subject, int | None]) -> None:
+        """Record that the current actor did `action` to these subjects, in the current transaction.
+
+        Args:
+            action: `<subject>.<verb>`, such as `job.retry`.
+            schools: the subjects, each with the school that it belongs to.
+        """
+        log.info(action, subjects=len(schools))
+
+
+def set_host(app: Flask, host: Host) -> None:
+    """Sets the host of `app`."""
+    app.extensions["belfry_host"] = host
+
+
+def current_host() -> Host:
+    """Return the host of the current application."""
+    return current_app.extensions["belfry_host"]
+
+
+def authorized(action: str) -> Callable[[Callable[P, ResponseReturnValue]], Callable[P, ResponseReturnValue]]:
+    """Let only requesters into a view whom the host allows `action`."""
+
+    def decorate(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
+        @wraps(view)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
+            refusal = current_host().authorize(action)
+            return view(*args, **kwargs) if refusal is None else refusal
+
+        return guarded
+
+    return decorate

@@ -1,0 +1,64 @@
+"""The table of recorded changes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from flask_belfry.changes.origin import (
+    ADDRESS_CHARACTERS,
+    REQUEST_ID_CHARACTERS,
+    SUBJECT_ID_CHARACTERS,
+    SUBJECT_TYPE_CHARACTERS,
+)
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import Base
+from flask_belfry.db.columns import UtcDateTime, new_id
+from flask_belfry.db.tenancy import OfSchoolOrSystem
+
+
+class StatusChange(OfSchoolOrSystem, Base):
+    """One change of a watched column, written in the transaction that made it: who, when, from what to what.
+
+    `number` is the order of one row's changes, counted under that row's lock: `at` and the id are of the clocks of
+    several hosts.
+    """
+
+    __tablename__ = "status_changes"
+
+    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    subject_type: Mapped[str] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
+    subject_id: Mapped[str] = mapped_column(sa.String(SUBJECT_ID_CHARACTERS))
+    number: Mapped[int] = mapped_column(default=0, server_default="0")
+    field: Mapped[str] = mapped_column(sa.String(40))
+    old: Mapped[str | None] = mapped_column(sa.String(80))
+    new: Mapped[str | None] = mapped_column(sa.String(80))
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    user_id: Mapped[int | None]
+    request_id: Mapped[str | None] = mapped_column(sa.String(REQUEST_ID_CHARACTERS))
+    address: Mapped[str | None] = mapped_column(sa.String(ADDRESS_CHARACTERS))
+    # The job that made the change, None when a person did.
+    job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    # Set for the changes of one bulk statement, which is then held to exactly these rows.
+    batch_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+
+    __table_args__ = (
+        sa.Index("ix_status_changes_subject", "subject_type", "subject_id", "id"),
+        # The orders of the audit log: everybody's (by the key), one school's, one person's.
+        sa.Index("ix_status_changes_school_id_id", "school_id", "id"),
+        sa.Index(
+            "ix_status_changes_user_id_id",
+            "user_id",
+            "id",
+            sqlite_where=sa.text("user_id IS NOT NULL"),
+            postgresql_where=sa.text("user_id IS NOT NULL"),
+        ),
+        sa.Index(
+            "ix_status_changes_batch_id",
+            "batch_id",
+            sqlite_where=sa.text("batch_id IS NOT NULL"),
+            postgresql_where=sa.text("batch_id IS NOT NULL"),
+        ),
+    )

@@ -1,0 +1,136 @@
+"""Writing changes down as StatusChange rows: those that Python has in its hands, and those that the database finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_belfry.changes.changes import Change, Watch
+from flask_belfry.changes.models import StatusChange
+from flask_belfry.changes.origin import Subject, current_origin
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import table_of
+from flask_belfry.db.columns import database_new_id, new_id
+from flask_belfry.db.tenancy import narrowed
+
+# What a change keeps of a long value.
+VALUE_CHARACTERS = 80
+
+
+class Difference(NamedTuple):
+    """One row's change of a column."""
+
+    id: Any
+    old: Any
+    new: Any
+    school_id: int | None
+
+
+def _next_number(subject_type: Any, subject_id: Any) -> sa.ColumnElement[int]:
+    """The number of a subject's next change. Whoever changes a row holds its lock, so that no other takes the same."""
+    earlier = table_of(StatusChange).alias()
+    of_subject = sa.and_(earlier.c.subject_type == subject_type, earlier.c.subject_id == subject_id)
+    return sa.select(sa.func.coalesce(sa.func.max(earlier.c.number), 0) + 1).where(of_subject).scalar_subquery()
+
+
+_INSERT = sa.insert(table_of(StatusChange)).values(
+    number=_next_number(sa.bindparam("type_of_subject"), sa.bindparam("id_of_subject"))
+)
+
+
+def record(
+    session: Session, watch: Watch, column: str, differences: Iterable[Difference], batch_id: str | None
+) -> list[Change]:
+    """Records differences of a column with one insert, and returns them as changes for its hooks."""
+    origin, now = current_origin(), utc_now()
+    if column in watch.secret:
+        differences = [Difference(id, None, None, school_id) for id, _, _, school_id in differences]
+    changes = [
+        Change(new_id(), Subject(watch.type, str(id)), as_text(old), as_text(new), now, origin.user_id, school_id)
+        for id, old, new, school_id in differences
+    ]
+    if changes:
+        common = {
+            "field": column,
+            "batch_id": batch_id,
+            "request_id": origin.request_id,
+            "job_id": origin.job_id,
+            "address": origin.address,
+        }
+        rows = [_row(change) | common for change in changes]
+        session.connection().execute(_INSERT, rows)
+    return changes
+
+
+def record_matching(
+    session: Session, watch: Watch, column: str, matching: sa.Select[*tuple[Any, ...]], new: object, batch_id: str
+) -> None:
+    """Records the change of a column to one value on many rows without fetching them: for changes that no hook hears.
+
+    Args:
+        session: in whose transaction.
+        watch: the hooks of the model.
+        column: the name of the column.
+        matching: a query for the ids, the present values (as text that `as_text` would give) and the schools.
+        new: the value that all of them get.
+        batch_id: what the changes have in common.
+    """
+    origin, now = current_origin(), utc_now()
+    rows = matching.subquery()
+    id, old, school_id = rows.columns
+    values: dict[str, Any] = {
+        "id": database_new_id(),
+        "subject_type": sa.literal(watch.type),
+        "subject_id": sa.cast(id, sa.String),
+        "number": _next_number(watch.type, sa.cast(id, sa.String)),
+        "old": old,
+        "new": as_text(new),
+        "at": now,
+        "user_id": origin.user_id,
+        "school_id": school_id,
+        "address": origin.address,
+        "field": column,
+        "batch_id": batch_id,
+        "request_id": origin.request_id,
+        "job_id": origin.job_id,
+    }
+    table = table_of(StatusChange)
+    written = [sa.type_coerce(value, table.c[name].type).label(name) for name, value in values.items()]
+    statement = sa.insert(table).from_select(list(values), sa.select(*written).select_from(rows))
+    session.connection().execute(narrowed(statement))
+
+
+def stored_as_text(type_: sa.types.TypeEngine[Any]) -> bool:
+    """Whether the database keeps values of this type as `as_text` tells them: those of an enum by their values."""
+    return (
+        isinstance(type_, sa.Enum)
+        and type_.enum_class is not None
+        and {str(member) for member in type_.enum_class} == set(type_.enums)
+    )
+
+
+def as_text(value: object) -> str | None:
+    """A value of a watched column as a change keeps it."""
+    if value is None:
+        return None
+    text = value.isoformat() if isinstance(value, datetime) else str(value)
+    return text if len(text) <= VALUE_CHARACTERS else text[: VALUE_CHARACTERS - 1] + "…"
+
+
+def _row(change: Change) -> dict[str, Any]:
+    return {
+        "id": change.id,
+        "subject_type": change.subject.type,
+        "subject_id": change.subject.id,
+        "type_of_subject": change.subject.type,
+        "id_of_subject": change.subject.id,
+        "old": change.old,
+        "new": change.new,
+        "at": change.at,
+        "user_id": change.user_id,
+        "school_id": change.school_id,
+    }

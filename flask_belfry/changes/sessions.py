@@ -1,0 +1,28 @@
+"""The session in whose transaction rows are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from sqlalchemy.orm import Session
+
+from flask_belfry.db import db
+
+_flushing: ContextVar[Session | None] = ContextVar("flushing_session", default=None)
+
+
+def current_session() -> Session:
+    """The session in whose transaction rows are written now: in a hook the one that flushes, else `db.session`."""
+    return _flushing.get() or db.session()
+
+
+@contextmanager
+def writing_to(session: Session) -> Iterator[None]:
+    """Makes `session` the current one for a block."""
+    token = _flushing.set(session)
+    try:
+        yield
+    finally:
+        _flushing.reset(token)

@@ -1,0 +1,209 @@
+"""How the text of an environment variable becomes a value, and what each kind of setting takes, in words.
+Which settings exist stands in config.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import getaddresses
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+import idna
+
+from flask_belfry.core.settings.broker_urls import read_broker_url
+from flask_belfry.core.settings.database_urls import check_database_url
+
+TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
+FALSE_WORDS = frozenset({"false", "0", "no", "off"})
+
+
+@dataclass(frozen=True)
+class Cast:
+    """A kind of setting: `convert` raises ValueError for what it does not take; `takes` is that in words."""
+
+    takes: str
+    convert: Callable[[str], Any]
+
+    def __call__(self, text: str) -> Any:
+        return self.convert(text)
+
+
+def _to_boolean(text: str) -> bool:
+    word = text.lower()
+    if word in TRUE_WORDS:
+        return True
+    if word in FALSE_WORDS:
+        return False
+    raise ValueError(text)
+
+
+LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+# A dot-atom (RFC 5322, section 3.2.3) in ASCII: SMTPUTF8, which takes other letters, is not used.
+LOCAL_PART = re.compile(r"(?=.{1,64}$)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+MAX_DOMAIN_CHARACTERS = 253
+# RFC 6761 and 6762, ICANN's `internal`, and what machines without a name are called.
+PRIVATE_DOMAINS = frozenset(
+    {"localhost", "localdomain", "localdomain4", "localdomain6", "local", "internal", "invalid"}
+)
+
+
+def ascii_domain(text: str) -> str:
+    """A domain as SMTP and DNS take it: internationalised names in Punycode. Raises ValueError."""
+    # Underscores are no IDNA, but names of machines and containers have them.
+    name = text if text.isascii() else idna.encode(text, uts46=True).decode("ascii")
+    if len(name) > MAX_DOMAIN_CHARACTERS or not all(LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(text)
+    return name
+
+
+def public_domain(text: str) -> str | None:
+    """A name by which a host may be known on the Internet, in ASCII; None where it is not one."""
+    try:
+        name = ascii_domain(text.lower().removesuffix("."))
+    except ValueError:
+        return None
+    labels = name.split(".")
+    is_public = len(labels) > 1 and labels[-1] not in PRIVATE_DOMAINS and not labels[-1].isdecimal()
+    return name if is_public and "_" not in name else None
+
+
+def _to_host(text: str) -> str:
+    try:
+        return str(ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        return ascii_domain(text.removesuffix("."))
+
+
+def _to_email_address(text: str) -> str:
+    # Looser than what people may register with: root@localhost is a fine address for an operator.
+    local, _, domain = text.rpartition("@")
+    if not LOCAL_PART.fullmatch(local):
+        raise ValueError(text)
+    return f"{local}@{_to_address_literal(domain) if domain.startswith('[') else ascii_domain(domain)}"
+
+
+def _to_address_literal(text: str) -> str:
+    address = ip_address(text.removeprefix("[").removesuffix("]").removeprefix("IPv6:"))
+    return address_literal(str(address))
+
+
+def address_literal(address: str) -> str:
+    """An IP address as SMTP writes it in place of a domain (RFC 5321, section 4.1.3)."""
+    is_ipv6 = isinstance(ip_address(address), IPv6Address)
+    return f"[IPv6:{address}]" if is_ipv6 else f"[{address}]"
+
+
+def _to_mailbox(text: str) -> str:
+    ((_, address),) = getaddresses([text])  # two of them are a name that lacks its quotation marks
+    if not text.isprintable():
+        raise ValueError(text)
+    return text.replace(address, _to_email_address(address))
+
+
+def _to_zone_name(text: str) -> str:
+    try:
+        return ZoneInfo(text).key
+    except (LookupError, OSError) as error:
+        raise ValueError(text) from error
+
+
+def _to_existing_file(text: str) -> Path:
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(text)
+    return path
+
+
+def _split_url(text: str, schemes: tuple[str, ...]) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in schemes:
+        raise ValueError(text)
+    return parts.netloc
+
+
+def _to_broker_url(text: str) -> str:
+    read_broker_url(text)
+    return text
+
+
+def _to_database_url(text: str) -> str:
+    check_database_url(text)
+    return text
+
+
+def _to_web_url(text: str) -> str:
+    if not _split_url(text, ("http", "https")):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+def text(takes: str = "text") -> Cast:
+    return Cast(takes, str)
+
+
+def long_text(least: int) -> Cast:
+    def convert(value: str) -> str:
+        if len(value) < least:
+            raise ValueError(value)
+        return value
+
+    return Cast(f"at least {least} characters", convert)
+
+
+def whole_number(least: int, most: int | None = None) -> Cast:
+    def convert(value: str) -> int:
+        number = int(value)
+        if number < least or (most is not None and number > most):
+            raise ValueError(value)
+        return number
+
+    return Cast(f"a whole number from {least}" + (f" to {most}" if most is not None else ""), convert)
+
+
+def seconds(above: float = 0, least: float | None = None) -> Cast:
+    """A duration that may have a fraction; with `least`, that one is allowed too."""
+
+    def convert(value: str) -> float:
+        number = float(value)
+        is_enough = number > above if least is None else number >= least
+        if not is_enough or number == float("inf"):
+            raise ValueError(value)
+        return number
+
+    return Cast(f"seconds, more than {above:g}" if least is None else f"seconds, from {least:g}", convert)
+
+
+def choice(*words: str, either_case: bool = False) -> Cast:
+    def convert(value: str) -> str:
+        word = value.upper() if either_case else value
+        if word not in words:
+            raise ValueError(value)
+        return word
+
+    return Cast(" or ".join([", ".join(words[:-1]), words[-1]]), convert)
+
+
+def _to_delays(value: str) -> tuple[int, ...]:
+    delays = tuple(int(part) for part in value.split(","))
+    if min(delays) < 0:
+        raise ValueError(value)
+    return delays
+
+
+boolean = Cast("true or false", _to_boolean)
+whole_seconds = Cast("whole seconds, from 1", whole_number(1).convert)
+delays_in_seconds = Cast("whole seconds, separated by commas", _to_delays)
+email_address = Cast("an email address (before the @ only ASCII)", _to_email_address)
+mailbox = Cast("an email address (before the @ only ASCII), with or without a name", _to_mailbox)
+domain_name = Cast("a domain name", ascii_domain)
+host = Cast("the name or IP address of a server", _to_host)
+zone_name = Cast("a time zone's name, as Europe/Berlin", _to_zone_name)
+existing_file = Cast("the path of a file that exists", _to_existing_file)
+web_url = Cast("an http:// or https:// address", _to_web_url)
+database_url = Cast("a sqlite:///file or postgresql:// address, with valid options", _to_database_url)
+broker_url = Cast("a redis://, rediss://, unix:// or redis+sentinel:// address, with valid options", _to_broker_url)

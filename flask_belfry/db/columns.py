@@ -1,0 +1,181 @@
+"""Column types that every model shares, and the clock of the database. No model lives here."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+from flask_belfry.core.clock import utc_now
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime, stored in UTC; a naive one is refused before it reaches the database."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        value = in_utc(value)
+        # SQLite keeps text without an offset; one form for all rows keeps comparisons true.
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | str | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if isinstance(value, str):  # a driver that leaves SQLite's text, or a server's, as it is
+            value = datetime.fromisoformat(value)
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class StorableText(TypeDecorator[str]):
+    """Text of any origin, as the words of an error: what no database stores in it is replaced, and never an error."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else storable(value)
+
+
+class JsonText(TypeDecorator[Any]):
+    """What is JSON already, for a column of JSON: its text is written as it is. None is NULL."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        return None
+
+
+def storable(text: str) -> str:
+    """`text` with marks for what no database stores: NUL, which PostgreSQL refuses, and lone surrogates."""
+    # The method of `str` itself: a subclass may have another.
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str.__str__(text))
+
+
+def error_text(error: BaseException) -> str:
+    """The message of `error`, whatever its `str()` does: the end of a job is written with it."""
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - an error of a job may raise anything here
+        return f"<{type(error).__name__} cannot be shown>"
+
+
+def text_enum(enum: type[StrEnum], length: int = 20) -> sa.Enum:
+    """A column of an enum's values (not names) as text, with a CHECK on both databases."""
+    return sa.Enum(
+        enum,
+        native_enum=False,
+        create_constraint=True,
+        validate_strings=True,
+        length=length,
+        name=f"{enum.__name__.lower()}",
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+def in_utc(value: datetime) -> datetime:
+    """The same moment in UTC, as the database gives it back. Raises ValueError for a naive one."""
+    if value.tzinfo is None:
+        raise ValueError(f"naive datetime {value!r}: times are aware (UTC) datetimes")
+    return value.astimezone(UTC)
+
+
+class _DatabaseNow(FunctionElement[datetime]):
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+def database_now(offset_seconds: float = 0.0) -> sa.ColumnElement[datetime]:
+    """The moment of the statement by the database's clock, in SQL: the one clock that all hosts have in common.
+
+    Args:
+        offset_seconds: what is added to it; negative for a moment in the past.
+    """
+    return _DatabaseNow(sa.literal(float(offset_seconds)))
+
+
+@compiles(_DatabaseNow, "postgresql")
+def _compile_postgresql(element: _DatabaseNow, compiler: SQLCompiler, **options: Any) -> str:
+    # Not now(): that is when the transaction began.
+    return f"(statement_timestamp() + {compiler.process(element.clauses, **options)} * interval '1 second')"
+
+
+@compiles(_DatabaseNow, "sqlite")
+def _compile_sqlite(element: _DatabaseNow, compiler: SQLCompiler, **options: Any) -> str:
+    # In the form in which UtcDateTime keeps its values there; SQLite counts milliseconds.
+    offset = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {offset} || ' seconds')"
+
+
+class _DatabaseId(FunctionElement[str]):
+    type = sa.Uuid(as_uuid=False)
+    inherit_cache = True
+
+
+def database_new_id() -> sa.ColumnElement[str]:
+    """`new_id` in SQL, another one for each row of a statement, all of this moment."""
+    return _DatabaseId(sa.literal(new_id(), sa.Uuid(as_uuid=False)))
+
+
+@compiles(_DatabaseId, "postgresql")
+def _compile_id_postgresql(element: _DatabaseId, compiler: SQLCompiler, **options: Any) -> str:
+    moment = compiler.process(element.clauses, **options)
+    return f"overlay(gen_random_uuid()::text placing left(({moment})::text, 15) from 1 for 15)::uuid"
+
+
+@compiles(_DatabaseId, "sqlite")
+def _compile_id_sqlite(element: _DatabaseId, compiler: SQLCompiler, **options: Any) -> str:
+    # In the form in which Uuid keeps its values there: 32 hexadecimal digits. The variant's is one of 8, 9, a and b.
+    moment = compiler.process(element.clauses, **options)
+    variant = "substr('89ab', 1 + (random() & 3), 1)"
+    random = f"substr(hex(randomblob(2)), 1, 3) || {variant} || substr(hex(randomblob(8)), 1, 15)"
+    return f"(substr({moment}, 1, 13) || lower({random}))"
+
+
+def new_id(moment: datetime | None = None) -> str:
+    """A UUID of version 7 (RFC 9562, section 5.7): ids sort by the millisecond they were made in.
+
+    Args:
+        moment: makes one that sorts as if it was made then.
+    """
+    millis = int((moment or utc_now()).timestamp() * 1_000)
+    value = (millis & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))
+
+
+def as_uuid_text(value: Any) -> str | None:
+    """The canonical text of a UUID, or None when `value` is none: for ids that come from outside."""
+    try:
+        return str(uuid.UUID(str(value)))
+    except ValueError:
+        return None
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database takes this text: PostgreSQL refuses NUL and lone surrogates."""
+    return _UNSTORABLE.search(text) is None
+
+
+def text_problem(text: object, characters: int) -> str | None:
+    """Why a text does not fit a column of so many characters; None when it does."""
+    if isinstance(text, str) and 0 < len(text) <= characters and is_storable(text):
+        return None
+    return f"must be text of 1 to {characters} characters without NUL and lone surrogates"

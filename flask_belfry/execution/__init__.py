@@ -1,0 +1,20 @@
+"""Execution: what a job function is written against (`job`, `Chunk`, `RetryPolicy`), and what runs one."""
+
+from flask_belfry.execution.chunk import Answer, Chunk
+from flask_belfry.execution.context import check_cancelled, current_job
+from flask_belfry.execution.errors import JobCancelledError
+from flask_belfry.execution.registry import job
+from flask_belfry.execution.retry import NO_RETRY, RetryPolicy
+from flask_belfry.outbox import JobTimeoutError
+
+__all__ = [
+    "NO_RETRY",
+    "Answer",
+    "Chunk",
+    "JobCancelledError",
+    "JobTimeoutError",
+    "RetryPolicy",
+    "check_cancelled",
+    "current_job",
+    "job",
+]

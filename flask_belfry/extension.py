@@ -1,0 +1,36 @@
+"""Binding Belfry to an application."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from flask import Flask
+
+from flask_belfry.execution.registry import definitions
+from flask_belfry.operations import commands, schedule_pages
+from flask_belfry.outbox import UnknownJobError, catalogue, publisher
+from flask_belfry.scheduler import ScheduleEntry, ScheduleError, schedule
+from flask_belfry.workers.eager import direct_runner, eager_runner
+from flask_belfry.workers.entry import ENTRY_POINT
+
+
+def init_app(app: Flask, entries: Sequence[ScheduleEntry]) -> None:
+    """Tells `app` which jobs there are and how they reach a worker; checks the schedule.
+
+    Raises:
+        SystemExit: an entry of the schedule is wrong; the one line says which, and why.
+    """
+    catalogue(app).add(definition.spec(app.config) for definition in definitions())
+    publisher(app).entry_point = ENTRY_POINT
+    publisher(app).run_directly = direct_runner(app)
+    if app.config["JOBS_EAGER"]:
+        publisher(app).run_eagerly = eager_runner(app)
+    app.extensions["schedule"] = list(entries)
+    with app.app_context():
+        try:
+            schedule.check(entries, app.config)
+        except (ScheduleError, UnknownJobError) as error:
+            sys.exit(f"belfry: {error}")
+    commands.init_app(app)
+    schedule_pages.init_app(app)

@@ -1,0 +1,103 @@
+"""`flask mail …`: the ledger, previews, and a mail that shows whether the server takes any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from flask import current_app
+
+from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
+from flask_belfry.db import db, table_of
+from flask_belfry.db.columns import new_id
+from flask_belfry.db.pagination import MAX_LIMIT
+from flask_belfry.mail import previews, queries, services, transport
+from flask_belfry.mail.delivery import message_for
+from flask_belfry.mail.emails import TEST_MESSAGE
+from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
+from flask_belfry.mail.recipients import check_address
+from flask_belfry.mail.registry import kinds
+
+mail = CommandGroup("mail", help="Looks into the mail ledger, sends mails again, shows and tests them.")
+
+PARTS = ("subject", "text", "html")
+_HIDDEN = frozenset({"recipient"})
+
+
+@mail.command("list")
+@click.option("--state", type=click.Choice([state.value for state in MailState]))
+@click.option("--kind", help="Only mails of this kind.")
+@click.option("--text", help="The beginning of an address, kind or key, or a part of an error.")
+@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=25, show_default=True)
+@as_json_option
+def list_(state: str | None, kind: str | None, text: str | None, limit: int, as_json: bool) -> None:
+    """Lists mails, newest first."""
+    mails = queries.find_mails(state=state, kind=kind, text=text, limit=limit).items
+    if as_json:
+        return echo_json([_fields(row) for row in mails])
+    for row in mails:
+        click.echo(f"{row.id}  {row.state.value:<10}  {row.kind:<28}  {', '.join(row.recipients) or '-'}")
+    return None
+
+
+@mail.command("show")
+@click.argument("mail_id", metavar="ID")
+@as_json_option
+def show(mail_id: str, as_json: bool) -> None:
+    """Shows one mail."""
+    fields = _fields(queries.get_mail(mail_id))
+    if as_json:
+        return echo_json(fields)
+    for name, value in fields.items():
+        click.echo(f"{name:<16}{'-' if value is None else value}")
+    return None
+
+
+@mail.command("resend")
+@click.argument("mail_id", metavar="ID")
+def resend(mail_id: str) -> None:
+    """Sends one mail again."""
+    job_id = services.resend(mail_id)
+    db.session.commit()
+    click.echo(f"job {job_id} sends it")
+
+
+@mail.command("preview")
+@click.argument("name", required=False)
+@click.option("--part", type=click.Choice(PARTS), default="text", show_default=True)
+@as_json_option
+def preview(name: str | None, part: str, as_json: bool) -> None:
+    """Shows a mail with sample data; without NAME it lists those there are."""
+    if name is None:
+        names = [kind.name for kind in kinds()]
+        return echo_json(names) if as_json else click.echo("\n".join(names))
+    mail = previews.preview(name)
+    return echo_json({each: getattr(mail, each) for each in PARTS}) if as_json else click.echo(getattr(mail, part))
+
+
+@mail.command("test")
+@click.argument("address")
+def test(address: str) -> None:
+    """Sends a test message, past the ledger, and tells what the server said."""
+    click.echo(_send_test(address))
+
+
+def _send_test(address: str) -> str:
+    if not current_app.config["MAIL_ENABLED"]:
+        raise click.ClickException("MAIL_ENABLED is false: no mail is sent")
+    recipient = check_address(address)
+    if recipient.problem is not None:
+        raise click.ClickException(f"{address}: {recipient.problem}")
+    server = current_app.config["MAIL_SERVER"] or "the development inbox"
+    id = new_id()
+    entry = MailEntry(id, TEST_MESSAGE, [recipient.address], message_id=services.new_message_id(id))
+    try:
+        receipt = transport.deliver_message(message_for(entry, {"server": server}))
+    finally:
+        transport.close_connections()
+    return f"{server} took it: {receipt.answer}"
+
+
+def _fields(row: EmailMessage) -> dict[str, Any]:
+    names = [column.key for column in table_of(EmailMessage).columns if column.key not in _HIDDEN]
+    return {name: getattr(row, name) for name in names}

@@ -1,0 +1,201 @@
+"""The ledger's set-based statements: a few for a whole chunk of mails, with plain values in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import table_of
+from flask_belfry.db.columns import UtcDateTime
+from flask_belfry.mail.models import ENTRY_COLUMNS, UNDER_WAY, EmailMessage, MailEntry, MailState
+from flask_belfry.outbox import JobRecord, JobState, on_finalized
+
+ERROR_CHARACTERS = 2_000
+# What was marked longer ago may be a dead worker's.
+SENDING_SECONDS = 30
+CAP_SPAN = timedelta(hours=1)
+_LEDGER = table_of(EmailMessage)
+_columns = _LEDGER.c
+_IDS = sa.bindparam("ids", expanding=True)
+_NOW = sa.bindparam("now", type_=UtcDateTime)
+
+# Built once: to build and hash a statement takes longer than to run it.
+_LOAD = sa.select(*ENTRY_COLUMNS).where(_columns.id.in_(_IDS))
+_MARK_SENDING = (
+    sa.update(_LEDGER)
+    .where(_columns.id.in_(_IDS))
+    .values(
+        {
+            _columns.state: MailState.SENDING,
+            _columns.attempts: _columns.attempts + 1,
+            _columns.uncertain_count: _columns.uncertain_count
+            + sa.case((_columns.state == MailState.SENDING, 1), else_=0),
+            _columns.sending_at: _NOW,
+        }
+    )
+    .returning(_columns.id)
+)
+_WRITE_SENT = (
+    sa.update(_LEDGER)
+    .where(sa.tuple_(_columns.id, _columns.job_id).in_(sa.bindparam("pairs", expanding=True)))
+    .values(state=MailState.SENT, sent_at=_NOW, last_error=None)
+)
+_WRITE_OTHERS = (
+    sa.update(_LEDGER)
+    .where(_columns.id == sa.bindparam("mail_id"), _columns.job_id == sa.bindparam("by_job_id"))
+    .values(
+        state=sa.bindparam("new_state"),
+        last_error=sa.bindparam("error"),
+        uncertain_count=_columns.uncertain_count
+        + sa.case((_columns.state == MailState.SENDING, sa.bindparam("uncertain", type_=sa.Integer)), else_=0),
+        sent_at=sa.case((sa.bindparam("is_sent", type_=sa.Boolean), _NOW), else_=_columns.sent_at),
+    )
+)
+
+_CAUSED = (
+    sa.select(_columns.recipient, _columns.user_id, sa.func.count())
+    .where(
+        _columns.kind == sa.bindparam("kind"),
+        _columns.recipient.in_(sa.bindparam("recipients", expanding=True)),
+        _columns.user_id.in_(sa.bindparam("users", expanding=True)),
+        _columns.sending_at > sa.bindparam("since", type_=UtcDateTime),
+        _columns.id.not_in(_IDS),
+    )
+    .group_by(_columns.recipient, _columns.user_id)
+)
+
+_ERROR_OF_JOB = sa.select(JobRecord.error_message).where(JobRecord.id == _columns.job_id).scalar_subquery()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one mail in one attempt.
+
+    Args:
+        mail_id, job_id: the row, and the job that may write to it.
+        state: where it goes.
+        last_error: in full, for the ledger only.
+        is_uncertain: whether this attempt left it open if the mail is out.
+    """
+
+    mail_id: str
+    job_id: str
+    state: MailState
+    last_error: str | None = None
+    is_uncertain: bool = False
+
+
+def load(session: Session, ids: Sequence[str]) -> dict[str, MailEntry]:
+    """The entries of `ids`, by id, with one query."""
+    rows = session.connection().execute(_LOAD, {"ids": ids})
+    entries = [MailEntry(**row._mapping) for row in rows]  # noqa: SLF001 - the documented name
+    return {entry.id: entry for entry in entries}
+
+
+def mark_sending(session: Session, ids: Sequence[str]) -> set[str]:
+    """Notes and commits that these mails are about to be handed over: what is found so later was interrupted.
+
+    Args:
+        session: has locked the mails' jobs, which the caller holds; another may have sent those of jobs it has lost.
+        ids: the mails.
+
+    Returns:
+        the ids of the mails that the caller may hand over.
+    """
+    marked = set(session.connection().execute(_MARK_SENDING, {"ids": ids, "now": utc_now()}).scalars())
+    session.commit()
+    return marked
+
+
+def is_another_sending(session: Session, ids: Collection[str]) -> bool:
+    """Whether a mail that is not one of `ids`, the caller's, is being handed over now: the server works then."""
+    is_now = _columns.sending_at > utc_now() - timedelta(seconds=SENDING_SECONDS)
+    query = sa.select(_columns.id).where(_columns.state == MailState.SENDING, is_now, _columns.id.not_in(ids)).limit(1)
+    found = session.connection().execute(query).first()
+    session.rollback()
+    return found is not None
+
+
+@on_finalized("mail.deliver", JobState.FAILED, JobState.CANCELLED)
+def end_with_jobs(session: Session, job_ids: Sequence[str], state: JobState) -> None:
+    """Ends the mails of deliveries that failed or were cancelled, outside of an attempt too, where nothing else does.
+
+    What was marked as sending may have left.
+    """
+    is_sending, end = _columns.state == MailState.SENDING, MailState.FAILED
+    reason: sa.ColumnElement[str | None] = _ERROR_OF_JOB
+    if state is JobState.CANCELLED:
+        end = MailState.CANCELLED
+        reason = sa.case((is_sending, "its job was cancelled, and it may have left before"), else_=_columns.last_error)
+    statement = (
+        sa.update(_LEDGER)
+        .where(_columns.job_id.in_(job_ids), _columns.state.in_(UNDER_WAY))
+        .values(
+            state=sa.case((is_sending, MailState.UNCERTAIN.value), else_=end.value),
+            uncertain_count=_columns.uncertain_count + sa.case((is_sending, 1), else_=0),
+            last_error=reason,
+        )
+    )
+    session.connection().execute(statement)
+
+
+def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> None:
+    """Writes what became of mails, in the caller's transaction: one statement for the sent, one for the rest."""
+    plain: list[Outcome] = []
+    others: list[Outcome] = []
+    for outcome in outcomes:
+        is_plain = outcome.state is MailState.SENT and outcome.last_error is None
+        (plain if is_plain else others).append(outcome)
+    if plain:
+        _write_sent(session, plain)
+    if others:
+        _write_others(session, others)
+
+
+def _write_sent(session: Session, outcomes: Sequence[Outcome]) -> None:
+    pairs = [(outcome.mail_id, outcome.job_id) for outcome in outcomes]
+    session.connection().execute(_WRITE_SENT, {"pairs": pairs, "now": utc_now()})
+
+
+def _write_others(session: Session, outcomes: Sequence[Outcome]) -> None:
+    session.connection().execute(_WRITE_OTHERS, [_parameters(outcome) for outcome in outcomes])
+
+
+def _parameters(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "mail_id": outcome.mail_id,
+        "by_job_id": outcome.job_id,
+        "new_state": outcome.state,
+        "error": outcome.last_error[:ERROR_CHARACTERS] if outcome.last_error else None,
+        "uncertain": int(outcome.is_uncertain),
+        "is_sent": outcome.state is MailState.SENT,
+        "now": utc_now(),
+    }
+
+
+def beyond_cap(session: Session, kind: str, entries: Sequence[MailEntry], cap: int) -> set[str]:
+    """The ids of those mails of a kind that are more than `cap` from one user to one reader in an hour."""
+    caused = [entry for entry in entries if entry.user_id is not None]
+    if not caused:
+        return set()
+    values = {
+        "kind": kind,
+        "recipients": list({entry.recipients[0].lower() for entry in caused}),
+        "users": list({entry.user_id for entry in caused}),
+        "since": utc_now() - CAP_SPAN,
+        "ids": [entry.id for entry in caused],
+    }
+    counts = {(row[0], row[1]): row[2] for row in session.connection().execute(_CAUSED, values)}
+    beyond: set[str] = set()
+    for entry in caused:
+        pair = entry.recipients[0].lower(), entry.user_id
+        counts[pair] = counts.get(pair, 0) + 1
+        if counts[pair] > cap:
+            beyond.add(entry.id)
+    return beyond

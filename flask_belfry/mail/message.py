@@ -1,0 +1,172 @@
+"""A mail on the wire: headers and two alternative bodies, as bytes."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from email.header import Header
+from email.mime.multipart import MIMEMultipart
+from email.mime.nonmultipart import MIMENonMultipart
+from email.policy import Compat32
+from email.utils import format_datetime, parseaddr
+from secrets import token_hex
+from typing import Any
+
+import flask_mail
+
+from flask_belfry.core.clock import utc_now
+from flask_belfry.mail.errors import PermanentMailError
+
+LINE_CHARACTERS = 78  # RFC 5322, section 2.1.1
+LONGEST_LINE = 998
+# A longer word is encoded, since only encoded words can be divided.
+LONGEST_WORD = 70
+_PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
+_ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
+# Lists of identifiers and URLs: nothing in them is encoded (RFC 5322, section 3.6.4; RFC 2369, section 2).
+_IDENTIFIERS = re.compile(r"(?i)references|in-reply-to|list-.*")
+
+
+class Wire(Compat32):
+    """CRLF, and headers as `OutgoingMessage` has encoded them, folded at their spaces: the library's way through
+    EmailPolicy's grammar takes longer than all the rest of a mail."""
+
+    def fold_binary(self, name: str, value: Any) -> bytes:
+        """One header on the wire."""
+        lines = [f"{name}:"]
+        for word in value.split(" "):
+            if len(lines[-1]) + 1 + len(word) > LINE_CHARACTERS and not lines[-1].endswith(":"):
+                lines.append("")
+            lines[-1] += f" {word}"
+        if any(len(line) > LONGEST_LINE for line in lines):
+            raise PermanentMailError(f"the header {name} has a word that is too long for a line")
+        return "\r\n".join([*lines, ""]).encode("ascii")
+
+
+WIRE = Wire(linesep="\r\n")
+
+
+class OutgoingMessage(flask_mail.Message):
+    """A mail with a text and an HTML alternative, and the Message-ID that it was given.
+
+    Args:
+        subject: one line.
+        recipients: ASCII addresses.
+        text, html: the two bodies.
+        message_id: with its angle brackets.
+        sender: an address, with or without a name.
+        extra_headers: by name; identifiers and URLs (References, List-*) are in ASCII.
+    """
+
+    def __init__(
+        self,
+        *,
+        subject: str,
+        recipients: Sequence[str],
+        text: str,
+        html: str,
+        message_id: str,
+        sender: str,
+        extra_headers: Mapping[str, str] | None = None,
+    ) -> None:
+        # Not super().__init__(): it makes a Message-ID of its own, which asks DNS for this host's name each time.
+        self.subject = subject
+        self.recipients = list(recipients)
+        self.body = text
+        self.sender = sender
+        self.msgId = message_id
+        # What Flask-Mail's methods read and our mails do not have.
+        vars(self).update(alts={}, cc=[], bcc=[], attachments=[], mail_options=[], rcpt_options=[])
+        vars(self).update(reply_to=None, date=None, charset=None)
+        self.extra_headers = dict(extra_headers or {})
+        self.html = html
+
+    @property
+    def envelope_sender(self) -> str:
+        """The bare address of the sender."""
+        return parseaddr(str(self.sender))[1]
+
+    def has_bad_headers(self) -> bool:
+        """Whether a header would smuggle in another one. Folded subjects are refused too: nobody here folds."""
+        extra = (self.extra_headers or {}).values()
+        headers = (self.subject, str(self.sender), self.msgId, *map(str, self.recipients), *extra)
+        return any(character in header for header in headers for character in "\r\n\0")
+
+    def as_bytes(self) -> bytes:
+        """The message with CRLF line ends, all of it ASCII.
+
+        Raises:
+            PermanentMailError: a header holds a line break, or a text what is not Unicode.
+        """
+        if self.has_bad_headers():
+            raise PermanentMailError("a header of the mail holds a line break: nothing was sent")
+        try:
+            return self._message().as_bytes(policy=WIRE)
+        except UnicodeError as error:
+            raise PermanentMailError(f"the mail is no valid Unicode text: {error.reason}") from error  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _message(self) -> MIMEMultipart:
+        # "=_" cannot stand in quoted-printable (RFC 2045, section 6.7), so nobody need search the parts for it.
+        message = MIMEMultipart("alternative", boundary=f"=_{token_hex(12)}", policy=WIRE)
+        for name, value in self._headers().items():
+            message[name] = value
+        message.attach(_part(self.body or "", "plain"))
+        message.attach(_part(self.html or "", "html"))
+        return message
+
+    def _headers(self) -> dict[str, str]:
+        name, address = parseaddr(str(self.sender))
+        return {
+            "Subject": _encoded_text("Subject", self.subject),
+            "From": _mailbox("From", name, address),
+            "To": ", ".join(map(str, self.recipients)),
+            "Date": format_datetime(utc_now()),
+            "Message-ID": self.msgId,
+            # RFC 3834: keeps holiday notes from answering.
+            "Auto-Submitted": "auto-generated",
+            **{name: _extra(name, value) for name, value in (self.extra_headers or {}).items()},
+        }
+
+
+def _encoded_text(header: str, text: str) -> str:
+    """What an unstructured header says (RFC 5322, section 3.6.5), in encoded words where it would be read otherwise."""
+    return text if _reads_as_written(text) else _encoded_words(header, text)
+
+
+def _mailbox(header: str, name: str, address: str) -> str:
+    if not name:
+        return address
+    if not _reads_as_written(name):
+        name = _encoded_words(header, name)
+    elif not _ATOMS.fullmatch(name):
+        escaped = name.replace("\\", r"\\").replace('"', r"\"")
+        name = f'"{escaped}"'
+    return f"{name} <{address}>"
+
+
+def _extra(header: str, value: str) -> str:
+    named = re.fullmatch(r"(.*?) *<([^<>]*)>", value) if header.lower() == "list-id" else None
+    if named:
+        return _mailbox(header, named[1], named[2])
+    return value if _IDENTIFIERS.fullmatch(header) else _encoded_text(header, value)
+
+
+def _reads_as_written(text: str) -> bool:
+    # What looks like an encoded word would be decoded.
+    is_plain = text == "" or (_PLAIN.fullmatch(text) is not None and "=?" not in text)
+    return is_plain and all(len(word) <= LONGEST_WORD for word in text.split(" "))
+
+
+def _encoded_words(header: str, text: str) -> str:
+    return " ".join(Header(text, "utf-8", header_name=header).encode().split())
+
+
+def _part(text: str, subtype: str) -> MIMENonMultipart:
+    # Quoted-printable keeps every line under 998 bytes (RFC 5322, section 2.1.1), which inlined HTML does not, and
+    # needs no 8BITMIME. binascii does it in C; email's own encoder takes a hundred times as long.
+    part = MIMENonMultipart("text", subtype, policy=WIRE, charset="utf-8")
+    part["Content-Transfer-Encoding"] = "quoted-printable"
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    part.set_payload(binascii.b2a_qp(lines.encode(), istext=True).decode("ascii"))
+    return part

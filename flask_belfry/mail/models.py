@@ -1,0 +1,122 @@
+"""The mail ledger: one row per logical mail and person, whether it was sent or not. Nothing rendered is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import Base
+from flask_belfry.db.columns import StorableText, UtcDateTime, new_id, text_enum
+from flask_belfry.db.tenancy import OfSchoolOrSystem
+
+KEY_CHARACTERS = 250
+KIND_CHARACTERS = 80
+ADDRESS_CHARACTERS = 320  # RFC 3696, section 3: 64 + "@" + 255
+
+
+def _prefixed(characters: int) -> sa.String:
+    # Only in collation C do the texts that begin alike stand side by side in PostgreSQL's index; in SQLite they do.
+    return sa.String(characters).with_variant(sa.String(characters, collation="C"), "postgresql")
+
+
+class MailState(StrEnum):
+    """Where a mail stands."""
+
+    QUEUED = "queued"  # asked for; its job waits
+    SENDING = "sending"  # a worker talks to the server, or died while it did
+    SENT = "sent"  # the server took it
+    DEFERRED = "deferred"  # failed, waits for the next attempt
+    FAILED = "failed"  # refused for good, or attempts exhausted
+    CANCELLED = "cancelled"  # its job was cancelled before it left
+    UNCERTAIN = "uncertain"  # may have left: sent again, or held for a person
+    SUPPRESSED = "suppressed"  # MAIL_ENABLED was false
+    SKIPPED = "skipped"  # nobody valid to send it to, or its subject is gone
+
+
+# A job is going to change them.
+UNDER_WAY = (MailState.QUEUED, MailState.SENDING, MailState.DEFERRED)
+
+
+class EmailMessage(OfSchoolOrSystem, Base):
+    """One mail to one person. `unique_key` is what makes it exist, and be sent, once."""
+
+    __tablename__ = "email_messages"
+    __subject_type__ = "mail"
+
+    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    unique_key: Mapped[str] = mapped_column(_prefixed(KEY_CHARACTERS), unique=True)
+    kind: Mapped[str] = mapped_column(_prefixed(KIND_CHARACTERS))
+    recipients: Mapped[list[str]] = mapped_column(sa.JSON)
+    # The first recipient in small letters: what people search by.
+    recipient: Mapped[str | None] = mapped_column(_prefixed(ADDRESS_CHARACTERS))
+    # What the mail says of the change; the subject may have moved on when it is rendered.
+    context: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)
+
+    subject_type: Mapped[str | None] = mapped_column(sa.String(60))
+    subject_id: Mapped[str | None] = mapped_column(sa.String(40))
+    change_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    user_id: Mapped[int | None]
+    # The one job that may send it now; an older one finds that it is not the one.
+    job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+
+    state: Mapped[MailState] = mapped_column(text_enum(MailState), default=MailState.QUEUED)
+    attempts: Mapped[int] = mapped_column(default=0)
+    uncertain_count: Mapped[int] = mapped_column(default=0)
+    last_error: Mapped[str | None] = mapped_column(StorableText)
+    message_id: Mapped[str] = mapped_column(sa.String(300))
+
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    sending_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    __table_args__ = (
+        sa.Index("ix_email_messages_state_id", "state", "id"),
+        sa.Index("ix_email_messages_kind_id", "kind", "id"),
+        sa.Index("ix_email_messages_school_id_id", "school_id", "id"),
+        sa.Index("ix_email_messages_recipient", "recipient"),
+        sa.Index("ix_email_messages_subject", "subject_type", "subject_id"),
+        sa.Index("ix_email_messages_change_id", "change_id"),
+        sa.Index("ix_email_messages_job_id", "job_id"),
+        sa.Index("ix_email_messages_created_at", "created_at"),
+    )
+
+
+@dataclass(frozen=True)
+class MailEntry:
+    """A row of the ledger as plain values: what rendering and sending need, free of any session.
+
+    Args:
+        context: what the caller of `send_mails` gave.
+        subject_type, subject_id: the row that the mail is about; the id as text.
+        change_id: the StatusChange that caused it.
+        user_id: who caused it, None for the system.
+        school_id: whose mail it is: its context is read in that school's scope.
+    """
+
+    id: str
+    kind: str
+    recipients: Sequence[str]
+    context: Mapping[str, Any] = field(default_factory=dict)
+    subject_type: str | None = None
+    subject_id: str | None = None
+    change_id: str | None = None
+    user_id: int | None = None
+    school_id: int | None = None
+    job_id: str | None = None
+    state: MailState = MailState.QUEUED
+    message_id: str = ""
+
+
+ENTRY_COLUMNS: tuple[Any, ...] = tuple(getattr(EmailMessage, name) for name in MailEntry.__dataclass_fields__)
+
+
+def entry_of(mail: EmailMessage) -> MailEntry:
+    """The plain values of a loaded row."""
+    return MailEntry(**{name: getattr(mail, name) for name in MailEntry.__dataclass_fields__})

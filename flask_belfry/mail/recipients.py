@@ -1,0 +1,58 @@
+"""Who gets a mail: addresses checked, brought into the form that SMTP takes, one per person. No DNS is asked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from email_validator import EmailNotValidError, validate_email
+from flask import current_app
+
+from flask_belfry.db.columns import storable
+from flask_belfry.mail.models import ADDRESS_CHARACTERS
+
+DIGEST_CHARACTERS = 12
+
+
+class Recipient(NamedTuple):
+    """One person: the address, and why nothing can be sent there (None when it can)."""
+
+    address: str
+    problem: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """A short stable name of the address, for keys."""
+        return hashlib.sha256(self.address.lower().encode()).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def distinct_recipients(addresses: Iterable[str | None]) -> list[Recipient]:
+    """The people behind `addresses`, each once, whatever the case of the letters; nobody is left out silently."""
+    found: dict[str, Recipient] = {}
+    for address in addresses:
+        recipient = check_address(address)
+        found.setdefault(recipient.address.lower(), recipient)
+    return list(found.values())
+
+
+def check_address(address: str | None) -> Recipient:
+    """An address in its ASCII form, or with the reason why it is none.
+
+    `.test` addresses are valid outside production only: RFC 6761 keeps them for tests.
+    """
+    text = storable((address or "").strip())[:ADDRESS_CHARACTERS]
+    if not text:
+        return Recipient("", "no address")
+    if text == current_app.config.get("ADMIN_EMAIL"):  # checked at the start, and looser: root@localhost is one
+        return Recipient(text)
+    try:
+        valid = validate_email(
+            text,
+            check_deliverability=False,
+            allow_smtputf8=False,
+            test_environment=current_app.config["APP_ENV"] != "production",
+        )
+    except EmailNotValidError as error:
+        return Recipient(text, f"not a valid address: {error}")
+    return Recipient(valid.ascii_email or valid.normalized)

@@ -1,0 +1,123 @@
+"""The pages of the ledger and the previews."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Flask, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from flask_belfry.changes.host import authorized
+from flask_belfry.core.errors import NotFoundError
+from flask_belfry.core.presentation import register_subject
+from flask_belfry.core.text import query_text
+from flask_belfry.db import db
+from flask_belfry.mail import inbox, previews, queries, services
+from flask_belfry.mail.errors import MailError, MailStateError, UnknownMailError
+from flask_belfry.mail.frames import html_frame, text_frame
+from flask_belfry.mail.models import MailState
+
+pages = Blueprint("mail", __name__, template_folder="templates", url_prefix="/mails")
+
+STATES = [state.value for state in MailState]
+
+
+def init_app(app: Flask) -> None:
+    """Adds the pages, and the development inbox where there is one."""
+    app.register_blueprint(pages)
+    register_subject(app, "mail", "mail.detail", "mail_id")
+    if app.config["APP_ENV"] != "production" and not app.config["MAIL_SERVER"]:
+        app.register_blueprint(inbox.pages)
+
+
+@pages.get("")
+@authorized("mails.view")
+def list_() -> ResponseReturnValue:
+    """The ledger, newest first, filtered by the query: state, kind, text, cursor."""
+    state, kind, text = (query_text(name) for name in ("state", "kind", "text"))
+    # What the page does not know it does not filter by, as on every page.
+    state = state if state in STATES else None
+    page = queries.find_mails(state=state, kind=kind, text=text, cursor=request.args.get("cursor"))
+    return render_template(
+        "mail/list.html",
+        mails=page.items,
+        next_cursor=page.next_cursor,
+        states=STATES,
+        counts=None if kind or text else queries.counts_by_state(),
+        filters={"state": state, "kind": kind, "text": text},
+    )
+
+
+@pages.get("/<uuid:mail_id>")
+@authorized("mails.view")
+def detail(mail_id: UUID) -> ResponseReturnValue:
+    """One mail."""
+    return render_template("mail/detail.html", **_detail_context(mail_id))
+
+
+@pages.get("/<uuid:mail_id>/live")
+@authorized("mails.view")
+def live(mail_id: UUID) -> ResponseReturnValue:
+    """The detail's moving part."""
+    return render_template("mail/_detail.html", **_detail_context(mail_id))
+
+
+@pages.post("/<uuid:mail_id>/resend")
+@authorized("mails.change")
+def resend(mail_id: UUID) -> ResponseReturnValue:
+    """Sends one mail again."""
+    try:
+        services.resend(str(mail_id))
+    except MailStateError as error:
+        db.session.rollback()
+        flash(f"The mail was not sent again: {error.message}.", "error")
+    else:
+        db.session.commit()
+        flash("The mail is enqueued again.", "success")
+    return redirect(url_for("mail.detail", mail_id=mail_id))
+
+
+@pages.get("/<uuid:mail_id>/html")
+@authorized("mails.view")
+def message_html(mail_id: UUID) -> ResponseReturnValue:
+    """One mail as its recipient would see it now."""
+    try:
+        rendered = previews.render_mail(queries.get_mail(mail_id))
+    except MailError as error:
+        return text_frame(error.message)
+    if rendered is None:
+        return text_frame("The data of this mail was deleted: it can no longer be shown.")
+    return html_frame(rendered.html)
+
+
+@pages.get("/previews", endpoint="previews")
+@authorized("mails.view")
+def previews_() -> ResponseReturnValue:
+    """All kinds of mail with sample data; `name` and `part` in the query choose one."""
+    known = previews.list_previews()
+    name = request.args.get("name")
+    return render_template(
+        "mail/previews.html",
+        previews=known,
+        selected=next((preview for preview in known if preview.name == name), None),
+        part="text" if request.args.get("part") == "text" else "html",
+    )
+
+
+@pages.get("/previews/<name>/<any(html, text):part>")
+@authorized("mails.view")
+def preview(name: str, part: str) -> ResponseReturnValue:
+    """One part of a sample."""
+    try:
+        rendered = previews.preview(name)
+    except UnknownMailError as error:
+        raise NotFoundError("No mail has this name.") from error
+    except MailError as error:
+        return text_frame(error.message)
+    return html_frame(rendered.html) if part == "html" else text_frame(f"{rendered.subject}\n\n{rendered.text}")
+
+
+def _detail_context(mail_id: UUID) -> dict[str, Any]:
+    mail = queries.get_mail(mail_id)
+    return {"mail": mail, "may_resend": services.may_resend(mail), "is_live": queries.is_under_way(mail)}

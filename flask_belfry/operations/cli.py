@@ -1,0 +1,331 @@
+"""Commands for operators: the group `flask jobs`, and `flask doctor`."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+from flask.globals import app_ctx
+
+from flask_belfry import outbox
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.commands import MAX_DAYS, Command, CommandGroup, as_json_option, echo_json
+from flask_belfry.core.errors import AppError
+from flask_belfry.core.presentation import ago
+from flask_belfry.db import db
+from flask_belfry.operations import doctor as examination
+from flask_belfry.operations import services
+from flask_belfry.operations.services import JobFilters
+from flask_belfry.outbox import LIVE, JobRecord, JobState
+
+jobs = CommandGroup("jobs", help="Jobs: look at them, ask for one, steer them.")
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_RETRYABLE = (JobState.FAILED, JobState.CANCELLED)
+_COLUMNS = "{:<36}  {:<10} {:>5}  {:>10}  {:<28} {}"
+# How often commands that follow jobs look.
+POLL_SECONDS = 1.0
+
+
+class Moment(click.ParamType):
+    """A moment, as ISO 8601 (UTC unless it says) or as an age such as 30m, 2h, 7d."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """The moment that `value` names, in UTC."""
+        try:
+            if age := re.fullmatch(r"(\d+)([smhd])", value):
+                return utc_now() - timedelta(**{_UNITS[age[2]]: int(age[1])})
+            moment = datetime.fromisoformat(value)
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        except OverflowError:
+            self.fail(f"must lie in the years 1 to 9999, not {value!r}", param, ctx)
+        except ValueError:
+            self.fail(f"must be ISO 8601 or an age such as 30m, 2h, 7d, not {value!r}", param, ctx)
+
+
+_state = click.option("--state", type=click.Choice([state.value for state in JobState]))
+_name = click.option("--name", help="Only this job name.")
+_queue = click.option("--queue", type=click.Choice(outbox.QUEUES))
+_since = click.option("--since", type=Moment(), help="Created since: ISO 8601, or 30m, 2h, 7d ago.")
+
+
+@jobs.command("list")
+@_state
+@_name
+@_queue
+@_since
+@click.option("--limit", type=click.IntRange(1, 100), default=25, show_default=True)
+@as_json_option
+def list_command(as_json: bool, limit: int, **filters: Any) -> None:
+    """The newest jobs."""
+    page = services.list_jobs(_filters(**filters), limit=limit)
+    if as_json:
+        return echo_json([described(record) for record in page.items])
+    if page.items:
+        click.echo(_COLUMNS.format("ID", "STATE", "TRY", "AGE", "NAME", "SUBJECT"))
+    else:
+        click.echo("no job matches", err=True)
+    for record in page.items:
+        click.echo(_line(record))
+    return None
+
+
+@jobs.command("names")
+@as_json_option
+def names_command(as_json: bool) -> None:
+    """Every job name that can be enqueued."""
+    names = [
+        {
+            "name": spec.name,
+            "arguments": sorted(spec.parameters),
+            "queue": spec.queue,
+            "max_attempts": spec.max_attempts,
+        }
+        for spec in outbox.catalogue()
+    ]
+    if as_json:
+        return echo_json(names)
+    for row in names:
+        arguments = ", ".join(row["arguments"])
+        click.echo(f"{row['name']}({arguments})  queue {row['queue']}, at most {row['max_attempts']} attempts")
+    return None
+
+
+@jobs.command("show")
+@click.argument("job_id")
+@click.option("--follow", is_flag=True, help="Print each new state, until the job is finalized.")
+@as_json_option
+def show_command(job_id: str, follow: bool, as_json: bool) -> None:
+    """One job with its attempts."""
+    record = _get(job_id)
+    if follow:
+        record = _follow(record)
+    attempts = [_attempt(attempt) for attempt in services.attempts_of(record)]
+    if as_json:
+        return echo_json(described(record) | {"attempts": attempts})
+    for key, value in described(record).items():
+        if value not in (None, {}):
+            click.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
+    for attempt in attempts:
+        error = f": {attempt['error_type']}: {attempt['error']}" if attempt["error_type"] else ""
+        click.echo(f"attempt {attempt['number']:<8} {attempt['outcome']}{error}")
+    return None
+
+
+@jobs.command("watch")
+def watch_command() -> None:
+    """Print the count of each state, again whenever one changes, until Ctrl-C."""
+    shown = None
+    while True:
+        counts = services.counts_by_state()
+        db.session.rollback()
+        if counts != shown:
+            said = "  ".join(f"{state} {count}" for state, count in counts.items() if count)
+            click.echo(f"{utc_now():%H:%M:%S}  {said or 'no jobs'}")
+            shown = counts
+        time.sleep(POLL_SECONDS)
+
+
+@jobs.command("enqueue")
+@click.argument("name")
+@click.option("--args", "args_text", default="{}", help="The arguments, as a JSON object.")
+def enqueue_command(name: str, args_text: str) -> None:
+    """Ask for job NAME; prints its id."""
+    try:
+        args = json.loads(args_text)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"must be a JSON object: {error}", param_hint="--args") from error
+    if not isinstance(args, dict):
+        raise click.BadParameter(f"must be a JSON object, not {args_text}", param_hint="--args")
+    (job_id,) = outbox.enqueue_many(name, [outbox.JobRequest(args)])
+    db.session.commit()
+    click.echo(job_id)
+
+
+@jobs.command("retry")
+@click.argument("ids", nargs=-1)
+@click.option("--filter", "by_filter", is_flag=True, help="All failed jobs that meet the options below.")
+@click.option(
+    "--state",
+    type=click.Choice([state.value for state in _RETRYABLE]),
+    help="With --filter, jobs of this state; else failed ones.",
+)
+@_name
+@_queue
+@_since
+def retry_command(ids: tuple[str, ...], by_filter: bool, state: str | None, **filters: Any) -> None:
+    """Run failed and cancelled jobs again, given by id; by a filter, failed ones unless --state says otherwise."""
+    if state and not by_filter:
+        raise click.UsageError("--state goes with --filter")
+    chosen = _chosen(ids, by_filter, filters, [JobState(state or JobState.FAILED)])
+    retried = services.retry_jobs(chosen)
+    db.session.commit()
+    click.echo(f"{len(retried)} of {len(chosen)} jobs run again")
+    if len(retried) < len(chosen) and not by_filter:
+        raise click.ClickException("the others have not ended in failed or cancelled")
+
+
+@jobs.command("cancel")
+@click.argument("ids", nargs=-1)
+@click.option("--filter", "by_filter", is_flag=True, help="All live jobs that meet the options below.")
+@_name
+@_queue
+@_since
+def cancel_command(ids: tuple[str, ...], by_filter: bool, **filters: Any) -> None:
+    """Cancel jobs that wait, and ask those that run to stop."""
+    chosen = _chosen(ids, by_filter, filters, sorted(LIVE))
+    cancelled, asked = services.cancel_jobs(chosen)
+    db.session.commit()
+    click.echo(f"{len(cancelled)} cancelled, {len(asked)} asked to stop")
+    if len(cancelled) + len(asked) < len(chosen) and not by_filter:
+        raise click.ClickException("the others had ended already")
+
+
+@jobs.command("stats")
+@as_json_option
+def stats_command(as_json: bool) -> None:
+    """How many jobs are in each state (counted up to 10,000)."""
+    counts = services.counts_by_state()
+    if as_json:
+        return echo_json(counts)
+    for state, count in counts.items():
+        click.echo(f"{state:<10} {count}")
+    return None
+
+
+@jobs.command("prune")
+@click.option("--older-than", "days", type=click.IntRange(0, MAX_DAYS), help="Days since the end (JOBS_KEEP_DAYS).")
+def prune_command(days: int | None) -> None:
+    """Delete ended jobs; failed ones only past JOBS_KEEP_FAILED_DAYS."""
+    settings = current_app.config
+    deleted = outbox.prune_records(
+        db.session(),
+        older_than=timedelta(days=settings["JOBS_KEEP_DAYS"] if days is None else days),
+        failed_older_than=timedelta(days=max(settings["JOBS_KEEP_FAILED_DAYS"], days or 0)),
+    )
+    db.session.commit()
+    click.echo(f"{deleted} jobs deleted")
+
+
+@jobs.command("relay")
+def relay_command() -> None:
+    """Publish what was committed and never arrived, now."""
+    report = outbox.relay(outbox.publisher())
+    click.echo(f"{report.pushed} pushed, {report.marked} had arrived")
+
+
+@jobs.command("take-broker")
+def take_broker_command() -> None:
+    """Make this deployment the owner of its Redis database, whichever deployment owns it now."""
+    broker = outbox.publisher()
+    broker.ownership.learn(db.session())
+    db.session.rollback()
+    broker.ownership.take(broker.connection)
+    click.echo(f"the Redis database belongs to deployment {broker.ownership.deployment_id}")
+
+
+@click.command("doctor", cls=Command)
+@as_json_option
+@with_appcontext
+def doctor_command(as_json: bool) -> None:
+    """Look at every part: one line each, ok or what is wrong and how to mend it; exit status 1 when something is."""
+    findings = examination.examine(app_ctx.app)
+    if as_json:
+        echo_json([finding.as_dict() for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok ' if finding.is_well else 'BAD'}  {finding.part:<14} {finding.message}")
+    if not all(finding.is_well for finding in findings):
+        raise SystemExit(1)
+
+
+def described(record: JobRecord) -> dict[str, Any]:
+    """A record as plain JSON."""
+    return {
+        "id": record.id,
+        "name": record.name,
+        "queue": record.queue,
+        "state": record.state.value,
+        "args": record.args,
+        "attempt": record.attempt,
+        "max_attempts": record.max_attempts,
+        "subject": f"{record.subject_type}/{record.subject_id}" if record.subject_type else None,
+        "user_id": record.user_id,
+        "request_id": record.request_id,
+        "created_at": _iso(record.created_at),
+        "scheduled_at": _iso(record.scheduled_at),
+        "enqueued_at": _iso(record.enqueued_at),
+        "started_at": _iso(record.started_at),
+        "finished_at": _iso(record.finished_at),
+        "worker": record.worker,
+        "result": record.result,
+        "error_type": record.error_type,
+        "error": record.error_message,
+    }
+
+
+def _line(record: JobRecord) -> str:
+    subject = f"{record.subject_type}/{record.subject_id}" if record.subject_type else ""
+    attempt = f"{record.attempt}/{record.max_attempts}"
+    return _COLUMNS.format(record.id, record.state, attempt, ago(record.created_at), record.name, subject).rstrip()
+
+
+def _follow(record: JobRecord) -> JobRecord:
+    """Prints each new state on stderr; returns the record of the finalized job."""
+    shown = None
+    while True:
+        if record.state != shown:
+            shown = record.state
+            click.echo(f"{utc_now():%H:%M:%S}  {shown}", err=True)
+        if record.state not in LIVE:
+            return record
+        id = record.id
+        db.session.rollback()  # on SQLite, an open transaction may keep a writer waiting
+        time.sleep(POLL_SECONDS)
+        record = _get(id)
+
+
+def _attempt(attempt: services.Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "outcome": attempt.outcome,
+        "worker": attempt.worker,
+        "host": attempt.host,
+        "started_at": _iso(attempt.started_at),
+        "finished_at": _iso(attempt.finished_at),
+        "error_type": attempt.error_type,
+        "error": attempt.error_message,
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
+
+
+def _filters(
+    state: str | None = None, name: str | None = None, queue: str | None = None, since: datetime | None = None
+) -> JobFilters:
+    return JobFilters(state=JobState(state) if state else None, name=name, queue=queue, since=since)
+
+
+def _get(job_id: str) -> JobRecord:
+    try:
+        return services.get_job(job_id)
+    except AppError as error:
+        raise click.ClickException(f"no job has the id {job_id!r}") from error
+
+
+def _chosen(ids: tuple[str, ...], by_filter: bool, filters: dict[str, Any], states: list[JobState]) -> list[str]:
+    if bool(ids) == by_filter:
+        raise click.UsageError("give ids, or --filter with options, one of the two")
+    if by_filter:
+        return services.matching_ids(_filters(**filters), states)
+    return [_get(id).id for id in ids]

@@ -1,0 +1,118 @@
+"""The periodic jobs as people see and steer them: the commands and the page both use this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from flask import current_app
+
+from flask_belfry.changes import Subject, for_school
+from flask_belfry.changes.host import current_host
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import NotFoundError
+from flask_belfry.db import db
+from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.outbox import JobRecord, Schedule, catalogue
+from flask_belfry.scheduler import ScheduleEntry
+from flask_belfry.scheduler import schedule as schedules
+
+NEXT_RUNS = 3
+# What the column of a job's subject holds.
+SUBJECT_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class PeriodicJob:
+    """One entry of the schedule with its state. `last_job` is None when it never ran, or its record was pruned."""
+
+    entry: ScheduleEntry
+    doc: str
+    timing: str
+    expression: str
+    zone: str
+    paused_at: datetime | None
+    last_tick_at: datetime | None
+    last_job: JobRecord | None
+    next_runs: list[datetime]
+
+
+def entries() -> list[ScheduleEntry]:
+    """The schedule of the current application."""
+    return current_app.extensions["schedule"]
+
+
+def periodic_job(entry: ScheduleEntry, next_runs: int = NEXT_RUNS) -> PeriodicJob:
+    """An entry with its state; a paused one has no next runs."""
+    settings, row = current_app.config, db.session.get(Schedule, entry.name)
+    timing, paused_at = entry.timing(settings), row.paused_at if row else None
+    runs: list[datetime] = []
+    while not paused_at and len(runs) < next_runs:
+        runs.append(timing.next_tick(runs[-1] if runs else utc_now()))
+    return PeriodicJob(
+        entry=entry,
+        doc=catalogue().get(entry.job).doc,
+        timing=timing.describe(),
+        expression=str(timing),
+        zone=entry.zone_name(settings),
+        paused_at=paused_at,
+        last_tick_at=row.last_tick_at if row else None,
+        last_job=_last_job(entry.name),
+        next_runs=runs,
+    )
+
+
+def pause(name: str) -> None:
+    """Lets the run times of a periodic job pass without a job. Commits. Raises NotFoundError."""
+    _set_paused(name, utc_now())
+
+
+def resume(name: str) -> None:
+    """Runs a periodic job again, from its next run time on. Commits. Raises NotFoundError."""
+    # Run times that passed while no scheduler ran are settled first: nothing catches up on them.
+    schedules.tick(db.session(), _entry(name))
+    _set_paused(name, None)
+
+
+def run_now(name: str) -> str:
+    """Enqueues the job of a periodic job outside of its run times, as the system's own. Commits. Raises NotFoundError.
+
+    Returns:
+        the job's id; that of the job in progress when there is one.
+    """
+    entry = _entry(name)
+    with for_school(None):
+        job_id = schedules.run_now(db.session(), entry)
+        current_host().record_action("schedule.run", {_subject(name): None})
+    db.session.commit()
+    return job_id
+
+
+def _set_paused(name: str, moment: datetime | None) -> None:
+    schedules.ensure_row(db.session(), _entry(name))
+    db.session.execute(sa.update(Schedule).where(Schedule.name == name).values(paused_at=moment))
+    if moment is None:
+        current_host().record_action("schedule.resume", {_subject(name): None})
+    else:
+        current_host().record_action("schedule.pause", {_subject(name): None})
+    db.session.commit()
+
+
+def _entry(name: str) -> ScheduleEntry:
+    """The entry of that name. Raises NotFoundError."""
+    entry = next((entry for entry in entries() if entry.name == name), None)
+    if entry is None:
+        raise NotFoundError(f"No periodic job is named {name!r}: `flask schedule list` lists them.")
+    return entry
+
+
+def _subject(name: str) -> Subject:
+    return Subject("schedule", name[:SUBJECT_CHARACTERS])
+
+
+def _last_job(name: str) -> JobRecord | None:
+    subject = _subject(name)
+    query = sa.select(JobRecord).where(JobRecord.subject_type == subject.type, JobRecord.subject_id == subject.id)
+    with seeing(EVERYTHING):  # the system's own: its time and state are for staff too
+        return db.session.scalar(query.order_by(JobRecord.id.desc()).limit(1))

@@ -1,0 +1,182 @@
+"""Reading the job system's tables: lists, counts, details. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from flask_belfry import outbox
+from flask_belfry.changes import Subject
+from flask_belfry.changes.host import current_host
+from flask_belfry.core.errors import NotFoundError
+from flask_belfry.db import db
+from flask_belfry.db.columns import as_uuid_text
+from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
+from flask_belfry.db.tenancy import EVERYTHING, current_scope, seeing
+from flask_belfry.outbox import JobAttempt, JobRecord, JobState
+
+# Counting stops here: beyond, the exact number tells nobody more, and costs a scan.
+COUNT_LIMIT = 10_000
+# SQLite takes 32,766 bound values in a statement.
+IDS_PER_QUERY = 10_000
+
+
+@dataclass(frozen=True)
+class JobFilters:
+    """What a list of jobs is narrowed to; None does not narrow."""
+
+    state: JobState | None = None
+    name: str | None = None
+    queue: str | None = None
+    text: str | None = None
+    subject: str | None = None  # type, or type/id
+    since: datetime | None = None
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """The filters as SQL."""
+        found: list[sa.ColumnElement[bool]] = []
+        if self.state:
+            found.append(JobRecord.state == self.state)
+        if self.name:
+            found.append(JobRecord.name == self.name)
+        if self.queue:
+            found.append(JobRecord.queue == self.queue)
+        if self.since:
+            found.append(JobRecord.created_at >= self.since)
+        if self.subject:
+            found.append(_subject_is(self.subject))
+        if self.text:
+            found.append(_mentions(self.text))
+        return found
+
+
+def list_jobs(filters: JobFilters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRecord]:
+    """One page of jobs, newest first."""
+    query = sa.select(JobRecord).where(*filters.conditions())
+    return page_by_key(db.session(), query, (JobRecord.id,), limit=limit, cursor=cursor)
+
+
+def counts_by_state() -> dict[str, int]:
+    """How many jobs are in each state, each counted up to COUNT_LIMIT."""
+    columns = [_capped_count(state).label(state.value) for state in JobState]
+    row = db.session.execute(sa.select(*columns)).one()
+    return {state.value: getattr(row, state.value) for state in JobState}
+
+
+def count_hidden(filters: JobFilters) -> int:
+    """How many jobs of the system, in the filters' state, queue and name, the current scope hides, up to COUNT_LIMIT.
+
+    Of other schools' jobs not even the number is told, and a text would let a reader try out what the hidden ones say.
+    """
+    if current_scope().sees_all:
+        return 0
+    known = replace(filters, text=None, subject=None, since=None)
+    with seeing(EVERYTHING):
+        rows = sa.select(JobRecord.id).where(JobRecord.school_id.is_(None), *known.conditions()).limit(COUNT_LIMIT)
+        return db.session.scalar(sa.select(sa.func.count()).select_from(rows.subquery())) or 0
+
+
+def get_job(job_id: str) -> JobRecord:
+    """The record with this id. Raises NotFoundError."""
+    id = as_uuid_text(job_id)
+    record = db.session.get(JobRecord, id) if id else None
+    if record is None:
+        raise NotFoundError("This job does not exist, was pruned, or is visible to administrators only.")
+    return record
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt as it is shown, also the present or the completing one, which the record itself tells of."""
+
+    number: int
+    outcome: str
+    worker: str | None
+    host: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    error_type: str | None = None
+    error_message: str | None = None
+    traceback: str | None = None
+
+
+def attempts_of(record: JobRecord) -> list[Attempt]:
+    """All attempts of a job, newest first."""
+    query = sa.select(JobAttempt).where(JobAttempt.job_id == record.id).order_by(JobAttempt.id.desc())
+    ended = [_ended_attempt(row) for row in db.session.scalars(query)]
+    if record.state in (JobState.RUNNING, JobState.COMPLETED):
+        finished_at = record.finished_at if record.state is JobState.COMPLETED else None
+        host = None  # the worker's name carries it
+        last = Attempt(record.attempt, record.state.value, record.worker, host, record.started_at, finished_at)
+        return [last, *ended]
+    return ended
+
+
+def _ended_attempt(row: JobAttempt) -> Attempt:
+    return Attempt(
+        number=row.number,
+        outcome=row.outcome.value,
+        worker=row.worker,
+        host=row.host,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        error_type=row.error_type,
+        error_message=row.error_message,
+        traceback=row.traceback,
+    )
+
+
+def latest_failures(limit: int) -> Sequence[JobRecord]:
+    """The jobs that failed last."""
+    query = sa.select(JobRecord).where(JobRecord.state == JobState.FAILED)
+    return db.session.scalars(query.order_by(JobRecord.id.desc()).limit(limit)).all()
+
+
+def matching_ids(filters: JobFilters, states: Sequence[JobState]) -> list[str]:
+    """The ids of all jobs in one of `states` that meet the filters."""
+    query = sa.select(JobRecord.id).where(*filters.conditions(), JobRecord.state.in_(states))
+    return list(db.session.execute(query).scalars())
+
+
+def retry_jobs(ids: Sequence[str]) -> list[str]:
+    """Sets ended jobs back to pending, see `outbox.retry`, and notes who did it. The caller commits."""
+    retried = outbox.retry(ids)
+    _record("job.retry", retried)
+    return retried
+
+
+def cancel_jobs(ids: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Cancels jobs, see `outbox.cancel`, and notes who did it. The caller commits."""
+    cancelled, asked = outbox.cancel(ids)
+    _record("job.cancel", [*cancelled, *asked])
+    return cancelled, asked
+
+
+def _record(action: str, ids: Sequence[str]) -> None:
+    for begin in range(0, len(ids), IDS_PER_QUERY):
+        query = sa.select(JobRecord.id, JobRecord.school_id).where(JobRecord.id.in_(ids[begin : begin + IDS_PER_QUERY]))
+        schools = {Subject("job", row.id): row.school_id for row in db.session.execute(query)}
+        current_host().record_action(action, schools)
+
+
+def _capped_count(state: JobState) -> sa.ScalarSelect[Any]:
+    rows = sa.select(JobRecord.id).where(JobRecord.state == state).limit(COUNT_LIMIT).subquery()
+    return sa.select(sa.func.count()).select_from(rows).scalar_subquery()
+
+
+def _subject_is(subject: str) -> sa.ColumnElement[bool]:
+    kind, _, id = subject.partition("/")
+    found = JobRecord.subject_type == kind
+    return sa.and_(found, JobRecord.subject_id == id) if id else found
+
+
+def _mentions(text: str) -> sa.ColumnElement[bool]:
+    if id := as_uuid_text(text):
+        return JobRecord.id == id
+    columns = (JobRecord.name, JobRecord.subject_type, JobRecord.error_type, JobRecord.error_message)
+    found = [column.icontains(text, autoescape=True) for column in columns]
+    return sa.or_(*found, JobRecord.subject_id == text)

@@ -1,0 +1,52 @@
+"""Deleting the history of jobs that ended long ago."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_belfry.core.clock import utc_now
+from flask_belfry.outbox.models import JobRecord, WorkerProcess
+from flask_belfry.outbox.states import JobState
+
+BATCH_RECORDS = 5_000
+# What one call deletes at most, so that its transaction stays short; the next one goes on.
+MAX_RECORDS = 200_000
+WORKER_KEEP = timedelta(days=1)
+
+
+def prune_records(
+    session: Session, *, older_than: timedelta, failed_older_than: timedelta, limit: int = MAX_RECORDS
+) -> int:
+    """Deletes ended jobs with their attempts. The caller commits.
+
+    Args:
+        older_than: how long completed and cancelled ones are kept after their end.
+        failed_older_than: how long failed ones are kept.
+        limit: the most that one call deletes.
+
+    Returns:
+        how many records were deleted.
+    """
+    now = utc_now()
+    is_old = sa.or_(
+        sa.and_(
+            JobRecord.state.in_([JobState.COMPLETED, JobState.CANCELLED]), JobRecord.finished_at < now - older_than
+        ),
+        sa.and_(JobRecord.state == JobState.FAILED, JobRecord.finished_at < now - failed_older_than),
+    )
+    deleted = 0
+    while deleted < limit:
+        ids = list(session.execute(sa.select(JobRecord.id).where(is_old).limit(BATCH_RECORDS)).scalars())
+        if not ids:
+            break
+        session.execute(sa.delete(JobRecord).where(JobRecord.id.in_(ids)), execution_options=_NO_SYNC)
+        deleted += len(ids)
+    gone = WorkerProcess.heartbeat_at < now - WORKER_KEEP
+    session.execute(sa.delete(WorkerProcess).where(gone), execution_options=_NO_SYNC)
+    return deleted
+
+
+_NO_SYNC = {"synchronize_session": False}

@@ -1,0 +1,144 @@
+"""Pushing records to RQ: at once after a commit, and again by the relay. An optimisation: SQL already has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import redis
+import structlog
+from rq import Queue
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq_scheduler import Scheduler
+
+from flask_belfry.core.clock import utc_now
+from flask_belfry.outbox.broker import CircuitBreaker
+from flask_belfry.outbox.buffer import Published
+from flask_belfry.outbox.deployment import BrokerOwnership
+
+log = structlog.get_logger(__name__)
+
+# So few that even a busy broker answers each pipeline within a request's timeout; more would not be faster.
+PIPELINE_RECORDS = 100
+TIMERS_KEY = Scheduler.scheduled_jobs_key
+LIMITS_PREFIX = "belfry:limits"
+PROBE = "probe"
+_SCRIPT = "return redis.call('set', KEYS[1], '', 'PX', 1)"
+
+
+def _run_nothing(_: str) -> None:
+    """What an application without jobs runs."""
+
+
+@dataclass
+class Publisher:
+    """Moves records to RQ's queues, and those that are due later to rq-scheduler's timers.
+
+    Args:
+        connection: a client whose timeouts a request can bear.
+        breaker: spares the next callers the wait after a failure.
+        entry_point: dotted name of the function that a stock RQ worker calls with the record's id.
+        result_ttl_seconds: how long RQ keeps its own copy of an ended job.
+        run_eagerly: set with JOBS_EAGER: runs the records in the caller instead.
+        run_directly: runs one record in the caller now, also one that is due later, unless somebody else has it.
+        ownership: says whether the Redis database is this deployment's.
+    """
+
+    connection: redis.Redis
+    breaker: CircuitBreaker
+    entry_point: str
+    result_ttl_seconds: int
+    run_eagerly: Callable[[Sequence[str]], None] | None = None
+    run_directly: Callable[[str], None] = _run_nothing
+    ownership: BrokerOwnership = field(default_factory=BrokerOwnership)
+
+    def publish(self, records: Sequence[Published]) -> bool:
+        """Called when a transaction that wrote `records` has committed. Never raises: the relay finds what is left.
+
+        Returns:
+            whether all of them arrived.
+        """
+        if self.run_eagerly is not None:
+            self.run_eagerly([record.id for record in records if record.scheduled_at is None])
+            return True
+        if not self.breaker.admits():
+            return False
+        try:
+            self.ownership.check(self.connection)
+            self.push(records)
+        except redis.RedisError as error:
+            self.breaker.failed()
+            log.warning("publish.deferred", records=len(records), error=type(error).__name__, reason=str(error))
+            return False
+        self.breaker.succeeded()
+        return True
+
+    def probe(self) -> None:
+        """Does with probe keys what web, scheduler and workers do with theirs; leaves nothing behind.
+
+        Raises redis.RedisError also where a PING would be answered: by a broker that is read-only or full, or refuses
+        this user a command or keys.
+        """
+        queue, job = Queue.redis_queue_namespace_prefix + PROBE, Job.redis_job_namespace_prefix + PROBE
+        with self.connection.pipeline(transaction=True) as pipeline:
+            pipeline.set(f"belfry:{PROBE}", "", px=1)
+            pipeline.hset(job, mapping={"status": ""})
+            pipeline.delete(job)
+            pipeline.rpush(queue, "")
+            pipeline.lpop(queue)
+            pipeline.zadd(TIMERS_KEY, {PROBE: "inf"})
+            pipeline.zrem(TIMERS_KEY, PROBE)
+            pipeline.exists(Scheduler.scheduler_lock_key)
+            # The rate limits need scripts; without them each process counts for itself.
+            pipeline.eval(_SCRIPT, 1, f"{LIMITS_PREFIX}:{PROBE}")
+            pipeline.execute()
+
+    def push(self, records: Iterable[Published], *, timers: Sequence[bytes] = ()) -> None:
+        """Pushes `records`, a pipeline for every 100. Raises redis.RedisError.
+
+        Args:
+            records: what to push.
+            timers: the members of rq-scheduler's set that this ends, in the order of `records`: each goes together
+                with its record, or stays.
+        """
+        remaining, ended = iter(records), iter(timers)
+        while batch := list(islice(remaining, PIPELINE_RECORDS)):
+            with self.connection.pipeline(transaction=True) as pipeline:
+                for record in batch:
+                    self._push(pipeline, record)
+                for timer in islice(ended, PIPELINE_RECORDS):
+                    pipeline.zrem(TIMERS_KEY, timer)
+                pipeline.execute()
+
+    def _push(self, pipeline: Any, record: Published) -> None:
+        is_later = record.scheduled_at is not None and record.scheduled_at > utc_now()
+        self._save_job(pipeline, record, JobStatus.SCHEDULED if is_later else JobStatus.QUEUED)
+        if is_later and record.scheduled_at is not None:
+            pipeline.zadd(TIMERS_KEY, {record.id: _unix(record.scheduled_at)})
+        else:
+            key = Queue.redis_queue_namespace_prefix + record.queue
+            pipeline.sadd(Queue.redis_queues_keys, key)
+            (pipeline.lpush if record.goes_first else pipeline.rpush)(key, record.id)
+
+    def _save_job(self, pipeline: Any, record: Published, status: JobStatus) -> None:
+        job = Job.create(
+            self.entry_point,
+            kwargs={"record_id": record.id},
+            id=record.id,
+            origin=record.queue,
+            timeout=record.timeout_seconds,
+            result_ttl=self.result_ttl_seconds,
+            description=record.name,
+            status=status,
+            serializer=JSONSerializer,
+            connection=self.connection,
+        )
+        job.save(pipeline=pipeline)
+
+
+def _unix(moment: datetime) -> float:
+    return moment.timestamp()

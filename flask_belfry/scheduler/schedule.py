@@ -1,0 +1,226 @@
+"""The periodic schedule: entries declared beside their jobs, reconciled with SQL, and ticked exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import sqlalchemy as sa
+import structlog
+from flask import current_app
+from sqlalchemy.orm import Session
+
+from flask_belfry.changes import Subject
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import insert_ignoring_conflicts, table_of
+from flask_belfry.outbox import JobRequest, Schedule, ScheduleTick, TickOutcome, catalogue, enqueue_many
+from flask_belfry.scheduler.errors import ScheduleError
+from flask_belfry.scheduler.timing import Cron, Every, Timing, last_tick, ticks_between
+
+log = structlog.get_logger(__name__)
+
+# More missed ticks than this are not listed one by one: the oldest are, and the newest.
+MAX_TICKS_RECORDED = 1_000
+# Another scheduler may take this long to take over: no tick is too late before.
+MIN_CATCH_UP_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class ScheduleEntry:
+    """One line of the schedule.
+
+    Args:
+        name: fixed and unique; pausing and history hang on it.
+        job: the job's name; it is enqueued without arguments.
+        every: seconds, or the name of a setting that holds them.
+        cron: five fields, read in `zone`; give this or `every`.
+        zone: an IANA zone; None takes TIMEZONE.
+        catch_up_seconds: how late a tick may still run, at least 15 s; None takes SCHEDULE_CATCH_UP_SECONDS.
+    """
+
+    name: str
+    job: str
+    every: float | str | None = None
+    cron: str | None = None
+    zone: str | None = None
+    catch_up_seconds: float | None = None
+
+    def timing(self, settings: Mapping[str, Any]) -> Timing:
+        """Its ticks under `settings`. Raises ScheduleError."""
+        if (self.every is None) == (self.cron is None):
+            raise ScheduleError("give every or cron")
+        if self.cron is not None:
+            return Cron(self.cron, self.zone_name(settings))
+        return Every(float(settings[self.every] if isinstance(self.every, str) else self.every or 0))
+
+    def zone_name(self, settings: Mapping[str, Any]) -> str:
+        """The zone its cron line is read in."""
+        return self.zone or settings["TIMEZONE"]
+
+    def catch_up(self, settings: Mapping[str, Any]) -> timedelta:
+        """How late a tick may still run."""
+        seconds = self.catch_up_seconds
+        wanted = settings["SCHEDULE_CATCH_UP_SECONDS"] if seconds is None else seconds
+        return timedelta(seconds=max(wanted, MIN_CATCH_UP_SECONDS))
+
+
+def check(entries: Sequence[ScheduleEntry], settings: Mapping[str, Any]) -> None:
+    """Raises ScheduleError or UnknownJobError when an entry cannot work."""
+    names = [entry.name for entry in entries]
+    for entry in entries:
+        if names.count(entry.name) > 1:
+            raise ScheduleError(f"two entries of the schedule are named {entry.name!r}")
+        if required := catalogue().get(entry.job).required:
+            raise ScheduleError(f"schedule {entry.name}: {entry.job} needs {', '.join(sorted(required))}")
+        _check_timing(entry, settings)
+        _check_lengths(entry, settings)
+
+
+def _check_timing(entry: ScheduleEntry, settings: Mapping[str, Any]) -> None:
+    try:
+        entry.timing(settings).next_tick(utc_now())
+    except ScheduleError as error:
+        raise ScheduleError(f"schedule {entry.name}: {error}") from error
+    except Exception as error:  # a zone that does not exist, a date that never comes
+        raise ScheduleError(f"schedule {entry.name} has no next tick: {error}") from error
+
+
+def _check_lengths(entry: ScheduleEntry, settings: Mapping[str, Any]) -> None:
+    for key, value in {"name": entry.name, **_columns(entry, settings)}.items():
+        limit = cast(sa.String, table_of(Schedule).c[key].type).length
+        if limit and len(value) > limit:
+            raise ScheduleError(f"schedule {entry.name}: its {key} is longer than {limit} characters")
+
+
+def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> list[str]:
+    """Makes SQL's schedules those of the code: adds, changes, removes, by name. Commits.
+
+    Returns:
+        the names of those that were removed.
+    """
+    settings, now = current_app.config, utc_now()
+    known = {row.name: row for row in session.scalars(sa.select(Schedule))}
+    for entry in entries:
+        wanted = _columns(entry, settings)
+        row = known.pop(entry.name, None)
+        if row is None:
+            ensure_row(session, entry)
+            continue
+        if (row.timing, row.zone) != (wanted["timing"], wanted["zone"]):
+            # Ticks of the old timing are over; those of the new one begin now.
+            row.first_tick_at, row.last_tick_at = now, None
+        elif _settled_until(row) > now:
+            _take_back(session, row, now)
+        for key, value in wanted.items():
+            setattr(row, key, value)
+    for gone in known.values():
+        session.delete(gone)
+    session.commit()
+    return list(known)
+
+
+def ensure_row(session: Session, entry: ScheduleEntry) -> None:
+    """Inserts the row of `entry` unless it exists; a new installation has none. The caller commits."""
+    row = {"name": entry.name, "first_tick_at": utc_now(), **_columns(entry, current_app.config)}
+    insert_ignoring_conflicts(session, Schedule, [row], key="name")
+
+
+def _take_back(session: Session, row: Schedule, now: datetime) -> None:
+    """Called when a clock was ahead and has been set right: the schedule would be silent until the moment it had shown.
+
+    What was enqueued too early stays on record, and is not repeated.
+    """
+    log.warning("schedule.clock_set_back", schedule=row.name, settled_until=_settled_until(row).isoformat())
+    is_ahead = ScheduleTick.tick_at > now, ScheduleTick.outcome != TickOutcome.ENQUEUED
+    session.execute(sa.delete(ScheduleTick).where(ScheduleTick.schedule == row.name, *is_ahead))
+    row.last_tick_at = now
+
+
+def _columns(entry: ScheduleEntry, settings: Mapping[str, Any]) -> dict[str, str]:
+    return {"job_name": entry.job, "timing": str(entry.timing(settings)), "zone": entry.zone_name(settings)}
+
+
+def next_ticks(session: Session, entries: Sequence[ScheduleEntry]) -> dict[str, datetime]:
+    """The first tick of each entry that has no outcome yet, by the entry's name; it may lie in the past."""
+    now, settings = utc_now(), current_app.config
+    names = [entry.name for entry in entries]
+    rows = {row.name: row for row in session.scalars(sa.select(Schedule).where(Schedule.name.in_(names)))}
+    since = {name: _settled_until(rows[name]) if name in rows else now for name in names}
+    session.rollback()
+    return {entry.name: entry.timing(settings).next_tick(since[entry.name]) for entry in entries}
+
+
+def tick(session: Session, entry: ScheduleEntry) -> list[datetime]:
+    """Settles all ticks of `entry` that are due, in one transaction: the newest within the catch-up window is
+    enqueued, the others are recorded as missed. Whoever settled one first wins; commits.
+
+    Returns:
+        the ticks that were settled by this call.
+    """
+    row = session.get(Schedule, entry.name)
+    if row is None:
+        return []
+    now, settings = utc_now(), current_app.config
+    due = _due_ticks(entry, row, now)
+    if not due:
+        session.rollback()
+        return []
+    last, paused_at = due[-1], row.paused_at
+    is_wanted = paused_at is None and now - last <= entry.catch_up(settings)
+    outcomes = dict.fromkeys(due, TickOutcome.PAUSED if paused_at else TickOutcome.MISSED)
+    if is_wanted:
+        outcomes[last] = TickOutcome.ENQUEUED
+    settled = _record(session, entry.name, outcomes)
+    if is_wanted and last in settled:
+        _enqueue(session, entry, last)
+    statement = sa.update(Schedule).where(Schedule.name == entry.name).values(last_tick_at=last)
+    session.execute(statement.where(sa.or_(Schedule.last_tick_at.is_(None), Schedule.last_tick_at < last)))
+    session.commit()
+    return sorted(settled)
+
+
+def run_now(session: Session, entry: ScheduleEntry) -> str:
+    """Enqueues a schedule's job outside of its ticks. The caller commits.
+
+    Returns:
+        the job's id; the id of the current job when one has not been finalized.
+    """
+    return enqueue_many(entry.job, [_request(entry.name, entry.job)], session=session)[0]
+
+
+def _due_ticks(entry: ScheduleEntry, row: Schedule, now: datetime) -> list[datetime]:
+    timing, since = entry.timing(current_app.config), _settled_until(row)
+    due = ticks_between(timing, since, now, MAX_TICKS_RECORDED)
+    if len(due) == MAX_TICKS_RECORDED:
+        log.warning("schedule.many_ticks_missed", schedule=entry.name, since=since.isoformat())
+        due[-1] = last_tick(timing, due[-1], now)
+    return due
+
+
+def _settled_until(row: Schedule) -> datetime:
+    return row.last_tick_at or row.first_tick_at
+
+
+def _record(session: Session, name: str, outcomes: Mapping[datetime, TickOutcome]) -> set[datetime]:
+    rows = [{"schedule": name, "tick_at": tick_at, "outcome": outcome} for tick_at, outcome in outcomes.items()]
+    return insert_ignoring_conflicts(session, ScheduleTick, rows, key="tick_at")
+
+
+def _enqueue(session: Session, entry: ScheduleEntry, tick_at: datetime) -> None:
+    (job_id,) = enqueue_many(entry.job, [_request(entry.name, entry.job)], session=session)
+    statement = sa.update(ScheduleTick).where(ScheduleTick.schedule == entry.name, ScheduleTick.tick_at == tick_at)
+    session.execute(statement.values(job_id=job_id))
+
+
+def _request(name: str, job_name: str) -> JobRequest:
+    # Two jobs of one schedule never live at the same time.
+    key = None if catalogue().get(job_name).is_singleton else f"schedule/{name}"
+    return JobRequest(unique_key=key, subject=Subject("schedule", name[:40]))
+
+
+def prune_ticks(session: Session, before: datetime) -> int:
+    """Deletes the ticks recorded before a moment. The caller commits."""
+    result: Any = session.execute(sa.delete(ScheduleTick).where(ScheduleTick.recorded_at < before))
+    return result.rowcount

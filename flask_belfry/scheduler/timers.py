@@ -1,0 +1,114 @@
+"""rq-scheduler's sorted set: when a record, or a schedule, is due. SQL decides; what the set says is only a hint."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import redis
+import sqlalchemy as sa
+
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.db.columns import as_uuid_text
+from flask_belfry.outbox import TIMED, TIMERS_KEY, JobRecord, JobState, Published, Publisher, sources_of, unlocked
+
+PAGE_TIMERS = 1_000
+
+
+class Timers:
+    """The members of the set: ids of records, and whatever else its user puts there under names of its own.
+
+    Args:
+        connection: a client.
+        publisher: pushes the records that are due.
+    """
+
+    def __init__(self, connection: redis.Redis, publisher: Publisher) -> None:
+        self._connection = connection
+        self._publisher = publisher
+
+    def set(self, times: Mapping[str, datetime]) -> None:
+        """Sets members to their times, whatever they were set to."""
+        if times:
+            self._connection.zadd(TIMERS_KEY, {member: moment.timestamp() for member, moment in times.items()})
+
+    def remove(self, members: Collection[str | bytes]) -> None:
+        """Takes members out."""
+        if members:
+            self._connection.zrem(TIMERS_KEY, *members)
+
+    def due_among(self, members: Sequence[str]) -> list[str]:
+        """Those of `members` that are due, and those that the set has lost."""
+        if not members:
+            return []
+        now, times = utc_now().timestamp(), self._connection.zmscore(TIMERS_KEY, list(members))
+        return [member for member, at in zip(members, times, strict=True) if at is None or at <= now]
+
+    def due(self) -> Sequence[Any]:
+        """The members that have been due for longest, at most a page of them."""
+        return self._connection.zrangebyscore(TIMERS_KEY, "-inf", utc_now().timestamp(), start=0, num=PAGE_TIMERS)
+
+    def move(self, members: Sequence[bytes]) -> None:
+        """Pushes the due records among `members` and ends their timers, both in one transaction of Redis.
+
+        What SQL wants later gets its true time; what is cancelled, ended or no record at all is taken out.
+        """
+        if not members:
+            return
+        timers = {id: member for member in members if (id := as_uuid_text(member.decode(errors="replace")))}
+        # First in SQL: a worker whose clock is a little behind would refuse a record that is not yet due for it.
+        records = _mark_queued(list(timers))
+        moved = [timers[record.id] for record in records]
+        self._publisher.push(records, timers=moved)
+        if left := set(members).difference(moved):
+            later = _due_later(list(timers))
+            self.set(later)
+            self.remove([member for member in left if member.decode(errors="replace") not in later])
+
+    def restore(self, until: datetime | None) -> Iterator[None]:
+        """Sets the timers of records that are due before `until` (None: ever), page by page, the earliest first."""
+        for state in TIMED:
+            page = _timed(state, until)
+            while rows := db.session.execute(page).all():
+                db.session.rollback()
+                self.set({row.id: row.scheduled_at for row in rows})
+                if len(rows) < PAGE_TIMERS:
+                    break
+                yield
+                page = _timed(state, until).where(_position() > (rows[-1].scheduled_at, rows[-1].id))
+            db.session.rollback()
+
+
+def _mark_queued(ids: Sequence[str]) -> list[Published]:
+    """Marks the due records among `ids` and gives them, with those whose mover died between this and the push."""
+    now = utc_now()
+    is_due = sa.and_(JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED), JobRecord.scheduled_at <= now)
+    statement = (
+        sa.update(JobRecord)
+        .where(JobRecord.id.in_(unlocked(JobRecord.id.in_(ids), sa.or_(is_due, JobRecord.state == JobState.QUEUED))))
+        .values(state=JobState.QUEUED, enqueued_at=now)
+        .returning(JobRecord.id, JobRecord.name, JobRecord.queue, JobRecord.timeout_seconds)
+    )
+    rows = db.session.execute(statement, execution_options={"synchronize_session": False}).all()
+    db.session.commit()
+    return [Published(*row) for row in rows]
+
+
+def _due_later(ids: Sequence[str]) -> dict[str, datetime]:
+    query = sa.select(JobRecord.id, JobRecord.scheduled_at)
+    rows = db.session.execute(query.where(JobRecord.id.in_(ids), JobRecord.state.in_(TIMED))).all()
+    db.session.rollback()
+    return {row.id: row.scheduled_at for row in rows}
+
+
+def _timed(state: JobState, until: datetime | None) -> sa.Select[str, datetime | None]:
+    query = sa.select(JobRecord.id, JobRecord.scheduled_at).where(JobRecord.state == state)
+    if until is not None:
+        query = query.where(JobRecord.scheduled_at < until)
+    return query.order_by(JobRecord.scheduled_at, JobRecord.id).limit(PAGE_TIMERS)
+
+
+def _position() -> sa.Tuple:
+    return sa.tuple_(JobRecord.scheduled_at, JobRecord.id)

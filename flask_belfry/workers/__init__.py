@@ -1,0 +1,1 @@
+"""Workers: the threaded and the forking worker, the pool of processes, and inline execution."""

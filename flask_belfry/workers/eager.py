@@ -1,0 +1,75 @@
+"""Jobs that run in the process that asked for them, without a broker: all with JOBS_EAGER, else one that presses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+
+import sqlalchemy as sa
+from flask import Flask
+
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.execution import claim as claims
+from flask_belfry.execution import execution, heartbeat
+from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.outbox import JobRecord, JobState
+
+_waiting: ContextVar[list[str] | None] = ContextVar("eager_jobs", default=None)
+
+
+def eager_runner(app: Flask) -> Callable[[Sequence[str]], None]:
+    """A function that runs records by id, each in a session of its own, to their ends.
+
+    Jobs that these ask for run after them, in the order of their commits. Delayed jobs and retries wait for a worker.
+    """
+
+    def run(ids: Sequence[str]) -> None:
+        waiting = _waiting.get()
+        if waiting is not None:
+            waiting += ids
+            return
+        token = _waiting.set(waiting := list(ids))
+        try:
+            _drain(app, waiting)
+        finally:
+            _waiting.reset(token)
+
+    return run
+
+
+def direct_runner(app: Flask) -> Callable[[str], None]:
+    """A function that runs one record by id now, whatever it waits for, unless somebody else has claimed it.
+
+    Should its process die meanwhile, the rescue finds the record, as with any worker.
+    """
+
+    def run(id: str) -> None:
+        name = heartbeat.process_name("direct")
+        with heartbeat.kept_alive(app, name, "direct"):
+            with app.app_context():
+                _bring_forward(id)
+            _run_one(app, id, name)
+
+    return run
+
+
+def _drain(app: Flask, waiting: list[str]) -> None:
+    name = heartbeat.process_name("eager")
+    with heartbeat.kept_alive(app, name, "eager"):
+        while waiting:
+            _run_one(app, waiting.pop(0), name)
+
+
+def _run_one(app: Flask, id: str, name: str) -> None:
+    with app.app_context():
+        items = claims.claim(db.session(), [id], name)
+    if items:
+        execution.run(app, items, no_limit)
+
+
+def _bring_forward(id: str) -> None:
+    # Not one that waits for a retry: its pause has a reason.
+    is_waiting = sa.and_(JobRecord.id == id, JobRecord.state == JobState.SCHEDULED)
+    db.session.execute(sa.update(JobRecord).where(is_waiting).values(scheduled_at=utc_now()))
+    db.session.commit()

@@ -1,0 +1,320 @@
+"""The parent of worker processes: replaces those that crash or freeze, and records which job caused it."""
+
+from __future__ import annotations
+
+import faulthandler
+import mmap
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import connection as sentinels
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import IO, Any
+
+import redis
+import structlog
+from flask import Flask
+from sqlalchemy.exc import SQLAlchemyError
+
+from flask_belfry.db import db
+from flask_belfry.execution import claim as claims
+from flask_belfry.execution import heartbeat
+from flask_belfry.execution.claim import Claim, Part
+from flask_belfry.execution.registry import most_at_once
+from flask_belfry.outbox import JobRecord
+from flask_belfry.workers.board import Board, RunningThread
+from flask_belfry.workers.deaths import busiest_thread, cause_of_death, crashed_thread, follow, is_stopped
+
+log = structlog.get_logger(__name__)
+
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+EXIT_STUCK = 75  # EX_TEMPFAIL: a worker ends itself so, to be started again
+# Those for which faulthandler writes the threads.
+FATAL_SIGNALS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+LOOK_SECONDS = 0.5
+# After a longer pause between two looks the parent was stopped itself, or its machine was, and the pulses with it.
+OWN_PAUSE_SECONDS = 5.0
+SAMPLE_SECONDS = 1.0
+ABORT_SECONDS = 2.0
+RESTART_SECONDS = 1.0
+
+_fork = multiprocessing.get_context("fork")
+
+
+@dataclass
+class _Child:
+    """One worker process."""
+
+    process: BaseProcess
+    board: Board
+    dump: IO[bytes]  # where its faulthandler writes
+    is_quarantine: bool
+    pulse: int = 0
+    moved_at: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
+    frozen_seconds: float = 0.0
+    frozen_thread: int = 0
+    voucher: BaseProcess | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+
+@dataclass(frozen=True)
+class Crash:
+    """The end of a worker process that did not stop properly.
+
+    `culprit` is Python's id of the thread that caused it, 0 when unknown.
+    """
+
+    worker: str
+    pid: int
+    manner: str
+    running: Sequence[RunningThread]
+    culprit: int
+
+
+class Pool:
+    """Keeps worker processes running, until a signal; with `burst`, until the queues are empty.
+
+    It also forks a process for each operation on the database. So it has no threads and no connections, and what
+    crashes or freezes a worker cannot reach it.
+
+    Args:
+        app: the application.
+        worker_class: what the processes run.
+        quarantine_class: the worker class for quarantined jobs; None where every job runs alone anyway.
+        queues: the names of their queues.
+        connect: makes a connection to Redis, in a worker's process.
+        count: how many processes.
+        burst: end when nothing is left.
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        worker_class: type[Any],
+        quarantine_class: type[Any] | None,
+        queues: Sequence[str],
+        connect: Callable[[], redis.Redis],
+        *,
+        count: int,
+        burst: bool,
+    ) -> None:
+        self._app = app
+        self._worker_class = worker_class
+        self._quarantine_class = quarantine_class
+        self._queues = list(queues)
+        self._connect = connect
+        self._wanted = count
+        self._burst = burst
+        self._children: list[_Child] = []
+        self._cleanups: list[BaseProcess] = []
+        self._quarantine_flag = mmap.mmap(-1, 1)
+        self._is_stopping = False
+        self._start_at = self._looked_at = time.monotonic()
+        self._status = 0
+
+    def run(self) -> int:
+        """Returns the exit status."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._stop)
+        self._start_missing()
+        while self._children or self._cleanups or self._is_going_on():
+            ended = [process.sentinel for process in (*self._cleanups, *(child.process for child in self._children))]
+            sentinels.wait(ended, LOOK_SECONDS)
+            self._cleanups = [cleanup for cleanup in self._cleanups if cleanup.is_alive()]
+            for child in [child for child in self._children if not child.process.is_alive()]:
+                self._children.remove(child)
+                self._take_note(child)
+            self._start_missing()
+            self._watch()
+        return self._status
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._is_stopping = True
+        for child in self._children:
+            child.process.terminate()
+
+    def _is_going_on(self) -> bool:
+        return not self._is_stopping and (self._wanted > 0 or self._due_quarantine() is not None)
+
+    def _due_quarantine(self) -> type[Any] | None:
+        return self._quarantine_class if self._quarantine_flag[0] else None
+
+    def _start_missing(self) -> None:
+        if self._is_stopping or time.monotonic() < self._start_at:
+            return
+        if self._burst and self._cleanups:
+            return  # they bring more jobs
+        quarantines = sum(child.is_quarantine for child in self._children)
+        for _ in range(self._wanted - len(self._children) + quarantines):
+            self._start(self._worker_class)
+        if (quarantine_class := self._due_quarantine()) is not None and not quarantines:
+            self._quarantine_flag[0] = 0
+            self._start(quarantine_class)
+
+    def _start(self, worker_class: type[Any]) -> None:
+        board = Board(self._app.config["WORKER_THREADS"], most_at_once(), self._quarantine_flag)
+        dump = tempfile.TemporaryFile()  # noqa: SIM115 - both processes keep it open until the child's end
+        process = self._fork(self._work, worker_class, board, dump)
+        self._children.append(_Child(process, board, dump, worker_class is self._quarantine_class))
+        if self._is_stopping:  # it came in between
+            process.terminate()
+
+    def _fork(self, function: Callable[..., None], *args: Any) -> BaseProcess:
+        """Forks with the stop signals held back: a child begins with its parent's handlers for them."""
+        process = _fork.Process(target=function, args=args)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        return process
+
+    def _work(self, worker_class: type[Any], board: Board, dump: IO[bytes]) -> None:
+        faulthandler.enable(dump)
+        board.start_pulse()
+        worker = worker_class(self._queues, connection=self._connect(), board=board)
+        worker.work(burst=self._burst, logging_level="WARNING")
+
+    def _take_note(self, child: _Child) -> None:
+        """Handles the end of a worker process."""
+        self._stop_vouching(child)
+        exit_code = child.process.exitcode or 0
+        child.dump.seek(0)
+        dump = child.dump.read().decode(errors="replace")
+        child.dump.close()
+        is_crash = exit_code < 0 or exit_code == EXIT_STUCK
+        if exit_code == 0 or (self._burst and not is_crash):
+            self._status = self._status or exit_code
+            self._wanted -= self._burst and not child.is_quarantine
+        if exit_code == 0:
+            return
+        sys.stderr.write(dump)
+        sys.stderr.flush()
+        if time.monotonic() - child.started_at < RESTART_SECONDS:
+            self._start_at = time.monotonic() + RESTART_SECONDS
+        manner, culprit = f"died: {cause_of_death(exit_code)}", 0
+        if child.frozen_seconds:
+            manner = f"was frozen: a job held its interpreter for {child.frozen_seconds:.0f} s"
+            culprit = child.frozen_thread
+        elif exit_code == EXIT_STUCK:
+            manner, culprit = "ended itself: a job did not react to its timeout", child.board.stuck_thread
+        elif -exit_code in FATAL_SIGNALS:
+            culprit = crashed_thread(dump)
+        crash = Crash(child.board.name, child.pid, manner, child.board.read(), culprit)
+        log.critical("worker.died", worker=crash.worker, process=crash.pid, manner=manner)
+        self._cleanups.append(self._fork(_in_helper, self._app, interrupt_attempts, crash, child.board.call_quarantine))
+
+    def _watch(self) -> None:
+        """Checks the pulses, and kills a worker whose pulse has stopped."""
+        now = time.monotonic()
+        has_paused = now - self._looked_at > OWN_PAUSE_SECONDS
+        self._looked_at = now
+        for child in self._children:
+            pulse = child.board.pulse
+            if pulse != child.pulse or has_paused or is_stopped(child.pid):
+                child.pulse, child.moved_at = pulse, now
+                self._stop_vouching(child)
+            elif now - child.moved_at > self._app.config["WORKER_FROZEN_SECONDS"]:
+                self._end_frozen(child, now - child.moved_at)
+            elif now - child.moved_at > self._app.config["HEARTBEAT_SECONDS"] and child.voucher is None:
+                # Without heartbeats the rescue would interrupt its jobs before it is known which one holds it up.
+                child.voucher = self._fork(_in_helper, self._app, _vouch, child.board.name, os.getpid())
+
+    def _end_frozen(self, child: _Child, seconds: float) -> None:
+        running = child.board.read()
+        busiest = busiest_thread(child.pid, [thread.native_id for thread in running], SAMPLE_SECONDS)
+        if child.board.pulse != child.pulse:
+            return
+        child.frozen_seconds = seconds + SAMPLE_SECONDS
+        child.frozen_thread = next((thread.ident for thread in running if thread.native_id == busiest), 0)
+        os.kill(child.pid, signal.SIGABRT)  # which has faulthandler write where it hangs
+        child.process.join(ABORT_SECONDS)
+        child.process.kill()
+
+    def _stop_vouching(self, child: _Child) -> None:
+        if child.voucher is not None:
+            child.voucher.kill()
+            child.voucher.join()
+            child.voucher = None
+
+
+def accept_stop_signals() -> None:
+    """Called by a worker when it has handlers for them. For one of a pool, the pool's death is such a signal."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    pool = multiprocessing.parent_process()
+    if pool is not None and pool.pid is not None:
+        # Whoever starts the pool anew would otherwise have two of them.
+        follow(pool.pid, signal.SIGTERM)
+
+
+def interrupt_attempts(crash: Crash, call_quarantine: Callable[[], None]) -> None:
+    """Returns the jobs of a crashed worker to their queues, and records which of them may have caused the crash.
+
+    Args:
+        crash: what is known of it.
+        call_quarantine: called when a job must run alone from now on.
+    """
+    session = db.session()
+    try:
+        held = claims.claims_of(session, JobRecord.worker == crash.worker)
+        accused = _accused(held, crash)
+        for claim in held:
+            part, remark = _part_of(claim, held, accused, crash)
+            reason = f"worker {crash.worker} (process {crash.pid}) {crash.manner}{remark}"
+            state = claims.interrupt(session, claim, reason, part)
+            log.warning("job.interrupted", job=claim.name, job_id=claim.id, worker=crash.worker, state=state)
+        heartbeat.sign_off(session, crash.worker)
+    except SQLAlchemyError as error:
+        log.warning("rescue.later", worker=crash.worker, error=type(error).__name__)
+        return
+    if accused:
+        call_quarantine()
+
+
+def _accused(held: Sequence[Claim], crash: Crash) -> set[str]:
+    """The jobs that may have caused the crash: those of the culprit's thread, or all that ran."""
+    threads = [thread for thread in crash.running if thread.ident == crash.culprit] or crash.running
+    ran = {id for thread in threads for id in thread.ids}
+    accused = {claim.id for claim in held if claim.id in ran}
+    # A forking worker shows no threads, and holds one job.
+    return accused or {claim.id for claim in held if len(held) == 1}
+
+
+def _part_of(claim: Claim, held: Sequence[Claim], accused: set[str], crash: Crash) -> tuple[Part, str]:
+    if claim.id not in accused:
+        others = [f"{other.name} {other.id}" for other in held if other.id in accused]
+        return Part.NONE, f", by {others[0]}" if len(others) == 1 else ", and this job had no part in it"
+    if len(accused) > 1:
+        return Part.POSSIBLE, f", and {len(accused)} jobs may have done it"
+    ran = {id for thread in crash.running for id in thread.ids}
+    is_alone = not any(other.id in ran for other in held if other is not claim)
+    return (Part.ALONE, ", and only this job ran") if is_alone else (Part.NAMED, ", by this job")
+
+
+def _in_helper(app: Flask, function: Callable[..., None], *args: Any) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # its pool decides
+    with app.app_context():
+        function(*args)
+
+
+def _vouch(worker: str, parent: int) -> None:
+    follow(parent, signal.SIGKILL)
+    while True:
+        try:
+            heartbeat.beat(db.session(), worker)
+        except SQLAlchemyError as error:
+            db.session.rollback()
+            log.warning("heartbeat.late", error=type(error).__name__)
+        time.sleep(LOOK_SECONDS)

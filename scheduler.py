@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask_belfry.core.logs import log_start
 from flask_belfry.outbox import publisher
 from flask_belfry.outbox.broker import connect
-from flask_belfry.scheduler.clock import Clock
+from flask_belfry.scheduler.scheduler import BelfryScheduler
 from wsgi import app
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     # The clock may wait longer for Redis than a request may, but not so long that its signs of life come late.
     pusher.connection = connection
     log_start(app, "scheduler")
-    Clock(app, connection, pusher, app.extensions["schedule"]).run()
+    BelfryScheduler(app, connection, pusher, app.extensions["schedule"]).run()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from flask import Flask
 from app import accounts, admin, api, audit, demo, desk_host, dev, extensions, overview, reservations, work_items
 from app.audit import views as audit_pages
 from app.config import load_environment, read_settings, unknown_settings
-from app.web import answers, bodies, headers, limiting, malformed, proxies, static_files
+from app.web import bodies, headers, limiting, malformed, proxies, static_files
+from app.web import error_handlers as answers
 from flask_belfry import mail, operations, outbox
 from flask_belfry.core import logs, presentation
 from flask_belfry.core.commands import RootGroup

@@ -438,7 +438,7 @@ def read_settings(
     if problems := problems or list(_contradictions(values)):
         raise SettingError("; ".join(problems))
     config = values | _flask_keys(values)
-    _refuse_overrides(values, overrides, known=config)
+    _check_overrides(values, overrides, known=config)
     return config | overrides
 
 
@@ -466,7 +466,7 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _refuse_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def _check_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     if overrides and values["APP_ENV"] != "testing":
         raise SettingError(f"APP_ENV takes testing where values are overridden: it is {values['APP_ENV']!r}")
     for name in overrides:

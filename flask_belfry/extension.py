@@ -11,8 +11,8 @@ from flask_belfry.execution.registry import definitions
 from flask_belfry.operations import commands, schedule_pages
 from flask_belfry.outbox import UnknownJobError, catalogue, publisher
 from flask_belfry.scheduler import ScheduleEntry, ScheduleError, schedule
-from flask_belfry.workers.eager import direct_runner, eager_runner
 from flask_belfry.workers.entry import ENTRY_POINT
+from flask_belfry.workers.inline import direct_runner, eager_runner
 
 
 def init_app(app: Flask, entries: Sequence[ScheduleEntry]) -> None:

@@ -9,7 +9,7 @@ from flask import current_app
 from sqlalchemy.orm import Session
 
 from app.accounts import forget_deleted, prune_addresses, prune_codes, prune_sessions, prune_tokens, prune_unconfirmed
-from app.api import prune_answers
+from app.api import prune_idempotency_records
 from app.audit import prune_audit
 from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import job
@@ -35,7 +35,7 @@ def prune(session: Session) -> dict[str, Any]:
     ticks = prune_ticks(session, utc_now() - timedelta(days=settings["JOBS_KEEP_DAYS"]))
     mails = prune_mails(session, timedelta(days=settings["MAILS_KEEP_DAYS"]))
     audit = prune_audit(session, timedelta(days=settings["AUDIT_KEEP_DAYS"]))
-    tokens, codes, answers = prune_tokens(session), prune_codes(session), prune_answers(session)
+    tokens, codes, answers = prune_tokens(session), prune_codes(session), prune_idempotency_records(session)
     return {
         "jobs": deleted,
         "ticks": ticks,

@@ -51,7 +51,7 @@ def tables_replaceable(connection: Connection) -> Iterator[None]:
         driver.execute("PRAGMA foreign_keys = ON")
 
 
-def refuse_broken_references(connection: Connection) -> None:
+def check_broken_references(connection: Connection) -> None:
     """Raises RuntimeError when a migration left rows on SQLite that refer to none: nothing else has looked."""
     if connection.dialect.name == "sqlite" and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
         raise RuntimeError(f"the migration breaks references: {broken[:3]}")
@@ -81,7 +81,7 @@ def _run(options: dict[str, Any]) -> None:
         )
         with context.begin_transaction():
             context.run_migrations()
-            refuse_broken_references(connection)
+            check_broken_references(connection)
 
 
 run()

@@ -10,7 +10,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.outbox import JobRecord, JobState, ScheduleTick, TickOutcome, publisher
 from flask_belfry.scheduler import ScheduleEntry
-from flask_belfry.scheduler.clock import Clock
+from flask_belfry.scheduler.scheduler import BelfryScheduler
 
 QUEUE = "rq:queue:default"
 LOCK = "rq:scheduler_lock"
@@ -19,13 +19,13 @@ ENTRY = ScheduleEntry("test.every_minute", job="test.act", every=60, catch_up_se
 TICK = f"schedule:{ENTRY.name}"
 
 
-def scheduler(app: Flask, *entries: ScheduleEntry) -> Clock:
+def scheduler(app: Flask, *entries: ScheduleEntry) -> BelfryScheduler:
     """A scheduler of this process, over `entries` or the one above."""
     pusher = publisher(app)
-    return Clock(app, pusher.connection, pusher, entries or [ENTRY])
+    return BelfryScheduler(app, pusher.connection, pusher, entries or [ENTRY])
 
 
-def one_pass(scheduler: Clock) -> None:
+def one_pass(scheduler: BelfryScheduler) -> None:
     """One pass that looks at everything, as the first pass of a new process does."""
     scheduler._begin_anew()
     scheduler.work_once()

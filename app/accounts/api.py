@@ -44,10 +44,10 @@ from app.api import (
     ApiBlueprint,
     QueryOfPage,
     UnauthenticatedError,
-    page_answer,
+    check_stale,
+    page_response,
     page_schema,
-    refuse_stale,
-    secret_answer,
+    secret_response,
     versioned,
 )
 from flask_belfry.changes import subject_of
@@ -197,13 +197,13 @@ def logout() -> None:
 @blueprint.response(200, page_schema(PersonalTokenSchema))
 def list_tokens(query: dict[str, Any]) -> Mapping[str, Any]:
     """One's personal tokens, newest first"""
-    return page_answer(personal_tokens(acting_user(), **query))
+    return page_response(personal_tokens(acting_user(), **query))
 
 
 @blueprint.route("/me/tokens", methods=["POST"])
 @blueprint.arguments(NewPersonalTokenSchema)
 @blueprint.response(201, ShownPersonalTokenSchema)
-@secret_answer
+@secret_response
 def create_token(values: dict[str, Any]) -> tuple[Mapping[str, Any], int, dict[str, str]]:
     """Make a personal token for a script: it is shown this once"""
     require(acting_user(), "tokens.create")
@@ -245,7 +245,7 @@ def me() -> Mapping[str, Any]:
 def change_me(changes: dict[str, Any]) -> Mapping[str, Any]:
     """Change one's name, time zone and which messages one wants: all of it or nothing"""
     user = acting_user()
-    refuse_stale(ProfileSchema(), lambda: profiles.profile_of(profiles.hold(user)))
+    check_stale(ProfileSchema(), lambda: profiles.profile_of(profiles.hold(user)))
     profiles.update(user, changes)
     changed = profiles.profile_of(user)
     db.session.commit()

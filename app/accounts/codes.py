@@ -25,7 +25,7 @@ from app.web.keys import keyed_digest
 from flask_belfry.changes import Subject, subject_type
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import commit_and_keep, db
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 # With a million codes and five tries, a guess succeeds once in 200,000 mails. The link cannot be guessed and goes on.
 MAX_TRIES = 5
@@ -83,7 +83,7 @@ def start(session: Session, purpose: CodePurpose, ids: Collection[int]) -> None:
     session.execute(statement, execution_options={"synchronize_session": False})
 
 
-@seeing(EVERYTHING)  # who is asked for is only known then
+@use_scope(ALL_TENANTS)  # who is asked for is only known then
 def find_by_token(purpose: CodePurpose, token: str) -> AccountCode | None:
     """The code whose link ends with `token`, with its user, while it works; looking does not use it."""
     query = (
@@ -94,7 +94,7 @@ def find_by_token(purpose: CodePurpose, token: str) -> AccountCode | None:
     return db.session.scalar(query)
 
 
-@seeing(EVERYTHING)  # who is asked for is only known then
+@use_scope(ALL_TENANTS)  # who is asked for is only known then
 def was_used(purpose: CodePurpose, token: str) -> bool:
     """Whether the link that ends with `token` has done what it was for."""
     query = sa.select(AccountCode.used_at).where(AccountCode.token_hash == _hash(token), AccountCode.purpose == purpose)
@@ -116,7 +116,7 @@ def use(code: AccountCode) -> bool:
     return db.session.scalar(statement, execution_options={"synchronize_session": False}) is not None
 
 
-@seeing(EVERYTHING)  # who is asked for is only known then
+@use_scope(ALL_TENANTS)  # who is asked for is only known then
 def try_digits(purpose: CodePurpose, digits: str, *users: sa.ColumnElement[bool]) -> AccountCode | None:
     """The working code of one of these users that has these digits. Commits that there was one try more of each.
 

@@ -14,8 +14,8 @@ from app.accounts import logins, services
 from app.accounts.failures import record_failure
 from app.accounts.models import User
 from app.accounts.validation import lookup_email
-from app.web.limiting import Limit, client_key, forget, is_spent, refuse_spent, spend
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from app.web.limiting import Limit, clear, client_key, hit, is_exhausted, test
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 MINUTE, HOUR = 60, 3_600
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -42,15 +42,15 @@ def authenticate(login: str, password: str) -> User | None:
     """`services.authenticate` for whoever makes this request; from a blocked address nobody comes in, as with a wrong
     password. Raises TooManyRequests."""
     client, wanted = client_key(), lookup_email(login)
-    refuse_spent(FAILED_LOGINS, client)
-    spend(LOGINS, client, wanted)
+    test(FAILED_LOGINS, client)
+    hit(LOGINS, client, wanted)
     user = services.authenticate(login, password, logins.is_admitted())
     if user is None:
-        spend(FAILED_LOGINS, client)
-        with seeing(EVERYTHING):  # of which school is only known then
+        hit(FAILED_LOGINS, client)
+        with use_scope(ALL_TENANTS):  # of which school is only known then
             record_failure("user.password_failed", services.find_user(login))
     else:
-        forget(LOGINS, client, wanted)
+        clear(LOGINS, client, wanted)
     return user
 
 
@@ -59,9 +59,9 @@ def limit_writes() -> None:
     if request.method in READING_METHODS:
         return
     if current_user.is_authenticated:
-        spend(WRITES, str(current_user.id))
+        hit(WRITES, str(current_user.id))
     else:
-        spend(ANONYMOUS_WRITES, client_key())
+        hit(ANONYMOUS_WRITES, client_key())
 
 
 def spend_registration(email: str) -> bool:
@@ -70,7 +70,7 @@ def spend_registration(email: str) -> bool:
     Returns:
         as `spend_mail`.
     """
-    spend(REGISTRATIONS, client_key())
+    hit(REGISTRATIONS, client_key())
     return spend_mail(email)
 
 
@@ -81,10 +81,10 @@ def spend_mail(email: str) -> bool:
         whether the mailbox has had so many that its mails must be gathered.
     """
     mailbox = lookup_email(email)
-    spend(MAILS_ASKED_FOR, client_key(), mailbox)
-    return is_spent(MAILS_TO_MAILBOX, mailbox)
+    hit(MAILS_ASKED_FOR, client_key(), mailbox)
+    return is_exhausted(MAILS_TO_MAILBOX, mailbox)
 
 
 def spend_code() -> None:
     """Called with each code or link that this request brings. Raises TooManyRequests."""
-    spend(CODES, client_key())
+    hit(CODES, client_key())

@@ -24,7 +24,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.pagination import Page, page_by_key
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 # An address that nobody used for so long may be somebody else's by now.
 KEPT = timedelta(days=365)
@@ -63,7 +63,7 @@ def note(user: User, *, is_registration: bool = False) -> None:
         _tell(_add(user, AddressState.NEW))
 
 
-@seeing(EVERYTHING)  # who is asked for is only known then
+@use_scope(ALL_TENANTS)  # who is asked for is only known then
 def find(token: str) -> LoginAddress | None:
     """The address that the links of a mail are about, with its user, while they work; looking does not use them."""
     code = codes.find_by_token(CodePurpose.ADDRESS, token)
@@ -78,13 +78,13 @@ def why_dead(token: str) -> str:
     return USED_LINK if codes.was_used(CodePurpose.ADDRESS, token) else NO_SUCH_LINK
 
 
-@seeing(EVERYTHING)
+@use_scope(ALL_TENANTS)
 def trust_by_link(token: str) -> None:
     """It was the user. Commits. Raises InvalidInputError: the link does not work."""
     trust(_answered(token))
 
 
-@seeing(EVERYTHING)
+@use_scope(ALL_TENANTS)
 def block_by_link(token: str) -> None:
     """It was not the user: see `block`. Commits. Raises InvalidInputError: the link does not work."""
     block(_answered(token))

@@ -13,8 +13,8 @@ from app.accounts.models import Channel, MessagePreference, User
 from app.accounts.validation import valid_email
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import EVERYTHING, seeing
-from flask_belfry.mail import asks_readers, optional_kinds
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
+from flask_belfry.mail import opt_out_lookup, optional_kinds
 
 # What is wanted of whoever has not said otherwise.
 DEFAULTS: Mapping[Channel, bool] = {Channel.MAIL: True, Channel.PUSH: True}
@@ -49,8 +49,8 @@ def change_preferences(user: User, changes: Mapping[str, Mapping[str, bool]]) ->
     db.session.flush()
 
 
-@asks_readers
-@seeing(EVERYTHING)  # an address is one person's, whatever the school of the mail
+@opt_out_lookup
+@use_scope(ALL_TENANTS)  # an address is one person's, whatever the school of the mail
 def who_refuses(kind: str, addresses: Collection[str]) -> set[str]:
     """Those of the addresses, as mails have them, whose users do not want mails of a kind."""
     by_email = {_as_kept(address): address for address in addresses}

@@ -14,11 +14,11 @@ from app.accounts.permissions import require
 from app.accounts.preferences import change_preferences, preferences_of
 from app.accounts.services import check_not_last_admin, end_sessions_and_tokens, validated
 from app.personal_data import Person
-from flask_belfry.changes import acting_as, current_origin, subject_of
+from flask_belfry.changes import current_actor, subject_of, use_actor
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 NAME_OF_THE_DELETED = "Deleted user"
 
@@ -55,7 +55,7 @@ def update(user: User, changes: Mapping[str, Any]) -> None:
     change_preferences(user, changes.get("preferences", {}))
 
 
-@seeing(EVERYTHING)  # what is theirs, wherever they were when it was made
+@use_scope(ALL_TENANTS)  # what is theirs, wherever they were when it was made
 def export(user: User) -> dict[str, Any]:
     """All that is kept of the user, by part, as JSON takes it; no secrets. Recorded. The caller commits."""
     require(user, "profile.export", user)
@@ -89,7 +89,7 @@ def prove(user: User, password: str, code: str | None) -> None:
         raise InvalidInputError("The code is wrong.", {"code": ["must be a new code from the authenticator app"]})
 
 
-@seeing(EVERYTHING)  # what is theirs, wherever they were when it was made
+@use_scope(ALL_TENANTS)  # what is theirs, wherever they were when it was made
 def delete(user: User) -> None:
     """Deletes what is known of the user, and ends all they had; an anonymous row stays for what refers to it. Flushed.
 
@@ -100,7 +100,7 @@ def delete(user: User) -> None:
     require(hold(user), "profile.delete", user)
     person, zone = Person(user.id, user.email), user.time_zone
     # What this writes down must not tell from where it was done: that is erased.
-    with acting_as(replace(current_origin(), address=None, user_agent=None)):
+    with use_actor(replace(current_actor(), address=None, user_agent=None)):
         _make_anonymous(user)
         for part in personal_data.parts():
             part.erase(person)

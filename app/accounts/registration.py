@@ -25,7 +25,7 @@ from app.web.keys import keyed_digest
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, InvalidInputError
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.mail import send_directly
 from flask_belfry.outbox import enqueue, publisher
 
@@ -74,7 +74,7 @@ class Posted:
         return {"email_sent": False, "email_queued": False, "error": self.message, "can_resend": True}
 
 
-@seeing(EVERYTHING)
+@use_scope(ALL_TENANTS)
 def register(
     username: str, email: str, password: str, name: str = "", *, gathers_mail: bool = False
 ) -> tuple[User, str | None]:
@@ -98,7 +98,7 @@ def register(
     return user, ask_to_confirm(user, delay)
 
 
-@seeing(EVERYTHING)
+@use_scope(ALL_TENANTS)
 def ask_to_confirm(user: User, delay: timedelta | None = None) -> str | None:
     """Asks for the mail with a code; when the address is another user's, for one that tells them. The caller commits.
 
@@ -147,7 +147,7 @@ def confirm(user: User) -> None:
     send_welcome(user)
 
 
-@seeing(EVERYTHING)
+@use_scope(ALL_TENANTS)
 def confirm_by_digits(email: str, digits: str) -> User:
     """Confirms the address of the user to whom a mail brought these digits. Commits.
 
@@ -162,7 +162,7 @@ def confirm_by_digits(email: str, digits: str) -> User:
     return user
 
 
-@seeing(EVERYTHING)
+@use_scope(ALL_TENANTS)
 def confirm_by_token(token: str) -> User:
     """Confirms the address of the user to whom a mail brought this link. Commits.
 
@@ -175,7 +175,7 @@ def confirm_by_token(token: str) -> User:
     return user
 
 
-@seeing(EVERYTHING)
+@use_scope(ALL_TENANTS)
 def request_confirmation(email: str, asker: User | None = None, *, gathers_mail: bool = False) -> None:
     """Asks for a new code for the last user who claims an address, if anybody does. Commits.
 
@@ -196,7 +196,7 @@ def request_confirmation(email: str, asker: User | None = None, *, gathers_mail:
         db.session.commit()
 
 
-@seeing(EVERYTHING)
+@use_scope(ALL_TENANTS)
 def request_password_reset(email: str, *, gathers_mail: bool = False) -> None:
     """Asks for the mail with a link to a new password, if the address is a confirmed user's. Commits.
 
@@ -224,7 +224,7 @@ def send_password_reset(user_id: int) -> bool:
     return send_code(PASSWORD_RESET, codes.issue(user, CodePurpose.RESET)) is not None
 
 
-@seeing(EVERYTHING)
+@use_scope(ALL_TENANTS)
 def reset_password(token: str, password: str) -> User:
     """Sets the password of the user to whom a mail brought this link. Commits.
 

@@ -16,7 +16,7 @@ from app.accounts.forms import AddressForm, CodeForm, NewPasswordForm, Registrat
 from app.accounts.models import CodePurpose
 from app.accounts.permissions import StaleLoginError, UnconfirmedError, ask_for_password, claimant
 from app.accounts.views import pages
-from app.api import error_answer, is_api_request
+from app.api import error_response, is_api_request
 from flask_belfry.core.access import public
 from flask_belfry.core.errors import AppError, InvalidInputError
 from flask_belfry.core.presentation import sentence
@@ -111,13 +111,13 @@ def reset_password(token: str) -> ResponseReturnValue:
 @pages.app_errorhandler(UnconfirmedError)
 def ask_for_code(error: UnconfirmedError) -> ResponseReturnValue:
     """Called where users need a confirmed address: pages lead to where they confirm it."""
-    return error_answer(error) if is_api_request() else redirect(url_for("accounts.confirm"))
+    return error_response(error) if is_api_request() else redirect(url_for("accounts.confirm"))
 
 
 @pages.app_errorhandler(StaleLoginError)
 def ask_again(error: StaleLoginError) -> ResponseReturnValue:
     """Called where a login is too old: pages lead to where one proves again who one is."""
-    return error_answer(error) if is_api_request() else ask_for_password()
+    return error_response(error) if is_api_request() else ask_for_password()
 
 
 def _register(form: RegistrationForm) -> bool:

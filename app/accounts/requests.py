@@ -21,8 +21,8 @@ from app.accounts.permissions import can
 from app.accounts.tokens import verify_token
 from app.api import is_api_request
 from app.web.proxies import client_address, user_agent
-from flask_belfry.changes import Origin, acting_as, current_origin, set_origin
-from flask_belfry.db.tenancy import EVERYTHING, NOTHING, Scope, current_scope, seeing, set_scope
+from flask_belfry.changes import Actor, current_actor, set_actor, use_actor
+from flask_belfry.db.tenancy import ALL_TENANTS, NOTHING, Scope, current_scope, set_scope, use_scope
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
@@ -40,9 +40,9 @@ def begin_request() -> None:
     for name in ("_login_user", "login_session", "access_token", "token_scopes", "zone"):
         g.pop(name, None)
     g.request_id = _request_id(request.headers.get("X-Request-Id", ""))
-    g.origin_before = current_origin()
+    g.actor_before = current_actor()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
-    set_origin(Origin(None, g.request_id, address=client_address(), user_agent=user_agent()))
+    set_actor(Actor(None, g.request_id, address=client_address(), user_agent=user_agent()))
     g.scope_before = current_scope()
     set_scope(NOTHING)
     if is_api_request():
@@ -58,9 +58,9 @@ def name_request(response: Response) -> Response:
 
 def end_request(_: BaseException | None) -> None:
     """Called last: this thread's next request is somebody else's."""
-    if "origin_before" not in g:
+    if "actor_before" not in g:
         return
-    set_origin(g.pop("origin_before"))
+    set_actor(g.pop("actor_before"))
     set_scope(g.pop("scope_before"))
     structlog.contextvars.unbind_contextvars("request_id", "user_id")
 
@@ -68,8 +68,8 @@ def end_request(_: BaseException | None) -> None:
 def act_as(user: User) -> None:
     """From here on the request's changes are the user's, it sees what is the user's school's, and its times are on the
     user's clock."""
-    set_origin(replace(current_origin(), user_id=user.id, school_id=user.school_id))
-    set_scope(EVERYTHING if can(user, "schools.view_all") else Scope(user.school_id))
+    set_actor(replace(current_actor(), user_id=user.id, school_id=user.school_id))
+    set_scope(ALL_TENANTS if can(user, "schools.view_all") else Scope(user.school_id))
     structlog.contextvars.bind_contextvars(user_id=user.id)
     if user.time_zone:
         g.zone = user.time_zone
@@ -78,14 +78,14 @@ def act_as(user: User) -> None:
 @contextmanager
 def on_behalf_of(user: User) -> Iterator[None]:
     """`act_as` for a block: for commands that name who does it."""
-    with acting_as(current_origin()), seeing(current_scope()):
+    with use_actor(current_actor()), use_scope(current_scope()):
         act_as(user)
         yield
 
 
 def forget() -> None:
     """From here on the request is nobody's."""
-    set_origin(replace(current_origin(), user_id=None, school_id=None))
+    set_actor(replace(current_actor(), user_id=None, school_id=None))
     set_scope(NOTHING)
 
 
@@ -95,7 +95,7 @@ def presented_token() -> AccessToken:
 
 
 def _recognise_bearer() -> None:
-    with seeing(EVERYTHING):  # of which school is only known then
+    with use_scope(ALL_TENANTS):  # of which school is only known then
         token = _verify_header()
     if token is not None:
         g.access_token, g.token_scopes = token, token.scopes

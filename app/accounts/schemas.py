@@ -10,7 +10,7 @@ from marshmallow import validate
 
 from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS, Role
 from app.accounts.validation import MAX_NAME_CHARACTERS
-from app.api import SCOPES, Moment, Schema, refuse_control_characters
+from app.api import SCOPES, Moment, Schema, check_control_characters
 
 
 class LoginSchema(Schema):
@@ -215,7 +215,7 @@ class NewPersonalTokenSchema(Schema):
 
     name = ma.fields.String(
         required=True,
-        validate=[validate.Length(1, MAX_TOKEN_NAME_CHARACTERS), refuse_control_characters],
+        validate=[validate.Length(1, MAX_TOKEN_NAME_CHARACTERS), check_control_characters],
         metadata={"description": "What it is for."},
     )
     scopes = ma.fields.List(

@@ -15,11 +15,11 @@ from app.accounts.failures import record_failure
 from app.accounts.models import User
 from app.accounts.permissions import acting_user
 from app.web.keys import keyed_digest
-from app.web.limiting import Limit, forget, spend
+from app.web.limiting import Limit, clear, hit
 from flask_belfry.changes import StatusChange, subject_of
 from flask_belfry.core.errors import ConflictError
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 # For a user, whatever the IP addresses: who knows the password has few guesses at a code. A success clears it.
 CODES_OF_USER = Limit("codes-of-user", 10, 15 * 60)
@@ -31,7 +31,7 @@ class OnceOnlyTotp(Totp):
 
     def verify_totp(self, token: str, totp_secret: str, user: Any, window: int = 0) -> bool:
         """Whether a code is right; counted and recorded. Raises TooManyRequests."""
-        spend(CODES_OF_USER, str(user.id))
+        hit(CODES_OF_USER, str(user.id))
         return _settle(user, is_right=super().verify_totp(token, totp_secret, user, window))
 
     def get_last_counter(self, user: Any) -> int | None:
@@ -61,7 +61,7 @@ class HashedRecoveryCodes(MfRecoveryCodesUtil):
 
     def check_recovery_code(self, user: Any, code: str) -> bool:
         """Whether it is one of the user's; counted and recorded. Raises TooManyRequests."""
-        spend(CODES_OF_USER, str(user.id))
+        hit(CODES_OF_USER, str(user.id))
         _take_turn(user)
         return _settle(user, is_right=self._hash(code) in (user.mf_recovery_codes or []))
 
@@ -111,7 +111,7 @@ def reset(user: User) -> None:
     send_second_factor(user, "reset")
 
 
-@seeing(EVERYTHING)
+@use_scope(ALL_TENANTS)
 def was_set_up_since(user: User, moment: datetime) -> bool:
     """Whether the user has come to a second factor after `moment`."""
     subject = subject_of(user)
@@ -127,13 +127,13 @@ def was_set_up_since(user: User, moment: datetime) -> bool:
 
 def _settle(user: User, *, is_right: bool) -> bool:
     if is_right:
-        forget(CODES_OF_USER, str(user.id))
+        clear(CODES_OF_USER, str(user.id))
     else:
         record_failure("user.code_failed", user)
     return is_right
 
 
-@seeing(EVERYTHING)  # of which school is only known when the login is through
+@use_scope(ALL_TENANTS)  # of which school is only known when the login is through
 def _take_turn(user: User) -> None:
     """Two logins with one code come one after the other; the second finds it used. Held until the caller commits."""
     db.session.refresh(user, ["tf_last_counter", "mf_recovery_codes"], with_for_update=True)

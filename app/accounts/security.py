@@ -53,7 +53,7 @@ from flask_belfry.changes import subject_of
 from flask_belfry.core.access import open_endpoints, public
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 # Six digits, and a password, can be guessed by who may go on guessing.
 TAKES_SECRETS = frozenset(
@@ -221,7 +221,7 @@ class OurTwoFactorSetupForm(TwoFactorSetupForm):
 class Users(SQLAlchemyUserDatastore):
     """Where Flask-Security finds who somebody is: of which school is only known then."""
 
-    @seeing(EVERYTHING)
+    @use_scope(ALL_TENANTS)
     def find_user(self, *args: Any, **kwargs: Any) -> Any:
         """The user who has one value in one column, or None."""
         return super().find_user(*args, **kwargs)
@@ -275,7 +275,7 @@ def init_app(app: Flask) -> None:
     open_endpoints(app, *(f"security.{view}" for view in OPEN_VIEWS))
     # It would mail the operators for whoever has lost the second factor; recovery codes are for that.
     app.view_functions["security.two_factor_rescue"] = public(lambda: abort(404))
-    app.before_request(_refuse_broken_next)
+    app.before_request(_check_broken_next)
     app.before_request(_guard_views)
     app.before_request(_limit_guesses)
     user_authenticated.connect(_begin, app)
@@ -317,7 +317,7 @@ def _forget_freshness(_: Flask, **__: Any) -> None:
     set_request_attr(sessions.AUTHENTICATED_AT, 0)
 
 
-def _refuse_broken_next() -> None:
+def _check_broken_next() -> None:
     """What is no address, as `//[::1`, is refused here: Flask-Security's look at it fails."""
     if request.blueprint == "security":
         for given in (*request.args.getlist("next"), *request.form.getlist("next")):

@@ -27,7 +27,7 @@ from app.schools import School
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, InvalidInputError, NotFoundError
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 VALIDATORS: dict[str, Callable[..., Any]] = {
     "username": valid_username,
@@ -73,22 +73,22 @@ def create_user(
     # Before the first query: hashing takes long on purpose, and no transaction is open meanwhile.
     values["password_hash"] = hash_password(values.pop("password"))
     values["confirmed_at"] = utc_now() if is_confirmed else None
-    _refuse_taken(values["username"], values["email"] if is_confirmed else None)
+    _check_taken(values["username"], values["email"] if is_confirmed else None)
     user = User(**values, **({"school_id": school.id} if school else {}))
     try:
         # Whoever registers is nobody yet.
-        with seeing(EVERYTHING), db.session.begin_nested():
+        with use_scope(ALL_TENANTS), db.session.begin_nested():
             db.session.add(user)
     except IntegrityError:
         # Somebody took it between our look and our insert.
-        _refuse_taken(values["username"], values["email"] if is_confirmed else None)
+        _check_taken(values["username"], values["email"] if is_confirmed else None)
         raise
     if user.role is Role.ADMIN:
         send_admin_added(user, _other_admins(user))
     return user
 
 
-@seeing(EVERYTHING)  # of which school is only known then
+@use_scope(ALL_TENANTS)  # of which school is only known then
 def authenticate(login: str, password: str, *conditions: sa.ColumnElement[bool]) -> User | None:
     """The active user of this username or email address and password, or None. They are held until the commit: what
     ends logins meanwhile finds this one.
@@ -155,7 +155,7 @@ def check_password(user: User, password: str) -> None:
 def names_of(user_ids: Iterable[int | None]) -> dict[int, str]:
     """The names of who did something, by id, whatever their school: whoever may see the deed may know whose it was."""
     query = sa.select(User.id, User.name).where(User.id.in_(set(user_ids) - {None}))
-    with seeing(EVERYTHING):
+    with use_scope(ALL_TENANTS):
         return {row.id: row.name for row in db.session.execute(query)}
 
 
@@ -182,7 +182,7 @@ def change_user(user: User, changes: Mapping[str, Any]) -> None:
     given = {name: value for name, value in changes.items() if name in VALIDATORS and value is not None}
     values = dict(changes) | validated(given)
     username, email = values.get("username", user.username), values.get("email", user.email)
-    _refuse_taken(username, email if user.is_confirmed else None, own_id=user.id)
+    _check_taken(username, email if user.is_confirmed else None, own_id=user.id)
     is_shut_out = user.active and not values.get("active", True)
     if is_shut_out or values.get("role", user.role) is not user.role:
         check_not_last_admin(user)
@@ -201,7 +201,7 @@ def disable(user: User) -> None:
     change_user(user, {"active": False})
 
 
-@seeing(EVERYTHING)  # admins of every school count
+@use_scope(ALL_TENANTS)  # admins of every school count
 def check_not_last_admin(user: User) -> None:
     """Raises ConflictError if `user` is the only one who can administrate; holds all admins until the commit."""
     # Held, so that of two who leave at the same time the second one sees that the first has gone.
@@ -244,7 +244,7 @@ def validated(given: dict[str, Any], names: Sequence[str] = ()) -> dict[str, Any
     return values
 
 
-@seeing(EVERYTHING)  # an admin is one of all schools
+@use_scope(ALL_TENANTS)  # an admin is one of all schools
 def _other_admins(user: User) -> Sequence[User]:
     is_admin = sa.and_(User.role == Role.ADMIN, User.active, User.confirmed_at.is_not(None))
     return db.session.scalars(sa.select(User).where(is_admin, User.id != user.id).order_by(User.id)).all()
@@ -264,7 +264,7 @@ def _newest(*conditions: sa.ColumnElement[bool]) -> User | None:
     return db.session.scalar(sa.select(User).where(*conditions).order_by(User.id.desc()).limit(1))
 
 
-def _refuse_taken(username: str, email: str | None, own_id: int | None = None) -> None:
+def _check_taken(username: str, email: str | None, own_id: int | None = None) -> None:
     """Usernames are public, so one that is taken is said to be; `email` is None where nobody is to learn of it. What
     the user `own_id` has is not taken."""
     is_same_address = sa.and_(User.email == email, User.confirmed_at.is_not(None))
@@ -272,7 +272,7 @@ def _refuse_taken(username: str, email: str | None, own_id: int | None = None) -
         sa.or_(User.username_key == username.lower(), is_same_address), User.id != (own_id or 0)
     )
     problems: dict[str, list[str]] = {}
-    with seeing(EVERYTHING):  # a login is one person's, whatever the school
+    with use_scope(ALL_TENANTS):  # a login is one person's, whatever the school
         rows = db.session.execute(query).all()
     for taken_username, taken_email, confirmed_at in rows:
         if taken_username == username.lower():

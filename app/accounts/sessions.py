@@ -24,7 +24,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import commit_and_keep, db
 from flask_belfry.db.pagination import Page, page_by_key
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 # How exact `last_seen_at` is: a write per request would cost more than the request.
 USE_RECORDED_EVERY = timedelta(minutes=15)
@@ -64,7 +64,7 @@ def begin(user: User) -> None:
     g.login_session = row
 
 
-@seeing(EVERYTHING)  # of which school the user is only known then
+@use_scope(ALL_TENANTS)  # of which school the user is only known then
 def find(id: str) -> LoginSession | None:
     """The session of this id with its user, while it works."""
     return db.session.scalar(_CURRENT, {"hash": _hash(id), "since": _oldest()})

@@ -24,7 +24,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.db import commit_and_keep, db
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ def issue_pair(user: User) -> Pair:
     return _renew(token, family)
 
 
-@seeing(EVERYTHING)  # whose it is is only known then
+@use_scope(ALL_TENANTS)  # whose it is is only known then
 def refresh_pair(refresh_token: str) -> Pair | None:
     """The next pair of a family; the last one is void. The caller commits, whatever comes back.
 

@@ -221,7 +221,7 @@ def _plain_field(label: str, column: sa.Column[Any], validators: list[Any]) -> A
 
 def _text_field(label: str, column: sa.Column[Any], validators: list[Any]) -> Any:
     length = cast(sa.String, column.type).length
-    checks = [*validators, _refuse_control_characters, *([Length(max=length)] if length else [])]
+    checks = [*validators, _check_control_characters, *([Length(max=length)] if length else [])]
     is_long = length is None or length > ONE_LINE_CHARACTERS
     filters = [_trimmed, *([_none_if_empty] if column.nullable else [])]
     return (TextAreaField if is_long else StringField)(label, checks, filters=filters)
@@ -236,7 +236,7 @@ def _trimmed(text: str | None) -> str | None:
     return text.replace("\r\n", "\n").strip() if text else text
 
 
-def _refuse_control_characters(_: FlaskForm, field: Field) -> None:
+def _check_control_characters(_: FlaskForm, field: Field) -> None:
     if CONTROL_CHARACTERS.search(field.data or ""):
         raise ValidationError(CONTROL_CHARACTERS_REFUSED)
 

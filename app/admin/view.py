@@ -40,7 +40,7 @@ from flask_belfry.core.text import CONTROL_CHARACTERS, query_text
 from flask_belfry.db import db
 from flask_belfry.db.columns import UtcDateTime, as_uuid_text, in_utc
 from flask_belfry.db.pagination import DEFAULT_LIMIT, MAX_INTEGER, MAX_LIMIT, Page, page_by_key
-from flask_belfry.db.tenancy import current_scope, seeing
+from flask_belfry.db.tenancy import current_scope, use_scope
 
 EXPORT_ROWS = 100_000
 CAPITAL_INSIDE = re.compile(r"(?<!^)(?=[A-Z])")
@@ -113,7 +113,7 @@ class PanelView(Guarded, ModelView):
         self.creates, self.changes = creates, changes
         self.can_create, self.can_edit, self.can_delete = bool(creates), bool(changes), deletes
         self.subject_type = page or subject_type(model)
-        self._refuse_secrets(*self.column_list, *searches, *self.column_filters, *sorts, *creates, *changes)
+        self._check_secrets(*self.column_list, *searches, *self.column_filters, *sorts, *creates, *changes)
         table = self.mapper.local_table.name
         super().__init__(model, db, name, category, f"admin_{table}", table)
         self._urls = [route for route in self._urls if self._has_route(str(route[1]))]
@@ -314,14 +314,14 @@ class PanelView(Guarded, ModelView):
             self._record("admin.delete", row)
         self.delete_row(row, form)
 
-    def _record(self, deed: str, row: Any, **details: Any) -> None:
+    def _record(self, event: str, row: Any, **details: Any) -> None:
         with for_school(school_of_row(row)):
-            audit.record(deed, subject_of(row), details=details)
+            audit.record(event, subject_of(row), details=details)
 
-    def _carry_out(self, form: FlaskForm, deed: Callable[[], None]) -> int:
+    def _carry_out(self, form: FlaskForm, event: Callable[[], None]) -> int:
         """Does it and commits: all of it or nothing. Returns 0, or the status of the refusal, which the form tells."""
         try:
-            deed()
+            event()
             db.session.commit()
         except AppError as error:
             db.session.rollback()
@@ -370,7 +370,7 @@ class PanelView(Guarded, ModelView):
         return url_for(f"{self.endpoint}.details_view", id=id)
 
     @property
-    def deeds(self) -> str:
+    def allowed_changes(self) -> str:
         """What can be done with the rows, for the panel's first page."""
         words = {"new": self.can_create, "edit": self.can_edit}
         named = [word for word, may in words.items() if may]
@@ -379,7 +379,7 @@ class PanelView(Guarded, ModelView):
     def _few_values(self) -> list[str]:
         return [name for name, type_ in self.types.items() if isinstance(type_, sa.Enum | sa.Boolean)]
 
-    def _refuse_secrets(self, *names: str) -> None:
+    def _check_secrets(self, *names: str) -> None:
         if named := secrets_of(self.mapper.class_).intersection(names):
             raise ValueError(f"{self.mapper.class_.__name__}: {', '.join(sorted(named))} is never shown")
 
@@ -434,7 +434,7 @@ class PanelView(Guarded, ModelView):
         # In pages: no transaction stays open for as long as somebody takes to read the file, and no memory grows.
         cursor, left = None, EXPORT_ROWS
         while left > 0:
-            with seeing(scope):
+            with use_scope(scope):
                 page = self._page(min(MAX_LIMIT, left), cursor)
             yield from page.items
             db.session.rollback()

@@ -10,7 +10,7 @@ from typing import Any
 from app.accounts import AccessToken, AccountCode, LoginAddress, LoginSession, MessagePreference, User
 from app.admin.slices import CommentView, ReservationView, SchoolView, TokenView, UserView, WorkItemView
 from app.admin.view import PanelView
-from app.api import KeptAnswer
+from app.api import IdempotencyRecord
 from app.audit import AuditEntry
 from app.reservations import Reservation, Resource
 from app.schools import School
@@ -28,7 +28,7 @@ OWN = ("app.", "flask_belfry.")
 
 LEFT_OUT: dict[type[Any], str] = {
     Deployment: "one row, the deployment's id: doctor and /readyz report what follows from it",
-    KeptAnswer: "answers of the API, kept for a day for the client that asked: nobody else's business",
+    IdempotencyRecord: "answers of the API, kept for a day for the client that asked: nobody else's business",
 }
 
 

@@ -12,21 +12,21 @@ from flask import Flask
 from app.api import docs
 from app.api.blueprint import ApiBlueprint
 from app.api.document import BelfryApi
-from app.api.errors import UnauthenticatedError, error_answer
-from app.api.idempotency import KeptAnswer, prune_answers, secret_answer
+from app.api.errors import UnauthenticatedError, error_response
+from app.api.idempotency import IdempotencyRecord, prune_idempotency_records, secret_response
 from app.api.paths import API_PATH, IdConverter, SessionOfPages, is_api_request
 from app.api.schemas import (
     MAX_ID,
     Moment,
     QueryOfPage,
     Schema,
+    check_control_characters,
     id_field,
-    page_answer,
+    page_response,
     page_schema,
-    refuse_control_characters,
 )
 from app.api.scopes import AREAS, READ, SCOPES, WRITE
-from app.api.versions import refuse_stale, versioned
+from app.api.versions import check_stale, versioned
 from app.extensions import csrf
 from flask_belfry.core.access import open_endpoints
 
@@ -37,22 +37,22 @@ __all__ = [
     "SCOPES",
     "WRITE",
     "ApiBlueprint",
-    "KeptAnswer",
+    "IdempotencyRecord",
     "Moment",
     "QueryOfPage",
     "Schema",
     "UnauthenticatedError",
-    "error_answer",
+    "check_control_characters",
+    "check_stale",
+    "error_response",
     "id_field",
     "init_app",
     "is_api_request",
-    "page_answer",
+    "page_response",
     "page_schema",
-    "prune_answers",
-    "refuse_control_characters",
-    "refuse_stale",
+    "prune_idempotency_records",
     "register_api",
-    "secret_answer",
+    "secret_response",
     "versioned",
 ]
 

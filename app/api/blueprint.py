@@ -9,7 +9,7 @@ from flask_smorest import Blueprint
 
 from app.api.document import Endpoint, describe
 from app.api.errors import ScopeError
-from app.api.idempotency import answered_once
+from app.api.idempotency import idempotent
 from app.api.parsing import ApiParser
 from app.api.paths import API_PREFIX
 from app.api.scopes import AREAS, is_in_scope, verb_of
@@ -49,7 +49,7 @@ class ApiBlueprint(Blueprint):
         **options: Any,
     ) -> None:
         """Called by `route`: gives the endpoint what all have."""
-        view = answered_once(view_func) if "POST" in options.get("methods", ()) else view_func
+        view = idempotent(view_func) if "POST" in options.get("methods", ()) else view_func
         told = Endpoint(
             has_id="<" in rule,
             is_public=is_public(view),

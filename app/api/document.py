@@ -78,7 +78,7 @@ class BelfryApi(Api):
         return current_app.response_class(text, mimetype="application/json")
 
     def _register_error_handlers(self) -> None:
-        """Left to `app.web.answers`, which knows pages from the API."""
+        """Left to `app.web.error_handlers`, which knows pages from the API."""
 
 
 def describe(doc: dict[str, Any], doc_info: dict[str, Any], *, method: str, **_: Any) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class StaleError(AppError):
     status = 412
 
 
-def error_answer(error: AppError | HTTPException) -> Response:
+def error_response(error: AppError | HTTPException) -> Response:
     """The JSON of an error, with the headers that belong to it."""
     if isinstance(error, AppError):
         return _app_error_answer(error)

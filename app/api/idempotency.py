@@ -37,7 +37,7 @@ KEEP = timedelta(hours=24)
 KEPT_HEADERS = ("Location", "ETag")
 
 
-class KeptAnswer(db.Model):
+class IdempotencyRecord(db.Model):
     """What a user's POST with a key was answered. The fingerprint tells whether the same is asked again."""
 
     __tablename__ = "kept_answers"
@@ -54,19 +54,19 @@ class KeptAnswer(db.Model):
 
 def export_answers(person: Person) -> list[dict[str, Any]]:
     """Which answers are kept; what they said the person has been told elsewhere."""
-    columns = (KeptAnswer.key, KeptAnswer.status, KeptAnswer.created_at)
-    return rows_of(sa.select(*columns).where(KeptAnswer.user_id == person.id))
+    columns = (IdempotencyRecord.key, IdempotencyRecord.status, IdempotencyRecord.created_at)
+    return rows_of(sa.select(*columns).where(IdempotencyRecord.user_id == person.id))
 
 
 def erase_answers(person: Person) -> None:
     """Deletes them."""
-    db.session.execute(sa.delete(KeptAnswer).where(KeptAnswer.user_id == person.id))
+    db.session.execute(sa.delete(IdempotencyRecord).where(IdempotencyRecord.user_id == person.id))
 
 
 register(
     Part(
         "answers",
-        (KeptAnswer.user_id,),
+        (IdempotencyRecord.user_id,),
         export_answers,
         erase_answers,
         "Responses that the API keeps for a day for repeated requests are deleted.",
@@ -74,13 +74,13 @@ register(
 )
 
 
-def secret_answer(view: View) -> View:
+def secret_response(view: View) -> View:
     """For endpoints whose answer holds a secret: it is not kept. Goes right above the function."""
     view.__dict__["has_secret_answer"] = True
     return view
 
 
-def answered_once(view: View) -> View:
+def idempotent(view: View) -> View:
     """A view that does with a key what it does without, once for each user and key."""
 
     @wraps(view)
@@ -93,8 +93,8 @@ def answered_once(view: View) -> View:
             takes = f"must be 1 to {MAX_KEY_CHARACTERS} printable ASCII characters without spaces"
             raise InvalidInputError("The key is not usable.", {HEADER: [takes]})
         session, user_id = db.session(), current_user.id
-        _refuse_unfinished(session, user_id, key)
-        kept = session.get(KeptAnswer, (user_id, key), with_for_update=True)
+        _check_unfinished(session, user_id, key)
+        kept = session.get(IdempotencyRecord, (user_id, key), with_for_update=True)
         if kept is not None:
             return _answer_again(kept)
         with commits_held(session):
@@ -107,18 +107,18 @@ def answered_once(view: View) -> View:
     return answer
 
 
-def prune_answers(session: Session) -> int:
+def prune_idempotency_records(session: Session) -> int:
     """Deletes answers that were kept for `KEEP`. The caller commits.
 
     Returns:
         how many were deleted.
     """
-    statement = sa.delete(KeptAnswer).where(KeptAnswer.created_at < utc_now() - KEEP)
+    statement = sa.delete(IdempotencyRecord).where(IdempotencyRecord.created_at < utc_now() - KEEP)
     result = session.execute(statement, execution_options={"synchronize_session": False})
     return result.rowcount  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _refuse_unfinished(session: Session, user_id: int, key: str) -> None:
+def _check_unfinished(session: Session, user_id: int, key: str) -> None:
     """Makes this request the one with its key, until its transaction ends; raises ConflictError when there is another.
 
     On SQLite, the query for the kept answer does that: the second request waits for the first, and finds its answer.
@@ -131,8 +131,8 @@ def _refuse_unfinished(session: Session, user_id: int, key: str) -> None:
         raise ConflictError("A request with this key is under way: ask again in a moment.")
 
 
-def _kept(user_id: int, key: str, response: Response, *, is_secret: bool) -> KeptAnswer:
-    kept = KeptAnswer()
+def _kept(user_id: int, key: str, response: Response, *, is_secret: bool) -> IdempotencyRecord:
+    kept = IdempotencyRecord()
     kept.user_id, kept.key, kept.fingerprint = user_id, key, _fingerprint()
     kept.status = response.status_code
     kept.headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
@@ -140,7 +140,7 @@ def _kept(user_id: int, key: str, response: Response, *, is_secret: bool) -> Kep
     return kept
 
 
-def _answer_again(kept: KeptAnswer) -> Response:
+def _answer_again(kept: IdempotencyRecord) -> Response:
     if kept.fingerprint != _fingerprint():
         used = "was used for another request; take a new one for each"
         raise InvalidInputError("This key belongs to another request.", {HEADER: [used]})

@@ -64,7 +64,7 @@ def page_schema(item: type[ma.Schema]) -> type[ma.Schema]:
     return type(f"{item.__name__.removesuffix('Schema')}PageSchema", (Schema,), fields)
 
 
-def page_answer(page: Page[Any]) -> Mapping[str, Any]:
+def page_response(page: Page[Any]) -> Mapping[str, Any]:
     """A page as its schema dumps it."""
     return {"items": page.items, "next_cursor": page.next_cursor}
 
@@ -89,7 +89,7 @@ def id_field(description: str, **options: Any) -> ma.fields.Integer:
     )
 
 
-def refuse_control_characters(text: str) -> None:
+def check_control_characters(text: str) -> None:
     """A validator of text fields: raises ValidationError for NUL and its like."""
     if CONTROL_CHARACTERS.search(text):
         raise ma.ValidationError(CONTROL_CHARACTERS_REFUSED)

@@ -20,7 +20,7 @@ OK_STATUSES = (200, 201)
 def versioned(view: View) -> View:
     """For endpoints of one row: their answers carry its ETag, and a GET with `If-None-Match` is a 304 if it stayed.
 
-    Goes right below the blueprint's `route`. An endpoint that writes calls `refuse_stale` for `If-Match`.
+    Goes right below the blueprint's `route`. An endpoint that writes calls `check_stale` for `If-Match`.
     """
 
     @wraps(view)
@@ -34,7 +34,7 @@ def versioned(view: View) -> View:
     return answer
 
 
-def refuse_stale(schema: ma.Schema, load: Callable[[], object]) -> None:
+def check_stale(schema: ma.Schema, load: Callable[[], object]) -> None:
     """Keeps a client with `If-Match` from writing over what it has not seen; without that header does nothing.
 
     Args:

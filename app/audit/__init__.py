@@ -16,7 +16,7 @@ from app.audit import personal
 from app.audit.cli import audit
 from app.audit.models import AuditEntry
 from app.audit.pruning import prune_audit
-from app.audit.queries import Deed, Filters, list_deeds
+from app.audit.queries import AuditEvent, Filters, list_events
 from app.audit.recording import (
     listen,
     record,
@@ -30,10 +30,10 @@ from flask_belfry.db import BelfrySession
 
 __all__ = [
     "AuditEntry",
-    "Deed",
+    "AuditEvent",
     "Filters",
     "init_app",
-    "list_deeds",
+    "list_events",
     "personal",
     "prune_audit",
     "record",

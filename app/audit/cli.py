@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from app.audit.queries import Deed, Filters, list_deeds
+from app.audit.queries import AuditEvent, Filters, list_events
 from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
 from flask_belfry.db.pagination import MAX_INTEGER, MAX_LIMIT
 
@@ -21,17 +21,17 @@ audit = CommandGroup("audit", help="Who did what to which row, from where.")
 @as_json_option
 def list_(action: str | None, user_id: int | None, subject: str | None, limit: int, as_json: bool) -> None:
     """Lists deeds, newest first."""
-    deeds = list_deeds(Filters(action, user_id, subject), limit=limit).items
+    events = list_events(Filters(action, user_id, subject), limit=limit).items
     if as_json:
-        return echo_json([asdict(deed) for deed in deeds])
-    for deed in deeds:
-        click.echo(_line(deed))
-    if not deeds:
+        return echo_json([asdict(event) for event in events])
+    for event in events:
+        click.echo(_line(event))
+    if not events:
         click.echo("nothing matches", err=True)
     return None
 
 
-def _line(deed: Deed) -> str:
-    who = f"user {deed.user_id}" if deed.user_id else "job" if deed.job_id else "system"
-    subject = f"{deed.subject_type}/{deed.subject_id}" if deed.subject_type else "-"
-    return f"{deed.at:%Y-%m-%d %H:%M:%S}  {who:<10}  {deed.action:<24}  {subject:<24}  {deed.address or '-'}"
+def _line(event: AuditEvent) -> str:
+    who = f"user {event.user_id}" if event.user_id else "job" if event.job_id else "system"
+    subject = f"{event.subject_type}/{event.subject_id}" if event.subject_type else "-"
+    return f"{event.at:%Y-%m-%d %H:%M:%S}  {who:<10}  {event.action:<24}  {subject:<24}  {event.address or '-'}"

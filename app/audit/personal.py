@@ -15,7 +15,7 @@ from flask_belfry.outbox import JobRecord
 
 def export(person: Person) -> dict[str, Any]:
     """What the person did, and what they changed of which rows: not from what to what, which may be others'."""
-    deeds = (
+    events = (
         AuditEntry.at,
         AuditEntry.action,
         AuditEntry.subject_type,
@@ -32,7 +32,7 @@ def export(person: Person) -> dict[str, Any]:
         StatusChange.address,
     )
     return {
-        "deeds": rows_of(sa.select(*deeds).where(AuditEntry.user_id == person.id).order_by(AuditEntry.id)),
+        "events": rows_of(sa.select(*events).where(AuditEntry.user_id == person.id).order_by(AuditEntry.id)),
         "changes": rows_of(sa.select(*changes).where(StatusChange.user_id == person.id).order_by(StatusChange.id)),
     }
 

@@ -16,7 +16,7 @@ from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, merge_pages, page_by
 
 
 @dataclass(frozen=True)
-class Deed:
+class AuditEvent:
     """One line of the log: an AuditEntry, or a StatusChange, whose action is `<subject>.<field>`."""
 
     id: str
@@ -55,7 +55,7 @@ class Filters:
         return frozenset({self.action} if self.action else self.actions)
 
 
-def list_deeds(filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Deed]:
+def list_events(filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[AuditEvent]:
     """One page of what the present scope shows, newest first: two queries, each answered by an index."""
     session = db.session()
     pages: list[Page[Any]] = [
@@ -97,11 +97,11 @@ def _common(model: type[AuditEntry] | type[StatusChange], filters: Filters) -> l
     return conditions
 
 
-def _deed(row: AuditEntry | StatusChange) -> Deed:
+def _deed(row: AuditEntry | StatusChange) -> AuditEvent:
     if isinstance(row, AuditEntry):
-        return Deed(action=row.action, user_agent=row.user_agent, details=row.details, **_shared(row))
+        return AuditEvent(action=row.action, user_agent=row.user_agent, details=row.details, **_shared(row))
     details = {"old": row.old, "new": row.new}
-    return Deed(action=f"{row.subject_type}.{row.field}", user_agent=None, details=details, **_shared(row))
+    return AuditEvent(action=f"{row.subject_type}.{row.field}", user_agent=None, details=details, **_shared(row))
 
 
 def _shared(row: AuditEntry | StatusChange) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from app.audit.models import AuditEntry
 from flask_belfry.changes import (
     Creation,
     Subject,
-    current_origin,
+    current_actor,
     current_session,
     on_created,
     school_column,
@@ -25,7 +25,7 @@ from flask_belfry.changes import (
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import new_id
-from flask_belfry.db.tenancy import narrowed
+from flask_belfry.db.tenancy import scoped
 
 _creations: set[type] = set()
 _deletions: set[type] = set()
@@ -92,7 +92,7 @@ def _record_bulk(execution: ORMExecuteState, model: Any) -> None:
     session, where = execution.session, getattr(execution.statement, "whereclause", None)
     session.flush()
     query = sa.select(sa.inspect(model).primary_key[0], school_column(model)).with_for_update()
-    found: Any = session.connection().execute(narrowed(query if where is None else query.where(where)))
+    found: Any = session.connection().execute(scoped(query if where is None else query.where(where)))
     _write(session, [_deleted(model, str(id), school_id) for id, school_id in found])
 
 
@@ -104,7 +104,7 @@ def _deleted(model: type, id: str, school_id: int | None) -> dict[str, Any]:
 def _row(
     action: str, subject: Subject | None, school_id: int | None, details: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    origin = current_origin()
+    actor = current_actor()
     return {
         "id": new_id(),
         "school_id": school_id,
@@ -112,11 +112,11 @@ def _row(
         "action": action,
         "subject_type": subject.type if subject else None,
         "subject_id": subject.id if subject else None,
-        "user_id": origin.user_id,
-        "job_id": origin.job_id,
-        "request_id": origin.request_id,
-        "address": origin.address,
-        "user_agent": origin.user_agent,
+        "user_id": actor.user_id,
+        "job_id": actor.job_id,
+        "request_id": actor.request_id,
+        "address": actor.address,
+        "user_agent": actor.user_agent,
         "details": dict(details or {}),
     }
 

@@ -10,7 +10,7 @@ from flask import Blueprint, Flask, render_template, request
 from flask.typing import ResponseReturnValue
 
 from app.accounts import find_user, names_of, require_role
-from app.audit.queries import Filters, list_deeds
+from app.audit.queries import Filters, list_events
 from app.audit.recording import records_creation, records_deletion
 from flask_belfry.changes import recorded_columns, subject_type
 from flask_belfry.core.presentation import label
@@ -79,12 +79,12 @@ def list_() -> ResponseReturnValue:
     shown = {name: query_text(name) for name in ("group", "action", "user", "subject")}
     _, actions = groups().get(shown["group"] or "", ("", ()))
     filters = Filters(shown["action"], _user_id(shown["user"]), shown["subject"], actions)
-    page = list_deeds(filters, cursor=request.args.get("cursor"))
+    page = list_events(filters, cursor=request.args.get("cursor"))
     return render_template(
         "audit/list.html",
-        deeds=page.items,
+        events=page.items,
         next_cursor=page.next_cursor,
-        names=names_of(deed.user_id for deed in page.items),
+        names=names_of(event.user_id for event in page.items),
         groups={name: title for name, (title, _) in groups().items()},
         filters=shown,
     )

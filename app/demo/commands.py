@@ -22,7 +22,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.commands import CommandGroup
 from flask_belfry.db import db, insert_ignoring_conflicts
 from flask_belfry.db.columns import new_id
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 DEMO_PASSWORD = "belfry-demo"  # noqa: S105 - shown on the login page of every demo
 
@@ -112,7 +112,7 @@ def demo_logins() -> list[tuple[str, str, str]] | None:
     if current_app.config["APP_ENV"] == "production":
         return None
     emails = [person.email for person in LOGINS]
-    with seeing(EVERYTHING):  # whoever reads the login page is nobody yet
+    with use_scope(ALL_TENANTS):  # whoever reads the login page is nobody yet
         known = set(db.session.scalars(sa.select(User.email).where(User.email.in_(emails), User.active)))
     return [(person.email, DEMO_PASSWORD, person.role.value) for person in LOGINS if person.email in known] or None
 

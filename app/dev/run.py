@@ -47,7 +47,7 @@ def run_everything(app: Flask) -> int:
     root, port = Path(app.root_path).parent, int(app.config["PORT"])
     Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
     _hold_lock(Path(app.instance_path) / "run.lock")
-    _refuse_taken_port(port)
+    _check_taken_port(port)
     environ = _child_environment(root, port)
     logins = _prepare_database(app, root, environ)
     supervisor = Supervisor(
@@ -83,7 +83,7 @@ def _hold_lock(path: Path) -> None:
         raise click.ClickException("Belfry already runs from this folder; stop it first") from None
 
 
-def _refuse_taken_port(port: int) -> None:
+def _check_taken_port(port: int) -> None:
     with socket.socket() as probe:
         # As gunicorn does: connections of the last run that still linger do not take the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

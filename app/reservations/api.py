@@ -8,7 +8,7 @@ from typing import Any
 from flask import url_for
 
 from app.accounts import acting_user
-from app.api import ApiBlueprint, QueryOfPage, page_answer, page_schema, refuse_stale, versioned
+from app.api import ApiBlueprint, QueryOfPage, check_stale, page_response, page_schema, versioned
 from app.reservations import queries, services
 from app.reservations.models import Reservation
 from app.reservations.schemas import (
@@ -33,7 +33,7 @@ ONE = "/reservations/<id:reservation_id>"
 def list_reservations(query: dict[str, Any]) -> Mapping[str, Any]:
     """Reservations, latest start first: staff see all, customers their own"""
     limit, cursor = query.pop("limit"), query.pop("cursor")
-    return page_answer(queries.page(acting_user(), queries.Filters(**query), limit=limit, cursor=cursor))
+    return page_response(queries.page(acting_user(), queries.Filters(**query), limit=limit, cursor=cursor))
 
 
 @blueprint.route("/reservations", methods=["POST"])
@@ -64,7 +64,7 @@ def get_reservation(reservation_id: int) -> Reservation:
 @blueprint.alt_response(409, description="Its status does not admit this, or the resource is taken.")
 def change_reservation(changes: dict[str, Any], reservation_id: int) -> Reservation:
     """Change a reservation, or move it to another status: all of it or nothing"""
-    _refuse_stale(reservation_id)
+    _check_stale(reservation_id)
     status = changes.pop("status", None)
     reservation = services.update(acting_user(), reservation_id, changes) if changes else None
     if status is not None:
@@ -80,7 +80,7 @@ def change_reservation(changes: dict[str, Any], reservation_id: int) -> Reservat
 @blueprint.response(204)
 def delete_reservation(reservation_id: int) -> None:
     """Remove a reservation, for staff; customers cancel theirs"""
-    _refuse_stale(reservation_id)
+    _check_stale(reservation_id)
     services.delete(acting_user(), reservation_id)
     db.session.commit()
 
@@ -90,8 +90,8 @@ def delete_reservation(reservation_id: int) -> None:
 @blueprint.response(200, page_schema(ResourceSchema))
 def list_resources(query: dict[str, Any]) -> Mapping[str, Any]:
     """What can be reserved, by id"""
-    return page_answer(queries.page_of_resources(**query))
+    return page_response(queries.page_of_resources(**query))
 
 
-def _refuse_stale(reservation_id: int) -> None:
-    refuse_stale(ReservationSchema(), lambda: queries.get(acting_user(), reservation_id, for_update=True))
+def _check_stale(reservation_id: int) -> None:
+    check_stale(ReservationSchema(), lambda: queries.get(acting_user(), reservation_id, for_update=True))

@@ -122,7 +122,7 @@ class Reservation(OfSchool, db.Model):
         target = as_status(value)
         # A row that is being made may begin anywhere: an import knows ended ones.
         if self.status is not None and target != self.status:
-            refuse_transition(self, target)
+            check_transition(self, target)
         return target
 
     @property
@@ -140,7 +140,7 @@ def as_status(value: str) -> ReservationStatus:
         raise InvalidInputError("Invalid status.", {"status": [takes]}) from None
 
 
-def refuse_transition(reservation: Reservation, target: ReservationStatus) -> None:
+def check_transition(reservation: Reservation, target: ReservationStatus) -> None:
     """Raises ConflictError, which names both statuses, unless the table of transitions has this one."""
     if target not in TRANSITIONS[reservation.status]:
         described = f"Reservation #{reservation.id} is {reservation.status} and cannot become {target}."

@@ -130,8 +130,8 @@ def taken_by_others(user: User, day: date, zone: ZoneInfo) -> Sequence[TakenSpan
 
 def taking_place(query: sa.Select[Reservation], day: date, zone: ZoneInfo) -> Sequence[Reservation]:
     """Those of a query that take place, in part at least, on a day of `zone`, and were not cancelled."""
-    narrowed = query.where(*_takes_place(day, zone)).order_by(*LIST_KEY)
-    return db.session.scalars(_loaded(narrowed)).all()
+    scoped = query.where(*_takes_place(day, zone)).order_by(*LIST_KEY)
+    return db.session.scalars(_loaded(scoped)).all()
 
 
 def day_span(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:

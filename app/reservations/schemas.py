@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshmallow as ma
 from marshmallow import validate
 
-from app.api import MAX_ID, Moment, QueryOfPage, Schema, id_field, refuse_control_characters
+from app.api import MAX_ID, Moment, QueryOfPage, Schema, check_control_characters, id_field
 from app.reservations.models import (
     DEFAULT_DURATION_MINUTES,
     MAX_DURATION_MINUTES,
@@ -25,7 +25,7 @@ class ReservationFields(Schema):
     )
     resource_id = id_field("The resource to reserve.", allow_none=True)
     party_size = ma.fields.Integer(strict=True, validate=validate.Range(1, MAX_PARTY_SIZE))
-    note = ma.fields.String(validate=[validate.Length(max=MAX_NOTE_CHARACTERS), refuse_control_characters])
+    note = ma.fields.String(validate=[validate.Length(max=MAX_NOTE_CHARACTERS), check_control_characters])
 
 
 class NewReservationSchema(ReservationFields):
@@ -74,7 +74,7 @@ class ReservationQuery(QueryOfPage):
     starts_from = Moment()
     starts_before = Moment(metadata={"description": "Not part of the span."})
     text = ma.fields.String(
-        validate=[validate.Length(1, 100), refuse_control_characters],
+        validate=[validate.Length(1, 100), check_control_characters],
         metadata={"description": "In the customer's name or address, in the note, or the number."},
     )
 

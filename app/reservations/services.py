@@ -23,7 +23,7 @@ from app.reservations.models import (
     Reservation,
     Resource,
     as_status,
-    refuse_transition,
+    check_transition,
 )
 from app.reservations.overlaps import is_overlap
 from app.reservations.queries import get
@@ -143,7 +143,7 @@ def set_status(user: User, reservation_id: int, status: str, *, expected: str | 
     if reservation.status is target:
         return reservation
     require(user, status_action(target), reservation, message=f"Only staff can set a reservation to {target}.")
-    refuse_transition(reservation, target)
+    check_transition(reservation, target)
     reservation.status = target
     db.session.flush()
     return reservation

@@ -140,24 +140,24 @@ def init_app(app: Flask) -> None:
     app.extensions["limiter"] = Limiter(publisher(app))
 
 
-def spend(limit: Limit, *key: str) -> None:
+def hit(limit: Limit, *key: str) -> None:
     """Uses one of the times that `key` has. Raises TooManyRequests when none is left."""
-    if is_spent(limit, *key):
+    if is_exhausted(limit, *key):
         _refuse(limit, key)
 
 
-def is_spent(limit: Limit, *key: str) -> bool:
+def is_exhausted(limit: Limit, *key: str) -> bool:
     """Uses one of the times that `key` has; returns whether none was left."""
     return _is_enabled() and not _call(lambda counters: counters.hit(limit.item, _digest(key)))
 
 
-def refuse_spent(limit: Limit, *key: str) -> None:
+def test(limit: Limit, *key: str) -> None:
     """Raises TooManyRequests when `key` has none of its times left; uses none of them."""
     if _is_enabled() and not _call(lambda counters: counters.test(limit.item, _digest(key))):
         _refuse(limit, key)
 
 
-def forget(limit: Limit, *key: str) -> None:
+def clear(limit: Limit, *key: str) -> None:
     """Gives `key` all its times back."""
     if _is_enabled():
         _call(lambda counters: counters.clear(limit.item, _digest(key)))

@@ -8,7 +8,7 @@ from typing import Any
 from flask import url_for
 
 from app.accounts import acting_user
-from app.api import ApiBlueprint, QueryOfPage, page_answer, page_schema, refuse_stale, versioned
+from app.api import ApiBlueprint, QueryOfPage, check_stale, page_response, page_schema, versioned
 from app.web.bodies import accept_body
 from app.work_items import comments, queries, services
 from app.work_items.models import MAX_ITEM_BYTES, Kind, WorkItem, WorkItemComment
@@ -32,7 +32,7 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
         """Those that one sees, newest first"""
         limit, cursor = query.pop("limit"), query.pop("cursor")
         filters = queries.Filters(kind=kind, **query)
-        return page_answer(queries.page(acting_user(), filters, limit=limit, cursor=cursor))
+        return page_response(queries.page(acting_user(), filters, limit=limit, cursor=cursor))
 
     @blueprint.route(f"/{plural}", methods=["POST"])
     @versioned
@@ -69,7 +69,7 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @accept_body(MAX_ITEM_BYTES)
     def change_item(changes: dict[str, Any], item_id: int) -> WorkItem:
         """Change one, or move it to another status: all of it or nothing"""
-        _refuse_stale(item_id)
+        _check_stale(item_id)
         item = services.change(acting_user(), item_id, changes, kind=kind)
         commit_and_keep()
         return item
@@ -81,12 +81,12 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @blueprint.alt_response(409, description="It has parts: delete them too, or move them.")
     def delete_item(query: dict[str, Any], item_id: int) -> None:
         """Remove one: its history stays"""
-        _refuse_stale(item_id)
+        _check_stale(item_id)
         services.delete(acting_user(), item_id, kind=kind, **query)
         db.session.commit()
 
-    def _refuse_stale(item_id: int) -> None:
-        refuse_stale(schemas.item(), lambda: queries.get(acting_user(), item_id, kind=kind, for_update=True))
+    def _check_stale(item_id: int) -> None:
+        check_stale(schemas.item(), lambda: queries.get(acting_user(), item_id, kind=kind, for_update=True))
 
     _add_conversation(blueprint, kind, one)
     return blueprint
@@ -99,7 +99,7 @@ def _add_conversation(blueprint: ApiBlueprint, kind: Kind, one: str) -> None:
     def list_comments(query: dict[str, Any], item_id: int) -> Mapping[str, Any]:
         """What was said of one, oldest first"""
         item = queries.get(acting_user(), item_id, kind=kind)
-        return page_answer(queries.comments_of(item, **query))
+        return page_response(queries.comments_of(item, **query))
 
     @blueprint.route(f"{one}/comments", methods=["POST"])
     @blueprint.arguments(CommentTextSchema)

@@ -138,7 +138,7 @@ class WorkItem(OfSchool, Base):
     @validates("parent")
     def _keep_kinds(self, _: str, parent: WorkItem | None) -> WorkItem | None:
         if parent is not None:
-            refuse_parent(self.of_kind(), parent)
+            check_parent(self.of_kind(), parent)
             # What is a part of something belongs to its school.
             self.school_id = parent.school_id
         return parent
@@ -257,7 +257,7 @@ def as_priority(value: str) -> Priority:
         raise InvalidInputError("Invalid priority.", {"priority": [f"must be {_one_of(Priority)}"]}) from None
 
 
-def refuse_parent(kind: Kind, parent: WorkItem) -> None:
+def check_parent(kind: Kind, parent: WorkItem) -> None:
     """Raises InvalidInputError unless an item of `kind` can be a part of `parent`."""
     if parent.kind is not kind.parent:
         wanted = f"must be the id of one of the {kind.parent.plural}" if kind.parent else "must be absent"

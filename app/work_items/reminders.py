@@ -17,7 +17,7 @@ from app.work_items.people import Person, people_of
 from flask_belfry.changes import Subject, subject_type
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
-from flask_belfry.db.tenancy import narrowed
+from flask_belfry.db.tenancy import scoped
 from flask_belfry.mail import MailRequest, send_mails
 
 # After an outage: who was not told of what was due longer ago has heard of it otherwise.
@@ -46,7 +46,7 @@ def _remind(session: Session, condition: sa.ColumnElement[bool], *, is_overdue: 
     asked, last_id = 0, 0
     columns = (_ITEMS.id, _ITEMS.due_date, _ITEMS.responsible_id, _ITEMS.reporter_id)
     query = sa.select(*columns).where(condition, _ITEMS.status != WorkStatus.DONE).order_by(_ITEMS.id)
-    while rows := session.execute(narrowed(query.where(_ITEMS.id > last_id).limit(ITEMS_PER_BATCH))).all():
+    while rows := session.execute(scoped(query.where(_ITEMS.id > last_id).limit(ITEMS_PER_BATCH))).all():
         last_id = rows[-1].id
         people = people_of([row.id for row in rows])
         requests = [_request(row, person, is_overdue) for row in rows for person in _concerned(row, people[row.id])]

@@ -9,7 +9,7 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import validate
 
-from app.api import MAX_ID, QueryOfPage, Schema, id_field, refuse_control_characters
+from app.api import MAX_ID, QueryOfPage, Schema, check_control_characters, id_field
 from app.work_items.models import (
     MAX_COMMENT_CHARACTERS,
     MAX_DESCRIPTION_CHARACTERS,
@@ -26,10 +26,8 @@ Field = ma.fields.Field[Any]
 class WorkItemFields(Schema):
     """What a client sets."""
 
-    title = ma.fields.String(validate=[validate.Length(1, MAX_TITLE_CHARACTERS), refuse_control_characters])
-    description = ma.fields.String(
-        validate=[validate.Length(max=MAX_DESCRIPTION_CHARACTERS), refuse_control_characters]
-    )
+    title = ma.fields.String(validate=[validate.Length(1, MAX_TITLE_CHARACTERS), check_control_characters])
+    description = ma.fields.String(validate=[validate.Length(max=MAX_DESCRIPTION_CHARACTERS), check_control_characters])
     status = ma.fields.Enum(WorkStatus, by_value=True)
     priority = ma.fields.Enum(Priority, by_value=True)
     due_date = ma.fields.Date(allow_none=True, metadata={"description": "ISO 8601: the day by which it is done."})
@@ -60,7 +58,7 @@ class WorkItemQuery(QueryOfPage):
     reporter_id = ma.fields.Integer(validate=validate.Range(1, MAX_ID))
     due_before = ma.fields.Date(metadata={"description": "Due before that day, and not done."})
     text = ma.fields.String(
-        validate=[validate.Length(1, 100), refuse_control_characters],
+        validate=[validate.Length(1, 100), check_control_characters],
         metadata={"description": "In the title or the description, or the number."},
     )
 
@@ -80,7 +78,7 @@ class CommentTextSchema(Schema):
     """What to say. `@username` tells somebody of it by mail."""
 
     text = ma.fields.String(
-        required=True, validate=[validate.Length(1, MAX_COMMENT_CHARACTERS), refuse_control_characters]
+        required=True, validate=[validate.Length(1, MAX_COMMENT_CHARACTERS), check_control_characters]
     )
 
 
@@ -154,7 +152,7 @@ def _bulk_fields(kind: Kind, people: str) -> dict[str, Field]:
 
 def _required_title() -> Field:
     return ma.fields.String(
-        required=True, validate=[validate.Length(1, MAX_TITLE_CHARACTERS), refuse_control_characters]
+        required=True, validate=[validate.Length(1, MAX_TITLE_CHARACTERS), check_control_characters]
     )
 
 

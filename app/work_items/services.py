@@ -24,7 +24,7 @@ from app.work_items.models import (
     WorkStatus,
     as_priority,
     as_status,
-    refuse_parent,
+    check_parent,
 )
 from app.work_items.ordering import position_below, position_on_top
 from app.work_items.queries import get, visible_to
@@ -134,7 +134,7 @@ def set_status(user: User, item_id: int, status: str, *, expected: str | None = 
         InvalidInputError: there is no such status.
     """
     item = get(user, item_id, for_update=True)
-    _refuse_unexpected(item, expected)
+    _check_unexpected(item, expected)
     _apply(user, item, {"status": status})
     db.session.flush()
     return item
@@ -158,7 +158,7 @@ def move(user: User, item_id: int, status: str, below_id: int | None, *, expecte
     target = as_status(status)
     item = get(user, item_id, for_update=True)
     require(user, "work_items.set_status", item, message=NOT_YOURS)
-    _refuse_unexpected(item, expected)
+    _check_unexpected(item, expected)
     if below_id == item.id:
         raise InvalidInputError("A card cannot be placed below itself.", {"below_id": ["must be another card's id"]})
     above = None if below_id is None else get(user, below_id)
@@ -237,7 +237,7 @@ def delete(
     db.session.flush()
 
 
-def _refuse_unexpected(item: WorkItem, expected: str | None) -> None:
+def _check_unexpected(item: WorkItem, expected: str | None) -> None:
     if expected is not None and item.status != expected:
         raise ConflictError(f"{item.name} is {words(item.status)} now, no longer {words(expected)}.")
 
@@ -321,7 +321,7 @@ def _parent(user: User, kind: Kind, parent_id: int | None) -> WorkItem | None:
         raise InvalidInputError(
             error.message, {field: [f"must be the id of one of the {kind.parent.plural}"]}
         ) from error
-    refuse_parent(kind, parent)
+    check_parent(kind, parent)
     return parent
 
 

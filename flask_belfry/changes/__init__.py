@@ -3,8 +3,23 @@
 A slice declares its listeners with `on_created` and `on_change`; `record_changes` keeps the history of a column.
 """
 
-from flask_belfry.changes import hooks
-from flask_belfry.changes.changes import (
+from flask_belfry.changes import session_events as hooks
+from flask_belfry.changes.actor import (
+    ADDRESS_CHARACTERS,
+    REQUEST_ID_CHARACTERS,
+    SUBJECT_ID_CHARACTERS,
+    SUBJECT_TYPE_CHARACTERS,
+    Actor,
+    Subject,
+    current_actor,
+    for_school,
+    reference_problems,
+    school_of,
+    set_actor,
+    use_actor,
+)
+from flask_belfry.changes.errors import ActorError, HookError
+from flask_belfry.changes.listeners import (
     Change,
     Creation,
     on_change,
@@ -16,22 +31,7 @@ from flask_belfry.changes.changes import (
     subject_of,
     subject_type,
 )
-from flask_belfry.changes.errors import HookError, OriginError
 from flask_belfry.changes.models import StatusChange
-from flask_belfry.changes.origin import (
-    ADDRESS_CHARACTERS,
-    REQUEST_ID_CHARACTERS,
-    SUBJECT_ID_CHARACTERS,
-    SUBJECT_TYPE_CHARACTERS,
-    Origin,
-    Subject,
-    acting_as,
-    current_origin,
-    for_school,
-    reference_problems,
-    school_of,
-    set_origin,
-)
 from flask_belfry.changes.sessions import current_session
 from flask_belfry.db import BelfrySession
 
@@ -40,15 +40,14 @@ __all__ = [
     "REQUEST_ID_CHARACTERS",
     "SUBJECT_ID_CHARACTERS",
     "SUBJECT_TYPE_CHARACTERS",
+    "Actor",
+    "ActorError",
     "Change",
     "Creation",
     "HookError",
-    "Origin",
-    "OriginError",
     "StatusChange",
     "Subject",
-    "acting_as",
-    "current_origin",
+    "current_actor",
     "current_session",
     "for_school",
     "on_change",
@@ -59,9 +58,10 @@ __all__ = [
     "school_column",
     "school_of",
     "school_of_row",
-    "set_origin",
+    "set_actor",
     "subject_of",
     "subject_type",
+    "use_actor",
 ]
 
 hooks.listen(BelfrySession)

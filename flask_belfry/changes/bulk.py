@@ -16,13 +16,20 @@ from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.sql import visitors
 from sqlalchemy.util import LRUCache
 
-from flask_belfry.changes.changes import Watch, school_column, school_of_row, subject_of, watch_of, watches_of_table
+from flask_belfry.changes.actor import current_actor
 from flask_belfry.changes.errors import HookError
+from flask_belfry.changes.listeners import (
+    TrackedModel,
+    school_column,
+    school_of_row,
+    subject_of,
+    tracked_model_of,
+    tracked_models_of_table,
+)
 from flask_belfry.changes.models import StatusChange
-from flask_belfry.changes.origin import current_origin
 from flask_belfry.changes.recording import Difference, as_text, record_matching, stored_as_text
 from flask_belfry.db.columns import new_id
-from flask_belfry.db.tenancy import Tenant, narrowed
+from flask_belfry.db.tenancy import Tenant, scoped
 
 CHUNK_ROWS = 1_000
 _reads: LRUCache[Any, bool] = LRUCache(1_000)
@@ -74,14 +81,14 @@ def _only_reads(statement: Any) -> bool:
 
 
 def _check_update(part: sa.Update, parameters: Mapping[str, Any]) -> None:
-    for model, watch in watches_of_table(part.table):
+    for model, watch in tracked_models_of_table(part.table):
         for column in sorted(_assigned(model, part, parameters).keys() & watch.changed):
             way = f"use session.execute(update({model.__name__})…)"
             raise HookError(f"this update of {column} fires no hooks of {model.__name__}: {way}")
 
 
 def _check_insert(part: sa.Insert, fires: bool) -> None:
-    for model, watch in watches_of_table(part.table):
+    for model, watch in tracked_models_of_table(part.table):
         name = model.__name__
         if _is_upsert(part):
             raise HookError(f"insert({name}) … on conflict do update cannot be watched: which rows are new?")
@@ -140,7 +147,9 @@ def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result
     return frozen()
 
 
-def _update_by_key(execution: ORMExecuteState, model: type, watch: Watch, dispatch: DispatchChanges) -> sa.Result[Any]:
+def _update_by_key(
+    execution: ORMExecuteState, model: type, watch: TrackedModel, dispatch: DispatchChanges
+) -> sa.Result[Any]:
     statement, rows, session = cast(sa.Update, execution.statement), cast(Any, execution.parameters), execution.session
     if statement.whereclause is not None or _assignments(statement):
         raise HookError(f"update({model.__name__}) with a list of rows cannot be watched beside where() and values()")
@@ -151,7 +160,13 @@ def _update_by_key(execution: ORMExecuteState, model: type, watch: Watch, dispat
 
 
 def _fire(
-    session: Session, model: type, watch: Watch, column: str, value: Any, statement: Any, dispatch: DispatchChanges
+    session: Session,
+    model: type,
+    watch: TrackedModel,
+    column: str,
+    value: Any,
+    statement: Any,
+    dispatch: DispatchChanges,
 ) -> Any:
     """Records the changes that `statement` will make to one column, and dispatches them if a hook hears them.
 
@@ -172,7 +187,7 @@ def _fire(
         is_constant
         and column not in watch.secret
         and stored_as_text(attribute.type)
-        and not watch.hears(column, as_text(value))
+        and not watch.has_listener(column, as_text(value))
     ):
         old = sa.cast(attribute, sa.String)
         record_matching(session, watch, column, query.with_only_columns(key, old, school), value, batch_id)
@@ -200,14 +215,14 @@ def _run(execution: ORMExecuteState, model: type, statement: Any) -> sa.Result[A
 
 
 def _chunks(session: Session, query: sa.Select[*tuple[Any, ...]]) -> Iterator[list[Difference]]:
-    result = session.connection().execute(narrowed(query), execution_options={"yield_per": CHUNK_ROWS})
+    result = session.connection().execute(scoped(query), execution_options={"yield_per": CHUNK_ROWS})
     for rows in result.partitions(CHUNK_ROWS):
         yield [Difference(*row) for row in rows]
 
 
-def _watched(execution: ORMExecuteState) -> tuple[type, Watch | None] | tuple[None, None]:
+def _watched(execution: ORMExecuteState) -> tuple[type, TrackedModel | None] | tuple[None, None]:
     mapper = execution.bind_mapper
-    return (None, None) if mapper is None else (mapper.class_, watch_of(mapper.class_))
+    return (None, None) if mapper is None else (mapper.class_, tracked_model_of(mapper.class_))
 
 
 def _first_row(execution: ORMExecuteState) -> Mapping[str, Any]:
@@ -250,7 +265,7 @@ def _differences_by_key(
 
 
 def _school_of_inserted(row: Sequence[Any]) -> int | None:
-    return row[0] if len(row) > 1 else current_origin().school_id
+    return row[0] if len(row) > 1 else current_actor().school_id
 
 
 def _key(model: type) -> Any:

@@ -11,5 +11,5 @@ class HookError(AppError):
     status = 500
 
 
-class OriginError(InvalidInputError):
+class ActorError(InvalidInputError):
     """A request's id or IP address is longer than what can be recorded."""

@@ -7,7 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from flask_belfry.changes.origin import (
+from flask_belfry.changes.actor import (
     ADDRESS_CHARACTERS,
     REQUEST_ID_CHARACTERS,
     SUBJECT_ID_CHARACTERS,

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_belfry.changes.changes import Change, Watch
+from flask_belfry.changes.actor import Subject, current_actor
+from flask_belfry.changes.listeners import Change, TrackedModel
 from flask_belfry.changes.models import StatusChange
-from flask_belfry.changes.origin import Subject, current_origin
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import database_new_id, new_id
-from flask_belfry.db.tenancy import narrowed
+from flask_belfry.db.tenancy import scoped
 
 # What a change keeps of a long value.
 VALUE_CHARACTERS = 80
@@ -43,23 +43,23 @@ _INSERT = sa.insert(table_of(StatusChange)).values(
 
 
 def record(
-    session: Session, watch: Watch, column: str, differences: Iterable[Difference], batch_id: str | None
+    session: Session, watch: TrackedModel, column: str, differences: Iterable[Difference], batch_id: str | None
 ) -> list[Change]:
     """Records differences of a column with one insert, and returns them as changes for its hooks."""
-    origin, now = current_origin(), utc_now()
+    actor, now = current_actor(), utc_now()
     if column in watch.secret:
         differences = [Difference(id, None, None, school_id) for id, _, _, school_id in differences]
     changes = [
-        Change(new_id(), Subject(watch.type, str(id)), as_text(old), as_text(new), now, origin.user_id, school_id)
+        Change(new_id(), Subject(watch.type, str(id)), as_text(old), as_text(new), now, actor.user_id, school_id)
         for id, old, new, school_id in differences
     ]
     if changes:
         common = {
             "field": column,
             "batch_id": batch_id,
-            "request_id": origin.request_id,
-            "job_id": origin.job_id,
-            "address": origin.address,
+            "request_id": actor.request_id,
+            "job_id": actor.job_id,
+            "address": actor.address,
         }
         rows = [_row(change) | common for change in changes]
         session.connection().execute(_INSERT, rows)
@@ -67,7 +67,12 @@ def record(
 
 
 def record_matching(
-    session: Session, watch: Watch, column: str, matching: sa.Select[*tuple[Any, ...]], new: object, batch_id: str
+    session: Session,
+    watch: TrackedModel,
+    column: str,
+    matching: sa.Select[*tuple[Any, ...]],
+    new: object,
+    batch_id: str,
 ) -> None:
     """Records the change of a column to one value on many rows without fetching them: for changes that no hook hears.
 
@@ -79,7 +84,7 @@ def record_matching(
         new: the value that all of them get.
         batch_id: what the changes have in common.
     """
-    origin, now = current_origin(), utc_now()
+    actor, now = current_actor(), utc_now()
     rows = matching.subquery()
     id, old, school_id = rows.columns
     values: dict[str, Any] = {
@@ -90,18 +95,18 @@ def record_matching(
         "old": old,
         "new": as_text(new),
         "at": now,
-        "user_id": origin.user_id,
+        "user_id": actor.user_id,
         "school_id": school_id,
-        "address": origin.address,
+        "address": actor.address,
         "field": column,
         "batch_id": batch_id,
-        "request_id": origin.request_id,
-        "job_id": origin.job_id,
+        "request_id": actor.request_id,
+        "job_id": actor.job_id,
     }
     table = table_of(StatusChange)
     written = [sa.type_coerce(value, table.c[name].type).label(name) for name, value in values.items()]
     statement = sa.insert(table).from_select(list(values), sa.select(*written).select_from(rows))
-    session.connection().execute(narrowed(statement))
+    session.connection().execute(scoped(statement))
 
 
 def stored_as_text(type_: sa.types.TypeEngine[Any]) -> bool:

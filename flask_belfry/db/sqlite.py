@@ -30,7 +30,7 @@ NEEDS_NO_TRANSACTION = re.compile(
 )
 
 
-class Turns:
+class WriteLock:
     """Who writes next, among the threads of this process.
 
     SQLite has one writer at a time, and whoever finds it busy sleeps and asks again, each time for longer, up to a
@@ -63,10 +63,10 @@ class Turns:
         self._lock = threading.Lock()
 
 
-class TurnTakingConnection(sqlite3.Connection):
+class SerializedConnection(sqlite3.Connection):
     """A connection whose transactions wait for their turn. `turns` is set by the function that makes it."""
 
-    turns: Turns
+    turns: WriteLock
     _turn: threading.Lock | None = None
     _has_begun: bool = False
 
@@ -129,7 +129,7 @@ def engine_options(busy_timeout_seconds: float) -> dict[str, Any]:
     Args:
         busy_timeout_seconds: how long a connection waits for another writer.
     """
-    connect = partial(_connect, Turns(busy_timeout_seconds))
+    connect = partial(_connect, WriteLock(busy_timeout_seconds))
     return {"connect_args": {"timeout": busy_timeout_seconds, "check_same_thread": False, "factory": connect}}
 
 
@@ -151,8 +151,8 @@ def prepare_engine(engine: sa.Engine) -> None:
     event.listen(engine, "after_cursor_execute", _read_to_the_end)
 
 
-def _connect(turns: Turns, *args: Any, **options: Any) -> TurnTakingConnection:
-    connection = TurnTakingConnection(*args, **options)
+def _connect(turns: WriteLock, *args: Any, **options: Any) -> SerializedConnection:
+    connection = SerializedConnection(*args, **options)
     connection.turns = turns
     return connection
 
@@ -167,8 +167,8 @@ def _configure(connection: sqlite3.Connection, record: object) -> None:
     cursor.close()
 
 
-def _driver_of(connection: sa.Connection) -> TurnTakingConnection:
-    return cast(TurnTakingConnection, connection.connection.dbapi_connection)
+def _driver_of(connection: sa.Connection) -> SerializedConnection:
+    return cast(SerializedConnection, connection.connection.dbapi_connection)
 
 
 def _begin_if_needed(

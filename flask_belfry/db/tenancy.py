@@ -59,15 +59,15 @@ class Scope:
         return self.sees_all or (self.school_id is not None and row.school_id == self.school_id)
 
 
-EVERYTHING = Scope(sees_all=True)
+ALL_TENANTS = Scope(sees_all=True)
 NOTHING = Scope()
 # Commands, the shell and what runs in the background of a process see all.
-_scope: ContextVar[Scope] = ContextVar("tenancy_scope", default=EVERYTHING)
+_scope: ContextVar[Scope] = ContextVar("tenancy_scope", default=ALL_TENANTS)
 
 
 def scope_of(school_id: int | None) -> Scope:
     """What is seen by what is done for a school; None is the system, which sees all."""
-    return EVERYTHING if school_id is None else Scope(school_id)
+    return ALL_TENANTS if school_id is None else Scope(school_id)
 
 
 def current_scope() -> Scope:
@@ -81,8 +81,8 @@ def set_scope(scope: Scope) -> None:
 
 
 @contextmanager
-def seeing(scope: Scope) -> Iterator[None]:
-    """Sets the scope for a block. `seeing(EVERYTHING)` is for looking up who somebody is, and for little else."""
+def use_scope(scope: Scope) -> Iterator[None]:
+    """Sets the scope for a block. `use_scope(ALL_TENANTS)` is for looking up who somebody is, and for little else."""
     token = _scope.set(scope)
     try:
         yield
@@ -90,7 +90,7 @@ def seeing(scope: Scope) -> Iterator[None]:
         _scope.reset(token)
 
 
-def narrowed(statement: Any) -> Any:
+def scoped(statement: Any) -> Any:
     """A statement with the present scope: for those that run on a connection."""
     scope = current_scope()
     return statement if scope.sees_all else statement.options(_criteria(scope.school_id))
@@ -125,8 +125,8 @@ def _narrow(execution: ORMExecuteState, scope: Scope) -> None:
     if execution.is_insert:
         _check_bulk_insert(execution, scope)
     elif execution.is_select or execution.is_update or execution.is_delete:
-        _refuse_update_by_key(execution)
-        execution.statement = narrowed(execution.statement)
+        _check_update_by_key(execution)
+        execution.statement = scoped(execution.statement)
 
 
 @lru_cache(maxsize=1_000)
@@ -148,7 +148,7 @@ def _admit(scope: Scope, row: object) -> None:
         raise TenancyError(f"a {type(row).__name__} of school {row.school_id} is written in the scope of {scope}")
 
 
-def _refuse_update_by_key(execution: ORMExecuteState) -> None:
+def _check_update_by_key(execution: ORMExecuteState) -> None:
     # SQLAlchemy adds no criteria to it.
     if execution.is_update and isinstance(execution.parameters, list) and _is_of_tenant(execution):
         raise TenancyError("update(Model) with a list of rows goes past the scope: say which in a where()")

@@ -21,7 +21,7 @@ from flask_belfry.db.columns import JsonText, UtcDateTime, database_now, error_t
 from flask_belfry.execution.errors import JobCancelledError, PoisonPillError
 from flask_belfry.execution.retry import RetryPolicy
 from flask_belfry.outbox import (
-    ENDED,
+    FINALIZED,
     QUARANTINE,
     TIMED,
     WAITING,
@@ -30,10 +30,10 @@ from flask_belfry.outbox import (
     JobRecord,
     JobState,
     JobTimeoutError,
-    Published,
+    PendingMessage,
     WorkerProcess,
     announce_finalized,
-    hold,
+    publish_on_commit,
     sources_of,
     unlocked,
 )
@@ -234,7 +234,7 @@ def fail(session: Session, claim_: Claim, error: BaseException, policy: RetryPol
         return None
     _add_attempt(session, claim_, _outcome(error), error)
     if values["state"] is JobState.RETRYABLE:
-        hold(session, [_published(claim_, values["scheduled_at"])])
+        publish_on_commit(session, [_published(claim_, values["scheduled_at"])])
     return values["state"]
 
 
@@ -316,7 +316,7 @@ def _return_to_queue(
     if error is not None:
         _add_attempt(session, claim_, AttemptOutcome.INTERRUPTED, error)
     # Behind those that wait it would wait as long again, however quickly it was rescued.
-    hold(session, [replace(_published(claim_, due_at), goes_first=due_at is None)])
+    publish_on_commit(session, [replace(_published(claim_, due_at), goes_first=due_at is None)])
     return state
 
 
@@ -328,7 +328,7 @@ def _is_cancel_requested(session: Session, claim_: Claim) -> bool:
 def _end(session: Session, claims: Sequence[Claim], values: Mapping[str, Any]) -> set[str]:
     statement = sa.update(_RECORDS).where(_IS_HELD).values(dict(values)).returning(_RECORDS.c.id)
     ended = set(session.connection().execute(statement, {"held": _numbers(claims)}).scalars())
-    if (state := values["state"]) in ENDED:
+    if (state := values["state"]) in FINALIZED:
         announce_finalized(session, [(claim_.id, claim_.name) for claim_ in claims if claim_.id in ended], state)
     return ended
 
@@ -372,5 +372,5 @@ def _outcome(error: BaseException) -> AttemptOutcome:
     return AttemptOutcome.TIMED_OUT if isinstance(error, JobTimeoutError) else AttemptOutcome.FAILED
 
 
-def _published(claim_: Claim, scheduled_at: datetime | None) -> Published:
-    return Published(claim_.id, claim_.name, claim_.queue, claim_.timeout_seconds, scheduled_at)
+def _published(claim_: Claim, scheduled_at: datetime | None) -> PendingMessage:
+    return PendingMessage(claim_.id, claim_.name, claim_.queue, claim_.timeout_seconds, scheduled_at)

@@ -43,7 +43,7 @@ _refusals: ContextVar[_Refusals | None] = ContextVar("refused_commits", default=
 
 
 @contextmanager
-def commits_refused() -> Iterator[None]:
+def commits_forbidden() -> Iterator[None]:
     """For a block in which every commit on the application's database raises CommitInJobError, whatever session or
     connection makes it; so does the block's end when the code in it went on regardless."""
     token = _refusals.set(refusals := _Refusals(db.engine.url))

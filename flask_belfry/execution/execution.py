@@ -13,15 +13,15 @@ from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from flask_belfry.changes import Origin, acting_as
+from flask_belfry.changes import Actor, use_actor
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.database_errors import is_transient
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import scope_of, seeing
+from flask_belfry.db.tenancy import scope_of, use_scope
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.chunk import Chunk
 from flask_belfry.execution.claim import Claim
-from flask_belfry.execution.commits import commits_refused
+from flask_belfry.execution.commits import commits_forbidden
 from flask_belfry.execution.context import running
 from flask_belfry.execution.errors import ClaimLostError, UnansweredError
 from flask_belfry.execution.registry import JobDefinition, definition
@@ -118,7 +118,7 @@ def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLate
     session = db.session()
     with running(item) as job:
         try:
-            with _on_behalf_of([item]), commits_refused(), limit(item.timeout_seconds):
+            with _on_behalf_of([item]), commits_forbidden(), limit(item.timeout_seconds):
                 result = result_text(found.function(session, **item.args))
                 session.flush()  # what the function has left to it is the job's doing too, in its school's scope
             if end_later is not None and not session.in_transaction():
@@ -253,6 +253,6 @@ def _on_behalf_of(items: Sequence[Claim]) -> Iterator[None]:
     schools is the system's."""
     first, schools = items[0], {item.school_id for item in items}
     school_id = first.school_id if len(schools) == 1 else None
-    origin = Origin(first.user_id, first.request_id, first.id, school_id)
-    with acting_as(origin), seeing(scope_of(school_id)):
+    actor = Actor(first.user_id, first.request_id, first.id, school_id)
+    with use_actor(actor), use_scope(scope_of(school_id)):
         yield

@@ -28,13 +28,13 @@ from flask_belfry.mail.errors import (
 )
 from flask_belfry.mail.links import absolute_url, page_url
 from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
+from flask_belfry.mail.opt_outs import opt_out_lookup
 from flask_belfry.mail.pruning import erase_mails, forget_readers, prune_mails
 from flask_belfry.mail.queries import counts_by_state, find_mails, get_mail, mails_of_job
 from flask_belfry.mail.recipients import check_address
 from flask_belfry.mail.registry import mail_kind, optional_kinds
 from flask_belfry.mail.services import MailRequest, may_resend, resend, send_mail, send_mails
 from flask_belfry.mail.transport import close_connections, smtp_settings
-from flask_belfry.mail.wishes import asks_readers
 
 __all__ = [
     "EmailMessage",
@@ -53,7 +53,6 @@ __all__ = [
     "UncertainMailError",
     "UnknownMailError",
     "absolute_url",
-    "asks_readers",
     "check_address",
     "check_connection",
     "close_connections",
@@ -69,6 +68,7 @@ __all__ = [
     "mail_kind",
     "mails_of_job",
     "may_resend",
+    "opt_out_lookup",
     "optional_kinds",
     "page_url",
     "prune_mails",

@@ -21,25 +21,25 @@ from sqlalchemy.orm import Session
 from flask_belfry.core.database_errors import is_transient
 from flask_belfry.db import db
 from flask_belfry.db.columns import error_text
-from flask_belfry.db.tenancy import scope_of, seeing
+from flask_belfry.db.tenancy import scope_of, use_scope
 from flask_belfry.mail import ledger
 from flask_belfry.mail.errors import (
     MailError,
     MailTemplateError,
     PermanentMailError,
     ServerBusyError,
+    ServerTimeoutError,
     ServerUnreachableError,
-    SilentServerError,
     UncertainMailError,
     without_mailbox,
 )
 from flask_belfry.mail.ledger import Outcome
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.models import MailEntry, MailState
+from flask_belfry.mail.opt_outs import opted_out
 from flask_belfry.mail.registry import Context, hourly_cap, kind_of
 from flask_belfry.mail.rendering import render
 from flask_belfry.mail.transport import deliver_message, is_server_working, lend_connection
-from flask_belfry.mail.wishes import unwanted
 from flask_belfry.outbox import JobState, JobTimeoutError
 
 log = structlog.get_logger(__name__)
@@ -164,7 +164,7 @@ class Delivery:
     def _wanted(self, letters: Sequence[_Letter]) -> list[_Letter]:
         # One that may have left already is not asked about: that it may have must stay on record.
         asked = [letter for letter in letters if letter.entry.state not in (MailState.SENDING, MailState.UNCERTAIN)]
-        refused = unwanted(letter.entry for letter in asked)
+        refused = opted_out(letter.entry for letter in asked)
         for letter in asked:
             if letter.entry.id in refused:
                 self._later(self._end, letter, MailState.SKIPPED, "its reader does not want mails of this kind")
@@ -229,7 +229,7 @@ class Delivery:
                     return self._release(now + remaining)
                 letter, *now = now
                 error = self._send(letter)
-                silences = silences + 1 if isinstance(error, SilentServerError) else 0
+                silences = silences + 1 if isinstance(error, ServerTimeoutError) else 0
                 if error and silences >= SILENCES:
                     return self._fail_all(now + remaining, error)
             wave = _next_wave(wave, time.monotonic() - began_at)
@@ -373,7 +373,7 @@ def _contexts(letters: Sequence[_Letter]) -> dict[str, Context | BaseException |
     contexts: dict[str, Context | BaseException | None] = {}
     for (kind, school_id), entries in alike.items():
         # A mail of a school tells of nothing that is another's.
-        with seeing(scope_of(school_id)):
+        with use_scope(scope_of(school_id)):
             contexts |= _contexts_of_kind(kind, entries)
     return contexts
 

@@ -15,7 +15,7 @@ from flask import Flask, current_app
 from sqlalchemy.orm import InstrumentedAttribute
 
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.mail.models import EmailMessage, MailState
 from flask_belfry.outbox import publisher
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 _slots = threading.BoundedSemaphore(8)
 
 
-@seeing(EVERYTHING)  # whoever asked for the mail may be nobody yet
+@use_scope(ALL_TENANTS)  # whoever asked for the mail may be nobody yet
 def send_directly(mail_id: str, within_seconds: float) -> bool:
     """Sends a mail now, past the broker. Call it after the commit; it ends the session's transaction.
 

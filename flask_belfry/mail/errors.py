@@ -48,7 +48,7 @@ class ServerBusyError(ServerUnreachableError):
     """Other connections of this process work, and the server admits no more of them."""
 
 
-class SilentServerError(TemporaryMailError):
+class ServerTimeoutError(TemporaryMailError):
     """The server said nothing for MAIL_TIMEOUT_SECONDS in the middle of a mail."""
 
 

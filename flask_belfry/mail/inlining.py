@@ -65,7 +65,7 @@ def inline_css(source: str, environment: Environment) -> str:
     """
     protected = _protect(source, environment)
     html = _inliner.inline(_TABLE_WITHOUT_BODY.sub(r"\1<tbody>", protected.html))
-    _refuse_lost_tags(html, protected.tags)
+    _check_lost_tags(html, protected.tags)
     return _PLACEHOLDER.sub(lambda match: protected.tags[int(match[1] or match[2])], html)
 
 
@@ -93,7 +93,7 @@ def _pieces(source: str, environment: Environment) -> Iterator[tuple[bool, str]]
             yield False, text
 
 
-def _refuse_lost_tags(html: str, tags: list[str]) -> None:
+def _check_lost_tags(html: str, tags: list[str]) -> None:
     found = [int(match[1] or match[2]) for match in _PLACEHOLDER.finditer(html)]
     if found != list(range(len(tags))):
         strayed = next(tag for number, tag in enumerate(tags) if found[number : number + 1] != [number])

@@ -13,7 +13,7 @@ from flask import current_app
 
 from flask_belfry.changes import (
     Subject,
-    current_origin,
+    current_actor,
     current_session,
     for_school,
     reference_problems,
@@ -115,7 +115,7 @@ def resend(mail_id: str) -> str:
         MailStateError: it is on its way already, nobody valid is to get it, or MAIL_ENABLED is false.
     """
     mail = _locked(mail_id)
-    _refuse_resend(mail)
+    _check_resend(mail)
     job_id = new_id()
     mail.state, mail.job_id, mail.last_error = MailState.QUEUED, job_id, None
     if mail.sent_at:
@@ -130,7 +130,7 @@ def resend(mail_id: str) -> str:
 def may_resend(mail: EmailMessage) -> bool:
     """Whether `resend` would take this mail."""
     try:
-        _refuse_resend(mail)
+        _check_resend(mail)
     except MailStateError:
         return False
     return True
@@ -161,7 +161,7 @@ def _row(kind: str, request: MailRequest, person: Recipient, key: str) -> dict[s
         "subject_type": request.subject.type if request.subject else None,
         "subject_id": str(request.subject.id) if request.subject else None,
         "change_id": as_uuid_text(request.change_id),
-        "user_id": current_origin().user_id,
+        "user_id": current_actor().user_id,
         "school_id": school_of(request.subject),
         "job_id": new_id() if state is MailState.QUEUED else None,
         "state": state,
@@ -209,7 +209,7 @@ def _locked(mail_id: str) -> EmailMessage:
     return found
 
 
-def _refuse_resend(mail: EmailMessage) -> None:
+def _check_resend(mail: EmailMessage) -> None:
     if not current_app.config["MAIL_ENABLED"]:
         raise MailStateError("MAIL_ENABLED is false: no mail is sent")
     problems = [check_address(address).problem for address in mail.recipients or [None]]

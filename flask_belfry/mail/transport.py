@@ -22,11 +22,11 @@ from flask import Flask, current_app
 from flask_mail import email_dispatched
 
 from flask_belfry.core.settings.casts import address_literal, public_domain
-from flask_belfry.mail import dialogue
-from flask_belfry.mail.dialogue import Receipt
-from flask_belfry.mail.errors import MailError, ServerUnreachableError, SilentServerError, TemporaryMailError
+from flask_belfry.mail import smtp_session as dialogue
+from flask_belfry.mail.errors import MailError, ServerTimeoutError, ServerUnreachableError, TemporaryMailError
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.pool import SessionPool
+from flask_belfry.mail.smtp_session import Receipt
 
 # Not now, for this session: 432 and 454 after AUTH (RFC 4954, section 6), 454 after STARTTLS (RFC 3207, section 4).
 BUSY_CODES = frozenset({dialogue.CLOSING, 432, 454})
@@ -263,7 +263,7 @@ class Connection(flask_mail.Connection):
         self.open()
         try:
             return self._hand_over(sender, recipients, content)
-        except SilentServerError:
+        except ServerTimeoutError:
             raise
         except TemporaryMailError as error:
             # A server may end a session at any time, or take no more mails in it (RFC 5321, section 4.5.3.1.10). What
@@ -278,7 +278,7 @@ class Connection(flask_mail.Connection):
         assert self.host is not None, "it is open"
         try:
             dialogue.begin(self.host, sender, len(content))
-            receipt = dialogue.hand_over(self.host, recipients, content)
+            receipt = dialogue.send_data(self.host, recipients, content)
         except MailError:
             self._reset()
             raise

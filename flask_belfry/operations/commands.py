@@ -17,9 +17,9 @@ from flask_belfry.operations import periodic
 from flask_belfry.outbox import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
 from flask_belfry.outbox.broker import connect
 from flask_belfry.scheduler import ScheduleEntry
-from flask_belfry.workers.heavy import HeavyWorker
-from flask_belfry.workers.light import LightWorker, QuarantineWorker
+from flask_belfry.workers.forking import HeavyWorker
 from flask_belfry.workers.pool import Pool
+from flask_belfry.workers.threaded import LightWorker, QuarantineWorker
 
 schedule_group = CommandGroup("schedule", help="The periodic schedule.")
 

@@ -13,7 +13,7 @@ from flask_belfry.changes.host import current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import EVERYTHING, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.outbox import JobRecord, Schedule, catalogue
 from flask_belfry.scheduler import ScheduleEntry
 from flask_belfry.scheduler import schedule as schedules
@@ -114,5 +114,5 @@ def _subject(name: str) -> Subject:
 def _last_job(name: str) -> JobRecord | None:
     subject = _subject(name)
     query = sa.select(JobRecord).where(JobRecord.subject_type == subject.type, JobRecord.subject_id == subject.id)
-    with seeing(EVERYTHING):  # the system's own: its time and state are for staff too
+    with use_scope(ALL_TENANTS):  # the system's own: its time and state are for staff too
         return db.session.scalar(query.order_by(JobRecord.id.desc()).limit(1))

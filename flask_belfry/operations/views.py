@@ -15,7 +15,7 @@ from flask_belfry.mail import mails_of_job
 from flask_belfry.operations import services
 from flask_belfry.operations.life_cycle import life_cycle
 from flask_belfry.operations.services import JobFilters
-from flask_belfry.outbox import ENDED, LIVE, JobRecord, JobState
+from flask_belfry.outbox import FINALIZED, LIVE, JobRecord, JobState
 
 pages = Blueprint("monitoring", __name__, template_folder="templates", url_prefix="/jobs")
 
@@ -105,7 +105,7 @@ def _detail_context(job_id: str) -> dict[str, Any]:
         "attempts": services.attempts_of(record),
         "mails": mails_of_job(record.id),
         "user_name": current_host().user_name(record.user_id),
-        "may_retry": record.state in ENDED - {JobState.COMPLETED},
+        "may_retry": record.state in FINALIZED - {JobState.COMPLETED},
         "may_cancel": _may_cancel(record),
         "is_live": record.state in LIVE,
     }

@@ -12,9 +12,9 @@ import structlog
 from flask import Flask, current_app
 
 from flask_belfry.db import BelfrySession
-from flask_belfry.outbox import buffer
+from flask_belfry.outbox import pending as buffer
 from flask_belfry.outbox.broker import CircuitBreaker, connect
-from flask_belfry.outbox.buffer import Published, hold
+from flask_belfry.outbox.control import cancel, retry
 from flask_belfry.outbox.deployment import MEMORY_KEY, BrokerOwnership, scheduler_passes
 from flask_belfry.outbox.enqueue import JobRequest, due_after, enqueue, enqueue_many
 from flask_belfry.outbox.errors import (
@@ -39,15 +39,15 @@ from flask_belfry.outbox.models import (
     TickOutcome,
     WorkerProcess,
 )
+from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
 from flask_belfry.outbox.pruning import prune_records
 from flask_belfry.outbox.publisher import LIMITS_PREFIX, TIMERS_KEY, Publisher
 from flask_belfry.outbox.relay import RelayReport, relay, relay_pages
 from flask_belfry.outbox.specs import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, JobCatalogue, JobSpec, catalogue
-from flask_belfry.outbox.states import ENDED, LIVE, TIMED, TRANSITIONS, WAITING, JobState, sources_of
-from flask_belfry.outbox.steering import cancel, retry
+from flask_belfry.outbox.states import FINALIZED, LIVE, TIMED, TRANSITIONS, WAITING, JobState, sources_of
 
 __all__ = [
-    "ENDED",
+    "FINALIZED",
     "HEAVY_QUEUES",
     "JOB_NAME_CHARACTERS",
     "LIGHT_QUEUES",
@@ -74,7 +74,7 @@ __all__ = [
     "JobStateError",
     "JobTimeoutError",
     "OutboxError",
-    "Published",
+    "PendingMessage",
     "Publisher",
     "RelayReport",
     "Schedule",
@@ -88,10 +88,10 @@ __all__ = [
     "due_after",
     "enqueue",
     "enqueue_many",
-    "hold",
     "init_app",
     "on_finalized",
     "prune_records",
+    "publish_on_commit",
     "publisher",
     "relay",
     "relay_pages",
@@ -129,7 +129,7 @@ def publisher(app: Flask | None = None) -> Publisher:
     return (app or current_app).extensions["outbox"].publisher
 
 
-def _publish(records: Sequence[Published]) -> None:
+def _publish(records: Sequence[PendingMessage]) -> None:
     try:
         publisher().publish(records)
     except Exception:

@@ -13,15 +13,15 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from flask_belfry.changes.origin import Subject, current_origin, reference_problems, school_of
+from flask_belfry.changes.actor import Subject, current_actor, reference_problems, school_of
 from flask_belfry.changes.sessions import current_session
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import as_uuid_text, is_storable, new_id, text_problem
 from flask_belfry.db.inserts import insert_ignoring_conflicts
-from flask_belfry.outbox.buffer import Published, hold
 from flask_belfry.outbox.errors import JobArgumentError
 from flask_belfry.outbox.models import UNIQUE_KEY_CHARACTERS, JobRecord
+from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
 from flask_belfry.outbox.specs import JobSpec, catalogue
 from flask_belfry.outbox.states import JobState
 
@@ -116,10 +116,10 @@ def enqueue_many(name: str, requests: Iterable[JobRequest], *, session: Session 
         return []
     if not any(row["unique_key"] for row in rows):
         session.connection().execute(sa.insert(table_of(JobRecord)), rows)
-        hold(session, [_published(row) for row in rows])
+        publish_on_commit(session, [_published(row) for row in rows])
         return [row["id"] for row in rows]
     inserted = insert_ignoring_conflicts(session, JobRecord, rows)
-    hold(session, [_published(row) for row in rows if row["id"] in inserted])
+    publish_on_commit(session, [_published(row) for row in rows if row["id"] in inserted])
     return [row["id"] if row["id"] in inserted else _holder_or_inserted(session, row) for row in rows]
 
 
@@ -139,13 +139,13 @@ def _holder_or_inserted(session: Session, row: Mapping[str, Any]) -> str:
         query = query.with_for_update(read=True)
     while (living := session.connection().execute(query).scalar_one_or_none()) is None:
         if insert_ignoring_conflicts(session, JobRecord, [row]):
-            hold(session, [_published(row)])
+            publish_on_commit(session, [_published(row)])
             return row["id"]
     return living
 
 
 def _row(spec: JobSpec, request: JobRequest) -> dict[str, Any]:
-    origin = current_origin()
+    actor = current_actor()
     now = utc_now()
     is_later = request.scheduled_at is not None and request.scheduled_at > now
     return {
@@ -161,16 +161,16 @@ def _row(spec: JobSpec, request: JobRequest) -> dict[str, Any]:
         "subject_type": request.subject.type if request.subject else None,
         "subject_id": str(request.subject.id) if request.subject else None,
         "change_id": as_uuid_text(request.change_id),
-        "user_id": origin.user_id,
+        "user_id": actor.user_id,
         "school_id": school_of(request.subject),
-        "request_id": origin.request_id,
+        "request_id": actor.request_id,
         "created_at": now,
         "scheduled_at": request.scheduled_at if is_later else None,
     }
 
 
-def _published(row: Mapping[str, Any]) -> Published:
-    return Published(row["id"], row["name"], row["queue"], row["timeout_seconds"], row["scheduled_at"])
+def _published(row: Mapping[str, Any]) -> PendingMessage:
+    return PendingMessage(row["id"], row["name"], row["queue"], row["timeout_seconds"], row["scheduled_at"])
 
 
 def due_after(delay: timedelta | float) -> datetime:

@@ -9,11 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from flask_belfry.changes.origin import (
-    REQUEST_ID_CHARACTERS,
-    SUBJECT_ID_CHARACTERS,
-    SUBJECT_TYPE_CHARACTERS,
-)
+from flask_belfry.changes.actor import REQUEST_ID_CHARACTERS, SUBJECT_ID_CHARACTERS, SUBJECT_TYPE_CHARACTERS
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
 from flask_belfry.db.columns import StorableText, UtcDateTime, database_now, new_id, text_enum

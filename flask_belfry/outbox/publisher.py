@@ -17,8 +17,8 @@ from rq_scheduler import Scheduler
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.outbox.broker import CircuitBreaker
-from flask_belfry.outbox.buffer import Published
 from flask_belfry.outbox.deployment import BrokerOwnership
+from flask_belfry.outbox.pending import PendingMessage
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Publisher:
     run_directly: Callable[[str], None] = _run_nothing
     ownership: BrokerOwnership = field(default_factory=BrokerOwnership)
 
-    def publish(self, records: Sequence[Published]) -> bool:
+    def publish(self, records: Sequence[PendingMessage]) -> bool:
         """Called when a transaction that wrote `records` has committed. Never raises: the relay finds what is left.
 
         Returns:
@@ -97,7 +97,7 @@ class Publisher:
             pipeline.eval(_SCRIPT, 1, f"{LIMITS_PREFIX}:{PROBE}")
             pipeline.execute()
 
-    def push(self, records: Iterable[Published], *, timers: Sequence[bytes] = ()) -> None:
+    def push(self, records: Iterable[PendingMessage], *, timers: Sequence[bytes] = ()) -> None:
         """Pushes `records`, a pipeline for every 100. Raises redis.RedisError.
 
         Args:
@@ -114,7 +114,7 @@ class Publisher:
                     pipeline.zrem(TIMERS_KEY, timer)
                 pipeline.execute()
 
-    def _push(self, pipeline: Any, record: Published) -> None:
+    def _push(self, pipeline: Any, record: PendingMessage) -> None:
         is_later = record.scheduled_at is not None and record.scheduled_at > utc_now()
         self._save_job(pipeline, record, JobStatus.SCHEDULED if is_later else JobStatus.QUEUED)
         if is_later and record.scheduled_at is not None:
@@ -124,7 +124,7 @@ class Publisher:
             pipeline.sadd(Queue.redis_queues_keys, key)
             (pipeline.lpush if record.goes_first else pipeline.rpush)(key, record.id)
 
-    def _save_job(self, pipeline: Any, record: Published, status: JobStatus) -> None:
+    def _save_job(self, pipeline: Any, record: PendingMessage, status: JobStatus) -> None:
         job = Job.create(
             self.entry_point,
             kwargs={"record_id": record.id},

@@ -13,9 +13,9 @@ from rq import Queue
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.outbox.buffer import Published
 from flask_belfry.outbox.locking import unlocked
 from flask_belfry.outbox.models import JobRecord
+from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.publisher import Publisher
 from flask_belfry.outbox.specs import QUEUES
 from flask_belfry.outbox.states import TIMED, JobState, sources_of
@@ -92,7 +92,7 @@ def _has_candidates() -> bool:
     return found is not None
 
 
-def _pages() -> Iterator[list[Published]]:
+def _pages() -> Iterator[list[PendingMessage]]:
     last, condition = "", _condition()
     columns: Sequence[Any] = (
         JobRecord.id,
@@ -104,7 +104,7 @@ def _pages() -> Iterator[list[Published]]:
         query = sa.select(*columns).where(condition).order_by(JobRecord.id).limit(PAGE_RECORDS)
         if last:
             query = query.where(JobRecord.id > last)
-        page = [Published(*row) for row in db.session.execute(query)]
+        page = [PendingMessage(*row) for row in db.session.execute(query)]
         db.session.rollback()
         if not page:
             return

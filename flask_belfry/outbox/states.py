@@ -39,8 +39,8 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 
 WAITING = frozenset({JobState.PENDING, JobState.SCHEDULED, JobState.QUEUED, JobState.RETRYABLE})
 TIMED = frozenset({JobState.SCHEDULED, JobState.RETRYABLE})
-ENDED = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
-LIVE = frozenset(JobState) - ENDED
+FINALIZED = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+LIVE = frozenset(JobState) - FINALIZED
 
 
 def sources_of(target: JobState) -> frozenset[JobState]:

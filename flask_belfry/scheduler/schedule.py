@@ -16,8 +16,8 @@ from flask_belfry.changes import Subject
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import insert_ignoring_conflicts, table_of
 from flask_belfry.outbox import JobRequest, Schedule, ScheduleTick, TickOutcome, catalogue, enqueue_many
+from flask_belfry.scheduler.cron import Cron, Every, Timing, last_tick, ticks_between
 from flask_belfry.scheduler.errors import ScheduleError
-from flask_belfry.scheduler.timing import Cron, Every, Timing, last_tick, ticks_between
 
 log = structlog.get_logger(__name__)
 

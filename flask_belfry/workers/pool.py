@@ -29,7 +29,7 @@ from flask_belfry.execution.claim import Claim, Part
 from flask_belfry.execution.registry import most_at_once
 from flask_belfry.outbox import JobRecord
 from flask_belfry.workers.board import Board, RunningThread
-from flask_belfry.workers.deaths import busiest_thread, cause_of_death, crashed_thread, follow, is_stopped
+from flask_belfry.workers.crashes import busiest_thread, cause_of_death, crashed_thread, follow, is_stopped
 
 log = structlog.get_logger(__name__)
 

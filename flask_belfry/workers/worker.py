@@ -27,9 +27,9 @@ from flask_belfry.execution.application import application
 from flask_belfry.execution.registry import most_at_once
 from flask_belfry.outbox import JobState, publisher
 from flask_belfry.workers.board import Board
-from flask_belfry.workers.held import Held
-from flask_belfry.workers.mirror import expire_copies, mirror_ends
+from flask_belfry.workers.in_flight import InFlightJobs
 from flask_belfry.workers.pool import accept_stop_signals
+from flask_belfry.workers.rq_jobs import expire_copies, mirror_ends
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class EngineWorker(BaseWorker):
         self.birth_date = now()
         self._app = application()
         self._grace_seconds: float = self._app.config["SHUTDOWN_GRACE_SECONDS"]
-        self._held = Held()
+        self._held = InFlightJobs()
         # Without a parent of ours it is not read.
         self._board = board or Board(self._app.config["WORKER_THREADS"], most_at_once())
         self._board.name = self.name

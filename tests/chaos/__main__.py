@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from tests.chaos.comparison import story
 from tests.chaos.faults import kinds
-from tests.chaos.plan import Pace
+from tests.chaos.plan import Prefetch
 from tests.chaos.rescues import PROMISE_SECONDS, Rescue
 from tests.chaos.run import Result, run
 from tests.chaos.stack import SCHEDULERS, Scale
@@ -28,7 +28,7 @@ WORKER_DEATHS = ("kill light worker", "kill pool's child", "kill pool's parent",
 FULL = Scale(
     services=("web", "light", "pool", "heavy", *SCHEDULERS, "load"),
     kinds=(*kinds(rescue_after_seconds=10), *kinds(10, WORKER_DEATHS)),
-    pace=Pace(gap_seconds=(0.2, 3.0), calm_seconds=(6.0, 14.0), calms=0.25),
+    pace=Prefetch(gap_seconds=(0.2, 3.0), calm_seconds=(6.0, 14.0), calms=0.25),
     settings={},
     load_threads=6,
     load_pause_seconds=0.4,
@@ -50,7 +50,7 @@ BRIEF = Scale(
             "SMTP cuts before its 250",
         ),
     ),
-    pace=Pace(gap_seconds=(0.5, 1.5), calm_seconds=(2.0, 3.0), calms=0.2),
+    pace=Prefetch(gap_seconds=(0.5, 1.5), calm_seconds=(2.0, 3.0), calms=0.2),
     settings={"HEARTBEAT_SECONDS": "1", "RESCUE_AFTER_SECONDS": "4", "RELAY_SECONDS": "1"},
     load_threads=4,
     load_pause_seconds=0.3,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from flask_belfry.mail import MailState
-from flask_belfry.outbox import ENDED, JobState
+from flask_belfry.outbox import FINALIZED, JobState
 from tests.chaos.book import Fate
 from tests.chaos.facts import Facts, Job, Mail, is_undone
 
@@ -86,7 +86,7 @@ def _phantom_transactions(facts: Facts) -> Iterator[str]:
 
 def _lost_jobs(facts: Facts) -> Iterator[str]:
     for job in facts.jobs:
-        if job.state not in ENDED:
+        if job.state not in FINALIZED:
             yield f"{_described(job)} is {job.state}"
     failed = {job.key for job in facts.jobs if job.state is JobState.FAILED}
     for key in sorted(facts.expected_effects - facts.effects.keys() - failed):

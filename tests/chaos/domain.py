@@ -18,7 +18,7 @@ from flask_belfry.outbox import enqueue
 CHILD = "/child"
 
 
-class Deed(Base):
+class AuditEvent(Base):
     """One transaction of the load that committed, and the keys of the effects that its jobs must have."""
 
     __tablename__ = "chaos_deeds"
@@ -70,7 +70,7 @@ _STEPS = (
 
 def create_tables(engine: sa.Engine) -> None:
     """Makes the tables above and the trigger, in a migrated PostgreSQL."""
-    Base.metadata.create_all(engine, tables=[table_of(model) for model in (Deed, Effect, Step)])
+    Base.metadata.create_all(engine, tables=[table_of(model) for model in (AuditEvent, Effect, Step)])
     with engine.begin() as connection:
         for statement in _STEPS:
             connection.execute(sa.text(statement))

@@ -17,7 +17,7 @@ from flask_belfry.db import db
 from flask_belfry.mail import EmailMessage, MailState
 from flask_belfry.outbox import JobRecord, JobState, ScheduleTick, WorkerProcess
 from tests.chaos.book import UNDONE, Fate, read_book
-from tests.chaos.domain import Deed, Effect, Step
+from tests.chaos.domain import AuditEvent, Effect, Step
 from tests.smtp import Received, SmtpServer
 
 MESSAGE_ID = re.compile(rb"^Message-ID: *(\S+)", re.MULTILINE | re.IGNORECASE)
@@ -101,11 +101,11 @@ class Facts:
 
 def read_facts(book: Path, smtp: SmtpServer) -> Facts:
     """Reads everything, inside an application context."""
-    deeds = db.session.execute(sa.select(Deed.key, Deed.effects)).all()
+    events = db.session.execute(sa.select(AuditEvent.key, AuditEvent.effects)).all()
     return Facts(
         book=read_book(book),
-        committed=frozenset(deed.key for deed in deeds) | _notes(),
-        expected_effects=frozenset(effect for deed in deeds for effect in deed.effects),
+        committed=frozenset(event.key for event in events) | _notes(),
+        expected_effects=frozenset(effect for event in events for effect in event.effects),
         effects=Counter(db.session.scalars(sa.select(Effect.key))),
         expected_mails=_expected_mails(),
         jobs=_jobs(),

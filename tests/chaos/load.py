@@ -31,7 +31,7 @@ from flask_belfry.core.errors import AppError
 from flask_belfry.db import db
 from flask_belfry.outbox import enqueue
 from tests.chaos.book import UNDONE, Book, Fate
-from tests.chaos.domain import CHILD, Deed
+from tests.chaos.domain import CHILD, AuditEvent
 from tests.chaos.root import app
 
 HTTP_SECONDS = 5
@@ -72,7 +72,7 @@ class Sessions:
         effects = [effect for number in range(self._dice.randint(0, 3)) for effect in self._ask(f"{key}/{number}")]
         if self._dice.random() < 0.3:
             self._fill_and_undo(session, key)
-        session.add(Deed(key=key, effects=effects))
+        session.add(AuditEvent(key=key, effects=effects))
 
     def _fill_and_undo(self, session: Session, key: str) -> None:
         savepoint = session.begin_nested()

@@ -45,7 +45,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Prefetch:
     """How faults follow each other: bursts, and calms between them in which a rescue can be timed.
 
     Args:
@@ -59,7 +59,7 @@ class Pace:
     calms: float
 
 
-def plan(seed: str, count: int, kinds: Sequence[Kind], pace: Pace) -> list[Planned]:
+def plan(seed: str, count: int, kinds: Sequence[Kind], pace: Prefetch) -> list[Planned]:
     """Draws `count` faults: every kind once before any comes again, and none on a target that still suffers."""
     dice = random.Random(seed)
     planned: list[Planned] = []

@@ -15,7 +15,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from flask_belfry.db import db
-from flask_belfry.outbox import ENDED, JobRecord
+from flask_belfry.outbox import FINALIZED, JobRecord
 from tests.chaos.comparison import Findings, compare
 from tests.chaos.facts import Facts, read_facts
 from tests.chaos.faults import strike
@@ -134,7 +134,7 @@ def _end_load(running: Stack) -> None:
 def _settle(running: Stack, limit_seconds: float) -> int:
     """Waits until no job lives, those of the schedule aside; returns how many do after the limit."""
     live = sa.select(sa.func.count(JobRecord.id)).where(
-        JobRecord.state.not_in(ENDED), sa.or_(JobRecord.name.like("chaos.%"), JobRecord.name == "mail.deliver")
+        JobRecord.state.not_in(FINALIZED), sa.or_(JobRecord.name.like("chaos.%"), JobRecord.name == "mail.deliver")
     )
     ends_at = time.monotonic() + limit_seconds
     while True:

@@ -20,7 +20,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.outbox import WorkerProcess
 from tests.chaos.domain import create_tables
-from tests.chaos.plan import Kind, Pace
+from tests.chaos.plan import Kind, Prefetch
 from tests.chaos.services import ROOT, Kill, Manager, Service, environment
 from tests.servers import PostgresServer, ValkeyServer, free_port, short_folder, wait_until
 from tests.smtp import SmtpServer
@@ -66,7 +66,7 @@ class Scale:
 
     services: tuple[str, ...]
     kinds: tuple[Kind, ...]
-    pace: Pace
+    pace: Prefetch
     settings: Mapping[str, str]
     load_threads: int
     load_pause_seconds: float

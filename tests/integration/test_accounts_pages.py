@@ -8,7 +8,7 @@ import pytest
 from flask import Blueprint, abort, jsonify
 
 from app.accounts import Role, acting_user, change_password, disable, require_role
-from flask_belfry.changes import Origin, acting_as, current_origin
+from flask_belfry.changes import Actor, current_actor, use_actor
 from flask_belfry.core.access import public
 from tests.reservation_factories import PASSWORD, log_in, make_user
 
@@ -25,7 +25,7 @@ def app(app):
     @public
     def look():
         user = acting_user()
-        origin = current_origin()
+        origin = current_actor()
         return jsonify(user=user.id, origin=[origin.user_id, origin.request_id])
 
     @probe.get("/staff-only")
@@ -151,9 +151,9 @@ def test_a_request_id_that_is_not_sane_is_replaced(client, given):
 
 def test_after_a_request_the_origin_is_what_it_was(client):
     log_in(client, make_user())
-    with acting_as(Origin(7, "outer")):
+    with use_actor(Actor(7, "outer")):
         client.post("/probe")
-        assert current_origin() == Origin(7, "outer")
+        assert current_actor() == Actor(7, "outer")
 
 
 def test_errors_have_a_page_that_tells_no_details(client):

@@ -58,8 +58,8 @@ def test_usernames_and_addresses_are_unique_whatever_their_case(session, change,
 def test_a_name_taken_between_the_look_and_the_insert_is_said_too_and_the_session_goes_on(session, monkeypatch):
     create_user(**GOOD)
     session.commit()
-    look, looks = services._refuse_taken, count()
-    monkeypatch.setattr(services, "_refuse_taken", lambda *args: look(*args) if next(looks) else None)
+    look, looks = services._check_taken, count()
+    monkeypatch.setattr(services, "_check_taken", lambda *args: look(*args) if next(looks) else None)
     with pytest.raises(InvalidInputError):
         create_user(**GOOD)
     assert session.scalar(sa.select(sa.func.count()).select_from(User)) == 1

@@ -458,8 +458,8 @@ def test_rows_without_services_are_made_changed_and_deleted_and_on_record(sessio
     assert panel.post("/admin/schools/new/", data={"name": "New", "slug": "new"}).status_code == 303
     new_school = session.scalars(sa.select(School).where(School.slug == "new")).one()
     assert panel.post(f"/admin/schools/delete/?id={new_school.id}").status_code == 303
-    for deed in ("admin.create", "admin.delete"):
-        assert [subject for subject, _, _ in entries(deed)] == [f"school/{new_school.id}"]
+    for event in ("admin.create", "admin.delete"):
+        assert [subject for subject, _, _ in entries(event)] == [f"school/{new_school.id}"]
     assert panel.post(f"/admin/schools/delete/?id={default_school().id}").status_code == 409
 
 
@@ -590,8 +590,8 @@ def test_an_export_has_all_rows_of_the_list_and_no_formulas(session, panel):
     assert head == ["id", "name", "capacity", "active", "school_id"]
     assert [int(row[0]) for row in rows] == list(range(256, 0, -1))
     assert {row[1] for row in rows[-6:]} == {f"'{value}" for value in values[:5]} | {values[5]}
-    narrowed = panel.get(f"/admin/resources/export/csv/?school_id={school.id}&order=id")
-    assert [row[0] for row in csv.reader(io.StringIO(narrowed.text))][1:] == [str(n) for n in range(1, 7)]
+    scoped = panel.get(f"/admin/resources/export/csv/?school_id={school.id}&order=id")
+    assert [row[0] for row in csv.reader(io.StringIO(scoped.text))][1:] == [str(n) for n in range(1, 7)]
 
 
 @sqlite

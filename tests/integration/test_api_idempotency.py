@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.accounts import AccessToken
-from app.api import KeptAnswer, prune_answers
+from app.api import IdempotencyRecord, prune_idempotency_records
 from app.reservations import Reservation
 from flask_belfry.mail import EmailMessage
 from flask_belfry.outbox import JobRecord
@@ -78,7 +78,7 @@ def test_a_request_without_a_key_is_done_each_time(client, session):
     for _ in range(2):
         client.post(LIST, json={"start_time": tomorrow().isoformat()}, headers=headers)
     assert count(session, Reservation) == 2
-    assert count(session, KeptAnswer) == 0
+    assert count(session, IdempotencyRecord) == 0
 
 
 @once_is_enough
@@ -98,7 +98,7 @@ def test_a_crash_before_the_commit_leaves_neither_the_effect_nor_the_answer(app,
         assert ask().status_code == 500
     assert count(session, Reservation) == count(session, JobRecord) == 0
     assert ask().status_code == 201
-    assert count(session, Reservation) == count(session, KeptAnswer) == 1
+    assert count(session, Reservation) == count(session, IdempotencyRecord) == 1
 
 
 @once_is_enough
@@ -116,7 +116,7 @@ def test_an_answer_with_a_secret_is_kept_nowhere(client, session):
     body = {"name": "Cron", "scopes": ["read"]}
     made = client.post(TOKENS, json=body, headers=headers)
     assert made.status_code == 201
-    assert made.json["token"] not in str(session.execute(sa.select(KeptAnswer.__table__)).one())
+    assert made.json["token"] not in str(session.execute(sa.select(IdempotencyRecord.__table__)).one())
     assert client.post(TOKENS, json=body, headers=headers).status_code == 409
     personal = sa.select(AccessToken.name).where(AccessToken.name == "Cron")
     assert session.scalars(personal).all() == ["Cron"]
@@ -129,13 +129,13 @@ def test_what_is_open_to_everybody_keeps_no_answer(client, session):
     for _ in range(2):
         answer = client.post(LOGIN, json={"username": user.username, "password": PASSWORD}, headers=headers)
         assert answer.status_code == 200
-    assert count(session, KeptAnswer) == 0
+    assert count(session, IdempotencyRecord) == 0
 
 
 @once_is_enough
 def test_answers_are_pruned_after_a_day(ask, session, clock):
     ask()
     clock.shift(timedelta(hours=23))
-    assert prune_answers(session) == 0
+    assert prune_idempotency_records(session) == 0
     clock.shift(timedelta(hours=2))
-    assert prune_answers(session) == 1
+    assert prune_idempotency_records(session) == 1

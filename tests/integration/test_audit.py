@@ -12,14 +12,14 @@ import sqlalchemy as sa
 
 from app import audit
 from app.accounts import AccessToken, Role, User, change_password, change_user, create_user, disable
-from app.audit import AuditEntry, Filters, list_deeds, prune_audit
+from app.audit import AuditEntry, Filters, list_events, prune_audit
 from app.audit.views import groups
 from app.reservations import Reservation, ReservationStatus
 from flask_belfry.changes import StatusChange, Subject, recorded_columns, subject_type
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base, db
 from flask_belfry.db.columns import new_id
-from flask_belfry.db.tenancy import Scope, seeing
+from flask_belfry.db.tenancy import Scope, use_scope
 from flask_belfry.mail import send_mail
 from flask_belfry.outbox import JobRecord, JobState, enqueue
 from tests.conftest import make_app
@@ -44,8 +44,8 @@ RECORD = re.compile(r'record(?:_many|_action)?\(\s*"(\w+\.\w+)"')
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-def deeds(**filters):
-    return [(deed.action, deed.subject_id) for deed in list_deeds(Filters(**filters)).items]
+def events(**filters):
+    return [(event.action, event.subject_id) for event in list_events(Filters(**filters)).items]
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
@@ -78,7 +78,7 @@ def test_changes_of_accounts_are_recorded_whoever_makes_them_and_secrets_are_not
         ("role", "member", "staff"),
         ("role", "staff", "admin"),
     ]
-    assert deeds(action="user.create") == [("user.create", str(user.id))]
+    assert events(action="user.create") == [("user.create", str(user.id))]
     assert {row.school_id for row in session.scalars(sa.select(StatusChange))} == {user.school_id}
 
 
@@ -130,10 +130,10 @@ def test_what_people_do_to_jobs_mails_and_schedules_is_recorded(app, session, cl
     runner = app.test_cli_runner()
     assert runner.invoke(args=["jobs", "retry", job_id]).exit_code == 0
     assert runner.invoke(args=["schedule", "pause", "no such schedule"]).exit_code == 1
-    assert deeds(action="job.retry") == [("job.retry", job_id)] * 2
-    assert deeds(action="job.cancel") == [("job.cancel", job_id)]
-    assert deeds(action="mail.resend") == [("mail.resend", mail_id)]
-    assert deeds(action="schedule.pause") == []
+    assert events(action="job.retry") == [("job.retry", job_id)] * 2
+    assert events(action="job.cancel") == [("job.cancel", job_id)]
+    assert events(action="mail.resend") == [("mail.resend", mail_id)]
+    assert events(action="schedule.pause") == []
 
 
 def test_the_list_is_one_of_both_tables_in_order_of_time_by_pages(session):
@@ -143,16 +143,16 @@ def test_the_list_is_one_of_both_tables_in_order_of_time_by_pages(session):
         session.commit()
         audit.record("test.deed", Subject("thing", str(number)))
         session.commit()
-    wanted = [deed.id for deed in list_deeds(Filters(), limit=100).items]
+    wanted = [event.id for event in list_events(Filters(), limit=100).items]
     assert wanted == sorted(wanted, reverse=True)
     seen, cursor = [], None
     while True:
-        page = list_deeds(Filters(), limit=3, cursor=cursor)
-        seen += [deed.id for deed in page.items]
+        page = list_events(Filters(), limit=3, cursor=cursor)
+        seen += [event.id for event in page.items]
         if (cursor := page.next_cursor) is None:
             break
     assert seen == wanted
-    assert deeds(action="reservation.status", subject=f"reservation/{rows[1].id}") == [
+    assert events(action="reservation.status", subject=f"reservation/{rows[1].id}") == [
         ("reservation.status", str(rows[1].id))
     ]
 
@@ -193,7 +193,7 @@ def test_members_do_not_see_the_log(client):
 def test_the_command_prints_what_the_page_shows(app, session):
     make_resource()
     shown = app.test_cli_runner().invoke(args=["audit", "list", "--json", "--action", "resource.create"])
-    assert [(deed["action"], deed["user_id"]) for deed in json.loads(shown.output)] == [("resource.create", None)]
+    assert [(event["action"], event["user_id"]) for event in json.loads(shown.output)] == [("resource.create", None)]
     assert "resource.create" in app.test_cli_runner().invoke(args=["audit", "list"]).output
 
 
@@ -205,14 +205,14 @@ def test_old_entries_are_pruned(session):
     session.commit()
     assert prune_audit(session, timedelta(days=365)) == 1
     session.commit()
-    assert deeds() == [("test.new", None)]
+    assert events() == [("test.new", None)]
 
 
 def test_each_list_is_answered_by_an_index_without_sorting(session, statements):
-    with seeing(Scope(1)):
+    with use_scope(Scope(1)):
         for filters in (Filters(), Filters(user_id=1), Filters(subject="user/1"), Filters(action="job.retry")):
             statements.clear()
-            list_deeds(filters)
+            list_events(filters)
             for statement in list(statements):
                 values = [1] * statement.count("?")
                 plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", tuple(values)).all()
@@ -229,8 +229,8 @@ def test_behind_proxies_the_clients_address_is_that_of_the_outermost_trusted_one
         client = app.test_client()
         client.environ_base["HTTP_X_FORWARDED_FOR"] = "192.0.2.1, 203.0.113.9, 198.51.100.7"
         log_in(client, user)
-        (deed,) = list_deeds(Filters(action="user.login")).items
-        assert deed.address == address
+        (event,) = list_events(Filters(action="user.login")).items
+        assert event.address == address
         db.session.remove()
         db.engine.dispose()
 
@@ -240,8 +240,8 @@ def test_an_api_change_of_a_status_has_the_address_it_came_from(client, session)
     headers = bearer(make_user(Role.STAFF))
     answer = client.patch(f"/api/v1/reservations/{reservation.id}", json={"status": "confirmed"}, headers=headers)
     assert answer.status_code == 200
-    (deed,) = list_deeds(Filters(action="reservation.status")).items
-    assert (deed.address, dict(deed.details)) == ("127.0.0.1", {"old": "pending", "new": "confirmed"})
+    (event,) = list_events(Filters(action="reservation.status")).items
+    assert (event.address, dict(event.details)) == ("127.0.0.1", {"old": "pending", "new": "confirmed"})
 
 
 def test_every_action_that_is_recorded_is_under_a_tab(app):

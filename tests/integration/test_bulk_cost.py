@@ -12,11 +12,12 @@ import sqlalchemy as sa
 import time_machine
 
 from app.reservations import Reservation, ReservationStatus, sweep_overdue
-from flask_belfry.changes import Origin, StatusChange, acting_as, bulk
+from flask_belfry.changes import Actor, StatusChange, bulk, use_actor
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.columns import new_id
-from flask_belfry.outbox import JobRecord, JobRequest, JobState, buffer, enqueue_many, publisher, relay
+from flask_belfry.outbox import JobRecord, JobRequest, JobState, enqueue_many, publisher, relay
+from flask_belfry.outbox import pending as buffer
 from tests.conftest import make_app
 from tests.job_records import count
 from tests.reservation_factories import insert_reservations, make_reservation, make_user, tomorrow
@@ -38,7 +39,7 @@ def test_a_sweep_takes_two_statements_however_many_rows_since_no_hook_hears_of_i
 def test_what_the_database_records_by_itself_is_what_one_change_at_a_time_records(session):
     customer = make_user()
     one, other = (make_reservation(customer, status=ReservationStatus.CONFIRMED) for _ in range(2))
-    with acting_as(Origin(customer.id, "request-of-the-test")):
+    with use_actor(Actor(customer.id, "request-of-the-test")):
         one.status = ReservationStatus.COMPLETED
         session.commit()
         complete = sa.update(Reservation).where(Reservation.id == other.id)

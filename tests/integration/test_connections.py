@@ -12,7 +12,7 @@ from flask_belfry.db import db
 from flask_belfry.db.engine import OTHER_CONNECTIONS
 from flask_belfry.execution import heartbeat
 from flask_belfry.outbox import WorkerProcess
-from flask_belfry.workers.light import LightWorker
+from flask_belfry.workers.threaded import LightWorker
 from tests.servers import wait_until
 
 THREADS = 7

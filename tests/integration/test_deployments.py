@@ -15,8 +15,8 @@ from flask_belfry.db import db
 from flask_belfry.operations import doctor
 from flask_belfry.outbox import Deployment, ForeignBrokerError, JobState, enqueue, publisher
 from flask_belfry.outbox.deployment import CHECK_SECONDS, MEMORY_KEY, OWNER_KEY, PRECEDENCE_SECONDS, BrokerOwnership
-from flask_belfry.workers.heavy import HeavyWorker
-from flask_belfry.workers.light import LightWorker
+from flask_belfry.workers.forking import HeavyWorker
+from flask_belfry.workers.threaded import LightWorker
 from tests.clocks import ENTRY, QUEUE, TIMERS, one_pass, scheduler
 from tests.conftest import make_app
 from tests.job_records import asked, state_of
@@ -140,7 +140,7 @@ def test_its_rate_limits_count_in_memory(app, session, owned_by_another):
     asked(session)
     publisher().breaker.succeeded()
     with app.test_request_context():
-        limiting.spend(limits.CODES, "x")
+        limiting.hit(limits.CODES, "x")
     assert owned_by_another.keys("*") == [OWNER_KEY.encode()]
 
 
@@ -228,7 +228,7 @@ def test_without_scripts_jobs_run_and_rate_limits_count_in_memory(app, session, 
     wait_until(is_queued)
     assert broker.exists(MEMORY_KEY)
     with app.test_request_context():
-        limiting.spend(limits.CODES, "x")
+        limiting.hit(limits.CODES, "x")
     assert not publisher().breaker.is_open
     clock.remove_lock()
     assert not broker.exists(clock.scheduler_lock_key)

@@ -28,8 +28,8 @@ from flask_belfry.outbox import (
     enqueue,
     finalizing,
 )
-from flask_belfry.workers.heavy import HeavyWorker
-from flask_belfry.workers.light import LightWorker
+from flask_belfry.workers.forking import HeavyWorker
+from flask_belfry.workers.threaded import LightWorker
 from tests.domain import Ticket, behaviour
 
 
@@ -336,7 +336,7 @@ def test_a_horse_that_does_not_hear_its_timeout_is_killed_and_has_timed_out(app,
     behaviour["act"] = act
     id = enqueue("test.act")
     session.commit()
-    monkeypatch.setattr("flask_belfry.workers.heavy.LAST_RESORT_SECONDS", 0.5)
+    monkeypatch.setattr("flask_belfry.workers.forking.LAST_RESORT_SECONDS", 0.5)
     worker = HeavyWorker(["default"], connection=valkey.client())
     monkeypatch.setattr(worker, "_install_signal_handlers", lambda: None)
     assert worker.work(max_jobs=1)

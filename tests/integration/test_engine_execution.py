@@ -37,8 +37,8 @@ from flask_belfry.outbox import (
     enqueue,
     retry,
 )
-from flask_belfry.workers.heavy import HeavyWorker
-from flask_belfry.workers.light import LightWorker
+from flask_belfry.workers.forking import HeavyWorker
+from flask_belfry.workers.threaded import LightWorker
 from tests.domain import Ticket, TicketStatus, behaviour
 from tests.job_records import asked, attempts, read
 from tests.servers import wait_until
@@ -619,18 +619,18 @@ def test_eager_jobs_run_in_the_caller_after_its_commit(settings, tmp_path):
 
 
 def test_a_job_knows_why_it_exists(session, work):
-    from flask_belfry.changes import Origin, Subject, acting_as, current_origin
+    from flask_belfry.changes import Actor, Subject, current_actor, use_actor
 
     seen = []
-    behaviour["act"] = lambda session, ticket_id: seen.append(current_origin())
-    with acting_as(Origin(user_id=3, request_id="request-1")):
+    behaviour["act"] = lambda session, ticket_id: seen.append(current_actor())
+    with use_actor(Actor(user_id=3, request_id="request-1")):
         id = enqueue("test.act", subject=Subject("ticket", "9"))
     session.commit()
     work()
     record = read(session, id)
     assert (record.subject_type, record.subject_id) == ("ticket", "9")
     assert (record.user_id, record.request_id) == (3, "request-1")
-    assert seen == [Origin(3, "request-1", id)]
+    assert seen == [Actor(3, "request-1", id)]
 
 
 def test_a_late_start_of_the_worker_still_finds_what_was_committed(session, broker, work):

@@ -15,7 +15,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.execution import claim, heartbeat
 from flask_belfry.outbox import JobRecord, JobState, enqueue, publisher, relay
-from flask_belfry.scheduler.rescue import rescue
+from flask_belfry.scheduler.rescuer import rescue
 from tests.domain import fall_silent
 from tests.job_records import state_of
 

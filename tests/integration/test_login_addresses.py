@@ -115,7 +115,7 @@ def asked_for() -> list[str]:
     return list(db.session.scalars(sa.select(EmailMessage.kind).order_by(EmailMessage.id)))
 
 
-def deeds(prefix: str) -> list[tuple[str, dict[str, str]]]:
+def events(prefix: str) -> list[tuple[str, dict[str, str]]]:
     query = sa.select(AuditEntry.action, AuditEntry.details).where(AuditEntry.action.startswith(prefix))
     return [(row.action, row.details) for row in db.session.execute(query.order_by(AuditEntry.id))]
 
@@ -237,7 +237,7 @@ def test_to_look_at_a_link_does_nothing(client, user, session):
     code = session.scalars(sa.select(AccountCode)).one()
     assert (code.purpose, code.used_at) == (CodePurpose.ADDRESS, None)
     assert client.get("/api/v1/me", headers=headers).status_code == 200
-    assert deeds("user.address") == []
+    assert events("user.address") == []
 
 
 @ONLY_SQLITE
@@ -250,7 +250,7 @@ def test_it_was_me_trusts_the_address_and_the_links_are_used(client, user):
             assert answer.status_code == 410
             assert "This link was already used" in answer.text
     assert state_of(user) is AddressState.TRUSTED
-    assert deeds("user.address") == [("user.address_trusted", {"address": CAFE})]
+    assert events("user.address") == [("user.address_trusted", {"address": CAFE})]
 
 
 def test_it_was_not_me_ends_everything_and_starts_a_reset(app, client, user, session, mails):
@@ -269,7 +269,7 @@ def test_it_was_not_me_ends_everything_and_starts_a_reset(app, client, user, ses
     assert script.revoked_at is not None
     assert browser.get("/reservations/").location.startswith("/login")
     assert not by_api(client, user)
-    assert deeds("user.address") == [("user.address_blocked", {"address": CAFE})]
+    assert events("user.address") == [("user.address_blocked", {"address": CAFE})]
 
     (mail,) = mails()
     assert mail.message["Subject"] == "Choose a new password"
@@ -472,7 +472,7 @@ def test_the_page_shows_ones_addresses_and_unblocks_forgets_and_trusts(client, u
     assert by_api(client, user, **from_(CAFE))
     assert by_api(client, user, **from_(HOTEL))
     assert asked_for() == [NEW_ADDRESS, NEW_ADDRESS]  # before it was forgotten, and after
-    assert deeds("user.address") == [
+    assert events("user.address") == [
         ("user.address_trusted", {"address": CAFE}),
         ("user.address_forgotten", {"address": HOTEL}),
     ]
@@ -501,8 +501,8 @@ def test_from_an_address_nobody_vouched_for_nothing_is_changed_until_the_time_to
     assert "You can change this from a trusted IP address only" in page.text
     assert "/forget" not in page.text
     for address in (CAFE, "127.0.0.1"):
-        for deed in ("trust", "block", "forget"):
-            assert intruder.post(f"{PAGE}/{id_of(user, address)}/{deed}", **from_(CAFE)).status_code == 403
+        for event in ("trust", "block", "forget"):
+            assert intruder.post(f"{PAGE}/{id_of(user, address)}/{event}", **from_(CAFE)).status_code == 403
     # Nor from where nobody has logged in, nor from a blocked address.
     assert intruder.post(f"{PAGE}/{id_of(user, CAFE)}/trust", **from_(HOTEL)).status_code == 403
     blocked(user, HOTEL)

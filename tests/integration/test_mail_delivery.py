@@ -15,7 +15,7 @@ import structlog
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from flask_belfry.changes import Origin, Subject, acting_as
+from flask_belfry.changes import Actor, Subject, use_actor
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db.columns import new_id
 from flask_belfry.execution import claim as claims
@@ -42,11 +42,11 @@ from flask_belfry.mail import (
     transport,
 )
 from flask_belfry.mail.delivery import Delivery
-from flask_belfry.mail.dialogue import Receipt
 from flask_belfry.mail.ledger import Outcome
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.queries import find_mails
 from flask_belfry.mail.registry import MailKind, _kinds
+from flask_belfry.mail.smtp_session import Receipt
 from flask_belfry.outbox import WAITING, JobRecord, JobState, JobTimeoutError, cancel
 from tests.forks import exit_status, fork
 from tests.smtp import CUT, HANG, Fault, SmtpServer
@@ -152,7 +152,7 @@ def test_who_has_no_valid_address_is_skipped_with_the_reason(app: Flask, session
 
 
 def test_a_mail_knows_what_it_is_about_and_who_caused_it(session: Session) -> None:
-    with acting_as(Origin(user_id=7)):
+    with use_actor(Actor(user_id=7)):
         id = send_mail(KIND, "ada@example.org", "k", context=CONTEXT, subject=Subject("reservation", "42"))
     session.commit()
     mail = get_mail(id)
@@ -413,12 +413,12 @@ def test_mails_without_a_connection_are_released_while_other_threads_have_one(ap
     ids = ask(session, "ada", "bob")
     has_one, is_over = threading.Event(), threading.Event()
 
-    def hold() -> None:
+    def publish_on_commit() -> None:
         with app.app_context(), transport.lend_connection():
             has_one.set()
             is_over.wait(10)
 
-    holder = threading.Thread(target=hold)
+    holder = threading.Thread(target=publish_on_commit)
     holder.start()
     has_one.wait(10)
     work(app, session)
@@ -649,7 +649,7 @@ def test_a_kept_connection_that_the_server_has_ended_is_replaced_unnoticed(
 def test_a_sent_mail_is_sent_again_with_a_new_message_id(app: Flask, session: Session, smtp: SmtpServer) -> None:
     (mail_id,) = ask(session, "ada")
     work(app, session)
-    with acting_as(Origin(user_id=3)):
+    with use_actor(Actor(user_id=3)):
         job_id = resend(mail_id)
     session.commit()
     assert session.get_one(JobRecord, job_id).user_id == 3

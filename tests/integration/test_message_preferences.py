@@ -66,10 +66,10 @@ def test_only_what_is_wanted_is_sent(app, work, smtp):
     refuse(refuses_another, kind="reservation-status")
     people = (refuses, refuses_push, refuses_another, wants, elsewhere)
     asked = notify(*[user.email for user in people], "stranger@example.org")
-    unwanted = {asked.pop(refuses.email), asked.pop(elsewhere.email)}
+    opted_out = {asked.pop(refuses.email), asked.pop(elsewhere.email)}
     work()
     assert {mail.recipients[0] for mail in smtp.received} == asked.keys()
-    assert {state_of(id) for id in unwanted} == {(MailState.SKIPPED, REASON)}
+    assert {state_of(id) for id in opted_out} == {(MailState.SKIPPED, REASON)}
     assert {state_of(id) for id in asked.values()} == {(MailState.SENT, None)}
 
 

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from flask_belfry.changes import StatusChange, bulk, hooks
+from flask_belfry.changes import StatusChange, bulk
+from flask_belfry.changes import session_events as hooks
 from flask_belfry.db import db
 from flask_belfry.outbox import JobRecord, JobState, enqueue
 from tests.domain import Ticket, TicketStatus

@@ -14,17 +14,17 @@ from sqlalchemy.orm import declarative_base, mapped_column
 
 from app.work_items import Task
 from flask_belfry.changes import (
+    Actor,
+    ActorError,
     HookError,
-    Origin,
-    OriginError,
     StatusChange,
     Subject,
-    acting_as,
     bulk,
     on_change,
     on_created,
+    use_actor,
 )
-from flask_belfry.changes.changes import Watch, watch_of
+from flask_belfry.changes.listeners import TrackedModel, tracked_model_of
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import BelfrySession, db, table_of
 from flask_belfry.db.columns import new_id
@@ -94,7 +94,7 @@ def meanwhile(request, monkeypatch):
     """Runs a function between the reading of the old values and the UPDATE, in both ways in which they are read."""
     chunks, record_matching = bulk._chunks, bulk.record_matching
     if request.param != "heard by a hook":
-        monkeypatch.setattr(Watch, "hears", lambda *_: False)
+        monkeypatch.setattr(TrackedModel, "hears", lambda *_: False)
 
     def set_action(action) -> None:
         def read_and_act(session, query):
@@ -183,8 +183,8 @@ def upserts(dialect, target):
 @pytest.mark.parametrize("watched_for", ["all", "changes"])
 def test_an_upsert_of_a_watched_table_is_refused(session, monkeypatch, watched_for):
     if watched_for == "changes":
-        monkeypatch.setattr(watch_of(Ticket), "created", [])
-        monkeypatch.setattr(watch_of(Ticket), "changed", {"status": []})  # as `record_changes` alone leaves it
+        monkeypatch.setattr(tracked_model_of(Ticket), "created", [])
+        monkeypatch.setattr(tracked_model_of(Ticket), "changed", {"status": []})  # as `record_changes` alone leaves it
     for dialect in (postgresql, sqlite):
         for target in (Ticket, table_of(Ticket)):
             for statement in upserts(dialect, target):
@@ -303,15 +303,15 @@ def test_what_some_database_would_not_take_is_refused_before_anything_is_written
                 action()
             assert list(refused.value.fields) == [field]
     for field, values in {"request_id": "r" * 65, "address": "a\0"}.items():
-        with pytest.raises(OriginError, match=f"{field} must be"):
-            Origin(**{field: values})
+        with pytest.raises(ActorError, match=f"{field} must be"):
+            Actor(**{field: values})
     assert session.scalars(sa.select(JobRecord)).all() == []
 
 
 def test_what_is_at_the_limits_is_taken_by_both_databases(session):
     reference = {"subject": Subject("t" * 60, "9" * 40), "change_id": new_id().upper()}
     late = datetime(9998, 12, 31, 12, tzinfo=timezone(timedelta(hours=-5)))
-    with acting_as(Origin(request_id="r" * 64, address="a" * 64)):
+    with use_actor(Actor(request_id="r" * 64, address="a" * 64)):
         id = enqueue("test.greet", ticket_id=1e308, unique_key="ü" * 200, scheduled_at=late, **reference)
         again = enqueue("test.greet", ticket_id=1, unique_key="ü" * 200)
         past = enqueue("test.greet", ticket_id=1, scheduled_at=datetime.min.replace(tzinfo=UTC))

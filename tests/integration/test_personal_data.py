@@ -134,7 +134,7 @@ def test_the_page_gives_the_same_file(client, user, headers):
     by_api = client.get(EXPORT, headers=headers)
     assert by_page.headers["Content-Disposition"] == by_api.headers["Content-Disposition"]
     assert by_page.json["data"]["mails"] == by_api.json["data"]["mails"]
-    assert "user.login" in {deed["action"] for deed in by_api.json["data"]["log"]["deeds"]}
+    assert "user.login" in {event["action"] for event in by_api.json["data"]["log"]["events"]}
 
 
 @on_sqlite

@@ -28,9 +28,9 @@ from flask_belfry.outbox import (
 )
 from flask_belfry.outbox.broker import connect
 from flask_belfry.outbox.publisher import PIPELINE_RECORDS
-from flask_belfry.scheduler.clock import Clock
-from flask_belfry.workers.heavy import HeavyWorker
-from flask_belfry.workers.light import LightWorker
+from flask_belfry.scheduler.scheduler import BelfryScheduler
+from flask_belfry.workers.forking import HeavyWorker
+from flask_belfry.workers.threaded import LightWorker
 from tests.servers import wait_until
 
 QUEUE = "rq:queue:default"
@@ -105,9 +105,9 @@ def test_a_wiped_redis_gets_back_all_that_waits_and_every_timer_once(app, sessio
 def look_at_everything(app, moment: datetime) -> None:
     """The passes of a scheduler that has just begun, until it has nothing more to do at once."""
     connection = publisher(app).connection
-    connection.delete(Clock.scheduler_lock_key)
+    connection.delete(BelfryScheduler.scheduler_lock_key)
     with time_machine.travel(moment):
-        clock = Clock(app, connection, publisher(app), [])
+        clock = BelfryScheduler(app, connection, publisher(app), [])
         while clock.work_once():
             pass
 
@@ -161,7 +161,7 @@ def test_a_worker_hears_rqs_commands_again_after_its_redis_was_silent(app, broke
     monkeypatch.setattr("flask_belfry.workers.worker.ANSWER_SECONDS", 0.1)
     worker = LightWorker(["default"], connection=valkey.client())
     worker._beat()
-    hears = partial(broker.pubsub_numsub, worker.pubsub_channel_name)
+    has_listener = partial(broker.pubsub_numsub, worker.pubsub_channel_name)
     broker.client_kill_filter(_type="pubsub")
     valkey.freeze()
     try:
@@ -169,7 +169,7 @@ def test_a_worker_hears_rqs_commands_again_after_its_redis_was_silent(app, broke
             connect(valkey.url, connect_timeout_seconds=1, timeout_seconds=0.5).ping()
     finally:
         valkey.thaw()
-    wait_until(lambda: hears() == [(worker.pubsub_channel_name.encode(), 1)])
+    wait_until(lambda: has_listener() == [(worker.pubsub_channel_name.encode(), 1)])
     worker.teardown()
 
 
@@ -214,9 +214,9 @@ def test_a_scheduler_whose_redis_is_away_for_long_rescues_all_the_same(app, sess
         session.commit()
 
     nowhere = connect("redis://127.0.0.1:1", connect_timeout_seconds=1, timeout_seconds=1)
-    ours = Clock(app, nowhere, publisher(app), [])
+    ours = BelfryScheduler(app, nowhere, publisher(app), [])
     ours._stopping = time = SteppedTime(60, strand)
-    monkeypatch.setattr("flask_belfry.scheduler.clock.time", time)
+    monkeypatch.setattr("flask_belfry.scheduler.scheduler.time", time)
     monkeypatch.setattr(ours, "_install_signal_handlers", lambda: None)
     ours.run()
     record = session.get_one(JobRecord, id, populate_existing=True)

@@ -17,7 +17,7 @@ from flask_belfry.db import db
 from flask_belfry.execution import claim as claims
 from flask_belfry.mail import EmailMessage, MailState
 from flask_belfry.outbox import TIMED, WAITING, JobRecord, JobState, publisher, relay
-from flask_belfry.workers.light import LightWorker
+from flask_belfry.workers.threaded import LightWorker
 from tests.everything import everything_kept
 from tests.job_records import state_of
 from tests.reservation_factories import PASSWORD, bearer, make_user

@@ -23,7 +23,7 @@ from flask_belfry.outbox import (
     relay,
 )
 from flask_belfry.outbox.broker import CircuitBreaker, connect
-from flask_belfry.scheduler.rescue import rescue
+from flask_belfry.scheduler.rescuer import rescue
 from tests.domain import behaviour, fall_silent
 from tests.job_records import state_of
 

@@ -12,7 +12,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.execution import claim, heartbeat
 from flask_belfry.outbox import QUARANTINE, JobRecord, JobState, WorkerProcess, enqueue, publisher, relay
-from flask_belfry.scheduler.rescue import rescue
+from flask_belfry.scheduler.rescuer import rescue
 from tests.domain import fall_silent
 from tests.job_records import read, state_of
 

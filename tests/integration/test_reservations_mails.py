@@ -13,7 +13,7 @@ from app.accounts import Role, User
 from app.reservations import Reservation, ReservationStatus, history_of
 from app.reservations.emails import MAX_NEW_PER_HOUR
 from app.reservations.history import history_for
-from flask_belfry.changes import Origin, StatusChange, acting_as
+from flask_belfry.changes import Actor, StatusChange, use_actor
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.mail import EmailMessage, MailState
@@ -55,7 +55,7 @@ def test_one_user_mails_the_desk_so_many_reservations_in_an_hour_and_others_stil
     member, other = make_user(), make_user()
 
     def reserve(by: User, number: int) -> Counter[str]:
-        with acting_as(Origin(by.id)):
+        with use_actor(Actor(by.id)):
             start = tomorrow()
             session.add_all([Reservation(customer=by, school_id=by.school_id, start_time=start) for _ in range(number)])
             session.commit()
@@ -150,7 +150,7 @@ def test_the_status_mail_says_what_changed_on_the_customers_clock(session):
 
 def test_who_cancels_their_own_is_not_told_that_the_school_did(session):
     row = make_reservation()
-    with acting_as(Origin(row.customer_id, None)):
+    with use_actor(Actor(row.customer_id, None)):
         row.status = ReservationStatus.CANCELLED
         session.commit()
     (mail,) = mails("reservation-status")
@@ -220,10 +220,10 @@ def test_the_sweep_runs_as_a_job(session, work):
 
 def test_the_history_tells_who_changed_what_and_what_became_of_its_mails(session, statements):
     customer, staff = make_user(name="Ada"), make_user(Role.STAFF, name="Stefan")
-    with acting_as(Origin(customer.id, None)):
+    with use_actor(Actor(customer.id, None)):
         row = reservations.create(customer, start_time=tomorrow())
         session.commit()
-    with acting_as(Origin(staff.id, None)):
+    with use_actor(Actor(staff.id, None)):
         reservations.set_status(staff, row.id, "confirmed")
         session.commit()
     (status_mail,) = mails("reservation-status")

@@ -17,7 +17,7 @@ from app.accounts import Role
 from app.reservations import Reservation, ReservationStatus
 from flask_belfry.mail import EmailMessage, MailState
 from flask_belfry.outbox import (
-    ENDED,
+    FINALIZED,
     JobAttempt,
     JobRecord,
     JobRequest,
@@ -133,7 +133,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_shows_no_error(app, sess
         reload(web)
         answered = [len(client.confirmed) for client in clients]
         wait_until(lambda: all(len(c.confirmed) > n + 1 for c, n in zip(clients, answered, strict=True)), seconds=60)
-    wait_until(lambda: count(session, JobRecord, JobRecord.state.not_in(ENDED)) == 0, seconds=60)
+    wait_until(lambda: count(session, JobRecord, JobRecord.state.not_in(FINALIZED)) == 0, seconds=60)
 
     assert [error for client in clients for error in client.errors] == [], processes.output()
     confirmed = {id for client in clients for id in client.confirmed}

@@ -16,8 +16,8 @@ from flask_belfry.db.columns import new_id
 from flask_belfry.execution import init_app
 from flask_belfry.outbox import JobRecord, JobState, Schedule, TickOutcome, cancel, enqueue
 from flask_belfry.scheduler import ScheduleEntry, schedule
-from flask_belfry.scheduler.clock import LOCK_SECONDS, MEMORY_KEY
 from flask_belfry.scheduler.errors import ScheduleError
+from flask_belfry.scheduler.scheduler import LOCK_SECONDS, MEMORY_KEY
 from tests.clocks import ENTRY, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler
 
 

@@ -19,7 +19,7 @@ from flask_belfry.execution import claim, heartbeat
 from flask_belfry.outbox import (
     JobRecord,
     JobState,
-    Published,
+    PendingMessage,
     Schedule,
     ScheduleTick,
     TickOutcome,
@@ -28,9 +28,9 @@ from flask_belfry.outbox import (
     relay,
 )
 from flask_belfry.scheduler import schedule
-from flask_belfry.scheduler.clock import REFRESH_SECONDS, Clock
 from flask_belfry.scheduler.errors import ScheduleError
 from flask_belfry.scheduler.schedule import ScheduleEntry
+from flask_belfry.scheduler.scheduler import REFRESH_SECONDS, BelfryScheduler
 from tests.clocks import ENTRY, LOCK, QUEUE, TICK, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler
 from tests.domain import fall_silent
 
@@ -73,7 +73,7 @@ def test_a_push_and_the_end_of_its_timer_are_one_transaction_of_redis(app, sessi
         return pipeline(transaction=transaction, **options)
 
     record.connection.pipeline = spy
-    record.push([Published(id, "test.act", "default", 2)], timers=[id.encode()])
+    record.push([PendingMessage(id, "test.act", "default", 2)], timers=[id.encode()])
     assert seen == [True]
     assert broker.zscore(TIMERS, id) is None
 
@@ -149,7 +149,7 @@ def test_an_error_in_the_relay_stops_no_tick(app, session, clock, monkeypatch):
         yield
         raise ZeroDivisionError
 
-    monkeypatch.setattr("flask_belfry.scheduler.clock.relay_pages", fail)
+    monkeypatch.setattr("flask_belfry.scheduler.scheduler.relay_pages", fail)
     ours = scheduler(app)
     ours.work_once()
     clock.shift(60)
@@ -312,7 +312,9 @@ def test_timers_under_other_spellings_of_an_id_do_not_stay(app, session, clock, 
     assert timers == {id.encode(): pytest.approx(true_time), TICK.encode(): ANY}
 
 
-def run_failing(ours: Clock, monkeypatch: pytest.MonkeyPatch, failing_pass, pause=lambda seconds: None) -> None:
+def run_failing(
+    ours: BelfryScheduler, monkeypatch: pytest.MonkeyPatch, failing_pass, pause=lambda seconds: None
+) -> None:
     """Runs a scheduler whose one pass fails; `pause` is what happens in the pause that follows."""
 
     def wait(seconds: float) -> None:

@@ -9,14 +9,14 @@ import pytest
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.outbox import JobRequest, enqueue, enqueue_many
-from flask_belfry.scheduler.clock import MEMORY_KEY, Clock
+from flask_belfry.scheduler.scheduler import MEMORY_KEY, BelfryScheduler
 from tests.clocks import QUEUE, TICK, TIMERS, jobs_of_schedule, one_pass, scheduler
 
 
 @pytest.fixture(autouse=True)
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flask_belfry.scheduler.timers.PAGE_TIMERS", 2)
-    monkeypatch.setattr("flask_belfry.scheduler.clock.PAGE_TIMERS", 2)
+    monkeypatch.setattr("flask_belfry.scheduler.delayed.PAGE_TIMERS", 2)
+    monkeypatch.setattr("flask_belfry.scheduler.scheduler.PAGE_TIMERS", 2)
     monkeypatch.setattr(import_module("flask_belfry.outbox.relay"), "PAGE_RECORDS", 2)
 
 
@@ -28,7 +28,7 @@ def ask_for_five(session, in_seconds: float) -> list[str]:
     return ids
 
 
-def go_on(ours: Clock) -> None:
+def go_on(ours: BelfryScheduler) -> None:
     """Passes, as long as each tells that more is to be done."""
     while ours.work_once():
         pass

@@ -26,7 +26,7 @@ from flask_belfry.outbox import (
     enqueue_many,
 )
 from flask_belfry.scheduler import ScheduleEntry
-from flask_belfry.scheduler import clock as clocks
+from flask_belfry.scheduler import scheduler as clocks
 from tests.clocks import LOCK, QUEUE, scheduler
 from tests.forks import exit_status, fork
 from tests.job_records import count
@@ -73,7 +73,7 @@ def believers(app: Flask, session, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """Two processes with schedulers that both believe to hold the lock, always."""
     monkeypatch.setattr(clocks, "PASS_SECONDS", 0.02)
     monkeypatch.setattr(clocks, "REFRESH_SECONDS", 0.5)
-    monkeypatch.setattr(clocks.Clock, "acquire_lock", lambda self: True)
+    monkeypatch.setattr(clocks.BelfryScheduler, "acquire_lock", lambda self: True)
     app.config.update(RELAY_SECONDS=0.5, RELAY_GRACE_SECONDS=0.5, RESCUE_AFTER_SECONDS=1.0)
     session.rollback()
     pids = [fork(lambda: scheduler(app, OFTEN).run()) for _ in range(2)]

@@ -15,7 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from flask_belfry.db import db, sqlite
-from flask_belfry.db.sqlite import Turns
+from flask_belfry.db.sqlite import WriteLock
 from tests.domain import Ticket
 
 WRITE = sa.text("INSERT INTO written DEFAULT VALUES")
@@ -48,7 +48,7 @@ def takes_lock(engine: sa.Engine, statement: sa.Executable) -> bool:
     with engine.connect() as connection:
         connection.execute(statement)
         driver = connection.connection.dbapi_connection
-        assert isinstance(driver, sqlite.TurnTakingConnection)
+        assert isinstance(driver, sqlite.SerializedConnection)
         assert driver.in_transaction == (driver._turn is not None)
         return driver.in_transaction
 
@@ -99,7 +99,7 @@ def test_a_transaction_that_cannot_begin_gives_its_turn_back(engine, tmp_path):
 
 
 def test_a_turn_that_is_never_given_back_is_waited_for_once():
-    turns = Turns(timeout_seconds=0.05)
+    turns = WriteLock(timeout_seconds=0.05)
     lost = turns.take()
     assert lost is not None
     assert turns.take() is None
@@ -109,7 +109,7 @@ def test_a_turn_that_is_never_given_back_is_waited_for_once():
 
 
 def test_a_forked_process_does_not_wait_for_a_turn_of_its_parent():
-    turns = Turns(timeout_seconds=10)
+    turns = WriteLock(timeout_seconds=10)
     assert turns.take() is not None
     child = os.fork()
     if child == 0:
@@ -201,7 +201,7 @@ def test_the_application_writes_in_turns(app):
         pytest.skip("only SQLite has one writer")
     with db.engine.connect() as connection:
         connection.execute(sa.text("SAVEPOINT half"))
-        assert isinstance(connection.connection.dbapi_connection, sqlite.TurnTakingConnection)
+        assert isinstance(connection.connection.dbapi_connection, sqlite.SerializedConnection)
         assert connection.connection.dbapi_connection._turn is not None
 
 

@@ -8,9 +8,9 @@ from sqlalchemy.orm import aliased, joinedload, selectinload
 
 from app.accounts import Role, User
 from app.reservations import Reservation, ReservationStatus, Resource
-from flask_belfry.changes import Origin, StatusChange, acting_as
+from flask_belfry.changes import Actor, StatusChange, use_actor
 from flask_belfry.db import table_of
-from flask_belfry.db.tenancy import EVERYTHING, NOTHING, Scope, TenancyError, seeing
+from flask_belfry.db.tenancy import ALL_TENANTS, NOTHING, Scope, TenancyError, use_scope
 from flask_belfry.mail import EmailMessage
 from flask_belfry.outbox import JobRecord, enqueue
 from tests.reservation_factories import make_reservation, make_resource, make_school, make_user
@@ -73,8 +73,8 @@ QUERIES = {
 def test_a_query_finds_only_the_scopes_rows(session, forgotten, our_school, name):
     our_id, their_id = forgotten
     parameters = {"ids": [our_id, their_id]} if name == "by key" else {}
-    for scope, found in ((our_school, {our_id}), (NOTHING, set()), (EVERYTHING, {our_id, their_id})):
-        with seeing(scope):
+    for scope, found in ((our_school, {our_id}), (NOTHING, set()), (ALL_TENANTS, {our_id, their_id})):
+        with use_scope(scope):
             assert set(session.execute(QUERIES[name](), parameters).scalars()) == found
 
 
@@ -93,8 +93,8 @@ def test_a_query_finds_only_the_scopes_rows(session, forgotten, our_school, name
 )
 def test_a_count_counts_only_the_scopes_rows(session, forgotten, our_school, query):
     counts = []
-    for scope in (EVERYTHING, our_school, NOTHING):
-        with seeing(scope):
+    for scope in (ALL_TENANTS, our_school, NOTHING):
+        with use_scope(scope):
             counts.append(session.scalar(query()))
     assert counts == [2, 1, 0]
 
@@ -102,12 +102,12 @@ def test_a_count_counts_only_the_scopes_rows(session, forgotten, our_school, que
 @on_sqlite
 def test_get_finds_nothing_of_another_school_also_when_it_is_loaded(session, theirs, our_school):
     id = theirs.id
-    with seeing(our_school):
+    with use_scope(our_school):
         assert session.get(Reservation, id) is None
         session.expire(theirs)
         assert session.get(Reservation, id) is None
         assert session.get(Reservation, id, populate_existing=True) is None
-    with seeing(NOTHING):
+    with use_scope(NOTHING):
         assert session.get(Reservation, id) is None
     assert session.get(Reservation, id) is theirs
 
@@ -122,7 +122,7 @@ def test_a_relationship_leads_to_no_other_school(session, ours, theirs, our_scho
     session.commit()
     keep = session.get(Resource, theirs.resource_id) if is_loaded else None
     session.expire(ours)
-    with seeing(our_school):
+    with use_scope(our_school):
         found = session.scalar(sa.select(Reservation).options(*options).execution_options(populate_existing=True))
         assert found is ours
         assert found.resource is None
@@ -132,7 +132,7 @@ def test_a_relationship_leads_to_no_other_school(session, ours, theirs, our_scho
 @on_sqlite
 def test_a_row_that_was_loaded_is_refreshed_in_any_scope(session, ours):
     session.expire(ours)
-    with seeing(NOTHING):
+    with use_scope(NOTHING):
         assert ours.status == "pending"
         session.refresh(ours)
 
@@ -141,7 +141,7 @@ def test_a_row_that_was_loaded_is_refreshed_in_any_scope(session, ours):
 def test_bulk_updates_change_and_record_only_the_scopes_rows(session, ours, theirs, our_school, fetch):
     changed = sa.update(Reservation).values(status=ReservationStatus.CONFIRMED)
     others = changed.where(Reservation.customer_id.in_(sa.select(User.id)))
-    with seeing(our_school):
+    with use_scope(our_school):
         result = session.execute(others, execution_options={"synchronize_session": fetch})
         session.commit()
     assert result.rowcount == 1
@@ -155,7 +155,7 @@ def test_bulk_updates_change_and_record_only_the_scopes_rows(session, ours, thei
 def test_a_bulk_update_that_no_hook_hears_is_recorded_for_the_scopes_rows_only(session, ours, theirs, our_school):
     session.execute(sa.update(Reservation).values(status=ReservationStatus.CONFIRMED))
     session.commit()
-    with seeing(our_school):
+    with use_scope(our_school):
         session.execute(
             sa.update(Reservation)
             .where(Reservation.customer_id.in_(sa.select(User.id)))
@@ -167,7 +167,7 @@ def test_a_bulk_update_that_no_hook_hears_is_recorded_for_the_scopes_rows_only(s
 
 
 def test_bulk_deletes_delete_only_the_scopes_rows(session, forgotten, our_school):
-    with seeing(our_school):
+    with use_scope(our_school):
         assert session.execute(sa.delete(Reservation)).rowcount == 1
         session.commit()
     assert session.scalars(sa.select(Reservation.id)).all() == [forgotten[1]]
@@ -177,7 +177,7 @@ def test_bulk_deletes_delete_only_the_scopes_rows(session, forgotten, our_school
 @pytest.mark.parametrize("scope", ["ours", "nothing"])
 def test_a_row_of_another_school_is_not_written(session, theirs, our_school, scope):
     resources = set(session.scalars(sa.select(Resource.id)))
-    with seeing(our_school if scope == "ours" else NOTHING):
+    with use_scope(our_school if scope == "ours" else NOTHING):
         session.add(Resource(name="Annex", capacity=1, school_id=theirs.school_id))
         with pytest.raises(TenancyError):
             session.flush()
@@ -194,7 +194,7 @@ def test_a_row_of_another_school_is_not_written(session, theirs, our_school, sco
 
 @on_sqlite
 def test_a_row_is_not_handed_to_another_school(session, ours, theirs, our_school):
-    with seeing(our_school):
+    with use_scope(our_school):
         ours.resource.school_id = theirs.school_id
         with pytest.raises(TenancyError):
             session.commit()
@@ -203,7 +203,7 @@ def test_a_row_is_not_handed_to_another_school(session, ours, theirs, our_school
 
 @on_sqlite
 def test_a_row_without_a_school_becomes_the_scopes(session, theirs):
-    with seeing(Scope(theirs.school_id)):
+    with use_scope(Scope(theirs.school_id)):
         session.add(Resource(name="Annex", capacity=1))
         session.commit()
         session.execute(sa.insert(Resource), [{"name": "Barn", "capacity": 1, "school_id": theirs.school_id}])
@@ -213,7 +213,7 @@ def test_a_row_without_a_school_becomes_the_scopes(session, theirs):
 
 
 def test_what_one_statement_changes_in_many_schools_is_recorded_in_each(session, ours, theirs):
-    with acting_as(Origin(user_id=ours.customer_id, school_id=ours.school_id)):
+    with use_actor(Actor(user_id=ours.customer_id, school_id=ours.school_id)):
         session.execute(sa.update(Reservation).values(status=ReservationStatus.CONFIRMED))
         session.execute(sa.update(Reservation).values(status=ReservationStatus.COMPLETED))
         session.commit()
@@ -228,7 +228,7 @@ def test_what_one_statement_changes_in_many_schools_is_recorded_in_each(session,
 
 @on_sqlite
 def test_what_is_asked_for_belongs_to_who_asks(session, ours):
-    with acting_as(Origin(school_id=ours.school_id)):
+    with use_actor(Actor(school_id=ours.school_id)):
         asked = enqueue("test.greet", ticket_id=1)
     system = enqueue("test.greet", ticket_id=2)
     session.commit()

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 import app as application
 from app.audit import AuditEntry
 from app.reservations import Reservation
-from flask_belfry.changes import Origin, Subject, acting_as, current_origin, for_school
-from flask_belfry.db.tenancy import Scope, seeing
+from flask_belfry.changes import Actor, Subject, current_actor, for_school, use_actor
+from flask_belfry.db.tenancy import Scope, use_scope
 from flask_belfry.execution import claim, execution
 from flask_belfry.execution.deadlines import no_limit
 from flask_belfry.mail import EmailMessage, send_mail
@@ -51,16 +51,14 @@ def test_a_job_sees_its_schools_rows_and_what_it_writes_and_asks_for_is_its_scho
     def act(session, ticket_id):
         seen[ticket_id] = set(session.scalars(sa.select(Reservation.id)))
         if ticket_id:
-            origin = current_origin()
+            actor = current_actor()
             enqueue("test.greet", ticket_id=ticket_id)
             session.add(
-                Reservation(
-                    customer_id=origin.user_id, school_id=origin.school_id, start_time=tomorrow(), note="by job"
-                )
+                Reservation(customer_id=actor.user_id, school_id=actor.school_id, start_time=tomorrow(), note="by job")
             )
 
     behaviour["act"] = act
-    with acting_as(Origin(theirs.customer_id, school_id=theirs.school_id)):
+    with use_actor(Actor(theirs.customer_id, school_id=theirs.school_id)):
         of_school = enqueue("test.act", ticket_id=1)
     of_system = enqueue("test.act", ticket_id=0)
     assert run(of_school) == run(of_system) == [JobState.COMPLETED]
@@ -86,7 +84,7 @@ def test_a_job_that_writes_into_another_school_fails(session, run, ours, theirs)
 
 def test_the_jobs_of_a_chunk_of_several_schools_are_nobodys(session, run, ours, theirs):
     origins = []
-    behaviour["chunk"] = lambda chunk: [(origins.append(current_origin()), chunk.answer(item)) for item in chunk]
+    behaviour["chunk"] = lambda chunk: [(origins.append(current_actor()), chunk.answer(item)) for item in chunk]
     schools = [ours.school_id, theirs.school_id]
 
     def asked(school_id):
@@ -96,7 +94,7 @@ def test_the_jobs_of_a_chunk_of_several_schools_are_nobodys(session, run, ours, 
     run(*[asked(school_id) for school_id in schools])
     run(asked(schools[0]), asked(schools[0]))
     run(asked(schools[1]))
-    assert [origin.school_id for origin in origins] == [None, None, schools[0], schools[0], schools[1]]
+    assert [actor.school_id for actor in origins] == [None, None, schools[0], schools[0], schools[1]]
 
 
 def test_a_mail_of_a_school_tells_nothing_of_another(session, run, ours, theirs):
@@ -117,7 +115,7 @@ def test_a_mail_of_a_school_tells_nothing_of_another(session, run, ours, theirs)
 
 def test_deletions_in_bulk_are_recorded_for_the_scopes_rows_only(session, ours, theirs):
     ours_id = str(ours.id)
-    with seeing(Scope(ours.school_id)):
+    with use_scope(Scope(ours.school_id)):
         session.execute(sa.delete(Reservation))
         session.commit()
     deleted = sa.select(AuditEntry.subject_id).where(AuditEntry.action == "reservation.delete")

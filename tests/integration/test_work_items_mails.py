@@ -17,7 +17,7 @@ from app.accounts import Role, User, on_behalf_of
 from app.audit import AuditEntry
 from app.work_items import Story, Task, WorkItem, WorkItemNotice, WorkItemWatcher, WorkStatus, comments, history_of
 from app.work_items.emails import MAX_MENTIONS_PER_HOUR
-from flask_belfry.changes import Origin, StatusChange, acting_as
+from flask_belfry.changes import Actor, StatusChange, use_actor
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.columns import database_now
@@ -106,7 +106,7 @@ def test_an_invalid_address_is_skipped_and_stops_no_other(session):
 def test_whoever_made_the_change_gets_theirs_too(session):
     reporter = make_user(Role.STAFF)
     task = make_task(reporter=reporter)
-    with acting_as(Origin(reporter.id)):
+    with use_actor(Actor(reporter.id)):
         move(task, "IN_PROGRESS")
     (mail,) = mails(STATUS)
     context = contexts(STATUS, [mail])[mail.id]
@@ -129,7 +129,7 @@ def test_the_mail_says_what_changed_who_did_it_and_where_to_look(app, session):
     staff = make_user(Role.STAFF, name="Grace Hopper")
     epic = make_epic(title="The <autumn> concert")
     story = make_story(epic=epic, title="Rehearsals", priority="HIGH", due_date=None)
-    with acting_as(Origin(staff.id)):
+    with use_actor(Actor(staff.id)):
         move(story, "IN_PROGRESS")
     (mail,) = mails(STATUS)
     story.status = "DONE"  # the mail tells of the change, not of now
@@ -438,7 +438,7 @@ def test_the_history_shows_the_mails_that_a_change_caused_and_the_rest(session):
     staff = make_user(Role.STAFF, name="Grace Hopper")
     story = make_story(responsible=make_user(name="Ada Lovelace"))
     other = make_epic(title="Another epic")
-    with acting_as(Origin(staff.id)):
+    with use_actor(Actor(staff.id)):
         move(story, "IN_PROGRESS")
         story.priority, story.parent, story.responsible = "CRITICAL", other, None
         session.commit()
@@ -501,16 +501,16 @@ def test_log_in_shows_the_item(client):
 def test_who_wants_none_of_their_own_changes_gets_those_of_others(session):
     ada, other = make_user(Role.STAFF, skips_own_changes=True), make_user(Role.STAFF)
     task = make_task(reporter=ada, responsible=other)
-    with acting_as(Origin(ada.id)):
+    with use_actor(Actor(ada.id)):
         move(task, "IN_PROGRESS")
     assert addressees(STATUS) == [other.email]
-    with acting_as(Origin(ada.id)):
+    with use_actor(Actor(ada.id)):
         move(task, "IN_REVIEW")
     assert tell_gathered(task) == 1, "the whole way was theirs"
     task_of_both = make_task(reporter=ada, responsible=other)
-    with acting_as(Origin(ada.id)):
+    with use_actor(Actor(ada.id)):
         move(task_of_both, "IN_PROGRESS", "IN_REVIEW")
-    with acting_as(Origin(other.id)):
+    with use_actor(Actor(other.id)):
         move(task_of_both, "DONE")
     assert tell_gathered(task_of_both) == 2, "a part of the way was another's"
 

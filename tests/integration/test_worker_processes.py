@@ -16,8 +16,8 @@ from tests.job_records import asked, attempts, count, read, state_is
 from tests.processes import BIN, ROOT, answers_at, children_of
 from tests.servers import free_port, wait_until
 
-LIGHT = ("-w", "flask_belfry.workers.light.LightWorker")
-HEAVY = ("-w", "flask_belfry.workers.heavy.HeavyWorker")
+LIGHT = ("-w", "flask_belfry.workers.threaded.LightWorker")
+HEAVY = ("-w", "flask_belfry.workers.forking.HeavyWorker")
 # What signals and timeouts write is tested on both in test_engine_execution; test_rolling_restart has PostgreSQL.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -16,11 +16,11 @@ from tests.chaos.book import UNDONE, Book, Fate, read_book
 from tests.chaos.comparison import compare, story
 from tests.chaos.facts import Facts, Job, JobStep, Mail, Worker
 from tests.chaos.faults import kinds
-from tests.chaos.plan import REST_SECONDS, Pace, plan
+from tests.chaos.plan import REST_SECONDS, Prefetch, plan
 from tests.chaos.rescues import deaths, rescues
 from tests.chaos.services import Kill
 
-PACE = Pace(gap_seconds=(0.2, 3.0), calm_seconds=(6.0, 14.0), calms=0.25)
+PACE = Prefetch(gap_seconds=(0.2, 3.0), calm_seconds=(6.0, 14.0), calms=0.25)
 EFFECT = Job("j1", "chaos.quick", JobState.COMPLETED, "t1/0")
 DELIVERY = Job("j2", "mail.deliver", JobState.COMPLETED)
 MAIL = Mail("m1", "reservation-new/1", MailState.SENT, "<m1@x>", "j2")

@@ -27,7 +27,8 @@ from sqlalchemy.orm import Session
 import app as application
 from app.config import GROUPS, SETTINGS
 from app.reservations import Reservation
-from flask_belfry.changes import Change, changes, on_change, subject_of
+from flask_belfry.changes import Change, on_change, subject_of
+from flask_belfry.changes import listeners as changes
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.settings import Derived, Setting
 from flask_belfry.db import db

@@ -7,8 +7,8 @@ from collections import deque
 from datetime import UTC, datetime
 
 from flask_belfry.execution.claim import Claim
-from flask_belfry.workers.group_commit import GroupCommit
-from flask_belfry.workers.held import Held
+from flask_belfry.workers.completer import GroupCommit
+from flask_belfry.workers.in_flight import InFlightJobs
 from flask_belfry.workers.load import Load
 from flask_belfry.workers.threads import JobThreads
 
@@ -223,7 +223,7 @@ def test_a_commit_that_fails_does_not_keep_the_next_from_its_turn():
 
 
 def test_a_claim_is_held_until_it_is_discarded_and_a_newer_one_stays():
-    held = Held()
+    held = InFlightJobs()
     old, new = item(1), item(1, number=2)
     held.add([old, item(2, queue="mail")])
     held.add([new])
@@ -235,7 +235,7 @@ def test_a_claim_is_held_until_it_is_discarded_and_a_newer_one_stays():
 
 
 def test_whoever_waits_for_room_is_woken_when_there_is_some():
-    held = Held()
+    held = InFlightJobs()
     held.add([item(1)])
     timer = threading.Timer(0.05, lambda: held.discard(held.claims()))
     timer.start()

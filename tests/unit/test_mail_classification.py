@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flask_belfry.mail.dialogue import refusal_error
 from flask_belfry.mail.errors import MailError, PermanentMailError, TemporaryMailError, without_addresses
+from flask_belfry.mail.smtp_session import refusal_error
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from flask_belfry.workers import pool
 from flask_belfry.workers.board import Board, RunningThread
-from flask_belfry.workers.deaths import busiest_thread, crashed_thread, is_stopped
+from flask_belfry.workers.crashes import busiest_thread, crashed_thread, is_stopped
 from tests.servers import wait_until
 
 UNUSED: Any = None

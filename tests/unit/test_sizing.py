@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from flask_belfry.workers.sizing import Pace, holding, unit
+from flask_belfry.workers.prefetch import Prefetch, holding, unit
 
 
-def pace(mean_seconds: float | None) -> Pace:
-    known = Pace()
+def pace(mean_seconds: float | None) -> Prefetch:
+    known = Prefetch()
     if mean_seconds is not None:
         known.learn(10, 10 * mean_seconds)
     return known

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flask_belfry.outbox import ENDED, LIVE, TRANSITIONS, WAITING, JobState, sources_of
-from flask_belfry.workers.mirror import RQ_STATUS
+from flask_belfry.outbox import FINALIZED, LIVE, TRANSITIONS, WAITING, JobState, sources_of
+from flask_belfry.workers.rq_jobs import RQ_STATUS
 
 
 def test_every_state_has_its_transitions_and_its_word_in_rq():
@@ -11,8 +11,8 @@ def test_every_state_has_its_transitions_and_its_word_in_rq():
 
 
 def test_live_and_ended_share_nothing_and_leave_nothing_out():
-    assert set(JobState) == LIVE | ENDED
-    assert not LIVE & ENDED
+    assert set(JobState) == LIVE | FINALIZED
+    assert not LIVE & FINALIZED
     assert LIVE - {JobState.RUNNING} == WAITING
 
 
@@ -22,7 +22,7 @@ def test_every_live_state_leads_to_an_end():
         while new:
             new = {target for source in new for target in TRANSITIONS[source]} - reached
             reached |= new
-        assert ENDED & reached, state
+        assert FINALIZED & reached, state
 
 
 def test_every_waiting_job_can_run_and_be_cancelled():

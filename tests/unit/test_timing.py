@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flask_belfry.scheduler.cron import Cron, Every, last_tick, ticks_between
 from flask_belfry.scheduler.errors import ScheduleError
-from flask_belfry.scheduler.timing import Cron, Every, last_tick, ticks_between
 
 
 def utc(text: str) -> datetime:

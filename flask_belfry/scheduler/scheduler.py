@@ -25,9 +25,9 @@ from flask_belfry.db.columns import database_now
 from flask_belfry.execution import heartbeat
 from flask_belfry.outbox import MEMORY_KEY, Deployment, Publisher, relay_pages
 from flask_belfry.scheduler import schedule
-from flask_belfry.scheduler.rescue import rescue
+from flask_belfry.scheduler.delayed import PAGE_TIMERS, Timers
+from flask_belfry.scheduler.rescuer import rescue
 from flask_belfry.scheduler.schedule import ScheduleEntry
-from flask_belfry.scheduler.timers import PAGE_TIMERS, Timers
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +44,7 @@ END = object()
 MAX_REASON_CHARACTERS = 500
 
 
-class Clock(Scheduler):
+class BelfryScheduler(Scheduler):
     """Moves what is due: timers to their queues, schedules to their jobs; and keeps the relay and the rescue going.
 
     Any number may run: one works while it holds the lock, the others stand by. The lock only saves work; that

@@ -13,9 +13,9 @@ from sqlalchemy.orm.attributes import get_history
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
 from flask_belfry.changes import bulk
-from flask_belfry.changes.changes import Creation, school_of_row, subject_of, watch_of
+from flask_belfry.changes.actor import Subject, about, current_actor
 from flask_belfry.changes.errors import HookError
-from flask_belfry.changes.origin import Subject, about, current_origin
+from flask_belfry.changes.listeners import Creation, school_of_row, subject_of, tracked_model_of
 from flask_belfry.changes.recording import Difference, record
 from flask_belfry.changes.sessions import writing_to
 from flask_belfry.core.clock import utc_now
@@ -45,11 +45,11 @@ def listen(session_class: type[Session]) -> None:
 
 def dispatch_creations(session: Session, model: type, rows: Sequence[tuple[Any, int | None]]) -> None:
     """Calls the hooks for created rows, given by id and school."""
-    watch = watch_of(model)
+    watch = tracked_model_of(model)
     if watch is None or not watch.created or not rows:
         return
-    origin, now = current_origin(), utc_now()
-    creations = [Creation(Subject(watch.type, str(id)), now, origin.user_id, school_id) for id, school_id in rows]
+    actor, now = current_actor(), utc_now()
+    creations = [Creation(Subject(watch.type, str(id)), now, actor.user_id, school_id) for id, school_id in rows]
     with writing_to(session), about({creation.subject: creation.school_id for creation in creations}):
         for hook in watch.created:
             hook(creations)
@@ -63,7 +63,7 @@ def dispatch_changes(
     batch_id: str | None = None,
 ) -> None:
     """Records the changes of a column and calls its hooks, once for all of them."""
-    watch = watch_of(model)
+    watch = tracked_model_of(model)
     if watch is None:
         return
     changes = record(session, watch, column, differences, batch_id)
@@ -92,14 +92,14 @@ def _check_values(session: Session, *_: object) -> None:
 
 
 def _watched_columns(model: type) -> Iterable[str]:
-    watch = watch_of(model)
+    watch = tracked_model_of(model)
     return watch.changed if watch else ()
 
 
 def _by_watched_model(rows: Iterable[object]) -> list[tuple[type, list[object]]]:
     grouped: dict[type, list[object]] = defaultdict(list)
     for row in rows:
-        if watch_of(type(row)) is not None:
+        if tracked_model_of(type(row)) is not None:
             grouped[type(row)].append(row)
     return list(grouped.items())
 

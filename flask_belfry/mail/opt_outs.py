@@ -14,14 +14,14 @@ Lookup = Callable[[str, Collection[str]], Collection[str]]
 _lookups: list[Lookup] = []
 
 
-def asks_readers(lookup: Lookup) -> Lookup:
+def opt_out_lookup(lookup: Lookup) -> Lookup:
     """Registers a function that gets an optional kind and addresses in small letters, and answers with those of them
     whose readers do not want it. It asks with one query, and only reads."""
     _lookups.append(lookup)
     return lookup
 
 
-def unwanted(entries: Iterable[MailEntry]) -> set[str]:
+def opted_out(entries: Iterable[MailEntry]) -> set[str]:
     """The ids of those mails that their readers do not want; asks once for each kind that is optional."""
     optional = optional_kinds()
     by_kind: dict[str, list[MailEntry]] = defaultdict(list)

@@ -9,10 +9,10 @@ from sqlalchemy.exc import IntegrityError
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.outbox.buffer import Published, hold
 from flask_belfry.outbox.errors import JobStateError
 from flask_belfry.outbox.finalizing import announce_finalized
 from flask_belfry.outbox.models import JobRecord
+from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
 from flask_belfry.outbox.states import WAITING, JobState
 
 
@@ -47,7 +47,7 @@ def retry(ids: Sequence[str]) -> list[str]:
     except IntegrityError as error:
         db.session.rollback()
         raise JobStateError("another live job has the same unique key: cancel that one first") from error
-    hold(db.session(), [Published(*row) for row in rows])
+    publish_on_commit(db.session(), [PendingMessage(*row) for row in rows])
     return [row.id for row in rows]
 
 

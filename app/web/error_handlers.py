@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 from werkzeug.http import HTTP_STATUS_CODES
 
-from app.api import error_answer, is_api_request
+from app.api import error_response, is_api_request
 from flask_belfry.core.database_errors import is_database_away, is_transient
 from flask_belfry.core.errors import AppError
 from flask_belfry.core.presentation import sentence
@@ -57,16 +57,16 @@ FORM_EXPIRED = "This form has expired, and nothing was saved. Open the page agai
 
 def init_app(app: Flask) -> None:
     """Answers every error of `app`, also those of addresses that do not exist."""
-    app.register_error_handler(AppError, answer_error)
-    app.register_error_handler(HTTPException, answer_error)
+    app.register_error_handler(AppError, handle_error)
+    app.register_error_handler(HTTPException, handle_error)
     app.register_error_handler(SQLAlchemyError, answer_outage)
 
 
-def answer_error(error: AppError | HTTPException) -> ResponseReturnValue:
+def handle_error(error: AppError | HTTPException) -> ResponseReturnValue:
     """Called with whatever a view raised; an unexpected exception comes wrapped in a 500."""
     # The page reads nothing of what the failed request left in its transaction.
     db.session.rollback()
-    return error_answer(error) if is_api_request() else page_answer(error)
+    return error_response(error) if is_api_request() else page_response(error)
 
 
 def answer_outage(error: SQLAlchemyError) -> ResponseReturnValue:
@@ -76,10 +76,10 @@ def answer_outage(error: SQLAlchemyError) -> ResponseReturnValue:
     is_away = is_database_away(error)
     log.warning("database.away" if is_away else "database.busy", error=type(error).__name__, reason=str(error))
     message = "The database does not answer." if is_away else "The database is busy."
-    return answer_error(ServiceUnavailable(message, retry_after=RETRY_AFTER_SECONDS))
+    return handle_error(ServiceUnavailable(message, retry_after=RETRY_AFTER_SECONDS))
 
 
-def page_answer(error: AppError | HTTPException) -> Response:
+def page_response(error: AppError | HTTPException) -> Response:
     """The error's page."""
     code, message = _code_and_message(error)
     if code >= 500 and not isinstance(error, ServiceUnavailable):

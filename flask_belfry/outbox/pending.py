@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 
 @dataclass(frozen=True)
-class Published:
+class PendingMessage:
     """All that the publisher needs of a record: its id, where it goes, when, and whether before those that wait."""
 
     id: str
@@ -32,7 +32,7 @@ MAX_RECORDS = 10_000
 class Buffer:
     """The records written by each open transaction and savepoint of one session."""
 
-    by_transaction: dict[SessionTransaction, list[Published]] = field(default_factory=dict)
+    by_transaction: dict[SessionTransaction, list[PendingMessage]] = field(default_factory=dict)
     committed: bool = False
 
     @property
@@ -41,10 +41,10 @@ class Buffer:
         return sum(map(len, self.by_transaction.values()))
 
 
-Publish = Callable[[Sequence[Published]], None]
+Publish = Callable[[Sequence[PendingMessage]], None]
 
 
-def hold(session: Session, records: Sequence[Published]) -> None:
+def publish_on_commit(session: Session, records: Sequence[PendingMessage]) -> None:
     """Keeps `records` until the transaction that wrote them ends; of very many, the first `MAX_RECORDS`."""
     transaction = session.get_nested_transaction() or session.get_transaction()
     assert transaction is not None, "records are written on the session's connection, which begins one"

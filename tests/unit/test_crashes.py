@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from flask_belfry.workers.deaths import cause_of_death
+from flask_belfry.workers.crashes import cause_of_death
 from tests.processes import ROOT, has_ended
 from tests.servers import wait_until
 
 FAMILY = """
 import os, signal, sys, time
-from flask_belfry.workers import deaths
+from flask_belfry.workers import crashes
 
 parent = os.getpid()
 child = os.fork()
@@ -22,8 +22,8 @@ if child:
     print(child, flush=True)
 else:
     if sys.argv[1] == "thread":  # as where the kernel is not Linux
-        deaths._ask_kernel = lambda number: False
-    deaths.follow(parent, signal.SIGTERM)
+        crashes._ask_kernel = lambda number: False
+    crashes.follow(parent, signal.SIGTERM)
 time.sleep(60)
 """
 

@@ -12,7 +12,7 @@ UNIT_SECONDS = 0.25
 FIRST_UNIT = 10
 
 
-class Pace:
+class Prefetch:
     """The mean time that something takes, in seconds, as it was lately; None while nothing is known."""
 
     SMOOTHING = 0.2
@@ -27,7 +27,7 @@ class Pace:
         self.mean_seconds = known + self.SMOOTHING * (mean - known)
 
 
-def holding(job: Pace, threads: int, limit: int) -> int:
+def holding(job: Prefetch, threads: int, limit: int) -> int:
     """How many jobs a worker may hold: one for each thread, and more when they are short (Little's law).
 
     Args:
@@ -40,7 +40,7 @@ def holding(job: Pace, threads: int, limit: int) -> int:
     return max(threads, min(limit, _fitting(HOLD_SECONDS * threads, job.mean_seconds)))
 
 
-def unit(wait: Pace, limit: int) -> int:
+def unit(wait: Prefetch, limit: int) -> int:
     """How many jobs a thread takes for one call of a chunk function: few of what waits for long, for others to share.
 
     Args:

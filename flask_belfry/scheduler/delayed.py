@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
-from flask_belfry.outbox import TIMED, TIMERS_KEY, JobRecord, JobState, Published, Publisher, sources_of, unlocked
+from flask_belfry.outbox import TIMED, TIMERS_KEY, JobRecord, JobState, PendingMessage, Publisher, sources_of, unlocked
 
 PAGE_TIMERS = 1_000
 
@@ -81,7 +81,7 @@ class Timers:
             db.session.rollback()
 
 
-def _mark_queued(ids: Sequence[str]) -> list[Published]:
+def _mark_queued(ids: Sequence[str]) -> list[PendingMessage]:
     """Marks the due records among `ids` and gives them, with those whose mover died between this and the push."""
     now = utc_now()
     is_due = sa.and_(JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED), JobRecord.scheduled_at <= now)
@@ -93,7 +93,7 @@ def _mark_queued(ids: Sequence[str]) -> list[Published]:
     )
     rows = db.session.execute(statement, execution_options={"synchronize_session": False}).all()
     db.session.commit()
-    return [Published(*row) for row in rows]
+    return [PendingMessage(*row) for row in rows]
 
 
 def _due_later(ids: Sequence[str]) -> dict[str, datetime]:

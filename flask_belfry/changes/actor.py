@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from flask_belfry.changes.errors import OriginError
+from flask_belfry.changes.errors import ActorError
 from flask_belfry.db.columns import as_uuid_text, text_problem
 
 SUBJECT_TYPE_CHARACTERS = 60
@@ -26,7 +26,7 @@ class Subject(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Origin:
+class Actor:
     """What causes a change.
 
     Args:
@@ -46,33 +46,33 @@ class Origin:
     user_agent: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise OriginError for a text that cannot be recorded."""
+        """Raise ActorError for a text that cannot be recorded."""
         limits = {"request_id": REQUEST_ID_CHARACTERS, "address": ADDRESS_CHARACTERS}
         for name, characters in limits.items():
             value = getattr(self, name)
             if value is not None and (problem := text_problem(value, characters)):
-                raise OriginError(f"{name} {problem}", {name: [problem]})
+                raise ActorError(f"{name} {problem}", {name: [problem]})
 
 
-SYSTEM = Origin()
-_current: ContextVar[Origin] = ContextVar("origin", default=SYSTEM)
+SYSTEM = Actor()
+_current: ContextVar[Actor] = ContextVar("origin", default=SYSTEM)
 _schools: ContextVar[Mapping[Subject, int | None]] = ContextVar("schools_of_subjects")
 
 
-def current_origin() -> Origin:
+def current_actor() -> Actor:
     """The origin of what is being done now: the system, unless somebody said otherwise."""
     return _current.get()
 
 
-def set_origin(origin: Origin) -> None:
+def set_actor(actor: Actor) -> None:
     """Sets the origin for the rest of this context: called once where a request or a job begins."""
-    _current.set(origin)
+    _current.set(actor)
 
 
 @contextmanager
-def acting_as(origin: Origin) -> Iterator[None]:
+def use_actor(actor: Actor) -> Iterator[None]:
     """Sets the origin for a block."""
-    token = _current.set(origin)
+    token = _current.set(actor)
     try:
         yield
     finally:
@@ -81,7 +81,7 @@ def acting_as(origin: Origin) -> Iterator[None]:
 
 def for_school(school_id: int | None) -> AbstractContextManager[None]:
     """The present origin, for a block that acts on behalf of a school: an admin's own may be another."""
-    return acting_as(replace(current_origin(), school_id=school_id))
+    return use_actor(replace(current_actor(), school_id=school_id))
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def school_of(subject: Subject | None) -> int | None:
     """The school that a change, job or mail about `subject` belongs to: its row's own, where a hook is told of it, for
     one statement may change rows of many schools; else that of who asks."""
     known = _schools.get({})
-    return known[subject] if subject is not None and subject in known else current_origin().school_id
+    return known[subject] if subject is not None and subject in known else current_actor().school_id
 
 
 def reference_problems(subject: Subject | None, change_id: str | None) -> dict[str, list[str]]:

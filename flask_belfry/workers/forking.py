@@ -28,7 +28,7 @@ from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.deadlines import alarm
 from flask_belfry.execution.registry import definition
 from flask_belfry.outbox import JobTimeoutError
-from flask_belfry.workers.deaths import cause_of_death, follow
+from flask_belfry.workers.crashes import cause_of_death, follow
 from flask_belfry.workers.forks import reset_signals_in_forks
 from flask_belfry.workers.pool import STOP_SIGNALS
 from flask_belfry.workers.worker import CHECK_SECONDS, POLL_SECONDS, EngineWorker

@@ -15,8 +15,8 @@ from flask_belfry.db.columns import storable
 from flask_belfry.mail.errors import (
     MailError,
     PermanentMailError,
+    ServerTimeoutError,
     SessionRefusedError,
-    SilentServerError,
     TemporaryMailError,
     UncertainMailError,
 )
@@ -65,7 +65,7 @@ def begin(host: smtplib.SMTP, sender: str, size_bytes: int) -> None:
         raise SessionRefusedError(error.detail, error.code) if error.code in NO_SESSION_CODES else error
 
 
-def hand_over(host: smtplib.SMTP, recipients: Sequence[str], content: bytes) -> Receipt:
+def send_data(host: smtplib.SMTP, recipients: Sequence[str], content: bytes) -> Receipt:
     """Names the recipients and hands over the mail, after `begin`.
 
     Args:
@@ -146,7 +146,7 @@ def _broken(what: str, error: Exception) -> MailError:
         return PermanentMailError(f"{what} cannot be said in SMTP")
     # smtplib raises SMTPServerDisconnected while it handles the real cause.
     if isinstance(error.__context__, TimeoutError) or isinstance(error, TimeoutError):
-        return SilentServerError(f"the server said nothing after {what}")
+        return ServerTimeoutError(f"the server said nothing after {what}")
     return TemporaryMailError(f"the connection broke after {what}: {error}")
 
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Mapper
 
+from flask_belfry.changes.actor import SUBJECT_ID_CHARACTERS, Subject, current_actor
 from flask_belfry.changes.errors import HookError
-from flask_belfry.changes.origin import SUBJECT_ID_CHARACTERS, Subject, current_origin
 from flask_belfry.db.tenancy import Tenant
 
 
@@ -52,7 +52,7 @@ ChangedHook = Callable[[Sequence[Change]], None]
 
 
 @dataclass
-class Watch:
+class TrackedModel:
     """The hooks of one model."""
 
     type: str
@@ -60,12 +60,12 @@ class Watch:
     changed: dict[str, list[tuple[frozenset[str] | None, ChangedHook]]] = field(default_factory=dict)
     secret: set[str] = field(default_factory=set)
 
-    def hears(self, column: str, new: str | None) -> bool:
+    def has_listener(self, column: str, new: str | None) -> bool:
         """Whether a hook wants to know of a change of `column` to `new`."""
         return any(wanted is None or new in wanted for wanted, _ in self.changed[column])
 
 
-_watches: dict[type, Watch] = {}
+_watches: dict[type, TrackedModel] = {}
 
 
 def on_created(model: type) -> Callable[[CreatedHook], CreatedHook]:
@@ -125,17 +125,17 @@ def record_changes(*attributes: InstrumentedAttribute[Any], secret: bool = False
 
 def recorded_columns(model: type) -> frozenset[str]:
     """The names of the columns of `model` whose every change is recorded."""
-    watch = watch_of(model)
+    watch = tracked_model_of(model)
     return frozenset(watch.changed) if watch else frozenset()
 
 
-def watch_of(model: type) -> Watch | None:
+def tracked_model_of(model: type) -> TrackedModel | None:
     """The hooks of `model`, or of the model that it is a kind of (by inheritance within one table); None when there
     are none."""
     return next((_watches[each] for each in model.__mro__ if each in _watches), None)
 
 
-def watches_of_table(table: Any) -> list[tuple[type, Watch]]:
+def tracked_models_of_table(table: Any) -> list[tuple[type, TrackedModel]]:
     """The watched models that keep their rows in a table, or in what it is an alias of."""
     while isinstance(table, sa.Alias):
         table = table.element
@@ -158,12 +158,12 @@ def school_column(model: Any) -> sa.ColumnElement[int | None]:
     """The school of a model's rows, in SQL; of rows that belong to none, that of who changes them."""
     if issubclass(model, Tenant):
         return sa.type_coerce(model.school_id, sa.Integer)
-    return sa.literal(current_origin().school_id, sa.Integer)
+    return sa.literal(current_actor().school_id, sa.Integer)
 
 
 def school_of_row(row: object) -> int | None:
     """The same of a loaded row."""
-    return row.school_id if isinstance(row, Tenant) else current_origin().school_id
+    return row.school_id if isinstance(row, Tenant) else current_actor().school_id
 
 
 def _watched_column(attribute: InstrumentedAttribute[Any]) -> list[tuple[frozenset[str] | None, ChangedHook]]:
@@ -176,10 +176,10 @@ def _watched_column(attribute: InstrumentedAttribute[Any]) -> list[tuple[frozens
     return _watch(model).changed.setdefault(attribute.key, [])
 
 
-def _watch(model: type) -> Watch:
+def _watch(model: type) -> TrackedModel:
     if len(sa.inspect(model).primary_key) != 1:
         raise HookError(f"{model.__name__} has a composite key: a subject is one id")
     type_ = sa.inspect(model).primary_key[0].type
     if isinstance(type_, sa.String) and not 0 < (type_.length or 0) <= SUBJECT_ID_CHARACTERS:
         raise HookError(f"{model.__name__} has a longer key than the {SUBJECT_ID_CHARACTERS} characters of a subject")
-    return _watches.setdefault(model, Watch(subject_type(model)))
+    return _watches.setdefault(model, TrackedModel(subject_type(model)))

@@ -22,11 +22,11 @@ from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.deadlines import Deadlines
 from flask_belfry.execution.registry import definition
 from flask_belfry.outbox import UnknownJobError
-from flask_belfry.workers import sizing
+from flask_belfry.workers import prefetch as sizing
+from flask_belfry.workers.completer import Done, GroupCommit
 from flask_belfry.workers.forks import reset_signals_in_forks
-from flask_belfry.workers.group_commit import Done, GroupCommit
 from flask_belfry.workers.pool import EXIT_STUCK
-from flask_belfry.workers.sizing import Pace
+from flask_belfry.workers.prefetch import Prefetch
 from flask_belfry.workers.threads import JobThreads
 from flask_belfry.workers.worker import CHECK_SECONDS, POLL_SECONDS, EngineWorker
 
@@ -43,8 +43,8 @@ class LightWorker(EngineWorker):
         settings = self._app.config
         self._batch: int = settings["WORKER_BATCH"]
         # By queue: long jobs in one must not keep the worker from taking more of another.
-        self._job_paces = {name: Pace() for name in self.queue_names()}
-        self._wait_paces: defaultdict[str, Pace] = defaultdict(Pace)  # by name
+        self._job_paces = {name: Prefetch() for name in self.queue_names()}
+        self._wait_paces: defaultdict[str, Prefetch] = defaultdict(Prefetch)  # by name
         self._deadlines = Deadlines()
         self._suspects: list[str] = []
         self._job_threads = JobThreads(settings["WORKER_THREADS"], self._cut, self._run)

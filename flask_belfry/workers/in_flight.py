@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from flask_belfry.execution.claim import Claim
 
 
-class Held:
+class InFlightJobs:
     """The claims of one worker, from the claim until their ends are committed; used by all of its threads."""
 
     def __init__(self) -> None:

@@ -1,13 +1,30 @@
-"""`python cli.py …` is `flask --app wsgi …`."""
+"""The composition root of commands and workers: `python cli.py …` has the commands of `flask --app wsgi …`.
+
+It imports no pages, and of the commands only the one that runs. The program `flask` imports all commands that installed
+packages add to it, with Alembic and Flask-Security, before it looks for the application.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
+from flask import Flask
+from flask.cli import ScriptInfo, shell_command
 
-from flask.cli import main
+import jobs
+from app import create_app
+
+
+def create() -> Flask:
+    """Make the application without its pages."""
+    app = create_app(with_web=False)
+    jobs.init_app(app)
+    return app
+
+
+def main(app: Flask) -> None:
+    """Run the command that the command line names, and end the process."""
+    app.cli.add_command(shell_command)
+    app.cli.main(prog_name="cli.py", obj=ScriptInfo(create_app=lambda: app))
+
 
 if __name__ == "__main__":
-    os.environ.setdefault("FLASK_APP", "wsgi")
-    sys.argv[0] = "cli.py"
-    main()
+    main(create())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from flask import Flask
+
+from cli import create
 from flask_belfry.core.logs import log_start
 from flask_belfry.outbox import publisher
 from flask_belfry.outbox.broker import connect
 from flask_belfry.scheduler.scheduler import BelfryScheduler
-from wsgi import app
 
 
-def main() -> None:
+def main(app: Flask) -> None:
     """Runs until SIGTERM or SIGINT."""
     connection = connect(app.config["REDIS_URL"], connect_timeout_seconds=2, timeout_seconds=2)
     pusher = publisher(app)
@@ -20,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(create())

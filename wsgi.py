@@ -1,4 +1,4 @@
-"""The web's composition root, and what `flask --app wsgi` loads: the application with its jobs."""
+"""The web's composition root: the application with its pages and its jobs. `flask --app wsgi` loads it too."""
 
 from __future__ import annotations
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import structlog
 from flask import Flask
 
-from app import accounts, admin, api, audit, demo, desk_host, dev, extensions, overview, reservations, work_items
-from app.audit import views as audit_pages
+from app import database, demo, desk_host, dev
 from app.config import load_environment, read_settings, unknown_settings
-from app.web import bodies, headers, limiting, malformed, proxies, static_files
-from app.web import error_handlers as answers
-from flask_belfry import mail, operations, outbox
+from app.web import limiting
+from app.web.bodies import largest_body_bytes
+from flask_belfry import outbox
 from flask_belfry.core import logs, presentation
 from flask_belfry.core.commands import RootGroup
 from flask_belfry.core.settings import SettingError
@@ -25,8 +25,28 @@ log = structlog.get_logger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Slices of one shape; each registers its pages, endpoints, hooks and commands in `init_app`.
-SLICES = (accounts, mail, reservations, work_items, operations, audit, overview)
+# Slices of one shape. Every process imports the packages, with their models, services, hooks and mails; the web process
+# also imports the module `web` of each, with its pages and endpoints.
+SLICES = (
+    "app.accounts",
+    "flask_belfry.mail",
+    "app.reservations",
+    "app.work_items",
+    "flask_belfry.operations",
+    "app.audit",
+)
+# What only the web process imports, before and after the pages of the slices; in the order in which requests meet it.
+BELOW_PAGES = (
+    "app.web.malformed",
+    "app.web.proxies",
+    "app.web.bodies",
+    "app.extensions",
+    "app.web.headers",
+    "app.web.error_handlers",
+    "app.web.static_files",
+    "app.api.web",
+)
+ABOVE_PAGES = ("app.overview", "app.admin", "app.demo.commands")
 
 
 def create_app(
@@ -34,13 +54,15 @@ def create_app(
     *,
     environ: Mapping[str, str] | None = None,
     instance_path: Path | None = None,
+    with_web: bool = True,
 ) -> Flask:
-    """Makes an application. Nothing is connected before it is used.
+    """Make an application. Nothing is connected before it is used.
 
     Args:
         overrides: settings that win over the environment, with APP_ENV=testing only.
         environ: the environment (the process's over `.env` by default).
         instance_path: where this installation keeps its files (`instance/` by default).
+        with_web: whether it serves requests. Workers, the scheduler and commands import no pages.
 
     Raises:
         SystemExit: a setting is wrong; the one line says which, and what it takes.
@@ -54,35 +76,28 @@ def create_app(
     except SettingError as error:
         sys.exit(f"belfry: {error}")
     app.extensions["unknown_settings"] = unknown_settings(environ)
-    _prepare(app)
+    _load(app, with_web=with_web)
     for name, nearest in app.extensions["unknown_settings"].items():
         log.warning("setting.unknown", name=name, nearest=nearest)
     return app
 
 
-def _prepare(app: Flask) -> None:
-    # Addresses of static files carry their time of change, see app.static_files.
-    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)
+def _load(app: Flask, *, with_web: bool) -> None:
     # The database, the broker's log and the caught mails are nobody else's on this machine.
     Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
-    for part in (
-        logs,
-        malformed,
-        proxies,
-        bodies,
-        extensions,
-        outbox,
-        limiting,
-        headers,
-        answers,
-        presentation,
-        static_files,
-        api,
-    ):
+    for part in (logs, database, outbox, limiting, presentation):
         part.init_app(app)
-    for part in SLICES:
+    _init_modules(app, SLICES)
+    for part in (desk_host, demo, dev):
         part.init_app(app)
-    for part in (desk_host, audit_pages, admin, demo, dev):
-        part.init_app(app)
-    # What no endpoint accepts is not received either.
-    app.config["MAX_CONTENT_LENGTH"] = min(app.config["MAX_REQUEST_BYTES"], bodies.largest_body_bytes(app))
+    if with_web:
+        # Addresses of static files carry their time of change, see app.static_files.
+        app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)
+        _init_modules(app, (*BELOW_PAGES, *(f"{name}.web" for name in SLICES), *ABOVE_PAGES))
+        # What no endpoint accepts is not received either.
+        app.config["MAX_CONTENT_LENGTH"] = min(app.config["MAX_REQUEST_BYTES"], largest_body_bytes(app))
+
+
+def _init_modules(app: Flask, names: Iterable[str]) -> None:
+    for name in names:
+        import_module(name).init_app(app)

@@ -137,7 +137,6 @@ def _belfry(programs: Callable[[], Path]) -> Desk:
             "SECRET_KEY": "only-for-benchmarks-" + "x" * 40,
             "PUBLIC_URL": "http://desk.example",
             "MAIL_SERVER": "127.0.0.1",
-            "FLASK_APP": "bench.belfry.root",
             "LOG_LEVEL": "ERROR",
             # One address registers more people than a school does.
             "RATE_LIMITS_ENABLED": "false",
@@ -147,8 +146,8 @@ def _belfry(programs: Callable[[], Path]) -> Desk:
         },
         steps=("-m", "bench.belfry.steps"),
         application="wsgi:app",
-        workers=[("flask", "jobs", "worker", "--processes", str(PROCESSES))],
-        others=[("flask", "jobs", "worker", "--heavy"), ("python", "scheduler.py")],
+        workers=[("python", "-m", "bench.belfry.root", "jobs", "worker", "--processes", str(PROCESSES))],
+        others=[("python", "cli.py", "jobs", "worker", "--heavy"), ("python", "scheduler.py")],
     )
 
 

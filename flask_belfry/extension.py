@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from flask import Flask
 
 from flask_belfry.execution.registry import definitions
-from flask_belfry.operations import commands, schedule_pages
 from flask_belfry.outbox import UnknownJobError, catalogue, publisher
 from flask_belfry.scheduler import ScheduleEntry, ScheduleError, schedule
 from flask_belfry.workers.entry import ENTRY_POINT
@@ -32,5 +31,3 @@ def init_app(app: Flask, entries: Sequence[ScheduleEntry]) -> None:
             schedule.check(entries, app.config)
         except (ScheduleError, UnknownJobError) as error:
             sys.exit(f"belfry: {error}")
-    commands.init_app(app)
-    schedule_pages.init_app(app)

@@ -29,7 +29,7 @@ class Processes:
     """
 
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
-        self._environ = {**os.environ, **environ, "FLASK_APP": "tests.root", "PYTHONPATH": str(ROOT)}
+        self._environ = {**os.environ, **environ, "PYTHONPATH": str(ROOT)}
         self._folder = folder
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -54,12 +54,15 @@ class Processes:
 
     def worker(self, *options: str, **environ: str) -> subprocess.Popen[bytes]:
         """A worker as the Procfile starts it."""
-        return self.start("flask", "jobs", "worker", *options, **environ)
+        return self.command("jobs", "worker", *options, **environ)
+
+    def command(self, *words: str, **environ: str) -> subprocess.Popen[bytes]:
+        """A command of cli.py over the test's domain."""
+        return self.start("python", "-c", "import cli, tests.domain; cli.main(cli.create())", *words, **environ)
 
     def scheduler(self, **environ: str) -> subprocess.Popen[bytes]:
-        """A scheduler over the test's application."""
-        # scheduler.py takes its application from wsgi; here that is the test's.
-        program = "import sys, tests.root; sys.modules['wsgi'] = tests.root; import scheduler; scheduler.main()"
+        """A scheduler over the test's domain."""
+        program = "import cli, scheduler, tests.domain; scheduler.main(cli.create())"
         return self.start("python", "-c", program, **environ)
 
     def web(self, port: int, application: str = "wsgi:app", **environ: str) -> subprocess.Popen[bytes]:

@@ -1,4 +1,4 @@
-"""A composition root with the test's domain: what FLASK_APP names in processes that tests start."""
+"""The web process over the test's domain."""
 
 from __future__ import annotations
 

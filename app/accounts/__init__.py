@@ -7,24 +7,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import (
-    address_views,
-    api,
-    hooks,
-    permissions,
-    personal,
-    personal_mails,
-    preferences,
-    profile_views,
-    registration_pages,
-    requests,
-    rules,
-    security,
-    session_views,
-    token_views,
-    views,
-)
-from app.accounts.cli import users
+from app.accounts import hooks, personal, personal_mails, preferences, rules
 from app.accounts.codes import prune as prune_codes
 from app.accounts.emails import forget_deleted
 from app.accounts.logins import prune_addresses
@@ -74,7 +57,7 @@ from app.accounts.tokens import (
     revoke,
     verify_token,
 )
-from app.api import register_api
+from flask_belfry.core.commands import add_lazy_command
 
 __all__ = [
     "STAFF_ROLES",
@@ -119,7 +102,6 @@ __all__ = [
     "prune_tokens",
     "prune_unconfirmed",
     "refresh_pair",
-    "registration_pages",
     "require",
     "require_fresh_login",
     "require_role",
@@ -134,18 +116,5 @@ rules.declare()
 
 
 def init_app(app: Flask) -> None:
-    """Recognises users on every request of `app`, and adds the pages, endpoints and commands of accounts.
-
-    Must come after `app.extensions.init_app` and `app.api.init_app`.
-    """
-    requests.init_app(app)
-    permissions.close(app)
-    security.init_app(app)
-    app.register_blueprint(views.pages)
-    app.register_blueprint(token_views.pages)
-    app.register_blueprint(profile_views.pages)
-    app.register_blueprint(address_views.pages)
-    app.register_blueprint(session_views.pages)
-    register_api(app, api.blueprint)
-    register_api(app, api.profile)
-    app.cli.add_command(users)
+    """Add the commands of accounts. Its pages and endpoints are added by `app.accounts.web`."""
+    add_lazy_command(app, "users", "app.accounts.cli:users")

@@ -40,16 +40,8 @@ from app.accounts.tokens import (
     refresh_pair,
     revoke,
 )
-from app.api import (
-    ApiBlueprint,
-    QueryOfPage,
-    UnauthenticatedError,
-    check_stale,
-    page_response,
-    page_schema,
-    secret_response,
-    versioned,
-)
+from app.api import UnauthenticatedError, secret_response
+from app.api.web import ApiBlueprint, QueryOfPage, check_stale, page_response, page_schema, versioned
 from flask_belfry.changes import subject_of
 from flask_belfry.core.access import for_unconfirmed, public
 from flask_belfry.db import commit_and_keep, db

@@ -12,9 +12,9 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from flask_security import RoleMixin, UserMixin
 from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validates
 
 from app.schools import default_school_id
@@ -23,6 +23,11 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base, db
 from flask_belfry.db.columns import UtcDateTime, text_enum
 from flask_belfry.db.tenancy import OfSchool
+
+if TYPE_CHECKING:
+    from flask_security import UserMixin
+else:
+    from flask_login import UserMixin
 
 MAX_TOKEN_NAME_CHARACTERS = 80
 
@@ -36,10 +41,6 @@ class Role(StrEnum):
 
 
 STAFF_ROLES = frozenset({Role.ADMIN, Role.STAFF})
-
-
-class RoleOfSecurity(RoleMixin):
-    """What Flask-Security takes for roles: nothing. A user has one `Role`, and `permissions` alone asks for it."""
 
 
 class Channel(StrEnum):
@@ -73,7 +74,12 @@ def new_uniquifier() -> str:
     return str(uuid.uuid4())
 
 
-class User(OfSchool, UserMixin, db.Model):
+class SecurityUser(UserMixin):
+    """The base of the methods that Flask-Security calls. The web process replaces its base with Flask-Security's mixin
+    (see security.py); the others do not import Flask-Security and its forms."""
+
+
+class User(OfSchool, SecurityUser, db.Model):
     """A person who can log in. `username_key` makes the username unique whatever its case, on both databases.
 
     An address has one confirmed user. Before it is confirmed anybody may claim it: to refuse a second claim would tell
@@ -147,7 +153,12 @@ class User(OfSchool, UserMixin, db.Model):
         return self.role in STAFF_ROLES
 
     @property
-    def roles(self) -> list[RoleOfSecurity]:
+    def is_active(self) -> bool:
+        """Whether the user may log in."""
+        return self.active
+
+    @property
+    def roles(self) -> list[object]:
         """None, for Flask-Security."""
         return []
 

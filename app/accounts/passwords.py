@@ -1,11 +1,11 @@
-"""Password hashes: argon2id, by Flask-Security. Nothing else in the application sees a password."""
+"""Password hashes: argon2id. Nothing else in the application sees a password."""
 
 from __future__ import annotations
 
 from unicodedata import normalize
 
-from flask import current_app
-from flask_security import utils
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
 
 __all__ = [
     "ARGON2_COSTS",
@@ -28,19 +28,26 @@ ARGON2_COSTS = {"time_cost": 2, "memory_cost": 19 * 1024, "parallelism": 1}
 NORMAL_FORM = "NFKD"
 
 
+_hasher = PasswordHasher(
+    time_cost=ARGON2_COSTS["time_cost"],
+    memory_cost=ARGON2_COSTS["memory_cost"],
+    parallelism=ARGON2_COSTS["parallelism"],
+)
+
+
 def hash_password(password: str) -> str:
     """The hash that is kept of a password. Takes long on purpose."""
-    return utils.hash_password(normalize(NORMAL_FORM, password))
+    return _hasher.hash(normalize(NORMAL_FORM, password))
 
 
 def is_password(password_hash: str, password: str) -> bool:
     """Whether `password_hash` was made of `password`. Takes as long as `hash_password`."""
     try:
-        return utils.verify_password(normalize(NORMAL_FORM, password), password_hash)
-    except ValueError:  # no hash at all: an account that was made without a password
+        return _hasher.verify(password_hash, normalize(NORMAL_FORM, password))
+    except (VerificationError, InvalidHashError):  # also no hash at all: an account that was made without a password
         return False
 
 
 def needs_rehash(password_hash: str) -> bool:
     """Whether the hash was made with other parameters than today's."""
-    return current_app.extensions["security"].pwd_context.needs_update(password_hash)
+    return _hasher.check_needs_rehash(password_hash)

@@ -10,7 +10,8 @@ from marshmallow import validate
 
 from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS, Role
 from app.accounts.validation import MAX_NAME_CHARACTERS
-from app.api import SCOPES, Moment, Schema, check_control_characters
+from app.api import SCOPES
+from app.api.web import Moment, Schema, check_control_characters
 
 
 class LoginSchema(Schema):

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from flask import current_app
-from flask_security.recovery_codes import MfRecoveryCodesUtil
-from flask_security.totp import Totp
 
 from app.accounts.emails import send_second_factor
 from app.accounts.failures import record_failure
 from app.accounts.models import User
-from app.accounts.permissions import acting_user
-from app.web.keys import keyed_digest
-from app.web.limiting import Limit, clear, hit
+from app.web.limiting import Limit, clear
 from flask_belfry.changes import StatusChange, subject_of
 from flask_belfry.core.errors import ConflictError
 from flask_belfry.db import db
@@ -24,55 +19,6 @@ from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 # For a user, whatever the IP addresses: who knows the password has few guesses at a code. A success clears it.
 CODES_OF_USER = Limit("codes-of-user", 10, 15 * 60)
 TOTP_DIGITS = 6
-
-
-class OnceOnlyTotp(Totp):
-    """Codes of an authenticator app, each of which is taken once."""
-
-    def verify_totp(self, token: str, totp_secret: str, user: Any, window: int = 0) -> bool:
-        """Whether a code is right; counted and recorded. Raises TooManyRequests."""
-        hit(CODES_OF_USER, str(user.id))
-        return _settle(user, is_right=super().verify_totp(token, totp_secret, user, window))
-
-    def get_last_counter(self, user: Any) -> int | None:
-        """The step of the last code that was taken."""
-        _take_turn(user)
-        return user.tf_last_counter
-
-    def set_last_counter(self, user: Any, tmatch: Any) -> None:
-        """Called when a code is taken. The caller commits."""
-        user.tf_last_counter = tmatch.counter
-
-
-class HashedRecoveryCodes(MfRecoveryCodesUtil):
-    """Recovery codes of which only hashes are kept, keyed with our secret since they are short."""
-
-    def _encrypt_codes(self, codes: list[str]) -> list[str]:
-        return [self._hash(code) for code in codes]
-
-    def create_recovery_codes(self, user: Any) -> list[str]:
-        """New codes in place of the user's old ones; the user is mailed. The caller commits."""
-        send_second_factor(acting_user(), "recovery-codes")
-        return super().create_recovery_codes(user)
-
-    def get_recovery_codes(self, user: Any) -> list[str]:
-        """Nobody sees them again."""
-        return []
-
-    def check_recovery_code(self, user: Any, code: str) -> bool:
-        """Whether it is one of the user's; counted and recorded. Raises TooManyRequests."""
-        hit(CODES_OF_USER, str(user.id))
-        _take_turn(user)
-        return _settle(user, is_right=self._hash(code) in (user.mf_recovery_codes or []))
-
-    def delete_recovery_code(self, user: Any, code: str) -> bool:
-        """Called when a code was taken: it works no more. The caller commits."""
-        used = self._hash(code)
-        user.mf_recovery_codes = [kept for kept in user.mf_recovery_codes or [] if kept != used]
-        return True
-
-    def _hash(self, code: str) -> str:
-        return keyed_digest("recovery-codes", code.strip()).hex()
 
 
 def is_satisfied(user: User, code: str | None) -> bool:
@@ -125,7 +71,8 @@ def was_set_up_since(user: User, moment: datetime) -> bool:
     return db.session.scalar(query.limit(1)) is not None
 
 
-def _settle(user: User, *, is_right: bool) -> bool:
+def settle(user: User, *, is_right: bool) -> bool:
+    """Count and record a code that was tried; return whether it was right."""
     if is_right:
         clear(CODES_OF_USER, str(user.id))
     else:
@@ -134,6 +81,6 @@ def _settle(user: User, *, is_right: bool) -> bool:
 
 
 @use_scope(ALL_TENANTS)  # of which school is only known when the login is through
-def _take_turn(user: User) -> None:
+def take_turn(user: User) -> None:
     """Two logins with one code come one after the other; the second finds it used. Held until the caller commits."""
     db.session.refresh(user, ["tf_last_counter", "mf_recovery_codes"], with_for_update=True)

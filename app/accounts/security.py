@@ -15,8 +15,10 @@ from flask import Flask, Response, abort, g, redirect, render_template, request,
 from flask.typing import ResponseReturnValue
 from flask_login import LoginManager, current_user, user_loaded_from_cookie, user_logged_out
 from flask_security import (
+    RoleMixin,
     Security,
     SQLAlchemyUserDatastore,
+    UserMixin,
     password_changed,
     tf_disabled,
     tf_profile_changed,
@@ -40,12 +42,12 @@ from wtforms.validators import EqualTo, InputRequired, Length
 from app import audit
 from app.accounts import limits, logins, second_factor, sessions
 from app.accounts.emails import send_password_changed, send_second_factor
+from app.accounts.factors import HashedRecoveryCodes, OnceOnlyTotp
 from app.accounts.failures import record_failure
-from app.accounts.models import RoleOfSecurity, User
+from app.accounts.models import SecurityUser, User
 from app.accounts.passwords import ARGON2_COSTS, NORMAL_FORM
 from app.accounts.permissions import acting_user, ask_to_log_in, require_fresh_login
 from app.accounts.requests import act_as, forget
-from app.accounts.second_factor import HashedRecoveryCodes, OnceOnlyTotp
 from app.accounts.tokens import revoke_all
 from app.accounts.validation import valid_password
 from app.web.keys import derived_key
@@ -126,6 +128,13 @@ SETTINGS: dict[str, Any] = {
     "PASSWORD_SINGLE_HASH": {"argon2"},
     "PASSWORD_HASH_PASSLIB_OPTIONS": {f"argon2__{name}": value for name, value in ARGON2_COSTS.items()},
 }
+
+
+SecurityUser.__bases__ = (UserMixin,)
+
+
+class RoleOfSecurity(RoleMixin):
+    """What Flask-Security takes for roles: nothing. A user has one `Role`, and `permissions` alone asks for it."""
 
 
 class LoginByNameForm(LoginForm):

@@ -6,11 +6,11 @@ from flask import Flask, Request, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.routing import BaseConverter
 
-from app.api.schemas import MAX_ID
-
 API_PATH = "/api"
 API_PREFIX = f"{API_PATH}/v1"
 DOCS_PATH = f"{API_PATH}/docs"
+# PostgreSQL's integer, in which ids are kept.
+MAX_ID = 2**31 - 1
 
 
 class IdConverter(BaseConverter):

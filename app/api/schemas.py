@@ -9,11 +9,9 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import validate
 
+from app.api.paths import MAX_ID
 from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 from flask_belfry.db.pagination import DEFAULT_LIMIT, MAX_LIMIT, Page
-
-# PostgreSQL's integer, in which ids are kept.
-MAX_ID = 2**31 - 1
 
 
 class Schema(ma.Schema):

@@ -13,7 +13,6 @@ from __future__ import annotations
 from flask import Flask
 
 from app.audit import personal
-from app.audit.cli import audit
 from app.audit.models import AuditEntry
 from app.audit.pruning import prune_audit
 from app.audit.queries import AuditEvent, Filters, list_events
@@ -26,6 +25,7 @@ from app.audit.recording import (
     records_deletion,
     watch_deletions,
 )
+from flask_belfry.core.commands import add_lazy_command
 from flask_belfry.db import BelfrySession
 
 __all__ = [
@@ -47,7 +47,7 @@ __all__ = [
 
 def init_app(app: Flask) -> None:
     """Adds the commands. The listener is set below, once for all applications."""
-    app.cli.add_command(audit)
+    add_lazy_command(app, "audit", "app.audit.cli:audit")
 
 
 listen(BelfrySession)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from flask import Blueprint, Flask, render_template, request
+from flask import Blueprint, render_template, request
 from flask.typing import ResponseReturnValue
 
 from app.accounts import find_user, names_of, require_role
@@ -65,11 +65,6 @@ def groups() -> dict[str, tuple[str, tuple[str, ...]]]:
         if added:
             found[name] = (title, (*actions, *added))
     return found
-
-
-def init_app(app: Flask) -> None:
-    """Adds the page."""
-    app.register_blueprint(pages)
 
 
 @pages.get("")

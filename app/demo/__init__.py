@@ -1,5 +1,10 @@
 """Demo data: `flask demo load` and `flask demo wipe`."""
 
-from app.demo.commands import init_app
+from flask import Flask
 
-__all__ = ["init_app"]
+from flask_belfry.core.commands import add_lazy_command
+
+
+def init_app(app: Flask) -> None:
+    """Add the commands."""
+    add_lazy_command(app, "demo", "app.demo.commands:demo")

@@ -102,8 +102,7 @@ def wipe_command(yes: bool) -> None:
 
 
 def init_app(app: Flask) -> None:
-    """Adds the commands, and shows the logins on the login page while the demo is loaded."""
-    app.cli.add_command(demo)
+    """Show the logins on the login page while the demo is loaded."""
     app.extensions["demo_logins"] = demo_logins
 
 

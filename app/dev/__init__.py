@@ -3,10 +3,10 @@ command that starts everything. Production has none of it."""
 
 from flask import Flask
 
-from app.dev.commands import dev
+from flask_belfry.core.commands import add_lazy_command
 
 
 def init_app(app: Flask) -> None:
     """Adds `flask dev …`, except in production, where its packages are not installed."""
     if app.config["APP_ENV"] != "production":
-        app.cli.add_command(dev)
+        add_lazy_command(app, "dev", "app.dev.commands:dev")

@@ -11,12 +11,12 @@ import click
 
 
 def run_flask(*arguments: str, root: Path, environ: Mapping[str, str]) -> str:
-    """Runs `flask --app wsgi …` and returns what it printed.
+    """Runs `python cli.py …` and returns what it printed.
 
     Raises:
         click.ClickException: with the output, when the command fails.
     """
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
+    command = [sys.executable, "cli.py", *arguments]
     done = subprocess.run(command, cwd=root, env=dict(environ), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         output = (done.stdout + done.stderr).strip()

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.api import register_api
-from app.reservations import api, emails, hooks, personal, rules, views
+from app.reservations import emails, hooks, personal, rules
 from app.reservations.desk import count_waiting, of_day, waiting
 from app.reservations.history import history_of
 from app.reservations.models import OPEN, TRANSITIONS, Reservation, ReservationStatus, Resource
@@ -50,10 +49,5 @@ rules.declare()
 
 
 def init_app(app: Flask) -> None:
-    """Adds the pages and endpoints of reservations.
-
-    Must come after `flask_belfry.core.presentation.init_app`, `app.api.init_app` and `app.accounts.init_app`.
-    """
-    app.register_blueprint(views.pages)
-    register_api(app, api.blueprint)
+    """Let jobs and mails about a reservation link to its page. Must come after `presentation.init_app`."""
     register_subject(app, "reservation", "reservations.detail", "reservation_id")

@@ -8,7 +8,7 @@ from typing import Any
 from flask import url_for
 
 from app.accounts import acting_user
-from app.api import ApiBlueprint, QueryOfPage, check_stale, page_response, page_schema, versioned
+from app.api.web import ApiBlueprint, QueryOfPage, check_stale, page_response, page_schema, versioned
 from app.reservations import queries, services
 from app.reservations.models import Reservation
 from app.reservations.schemas import (

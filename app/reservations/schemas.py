@@ -5,7 +5,8 @@ from __future__ import annotations
 import marshmallow as ma
 from marshmallow import validate
 
-from app.api import MAX_ID, Moment, QueryOfPage, Schema, check_control_characters, id_field
+from app.api import MAX_ID
+from app.api.web import Moment, QueryOfPage, Schema, check_control_characters, id_field
 from app.reservations.models import (
     DEFAULT_DURATION_MINUTES,
     MAX_DURATION_MINUTES,

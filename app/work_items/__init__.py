@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.api import register_api
-from app.work_items import api, board, emails, hooks, personal, rules, views
-from app.work_items.cli import work_items
+from app.work_items import emails, hooks, personal, rules
 from app.work_items.comments import delete_comment
 from app.work_items.history import history_of
 from app.work_items.models import (
@@ -29,6 +27,7 @@ from app.work_items.notices import tell_gathered
 from app.work_items.queries import open_of
 from app.work_items.reminders import remind_due
 from app.work_items.services import Parts, change, change_many, create, delete, move, set_status
+from flask_belfry.core.commands import add_lazy_command
 from flask_belfry.core.presentation import register_subject
 
 __all__ = [
@@ -65,13 +64,7 @@ rules.declare()
 
 
 def init_app(app: Flask) -> None:
-    """Adds the pages, endpoints and commands of work items.
-
-    Must come after `flask_belfry.core.presentation.init_app`, `app.api.init_app` and `app.accounts.init_app`.
-    """
-    app.register_blueprint(views.pages)
-    app.register_blueprint(board.pages)
-    for blueprint in api.blueprints:
-        register_api(app, blueprint)
+    """Add the commands; let jobs and mails about a work item link to its page. Must come after
+    `presentation.init_app`."""
     register_subject(app, "work_item", "work_items.detail", "item_id")
-    app.cli.add_command(work_items)
+    add_lazy_command(app, "work-items", "app.work_items.cli:work_items")

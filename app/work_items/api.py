@@ -8,7 +8,7 @@ from typing import Any
 from flask import url_for
 
 from app.accounts import acting_user
-from app.api import ApiBlueprint, QueryOfPage, check_stale, page_response, page_schema, versioned
+from app.api.web import ApiBlueprint, QueryOfPage, check_stale, page_response, page_schema, versioned
 from app.web.bodies import accept_body
 from app.work_items import comments, queries, services
 from app.work_items.models import MAX_ITEM_BYTES, Kind, WorkItem, WorkItemComment

@@ -9,7 +9,8 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import validate
 
-from app.api import MAX_ID, QueryOfPage, Schema, check_control_characters, id_field
+from app.api import MAX_ID
+from app.api.web import QueryOfPage, Schema, check_control_characters, id_field
 from app.work_items.models import (
     MAX_COMMENT_CHARACTERS,
     MAX_DESCRIPTION_CHARACTERS,

@@ -1,11 +1,10 @@
-"""The composition root of benchmarked processes: the application with a job that does nothing."""
+"""The composition root of benchmarked workers and steps: the application with a job that does nothing."""
 
 from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-import jobs
-from app import create_app
+from cli import create, main
 from flask_belfry.execution import job
 
 
@@ -14,5 +13,7 @@ def noop(session: Session, n: int) -> None:
     """Does nothing: what remains is the job system."""
 
 
-app = create_app()
-jobs.init_app(app)
+app = create()
+
+if __name__ == "__main__":
+    main(app)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import click
 import redis
 import structlog
+from flask import Flask
 from flask.cli import AppGroup
 from sqlalchemy.exc import DataError, DBAPIError
 
@@ -47,15 +49,44 @@ class Command(click.Command):
             return super().invoke(ctx)
 
 
-class CommandGroup(Command, AppGroup):
+class LazyGroup(AppGroup):
+    """A group that imports the modules of some of its commands when they are first looked up."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy: dict[str, str] = {}
+
+    def add_lazy(self, name: str, path: str) -> None:
+        """Add a command by the path of its object, `module:attribute`."""
+        self._lazy[name] = path
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted({*super().list_commands(ctx), *self._lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of this name, or None."""
+        if path := self._lazy.pop(cmd_name, None):
+            module, _, attribute = path.partition(":")
+            self.add_command(getattr(import_module(module), attribute), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+def add_lazy_command(app: Flask, name: str, path: str) -> None:
+    """Add a command to those of `app`, by the path of its object: `module:attribute`."""
+    assert isinstance(app.cli, LazyGroup)
+    app.cli.add_lazy(name, path)
+
+
+class CommandGroup(Command, LazyGroup):
     """A group of such commands."""
 
 
-class RootGroup(AppGroup):
+class RootGroup(LazyGroup):
     """The commands of the application, where the `flask` command looks for those that it does not have itself."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name; a name that no command has is reported in one line too."""
+        """Return the command of this name. Raise OneLineError when there is none."""
         if (command := super().get_command(ctx, cmd_name)) is None:
             raise OneLineError(f"No such command {cmd_name!r}. (see `{ctx.command_path} --help`)", USAGE_STATUS)
         return command

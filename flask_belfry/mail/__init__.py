@@ -1,15 +1,16 @@
 """Mail: a ledger in which every mail exists once, its rendering, and its way to the SMTP server.
 
-This face is all that other slices use: `send_mail` and `send_mails` to ask, `@mail_kind` to declare, `page_url` for the
-links in it.
+This face is all that other slices use: `send_mail` and `send_mails` to ask, `@mail_kind` to declare, `absolute_url`
+for the links in it.
 """
 
 from __future__ import annotations
 
 from flask import Flask
 
-from flask_belfry.mail import emails, jobs, rendering, transport, views
-from flask_belfry.mail.cli import mail as commands
+from flask_belfry.core.commands import add_lazy_command
+from flask_belfry.core.presentation import register_subject
+from flask_belfry.mail import emails, jobs, rendering, transport
 from flask_belfry.mail.delivery import deliver
 from flask_belfry.mail.direct import send_directly
 from flask_belfry.mail.emails import send_notice
@@ -26,7 +27,7 @@ from flask_belfry.mail.errors import (
     UncertainMailError,
     UnknownMailError,
 )
-from flask_belfry.mail.links import absolute_url, page_url
+from flask_belfry.mail.links import absolute_url
 from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
 from flask_belfry.mail.opt_outs import opt_out_lookup
 from flask_belfry.mail.pruning import erase_mails, forget_readers, prune_mails
@@ -70,7 +71,6 @@ __all__ = [
     "may_resend",
     "opt_out_lookup",
     "optional_kinds",
-    "page_url",
     "prune_mails",
     "resend",
     "send_directly",
@@ -81,11 +81,14 @@ __all__ = [
 
 
 def init_app(app: Flask) -> None:
-    """Reads the mail settings of `app` and adds the commands; connects to nothing."""
+    """Read the mail settings of `app` and add the commands; connect to nothing.
+
+    `flask_belfry.mail.web` adds the pages.
+    """
     transport.mail.init_app(app)
     rendering.init_app(app)
-    views.init_app(app)
-    app.cli.add_command(commands)
+    register_subject(app, "mail", "mail.detail", "mail_id")
+    add_lazy_command(app, "mail", "flask_belfry.mail.cli:mail")
 
 
 def check_connection() -> str:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Flask, flash, redirect, render_template, request, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized
 from flask_belfry.core.errors import NotFoundError
-from flask_belfry.core.presentation import register_subject
 from flask_belfry.core.text import query_text
 from flask_belfry.db import db
-from flask_belfry.mail import inbox, previews, queries, services
+from flask_belfry.mail import previews, queries, services
 from flask_belfry.mail.errors import MailError, MailStateError, UnknownMailError
 from flask_belfry.mail.frames import html_frame, text_frame
 from flask_belfry.mail.models import MailState
@@ -21,14 +20,6 @@ from flask_belfry.mail.models import MailState
 pages = Blueprint("mail", __name__, template_folder="templates", url_prefix="/mails")
 
 STATES = [state.value for state in MailState]
-
-
-def init_app(app: Flask) -> None:
-    """Adds the pages, and the development inbox where there is one."""
-    app.register_blueprint(pages)
-    register_subject(app, "mail", "mail.detail", "mail_id")
-    if app.config["APP_ENV"] != "production" and not app.config["MAIL_SERVER"]:
-        app.register_blueprint(inbox.pages)
 
 
 @pages.get("")

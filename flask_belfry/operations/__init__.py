@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from flask import Flask
 
+from flask_belfry.core.commands import add_lazy_command
 from flask_belfry.core.presentation import register_subject
-from flask_belfry.operations.cli import doctor_command, jobs
-from flask_belfry.operations.health import health
 from flask_belfry.operations.services import counts_by_state, latest_failures
-from flask_belfry.operations.views import pages
 
 __all__ = ["counts_by_state", "init_app", "latest_failures"]
 
 
 def init_app(app: Flask) -> None:
-    """Adds the pages, the health checks and the commands."""
-    app.register_blueprint(pages)
+    """Add the commands. `flask_belfry.operations.web` adds the pages and the health checks."""
     register_subject(app, "job", "monitoring.job", "job_id")
-    app.register_blueprint(health)
-    app.cli.add_command(jobs)
-    app.cli.add_command(doctor_command)
+    register_subject(app, "schedule", "schedule.list_", "name")
+    add_lazy_command(app, "jobs", "flask_belfry.operations.cli:jobs")
+    add_lazy_command(app, "doctor", "flask_belfry.operations.doctor:doctor_command")
+    add_lazy_command(app, "schedule", "flask_belfry.operations.commands:schedule_group")

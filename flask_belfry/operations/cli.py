@@ -1,4 +1,4 @@
-"""Commands for operators: the group `flask jobs`, and `flask doctor`."""
+"""Commands for operators: the group `flask jobs`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from typing import Any
 
 import click
 from flask import current_app
-from flask.cli import with_appcontext
-from flask.globals import app_ctx
 
 from flask_belfry import outbox
 from flask_belfry.core.clock import utc_now
-from flask_belfry.core.commands import MAX_DAYS, Command, CommandGroup, as_json_option, echo_json
+from flask_belfry.core.commands import MAX_DAYS, CommandGroup, as_json_option, echo_json
 from flask_belfry.core.errors import AppError
 from flask_belfry.core.presentation import ago
 from flask_belfry.db import db
-from flask_belfry.operations import doctor as examination
 from flask_belfry.operations import services
 from flask_belfry.operations.services import JobFilters
 from flask_belfry.outbox import LIVE, JobRecord, JobState
 
 jobs = CommandGroup("jobs", help="Jobs: look at them, ask for one, steer them.")
+jobs.add_lazy("worker", "flask_belfry.operations.commands:worker_command")
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _RETRYABLE = (JobState.FAILED, JobState.CANCELLED)
@@ -230,21 +228,6 @@ def take_broker_command() -> None:
     db.session.rollback()
     broker.ownership.take(broker.connection)
     click.echo(f"the Redis database belongs to deployment {broker.ownership.deployment_id}")
-
-
-@click.command("doctor", cls=Command)
-@as_json_option
-@with_appcontext
-def doctor_command(as_json: bool) -> None:
-    """Look at every part: one line each, ok or what is wrong and how to mend it; exit status 1 when something is."""
-    findings = examination.examine(app_ctx.app)
-    if as_json:
-        echo_json([finding.as_dict() for finding in findings])
-    else:
-        for finding in findings:
-            click.echo(f"{'ok ' if finding.is_well else 'BAD'}  {finding.part:<14} {finding.message}")
-    if not all(finding.is_well for finding in findings):
-        raise SystemExit(1)
 
 
 def described(record: JobRecord) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import click
-from flask import Flask, current_app
+from flask import current_app
 from flask.cli import with_appcontext
 
 from flask_belfry.core.commands import Command, CommandGroup, as_json_option, echo_json
@@ -76,13 +76,6 @@ def resume_schedule(name: str) -> None:
     """Let schedule NAME run again, from its next tick on."""
     periodic.resume(name)
     click.echo(f"{name} resumed")
-
-
-def init_app(app: Flask) -> None:
-    """Adds the commands. The group `jobs` is the application's; this adds to it."""
-    app.cli.add_command(schedule_group)
-    jobs_group: Any = app.cli.commands["jobs"]
-    jobs_group.add_command(worker_command)
 
 
 def _described(entry: ScheduleEntry) -> dict[str, Any]:

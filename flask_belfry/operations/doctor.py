@@ -11,14 +11,18 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import click
 import redis
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import Flask
+from flask.cli import with_appcontext
+from flask.globals import app_ctx
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flask_belfry.core.clock import utc_now
+from flask_belfry.core.commands import Command, as_json_option, echo_json
 from flask_belfry.core.database_errors import database_problem
 from flask_belfry.db import db
 from flask_belfry.mail import MailError, check_connection
@@ -69,6 +73,21 @@ class Finding:
 
 class _NotWellError(Exception):
     """The message of a finding."""
+
+
+@click.command("doctor", cls=Command)
+@as_json_option
+@with_appcontext
+def doctor_command(as_json: bool) -> None:
+    """Look at every part: one line each, ok or what is wrong and how to mend it; exit status 1 when something is."""
+    findings = examine(app_ctx.app)
+    if as_json:
+        echo_json([finding.as_dict() for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok ' if finding.is_well else 'BAD'}  {finding.part:<14} {finding.message}")
+    if not all(finding.is_well for finding in findings):
+        raise SystemExit(1)
 
 
 def examine(app: Flask) -> list[Finding]:
@@ -132,8 +151,8 @@ def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
     if app.config["JOBS_EAGER"]:
         return [{"settings": [_settings]}, on_database | {"jobs": [_jobs]}, {"smtp": [_smtp]}]
     workers: dict[str, Sequence[Check]] = {
-        "light workers": [partial(_workers, queues=LIGHT_QUEUES, command="flask --app wsgi jobs worker")],
-        "heavy workers": [partial(_workers, queues=HEAVY_QUEUES, command="flask --app wsgi jobs worker --heavy")],
+        "light workers": [partial(_workers, queues=LIGHT_QUEUES, command="python cli.py jobs worker")],
+        "heavy workers": [partial(_workers, queues=HEAVY_QUEUES, command="python cli.py jobs worker --heavy")],
     }
     return [
         {"settings": [_settings]},

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flask import Blueprint, Flask, flash, redirect, render_template, request, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized, current_host
-from flask_belfry.core.presentation import register_subject
 from flask_belfry.core.text import query_text
 from flask_belfry.operations import periodic
 
 pages = Blueprint("schedule", __name__, template_folder="templates", url_prefix="/schedule")
 
 VIEW, CHANGE = "schedule.view", "schedule.change"
-
-
-def init_app(app: Flask) -> None:
-    """Adds the page."""
-    app.register_blueprint(pages)
-    register_subject(app, "schedule", "schedule.list_", "name")
 
 
 @pages.get("")

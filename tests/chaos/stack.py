@@ -170,9 +170,9 @@ def _commands() -> dict[str, str]:
     """The lines of the Procfile, over the chaos's composition root."""
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
     web = lines["web"].replace("0.0.0.0", "127.0.0.1").replace("wsgi", CHAOS_ROOT)
-    worker, heavy = (lines[name].replace("wsgi", CHAOS_ROOT) for name in ("worker", "heavy"))
-    # scheduler.py takes its application from wsgi; here that is the chaos's.
-    program = f"import sys, {CHAOS_ROOT} as root; sys.modules['wsgi'] = root; import scheduler; scheduler.main()"
+    command = 'python -c "import cli, tests.chaos.domain; cli.main(cli.create())"'
+    worker, heavy = (lines[name].replace("python cli.py", command) for name in ("worker", "heavy"))
+    program = "import cli, scheduler, tests.chaos.domain; scheduler.main(cli.create())"
     return {
         "web": web,
         "light": worker,

@@ -26,11 +26,11 @@ import sys, time_machine
 from datetime import datetime, timedelta, timezone
 moment = datetime.now(timezone.utc) + timedelta(seconds=float(sys.argv.pop(1)))
 time_machine.travel(moment).start()
-import tests.root
-sys.modules["wsgi"] = tests.root
+import cli, tests.domain
+app = cli.create()
 """
-SCHEDULER = PROGRAM + "import scheduler; scheduler.main()"
-WORKER = PROGRAM + "from flask.cli import main; sys.argv = ['flask', 'jobs', 'worker']; main()"
+SCHEDULER = PROGRAM + "import scheduler; scheduler.main(app)"
+WORKER = PROGRAM + "sys.argv = ['cli.py', 'jobs', 'worker']; cli.main(app)"
 
 
 @pytest.fixture

@@ -34,12 +34,11 @@ from tests.servers import wait_until
 
 OFTEN = ScheduleEntry("test.often", job="test.act", every=0.2, catch_up_seconds=600)
 EVERY_SECOND = """
-import sys, tests.root
+import cli, scheduler, tests.domain
 from flask_belfry.scheduler import ScheduleEntry
-tests.root.app.extensions["schedule"][:] = [ScheduleEntry("test.every_second", job="test.act", every=1)]
-sys.modules["wsgi"] = tests.root
-import scheduler
-scheduler.main()
+app = cli.create()
+app.extensions["schedule"][:] = [ScheduleEntry("test.every_second", job="test.act", every=1)]
+scheduler.main(app)
 """
 
 

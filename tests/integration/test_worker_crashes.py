@@ -116,7 +116,7 @@ def test_burst_also_ends_what_its_crashed_worker_left(session, processes):
     crashing = enqueue("test.segfault")
     others = [enqueue("test.long_nap", seconds=1) for _ in range(3)]
     session.commit()
-    assert processes.run("flask", "jobs", "worker", "--burst", **TWICE) == 0
+    assert processes.worker("--burst", **TWICE).wait(60) == 0
     assert read(session, crashing).state is JobState.FAILED, processes.output()
     assert are(session, others, JobState.COMPLETED)()
 

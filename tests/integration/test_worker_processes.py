@@ -100,7 +100,7 @@ def rows(session, query):
 def test_a_heavy_job_that_sits_in_c_is_stopped_by_its_timeout(session, processes):
     id = asked(session, "test.heavy_nap", seconds=50)
     began = time.monotonic()
-    assert processes.run("flask", "jobs", "worker", "--heavy", "--burst") == 0
+    assert processes.worker("--heavy", "--burst").wait(60) == 0
     assert time.monotonic() - began < 30
     record = read(session, id)
     assert (record.state, record.error_type) == (JobState.FAILED, "JobTimeoutError"), processes.output()
@@ -112,7 +112,7 @@ def test_a_heavy_job_that_sits_in_c_is_stopped_by_its_timeout(session, processes
 @pytest.mark.parametrize(("name", "options"), [("test.fork", ()), ("test.heavy_fork", ("--heavy",))])
 def test_what_a_job_forks_ends_by_a_signal_as_any_program(session, processes, name, options):
     id = asked(session, name)
-    assert processes.run("flask", "jobs", "worker", "--burst", *options) == 0
+    assert processes.worker("--burst", *options).wait(60) == 0
     assert read(session, id).result == {"exit": -signal.SIGTERM, "signals": []}, processes.output()
 
 
@@ -120,13 +120,13 @@ def test_what_a_job_forks_ends_by_a_signal_as_any_program(session, processes, na
 def test_an_undecodable_copy_at_rq_is_nothing_to_the_heavy_worker(session, processes, broker):
     id = asked(session, "test.heavy_nap", seconds=0)
     broker.hset(f"rq:job:{id}", "data", b"\x80\x04 not json")
-    assert processes.run("flask", "jobs", "worker", "--heavy", "--burst") == 0
+    assert processes.worker("--heavy", "--burst").wait(60) == 0
     assert read(session, id).state is JobState.COMPLETED, processes.output()
 
 
 def test_a_killed_work_horse_is_an_interruption_on_record_and_its_job_runs_again(session, processes):
     id = asked(session, "test.crash", times=2)
-    processes.run("flask", "jobs", "worker", "--heavy", "--burst")
+    processes.worker("--heavy", "--burst").wait(60)
     record = read(session, id)
     assert (record.state, record.result) == (JobState.COMPLETED, "survived"), processes.output()
     assert (record.attempt, record.claims) == (1, 3)
@@ -138,7 +138,7 @@ def test_a_killed_work_horse_is_an_interruption_on_record_and_its_job_runs_again
 
 def test_the_third_death_in_a_row_fails_the_job_as_a_poison_pill(session, processes):
     id = asked(session, "test.crash", times=9)
-    processes.run("flask", "jobs", "worker", "--heavy", "--burst")
+    processes.worker("--heavy", "--burst").wait(60)
     record = read(session, id)
     assert (record.state, record.error_type) == (JobState.FAILED, "PoisonPillError"), processes.output()
     assert record.claims == 3

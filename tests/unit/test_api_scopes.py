@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.api import ApiBlueprint
+from app.api.web import ApiBlueprint
 
 
 def test_an_area_without_scopes_is_refused_with_the_line_to_add() -> None:

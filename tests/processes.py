@@ -29,7 +29,8 @@ class Processes:
     """
 
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
-        self._environ = {**os.environ, **environ, "PYTHONPATH": str(ROOT)}
+        # What RQ's own commands load.
+        self._environ = {**os.environ, **environ, "FLASK_APP": "tests.root", "PYTHONPATH": str(ROOT)}
         self._folder = folder
         self._started: list[subprocess.Popen[bytes]] = []
 

@@ -13,6 +13,7 @@ import structlog
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
+from rq.utils import utcformat
 from rq_scheduler import Scheduler
 
 from flask_belfry.core.clock import utc_now
@@ -125,19 +126,19 @@ class Publisher:
             (pipeline.lpush if record.goes_first else pipeline.rpush)(key, record.id)
 
     def _save_job(self, pipeline: Any, record: PendingMessage, status: JobStatus) -> None:
-        job = Job.create(
-            self.entry_point,
-            kwargs={"record_id": record.id},
-            id=record.id,
-            origin=record.queue,
-            timeout=record.timeout_seconds,
-            result_ttl=self.result_ttl_seconds,
-            description=record.name,
-            status=status,
-            serializer=JSONSerializer,
-            connection=self.connection,
-        )
-        job.save(pipeline=pipeline)
+        # Of the fields of `Job.to_dict`, those that RQ's workers and commands read of a job that waits. RQ compresses
+        # `data` and reads it uncompressed too.
+        data = JSONSerializer.dumps((self.entry_point, None, (), {"record_id": record.id}))
+        fields = {
+            "created_at": utcformat(utc_now()),
+            "data": data,
+            "description": record.name,
+            "origin": record.queue,
+            "result_ttl": self.result_ttl_seconds,
+            "status": status,
+            "timeout": record.timeout_seconds,
+        }
+        pipeline.hset(Job.key_for(record.id), mapping=fields)
 
 
 def _unix(moment: datetime) -> float:

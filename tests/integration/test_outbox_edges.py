@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
@@ -60,6 +62,18 @@ def test_a_commit_that_the_database_refuses_publishes_nothing(session, broker):
         event.remove(db.engine, "commit", refuse)
     session.rollback()
     assert broker.llen("rq:queue:default") == 0
+
+
+def test_rq_reads_what_a_published_job_says_of_itself(session, broker):
+    id = enqueue("test.act")
+    session.commit()
+    job = Job.fetch(id, connection=broker, serializer=JSONSerializer)
+    assert (job.func_name, job.args, job.kwargs) == (publisher().entry_point, [], {"record_id": id})
+    assert (job.origin, job.description, job.get_status()) == ("default", "test.act", JobStatus.QUEUED)
+    assert job.timeout == session.get(JobRecord, id).timeout_seconds
+    assert job.result_ttl == publisher().result_ttl_seconds
+    assert timedelta(0) <= utc_now() - job.created_at < timedelta(minutes=1)
+    assert broker.hlen(job.key) == 7
 
 
 def test_a_change_that_waits_in_the_session_is_recorded_before_a_bulk_update(session, ticket):

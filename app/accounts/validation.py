@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from zoneinfo import available_timezones
 
-from email_validator import EmailNotValidError, validate_email
 from flask import current_app
 
 from app.accounts.common_passwords import is_common
@@ -28,6 +27,9 @@ def valid_username(username: str) -> str:
 
 def valid_email(email: str) -> str:
     """The address, normalised and in lower case: two people never share one, and shift keys make no second."""
+    # Imported here: it compiles expressions for 60 ms, which most commands never use.
+    from email_validator import EmailNotValidError, validate_email
+
     try:
         checked = validate_email(
             email,

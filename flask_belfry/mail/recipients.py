@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from email_validator import EmailNotValidError, validate_email
 from flask import current_app
 
 from flask_belfry.db.columns import storable
@@ -46,6 +45,9 @@ def check_address(address: str | None) -> Recipient:
         return Recipient("", "no address")
     if text == current_app.config.get("ADMIN_EMAIL"):  # checked at the start, and looser: root@localhost is one
         return Recipient(text)
+    # Imported here: it compiles expressions for 60 ms, which most commands never use.
+    from email_validator import EmailNotValidError, validate_email
+
     try:
         valid = validate_email(
             text,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
-from psycopg.conninfo import make_conninfo
-from psycopg.errors import ProgrammingError
 from sqlalchemy.exc import ArgumentError, SAWarning
 
 SCHEMES = ("sqlite", "postgres", "postgresql", "postgresql+psycopg")
@@ -33,6 +33,18 @@ def check_database_url(text: str) -> None:
             warnings.simplefilter("error", SAWarning)  # of an option that would be ignored
             _, options = url.get_dialect()().create_connect_args(url)
         if url.get_backend_name() == "postgresql":
-            make_conninfo(**options)
-    except (ArgumentError, ProgrammingError, SAWarning) as error:
+            _check_conninfo(options)
+    except (ArgumentError, SAWarning) as error:
         raise ValueError(text) from error
+
+
+def _check_conninfo(options: Mapping[str, Any]) -> None:
+    """Check the options of a connection to PostgreSQL. Raise ValueError."""
+    # Imported here: with SQLite, each process would hold 6 MB for it.
+    from psycopg.conninfo import make_conninfo
+    from psycopg.errors import ProgrammingError
+
+    try:
+        make_conninfo(**options)
+    except ProgrammingError as error:
+        raise ValueError(str(error)) from error

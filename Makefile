@@ -16,8 +16,8 @@ unexport PYTHONDONTWRITEBYTECODE
 run: $(INSTALLED) ## start everything in one terminal: http://127.0.0.1:$PORT (5000)
 	@$(BIN)/python cli.py dev run
 
-install: $(INSTALLED) ## make .venv and put everything into it
-	@:
+install: $(INSTALLED) ## make .venv, put everything into it and compile the project's bytecode
+	@$(BIN)/python -m compileall -q app flask_belfry jobs migrations *.py
 
 test: $(INSTALLED) ## run the whole test suite; ARGS go to pytest, PICTURES=docs/images takes those of the README again
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
@@ -53,7 +53,7 @@ clean: ## remove .venv and caches; instance/ with its data stays
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
-# uv installs in seconds what pip takes a minute for; where it cannot be had, pip reads the same lock. Both, and the
+# uv installs in seconds what pip takes a minute for, and compiles bytecode only when told to; where it cannot be had, pip reads the same lock. Both, and the
 # installation of uv, refuse a file whose hash is not in the lock.
 $(INSTALLED): requirements.txt requirements-dev.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -63,6 +63,6 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	@echo "Installing into .venv …"
 	@sed -n '/^uv==/,/^ *#/p' requirements-dev.txt > .venv/uv.txt
 	@{ $(PIP) --require-hashes -r .venv/uv.txt && \
-		$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements-dev.txt; } || \
+		$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $(BIN)/python requirements-dev.txt; } || \
 		$(PIP) --require-hashes -r requirements-dev.txt
 	@touch $@

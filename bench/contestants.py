@@ -15,8 +15,8 @@ from bench.ground import ROOT, Command, Ground
 from bench.venvs import PEERS, bin_of
 
 PROCESSES = 2
-# Our Procfile's, for both.
-GUNICORN = ("--no-control-socket", "--worker-class", "gthread", "--threads", "32", "--timeout", "60")
+# Our Procfile's, for both, but for the class of the worker.
+GUNICORN = ("--no-control-socket", "--threads", "8", "--timeout", "60")
 CELERY_OPTIONS = ("worker", "--concurrency", str(PROCESSES), "--loglevel", "ERROR")
 
 
@@ -64,13 +64,23 @@ class Desk(Contestant):
 
     Args:
         steps: how its Python is told to take a step of a case.
-        application: what gunicorn serves.
+        application: what gunicorn serves, and the class of its worker.
         others: the rest of a complete installation.
+        command: what an operator types.
         options: see `Contestant`.
     """
 
-    def __init__(self, *, steps: Sequence[str], application: str, others: Sequence[Command], **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        steps: Sequence[str],
+        application: tuple[str, str],
+        others: Sequence[Command],
+        command: Command,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        self._command = command
         self._steps = steps
         self._application = application
         self._others = others
@@ -79,9 +89,16 @@ class Desk(Contestant):
         """Has one step of its steps.py taken, in a process of its own."""
         return self.run(ground, *self._steps, name, str(number))
 
+    def run_command(self, ground: Ground) -> tuple[float, float]:
+        """Runs the command to its end; returns its seconds, elapsed and of the processor."""
+        name, *rest = self._command
+        return ground.time([self._programs() / name, *rest], self._cwd, self._environ)
+
     def start_web(self, ground: Ground, port: int) -> list[int]:
         """Starts its web server, with one process."""
-        return self.start(ground, ("gunicorn", self._application, "--bind", f"127.0.0.1:{port}", *GUNICORN))
+        application, worker_class = self._application
+        options = ("--bind", f"127.0.0.1:{port}", "--worker-class", worker_class, *GUNICORN)
+        return self.start(ground, ("gunicorn", application, *options))
 
     def start_all(self, ground: Ground, port: int) -> list[int]:
         """Starts a complete installation, apart from the database and the broker."""
@@ -145,9 +162,10 @@ def _belfry(programs: Callable[[], Path]) -> Desk:
             "BROKER_TIMEOUT_SECONDS": "2",
         },
         steps=("-m", "bench.belfry.steps"),
-        application="wsgi:app",
+        application=("wsgi:app", "webserver.BufferingWorker"),
         workers=[("python", "-m", "bench.belfry.root", "jobs", "worker", "--processes", str(PROCESSES))],
         others=[("python", "cli.py", "jobs", "worker", "--heavy"), ("python", "scheduler.py")],
+        command=("python", "cli.py", "jobs", "stats"),
     )
 
 
@@ -160,9 +178,10 @@ DJANGO_CELERY = Desk(
     cwd=PEERS / "django_celery",
     programs=_peer("django_celery"),
     steps=("steps.py",),
-    application="desk.wsgi:application",
+    application=("desk.wsgi:application", "gthread"),
     workers=[("celery", "-A", "desk", *CELERY_OPTIONS)],
     others=[("celery", "-A", "desk", "beat", "--loglevel", "ERROR")],
+    command=("python", "-m", "django", "check", "--settings", "desk.settings"),
 )
 
 RQ_WORKER = ("rq", "worker", "--serializer", "rq.serializers.JSONSerializer", "--logging_level", "ERROR")

@@ -62,7 +62,7 @@ class Aim:
     """What a figure is held against.
 
     Args:
-        quantity: the name of a quantity, or a pattern for several.
+        quantity: the name of a quantity with or without its database, or a pattern for several.
         peer: whose ratio is meant; None means Belfry's own value.
         at_least, at_most: one of them is the limit.
     """
@@ -75,7 +75,7 @@ class Aim:
     def judge(self, comparison: Comparison) -> Verdict | None:
         """What the aim says of a comparison; None when it is about something else, or that peer did not run."""
         name, unit = comparison.quantity
-        if not fnmatchcase(name, self.quantity):
+        if not any(fnmatchcase(each, self.quantity) for each in (name, comparison.name)):
             return None
         figures = comparison.values if self.peer is None else comparison.ratios()
         value = figures.get(self.peer or BELFRY)
@@ -113,12 +113,16 @@ AIMS = (
     Aim("noop", "celery", at_least=4),
     Aim("mails", "celery", at_least=4),
     Aim("mails_50ms", "celery", at_least=10),
-    Aim("patch_*", "celery", at_most=0.5),
+    Aim("patch_1_client_p50.sqlite", "celery", at_most=0.5),
+    Aim("patch_1_client_p50.postgresql", "celery", at_most=0.8),
+    Aim("patch_8_clients_p50*", "celery", at_most=1),
     Aim("request_to_smtp_p50", at_most=15),
     Aim("request_to_smtp_p99", at_most=50),
     Aim("registration_*p99", at_most=1_000),
     Aim("registration_hanging_mail_p50", "well", at_most=1.1),
     Aim("sweep", "celery", at_least=50),
+    Aim("cli", at_most=0.8),
+    Aim("cli", "celery", at_most=1),
     Aim("memory", "celery", at_most=0.7),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -82,6 +83,16 @@ class Ground:
             raise BenchError(f"{' '.join(map(str, command))}: {_last_line(done.stderr)}")
         return json.loads(_last_line(done.stdout) or "null")
 
+    def time(self, command: Command, cwd: Path, environ: Environ) -> tuple[float, float]:
+        """Runs a program to its end; returns its seconds, elapsed and of the processor. Raises BenchError."""
+        env = {**os.environ, **self._environ, **environ, "PYTHONPATH": str(cwd)}
+        used, begun = _children_seconds(), time.perf_counter()
+        done = subprocess.run(command, check=False, cwd=cwd, env=env, capture_output=True, text=True)
+        elapsed, processor = time.perf_counter() - begun, _children_seconds() - used
+        if done.returncode != 0:
+            raise BenchError(f"{' '.join(map(str, command))}: {_last_line(done.stderr)}")
+        return elapsed, processor
+
     def query(self, statement: str) -> Any:
         """The first row of a query on the database, or None."""
         with self._connection() as connection:
@@ -137,6 +148,11 @@ class Ground:
             connection = psycopg.connect(self._database_url, autocommit=True)
         with contextlib.closing(connection):
             yield connection
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class Grounds:

@@ -36,7 +36,7 @@ def _install(venv: Path, requirements: Path) -> None:
     python = str(venv / "bin" / "python")
     uv = Path(sys.executable).parent / "uv"
     try:
-        _run(str(uv), "pip", "sync", "--quiet", "--python", python, str(requirements))
+        _run(str(uv), "pip", "sync", "--quiet", "--compile-bytecode", "--python", python, str(requirements))
     except (BenchError, FileNotFoundError):  # where uv cannot be had, pip reads the same file
         _run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(requirements))
 

@@ -21,8 +21,6 @@ def create() -> Flask:
 
     app = create_app(with_web=False)
     jobs.init_app(app)
-    # What is loaded stays: later collections leave its pages unwritten, so that forked workers share them.
-    gc.freeze()
     gc.enable()
     return app
 

@@ -7,26 +7,27 @@ from collections.abc import Sequence
 
 from flask import Flask
 
-from flask_belfry.execution.registry import definitions
-from flask_belfry.outbox import UnknownJobError, catalogue, publisher
+from flask_belfry.outbox import UnknownJobError, publisher
+from flask_belfry.outbox.registry import definitions
 from flask_belfry.scheduler import ScheduleEntry, ScheduleError, schedule
 from flask_belfry.workers.entry import ENTRY_POINT
 from flask_belfry.workers.inline import direct_runner, eager_runner
 
 
 def init_app(app: Flask, entries: Sequence[ScheduleEntry]) -> None:
-    """Tells `app` which jobs there are and how they reach a worker; checks the schedule.
+    """Bind the registered jobs and their schedule to `app`, and check the schedule.
 
     Raises:
-        SystemExit: an entry of the schedule is wrong; the one line says which, and why.
+        SystemExit: an entry of the schedule is invalid; the message names it and the reason.
     """
-    catalogue(app).add(definition.spec(app.config) for definition in definitions())
     publisher(app).entry_point = ENTRY_POINT
     publisher(app).run_directly = direct_runner(app)
     if app.config["JOBS_EAGER"]:
         publisher(app).run_eagerly = eager_runner(app)
     app.extensions["schedule"] = list(entries)
     with app.app_context():
+        for found in definitions():
+            found.policy()
         try:
             schedule.check(entries, app.config)
         except (ScheduleError, UnknownJobError) as error:

@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.outbox import JobRecord, JobState, ScheduleTick, TickOutcome, publisher
+from flask_belfry.outbox import JobRecord, JobState, ScheduleTick, publisher
+from flask_belfry.outbox.models import TickOutcome
 from flask_belfry.scheduler import ScheduleEntry
 from flask_belfry.scheduler.scheduler import BelfryScheduler
 

@@ -26,7 +26,8 @@ from werkzeug.exceptions import TooManyRequests
 
 from app.web.keys import keyed_digest
 from flask_belfry.core.presentation import rounded_up
-from flask_belfry.outbox import LIMITS_PREFIX, Publisher, publisher
+from flask_belfry.outbox import publisher
+from flask_belfry.outbox.publisher import LIMITS_PREFIX, Publisher
 
 log = structlog.get_logger(__name__)
 

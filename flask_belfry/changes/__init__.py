@@ -5,20 +5,15 @@ A slice declares its listeners with `on_created` and `on_change`; `record_change
 
 from flask_belfry.changes import session_events as hooks
 from flask_belfry.changes.actor import (
-    ADDRESS_CHARACTERS,
-    REQUEST_ID_CHARACTERS,
-    SUBJECT_ID_CHARACTERS,
-    SUBJECT_TYPE_CHARACTERS,
     Actor,
     Subject,
     current_actor,
     for_school,
-    reference_problems,
     school_of,
     set_actor,
     use_actor,
 )
-from flask_belfry.changes.errors import ActorError, HookError
+from flask_belfry.changes.errors import HookError
 from flask_belfry.changes.listeners import (
     Change,
     Creation,
@@ -36,12 +31,7 @@ from flask_belfry.changes.sessions import current_session
 from flask_belfry.db import BelfrySession
 
 __all__ = [
-    "ADDRESS_CHARACTERS",
-    "REQUEST_ID_CHARACTERS",
-    "SUBJECT_ID_CHARACTERS",
-    "SUBJECT_TYPE_CHARACTERS",
     "Actor",
-    "ActorError",
     "Change",
     "Creation",
     "HookError",
@@ -54,7 +44,6 @@ __all__ = [
     "on_created",
     "record_changes",
     "recorded_columns",
-    "reference_problems",
     "school_column",
     "school_of",
     "school_of_row",

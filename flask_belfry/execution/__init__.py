@@ -3,9 +3,7 @@
 from flask_belfry.execution.chunk import Answer, Chunk
 from flask_belfry.execution.context import check_cancelled, current_job
 from flask_belfry.execution.errors import JobCancelledError
-from flask_belfry.execution.registry import job
-from flask_belfry.execution.retry import NO_RETRY, RetryPolicy
-from flask_belfry.outbox import JobTimeoutError
+from flask_belfry.outbox import NO_RETRY, JobTimeoutError, RetryPolicy, job
 
 __all__ = [
     "NO_RETRY",

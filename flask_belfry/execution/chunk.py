@@ -14,8 +14,7 @@ from flask_belfry.core.database_errors import is_transient
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.results import result_text
-from flask_belfry.execution.retry import RetryPolicy
-from flask_belfry.outbox import JobState, JobTimeoutError
+from flask_belfry.outbox import JobState, JobTimeoutError, RetryPolicy
 
 log = structlog.get_logger(__name__)
 

@@ -19,24 +19,12 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import JsonText, UtcDateTime, database_now, error_text
 from flask_belfry.execution.errors import JobCancelledError, PoisonPillError
-from flask_belfry.execution.retry import RetryPolicy
-from flask_belfry.outbox import (
-    FINALIZED,
-    QUARANTINE,
-    TIMED,
-    WAITING,
-    AttemptOutcome,
-    JobAttempt,
-    JobRecord,
-    JobState,
-    JobTimeoutError,
-    PendingMessage,
-    WorkerProcess,
-    announce_finalized,
-    publish_on_commit,
-    sources_of,
-    unlocked,
-)
+from flask_belfry.outbox import FINALIZED, JobAttempt, JobRecord, JobState, JobTimeoutError, RetryPolicy, WorkerProcess
+from flask_belfry.outbox.finalizing import announce_finalized
+from flask_belfry.outbox.locking import unlocked
+from flask_belfry.outbox.models import QUARANTINE, AttemptOutcome
+from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
+from flask_belfry.outbox.states import TIMED, WAITING, sources_of
 
 MAX_TYPE_CHARACTERS = 120
 MAX_MESSAGE_CHARACTERS = 2_000

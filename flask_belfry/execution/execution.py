@@ -6,10 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
-from flask import Flask, current_app
+from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -24,10 +24,9 @@ from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.commits import commits_forbidden
 from flask_belfry.execution.context import running
 from flask_belfry.execution.errors import ClaimLostError, UnansweredError
-from flask_belfry.execution.registry import JobDefinition, definition
 from flask_belfry.execution.results import result_text
-from flask_belfry.execution.retry import NO_RETRY
-from flask_belfry.outbox import JobState, UnknownJobError
+from flask_belfry.outbox import NO_RETRY, JobState, UnknownJobError
+from flask_belfry.outbox.registry import JobDefinition, definition
 
 log = structlog.get_logger(__name__)
 
@@ -114,7 +113,7 @@ def _complete_all(done: Sequence[tuple[Claim, str | None]]) -> Ends:
     return [(id, JobState.COMPLETED) for id in completed]
 
 
-def _run_one(found: JobDefinition, item: Claim, limit: Limit, end_later: EndLater | None) -> Ends:
+def _run_one(found: JobDefinition[..., Any], item: Claim, limit: Limit, end_later: EndLater | None) -> Ends:
     session = db.session()
     with running(item) as job:
         try:
@@ -140,8 +139,8 @@ def _complete(session: Session, item: Claim, result: str | None) -> None:
     session.commit()
 
 
-def _run_chunk(found: JobDefinition, items: Sequence[Claim], limit: Limit, should_stop: ShouldStop) -> Ends:
-    chunk = Chunk(db.session(), items, found.policy(current_app.config), should_stop)
+def _run_chunk(found: JobDefinition[..., Any], items: Sequence[Claim], limit: Limit, should_stop: ShouldStop) -> Ends:
+    chunk = Chunk(db.session(), items, found.policy(), should_stop)
     failure: BaseException = UnansweredError(f"{found.name} returned without an answer for this record")
     with running(items[0]) as job:
         try:
@@ -177,12 +176,12 @@ def _log_chunk(items: Sequence[Claim], chunk: Chunk) -> None:
     tell("chunk.ended", records=len(items), **counts, seconds=_seconds_since(items[0]), **errors)
 
 
-def _end_failed(items: Sequence[Claim], error: BaseException, found: JobDefinition | None) -> Ends:
+def _end_failed(items: Sequence[Claim], error: BaseException, found: JobDefinition[..., Any] | None) -> Ends:
     """Records the end of failed attempts; while the database is away, it waits for it."""
     if isinstance(error, ClaimLostError):
         log.warning("claim.lost", reason=str(error))
         return []
-    policy = found.policy(current_app.config) if found else NO_RETRY
+    policy = found.policy() if found else NO_RETRY
 
     def end_one(item: Claim) -> JobState | None:
         if (delay_seconds := _delay_after(item, error)) is not None:

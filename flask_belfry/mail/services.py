@@ -11,15 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from flask import current_app
 
-from flask_belfry.changes import (
-    Subject,
-    current_actor,
-    current_session,
-    for_school,
-    reference_problems,
-    school_of,
-    subject_of,
-)
+from flask_belfry.changes import Subject, current_actor, current_session, for_school, school_of, subject_of
+from flask_belfry.changes.actor import reference_problems
 from flask_belfry.changes.host import current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db, insert_ignoring_conflicts
@@ -28,7 +21,8 @@ from flask_belfry.mail.errors import MailArgumentError, MailKeyError, MailNotFou
 from flask_belfry.mail.models import ADDRESS_CHARACTERS, KEY_CHARACTERS, EmailMessage, MailState
 from flask_belfry.mail.recipients import Recipient, check_address, distinct_recipients
 from flask_belfry.mail.registry import kind_of
-from flask_belfry.outbox import LIVE, JobRecord, JobRequest, due_after, enqueue_many
+from flask_belfry.outbox import LIVE, JobRecord, JobRequest, enqueue_many
+from flask_belfry.outbox.requests import due_after
 
 DELIVER = "mail.deliver"
 OF_DELIVERY = ("id", "job_id", "subject_type", "subject_id", "change_id")

@@ -20,6 +20,8 @@ from flask_belfry.db import db
 from flask_belfry.operations import services
 from flask_belfry.operations.services import JobFilters
 from flask_belfry.outbox import LIVE, JobRecord, JobState
+from flask_belfry.outbox.registry import QUEUES, definitions
+from flask_belfry.outbox.relay import relay
 
 jobs = CommandGroup("jobs", help="Jobs: look at them, ask for one, steer them.")
 jobs.add_lazy("worker", "flask_belfry.operations.commands:worker_command")
@@ -51,7 +53,7 @@ class Moment(click.ParamType):
 
 _state = click.option("--state", type=click.Choice([state.value for state in JobState]))
 _name = click.option("--name", help="Only this job name.")
-_queue = click.option("--queue", type=click.Choice(outbox.QUEUES))
+_queue = click.option("--queue", type=click.Choice(QUEUES))
 _since = click.option("--since", type=Moment(), help="Created since: ISO 8601, or 30m, 2h, 7d ago.")
 
 
@@ -82,12 +84,12 @@ def names_command(as_json: bool) -> None:
     """Every job name that can be enqueued."""
     names = [
         {
-            "name": spec.name,
-            "arguments": sorted(spec.parameters),
-            "queue": spec.queue,
-            "max_attempts": spec.max_attempts,
+            "name": found.name,
+            "arguments": sorted(found.parameters),
+            "queue": found.queue,
+            "max_attempts": found.policy().max_attempts,
         }
-        for spec in outbox.catalogue()
+        for found in definitions()
     ]
     if as_json:
         return echo_json(names)
@@ -216,7 +218,7 @@ def prune_command(days: int | None) -> None:
 @jobs.command("relay")
 def relay_command() -> None:
     """Publish what was committed and never arrived, now."""
-    report = outbox.relay(outbox.publisher())
+    report = relay(outbox.publisher())
     click.echo(f"{report.pushed} pushed, {report.marked} had arrived")
 
 

@@ -14,8 +14,8 @@ from flask_belfry.core.commands import Command, CommandGroup, as_json_option, ec
 from flask_belfry.core.logs import log_start
 from flask_belfry.execution.application import application
 from flask_belfry.operations import periodic
-from flask_belfry.outbox import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
 from flask_belfry.outbox.broker import connect
+from flask_belfry.outbox.registry import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
 from flask_belfry.scheduler import ScheduleEntry
 from flask_belfry.workers.forking import HeavyWorker
 from flask_belfry.workers.pool import Pool

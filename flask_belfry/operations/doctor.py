@@ -27,18 +27,10 @@ from flask_belfry.core.database_errors import database_problem
 from flask_belfry.db import db
 from flask_belfry.mail import MailError, check_connection
 from flask_belfry.operations import services
-from flask_belfry.outbox import (
-    HEAVY_QUEUES,
-    LIGHT_QUEUES,
-    QUEUES,
-    Deployment,
-    ForeignBrokerError,
-    JobRecord,
-    JobState,
-    WorkerProcess,
-    publisher,
-    scheduler_passes,
-)
+from flask_belfry.outbox import Deployment, JobRecord, JobState, WorkerProcess, publisher
+from flask_belfry.outbox.deployment import scheduler_passes
+from flask_belfry.outbox.errors import ForeignBrokerError
+from flask_belfry.outbox.registry import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
 
 # The parts are examined side by side, so this is the limit of all of them too.
 LIMIT_SECONDS = 2.0

@@ -10,7 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flask_belfry.core.access import public
 from flask_belfry.db import db
-from flask_belfry.outbox import ForeignBrokerError, publisher, scheduler_passes
+from flask_belfry.outbox import publisher
+from flask_belfry.outbox.deployment import scheduler_passes
+from flask_belfry.outbox.errors import ForeignBrokerError
 
 health = Blueprint("health", __name__)
 

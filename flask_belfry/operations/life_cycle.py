@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from flask_belfry.outbox import WAITING, JobRecord, JobState
+from flask_belfry.outbox import JobRecord, JobState
+from flask_belfry.outbox.states import WAITING
 
 
 @dataclass(frozen=True)

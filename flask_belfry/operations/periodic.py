@@ -14,7 +14,8 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
-from flask_belfry.outbox import JobRecord, Schedule, catalogue
+from flask_belfry.outbox import JobRecord, Schedule
+from flask_belfry.outbox.registry import definition
 from flask_belfry.scheduler import ScheduleEntry
 from flask_belfry.scheduler import schedule as schedules
 
@@ -52,7 +53,7 @@ def periodic_job(entry: ScheduleEntry, next_runs: int = NEXT_RUNS) -> PeriodicJo
         runs.append(timing.next_tick(runs[-1] if runs else utc_now()))
     return PeriodicJob(
         entry=entry,
-        doc=catalogue().get(entry.job).doc,
+        doc=definition(entry.job).doc,
         timing=timing.describe(),
         expression=str(timing),
         zone=entry.zone_name(settings),

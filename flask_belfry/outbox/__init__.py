@@ -1,104 +1,59 @@
-"""The transactional outbox: a job exists if and only if the transaction that asked for it committed.
+"""The transactional outbox: a job exists if and only if the transaction that enqueued it committed.
 
-Its public API: `enqueue`, `retry` and `cancel`, and the models behind them.
+This is its public API. What only the engine uses is imported from its modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from flask import Flask, current_app
 
 from flask_belfry.db import BelfrySession
-from flask_belfry.outbox import pending as buffer
+from flask_belfry.outbox import pending
 from flask_belfry.outbox.broker import CircuitBreaker, connect
 from flask_belfry.outbox.control import cancel, retry
-from flask_belfry.outbox.deployment import MEMORY_KEY, BrokerOwnership, scheduler_passes
-from flask_belfry.outbox.enqueue import JobRequest, due_after, enqueue, enqueue_many
-from flask_belfry.outbox.errors import (
-    ForeignBrokerError,
-    JobArgumentError,
-    JobStateError,
-    JobTimeoutError,
-    OutboxError,
-    UnknownJobError,
-)
-from flask_belfry.outbox.finalizing import announce_finalized, on_finalized
-from flask_belfry.outbox.locking import unlocked
-from flask_belfry.outbox.models import (
-    JOB_NAME_CHARACTERS,
-    QUARANTINE,
-    AttemptOutcome,
-    Deployment,
-    JobAttempt,
-    JobRecord,
-    Schedule,
-    ScheduleTick,
-    TickOutcome,
-    WorkerProcess,
-)
-from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
+from flask_belfry.outbox.enqueue import enqueue, enqueue_many
+from flask_belfry.outbox.errors import JobArgumentError, JobStateError, JobTimeoutError, UnknownJobError
+from flask_belfry.outbox.finalizing import on_finalized
+from flask_belfry.outbox.models import Deployment, JobAttempt, JobRecord, Schedule, ScheduleTick, WorkerProcess
+from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.pruning import prune_records
-from flask_belfry.outbox.publisher import LIMITS_PREFIX, TIMERS_KEY, Publisher
-from flask_belfry.outbox.relay import RelayReport, relay, relay_pages
-from flask_belfry.outbox.specs import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES, JobCatalogue, JobSpec, catalogue
-from flask_belfry.outbox.states import FINALIZED, LIVE, TIMED, TRANSITIONS, WAITING, JobState, sources_of
+from flask_belfry.outbox.publisher import Publisher
+from flask_belfry.outbox.registry import job
+from flask_belfry.outbox.requests import JobRequest
+from flask_belfry.outbox.retry_policy import NO_RETRY, RetryPolicy
+from flask_belfry.outbox.states import FINALIZED, LIVE, JobState
 
 __all__ = [
     "FINALIZED",
-    "HEAVY_QUEUES",
-    "JOB_NAME_CHARACTERS",
-    "LIGHT_QUEUES",
-    "LIMITS_PREFIX",
     "LIVE",
-    "MEMORY_KEY",
-    "QUARANTINE",
-    "QUEUES",
-    "TIMED",
-    "TIMERS_KEY",
-    "TRANSITIONS",
-    "WAITING",
-    "AttemptOutcome",
-    "BrokerOwnership",
+    "NO_RETRY",
     "Deployment",
-    "ForeignBrokerError",
     "JobArgumentError",
     "JobAttempt",
-    "JobCatalogue",
     "JobRecord",
     "JobRequest",
-    "JobSpec",
     "JobState",
     "JobStateError",
     "JobTimeoutError",
-    "OutboxError",
-    "PendingMessage",
-    "Publisher",
-    "RelayReport",
+    "RetryPolicy",
     "Schedule",
     "ScheduleTick",
-    "TickOutcome",
     "UnknownJobError",
     "WorkerProcess",
-    "announce_finalized",
     "cancel",
-    "catalogue",
-    "due_after",
     "enqueue",
     "enqueue_many",
     "init_app",
+    "job",
     "on_finalized",
     "prune_records",
-    "publish_on_commit",
     "publisher",
-    "relay",
-    "relay_pages",
     "retry",
-    "scheduler_passes",
-    "sources_of",
-    "unlocked",
 ]
 
 log = structlog.get_logger(__name__)
@@ -109,11 +64,12 @@ class Outbox:
     """The outbox of one application."""
 
     publisher: Publisher
-    catalogue: JobCatalogue = field(default_factory=JobCatalogue)
+    # The retry policies that depend on the settings, by the functions that return them.
+    policies: dict[Callable[[Mapping[str, Any]], RetryPolicy], RetryPolicy] = field(default_factory=dict)
 
 
 def init_app(app: Flask) -> None:
-    """Gives `app` its catalogue and publisher. The session listeners are set below, once for all applications."""
+    """Create the publisher of `app`. The session listeners are registered below, once for all applications."""
     settings = app.config
     connection = connect(
         settings["REDIS_URL"],
@@ -125,7 +81,7 @@ def init_app(app: Flask) -> None:
 
 
 def publisher(app: Flask | None = None) -> Publisher:
-    """The publisher of `app` (the current one by default)."""
+    """Return the publisher of `app` (by default the current application)."""
     return (app or current_app).extensions["outbox"].publisher
 
 
@@ -136,4 +92,4 @@ def _publish(records: Sequence[PendingMessage]) -> None:
         log.exception("publish.failed", records=len(records))
 
 
-buffer.listen(BelfrySession, _publish)
+pending.listen(BelfrySession, _publish)

@@ -1,4 +1,4 @@
-"""Errors of asking for a job. Errors of running one live with the engine."""
+"""Errors of enqueuing a job. Errors of running one are in `flask_belfry.execution`."""
 
 from __future__ import annotations
 
@@ -7,32 +7,21 @@ import redis
 from flask_belfry.core.errors import AppError, ConflictError, InvalidInputError
 
 
-class OutboxError(AppError):
-    """Something is wrong with a job that was asked for."""
+class UnknownJobError(AppError):
+    """No job function is registered under this name."""
 
     status = 500
 
-
-class UnknownJobError(OutboxError):
-    """No job function is registered under this name."""
-
     def __init__(self, name: str) -> None:
-        super().__init__(f"no job is named {name!r}: `flask jobs names` lists those there are")
+        super().__init__(f"no job is named {name!r}: `flask jobs names` lists all job names")
 
 
 class JobArgumentError(InvalidInputError):
-    """What a job is enqueued with is invalid: its arguments, or its key, time, subject or change."""
-
-
-class DuplicateSpecError(OutboxError):
-    """Two job functions claim one name."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"two jobs are named {name!r}")
+    """A job is enqueued with invalid arguments, or an invalid key, time, subject or change."""
 
 
 class JobStateError(ConflictError):
-    """The job's state does not admit this transition."""
+    """The job's state does not allow this transition."""
 
 
 class JobTimeoutError(BaseException):

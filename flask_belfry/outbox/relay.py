@@ -17,7 +17,7 @@ from flask_belfry.outbox.locking import unlocked
 from flask_belfry.outbox.models import JobRecord
 from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.publisher import Publisher
-from flask_belfry.outbox.specs import QUEUES
+from flask_belfry.outbox.registry import QUEUES
 from flask_belfry.outbox.states import TIMED, JobState, sources_of
 
 PAGE_RECORDS = 1_000

@@ -12,7 +12,11 @@ import sqlalchemy as sa
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
-from flask_belfry.outbox import TIMED, TIMERS_KEY, JobRecord, JobState, PendingMessage, Publisher, sources_of, unlocked
+from flask_belfry.outbox import JobRecord, JobState
+from flask_belfry.outbox.locking import unlocked
+from flask_belfry.outbox.pending import PendingMessage
+from flask_belfry.outbox.publisher import TIMERS_KEY, Publisher
+from flask_belfry.outbox.states import TIMED, sources_of
 
 PAGE_TIMERS = 1_000
 

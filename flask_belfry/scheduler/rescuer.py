@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.claim import Claim, Part
 from flask_belfry.execution.heartbeat import is_settled
-from flask_belfry.outbox import QUARANTINE, JobRecord, JobState, WorkerProcess, unlocked
+from flask_belfry.outbox import JobRecord, JobState, WorkerProcess
+from flask_belfry.outbox.locking import unlocked
+from flask_belfry.outbox.models import QUARANTINE
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,9 @@ from sqlalchemy.orm import Session
 from flask_belfry.changes import Subject
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import insert_ignoring_conflicts, table_of
-from flask_belfry.outbox import JobRequest, Schedule, ScheduleTick, TickOutcome, catalogue, enqueue_many
+from flask_belfry.outbox import JobRequest, Schedule, ScheduleTick, enqueue_many
+from flask_belfry.outbox.models import TickOutcome
+from flask_belfry.outbox.registry import definition
 from flask_belfry.scheduler.cron import Cron, Every, Timing, last_tick, ticks_between
 from flask_belfry.scheduler.errors import ScheduleError
 
@@ -72,7 +74,7 @@ def check(entries: Sequence[ScheduleEntry], settings: Mapping[str, Any]) -> None
     for entry in entries:
         if names.count(entry.name) > 1:
             raise ScheduleError(f"two entries of the schedule are named {entry.name!r}")
-        if required := catalogue().get(entry.job).required:
+        if required := definition(entry.job).required:
             raise ScheduleError(f"schedule {entry.name}: {entry.job} needs {', '.join(sorted(required))}")
         _check_timing(entry, settings)
         _check_lengths(entry, settings)
@@ -216,7 +218,7 @@ def _enqueue(session: Session, entry: ScheduleEntry, tick_at: datetime) -> None:
 
 def _request(name: str, job_name: str) -> JobRequest:
     # Two jobs of one schedule never live at the same time.
-    key = None if catalogue().get(job_name).is_singleton else f"schedule/{name}"
+    key = None if definition(job_name).is_singleton else f"schedule/{name}"
     return JobRequest(unique_key=key, subject=Subject("schedule", name[:40]))
 
 

@@ -23,7 +23,10 @@ from flask_belfry.core.database_errors import is_transient
 from flask_belfry.db import db
 from flask_belfry.db.columns import database_now
 from flask_belfry.execution import heartbeat
-from flask_belfry.outbox import MEMORY_KEY, Deployment, Publisher, relay_pages
+from flask_belfry.outbox import Deployment
+from flask_belfry.outbox.deployment import MEMORY_KEY
+from flask_belfry.outbox.publisher import Publisher
+from flask_belfry.outbox.relay import relay_pages
 from flask_belfry.scheduler import schedule
 from flask_belfry.scheduler.delayed import PAGE_TIMERS, Timers
 from flask_belfry.scheduler.rescuer import rescue

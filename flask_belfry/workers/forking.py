@@ -16,7 +16,6 @@ from typing import Any
 
 import redis
 import structlog
-from flask import current_app
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -26,8 +25,8 @@ from flask_belfry.execution import claim as claims
 from flask_belfry.execution import execution
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.deadlines import alarm
-from flask_belfry.execution.registry import definition
 from flask_belfry.outbox import JobTimeoutError
+from flask_belfry.outbox.registry import definition
 from flask_belfry.workers.crashes import cause_of_death, follow
 from flask_belfry.workers.forks import reset_signals_in_forks
 from flask_belfry.workers.pool import STOP_SIGNALS
@@ -202,5 +201,5 @@ def _leave_to_parent(signum: int, frame: object) -> None:
 
 
 def _time_out(session: Session, claim: Claim) -> object:
-    policy = definition(claim.name).policy(current_app.config)
+    policy = definition(claim.name).policy()
     return claims.fail(session, claim, JobTimeoutError(f"took longer than its {claim.timeout_seconds} s"), policy)

@@ -26,8 +26,8 @@ from flask_belfry.db import db
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution import heartbeat
 from flask_belfry.execution.claim import Claim, Part
-from flask_belfry.execution.registry import most_at_once
 from flask_belfry.outbox import JobRecord
+from flask_belfry.outbox.registry import max_chunk
 from flask_belfry.workers.board import Board, RunningThread
 from flask_belfry.workers.crashes import busiest_thread, cause_of_death, crashed_thread, follow, is_stopped
 
@@ -163,7 +163,7 @@ class Pool:
             self._start(quarantine_class)
 
     def _start(self, worker_class: type[Any]) -> None:
-        board = Board(self._app.config["WORKER_THREADS"], most_at_once(), self._quarantine_flag)
+        board = Board(self._app.config["WORKER_THREADS"], max_chunk(), self._quarantine_flag)
         dump = tempfile.TemporaryFile()  # noqa: SIM115 - both processes keep it open until the child's end
         process = self._fork(self._work, worker_class, board, dump)
         self._children.append(_Child(process, board, dump, worker_class is self._quarantine_class))

@@ -20,8 +20,8 @@ from flask_belfry.execution import claim as claims
 from flask_belfry.execution import execution
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.deadlines import Deadlines
-from flask_belfry.execution.registry import definition
 from flask_belfry.outbox import UnknownJobError
+from flask_belfry.outbox.registry import definition
 from flask_belfry.workers import prefetch as sizing
 from flask_belfry.workers.completer import Done, GroupCommit
 from flask_belfry.workers.forks import reset_signals_in_forks

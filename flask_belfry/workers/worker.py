@@ -24,8 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from flask_belfry.db import db, signs_of_life_context
 from flask_belfry.execution import heartbeat
 from flask_belfry.execution.application import application
-from flask_belfry.execution.registry import most_at_once
 from flask_belfry.outbox import JobState, publisher
+from flask_belfry.outbox.registry import max_chunk
 from flask_belfry.workers.board import Board
 from flask_belfry.workers.in_flight import InFlightJobs
 from flask_belfry.workers.pool import accept_stop_signals
@@ -63,7 +63,7 @@ class EngineWorker(BaseWorker):
         self._grace_seconds: float = self._app.config["SHUTDOWN_GRACE_SECONDS"]
         self._held = InFlightJobs()
         # Without a parent of ours it is not read.
-        self._board = board or Board(self._app.config["WORKER_THREADS"], most_at_once())
+        self._board = board or Board(self._app.config["WORKER_THREADS"], max_chunk())
         self._board.name = self.name
         self._beaten_at = float("-inf")
         self._stopping = threading.Event()

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from flask_belfry.outbox import HEAVY_QUEUES, JobState
+from flask_belfry.outbox import JobState
+from flask_belfry.outbox.registry import HEAVY_QUEUES
 from tests.chaos.facts import Facts, JobStep
 from tests.chaos.services import Kill
 

@@ -16,8 +16,9 @@ from flask_belfry.changes import Actor, StatusChange, bulk, use_actor
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.columns import new_id
-from flask_belfry.outbox import JobRecord, JobRequest, JobState, enqueue_many, publisher, relay
+from flask_belfry.outbox import JobRecord, JobRequest, JobState, enqueue_many, publisher
 from flask_belfry.outbox import pending as buffer
+from flask_belfry.outbox.relay import relay
 from tests.conftest import make_app
 from tests.job_records import count
 from tests.reservation_factories import insert_reservations, make_reservation, make_user, tomorrow

@@ -13,8 +13,9 @@ from app.accounts import limits
 from app.web import limiting
 from flask_belfry.db import db
 from flask_belfry.operations import doctor
-from flask_belfry.outbox import Deployment, ForeignBrokerError, JobState, enqueue, publisher
+from flask_belfry.outbox import Deployment, JobState, enqueue, publisher
 from flask_belfry.outbox.deployment import CHECK_SECONDS, MEMORY_KEY, OWNER_KEY, PRECEDENCE_SECONDS, BrokerOwnership
+from flask_belfry.outbox.errors import ForeignBrokerError
 from flask_belfry.workers.forking import HeavyWorker
 from flask_belfry.workers.threaded import LightWorker
 from tests.clocks import ENTRY, QUEUE, TIMERS, one_pass, scheduler

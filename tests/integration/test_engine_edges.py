@@ -13,11 +13,9 @@ from rq.serializers import JSONSerializer
 from sqlalchemy.exc import OperationalError
 
 from flask_belfry.db import db
-from flask_belfry.execution import claim, deadlines, execution, heartbeat
+from flask_belfry.execution import NO_RETRY, RetryPolicy, claim, deadlines, execution, heartbeat
 from flask_belfry.execution.deadlines import Deadlines, no_limit
-from flask_belfry.execution.retry import NO_RETRY, RetryPolicy
 from flask_belfry.outbox import (
-    AttemptOutcome,
     JobArgumentError,
     JobAttempt,
     JobRecord,
@@ -28,6 +26,7 @@ from flask_belfry.outbox import (
     enqueue,
     finalizing,
 )
+from flask_belfry.outbox.models import AttemptOutcome
 from flask_belfry.workers.forking import HeavyWorker
 from flask_belfry.workers.threaded import LightWorker
 from tests.domain import Ticket, behaviour
@@ -113,7 +112,7 @@ def test_a_timeout_on_its_way_arrives_in_its_own_job_and_is_sent_once(monkeypatc
 
 
 def test_lists_of_arguments_hold_scalars_only(app):
-    with pytest.raises(JobArgumentError, match="takes ids and scalars"):
+    with pytest.raises(JobArgumentError, match="must be an id, a scalar"):
         enqueue("test.greet", ticket_id=[{"name": "Ada"}])
 
 

@@ -21,22 +21,21 @@ from sqlalchemy.orm import Session
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import BelfrySession, db, table_of
 from flask_belfry.db.columns import new_id
-from flask_belfry.execution import NO_RETRY, RetryPolicy, check_cancelled, claim, execution, registry
+from flask_belfry.execution import NO_RETRY, RetryPolicy, check_cancelled, claim, execution
 from flask_belfry.execution.claim import Part
 from flask_belfry.execution.deadlines import no_limit
 from flask_belfry.execution.errors import ClaimLostError
 from flask_belfry.outbox import (
-    AttemptOutcome,
     JobArgumentError,
     JobRecord,
-    JobSpec,
     JobState,
     UnknownJobError,
     cancel,
-    catalogue,
     enqueue,
+    registry,
     retry,
 )
+from flask_belfry.outbox.models import AttemptOutcome
 from flask_belfry.workers.forking import HeavyWorker
 from flask_belfry.workers.threaded import LightWorker
 from tests.domain import Ticket, TicketStatus, behaviour
@@ -422,11 +421,11 @@ def test_an_unknown_name_fails_in_the_callers_face(session):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ({}, "ticket_id: test.greet needs it"),
-        ({"ticket_id": 1, "extra": 2}, "extra: test.greet has no such argument"),
-        ({"ticket_id": object()}, "ticket_id: takes ids and scalars, not object"),
-        ({"ticket_id": {"a": 1}}, "takes ids and scalars, not dict"),
-        ({"ticket_id": utc_now()}, "takes ids and scalars, not datetime"),
+        ({}, "ticket_id: is required by test.greet"),
+        ({"ticket_id": 1, "extra": 2}, "extra: is not an argument of test.greet"),
+        ({"ticket_id": object()}, "ticket_id: must be an id, a scalar or a list of them, not object"),
+        ({"ticket_id": {"a": 1}}, "must be an id, a scalar or a list of them, not dict"),
+        ({"ticket_id": utc_now()}, "must be an id, a scalar or a list of them, not datetime"),
         ({"ticket_id": "x" * 3000}, "more than 2000 bytes"),
     ],
 )
@@ -437,9 +436,6 @@ def test_arguments_that_do_not_fit_are_refused_by_name(session, args, says):
 
 def test_a_job_whose_function_is_gone_fails_with_a_clear_error(session, work):
     registry.job("test.short_lived")(lambda session: None)
-    from flask_belfry.outbox import catalogue
-
-    catalogue().add([registry.definition("test.short_lived").spec({})])
     id = asked(session, "test.short_lived")
     registry.forget("test.short_lived")
     work()
@@ -498,8 +494,9 @@ def test_one_live_job_per_unique_key(session, work):
 
 
 @pytest.mark.parametrize("is_singleton", [False, True])
-def test_a_key_that_is_unique_while_waiting_is_free_once_its_job_is_claimed(session, is_singleton):
-    catalogue().add([JobSpec("test.single", is_singleton=True, unique_while_waiting=True)])
+def test_a_key_that_is_unique_while_waiting_is_free_once_its_job_is_claimed(session, request, is_singleton):
+    registry.job("test.single", is_singleton=True, unique_while_waiting=True)(lambda session: None)
+    request.addfinalizer(lambda: registry.forget("test.single"))
 
     def ask():
         id = enqueue("test.single") if is_singleton else enqueue("test.act", unique_key="a", unique_while_waiting=True)
@@ -536,7 +533,7 @@ def test_a_job_that_an_open_transaction_was_given_by_its_key_is_not_claimed_befo
 def test_a_singleton_lives_once_whoever_asks(session):
     first = enqueue("reservations.sweep_overdue")
     assert enqueue("reservations.sweep_overdue") == first
-    with pytest.raises(JobArgumentError, match="a key of its own"):
+    with pytest.raises(JobArgumentError, match="its own unique key"):
         enqueue("reservations.sweep_overdue", unique_key="another")
     session.commit()
 

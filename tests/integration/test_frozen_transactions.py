@@ -14,7 +14,8 @@ import time_machine
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.execution import claim, heartbeat
-from flask_belfry.outbox import JobRecord, JobState, enqueue, publisher, relay
+from flask_belfry.outbox import JobRecord, JobState, enqueue, publisher
+from flask_belfry.outbox.relay import relay
 from flask_belfry.scheduler.rescuer import rescue
 from tests.domain import fall_silent
 from tests.job_records import state_of

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_belfry.mail import EmailMessage, MailRequest, send_mails
-from flask_belfry.outbox import AttemptOutcome, JobRecord, JobState, WorkerProcess, enqueue
+from flask_belfry.outbox import JobRecord, JobState, WorkerProcess, enqueue
+from flask_belfry.outbox.models import AttemptOutcome
 from tests.domain import Ticket
 from tests.job_records import asked, attempts, count, read, state_is
 from tests.processes import children_of, has_ended, signal_tree

@@ -23,7 +23,6 @@ from flask_belfry.execution import execution
 from flask_belfry.execution.chunk import Chunk
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.deadlines import no_limit
-from flask_belfry.execution.registry import _definitions
 from flask_belfry.mail import (
     EmailMessage,
     MailEntry,
@@ -47,7 +46,9 @@ from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.queries import find_mails
 from flask_belfry.mail.registry import MailKind, _kinds
 from flask_belfry.mail.smtp_session import Receipt
-from flask_belfry.outbox import WAITING, JobRecord, JobState, JobTimeoutError, cancel
+from flask_belfry.outbox import JobRecord, JobState, JobTimeoutError, cancel
+from flask_belfry.outbox.registry import _definitions
+from flask_belfry.outbox.states import WAITING
 from tests.forks import exit_status, fork
 from tests.smtp import CUT, HANG, Fault, SmtpServer
 

@@ -15,24 +15,15 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import declarative_base, mapped_column
 
 from app.work_items import Task
-from flask_belfry.changes import (
-    Actor,
-    ActorError,
-    HookError,
-    StatusChange,
-    Subject,
-    bulk,
-    on_change,
-    on_created,
-    use_actor,
-)
+from flask_belfry.changes import Actor, HookError, StatusChange, Subject, bulk, on_change, on_created, use_actor
+from flask_belfry.changes.errors import ActorError
 from flask_belfry.changes.listeners import TrackedModel, tracked_model_of
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import BelfrySession, db, table_of
 from flask_belfry.db.columns import new_id
 from flask_belfry.mail import EmailMessage, MailArgumentError, MailRequest, MailState, send_mail, send_mails
 from flask_belfry.outbox import JobArgumentError, JobRecord, JobRequest, JobState, enqueue, enqueue_many, publisher
-from tests.domain import Ticket, TicketStatus
+from tests.domain import Ticket, TicketStatus, greet
 from tests.reservation_factories import make_user
 from tests.work_item_factories import make_task
 
@@ -108,7 +99,7 @@ def meanwhile(request, monkeypatch):
     """Runs a function between the reading of the old values and the UPDATE, in both ways in which they are read."""
     chunks, record_matching = bulk._chunks, bulk.record_matching
     if request.param != "heard by a hook":
-        monkeypatch.setattr(TrackedModel, "hears", lambda *_: False)
+        monkeypatch.setattr(TrackedModel, "has_listener", lambda *_: False)
 
     def set_action(action) -> None:
         def read_and_act(session, query):
@@ -332,6 +323,32 @@ def test_what_is_at_the_limits_is_taken_by_both_databases(session):
     session.commit()
     assert (session.get(JobRecord, id).scheduled_at, again) == (late, id)
     assert session.get(JobRecord, past).state is JobState.PENDING
+
+
+def test_a_job_function_enqueues_itself_as_its_name_does(session):
+    subject = Subject("ticket", "7")
+    ids = [greet.enqueue(ticket_id=7), enqueue("test.greet", ticket_id=7)]
+    ids += [
+        greet.with_options(delay=60, unique_key="a", subject=subject).enqueue(ticket_id=7),
+        enqueue("test.greet", delay=60, unique_key="b", subject=subject, ticket_id=7),
+    ]
+    ids += greet.enqueue_many([greet.request(ticket_id=1), greet.with_options(unique_key="a").request(ticket_id=2)])
+    session.commit()
+    assert ids[5] == ids[2]
+    records = [session.get_one(JobRecord, id) for id in ids]
+    said = [(each.name, each.state, each.args, each.subject_type, each.subject_id) for each in records]
+    assert (said[0], said[2]) == (said[1], said[3])
+    assert said[2] == ("test.greet", JobState.SCHEDULED, {"ticket_id": 7}, "ticket", "7")
+    assert said[4] == ("test.greet", JobState.PENDING, {"ticket_id": 1}, None, None)
+
+
+def test_a_job_function_refuses_wrong_arguments_where_it_is_enqueued(session):
+    for action in (greet.enqueue, lambda: greet.enqueue(ticket_id=1, extra=2)):
+        with pytest.raises(JobArgumentError, match=r"test.greet: (ticket_id|extra): is"):
+            action()
+    with pytest.raises(JobArgumentError, match="scheduled_at or delay, not both"):
+        greet.with_options(scheduled_at=utc_now(), delay=1)
+    assert session.scalars(sa.select(JobRecord)).all() == []
 
 
 INVALID_MAILS = {

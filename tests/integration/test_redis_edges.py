@@ -16,18 +16,10 @@ from rq import Queue, Worker
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import claim
-from flask_belfry.outbox import (
-    TIMERS_KEY,
-    JobRecord,
-    JobRequest,
-    JobState,
-    WorkerProcess,
-    enqueue_many,
-    publisher,
-    relay,
-)
+from flask_belfry.outbox import JobRecord, JobRequest, JobState, WorkerProcess, enqueue_many, publisher
 from flask_belfry.outbox.broker import connect
-from flask_belfry.outbox.publisher import PIPELINE_RECORDS
+from flask_belfry.outbox.publisher import PIPELINE_RECORDS, TIMERS_KEY
+from flask_belfry.outbox.relay import relay
 from flask_belfry.scheduler.scheduler import BelfryScheduler
 from flask_belfry.workers.forking import HeavyWorker
 from flask_belfry.workers.threaded import LightWorker

@@ -16,7 +16,9 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.execution import claim as claims
 from flask_belfry.mail import EmailMessage, MailState
-from flask_belfry.outbox import TIMED, WAITING, JobRecord, JobState, publisher, relay
+from flask_belfry.outbox import JobRecord, JobState, publisher
+from flask_belfry.outbox.relay import relay
+from flask_belfry.outbox.states import TIMED, WAITING
 from flask_belfry.workers.threaded import LightWorker
 from tests.everything import everything_kept
 from tests.job_records import state_of

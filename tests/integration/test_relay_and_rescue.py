@@ -11,18 +11,10 @@ import time_machine
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import claim, heartbeat
-from flask_belfry.outbox import (
-    AttemptOutcome,
-    JobAttempt,
-    JobRecord,
-    JobState,
-    WorkerProcess,
-    enqueue,
-    prune_records,
-    publisher,
-    relay,
-)
+from flask_belfry.outbox import JobAttempt, JobRecord, JobState, WorkerProcess, enqueue, prune_records, publisher
 from flask_belfry.outbox.broker import CircuitBreaker, connect
+from flask_belfry.outbox.models import AttemptOutcome
+from flask_belfry.outbox.relay import relay
 from flask_belfry.scheduler.rescuer import rescue
 from tests.domain import behaviour, fall_silent
 from tests.job_records import state_of

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from app.accounts import Role
 from app.audit import AuditEntry
 from flask_belfry.operations.periodic import periodic_job
-from flask_belfry.outbox import JobRecord, Schedule, TickOutcome
+from flask_belfry.outbox import JobRecord, Schedule
+from flask_belfry.outbox.models import TickOutcome
 from flask_belfry.scheduler import ScheduleEntry, schedule
 from tests.clocks import outcomes
 from tests.reservation_factories import log_in, make_user

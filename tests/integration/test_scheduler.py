@@ -13,8 +13,9 @@ from app import create_app
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.columns import new_id
-from flask_belfry.execution import init_app
-from flask_belfry.outbox import JobRecord, JobState, Schedule, TickOutcome, cancel, enqueue
+from flask_belfry.extension import init_app
+from flask_belfry.outbox import JobRecord, JobState, Schedule, cancel, enqueue
+from flask_belfry.outbox.models import TickOutcome
 from flask_belfry.scheduler import ScheduleEntry, schedule
 from flask_belfry.scheduler.errors import ScheduleError
 from flask_belfry.scheduler.scheduler import LOCK_SECONDS, MEMORY_KEY

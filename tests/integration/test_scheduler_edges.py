@@ -16,17 +16,10 @@ import sqlalchemy as sa
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.execution import claim, heartbeat
-from flask_belfry.outbox import (
-    JobRecord,
-    JobState,
-    PendingMessage,
-    Schedule,
-    ScheduleTick,
-    TickOutcome,
-    enqueue,
-    publisher,
-    relay,
-)
+from flask_belfry.outbox import JobRecord, JobState, Schedule, ScheduleTick, enqueue, publisher
+from flask_belfry.outbox.models import TickOutcome
+from flask_belfry.outbox.pending import PendingMessage
+from flask_belfry.outbox.relay import relay
 from flask_belfry.scheduler import schedule
 from flask_belfry.scheduler.errors import ScheduleError
 from flask_belfry.scheduler.schedule import ScheduleEntry

@@ -14,7 +14,8 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.columns import new_id
 from flask_belfry.execution import claim
-from flask_belfry.outbox import JobAttempt, JobRecord, JobState, Schedule, ScheduleTick, TickOutcome, WorkerProcess
+from flask_belfry.outbox import JobAttempt, JobRecord, JobState, Schedule, ScheduleTick, WorkerProcess
+from flask_belfry.outbox.models import TickOutcome
 from tests.clocks import ENTRY, LOCK, QUEUE, TICK, TIMERS, jobs_of_schedule, one_pass, scheduler
 from tests.forks import run_with_fault
 

@@ -16,15 +16,8 @@ from flask import Flask
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import claim
-from flask_belfry.outbox import (
-    JobRecord,
-    JobRequest,
-    JobState,
-    ScheduleTick,
-    TickOutcome,
-    WorkerProcess,
-    enqueue_many,
-)
+from flask_belfry.outbox import JobRecord, JobRequest, JobState, ScheduleTick, WorkerProcess, enqueue_many
+from flask_belfry.outbox.models import TickOutcome
 from flask_belfry.scheduler import ScheduleEntry
 from flask_belfry.scheduler import scheduler as clocks
 from tests.clocks import LOCK, QUEUE, scheduler

@@ -23,7 +23,8 @@ from flask_belfry.db import db
 from flask_belfry.db.columns import database_now
 from flask_belfry.mail import EmailMessage, MailState
 from flask_belfry.mail.rendering import render
-from flask_belfry.outbox import JobRecord, JobState, publisher, relay
+from flask_belfry.outbox import JobRecord, JobState, publisher
+from flask_belfry.outbox.relay import relay
 from tests.forms import shown_in
 from tests.ledger import addressees, contexts, mails
 from tests.reservation_factories import bearer, log_in, make_user

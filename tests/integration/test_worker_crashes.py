@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import pytest
 import sqlalchemy as sa
 
-from flask_belfry.outbox import AttemptOutcome, JobRecord, JobState, enqueue
+from flask_belfry.outbox import JobRecord, JobState, enqueue
+from flask_belfry.outbox.models import AttemptOutcome
 from tests.domain import behaviour
 from tests.job_records import asked, attempts, count, read, state_is
 from tests.processes import children_of, has_ended

@@ -10,7 +10,8 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from flask_belfry.outbox import AttemptOutcome, JobState, WorkerProcess
+from flask_belfry.outbox import JobState, WorkerProcess
+from flask_belfry.outbox.models import AttemptOutcome
 from tests.domain import Ticket
 from tests.job_records import asked, attempts, count, read, state_is
 from tests.processes import BIN, ROOT, answers_at, children_of

@@ -33,7 +33,6 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.settings import Derived, Setting
 from flask_belfry.db import db
 from flask_belfry.execution import RetryPolicy, claim, execution, job
-from flask_belfry.execution import registry as job_registry
 from flask_belfry.execution.deadlines import no_limit
 from flask_belfry.mail import (
     EmailMessage,
@@ -47,7 +46,9 @@ from flask_belfry.mail import (
 )
 from flask_belfry.mail.previews import preview
 from flask_belfry.mail.rendering import Renderer
-from flask_belfry.outbox import TRANSITIONS, JobRecord, JobRequest, JobState, enqueue, enqueue_many
+from flask_belfry.outbox import JobRecord, JobRequest, JobState, enqueue, enqueue_many
+from flask_belfry.outbox import registry as job_registry
+from flask_belfry.outbox.states import TRANSITIONS
 from flask_belfry.scheduler import ScheduleEntry
 from tests.conftest import make_app
 from tests.reservation_factories import make_reservation
@@ -311,7 +312,7 @@ def enqueued_names() -> dict[str, str]:
             if isinstance(target, ast.Name)
         }
         for call in calls(tree):
-            if call_name(call) in {"enqueue", "enqueue_many"} and call.args:
+            if isinstance(call.func, ast.Name) and call_name(call) in {"enqueue", "enqueue_many"} and call.args:
                 first = call.args[0]
                 name = constants.get(first.id) if isinstance(first, ast.Name) else getattr(first, "value", None)
                 if isinstance(name, str):
@@ -393,7 +394,8 @@ def test_every_call_in_an_example_fits_its_function(name: str) -> None:
     spans = [span for span in code_spans(PAGES[name]) if re.fullmatch(r"\w+\(.*\)", span) and "…" not in span]
     for code in [*(block.text for block in blocks(PAGES[name]) if block.language == "python"), *spans]:
         for call in calls(ast.parse(code.replace("…", "..."))):
-            function = SHOWN_FUNCTIONS.get(call_name(call))
+            # A method of a job definition has the parameters of its job function.
+            function = SHOWN_FUNCTIONS.get(call_name(call)) if isinstance(call.func, ast.Name) else None
             if function is not None and (call.args or call.keywords):
                 keywords = {keyword.arg: None for keyword in call.keywords if keyword.arg}
                 inspect.signature(function).bind(*call.args, **keywords)

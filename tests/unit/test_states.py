@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flask_belfry.outbox import FINALIZED, LIVE, TRANSITIONS, WAITING, JobState, sources_of
+from flask_belfry.outbox import FINALIZED, LIVE, JobState
+from flask_belfry.outbox.states import TRANSITIONS, WAITING, sources_of
 from flask_belfry.workers.rq_jobs import RQ_STATUS
 
 

@@ -1,11 +1,9 @@
-"""Retry policies: pure values that say whether and when a failed attempt is followed by another."""
+"""Retry policies: pure values that decide whether and when a failed attempt is followed by another one."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-
-from flask_belfry.execution.errors import JobCancelledError, PoisonPillError
 
 
 @dataclass(frozen=True)
@@ -14,9 +12,9 @@ class RetryPolicy:
 
     Args:
         delays_seconds: the wait before each retry; its length is the number of retries.
-        jitter: the share of a delay that is drawn at random and added to it, 0 to 1; spreads a herd.
-        retry_on: errors that may pass by themselves; others fail the job at once.
-        give_up_on: exceptions to `retry_on`, for subclasses that will not pass.
+        jitter: the share of a delay, 0 to 1, of which a random part is added to it, so that retries spread out.
+        retry_on: errors after which a retry may succeed; others fail the job immediately.
+        give_up_on: exceptions to `retry_on`, for subclasses after which no retry can succeed.
     """
 
     delays_seconds: tuple[float, ...] = ()
@@ -26,9 +24,9 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if any(delay < 0 for delay in self.delays_seconds):
-            raise ValueError(f"delays_seconds takes seconds of 0 or more, not {self.delays_seconds}")
+            raise ValueError(f"delays_seconds must be seconds of 0 or more, not {self.delays_seconds}")
         if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter takes a share between 0 and 1, not {self.jitter}")
+            raise ValueError(f"jitter must be a share between 0 and 1, not {self.jitter}")
 
     @property
     def max_attempts(self) -> int:
@@ -36,24 +34,21 @@ class RetryPolicy:
         return len(self.delays_seconds) + 1
 
     def delay_after(self, attempt: int, error: BaseException) -> float | None:
-        """The seconds to wait before the next attempt.
+        """Return the seconds to wait before the next attempt; None when there is no next attempt.
 
         Args:
-            attempt: the number of the attempt that failed, from 1.
-            error: what it failed with.
-
-        Returns:
-            seconds, or None when there is no next attempt.
+            attempt: the number of the failed attempt, from 1.
+            error: the exception that it raised.
         """
-        if attempt > len(self.delays_seconds) or not self._may_pass(error):
+        if attempt > len(self.delays_seconds) or not self._is_retried(error):
             return None
         delay = self.delays_seconds[attempt - 1]
         return delay * (1 + self.jitter * random.random())  # noqa: S311 - spreads load, keeps no secret
 
-    def _may_pass(self, error: BaseException) -> bool:
-        if isinstance(error, (*self.give_up_on, JobCancelledError, PoisonPillError)):
+    def _is_retried(self, error: BaseException) -> bool:
+        if isinstance(error, self.give_up_on):
             return False
-        # A timeout is no Exception (see there), but may pass like one.
+        # JobTimeoutError is not an Exception, but is retried like one.
         return isinstance(error, self.retry_on) or (not isinstance(error, Exception) and Exception in self.retry_on)
 
 

@@ -48,7 +48,7 @@ class Ticket(Base):
 @on_created(Ticket)
 def ticket_created(creations: Sequence[Creation]) -> None:
     """Asks for one job per new ticket."""
-    enqueue_many("test.greet", [JobRequest({"ticket_id": int(c.subject.id)}, subject=c.subject) for c in creations])
+    enqueue_many("test.greet", [JobRequest({"ticket_id": c.subject.id}, subject=c.subject) for c in creations])
 
 
 @on_change(Ticket.status)
@@ -57,7 +57,7 @@ def ticket_changed(changes: Sequence[Change]) -> None:
     enqueue_many(
         "test.tell",
         [
-            JobRequest({"ticket_id": int(c.subject.id), "old": c.old, "new": c.new}, subject=c.subject, change_id=c.id)
+            JobRequest({"ticket_id": c.subject.id, "old": c.old, "new": c.new}, subject=c.subject, change_id=c.id)
             for c in changes
         ],
     )

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from flask_belfry.db import db
 from flask_belfry.mail import EmailMessage
+from flask_belfry.mail.models import entry_of
 from flask_belfry.mail.registry import kind_of
 
 
@@ -20,7 +21,7 @@ def mails(kind: str | None = None) -> list[EmailMessage]:
 
 def contexts(kind: str, sent: Sequence[EmailMessage]) -> Mapping[str, Mapping[str, Any] | None]:
     """What the templates of a kind are given for each of these mails, by the mail's id."""
-    return kind_of(kind).contexts(sent)  # pyright: ignore[reportArgumentType] - a row has what an entry has
+    return kind_of(kind).contexts([entry_of(mail) for mail in sent])
 
 
 def addressees(kind: str | None = None) -> list[str]:

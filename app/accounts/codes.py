@@ -140,7 +140,7 @@ def try_digits(purpose: CodePurpose, digits: str, *users: sa.ColumnElement[bool]
     )
     # Counted before it is looked at, and kept whatever follows: parallel guesses are tries too.
     codes = db.session.scalars(statement, execution_options={"synchronize_session": False}).all()
-    subject = Subject(subject_type(User), str(codes[0].user_id)) if len(codes) == 1 else None
+    subject = Subject(subject_type(User), codes[0].user_id) if len(codes) == 1 else None
     audit.record("user.code_tried", subject, details={"for": purpose})
     commit_and_keep()
     typed = "".join(digits.split()).encode()

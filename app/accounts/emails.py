@@ -181,7 +181,7 @@ def password_reset(entries: Sequence[MailEntry]) -> Contexts:
 def already_registered(entries: Sequence[MailEntry]) -> Contexts:
     """For the owner of an address with which somebody, perhaps the owner, registered again."""
     claimant, owner = aliased(User), aliased(User)
-    ids = {int(entry.subject_id or 0) for entry in entries}
+    ids = {entry.row_id for entry in entries}
     query = (
         sa.select(claimant.id, owner.name, owner.username)
         .join(owner, sa.and_(owner.email == claimant.email, owner.confirmed_at.is_not(None)))
@@ -190,7 +190,7 @@ def already_registered(entries: Sequence[MailEntry]) -> Contexts:
     owners = {row.id: row for row in db.session.execute(query)}
     return {
         entry.id: {"name": found.name, "username": found.username, "path": "/forgot-password"}
-        if (found := owners.get(int(entry.subject_id or 0)))
+        if (found := owners.get(entry.row_id))
         else None
         for entry in entries
     }
@@ -384,8 +384,6 @@ def _at(name: str, entry: MailEntry, time_zone: str | None) -> Context:
 
 
 def _of_users(entries: Sequence[MailEntry], build: Callable[[MailEntry, User], Context]) -> Contexts:
-    ids = {int(entry.subject_id or 0) for entry in entries}
+    ids = {entry.row_id for entry in entries}
     users = {user.id: user for user in db.session.scalars(sa.select(User).where(User.id.in_(ids)))}
-    return {
-        entry.id: build(entry, user) if (user := users.get(int(entry.subject_id or 0))) else None for entry in entries
-    }
+    return {entry.id: build(entry, user) if (user := users.get(entry.row_id)) else None for entry in entries}

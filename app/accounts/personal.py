@@ -69,10 +69,10 @@ def erase(person: Person) -> None:
     """Deletes what lets them in and what they chose, and takes out of the log what they were called, and where."""
     for model in (AccessToken, LoginSession, LoginAddress, AccountCode, MessagePreference):
         _execute(sa.delete(model).where(model.user_id == person.id))
-    of_user = sa.and_(StatusChange.subject_type == subject_type(User), StatusChange.subject_id == str(person.id))
+    of_user = sa.and_(StatusChange.subject_type == subject_type(User), StatusChange.subject_id == person.id)
     _execute(sa.update(StatusChange).where(of_user, StatusChange.field.in_(TELLING)).values(old=None, new=None))
     # What they said of an address names it.
-    about_user = sa.and_(AuditEntry.subject_type == subject_type(User), AuditEntry.subject_id == str(person.id))
+    about_user = sa.and_(AuditEntry.subject_type == subject_type(User), AuditEntry.subject_id == person.id)
     _execute(sa.update(AuditEntry).where(about_user, AuditEntry.action.startswith("user.address_")).values(details={}))
 
 

@@ -34,7 +34,7 @@ def erase(person: Person) -> None:
 
 
 def _is_theirs(person: Person) -> sa.ColumnElement[bool]:
-    is_about = sa.and_(EmailMessage.subject_type == "user", EmailMessage.subject_id == str(person.id))
+    is_about = sa.and_(EmailMessage.subject_type == "user", EmailMessage.subject_id == person.id)
     address = check_address(person.email).address.lower()
     # The desk's address is the school's, also when somebody logs in with it: what the desk gets is not theirs.
     if address == check_address(current_app.config["ADMIN_EMAIL"]).address.lower():

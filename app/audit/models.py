@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
-from flask_belfry.db.columns import UtcDateTime, new_id
+from flask_belfry.db.columns import RowIdText, UtcDateTime, new_id
 from flask_belfry.db.tenancy import OfSchoolOrSystem
 
 
@@ -24,7 +24,7 @@ class AuditEntry(OfSchoolOrSystem, Base):
     # <subject>.<verb>, as job.retry.
     action: Mapped[str] = mapped_column(sa.String(60))
     subject_type: Mapped[str | None] = mapped_column(sa.String(60))
-    subject_id: Mapped[str | None] = mapped_column(sa.String(40))
+    subject_id: Mapped[str | None] = mapped_column(RowIdText(40))
     user_id: Mapped[int | None]
     job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
     request_id: Mapped[str | None] = mapped_column(sa.String(64))

@@ -50,7 +50,7 @@ def erase(person: Person) -> None:
 
 def _is_theirs(model: type[AuditEntry] | type[StatusChange], person: Person) -> sa.ColumnElement[bool]:
     # What nobody did to the user they did themselves before they were logged in: registering, a forgotten password.
-    is_about = sa.and_(model.subject_type == "user", model.subject_id == str(person.id))
+    is_about = sa.and_(model.subject_type == "user", model.subject_id == person.id)
     return sa.or_(model.user_id == person.id, sa.and_(is_about, model.user_id.is_(None)))
 
 

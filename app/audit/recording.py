@@ -93,10 +93,10 @@ def _record_bulk(execution: ORMExecuteState, model: Any) -> None:
     session.flush()
     query = sa.select(sa.inspect(model).primary_key[0], school_column(model)).with_for_update()
     found: Any = session.connection().execute(scoped(query if where is None else query.where(where)))
-    _write(session, [_deleted(model, str(id), school_id) for id, school_id in found])
+    _write(session, [_deleted(model, id, school_id) for id, school_id in found])
 
 
-def _deleted(model: type, id: str, school_id: int | None) -> dict[str, Any]:
+def _deleted(model: type, id: Any, school_id: int | None) -> dict[str, Any]:
     kind = subject_type(model)
     return _row(f"{kind}.delete", Subject(kind, id), school_id)
 

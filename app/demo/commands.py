@@ -269,7 +269,7 @@ def _change_rows(reservation_id: int, reservation: Mapping[str, Any], staff_id: 
             {
                 "id": new_id(at),
                 "subject_type": subject_type(Reservation),
-                "subject_id": str(reservation_id),
+                "subject_id": reservation_id,
                 "field": Reservation.status.key,
                 "old": old.value,
                 "new": new.value,

@@ -212,7 +212,7 @@ def _change_rows(item_id: int, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "id": new_id(at),
             "subject_type": subject_type(WorkItem),
-            "subject_id": str(item_id),
+            "subject_id": item_id,
             "field": WorkItem.status.key,
             "old": old.value,
             "new": new.value,

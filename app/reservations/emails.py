@@ -66,10 +66,10 @@ def reservation_status(rows: Sequence[MailEntry]) -> Contexts:
 
 
 def _contexts(rows: Sequence[MailEntry], build: Any) -> Contexts:
-    found = _read({int(row.subject_id) for row in rows if row.subject_id})
+    found = _read({row.row_id for row in rows})
     contexts: Contexts = {}
     for row in rows:
-        reservation = found.get(int(row.subject_id or 0))
+        reservation = found.get(row.row_id)
         contexts[row.id] = build(row, reservation) if reservation else None
     return contexts
 

@@ -46,10 +46,8 @@ def tell_the_desk(creations: Sequence[Creation]) -> None:
 @on_change(Reservation.status, to=(ReservationStatus.CONFIRMED, ReservationStatus.CANCELLED))
 def tell_the_customer(changes: Sequence[Change]) -> None:
     """Called when reservations are confirmed or cancelled. Nobody needs a mail to know that it is over."""
-    addresses = _addresses([int(change.subject.id) for change in changes])
-    send_mails(
-        "reservation-status", [_status_mail(change, addresses.get(int(change.subject.id))) for change in changes]
-    )
+    addresses = _addresses([change.subject.id for change in changes])
+    send_mails("reservation-status", [_status_mail(change, addresses.get(change.subject.id)) for change in changes])
 
 
 # Who deleted one is known to nobody else.

@@ -125,7 +125,7 @@ def _contexts(entries: Sequence[MailEntry], build: Callable[[MailEntry, Any, Fac
     facts = _read(entries)
     contexts: Contexts = {}
     for entry in entries:
-        item = facts.items.get(int(entry.subject_id or 0))
+        item = facts.items.get(entry.row_id)
         contexts[entry.id] = build(entry, item, facts) if item else None
     return contexts
 
@@ -146,7 +146,7 @@ def _read(entries: Sequence[MailEntry]) -> Facts:
             parent.title.label("parent_title"),
         )
         .outerjoin(parent, parent.id == WorkItem.parent_id)
-        .where(WorkItem.id.in_({int(entry.subject_id or 0) for entry in entries}))
+        .where(WorkItem.id.in_({entry.row_id for entry in entries}))
     )
     ids = {id for entry in entries for id in _user_ids(entry.context)}
     people = sa.select(User.id, User.name, User.time_zone).where(User.id.in_(ids))

@@ -65,19 +65,19 @@ class Told(NamedTuple):
 
 def tell(changes: Sequence[Change]) -> None:
     """Called with changes of status, in their transaction: asks for the mails, or for the jobs that gather."""
-    facts = _facts([int(change.subject.id) for change in changes])
+    facts = _facts([change.subject.id for change in changes])
     at_once, later = [], []
     for change in changes:
-        (later if facts[int(change.subject.id)].must_wait else at_once).append(change)
+        (later if facts[change.subject.id].must_wait else at_once).append(change)
     if at_once:
-        people = people_of([int(change.subject.id) for change in at_once])
+        people = people_of([change.subject.id for change in at_once])
         mails = {change.id: _mails_of_change(change, facts, people) for change in at_once}
         for is_mailed in (True, False):
             told = [change for change in at_once if bool(mails[change.id]) is is_mailed]
-            _note([Told(int(each.subject.id), each.id, each.at) for each in told], is_mailed=is_mailed)
+            _note([Told(each.subject.id, each.id, each.at) for each in told], is_mailed=is_mailed)
         send_mails(MAIL, [mail for of_change in mails.values() for mail in of_change])
     if later:
-        enqueue_many(TELL, [_gathering(change, facts[int(change.subject.id)].gather_until) for change in later])
+        enqueue_many(TELL, [_gathering(change, facts[change.subject.id].gather_until) for change in later])
 
 
 def tell_gathered(session: Session, item_id: int) -> int:
@@ -139,7 +139,7 @@ def _note(told: Sequence[Told], *, is_mailed: bool) -> None:
 def _mails_of_change(
     change: Change, facts: Mapping[int, Any], people: Mapping[int, Sequence[Person]]
 ) -> list[MailRequest]:
-    item_id, way = int(change.subject.id), [_step(change)]
+    item_id, way = change.subject.id, [_step(change)]
     priority = facts[item_id].priority
     return [
         _mail(change.subject, change.id, way, priority, person)
@@ -171,7 +171,7 @@ def _step(change: Change | StatusChange) -> dict[str, Any]:
 
 def _gathering(change: Change, due: datetime) -> JobRequest:
     return JobRequest(
-        {"item_id": int(change.subject.id)},
+        {"item_id": change.subject.id},
         unique_key=f"{TELL}/{change.subject.id}",
         scheduled_at=due,
         subject=change.subject,

@@ -65,5 +65,5 @@ def _request(row: Any, person: Person, is_overdue: bool) -> MailRequest:
         to=[person.email],
         key=f"work-item-{word}/{row.id}/{row.due_date}/{person.user_id}",
         context={"due": row.due_date.isoformat(), "is_overdue": is_overdue, "reader": person.user_id},
-        subject=Subject(subject_type(WorkItem), str(row.id)),
+        subject=Subject(subject_type(WorkItem), row.id),
     )

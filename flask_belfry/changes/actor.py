@@ -1,5 +1,4 @@
-"""Who and what stands behind a change: user, school, request, job. Set where work enters, read where rows are
-written."""
+"""The actor of a change: user, school, request and job. Set where work enters, read where rows are written."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flask_belfry.changes.errors import ActorError
 from flask_belfry.db.columns import as_uuid_text, text_problem
@@ -19,10 +18,10 @@ ADDRESS_CHARACTERS = 64
 
 
 class Subject(NamedTuple):
-    """The row that a job is about: the model's short name and the row's id."""
+    """The row that a change, job or mail is about: its model's short name, and its id with the type of its key."""
 
     type: str
-    id: str
+    id: Any
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,12 @@ class Actor:
     """What causes a change.
 
     Args:
-        user_id: who; None is the system.
-        request_id: the request that it began with.
+        user_id: the user; None is the system.
+        request_id: the id of the HTTP request that caused it.
         job_id: the job that makes it.
-        school_id: the school of the acting user, or of the job; None is the system's own.
-        address: the network address that the request came from.
-        user_agent: what the request's browser or program calls itself.
+        school_id: the school of the user or of the job; None for the system.
+        address: the IP address of the request.
+        user_agent: the User-Agent header of the request.
     """
 
     user_id: int | None = None
@@ -56,22 +55,22 @@ class Actor:
 
 SYSTEM = Actor()
 _current: ContextVar[Actor] = ContextVar("origin", default=SYSTEM)
-_schools: ContextVar[Mapping[Subject, int | None]] = ContextVar("schools_of_subjects")
+_schools: ContextVar[Mapping[tuple[str, str], int | None]] = ContextVar("schools_of_subjects")
 
 
 def current_actor() -> Actor:
-    """The origin of what is being done now: the system, unless somebody said otherwise."""
+    """Return the current actor: the system, unless another one was set."""
     return _current.get()
 
 
 def set_actor(actor: Actor) -> None:
-    """Sets the origin for the rest of this context: called once where a request or a job begins."""
+    """Set the actor for the rest of this context: called once where a request or a job begins."""
     _current.set(actor)
 
 
 @contextmanager
 def use_actor(actor: Actor) -> Iterator[None]:
-    """Sets the origin for a block."""
+    """Set the actor for a block."""
     token = _current.set(actor)
     try:
         yield
@@ -80,14 +79,14 @@ def use_actor(actor: Actor) -> Iterator[None]:
 
 
 def for_school(school_id: int | None) -> AbstractContextManager[None]:
-    """The present origin, for a block that acts on behalf of a school: an admin's own may be another."""
+    """Set the school of the current actor for a block: an administrator may act for another school than their own."""
     return use_actor(replace(current_actor(), school_id=school_id))
 
 
 @contextmanager
 def about(schools: Mapping[Subject, int | None]) -> Iterator[None]:
-    """Tells the schools of the rows that a block writes about: called around hooks."""
-    token = _schools.set(schools)
+    """Set the schools of the rows that a block writes about: called around hooks."""
+    token = _schools.set({_key(subject): school_id for subject, school_id in schools.items()})
     try:
         yield
     finally:
@@ -95,14 +94,21 @@ def about(schools: Mapping[Subject, int | None]) -> Iterator[None]:
 
 
 def school_of(subject: Subject | None) -> int | None:
-    """The school that a change, job or mail about `subject` belongs to: its row's own, where a hook is told of it, for
-    one statement may change rows of many schools; else that of who asks."""
-    known = _schools.get({})
-    return known[subject] if subject is not None and subject in known else current_actor().school_id
+    """Return the school of a change, job or mail about `subject`: in a hook that of the subject's row, since one
+    statement may change rows of many schools; otherwise that of the current actor."""
+    schools = _schools.get({})
+    if subject is None or _key(subject) not in schools:
+        return current_actor().school_id
+    return schools[_key(subject)]
+
+
+def _key(subject: Subject) -> tuple[str, str]:
+    # A subject that was read from a record has its id as text.
+    return subject.type, str(subject.id)
 
 
 def reference_problems(subject: Subject | None, change_id: str | None) -> dict[str, list[str]]:
-    """What of a job's or mail's subject and change cannot be recorded, by field."""
+    """Return why the subject or the change of a job or mail cannot be recorded, by field."""
     problems: dict[str, list[str]] = {}
     if subject is not None:
         limits = {"type": SUBJECT_TYPE_CHARACTERS, "id": SUBJECT_ID_CHARACTERS}

@@ -1,4 +1,4 @@
-"""Declaring what happens on a change: the decorators that a slice's `hooks.py` uses, and the registry behind them."""
+"""The decorators that declare hooks, which a slice's `hooks.py` uses, and their registry."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Mapper
 
 from flask_belfry.changes.actor import SUBJECT_ID_CHARACTERS, Subject, current_actor
 from flask_belfry.changes.errors import HookError
+from flask_belfry.db import Base
 from flask_belfry.db.tenancy import Tenant
 
 
@@ -27,15 +28,15 @@ class Creation:
 
 @dataclass(frozen=True)
 class Change:
-    """A watched column that this transaction changes on one row.
+    """A change of a tracked column of one row in this transaction.
 
     Args:
         id: the id of the StatusChange row that records it.
         subject: the row.
         old, new: the column's values, as text.
-        at: when, aware.
-        user_id: who, or None for the system.
-        school_id: whose row it is.
+        at: the time, an aware datetime.
+        user_id: the user; None is the system.
+        school_id: the school of the row.
     """
 
     id: str
@@ -61,15 +62,16 @@ class TrackedModel:
     secret: set[str] = field(default_factory=set)
 
     def has_listener(self, column: str, new: str | None) -> bool:
-        """Whether a hook wants to know of a change of `column` to `new`."""
+        """Return whether a hook listens to a change of `column` to `new`."""
         return any(wanted is None or new in wanted for wanted, _ in self.changed[column])
 
 
 _watches: dict[type, TrackedModel] = {}
+_id_types: dict[str, type] = {}
 
 
 def on_created(model: type) -> Callable[[CreatedHook], CreatedHook]:
-    """Calls the function with the rows of `model` that a flush or a bulk insert writes, in its transaction.
+    """Call the function with the rows of `model` that a flush or a bulk insert writes, in its transaction.
 
     The function may use `enqueue`, `send_mails` and SQLAlchemy Core on the session's connection;
     the session itself is in the middle of a flush.
@@ -85,17 +87,17 @@ def on_created(model: type) -> Callable[[CreatedHook], CreatedHook]:
 def on_change(
     attribute: InstrumentedAttribute[Any], *, to: Sequence[str] | None = None
 ) -> Callable[[ChangedHook], ChangedHook]:
-    """Calls the function with the changes of a column, made one by one or in bulk, in their transaction.
+    """Call the function with the changes of a column, by flushes and bulk updates, in their transaction.
 
-    A creation is not a change, whatever value the row is created with: use `on_created` too where it matters.
+    A creation is not a change, whatever value the row is created with: use `on_created` as well where that matters.
 
     Args:
-        attribute: the column, mapped with `active_history=True`: without it an expired attribute forgets
-            its old value.
-        to: only changes to one of these values; None takes all.
+        attribute: the column, mapped with `active_history=True`: without it an expired attribute has no old
+            value.
+        to: call it for changes to one of these values only; None is all changes.
 
     Raises:
-        HookError: the column keeps no history, or changes by itself (`onupdate`).
+        HookError: the column has no `active_history`, or an `onupdate`.
     """
     hooks = _watched_column(attribute)
     wanted = None if to is None else frozenset(str(value) for value in to)
@@ -108,14 +110,14 @@ def on_change(
 
 
 def record_changes(*attributes: InstrumentedAttribute[Any], secret: bool = False) -> None:
-    """Has every change of these columns recorded as a StatusChange, without calling anything.
+    """Record every change of these columns as a StatusChange, without calling a function.
 
     Args:
         attributes: the columns.
-        secret: that they changed, and not from what to what.
+        secret: record that they changed, without the values.
 
     Raises:
-        HookError: a column keeps no history, as in `on_change`.
+        HookError: as `on_change`.
     """
     for attribute in attributes:
         _watched_column(attribute)
@@ -124,54 +126,63 @@ def record_changes(*attributes: InstrumentedAttribute[Any], secret: bool = False
 
 
 def recorded_columns(model: type) -> frozenset[str]:
-    """The names of the columns of `model` whose every change is recorded."""
+    """Return the names of the columns of `model` whose changes are recorded."""
     watch = tracked_model_of(model)
     return frozenset(watch.changed) if watch else frozenset()
 
 
 def tracked_model_of(model: type) -> TrackedModel | None:
-    """The hooks of `model`, or of the model that it is a kind of (by inheritance within one table); None when there
-    are none."""
+    """Return the hooks of `model`, or of the model that it inherits from within one table; None without hooks."""
     return next((_watches[each] for each in model.__mro__ if each in _watches), None)
 
 
 def tracked_models_of_table(table: Any) -> list[tuple[type, TrackedModel]]:
-    """The watched models that keep their rows in a table, or in what it is an alias of."""
+    """Return the tracked models of a table, or of the table behind an alias."""
     while isinstance(table, sa.Alias):
         table = table.element
     return [(model, watch) for model, watch in _watches.items() if table == sa.inspect(model).local_table]
 
 
 def subject_type(model: type) -> str:
-    """The short name of a model in subjects: its table's name in the singular unless it says `__subject_type__`."""
+    """Return the short name of a model in subjects: `__subject_type__`, or its table's name in the singular."""
     return getattr(model, "__subject_type__", None) or sa.inspect(model).local_table.name.removesuffix("s")
 
 
 def subject_of(row: object) -> Subject:
-    """The subject that stands for a persistent row."""
+    """Return the subject of a persistent row."""
     mapper: Mapper[Any] = sa.inspect(type(row))
     (identity,) = mapper.primary_key_from_instance(row)
-    return Subject(subject_type(type(row)), str(identity))
+    return Subject(subject_type(type(row)), identity)
+
+
+def recorded_subject(type_: str | None, id: str | None) -> Subject | None:
+    """Return the subject that a record names, its id with the type of its model's key; None when it names none."""
+    if type_ is None or id is None:
+        return None
+    if type_ not in _id_types:
+        models = [mapper for mapper in Base.registry.mappers if len(mapper.primary_key) == 1]
+        _id_types.update({subject_type(mapper.class_): mapper.primary_key[0].type.python_type for mapper in models})
+    return Subject(type_, _id_types.get(type_, str)(id))
 
 
 def school_column(model: Any) -> sa.ColumnElement[int | None]:
-    """The school of a model's rows, in SQL; of rows that belong to none, that of who changes them."""
+    """Return the school of a model's rows, in SQL; for models without schools, that of the current actor."""
     if issubclass(model, Tenant):
         return sa.type_coerce(model.school_id, sa.Integer)
     return sa.literal(current_actor().school_id, sa.Integer)
 
 
 def school_of_row(row: object) -> int | None:
-    """The same of a loaded row."""
+    """Return the school of a loaded row; for models without schools, that of the current actor."""
     return row.school_id if isinstance(row, Tenant) else current_actor().school_id
 
 
 def _watched_column(attribute: InstrumentedAttribute[Any]) -> list[tuple[frozenset[str] | None, ChangedHook]]:
     if not attribute.property.active_history:
-        raise HookError(f"{attribute} needs mapped_column(active_history=True) to be watched")
+        raise HookError(f"{attribute} must have mapped_column(active_history=True) to be tracked")
     (column,) = attribute.property.columns
     if column.onupdate is not None or column.server_onupdate is not None:
-        raise HookError(f"{attribute} cannot be watched with onupdate: any update of its row would change it")
+        raise HookError(f"{attribute} has onupdate and cannot be tracked: any update of its row would change it")
     model: Any = attribute.class_
     return _watch(model).changed.setdefault(attribute.key, [])
 

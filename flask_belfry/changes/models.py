@@ -15,14 +15,14 @@ from flask_belfry.changes.actor import (
 )
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
-from flask_belfry.db.columns import UtcDateTime, new_id
+from flask_belfry.db.columns import RowIdText, UtcDateTime, new_id
 from flask_belfry.db.tenancy import OfSchoolOrSystem
 
 
 class StatusChange(OfSchoolOrSystem, Base):
-    """One change of a watched column, written in the transaction that made it: who, when, from what to what.
+    """One change of a tracked column, written in the transaction that made it: actor, time, old and new value.
 
-    `number` is the order of one row's changes, counted under that row's lock: `at` and the id are of the clocks of
+    `number` is the order of one row's changes, counted under the row's lock: `at` and the id come from the clocks of
     several hosts.
     """
 
@@ -30,7 +30,7 @@ class StatusChange(OfSchoolOrSystem, Base):
 
     id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
     subject_type: Mapped[str] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
-    subject_id: Mapped[str] = mapped_column(sa.String(SUBJECT_ID_CHARACTERS))
+    subject_id: Mapped[str] = mapped_column(RowIdText(SUBJECT_ID_CHARACTERS))
     number: Mapped[int] = mapped_column(default=0, server_default="0")
     field: Mapped[str] = mapped_column(sa.String(40))
     old: Mapped[str | None] = mapped_column(sa.String(80))
@@ -39,14 +39,14 @@ class StatusChange(OfSchoolOrSystem, Base):
     user_id: Mapped[int | None]
     request_id: Mapped[str | None] = mapped_column(sa.String(REQUEST_ID_CHARACTERS))
     address: Mapped[str | None] = mapped_column(sa.String(ADDRESS_CHARACTERS))
-    # The job that made the change, None when a person did.
+    # The job that made the change; None when a user did.
     job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
-    # Set for the changes of one bulk statement, which is then held to exactly these rows.
+    # Set for the changes of one bulk statement, which then updates exactly these rows.
     batch_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
 
     __table_args__ = (
         sa.Index("ix_status_changes_subject", "subject_type", "subject_id", "id"),
-        # The orders of the audit log: everybody's (by the key), one school's, one person's.
+        # The audit log is read in these orders: all (by the primary key), of one school, of one user.
         sa.Index("ix_status_changes_school_id_id", "school_id", "id"),
         sa.Index(
             "ix_status_changes_user_id_id",

@@ -1,4 +1,4 @@
-"""Writing changes down as StatusChange rows: those that Python has in its hands, and those that the database finds."""
+"""Records changes as StatusChange rows: those that Python has loaded, and those that SQL selects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flask_belfry.db import table_of
 from flask_belfry.db.columns import database_new_id, new_id
 from flask_belfry.db.tenancy import scoped
 
-# What a change keeps of a long value.
+# Longer values are cut in the records of changes.
 VALUE_CHARACTERS = 80
 
 
@@ -31,7 +31,7 @@ class Difference(NamedTuple):
 
 
 def _next_number(subject_type: Any, subject_id: Any) -> sa.ColumnElement[int]:
-    """The number of a subject's next change. Whoever changes a row holds its lock, so that no other takes the same."""
+    """Return the number of a subject's next change: unique, because a transaction that changes a row has its lock."""
     earlier = table_of(StatusChange).alias()
     of_subject = sa.and_(earlier.c.subject_type == subject_type, earlier.c.subject_id == subject_id)
     return sa.select(sa.func.coalesce(sa.func.max(earlier.c.number), 0) + 1).where(of_subject).scalar_subquery()
@@ -45,12 +45,12 @@ _INSERT = sa.insert(table_of(StatusChange)).values(
 def record(
     session: Session, watch: TrackedModel, column: str, differences: Iterable[Difference], batch_id: str | None
 ) -> list[Change]:
-    """Records differences of a column with one insert, and returns them as changes for its hooks."""
+    """Record differences of a column with one insert, and return them as changes for its hooks."""
     actor, now = current_actor(), utc_now()
     if column in watch.secret:
         differences = [Difference(id, None, None, school_id) for id, _, _, school_id in differences]
     changes = [
-        Change(new_id(), Subject(watch.type, str(id)), as_text(old), as_text(new), now, actor.user_id, school_id)
+        Change(new_id(), Subject(watch.type, id), as_text(old), as_text(new), now, actor.user_id, school_id)
         for id, old, new, school_id in differences
     ]
     if changes:
@@ -74,15 +74,15 @@ def record_matching(
     new: object,
     batch_id: str,
 ) -> None:
-    """Records the change of a column to one value on many rows without fetching them: for changes that no hook hears.
+    """Record the change of a column to one value on many rows without fetching them: for changes without a listener.
 
     Args:
-        session: in whose transaction.
+        session: the session whose transaction writes them.
         watch: the hooks of the model.
         column: the name of the column.
-        matching: a query for the ids, the present values (as text that `as_text` would give) and the schools.
-        new: the value that all of them get.
-        batch_id: what the changes have in common.
+        matching: a query for the ids, the current values (as text, like `as_text` of them) and the schools.
+        new: the new value of all rows.
+        batch_id: the common id of the changes.
     """
     actor, now = current_actor(), utc_now()
     rows = matching.subquery()
@@ -110,7 +110,7 @@ def record_matching(
 
 
 def stored_as_text(type_: sa.types.TypeEngine[Any]) -> bool:
-    """Whether the database keeps values of this type as `as_text` tells them: those of an enum by their values."""
+    """Return whether the database stores values of this type as `as_text` returns them: enums by their values."""
     return (
         isinstance(type_, sa.Enum)
         and type_.enum_class is not None
@@ -119,7 +119,7 @@ def stored_as_text(type_: sa.types.TypeEngine[Any]) -> bool:
 
 
 def as_text(value: object) -> str | None:
-    """A value of a watched column as a change keeps it."""
+    """Return a value of a tracked column as a change records it."""
     if value is None:
         return None
     text = value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,4 +1,4 @@
-"""The one listener on the session: it notices created rows and changed columns, records the changes, and dispatches."""
+"""Session listeners that find created rows and changed columns, record the changes, and call the hooks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flask_belfry.core.clock import utc_now
 
 
 def listen(session_class: type[Session]) -> None:
-    """Starts to watch all sessions of `session_class`."""
+    """Register the listeners on all sessions of `session_class`."""
 
     event.listen(session_class, "before_flush", _check_values)
 
@@ -44,12 +44,12 @@ def listen(session_class: type[Session]) -> None:
 
 
 def dispatch_creations(session: Session, model: type, rows: Sequence[tuple[Any, int | None]]) -> None:
-    """Calls the hooks for created rows, given by id and school."""
+    """Call the hooks for created rows, given by id and school."""
     watch = tracked_model_of(model)
     if watch is None or not watch.created or not rows:
         return
     actor, now = current_actor(), utc_now()
-    creations = [Creation(Subject(watch.type, str(id)), now, actor.user_id, school_id) for id, school_id in rows]
+    creations = [Creation(Subject(watch.type, id), now, actor.user_id, school_id) for id, school_id in rows]
     with writing_to(session), about({creation.subject: creation.school_id for creation in creations}):
         for hook in watch.created:
             hook(creations)
@@ -62,7 +62,7 @@ def dispatch_changes(
     differences: Iterable[Difference],
     batch_id: str | None = None,
 ) -> None:
-    """Records the changes of a column and calls its hooks, once for all of them."""
+    """Record the changes of a column and call its hooks, once for all of them."""
     watch = tracked_model_of(model)
     if watch is None:
         return
@@ -75,7 +75,7 @@ def dispatch_changes(
 
 
 def _changes(rows: Iterable[object]) -> Iterator[tuple[type, str, list[Difference]]]:
-    """What changed in watched columns, by model and column; nothing for a column that stayed."""
+    """Yield the changes of tracked columns, by model and column."""
     for model, of_model in _by_watched_model(rows):
         for column in _watched_columns(model):
             if differences := _differences(of_model, column):
@@ -83,12 +83,12 @@ def _changes(rows: Iterable[object]) -> Iterator[tuple[type, str, list[Differenc
 
 
 def _check_values(session: Session, *_: object) -> None:
-    """Raise HookError where a watched column is set to an expression: a flush does not tell what it came to."""
+    """Raise HookError where a tracked column is set to an expression: a flush does not return its value."""
     for row in session.dirty:
         values, name = sa.inspect(row).dict, type(row).__name__
         for column in _watched_columns(type(row)):
             if isinstance(values.get(column), sa.ClauseElement):
-                raise HookError(f"{name}.{column} is watched: set an expression with session.execute(update({name})…)")
+                raise HookError(f"{name}.{column} is tracked: set an expression with session.execute(update({name})…)")
 
 
 def _watched_columns(model: type) -> Iterable[str]:
@@ -108,7 +108,7 @@ def _differences(rows: Iterable[object], column: str) -> list[Difference]:
     found: list[Difference] = []
     for row in rows:
         history = get_history(row, column, PASSIVE_NO_INITIALIZE)
-        # session.dirty also holds rows whose attribute was set to the value it had.
+        # session.dirty also contains rows whose attribute was set to its current value.
         old = history.deleted[0] if history.deleted else None
         if history.added and history.added[0] != old:
             found.append(Difference(subject_of(row).id, old, history.added[0], school_of_row(row)))

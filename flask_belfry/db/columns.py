@@ -52,6 +52,16 @@ class StorableText(TypeDecorator[str]):
         return None if value is None else storable(value)
 
 
+class RowIdText(TypeDecorator[Any]):
+    """The id of a row of any table, as text: Python may bind it with the type of its own table, such as an int."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
+        return None if value is None else str(value)
+
+
 class JsonText(TypeDecorator[Any]):
     """What is JSON already, for a column of JSON: its text is written as it is. None is NULL."""
 

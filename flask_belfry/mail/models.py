@@ -11,9 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
+from flask_belfry.changes import recorded_subject
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
-from flask_belfry.db.columns import StorableText, UtcDateTime, new_id, text_enum
+from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, new_id, text_enum
 from flask_belfry.db.tenancy import OfSchoolOrSystem
 
 KEY_CHARACTERS = 250
@@ -60,7 +61,7 @@ class EmailMessage(OfSchoolOrSystem, Base):
     context: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)
 
     subject_type: Mapped[str | None] = mapped_column(sa.String(60))
-    subject_id: Mapped[str | None] = mapped_column(sa.String(40))
+    subject_id: Mapped[str | None] = mapped_column(RowIdText(40))
     change_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
     user_id: Mapped[int | None]
     # The one job that may send it now; an older one finds that it is not the one.
@@ -112,6 +113,12 @@ class MailEntry:
     job_id: str | None = None
     state: MailState = MailState.QUEUED
     message_id: str = ""
+
+    @property
+    def row_id(self) -> Any:
+        """The id of the subject's row, with the type of its key; None when the mail has no subject."""
+        subject = recorded_subject(self.subject_type, self.subject_id)
+        return subject and subject.id
 
 
 ENTRY_COLUMNS: tuple[Any, ...] = tuple(getattr(EmailMessage, name) for name in MailEntry.__dataclass_fields__)

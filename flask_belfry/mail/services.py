@@ -153,7 +153,7 @@ def _row(kind: str, request: MailRequest, person: Recipient, key: str) -> dict[s
         "recipient": person.address.lower()[:ADDRESS_CHARACTERS] or None,
         "context": dict(request.context),
         "subject_type": request.subject.type if request.subject else None,
-        "subject_id": str(request.subject.id) if request.subject else None,
+        "subject_id": request.subject.id if request.subject else None,
         "change_id": as_uuid_text(request.change_id),
         "user_id": current_actor().user_id,
         "school_id": school_of(request.subject),

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from flask_belfry.changes.actor import REQUEST_ID_CHARACTERS, SUBJECT_ID_CHARACTERS, SUBJECT_TYPE_CHARACTERS
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
-from flask_belfry.db.columns import StorableText, UtcDateTime, database_now, new_id, text_enum
+from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, database_now, new_id, text_enum
 from flask_belfry.db.tenancy import OfSchoolOrSystem
 from flask_belfry.outbox.states import LIVE, JobState
 
@@ -22,17 +22,17 @@ _LIVE_STATES = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
 _HOLDS_KEY = sa.text(
     f"unique_key IS NOT NULL AND state IN ({_LIVE_STATES}) AND (claims = 0 OR NOT unique_while_waiting)"
 )
-# From this `suspicion` on a job runs in quarantine: alone in its process.
+# With this `suspicion` a job runs in quarantine: alone in its process.
 QUARANTINE = 2
 _IS_QUARANTINED = sa.text(f"suspicion >= {QUARANTINE}")
 
 
 class JobRecord(OfSchoolOrSystem, Base):
-    """One job: written by the transaction that asked for it, kept as its history.
+    """One job: written by the transaction that enqueued it, and kept as its history.
 
-    `attempt` counts against `max_attempts`; `claims` counts every time a worker took the job, also those
-    that an interruption gave back, and is the fence: whoever finishes must still hold the latest claim.
-    `suspicion` is 1 after a crash that this job may have caused, and QUARANTINE when it must run alone.
+    `attempt` counts against `max_attempts`. `claims` counts every claim, also those that were released or interrupted,
+    and is the fence: only the latest claim may finalize the job. `suspicion` is 1 after a crash that this job may have
+    caused, and QUARANTINE when it must run alone.
     """
 
     __tablename__ = "job_records"
@@ -43,7 +43,7 @@ class JobRecord(OfSchoolOrSystem, Base):
     state: Mapped[JobState] = mapped_column(text_enum(JobState))
     args: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
     unique_key: Mapped[str | None] = mapped_column(sa.String(UNIQUE_KEY_CHARACTERS))
-    # The key is free from the first claim on, not from the job's end on.
+    # Whether the key is free from the first claim on, instead of from the job's end on.
     unique_while_waiting: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
 
     attempt: Mapped[int] = mapped_column(default=0)
@@ -55,7 +55,7 @@ class JobRecord(OfSchoolOrSystem, Base):
     cancel_requested: Mapped[bool] = mapped_column(default=False)
 
     subject_type: Mapped[str | None] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
-    subject_id: Mapped[str | None] = mapped_column(sa.String(SUBJECT_ID_CHARACTERS))
+    subject_id: Mapped[str | None] = mapped_column(RowIdText(SUBJECT_ID_CHARACTERS))
     change_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
     user_id: Mapped[int | None]
     request_id: Mapped[str | None] = mapped_column(sa.String(REQUEST_ID_CHARACTERS))
@@ -72,7 +72,7 @@ class JobRecord(OfSchoolOrSystem, Base):
     error_message: Mapped[str | None] = mapped_column(StorableText)
 
     __table_args__ = (
-        # One job per key; the key is free again when the job has ended, or has been claimed where that is enough.
+        # One job per key, until it is finalized, or claimed where `unique_while_waiting` is set.
         sa.Index(
             "uq_job_records_held_unique_key",
             "unique_key",
@@ -86,18 +86,18 @@ class JobRecord(OfSchoolOrSystem, Base):
         sa.Index("ix_job_records_name_id", "name", "id"),
         sa.Index("ix_job_records_school_id_id", "school_id", "id"),
         sa.Index("ix_job_records_finished_at", "finished_at"),
-        # Few rows, so that looking for them costs nothing.
+        # Few rows, so that the query for them is cheap.
         sa.Index("ix_job_records_quarantine", "id", sqlite_where=_IS_QUARANTINED, postgresql_where=_IS_QUARANTINED),
     )
 
     @classmethod
     def holds_key(cls, key: Any) -> sa.ColumnElement[bool]:
-        """The condition for the job that holds a unique key, in the words of the index."""
+        """Return the condition for the job that holds a unique key, as the index has it."""
         return sa.and_(cls.unique_key == key, _HOLDS_KEY)
 
 
 class AttemptOutcome(StrEnum):
-    """How an attempt that did not complete its job ended."""
+    """The outcome of an attempt that did not complete its job."""
 
     FAILED = "failed"
     TIMED_OUT = "timed_out"
@@ -106,7 +106,7 @@ class AttemptOutcome(StrEnum):
 
 
 class JobAttempt(Base):
-    """One attempt that did not complete its job. The one that did is told by the record itself."""
+    """One attempt that did not complete its job. The record itself describes the one that did."""
 
     __tablename__ = "job_attempts"
 
@@ -126,7 +126,7 @@ class JobAttempt(Base):
 
 
 class Schedule(Base):
-    """One entry of the periodic schedule as the running code declares it, and whether a person paused it."""
+    """One periodic job as the running code declares it, and whether a user paused it."""
 
     __tablename__ = "schedules"
 
@@ -140,7 +140,7 @@ class Schedule(Base):
 
 
 class TickOutcome(StrEnum):
-    """What became of a tick."""
+    """The outcome of a tick."""
 
     ENQUEUED = "enqueued"
     MISSED = "missed"  # older than the catch-up window, or superseded by a later missed tick
@@ -148,7 +148,7 @@ class TickOutcome(StrEnum):
 
 
 class ScheduleTick(Base):
-    """One tick of one schedule. Its key is what makes any number of schedulers enqueue it once."""
+    """One tick of one schedule. Its primary key makes any number of schedulers enqueue it once."""
 
     __tablename__ = "schedule_ticks"
 
@@ -160,20 +160,20 @@ class ScheduleTick(Base):
 
 
 class Deployment(Base):
-    """The one row that tells this deployment from others, and says whether its scheduler gets its work done."""
+    """The one row that identifies this deployment and records the last pass of its scheduler."""
 
     __tablename__ = "deployments"
 
     id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True)
-    # By the database's clock: when a scheduler last finished a pass, and what Redis has refused since.
+    # By the database's clock: when a scheduler last finished a pass, and the error of Redis since then.
     scheduler_passed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     scheduler_error: Mapped[str | None] = mapped_column(sa.String(500))
 
 
 class WorkerProcess(Base):
-    """A process of the job system and its last sign of life: what the rescue judges by.
+    """A process of the job system and its last heartbeat, by which the rescuer finds stuck jobs.
 
-    Its times are the database's: whoever gives signs of life and whoever judges them may have different clocks.
+    Its times are by the database's clock: the hosts of the process and of the rescuer may have different clocks.
     """
 
     __tablename__ = "worker_processes"
@@ -189,5 +189,5 @@ class WorkerProcess(Base):
 
     @classmethod
     def is_alive(cls, silence_seconds: float) -> sa.ColumnElement[bool]:
-        """The condition for a process that has not stopped and gave a sign of life within `silence_seconds`."""
+        """Return the condition for a process that has not stopped and sent a heartbeat within `silence_seconds`."""
         return sa.and_(cls.stopped_at.is_(None), cls.heartbeat_at >= database_now(-silence_seconds))

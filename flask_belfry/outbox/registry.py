@@ -177,7 +177,7 @@ class JobDefinition(Generic[P, R]):
             "max_attempts": self.policy().max_attempts,
             "timeout_seconds": self.timeout_seconds or current_app.config["JOB_TIMEOUT_SECONDS"],
             "subject_type": request.subject.type if request.subject else None,
-            "subject_id": str(request.subject.id) if request.subject else None,
+            "subject_id": request.subject.id if request.subject else None,
             "change_id": as_uuid_text(request.change_id),
             "user_id": actor.user_id,
             "school_id": school_of(request.subject),

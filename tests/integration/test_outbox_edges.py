@@ -15,13 +15,25 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import declarative_base, mapped_column
 
 from app.work_items import Task
-from flask_belfry.changes import Actor, HookError, StatusChange, Subject, bulk, on_change, on_created, use_actor
+from flask_belfry.changes import (
+    Actor,
+    HookError,
+    StatusChange,
+    Subject,
+    bulk,
+    on_change,
+    on_created,
+    recorded_subject,
+    subject_of,
+    use_actor,
+)
 from flask_belfry.changes.errors import ActorError
 from flask_belfry.changes.listeners import TrackedModel, tracked_model_of
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import BelfrySession, db, table_of
 from flask_belfry.db.columns import new_id
 from flask_belfry.mail import EmailMessage, MailArgumentError, MailRequest, MailState, send_mail, send_mails
+from flask_belfry.mail.models import entry_of
 from flask_belfry.outbox import JobArgumentError, JobRecord, JobRequest, JobState, enqueue, enqueue_many, publisher
 from tests.domain import Ticket, TicketStatus, greet
 from tests.reservation_factories import make_user
@@ -323,6 +335,25 @@ def test_what_is_at_the_limits_is_taken_by_both_databases(session):
     session.commit()
     assert (session.get(JobRecord, id).scheduled_at, again) == (late, id)
     assert session.get(JobRecord, past).state is JobState.PENDING
+
+
+def test_the_id_of_a_row_keeps_its_type_through_hooks_jobs_and_mails(session):
+    session.add(ticket := Ticket(title="a"))
+    session.execute(sa.insert(Ticket), [{"title": "b"}])
+    session.execute(sa.update(Ticket).values(status=TicketStatus.DONE))
+    mail_id = send_mail("notice", "a@example.org", "m", subject=subject_of(ticket))
+    session.commit()
+    jobs = session.scalars(sa.select(JobRecord).where(JobRecord.name.in_(["test.greet", "test.tell"]))).all()
+    assert len(jobs) == 4
+    assert {type(job.args["ticket_id"]) for job in jobs} == {int}
+    assert all(job.subject_id == str(job.args["ticket_id"]) for job in jobs)
+    mail = session.get_one(EmailMessage, mail_id)
+    assert (mail.subject_id, entry_of(mail).row_id) == (str(ticket.id), ticket.id)
+    found = sa.select(StatusChange.subject_id).where(StatusChange.subject_id == ticket.id)
+    assert session.scalars(found).all() == [str(ticket.id)]
+    assert recorded_subject("reservation", "7") == ("reservation", 7)
+    assert recorded_subject("unknown", "7") == ("unknown", "7")
+    assert recorded_subject(None, None) is None
 
 
 def test_a_job_function_enqueues_itself_as_its_name_does(session):

@@ -141,7 +141,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_shows_no_error(app, sess
     ends = session.execute(sa.select(JobRecord.state, JobRecord.attempt, JobRecord.interruptions).distinct()).all()
     assert [tuple(end) for end in ends] == [(JobState.COMPLETED, 1, 0)], processes.output()
     assert count(session, JobAttempt) == 0
-    assert {int(mail.subject_id) for mail in session.scalars(sa.select(EmailMessage))} == confirmed
+    assert {mail.subject_id for mail in session.scalars(sa.select(EmailMessage))} == set(map(str, confirmed))
     assert count(session, EmailMessage, EmailMessage.state == MailState.SENT) == len(confirmed)
     assert len({mail.message["Message-ID"] for mail in smtp.received}) == len(smtp.received) == len(confirmed)
 

@@ -137,10 +137,8 @@ ON_A_CONNECTION = {
     "flask_belfry/changes/bulk.py": (2, "narrowed by hand; updates by key are refused in a scope"),
     "flask_belfry/outbox/deployment.py": (1, "the deployment's own id"),
     "flask_belfry/db/inserts.py": (1, "inserts"),
-    "flask_belfry/outbox/enqueue.py": (
-        3,
-        "inserts, the id of the job that lives under a key which its caller knows; one runs nothing",
-    ),
+    "flask_belfry/outbox/registry.py": (2, "inserts, the id of the job that holds a key which its caller knows"),
+    "flask_belfry/outbox/requests.py": (1, "runs nothing"),
     "flask_belfry/changes/recording.py": (2, "inserts; the one that selects is narrowed by hand"),
     "app/reservations/hooks.py": (1, "by the ids of rows that a scoped statement has changed"),
     "app/work_items/notices.py": (2, "by the ids of items that a scoped statement has changed"),

@@ -1,7 +1,7 @@
-"""Statements on watched models: SQLAlchemy fires no flush event for them, so they are seen before they run.
+"""Hooks for bulk statements on tracked models, for which SQLAlchemy fires no flush event.
 
-A statement on a model fires its hooks. A write that reaches the same table in another form is refused: as a Core
-statement, in a CTE, under `from_statement`, or as an upsert, which does not say what it changes.
+A statement on a model calls its hooks. A write to the same table in another form is refused: as a Core statement, in
+a CTE, with `from_statement`, or as an upsert, which does not return which rows it changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ UPSERTS = (postgresql.dml.OnConflictDoUpdate, sqlite.dml.OnConflictDoUpdate)
 
 
 class DispatchChanges(Protocol):
-    """Records differences (id, old, new) of a column and calls its hooks."""
+    """Records differences of a column and calls its hooks."""
 
     def __call__(
         self,
@@ -56,7 +56,7 @@ class DispatchCreations(Protocol):
 
 
 def check(execution: ORMExecuteState) -> None:
-    """Raise HookError for a write to a watched table whose hooks would not be called."""
+    """Raise HookError for a write to a tracked table whose hooks would not be called."""
     statement: Any = execution.statement
     if execution.is_select and _only_reads(statement):
         return
@@ -69,8 +69,8 @@ def check(execution: ORMExecuteState) -> None:
 
 
 def _only_reads(statement: Any) -> bool:
-    """Whether a query has no DML in it, as CTEs may: walked through once for each form that it takes."""
-    # The key by which SQLAlchemy finds what it has compiled: to make it takes a tenth of the walk.
+    """Return whether a query has no DML in it, as a CTE may. Each form of a query is traversed once."""
+    # SQLAlchemy's key of the compiled statement: to generate it takes a tenth of the time of a traversal.
     key = statement._generate_cache_key()  # noqa: SLF001
     if key is None:
         return False
@@ -91,16 +91,18 @@ def _check_insert(part: sa.Insert, fires: bool) -> None:
     for model, watch in tracked_models_of_table(part.table):
         name = model.__name__
         if _is_upsert(part):
-            raise HookError(f"insert({name}) … on conflict do update cannot be watched: which rows are new?")
+            raise HookError(
+                f"insert({name}) … on conflict do update cannot be tracked: it does not return which rows are new"
+            )
         if watch.created and not fires:
             raise HookError(f"this insert fires no hooks of {name}: use session.execute(insert({name})…)")
 
 
 def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[Any] | None:
-    """Fires the hooks of a bulk `update()`: reads the matching ids and old values, then runs the statement.
+    """Call the hooks of a bulk `update()`: read the matching ids and old values, then run the statement.
 
     Returns:
-        the statement's result, or None when nothing is watched and SQLAlchemy shall go on by itself.
+        the statement's result, or None when no column is tracked and SQLAlchemy runs the statement itself.
     """
     model, watch = _watched(execution)
     if model is None or watch is None or not watch.changed or execution.is_from_statement:
@@ -121,10 +123,10 @@ def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[A
 
 
 def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result[Any] | None:
-    """Fires the hooks of a bulk `insert()` for the rows it wrote.
+    """Call the hooks of a bulk `insert()` for the rows that it wrote.
 
     Returns:
-        the statement's result, or None when nothing is watched.
+        the statement's result, or None when the model is not tracked.
     """
     model, watch = _watched(execution)
     if model is None or watch is None or not watch.created:
@@ -152,7 +154,9 @@ def _update_by_key(
 ) -> sa.Result[Any]:
     statement, rows, session = cast(sa.Update, execution.statement), cast(Any, execution.parameters), execution.session
     if statement.whereclause is not None or _assignments(statement):
-        raise HookError(f"update({model.__name__}) with a list of rows cannot be watched beside where() and values()")
+        raise HookError(
+            f"update({model.__name__}) with a list of rows cannot be tracked together with where() or values()"
+        )
     for column in watch.changed:
         for chunk in _differences_by_key(session, model, column, rows):
             dispatch(session, model, column, chunk)
@@ -168,7 +172,7 @@ def _fire(
     statement: Any,
     dispatch: DispatchChanges,
 ) -> Any:
-    """Records the changes that `statement` will make to one column, and dispatches them if a hook hears them.
+    """Record the changes that `statement` will make to one column, and call the hooks that listen to them.
 
     Returns:
         the statement to run.
@@ -180,7 +184,7 @@ def _fire(
     if statement.whereclause is not None:
         query = query.where(statement.whereclause)
     if len(query.get_final_froms()) > 1:
-        raise HookError(f"update({model.__name__}) of {column} over several tables cannot be watched: use a subquery")
+        raise HookError(f"update({model.__name__}) of {column} over several tables cannot be tracked: use a subquery")
     query = query.with_for_update()
     is_constant = not isinstance(value, sa.ClauseElement)
     if (
@@ -195,15 +199,15 @@ def _fire(
         for chunk in _chunks(session, query):
             dispatch(session, model, column, chunk, batch_id)
     if session.get_bind().dialect.name != "postgresql":
-        return statement  # SQLite: the query above took the only write lock, so the same rows match.
+        return statement  # SQLite: the query above has taken the only write lock, so the same rows match.
     recorded = sa.select(sa.cast(StatusChange.subject_id, key.type)).where(StatusChange.batch_id == batch_id)
     return statement.where(sa.or_(sa.not_(differs), key.in_(recorded)))
 
 
 def _run(execution: ORMExecuteState, model: type, statement: Any) -> sa.Result[Any]:
-    """Runs the statement; what the session has loaded of `model` is then read anew, unless the caller wants otherwise.
+    """Run the statement, and expire the loaded rows of `model` unless the caller sets `synchronize_session`.
 
-    Left to itself SQLAlchemy fetches the ids of all rows that changed, maybe millions, to find the few it has loaded.
+    SQLAlchemy would fetch the ids of all changed rows, maybe millions, to find the few that are loaded.
     """
     if execution.execution_options.get("synchronize_session", "auto") != "auto":
         return execution.invoke_statement(statement)
@@ -226,7 +230,7 @@ def _watched(execution: ORMExecuteState) -> tuple[type, TrackedModel | None] | t
 
 
 def _first_row(execution: ORMExecuteState) -> Mapping[str, Any]:
-    """The parameters of the statement; of several rows, which all name the same, the first."""
+    """Return the parameters of the statement; of several rows, which have the same names, the first."""
     given: Any = execution.parameters
     return (given[0] if isinstance(given, list) else given) or {}
 
@@ -237,7 +241,7 @@ def _is_upsert(statement: sa.Insert) -> bool:
 
 
 def _assigned(model: type, statement: sa.Update, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What an UPDATE sets, by the model's attributes: also where it names the columns of the table."""
+    """Return what an UPDATE sets, by the model's attributes: also where it names the columns of the table."""
     mapper: Any = sa.inspect(model)
     assigned: dict[str, Any] = {}
     for name, value in [*_assignments(statement).items(), *parameters.items()]:
@@ -248,7 +252,7 @@ def _assigned(model: type, statement: sa.Update, parameters: Mapping[str, Any]) 
 
 
 def _assignments(statement: Any) -> Mapping[Any, Any]:
-    # SQLAlchemy offers no other way to the values of an UPDATE before it is compiled.
+    # SQLAlchemy has no public API for the values of an UPDATE before it is compiled.
     return statement._values or {}  # noqa: SLF001
 
 

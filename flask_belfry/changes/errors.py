@@ -1,4 +1,4 @@
-"""Errors of tracking changes."""
+"""Errors of change tracking."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from flask_belfry.core.errors import AppError, InvalidInputError
 
 
 class HookError(AppError):
-    """A hook is declared on something that cannot be watched, or a write would have passed it by."""
+    """A hook is declared on a model or column that cannot be tracked, or a write would bypass a hook."""
 
     status = 500
 
 
 class ActorError(InvalidInputError):
-    """A request's id or IP address is longer than what can be recorded."""
+    """A request's id or IP address cannot be recorded."""

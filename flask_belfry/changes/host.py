@@ -1,5 +1,4 @@
-"""What the job system asks of the application that it is part of. An application subclasses `Host` and sets it with
-`set_host`."""
+"""The interface between the job system and its application, which subclasses `Host` and sets it with `set_host`."""
 
 from __future__ import annotations
 
@@ -20,13 +19,13 @@ P = ParamSpec("P")
 
 
 class Host:
-    """The application's answers. These defaults deny all pages, know no user and write actions to the log."""
+    """What the application decides. The defaults deny all pages, know no user and write actions to the log."""
 
     def authorize(self, action: str) -> ResponseReturnValue | None:
         """Check that the requester may do `action`, such as `jobs.view` or `jobs.change`.
 
         Returns:
-            None when the requester may; a response that leads to the login when nobody is logged in.
+            None when the requester may; a redirect to the login page when the requester is not logged in.
 
         Raises:
             ForbiddenError: the requester may not.
@@ -34,7 +33,7 @@ class Host:
         raise ForbiddenError("The application has no rule for this page.")
 
     def allows(self, action: str) -> bool:
-        """Return whether the requester may do `action`, to show what leads to it."""
+        """Return whether the requester may do `action`, which decides whether pages show it."""
         return False
 
     def user_name(self, user_id: int | None) -> str | None:
@@ -52,7 +51,7 @@ class Host:
 
 
 def set_host(app: Flask, host: Host) -> None:
-    """Sets the host of `app`."""
+    """Set the host of `app`."""
     app.extensions["belfry_host"] = host
 
 
@@ -62,7 +61,7 @@ def current_host() -> Host:
 
 
 def authorized(action: str) -> Callable[[Callable[P, ResponseReturnValue]], Callable[P, ResponseReturnValue]]:
-    """Let only requesters into a view whom the host allows `action`."""
+    """Return a decorator for views that only requesters may see to whom the host allows `action`."""
 
     def decorate(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
         @wraps(view)

@@ -1,4 +1,4 @@
-"""The session in whose transaction rows are written."""
+"""The session whose transaction writes rows."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _flushing: ContextVar[Session | None] = ContextVar("flushing_session", default=N
 
 
 def current_session() -> Session:
-    """The session in whose transaction rows are written now: in a hook the one that flushes, else `db.session`."""
+    """Return the session whose transaction writes rows: in a hook the one that flushes, otherwise `db.session`."""
     return _flushing.get() or db.session()
 
 
 @contextmanager
 def writing_to(session: Session) -> Iterator[None]:
-    """Makes `session` the current one for a block."""
+    """Make `session` the current one for a block."""
     token = _flushing.set(session)
     try:
         yield

@@ -1,1 +1,1 @@
-"""What every part stands on: errors, settings, logging, commands, how values look on a page."""
+"""The base of all packages: errors, settings, logging, commands, and the presentation of values on pages."""

@@ -1,7 +1,7 @@
-"""Which errors of the database pass by themselves: web requests, workers, the scheduler and mail delivery go by this.
+"""The definition of transient database errors, for web requests, workers, the scheduler and mail delivery.
 
-None of them says that a statement was wrong. A request is answered with 503, a job or a mail is interrupted and uses up
-no attempt. Any other error (a constraint, a missing table, too many parameters) would come again.
+A transient error is not a fault of the statement. The web responds with 503; a job or a mail is interrupted and uses no
+attempt. Any other error (a constraint, a missing table, too many parameters) would occur again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sqlite3
 from sqlalchemy import exc
 from sqlalchemy.exc import DBAPIError
 
-# What concerns every statement until the server, its host or an operator has ended it.
+# Errors that every statement gets, until the server, its host or an operator removes the cause.
 AWAY_SQLSTATES = (
     "08",  # the connection failed
     "57P",  # the server stops, starts or ends the connection
-    "25006",  # it takes no writes: a standby, or the operator's default_transaction_read_only
+    "25006",  # it is read-only: a standby, or the operator's default_transaction_read_only
     "53100",  # its disk is full
     "53200",  # its memory is full
     "53300",  # it has no connection left
@@ -23,7 +23,7 @@ AWAY_SQLSTATES = (
 )
 AWAY_SQLITE_CODES = frozenset(
     {
-        sqlite3.SQLITE_ABORT,  # with SQLITE_ABORT_ROLLBACK: one of these ended the transaction before
+        sqlite3.SQLITE_ABORT,  # with SQLITE_ABORT_ROLLBACK: one of these errors has ended the transaction
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_IOERR,
@@ -32,11 +32,11 @@ AWAY_SQLITE_CODES = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
-# Another transaction was in the way, or a limit of time was reached; the statement itself may be the cause.
+# A conflict with another transaction, or a timeout, which the statement itself may have caused.
 CONFLICT_SQLSTATES = (
     "40",  # a deadlock, a serialization failure
     "55P03",  # lock_timeout
-    "57014",  # statement_timeout, or somebody cancelled the statement
+    "57014",  # statement_timeout, or the statement was cancelled
     "25P03",  # idle_in_transaction_session_timeout
 )
 UNDEFINED_SQLSTATES = ("42P01", "42703")  # a table or a column does not exist
@@ -44,24 +44,24 @@ CONFLICT_SQLITE_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the error passes by itself: the database is away, or another transaction was in the way."""
+    """Return whether the error is transient: the database is unavailable, or another transaction was in conflict."""
     return is_database_away(error) or _is_conflict(error)
 
 
 def is_database_away(error: BaseException) -> bool:
-    """Whether the database could not be reached or could do nothing for anybody: no fault of the statement."""
+    """Return whether the database is unavailable for all statements."""
     if not isinstance(error, DBAPIError):
         return False
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_code(error.orig) in AWAY_SQLITE_CODES
     if code := _sqlstate(error):
         return code.startswith(AWAY_SQLSTATES)
-    # Without a code: the connection broke without a word, or (no statement) none could be made.
+    # Without a code: the connection broke, or (no statement) could not be opened.
     return error.connection_invalidated or error.statement is None
 
 
 def database_problem(error: DBAPIError) -> str:
-    """What an operator reads of an error of the database: one line with the remedy."""
+    """Return the message of a database error for operators: one line with what to do."""
     reason = (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
     if is_database_away(error):
         return f"the database does not answer: check that it runs, and DATABASE_URL ({reason})"
@@ -71,7 +71,7 @@ def database_problem(error: DBAPIError) -> str:
 
 
 def _is_conflict(error: BaseException) -> bool:
-    if isinstance(error, exc.TimeoutError):  # of the pool: this process has no connection left
+    if isinstance(error, exc.TimeoutError):  # of the pool: all connections of this process are in use
         return True
     if not isinstance(error, DBAPIError):
         return False
@@ -87,5 +87,5 @@ def _sqlite_code(error: sqlite3.Error) -> int | None:
 
 
 def _sqlstate(error: DBAPIError) -> str:
-    """PostgreSQL's five characters that say what kind of error it is; empty when the server said nothing."""
+    """Return PostgreSQL's SQLSTATE of the error; empty when the server sent none."""
     return getattr(error.orig, "sqlstate", None) or ""

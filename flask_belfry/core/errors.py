@@ -1,4 +1,4 @@
-"""The family of errors that a person may see, and how each becomes an answer."""
+"""The errors whose messages are shown to users, with their HTTP status codes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 
 class AppError(Exception):
-    """Something the caller can mend. The message says what happened and what to do.
+    """An error that its caller can correct. The message says what happened and what to do.
 
     Args:
-        message: one sentence for the person who caused it.
-        fields: messages by the name of the input field they belong to.
+        message: one sentence for the user.
+        fields: messages by the name of their input field.
     """
 
     status = 400
@@ -22,30 +22,30 @@ class AppError(Exception):
 
     @property
     def for_operators(self) -> str:
-        """All of it in one text, for the command line."""
+        """The message and those of the fields in one text, for the command line."""
         said = [f"{name}: {'; '.join(messages)}" for name, messages in self.fields.items()]
         return " · ".join([self.message, *said])
 
 
 class InvalidInputError(AppError):
-    """A value was refused: the field is named, with what it takes."""
+    """A value is invalid: the error names its field and the valid values."""
 
     status = 422
 
 
 class NotFoundError(AppError):
-    """There is no such row, or it is not yours to see: the two must look the same."""
+    """The row does not exist, or the user may not see it: both must look the same."""
 
     status = 404
 
 
 class ForbiddenError(AppError):
-    """You are known, and this is not allowed to you."""
+    """The user is known and may not do this."""
 
     status = 403
 
 
 class ConflictError(AppError):
-    """The row's present state does not admit this."""
+    """The row's current state does not allow this."""
 
     status = 409

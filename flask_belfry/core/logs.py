@@ -14,7 +14,7 @@ import structlog
 from flask import Flask, Response, g, request, request_started
 
 VERSION = "0.1.0"
-# Links in mails carry a token as a part of the path; a UUID is none.
+# Links in mails have a token in their path. A UUID is not a token.
 SECRET_SEGMENT = re.compile(r"/(?![0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:/|$))[A-Za-z0-9_-]{24,}(?=/|$)")
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ _SHARED: tuple[Any, ...] = (
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
-# Libraries that tell every step at INFO.
+# Libraries that log every step at INFO.
 _QUIET = ("rq", "rq.worker", "rq_scheduler", "alembic", "mail.log", "werkzeug")
 
 

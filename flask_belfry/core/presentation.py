@@ -1,6 +1,6 @@
-"""How values look on a page: times in the reader's zone, ages, durations, links to subjects.
+"""Formats values for pages: times in the reader's zone, ages, durations, links to subjects.
 
-Pure functions, and their registration as Jinja filters and globals. No queries live here, and nothing of one slice.
+Pure functions and their registration as Jinja filters and globals, without queries and without knowledge of a slice.
 """
 
 import json
@@ -207,7 +207,7 @@ def label(value: object) -> str:
 
 
 def sentence(text: str) -> str:
-    """`text` as a sentence: errors say what a field takes in small letters, as half of one."""
+    """Return `text` with a capital and a full stop: the messages of fields begin in lower case."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
@@ -217,7 +217,7 @@ def breakable(text: str) -> Markup:
 
 
 def pretty_json(value: Any) -> str:
-    """JSON for people: indented, letters of every script as they are."""
+    """Return indented JSON, without escapes for characters outside of ASCII."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
@@ -252,7 +252,7 @@ def has_endpoint(endpoint: str) -> bool:
 
 
 def register_subject(app: Flask, subject_type: str, endpoint: str, argument: str) -> None:
-    """Called by a slice: jobs and mails about `subject_type` link to `endpoint`, which takes the id as `argument`."""
+    """Link jobs and mails about `subject_type` to `endpoint`, which gets the id as `argument`. Called by slices."""
     app.extensions["subject_pages"][subject_type.lower()] = (endpoint, argument)
 
 

@@ -1,6 +1,6 @@
-"""Text from outside: which characters a field takes, and what the filters of the pages' lists are given.
+"""Text from outside: the characters that a field allows, and the filters of lists in the query string.
 
-What a value then looks like on a page is told by `flask_belfry.core.presentation`.
+`flask_belfry.core.presentation` formats values for pages.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 
 from flask import request
 
-# PostgreSQL keeps no NUL in text; other control characters have no business in a field of a form.
+# PostgreSQL does not store NUL in text; other control characters are not valid in a form field.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 SURROGATES = re.compile(r"[\ud800-\udfff]")
 CONTROL_CHARACTERS_REFUSED = "Control characters are not allowed."

@@ -1,4 +1,4 @@
-"""Column types that every model shares, and the clock of the database. No model lives here."""
+"""Column types of all models, and the clock of the database. It defines no model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class StorableText(TypeDecorator[str]):
-    """Text of any origin, as the words of an error: what no database stores in it is replaced, and never an error."""
+    """Text of any origin, such as an error message. Characters that a database cannot store are replaced."""
 
     impl = sa.Text
     cache_ok = True
@@ -63,7 +63,7 @@ class RowIdText(TypeDecorator[Any]):
 
 
 class JsonText(TypeDecorator[Any]):
-    """What is JSON already, for a column of JSON: its text is written as it is. None is NULL."""
+    """Text that is JSON already, for a JSON column: it is written unchanged. None is NULL."""
 
     impl = sa.JSON
     cache_ok = True
@@ -73,13 +73,13 @@ class JsonText(TypeDecorator[Any]):
 
 
 def storable(text: str) -> str:
-    """`text` with marks for what no database stores: NUL, which PostgreSQL refuses, and lone surrogates."""
-    # The method of `str` itself: a subclass may have another.
+    """Return `text` with replacements for NUL, which PostgreSQL refuses, and lone surrogates."""
+    # The method of `str`: a subclass may override it.
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str.__str__(text))
 
 
 def error_text(error: BaseException) -> str:
-    """The message of `error`, whatever its `str()` does: the end of a job is written with it."""
+    """Return the message of `error`, also when its `str()` raises: it is recorded with the job."""
     try:
         return str(error)
     except BaseException:  # noqa: BLE001 - an error of a job may raise anything here
@@ -87,7 +87,7 @@ def error_text(error: BaseException) -> str:
 
 
 def text_enum(enum: type[StrEnum], length: int = 20) -> sa.Enum:
-    """A column of an enum's values (not names) as text, with a CHECK on both databases."""
+    """Return a column type for an enum's values (not names) as text, with a CHECK on both databases."""
     return sa.Enum(
         enum,
         native_enum=False,
@@ -100,7 +100,7 @@ def text_enum(enum: type[StrEnum], length: int = 20) -> sa.Enum:
 
 
 def in_utc(value: datetime) -> datetime:
-    """The same moment in UTC, as the database gives it back. Raises ValueError for a naive one."""
+    """Return the time in UTC, as the database returns it. Raises ValueError for a naive one."""
     if value.tzinfo is None:
         raise ValueError(f"naive datetime {value!r}: times are aware (UTC) datetimes")
     return value.astimezone(UTC)
@@ -112,10 +112,10 @@ class _DatabaseNow(FunctionElement[datetime]):
 
 
 def database_now(offset_seconds: float = 0.0) -> sa.ColumnElement[datetime]:
-    """The moment of the statement by the database's clock, in SQL: the one clock that all hosts have in common.
+    """Return the time of the statement by the database's clock, in SQL: the one clock that all hosts share.
 
     Args:
-        offset_seconds: what is added to it; negative for a moment in the past.
+        offset_seconds: added to it; negative for a time in the past.
     """
     return _DatabaseNow(sa.literal(float(offset_seconds)))
 
@@ -139,7 +139,7 @@ class _DatabaseId(FunctionElement[str]):
 
 
 def database_new_id() -> sa.ColumnElement[str]:
-    """`new_id` in SQL, another one for each row of a statement, all of this moment."""
+    """Return `new_id` in SQL: a different id for each row of a statement, all with the current time."""
     return _DatabaseId(sa.literal(new_id(), sa.Uuid(as_uuid=False)))
 
 
@@ -159,10 +159,10 @@ def _compile_id_sqlite(element: _DatabaseId, compiler: SQLCompiler, **options: A
 
 
 def new_id(moment: datetime | None = None) -> str:
-    """A UUID of version 7 (RFC 9562, section 5.7): ids sort by the millisecond they were made in.
+    """Return a UUID of version 7 (RFC 9562, section 5.7): ids sort by the millisecond of their creation.
 
     Args:
-        moment: makes one that sorts as if it was made then.
+        moment: the time by which it sorts, instead of now.
     """
     millis = int((moment or utc_now()).timestamp() * 1_000)
     value = (millis & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
@@ -172,7 +172,7 @@ def new_id(moment: datetime | None = None) -> str:
 
 
 def as_uuid_text(value: Any) -> str | None:
-    """The canonical text of a UUID, or None when `value` is none: for ids that come from outside."""
+    """Return the canonical text of a UUID, or None when `value` is invalid: for ids that come from outside."""
     try:
         return str(uuid.UUID(str(value)))
     except ValueError:
@@ -180,12 +180,12 @@ def as_uuid_text(value: Any) -> str | None:
 
 
 def is_storable(text: str) -> bool:
-    """Whether every database takes this text: PostgreSQL refuses NUL and lone surrogates."""
+    """Return whether every database can store this text: PostgreSQL refuses NUL and lone surrogates."""
     return _UNSTORABLE.search(text) is None
 
 
 def text_problem(text: object, characters: int) -> str | None:
-    """Why a text does not fit a column of so many characters; None when it does."""
+    """Return why a text does not fit a column of so many characters; None when it does."""
     if isinstance(text, str) and 0 < len(text) <= characters and is_storable(text):
         return None
     return f"must be text of 1 to {characters} characters without NUL and lone surrogates"

@@ -1,4 +1,4 @@
-"""The engines of an application: their options, and what is done with each of their connections."""
+"""The engines of an application: their options, and the setup of their connections."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from flask_belfry.core import clock as database_time
 from flask_belfry.db import sqlite
 from flask_belfry.db.session import db
 
-# A host that vanishes says no goodbye: a client must not wait for a dead server, nor others for a dead client's locks.
-# Each side asks after the other when it is silent, and gives it up after 11 s.
+# A host that fails does not close its connections: a client must not wait for a dead server, nor others for the locks
+# of a dead client. Each side probes an idle connection, and closes it after 11 s without an acknowledgement.
 KEEPALIVE = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -32,21 +32,21 @@ KEEPALIVE = {
     "tcp_user_timeout": 11_000,  # milliseconds; for what was sent and never acknowledged
 }
 
-# Values that PostgreSQL could not read: their errors show them.
+# Errors about values that PostgreSQL cannot read; their messages contain the values.
 DATA_EXCEPTIONS = "22"
 QUOTED = re.compile(r'".*"', re.DOTALL)
 
-# Of a process beside its threads: claims, group commits and the like.
+# For the work of a process outside of its threads, such as claims and group commits.
 OTHER_CONNECTIONS = 5
-# The engine with a connection of its own for what must not wait until a thread is done with one.
+# An engine with one connection of its own, for heartbeats, which must not wait for a connection of the pool.
 SIGNS_OF_LIFE = "signs_of_life"
 
-# A connection that lay idle for longer is asked whether it still stands before it is used.
+# A connection that was idle for longer is pinged before it is used.
 PING_AFTER_SECONDS = 1.0
 
 
 def init_app(app: Flask) -> None:
-    """Binds `db` to `app`."""
+    """Bind `db` to `app`."""
     settings = app.config
     url, threads = settings["SQLALCHEMY_DATABASE_URI"], max(settings["WEB_THREADS"], settings["WORKER_THREADS"])
     options = engine_options(url, settings["SQLITE_BUSY_TIMEOUT_SECONDS"], threads)
@@ -60,13 +60,13 @@ def init_app(app: Flask) -> None:
 
 
 def engine_options(uri: str, busy_timeout_seconds: float, threads: int) -> dict[str, Any]:
-    """SQLAlchemy's engine options for a database address.
+    """Return SQLAlchemy's engine options for a database URL.
 
     Args:
         uri: the SQLAlchemy URL.
         busy_timeout_seconds: how long a SQLite connection waits for another writer.
-        threads: how many threads of a process work with the database. Each may have two connections, its session's and
-            one beside it (`check_cancelled`).
+        threads: how many threads of a process use the database. Each may have two connections: one of its session and
+            one for `check_cancelled`.
     """
     pool = {"pool_size": threads, "max_overflow": threads + OTHER_CONNECTIONS, "hide_parameters": True}
     if uri.startswith("sqlite"):
@@ -76,21 +76,21 @@ def engine_options(uri: str, busy_timeout_seconds: float, threads: int) -> dict[
 
 @contextmanager
 def signs_of_life_context(app: Flask) -> Iterator[None]:
-    """An application context whose session has a connection that busy threads cannot take."""
+    """Enter an application context whose session has its own connection, also when the pool has none left."""
     with app.app_context():
         db.session(bind=db.engines[SIGNS_OF_LIFE])  # the first call in a context makes its session
         yield
 
 
 def _limits(settings: Mapping[str, Any], command: str) -> str:
-    """The SQL that limits a request's statements on PostgreSQL: a thread that waits serves nobody else."""
+    """Return the SQL that limits a request's statements on PostgreSQL: a waiting thread serves no other request."""
     lock, statement = settings["REQUEST_LOCK_TIMEOUT_SECONDS"], settings["REQUEST_STATEMENT_TIMEOUT_SECONDS"]
     milliseconds = {"lock_timeout": math.ceil(lock * 1000), "statement_timeout": math.ceil(statement * 1000)}
     return "; ".join(f"{command} {name} = {value}" for name, value in milliseconds.items())
 
 
 def _prepare_engine(engine: sa.Engine, settings: Mapping[str, Any]) -> None:
-    # A forked process must not speak on its parent's connections.
+    # A forked process must not use its parent's connections.
     drop = weakref.WeakMethod(engine.dispose)
     os.register_at_fork(after_in_child=lambda: (dispose := drop()) and dispose(close=False))
     database_time.listen(engine)
@@ -119,12 +119,12 @@ def _check_out(
         if not record.info["is_pooled"]:
             _limit_session(limits, connection, record)
     except dialect.loaded_dbapi.Error as error:
-        raise DisconnectionError("the connection was lost while it lay idle") from error
+        raise DisconnectionError("the connection was lost while it was idle") from error
 
 
 def _ping_if_idle(dialect: sa.Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    """SQLAlchemy's `pool_pre_ping` without its round trip at every checkout: a restart of the server is found out by
-    connections that lay idle meanwhile; one in use finds out by itself."""
+    """Ping an idle connection. Unlike SQLAlchemy's `pool_pre_ping`, this adds no round trip to every checkout: after a
+    restart of the server only connections that were idle need it, those in use get an error."""
     idle_since = record.info.get("used_at")
     if idle_since is not None and time.monotonic() - idle_since > PING_AFTER_SECONDS:
         dialect.do_ping(connection)
@@ -132,8 +132,8 @@ def _ping_if_idle(dialect: sa.Dialect, connection: DBAPIConnection, record: Conn
 
 @event.listens_for(sa.Engine, "handle_error")
 def hide_values(context: ExceptionContext) -> None:
-    """Called with each error of an engine, which ends up in logs and in the records of attempts: leaves PostgreSQL's
-    first line. `DETAIL` and `CONTEXT` show rows and parameters, which `hide_parameters` does not hide."""
+    """Reduce an error of PostgreSQL, which is logged and recorded with attempts, to its first line. `DETAIL` and
+    `CONTEXT` show rows and parameters, which `hide_parameters` does not hide."""
     orig, wrapped = context.original_exception, context.sqlalchemy_exception
     diagnostics: Any = getattr(orig, "diag", None)
     if wrapped is None or diagnostics is None or diagnostics.message_primary is None:
@@ -146,8 +146,8 @@ def hide_values(context: ExceptionContext) -> None:
 
 
 def _limit_session(limits: str, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    """Gives a connection its limits when it comes into a request, and takes them when it leaves requests: in a web
-    process that is once."""
+    """Set the limits of a connection when a request uses it, and remove them when something else does. In a web process
+    that happens once."""
     is_limited = has_request_context()
     if record.info.get("is_limited", False) is not is_limited:
         cursor = connection.cursor()
@@ -163,10 +163,10 @@ def _limit_transaction(limits: str, connection: sa.Connection) -> None:
 
 
 def _configure_postgresql(connection: Any, record: ConnectionPoolEntry) -> None:
-    """Sets up a connection. Behind a pooler in transaction mode, each transaction may run on another one of the
-    server's: nothing may be left on it, neither settings nor prepared statements. The process that answers differs then
-    from the one that the pooler named when we connected."""
-    # Not as options of the start, which a PgBouncer in between would refuse.
+    """Set up a connection. Behind a pooler in transaction mode, each transaction may run on another connection of the
+    server: neither settings nor prepared statements may be left on it. The backend that responds then differs from the
+    one that the pooler named at the connection."""
+    # Not as startup options, which PgBouncer refuses.
     names = [f"tcp_{name.removeprefix('tcp_')}" for name in KEEPALIVE]
     values = [str(value) for value in KEEPALIVE.values()]
     cursor = connection.cursor()

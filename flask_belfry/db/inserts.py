@@ -14,20 +14,20 @@ from flask_belfry.db import Base, table_of
 def insert_ignoring_conflicts(
     session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]], key: str = "id"
 ) -> set[Any]:
-    """Inserts `rows` on the session's connection and skips those that break a unique constraint.
+    """Insert `rows` on the session's connection, and skip those that break a unique constraint.
 
     Args:
         session: the session whose transaction writes them.
-        model: the model whose table takes them.
+        model: the model of the table.
         rows: the columns of each row.
-        key: the column that tells which rows went in.
+        key: the column that identifies the inserted rows.
 
     Returns:
-        the keys of the rows that went in.
+        the keys of the inserted rows.
     """
     table = table_of(model)
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(table).on_conflict_do_nothing().returning(table.c[key])
-    # In one order, so that two transactions that insert the same keys wait for each other and do not deadlock.
+    # Sorted, so that two transactions that insert the same keys wait for each other and do not deadlock.
     ordered = sorted(rows, key=lambda row: str(row.get("unique_key") or row[key]))
     return set(session.connection().execute(statement, ordered).scalars())

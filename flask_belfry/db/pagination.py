@@ -28,7 +28,7 @@ Key = Sequence[InstrumentedAttribute[Any]]
 
 @dataclass(frozen=True)
 class Page(Generic[Row]):
-    """Some rows of a list, and the cursor of those that follow (None: these are the last)."""
+    """Some rows of a list, and the cursor of the next page (None on the last page)."""
 
     items: Sequence[Row]
     next_cursor: str | None
@@ -43,7 +43,7 @@ def page_by_key(
     cursor: str | None = None,
     descending: bool = True,
 ) -> Page[Row]:
-    """One page of a query of whole rows.
+    """Return one page of a query of whole rows.
 
     Args:
         session: where to read.
@@ -54,14 +54,14 @@ def page_by_key(
         descending: whether the highest keys come first.
 
     Raises:
-        InvalidInputError: the limit is out of range, or the cursor is none that this list gave out.
+        InvalidInputError: the limit is out of range, or the cursor does not belong to this list.
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidInputError("The limit is out of range.", {"limit": [f"must be 1 to {MAX_LIMIT}"]})
     if cursor:
         query = query.where(_after(key, _read_cursor(cursor, key), descending))
     order = [column.desc() if descending else column.asc() for column in key]
-    # One row more than asked for tells whether there is a next page, without a count.
+    # One row more than the limit shows whether there is a next page, without a count.
     rows = list(session.scalars(query.order_by(*order).limit(limit + 1)))
     if len(rows) <= limit:
         return Page(rows, None)

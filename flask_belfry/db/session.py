@@ -1,4 +1,4 @@
-"""The session, and the Flask-SQLAlchemy extension that makes it."""
+"""The session, and the Flask-SQLAlchemy extension that creates it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ HELD = "commits_held"
 
 
 class BelfrySession(Session):
-    """The one session class: the scope, change tracking and the outbox listen on it, so every session keeps to its
-    scope, and its commits publish their jobs."""
+    """The session class. The scope, change tracking and the outbox listen on it, so that every session keeps its scope
+    and its commits publish their jobs."""
 
     def commit(self) -> None:
-        """Commits; within `commits_held`, only writes: whoever holds the commits makes them one."""
+        """Commit; within `commits_held` only flush, for the caller of that block commits."""
         if HELD in self.info:
             self.flush()
         else:
             super().commit()
 
     def rollback(self) -> None:
-        """Rolls back. A connection that is lost took its transaction along: then nothing is left to do."""
+        """Roll back. The transaction of a lost connection has ended already, so its error is not raised."""
         try:
             super().rollback()
         except DBAPIError as error:
@@ -38,15 +38,15 @@ class BelfrySession(Session):
                 raise
 
     def get_bind(self, *args: Any, **kwargs: Any) -> sa.Engine | sa.Connection:
-        """The engine of the model, unless the session was made with one of its own."""
+        """Return the engine of the model, unless the session was created with an engine of its own."""
         return self.bind or super().get_bind(*args, **kwargs)
 
     def _identity_lookup(self, *args: Any, **kwargs: Any) -> Any:
-        """What `get` and many-to-one loads find without a query; rows that the scope hides are not found."""
+        """Return what `get` and many-to-one loads find without a query, except rows that the scope hides."""
         return tenancy.visible(super()._identity_lookup(*args, **kwargs))
 
     def bulk_save_objects(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused, like the two below: SQLAlchemy's legacy bulk methods pass every hook by."""
+        """Refused, like the two methods below: SQLAlchemy's legacy bulk methods bypass all hooks."""
         raise TypeError("bulk_save_objects fires no hooks: use session.execute(insert(…)) or update(…)")
 
     def bulk_insert_mappings(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -58,14 +58,14 @@ class BelfrySession(Session):
         raise TypeError("bulk_update_mappings fires no hooks: use session.execute(update(Model), rows)")
 
 
-# Before the outbox, which is to see statements as they will run.
+# Before the listeners of change tracking, which must see statements as they will run.
 tenancy.listen(BelfrySession)
 
 db = SQLAlchemy(model_class=Base, session_options={"class_": BelfrySession}, disable_autonaming=True)
 
 
 def commit_and_keep() -> None:
-    """Commits, and leaves what is loaded as it was written: the answer that is built from it needs no more queries."""
+    """Commit without expiring loaded rows: a response that is built from them needs no more queries."""
     session = db.session()
     expires, session.expire_on_commit = session.expire_on_commit, False
     try:
@@ -76,7 +76,7 @@ def commit_and_keep() -> None:
 
 @contextmanager
 def commits_held(session: orm.Session) -> Iterator[None]:
-    """For a block whose commits wait for what its caller adds to them, and commits with them."""
+    """Turn the commits of a block into flushes: the caller adds its own writes and commits them together."""
     session.info[HELD] = True
     try:
         yield

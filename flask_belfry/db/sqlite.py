@@ -1,9 +1,9 @@
-"""SQLite as a database for threads that write: how its connections are set up, and when their transactions begin.
+"""SQLite for threads that write: the setup of its connections, and the beginning of their transactions.
 
-A transaction begins at its first statement that writes or locks (`FOR UPDATE`), with SQLite's write lock. What is read
-before sees what is committed by then, as in PostgreSQL's READ COMMITTED, keeps no writer waiting however long it takes,
-and does not stop a later write. A transaction that began with a read could not write (SQLITE_BUSY_SNAPSHOT, whatever
-the timeout) once another writer has committed.
+A transaction begins at its first statement that writes or locks (`FOR UPDATE`), with SQLite's write lock. Reads before
+it see what was committed by then, as in PostgreSQL's READ COMMITTED; they do not block a writer, and do not prevent a
+later write. A transaction that began with a read could not write once another writer has committed
+(SQLITE_BUSY_SNAPSHOT, with any timeout).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-# What needs no transaction: reads, and what SQLite refuses within one. Any other statement, known or not, begins one.
+# These need no transaction: reads, and what SQLite refuses within one. Any other statement begins one.
 NEEDS_NO_TRANSACTION = re.compile(
     r"\s*(SELECT|VALUES|EXPLAIN|PRAGMA|BEGIN|VACUUM|ATTACH|DETACH|WITH(?!.*\b(INSERT|UPDATE|DELETE|REPLACE)\b))\b",
     re.IGNORECASE | re.DOTALL,
@@ -31,26 +31,27 @@ NEEDS_NO_TRANSACTION = re.compile(
 
 
 class WriteLock:
-    """Who writes next, among the threads of this process.
+    """The lock of the next writer, among the threads of this process.
 
-    SQLite has one writer at a time, and whoever finds it busy sleeps and asks again, each time for longer, up to a
-    tenth of a second: of eight threads that write, one waits for half a second where the others take milliseconds. A
-    lock wakes the next at once. It is a courtesy: what keeps writers apart, those of other processes too, is SQLite.
+    SQLite has one writer at a time. A connection that finds it busy sleeps and tries again, each time for longer, up to
+    a tenth of a second: of eight threads that write, one waits for half a second while the others take milliseconds. A
+    lock wakes the next thread immediately. It only orders the threads: SQLite itself keeps writers apart, also those
+    of other processes.
 
     Args:
-        timeout_seconds: how long a thread waits for its turn. Then it tries without, and whoever comes next no longer
-            waits for a turn that was never given back: a job's timeout may strike where none can see to that.
+        timeout_seconds: how long a thread waits for the lock. Then it writes without, and a new lock replaces one that
+            was never released: a job's time limit may interrupt a thread before it can release it.
     """
 
     def __init__(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
-        # A fork may happen during somebody's turn, whose end the child never sees.
+        # A fork may happen while a thread has the lock, which the child would never see released.
         renew = weakref.WeakMethod(self.renew)
         os.register_at_fork(after_in_child=lambda: (method := renew()) and method())
 
     def take(self) -> threading.Lock | None:
-        """Waits for a turn; whoever has it releases the lock. None when it took too long."""
+        """Wait for the lock and return it: the caller releases it. None after the timeout."""
         lock = self._lock
         if lock.acquire(timeout=self.timeout_seconds):
             return lock
@@ -59,30 +60,30 @@ class WriteLock:
         return None
 
     def renew(self) -> None:
-        """Forgets whose turn it is."""
+        """Replace the lock by a new one."""
         self._lock = threading.Lock()
 
 
 class SerializedConnection(sqlite3.Connection):
-    """A connection whose transactions wait for their turn. `turns` is set by the function that makes it."""
+    """A connection whose transactions wait for the write lock. `_connect` sets `turns`."""
 
     turns: WriteLock
     _turn: threading.Lock | None = None
     _has_begun: bool = False
 
     def await_turn(self) -> None:
-        """Call before a transaction begins; its end, or that of the connection, passes the turn on."""
+        """Wait for the write lock before a transaction begins; the end of the transaction or connection releases it."""
         if self._turn is None:
             self._turn = self.turns.take()
 
     def note_begin(self) -> None:
-        """Call when a transaction has begun."""
+        """Note that a transaction has begun."""
         self._has_begun = True
 
     def check_transaction(self) -> None:
-        """Raises sqlite3.OperationalError when SQLite has rolled back the transaction by itself.
+        """Raise sqlite3.OperationalError when SQLite has rolled back the transaction by itself.
 
-        It does so after some errors of the disk. What follows would be a transaction without the first half.
+        It does so after some errors of the disk. Later statements would be a transaction without its first half.
         """
         if self._has_begun and not self.in_transaction:
             error = sqlite3.OperationalError("SQLite has rolled this transaction back after an error")
@@ -90,7 +91,7 @@ class SerializedConnection(sqlite3.Connection):
             raise error
 
     def commit(self) -> None:
-        """Commits. Raises sqlite3.OperationalError when there is nothing left to commit."""
+        """Commit. Raises sqlite3.OperationalError when SQLite has rolled back the transaction."""
         try:
             self.check_transaction()
             super().commit()
@@ -98,21 +99,21 @@ class SerializedConnection(sqlite3.Connection):
             self.pass_turn_on()
 
     def rollback(self) -> None:
-        """Rolls back."""
+        """Roll back."""
         try:
             super().rollback()
         finally:
             self.pass_turn_on()
 
     def close(self) -> None:
-        """Ends the connection, and its transaction with it."""
+        """Close the connection, which ends its transaction."""
         try:
             super().close()
         finally:
             self._release()
 
     def pass_turn_on(self) -> None:
-        """Lets the next writer begin, unless this connection's transaction is open."""
+        """Release the write lock, unless this connection's transaction is open."""
         if not self.in_transaction:
             self._has_begun = False
             self._release()
@@ -134,7 +135,7 @@ def engine_options(busy_timeout_seconds: float) -> dict[str, Any]:
 
 
 class _Compiler(SQLiteCompiler):
-    """Notes which statements lock rows: SQLite has no `FOR UPDATE`, its one lock for all does instead."""
+    """Notes which statements lock rows: SQLite has no `FOR UPDATE`, but one lock for the whole database."""
 
     locks_rows = False
 
@@ -144,7 +145,7 @@ class _Compiler(SQLiteCompiler):
 
 
 def prepare_engine(engine: sa.Engine) -> None:
-    """Sets up whatever connections `engine` makes."""
+    """Register the setup of the connections of `engine`."""
     engine.dialect.statement_compiler = _Compiler
     event.listen(engine, "connect", _configure)
     event.listen(engine, "before_cursor_execute", _begin_if_needed)
@@ -196,6 +197,6 @@ def _read_to_the_end(
     context: DefaultExecutionContext,
     *_: object,
 ) -> None:
-    # Outside of a transaction, rows that are not fetched yet keep the read open that a write could not follow.
+    # Outside of a transaction, unfetched rows would keep a read open, after which a write could fail.
     if cursor.description is not None and not _driver_of(connection).in_transaction:
         context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor)

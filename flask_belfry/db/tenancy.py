@@ -1,8 +1,8 @@
-"""Whose rows a session sees: those of one school, everybody's, or nobody's. One mechanism, and no filter to remember.
+"""The scope of a session: the rows of one school, of all schools, or none.
 
-A scope is set where a request's user is recognised, and where a job begins. From then on every ORM statement of the
-session carries it: queries, relationship loads, `session.get`, bulk updates and deletes. Core statements on the
-connection pass it by; what of them runs in a request is listed in a test, each with the reason why it is safe.
+A scope is set where a request's user is known, and where a job begins. From then on it limits every ORM statement of
+the session: queries, relationship loads, `session.get`, bulk updates and deletes. Core statements on the connection
+bypass it; a test lists those that run in a request, each with the reason why it is safe.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from flask_belfry.core.errors import AppError
 
 
 class TenancyError(AppError):
-    """A write that would leave the school it is made in: a fault of the code, so nobody is told more than that."""
+    """A write outside of the current scope: a fault of the code, of which users see no details."""
 
     status = 500
 
 
 class Tenant:
-    """What all models with rows of schools have in common. Models take one of the two below."""
+    """The base of the two mixins below, for models whose rows belong to schools."""
 
     school_id: Mapped[Any] = mapped_column(sa.Integer)
 
@@ -42,7 +42,7 @@ class OfSchool(Tenant):
 
 
 class OfSchoolOrSystem(Tenant):
-    """A mixin for what is written about rows of any slice: None is the system's own, which admins see."""
+    """A mixin for records about rows of any slice: None is a record of the system, which administrators see."""
 
     school_id: Mapped[int | None] = mapped_column(sa.Integer)
 
@@ -55,34 +55,34 @@ class Scope:
     sees_all: bool = False
 
     def admits(self, row: Tenant) -> bool:
-        """Whether the row is seen in this scope."""
+        """Return whether the scope includes the row."""
         return self.sees_all or (self.school_id is not None and row.school_id == self.school_id)
 
 
 ALL_TENANTS = Scope(sees_all=True)
 NOTHING = Scope()
-# Commands, the shell and what runs in the background of a process see all.
+# Commands, the shell and background threads of a process see all rows.
 _scope: ContextVar[Scope] = ContextVar("tenancy_scope", default=ALL_TENANTS)
 
 
 def scope_of(school_id: int | None) -> Scope:
-    """What is seen by what is done for a school; None is the system, which sees all."""
+    """Return the scope of a school; of None, which is the system, all rows."""
     return ALL_TENANTS if school_id is None else Scope(school_id)
 
 
 def current_scope() -> Scope:
-    """What is seen now."""
+    """Return the current scope."""
     return _scope.get()
 
 
 def set_scope(scope: Scope) -> None:
-    """Sets the scope for the rest of this context: called where a request begins, ends, or knows its user."""
+    """Set the scope for the rest of this context: called where a request begins, ends, or knows its user."""
     _scope.set(scope)
 
 
 @contextmanager
 def use_scope(scope: Scope) -> Iterator[None]:
-    """Sets the scope for a block. `use_scope(ALL_TENANTS)` is for looking up who somebody is, and for little else."""
+    """Set the scope for a block. `use_scope(ALL_TENANTS)` is for identifying a user, and for little else."""
     token = _scope.set(scope)
     try:
         yield
@@ -91,23 +91,23 @@ def use_scope(scope: Scope) -> Iterator[None]:
 
 
 def scoped(statement: Any) -> Any:
-    """A statement with the present scope: for those that run on a connection."""
+    """Return a statement with the current scope, for those that run on a connection."""
     scope = current_scope()
     return statement if scope.sees_all else statement.options(_criteria(scope.school_id))
 
 
 def is_hidden(row: object) -> bool:
-    """Whether the present scope hides a row that the session has loaded: it may have been loaded before."""
+    """Return whether the current scope hides a row that was loaded before the scope was set."""
     return isinstance(row, Tenant) and not current_scope().admits(row)
 
 
 def listen(session_class: type[Session]) -> None:
-    """Puts the scope into all sessions of `session_class`. Must come before other listeners that read statements."""
+    """Apply the scope in all sessions of `session_class`. Call it before other listeners that read statements."""
 
     @event.listens_for(session_class, "do_orm_execute")
     def narrow(execution: ORMExecuteState) -> None:
         scope = current_scope()
-        # What refreshes a row that was loaded goes by its key, and must find it.
+        # A refresh of a loaded row uses its key and must find it.
         if not scope.sees_all and not execution.is_column_load:
             _narrow(execution, scope)
 
@@ -131,7 +131,7 @@ def _narrow(execution: ORMExecuteState, scope: Scope) -> None:
 
 @lru_cache(maxsize=1_000)
 def _criteria(school_id: int | None) -> Any:
-    if school_id is None:  # which SQL would compare with IS: those are the system's own rows
+    if school_id is None:  # SQL would compare it with IS, which finds the rows of the system
         return with_loader_criteria(Tenant, lambda _: sa.false(), include_aliases=True)
     return with_loader_criteria(Tenant, lambda model: model.school_id == school_id, include_aliases=True)
 
@@ -141,7 +141,7 @@ def _has_moved(row: Tenant) -> bool:
 
 
 def _admit(scope: Scope, row: object) -> None:
-    """Gives a new row without a school that of the scope. Raises TenancyError for a row of another."""
+    """Set the school of a new row that has none. Raises TenancyError for a row of another school."""
     if isinstance(row, OfSchool) and row.school_id is None and scope.school_id is not None:
         row.school_id = scope.school_id
     if isinstance(row, Tenant) and not scope.admits(row):
@@ -151,7 +151,7 @@ def _admit(scope: Scope, row: object) -> None:
 def _check_update_by_key(execution: ORMExecuteState) -> None:
     # SQLAlchemy adds no criteria to it.
     if execution.is_update and isinstance(execution.parameters, list) and _is_of_tenant(execution):
-        raise TenancyError("update(Model) with a list of rows goes past the scope: say which in a where()")
+        raise TenancyError("update(Model) with a list of rows bypasses the scope: use where()")
 
 
 def _check_bulk_insert(execution: ORMExecuteState, scope: Scope) -> None:
@@ -160,7 +160,7 @@ def _check_bulk_insert(execution: ORMExecuteState, scope: Scope) -> None:
     rows: Any = execution.parameters
     given = [rows] if isinstance(rows, Mapping) else rows
     if not given:
-        raise TenancyError("insert(Model) takes its rows as parameters: in a school's scope each is looked at")
+        raise TenancyError("in a school's scope, insert(Model) must have its rows as parameters: each is checked")
     for row in given:
         if scope.school_id is None or row.get("school_id") != scope.school_id:
             raise TenancyError(f"a row of school {row.get('school_id')} is inserted in the scope of {scope}")
@@ -172,5 +172,5 @@ def _is_of_tenant(execution: ORMExecuteState) -> bool:
 
 
 def visible(found: Any) -> Any:
-    """What a look into the identity map found, or None when the scope hides it."""
+    """Return a row of the identity map, or None when the scope hides it."""
     return None if not isinstance(found, LoaderCallableStatus) and is_hidden(found) else found

@@ -1,4 +1,4 @@
-"""The connection to Redis and the circuit breaker before it. The only place that reads REDIS_URL."""
+"""The connection to Redis and its circuit breaker. The only place that reads REDIS_URL."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from flask_belfry.core.settings.broker_urls import BrokerAddress, read_broker_ur
 
 
 def connect(url: str, *, connect_timeout_seconds: float, timeout_seconds: float | None) -> redis.Redis:
-    """A client for `url`; nothing is sent before its first command.
+    """Return a client for `url`. It connects at its first command.
 
     Args:
-        url: an address that `read_broker_url` reads.
-        connect_timeout_seconds: how long opening a connection may take; through Sentinel, of all addresses together.
-        timeout_seconds: how long one answer may take; None waits for ever (blocking pops).
+        url: a URL that `read_broker_url` accepts.
+        connect_timeout_seconds: the time limit for opening a connection; with Sentinel, for all hosts together.
+        timeout_seconds: the time limit for one reply; None waits without a limit (blocking pops).
     """
     address = read_broker_url(url)
-    # The client's own default is to try three more times, with pauses: here somebody waits for the answer.
+    # By default the client retries three times, with pauses: too long for a request.
     options: dict[str, Any] = {
         "socket_connect_timeout": connect_timeout_seconds,
         "socket_timeout": timeout_seconds,
@@ -43,7 +43,7 @@ def _connect_through_sentinel(address: BrokerAddress, options: dict[str, Any]) -
         if (own := of_primary.pop(f"sentinel_{name}", None)) is not None:
             of_sentinels[name] = own
         of_sentinels.pop(f"sentinel_{name}", None)
-    # One that is silent must leave time for the others, and for the primary that they name.
+    # A Sentinel that does not reply must leave time for the others, and for the primary.
     share_seconds = options["socket_connect_timeout"] / (len(address.sentinels) + 1)
     of_primary["socket_connect_timeout"] = share_seconds
     of_sentinels |= {"socket_connect_timeout": share_seconds, "socket_timeout": share_seconds}
@@ -59,7 +59,7 @@ def _connect_through_sentinel(address: BrokerAddress, options: dict[str, Any]) -
 
 
 class _SentinelConnection(redis.Connection):
-    """Gives a Sentinel the broker's password, and does without where the Sentinel has none."""
+    """Sends the broker's password to a Sentinel, and connects without one where the Sentinel has none."""
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         try:
@@ -72,14 +72,14 @@ class _SentinelConnection(redis.Connection):
 
 
 class _EncryptedSentinelConnection(_SentinelConnection, redis.SSLConnection):
-    """The same over TLS."""
+    """A `_SentinelConnection` over TLS."""
 
 
 class CircuitBreaker:
-    """Keeps callers from waiting for a broker that does not answer, and a request from waiting for it twice.
+    """Keeps callers from waiting for an unavailable broker, and a request from waiting for it twice.
 
     Args:
-        retry_seconds: how long it stays open after a failure; then one caller may try.
+        retry_seconds: how long it stays open after a failure; then one caller may try again.
     """
 
     def __init__(self, retry_seconds: float) -> None:
@@ -88,7 +88,7 @@ class CircuitBreaker:
         self._closed_again_at = 0.0
 
     def admits(self) -> bool:
-        """Whether a call may be tried now. After a failure only one caller at a time is let through to try."""
+        """Return whether a call may be tried now. After a failure only one caller at a time may."""
         if has_request_context() and g.get("broker_failed", False):
             return False
         with self._lock:
@@ -106,12 +106,12 @@ class CircuitBreaker:
         return self._closed_again_at != 0.0
 
     def succeeded(self) -> None:
-        """The call came through: everybody may call."""
+        """Record a successful call: all callers may call again."""
         with self._lock:
             self._closed_again_at = 0.0
 
     def failed(self) -> None:
-        """The call failed: nobody waits for `retry_seconds`, and this request no more at all."""
+        """Record a failed call: no caller may call for `retry_seconds`, and this request not again."""
         if has_request_context():
             g.broker_failed = True
         with self._lock:

@@ -1,4 +1,4 @@
-"""What a person may do to jobs: retry those that ended, cancel those that wait or run."""
+"""Retries finalized jobs, and cancels waiting and running ones."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from flask_belfry.outbox.states import WAITING, JobState
 
 
 def retry(ids: Sequence[str]) -> list[str]:
-    """Sets failed and cancelled jobs back to pending, with all their attempts before them. The caller commits.
+    """Set failed and cancelled jobs back to pending, with all their attempts. The caller commits.
 
     Returns:
-        the ids that were set back; others are in a state that cannot be retried.
+        the ids that were set back; the others are in a state that cannot be retried.
 
     Raises:
         JobStateError: a live job holds the unique key of one of them.
@@ -35,7 +35,7 @@ def retry(ids: Sequence[str]) -> list[str]:
             cancel_requested=False,
             scheduled_at=None,
             finished_at=None,
-            # The relay's grace starts anew, or it would push beside the publisher.
+            # The relay's grace period starts again; otherwise both the relay and the publisher would push it.
             enqueued_at=utc_now(),
             error_type=None,
             error_message=None,
@@ -46,16 +46,17 @@ def retry(ids: Sequence[str]) -> list[str]:
         rows = db.session.execute(statement, execution_options={"synchronize_session": False}).all()
     except IntegrityError as error:
         db.session.rollback()
-        raise JobStateError("another live job has the same unique key: cancel that one first") from error
+        raise JobStateError("another live job has the same unique key: cancel that job first") from error
     publish_on_commit(db.session(), [PendingMessage(*row) for row in rows])
     return [row.id for row in rows]
 
 
 def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Cancels jobs: those that wait at once, those that run as soon as their function asks. The caller commits.
+    """Cancel jobs: waiting ones immediately, running ones when their function calls `check_cancelled`. The caller
+    commits.
 
     Returns:
-        the ids that are cancelled, and the ids that were asked to stop.
+        the ids of the cancelled jobs, and of the running ones that were asked to stop.
     """
     options = {"synchronize_session": False}
     waiting = (

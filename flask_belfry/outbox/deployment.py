@@ -1,7 +1,7 @@
-"""Which deployment this is, by its database, and whether the Redis database it was given is its own.
+"""Identifies a deployment by its database, and checks that no other deployment uses its Redis database.
 
-RQ's tools find queues, timers and workers by fixed keys, so the deployments on one Redis database cannot be told apart
-there: the first one owns it, and the others refuse to use it.
+RQ and rq-scheduler use fixed keys for queues, delayed jobs and workers, so deployments that share a Redis database
+would mix them: the first deployment owns it, and the others refuse to use it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from flask_belfry.outbox.errors import ForeignBrokerError
 from flask_belfry.outbox.models import Deployment
 
 OWNER_KEY = "belfry:deployment"
-# Absent as soon as Redis has lost the timers: the scheduler then sets them again.
+# Absent when Redis has lost its data: the scheduler then schedules all delayed jobs again.
 MEMORY_KEY = "belfry:timers"
 CHECK_SECONDS = 15.0
-# After a loss of Redis the owner comes first: a deployment that was refused waits so long before it takes over.
+# When Redis has lost its data the owner takes it again first: a deployment that was refused waits this long.
 PRECEDENCE_SECONDS = 60.0
 
-# Some hosts of PostgreSQL keep it from their customers.
+# Some providers of PostgreSQL deny it to their customers.
 _MAY_READ_PLACE = sa.text("SELECT has_function_privilege('pg_control_system()', 'execute')")
-# A copy of the database has the row too; it is another deployment as long as the original lives beside it.
+# A copy of the database has the same row, but is another deployment while the original exists.
 _PLACE = sa.text(
     "SELECT c.system_identifier::text || '/' || d.oid"
     " FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()"
@@ -36,9 +36,9 @@ _PLACE = sa.text(
 
 
 class BrokerOwnership:
-    """Tells whether a Redis database belongs to this deployment; an unowned one is taken.
+    """Checks whether a Redis database belongs to this deployment, and takes one that has no owner.
 
-    `deployment_id` is known once `learn` was called: before, nothing is checked.
+    `deployment_id` is known after the first call of `learn`; before it, nothing is checked.
     """
 
     def __init__(self) -> None:
@@ -46,16 +46,16 @@ class BrokerOwnership:
         self._checked_at = self._refused_at = -math.inf
 
     def learn(self, session: Session) -> None:
-        """Reads the deployment's id in the open transaction, once in a process."""
+        """Read the deployment's id in the open transaction, once in a process."""
         if self.deployment_id is None:
             self.deployment_id = _read_id(session)
 
     def check(self, connection: redis.Redis, *, every_seconds: float = CHECK_SECONDS) -> None:
-        """Raises ForeignBrokerError when another deployment owns the Redis database.
+        """Raise ForeignBrokerError when another deployment owns the Redis database.
 
         Args:
-            connection: a client of it.
-            every_seconds: Redis is not asked again within this time after it has shown this deployment as its owner.
+            connection: a client of that database.
+            every_seconds: how long a successful check stays valid.
         """
         if self.deployment_id is None or time.monotonic() - self._checked_at < every_seconds:
             return
@@ -70,20 +70,22 @@ class BrokerOwnership:
         self._checked_at = time.monotonic()
 
     def take(self, connection: redis.Redis) -> None:
-        """Makes this deployment the owner, whoever is; its timers are then set again."""
+        """Make this deployment the owner, in place of others. The scheduler then schedules the delayed jobs again."""
         with connection.pipeline(transaction=True) as pipeline:
             pipeline.set(OWNER_KEY, self.deployment_id or "")
             pipeline.delete(MEMORY_KEY)
             pipeline.execute()
 
     def _ask(self, connection: redis.Redis) -> str:
-        # Only read as a rule: workers go on with what is queued in a Redis that is full.
+        # Usually only a read, so that workers can finish the queued jobs of a Redis that is full.
         owner: Any = connection.get(OWNER_KEY)
         if owner is None and time.monotonic() - self._refused_at >= PRECEDENCE_SECONDS:
             connection.set(OWNER_KEY, self.deployment_id or "", nx=True)
             owner = connection.get(OWNER_KEY)
         if owner is None:
-            raise ForeignBrokerError("the Redis database has lost its owner, another deployment, which comes first")
+            raise ForeignBrokerError(
+                "the Redis database has lost its data; its last owner, another deployment, takes it first"
+            )
         return owner.decode(errors="replace")
 
 
@@ -96,6 +98,6 @@ def _read_id(session: Session) -> str:
 
 
 def scheduler_passes(session: Session) -> bool:
-    """Whether a scheduler of this deployment has finished a pass within RESCUE_AFTER_SECONDS."""
+    """Return whether a scheduler of this deployment has finished a pass within RESCUE_AFTER_SECONDS."""
     is_recent = Deployment.scheduler_passed_at >= database_now(-current_app.config["RESCUE_AFTER_SECONDS"])
     return session.scalar(sa.select(Deployment.id).where(is_recent)) is not None

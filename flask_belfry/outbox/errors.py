@@ -25,10 +25,10 @@ class JobStateError(ConflictError):
 
 
 class JobTimeoutError(BaseException):
-    """The attempt took longer than the job's timeout.
+    """The attempt took longer than the job's time limit.
 
-    Raised inside the job function, from outside; not an Exception, so that a job's own `except Exception`
-    does not swallow it.
+    Raised within the job function by the worker. Not an Exception, so that `except Exception` in the function does not
+    catch it.
     """
 
 

@@ -1,4 +1,4 @@
-"""Learning of the ends of jobs: functions that are called where records are finalized, in the same transaction."""
+"""Functions that are called when jobs are finalized, in the same transaction."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _listeners: dict[tuple[str, JobState], list[Finalized]] = {}
 
 
 def on_finalized(name: str, *states: JobState) -> Callable[[Finalized], Finalized]:
-    """Calls the function when jobs of this name are finalized, with the session, their ids and the state.
+    """Call the function when jobs of this name are finalized, with the session, their ids and the state.
 
-    It runs in the transaction that finalizes them, whatever ends them: their own function, a person who cancels them,
-    the worker's watch over their time, the rescue after a worker's death. Of those that one statement finalizes it gets
-    all ids in one call. A chunk function's `before_commit` is called later in the same transaction.
+    It runs in the transaction that finalizes them: after their own function, a cancellation, a time limit, or the
+    rescue after a crash of their worker. It gets the ids of all jobs that one statement finalizes in one call. A chunk
+    function's `before_commit` is called later in the same transaction.
 
     Args:
         name: the job's name.
-        states: those of completed, failed and cancelled that it is called for.
+        states: completed, failed, cancelled, or several of them.
     """
 
     def register(function: Finalized) -> Finalized:
@@ -34,12 +34,12 @@ def on_finalized(name: str, *states: JobState) -> Callable[[Finalized], Finalize
 
 
 def announce_finalized(session: Session, records: Iterable[tuple[str, str]], state: JobState) -> None:
-    """Calls what is registered for records that the open transaction has just finalized.
+    """Call the functions that are registered for records which the open transaction has just finalized.
 
     Args:
-        session: whose transaction.
+        session: the session of that transaction.
         records: ids and job names.
-        state: which all of them have got.
+        state: the new state of all of them.
     """
     ids: defaultdict[str, list[str]] = defaultdict(list)
     for id, name in records:

@@ -1,4 +1,4 @@
-"""What a session's open transaction has asked for and nobody may hear of before it has committed."""
+"""Messages that a session's open transaction has written and that are published only after its commit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 @dataclass(frozen=True)
 class PendingMessage:
-    """All that the publisher needs of a record: its id, where it goes, when, and whether before those that wait."""
+    """What the publisher needs to know of a record. `goes_first` puts it in front of the jobs that wait."""
 
     id: str
     name: str
@@ -23,8 +23,8 @@ class PendingMessage:
     goes_first: bool = False
 
 
-# What one commit publishes by itself. Beyond it the relay does, so that a statement over a million rows neither keeps a
-# million ids in memory nor has its caller wait for a million pushes.
+# The most that one commit publishes. The relay publishes the rest: a statement over a million rows then neither keeps a
+# million ids in memory nor makes its caller wait for a million pushes.
 MAX_RECORDS = 10_000
 
 
@@ -37,7 +37,7 @@ class Buffer:
 
     @property
     def size(self) -> int:
-        """How many records there are."""
+        """The number of records."""
         return sum(map(len, self.by_transaction.values()))
 
 
@@ -45,23 +45,23 @@ Publish = Callable[[Sequence[PendingMessage]], None]
 
 
 def publish_on_commit(session: Session, records: Sequence[PendingMessage]) -> None:
-    """Keeps `records` until the transaction that wrote them ends; of very many, the first `MAX_RECORDS`."""
+    """Publish `records` when the transaction that wrote them commits; at most the first `MAX_RECORDS` of them."""
     transaction = session.get_nested_transaction() or session.get_transaction()
     assert transaction is not None, "records are written on the session's connection, which begins one"
-    # After the commit, which publishes, no statement may run.
+    # The publisher needs the deployment's id after the commit, when no statement may run.
     current_app.extensions["outbox"].publisher.ownership.learn(session)
     buffer = session.info.setdefault("outbox", Buffer())
-    if not current_app.config["JOBS_EAGER"]:  # there is no relay then that comes for the rest
+    if not current_app.config["JOBS_EAGER"]:  # with it, no relay would publish the rest
         records = records[: max(0, MAX_RECORDS - buffer.size)]
     buffer.by_transaction.setdefault(transaction, []).extend(records)
 
 
 def listen(session_class: type[Session], publish: Publish) -> None:
-    """Hands what a transaction wrote to `publish` once it has committed, and forgets it when it has not."""
+    """Call `publish` with the messages of each committed transaction; those of a rollback are discarded."""
 
     @event.listens_for(session_class, "after_commit")
     def remember_commit(session: Session) -> None:
-        # Also called for savepoints; the end of the transaction, which follows at once, tells which it was.
+        # Also fires for savepoints; the transaction's end, which follows immediately, shows which one it was.
         if buffer := session.info.get("outbox"):
             buffer.committed = True
 

@@ -1,4 +1,4 @@
-"""Deleting the history of jobs that ended long ago."""
+"""Deletes old records of finalized jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flask_belfry.outbox.models import JobRecord, WorkerProcess
 from flask_belfry.outbox.states import JobState
 
 BATCH_RECORDS = 5_000
-# What one call deletes at most, so that its transaction stays short; the next one goes on.
+# The most that one call deletes, so that its transaction stays short; the next call continues.
 MAX_RECORDS = 200_000
 WORKER_KEEP = timedelta(days=1)
 
@@ -20,15 +20,15 @@ WORKER_KEEP = timedelta(days=1)
 def prune_records(
     session: Session, *, older_than: timedelta, failed_older_than: timedelta, limit: int = MAX_RECORDS
 ) -> int:
-    """Deletes ended jobs with their attempts. The caller commits.
+    """Delete finalized jobs with their attempts. The caller commits.
 
     Args:
-        older_than: how long completed and cancelled ones are kept after their end.
-        failed_older_than: how long failed ones are kept.
+        older_than: how long completed and cancelled jobs are kept after they were finalized.
+        failed_older_than: how long failed jobs are kept.
         limit: the most that one call deletes.
 
     Returns:
-        how many records were deleted.
+        the number of deleted records.
     """
     now = utc_now()
     is_old = sa.or_(

@@ -1,4 +1,4 @@
-"""Pushing records to RQ: at once after a commit, and again by the relay. An optimisation: SQL already has them."""
+"""Publishes job records to RQ: immediately after a commit, and again by the relay. SQL has them in any case."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flask_belfry.outbox.pending import PendingMessage
 
 log = structlog.get_logger(__name__)
 
-# So few that even a busy broker answers each pipeline within a request's timeout; more would not be faster.
+# A busy broker executes a pipeline of this size within the timeout of a request. Larger ones are not faster.
 PIPELINE_RECORDS = 100
 TIMERS_KEY = Scheduler.scheduled_jobs_key
 LIMITS_PREFIX = "belfry:limits"
@@ -32,21 +32,21 @@ _SCRIPT = "return redis.call('set', KEYS[1], '', 'PX', 1)"
 
 
 def _run_nothing(_: str) -> None:
-    """What an application without jobs runs."""
+    """The runner of an application without jobs."""
 
 
 @dataclass
 class Publisher:
-    """Moves records to RQ's queues, and those that are due later to rq-scheduler's timers.
+    """Publishes records to RQ's queues, and those that are due later to rq-scheduler's sorted set.
 
     Args:
-        connection: a client whose timeouts a request can bear.
-        breaker: spares the next callers the wait after a failure.
+        connection: a client with timeouts that are short enough for a request.
+        breaker: keeps the next callers from waiting after a failure.
         entry_point: dotted name of the function that a stock RQ worker calls with the record's id.
-        result_ttl_seconds: how long RQ keeps its own copy of an ended job.
-        run_eagerly: set with JOBS_EAGER: runs the records in the caller instead.
-        run_directly: runs one record in the caller now, also one that is due later, unless somebody else has it.
-        ownership: says whether the Redis database is this deployment's.
+        result_ttl_seconds: how long RQ keeps its own copy of a finalized job.
+        run_eagerly: with JOBS_EAGER: runs the records in the caller instead of publishing them.
+        run_directly: runs one record in the caller now, also one that is due later, unless a worker has claimed it.
+        ownership: checks that the Redis database belongs to this deployment.
     """
 
     connection: redis.Redis
@@ -58,10 +58,10 @@ class Publisher:
     ownership: BrokerOwnership = field(default_factory=BrokerOwnership)
 
     def publish(self, records: Sequence[PendingMessage]) -> bool:
-        """Called when a transaction that wrote `records` has committed. Never raises: the relay finds what is left.
+        """Publish `records`, whose transaction has committed. Redis errors are logged: the relay publishes the rest.
 
         Returns:
-            whether all of them arrived.
+            whether all of them were published.
         """
         if self.run_eagerly is not None:
             self.run_eagerly([record.id for record in records if record.scheduled_at is None])
@@ -79,10 +79,11 @@ class Publisher:
         return True
 
     def probe(self) -> None:
-        """Does with probe keys what web, scheduler and workers do with theirs; leaves nothing behind.
+        """Run every command that web, scheduler and workers use, on keys of its own that it removes again.
 
-        Raises redis.RedisError also where a PING would be answered: by a broker that is read-only or full, or refuses
-        this user a command or keys.
+        Raises:
+            redis.RedisError: also where a PING succeeds: the broker is read-only or full, or denies this user a
+                command or a key.
         """
         queue, job = Queue.redis_queue_namespace_prefix + PROBE, Job.redis_job_namespace_prefix + PROBE
         with self.connection.pipeline(transaction=True) as pipeline:
@@ -94,17 +95,17 @@ class Publisher:
             pipeline.zadd(TIMERS_KEY, {PROBE: "inf"})
             pipeline.zrem(TIMERS_KEY, PROBE)
             pipeline.exists(Scheduler.scheduler_lock_key)
-            # The rate limits need scripts; without them each process counts for itself.
+            # Rate limits use scripts; without them each process counts separately.
             pipeline.eval(_SCRIPT, 1, f"{LIMITS_PREFIX}:{PROBE}")
             pipeline.execute()
 
     def push(self, records: Iterable[PendingMessage], *, timers: Sequence[bytes] = ()) -> None:
-        """Pushes `records`, a pipeline for every 100. Raises redis.RedisError.
+        """Push `records` to RQ, in pipelines of 100. Raises redis.RedisError.
 
         Args:
             records: what to push.
-            timers: the members of rq-scheduler's set that this ends, in the order of `records`: each goes together
-                with its record, or stays.
+            timers: the members of rq-scheduler's sorted set to remove, in the order of `records`: each is removed
+                with the push of its record, or neither happens.
         """
         remaining, ended = iter(records), iter(timers)
         while batch := list(islice(remaining, PIPELINE_RECORDS)):

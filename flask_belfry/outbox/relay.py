@@ -1,4 +1,4 @@
-"""The relay: publishes what was committed and never arrived, and marks what did. SQL is asked, Redis is compared."""
+"""The relay: publishes committed records that are missing at RQ, and marks those that have arrived as queued."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from flask_belfry.outbox.registry import QUEUES
 from flask_belfry.outbox.states import TIMED, JobState, sources_of
 
 PAGE_RECORDS = 1_000
-# A timer fires within a second of its time; only when it has not, the relay does its work.
+# The scheduler enqueues a delayed job within a second of its time; the relay does it only when that has not happened.
 TIMER_GRACE_SECONDS = 5.0
 
 
 @dataclass
 class RelayReport:
-    """What one pass did: records pushed, and records that had arrived by themselves and are now marked so."""
+    """The numbers of one pass: records that were pushed, and records that had arrived already and are now marked."""
 
     pushed: int = 0
     marked: int = 0
 
 
 def relay(publisher: Publisher) -> RelayReport:
-    """One pass over the records that should be at RQ. Raises redis.RedisError when the broker is away.
+    """Publish the records that should be at RQ and are not. Raises redis.RedisError when the broker is unavailable.
 
-    Three kinds: pending ones past the grace in which their own publisher works, scheduled and retryable ones
-    whose timer did not fire, and queued ones that Redis has lost.
+    These are pending records older than RELAY_GRACE_SECONDS, in which their own process publishes them; scheduled and
+    retryable records that the scheduler has not enqueued; and queued records that Redis has lost.
     """
     report = RelayReport()
     for page in relay_pages(publisher):
@@ -47,12 +47,12 @@ def relay(publisher: Publisher) -> RelayReport:
 
 
 def relay_pages(publisher: Publisher) -> Iterator[RelayReport]:
-    """The same page by page, for a caller that has other things to do in between."""
+    """Run the relay page by page, for a caller that has other work in between."""
     publisher.ownership.learn(db.session())
     if not _has_candidates():
         return
     publisher.ownership.check(publisher.connection)
-    # Redis first, SQL second: what a worker takes in between is then still counted as present.
+    # Redis first, SQL second: a record that a worker pops in between still counts as present.
     present = ids_at_rq(publisher)
     for page in _pages():
         missing = [record for record in page if record.id not in present]
@@ -62,8 +62,8 @@ def relay_pages(publisher: Publisher) -> Iterator[RelayReport]:
 
 
 def ids_at_rq(publisher: Publisher) -> set[str]:
-    """The ids in RQ's queues. What a worker has popped and not yet claimed is not among them: pushed again, it is
-    claimed once all the same."""
+    """Return the ids in RQ's queues. A record that a worker has popped and not yet claimed is missing: pushed again,
+    it is still claimed once."""
     with publisher.connection.pipeline(transaction=False) as pipeline:
         for queue in QUEUES:
             pipeline.lrange(Queue.redis_queue_namespace_prefix + queue, 0, -1)
@@ -82,7 +82,7 @@ def _condition() -> sa.ColumnElement[bool]:
 
 
 def _touched_before(moment: datetime) -> sa.ColumnElement[bool]:
-    # A record that was given back or retried by hand is as old as its last publishing, not as its creation.
+    # The age of a record that was released or retried by hand counts from then, not from its creation.
     return sa.func.coalesce(JobRecord.enqueued_at, JobRecord.created_at) < moment
 
 
@@ -116,7 +116,7 @@ def _mark_queued(ids: Sequence[str]) -> None:
     free = unlocked(
         JobRecord.id.in_(ids),
         JobRecord.state.in_(sources_of(JobState.QUEUED) | {JobState.QUEUED}),
-        # One that ran and failed since it was pushed waits for its retry.
+        # A record that ran and failed since it was pushed waits for its retry.
         sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now()),
     )
     values = {"state": JobState.QUEUED, "enqueued_at": utc_now()}

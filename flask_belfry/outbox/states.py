@@ -1,4 +1,4 @@
-"""The life cycle of a job record: its states and the transitions between them. Nothing else decides them."""
+"""The life cycle of a job record: its states and the transitions between them, defined here only."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
-    PENDING = "pending"  # committed; its arrival at RQ is not yet on record
+    PENDING = "pending"  # committed; not yet known to be at RQ
     SCHEDULED = "scheduled"  # due later
     QUEUED = "queued"  # known to be at RQ
     RUNNING = "running"  # claimed by a worker
-    RETRYABLE = "retryable"  # failed or met by an outage of the database again, waits for its next attempt
+    RETRYABLE = "retryable"  # failed, or interrupted by repeated outages of the database; waits for its next attempt
     COMPLETED = "completed"
-    FAILED = "failed"  # attempts exhausted, or given up on
-    CANCELLED = "cancelled"  # stopped by a person
+    FAILED = "failed"  # all attempts failed, or the error is not retried
+    CANCELLED = "cancelled"  # by a user
 
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
@@ -44,5 +44,5 @@ LIVE = frozenset(JobState) - FINALIZED
 
 
 def sources_of(target: JobState) -> frozenset[JobState]:
-    """The states from which `target` may be entered: the WHERE of every UPDATE that sets a state."""
+    """Return the states from which `target` may be entered: each UPDATE that sets a state has them in its WHERE."""
     return frozenset(state for state, targets in TRANSITIONS.items() if target in targets)

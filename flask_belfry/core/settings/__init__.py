@@ -1,4 +1,4 @@
-"""What tables of settings are made of: settings, groups of them, and the kinds of values."""
+"""The classes from which tables of settings are built."""
 
 from flask_belfry.core.settings.setting import Derived, Group, Setting, SettingError, group
 

@@ -1,4 +1,4 @@
-"""What a REDIS_URL says: `redis://`, `rediss://` and `unix://` as redis-py reads them, or through Sentinel."""
+"""Reads a REDIS_URL: `redis://`, `rediss://` and `unix://` like redis-py, or the URL of Sentinels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_broker_url(text: str) -> BrokerAddress:
     `redis[s]+sentinel://[user:password@]host:port[,host:port…]/service[/database]`, each with options in its query.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the URL is invalid.
     """
     scheme, _, rest = text.partition("://")
     if scheme in DIRECT_SCHEMES:

@@ -1,5 +1,5 @@
-"""How the text of an environment variable becomes a value, and what each kind of setting takes, in words.
-Which settings exist stands in config.py."""
+"""Conversion of environment variables to values, and a description of the valid values of each kind of setting.
+The settings are defined in config.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FALSE_WORDS = frozenset({"false", "0", "no", "off"})
 
 @dataclass(frozen=True)
 class Cast:
-    """A kind of setting: `convert` raises ValueError for what it does not take; `takes` is that in words."""
+    """A kind of setting: `convert` raises ValueError for invalid text; `takes` describes the valid values."""
 
     takes: str
     convert: Callable[[str], Any]
@@ -43,7 +43,7 @@ def _to_boolean(text: str) -> bool:
 
 
 LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-# A dot-atom (RFC 5322, section 3.2.3) in ASCII: SMTPUTF8, which takes other letters, is not used.
+# A dot-atom (RFC 5322, section 3.2.3) in ASCII: SMTPUTF8, which allows other letters, is not used.
 LOCAL_PART = re.compile(r"(?=.{1,64}$)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 MAX_DOMAIN_CHARACTERS = 253
 # RFC 6761 and 6762, ICANN's `internal`, and what machines without a name are called.
@@ -53,7 +53,7 @@ PRIVATE_DOMAINS = frozenset(
 
 
 def ascii_domain(text: str) -> str:
-    """A domain as SMTP and DNS take it: internationalised names in Punycode. Raises ValueError."""
+    """Return a domain as SMTP and DNS use it: internationalised names in Punycode. Raises ValueError."""
     # Underscores are no IDNA, but names of machines and containers have them.
     name = text if text.isascii() else idna.encode(text, uts46=True).decode("ascii")
     if len(name) > MAX_DOMAIN_CHARACTERS or not all(LABEL.fullmatch(label) for label in name.split(".")):
@@ -62,7 +62,7 @@ def ascii_domain(text: str) -> str:
 
 
 def public_domain(text: str) -> str | None:
-    """A name by which a host may be known on the Internet, in ASCII; None where it is not one."""
+    """Return the domain in ASCII when it may be a public name of a host on the Internet, otherwise None."""
     try:
         name = ascii_domain(text.lower().removesuffix("."))
     except ValueError:

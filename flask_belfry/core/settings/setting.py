@@ -1,4 +1,4 @@
-"""What a setting is, and how one is read from the environment's text."""
+"""Settings, and how they are read from environment variables."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from flask_belfry.core.settings.casts import Cast
 
 
 class SettingError(AppError):
-    """A setting is wrong: the message is one line that names it, its value and what it takes."""
+    """A setting is invalid: the message is one line with its name, its value and the valid values."""
 
     status = 500
 
 
 @dataclass(frozen=True)
 class Derived:
-    """A default that follows from the environment, the instance folder or settings that stand before it.
+    """A default that depends on the environment, the instance folder or settings that are defined before it.
 
     Args:
         compute: called with the settings read so far and the instance folder.
@@ -32,7 +32,7 @@ class Derived:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting. `why` is one sentence for who may want to change it; `secret` values are never shown."""
+    """One setting. `why` describes its purpose in one sentence; `secret` values are never shown."""
 
     name: str
     parse: Cast
@@ -44,7 +44,7 @@ class Setting:
         """The value of the environment's text; an empty text means the default.
 
         Raises:
-            SettingError: when the text is not what the setting takes.
+            SettingError: the text is invalid.
         """
         if not text_value.strip():
             return self._default(source, instance_path)

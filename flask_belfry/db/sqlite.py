@@ -47,34 +47,34 @@ class WriteLock:
         self.timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         # A fork may happen while a thread has the lock, which the child would never see released.
-        renew = weakref.WeakMethod(self.renew)
-        os.register_at_fork(after_in_child=lambda: (method := renew()) and method())
+        replace = weakref.WeakMethod(self.replace)
+        os.register_at_fork(after_in_child=lambda: (method := replace()) and method())
 
-    def take(self) -> threading.Lock | None:
+    def acquire(self) -> threading.Lock | None:
         """Wait for the lock and return it: the caller releases it. None after the timeout."""
         lock = self._lock
         if lock.acquire(timeout=self.timeout_seconds):
             return lock
         if self._lock is lock:
-            self.renew()
+            self.replace()
         return None
 
-    def renew(self) -> None:
+    def replace(self) -> None:
         """Replace the lock by a new one."""
         self._lock = threading.Lock()
 
 
 class SerializedConnection(sqlite3.Connection):
-    """A connection whose transactions wait for the write lock. `_connect` sets `turns`."""
+    """A connection whose transactions wait for the write lock. `_connect` sets `write_lock`."""
 
-    turns: WriteLock
-    _turn: threading.Lock | None = None
+    write_lock: WriteLock
+    _held_lock: threading.Lock | None = None
     _has_begun: bool = False
 
-    def await_turn(self) -> None:
+    def acquire_write_lock(self) -> None:
         """Wait for the write lock before a transaction begins; the end of the transaction or connection releases it."""
-        if self._turn is None:
-            self._turn = self.turns.take()
+        if self._held_lock is None:
+            self._held_lock = self.write_lock.acquire()
 
     def note_begin(self) -> None:
         """Note that a transaction has begun."""
@@ -96,14 +96,14 @@ class SerializedConnection(sqlite3.Connection):
             self.check_transaction()
             super().commit()
         finally:
-            self.pass_turn_on()
+            self.release_write_lock()
 
     def rollback(self) -> None:
         """Roll back."""
         try:
             super().rollback()
         finally:
-            self.pass_turn_on()
+            self.release_write_lock()
 
     def close(self) -> None:
         """Close the connection, which ends its transaction."""
@@ -112,16 +112,16 @@ class SerializedConnection(sqlite3.Connection):
         finally:
             self._release()
 
-    def pass_turn_on(self) -> None:
+    def release_write_lock(self) -> None:
         """Release the write lock, unless this connection's transaction is open."""
         if not self.in_transaction:
             self._has_begun = False
             self._release()
 
     def _release(self) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.release()
+        lock, self._held_lock = self._held_lock, None
+        if lock is not None:
+            lock.release()
 
 
 def engine_options(busy_timeout_seconds: float) -> dict[str, Any]:
@@ -152,9 +152,9 @@ def prepare_engine(engine: sa.Engine) -> None:
     event.listen(engine, "after_cursor_execute", _read_to_the_end)
 
 
-def _connect(turns: WriteLock, *args: Any, **options: Any) -> SerializedConnection:
+def _connect(write_lock: WriteLock, *args: Any, **options: Any) -> SerializedConnection:
     connection = SerializedConnection(*args, **options)
-    connection.turns = turns
+    connection.write_lock = write_lock
     return connection
 
 
@@ -180,11 +180,11 @@ def _begin_if_needed(
     locks_rows = getattr(getattr(context, "compiled", None), "locks_rows", False)
     if driver.in_transaction or (NEEDS_NO_TRANSACTION.match(statement) and not locks_rows):
         return
-    driver.await_turn()
+    driver.acquire_write_lock()
     try:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     except BaseException:
-        driver.pass_turn_on()
+        driver.release_write_lock()
         raise
     driver.note_begin()
 

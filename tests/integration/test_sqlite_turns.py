@@ -1,5 +1,5 @@
-"""When SQLite's transactions begin, and how the writers of a process take turns: nobody sleeps and asks again, and a
-lost turn stops nobody for long."""
+"""When SQLite's transactions begin, and how the writers of a process share one write lock: no writer sleeps and tries
+again, and a lock that is never released blocks no writer for long."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def takes_lock(engine: sa.Engine, statement: sa.Executable) -> bool:
         connection.execute(statement)
         driver = connection.connection.dbapi_connection
         assert isinstance(driver, sqlite.SerializedConnection)
-        assert driver.in_transaction == (driver._turn is not None)
+        assert driver.in_transaction == (driver._held_lock is not None)
         return driver.in_transaction
 
 
@@ -87,7 +87,7 @@ def test_readers_wait_for_no_turn(engine):
 
 
 def test_a_transaction_that_cannot_begin_gives_its_turn_back(engine, tmp_path):
-    """Another process writes: here a connection that takes no turns."""
+    """Another process writes: here a connection without the write lock."""
     stranger = sa.create_engine(f"sqlite:///{tmp_path}/turns.sqlite3")
     with stranger.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -98,22 +98,22 @@ def test_a_transaction_that_cannot_begin_gives_its_turn_back(engine, tmp_path):
     assert written(engine) == 1
 
 
-def test_a_turn_that_is_never_given_back_is_waited_for_once():
-    turns = WriteLock(timeout_seconds=0.05)
-    lost = turns.take()
+def test_a_write_lock_that_is_never_released_is_waited_for_once():
+    write_lock = WriteLock(timeout_seconds=0.05)
+    lost = write_lock.acquire()
     assert lost is not None
-    assert turns.take() is None
-    following = turns.take()
+    assert write_lock.acquire() is None
+    following = write_lock.acquire()
     assert following is not None
     assert following is not lost
 
 
-def test_a_forked_process_does_not_wait_for_a_turn_of_its_parent():
-    turns = WriteLock(timeout_seconds=10)
-    assert turns.take() is not None
+def test_a_forked_process_does_not_wait_for_the_write_lock_of_its_parent():
+    write_lock = WriteLock(timeout_seconds=10)
+    assert write_lock.acquire() is not None
     child = os.fork()
     if child == 0:
-        taken = turns._lock.acquire(blocking=False)
+        taken = write_lock._lock.acquire(blocking=False)
         os._exit(0 if taken else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -202,7 +202,7 @@ def test_the_application_writes_in_turns(app):
     with db.engine.connect() as connection:
         connection.execute(sa.text("SAVEPOINT half"))
         assert isinstance(connection.connection.dbapi_connection, sqlite.SerializedConnection)
-        assert connection.connection.dbapi_connection._turn is not None
+        assert connection.connection.dbapi_connection._held_lock is not None
 
 
 def test_a_session_that_has_loaded_a_row_keeps_nobody_waiting_and_changes_it_later(app, session):

@@ -81,20 +81,20 @@ def _only_reads(statement: Any) -> bool:
 
 
 def _check_update(part: sa.Update, parameters: Mapping[str, Any]) -> None:
-    for model, watch in tracked_models_of_table(part.table):
-        for column in sorted(_assigned(model, part, parameters).keys() & watch.changed):
+    for model, tracked in tracked_models_of_table(part.table):
+        for column in sorted(_assigned(model, part, parameters).keys() & tracked.changed):
             way = f"use session.execute(update({model.__name__})…)"
             raise HookError(f"this update of {column} fires no hooks of {model.__name__}: {way}")
 
 
 def _check_insert(part: sa.Insert, fires: bool) -> None:
-    for model, watch in tracked_models_of_table(part.table):
+    for model, tracked in tracked_models_of_table(part.table):
         name = model.__name__
         if _is_upsert(part):
             raise HookError(
                 f"insert({name}) … on conflict do update cannot be tracked: it does not return which rows are new"
             )
-        if watch.created and not fires:
+        if tracked.created and not fires:
             raise HookError(f"this insert fires no hooks of {name}: use session.execute(insert({name})…)")
 
 
@@ -104,21 +104,21 @@ def update(execution: ORMExecuteState, dispatch: DispatchChanges) -> sa.Result[A
     Returns:
         the statement's result, or None when no column is tracked and SQLAlchemy runs the statement itself.
     """
-    model, watch = _watched(execution)
-    if model is None or watch is None or not watch.changed or execution.is_from_statement:
+    model, tracked = _tracked_model_of_statement(execution)
+    if model is None or tracked is None or not tracked.changed or execution.is_from_statement:
         return None
     session: Session = execution.session
     session.flush()
     if isinstance(execution.parameters, list):  # session.execute(update(Model), [{"id": 1, "status": …}, …])
-        return _update_by_key(execution, model, watch, dispatch)
+        return _update_by_key(execution, model, tracked, dispatch)
     statement: Any = execution.statement
     parameters = _first_row(execution)
     assigned = _assigned(model, statement, parameters)
-    for column in [name for name in assigned if name in watch.changed]:
+    for column in [name for name in assigned if name in tracked.changed]:
         value = assigned[column]
         if isinstance(value, sa.BindParameter):  # bound to this statement's SET clause: the query needs its own
             value = parameters.get(value.key, value.effective_value)
-        statement = _fire(session, model, watch, column, value, statement, dispatch)
+        statement = _fire(session, model, tracked, column, value, statement, dispatch)
     return _run(execution, model, statement)
 
 
@@ -128,8 +128,8 @@ def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result
     Returns:
         the statement's result, or None when the model is not tracked.
     """
-    model, watch = _watched(execution)
-    if model is None or watch is None or not watch.created:
+    model, tracked = _tracked_model_of_statement(execution)
+    if model is None or tracked is None or not tracked.created:
         return None
     key = _key(model)
     statement: Any = execution.statement
@@ -150,14 +150,14 @@ def insert(execution: ORMExecuteState, dispatch: DispatchCreations) -> sa.Result
 
 
 def _update_by_key(
-    execution: ORMExecuteState, model: type, watch: TrackedModel, dispatch: DispatchChanges
+    execution: ORMExecuteState, model: type, tracked: TrackedModel, dispatch: DispatchChanges
 ) -> sa.Result[Any]:
     statement, rows, session = cast(sa.Update, execution.statement), cast(Any, execution.parameters), execution.session
     if statement.whereclause is not None or _assignments(statement):
         raise HookError(
             f"update({model.__name__}) with a list of rows cannot be tracked together with where() or values()"
         )
-    for column in watch.changed:
+    for column in tracked.changed:
         for chunk in _differences_by_key(session, model, column, rows):
             dispatch(session, model, column, chunk)
     return execution.invoke_statement()
@@ -166,7 +166,7 @@ def _update_by_key(
 def _fire(
     session: Session,
     model: type,
-    watch: TrackedModel,
+    tracked: TrackedModel,
     column: str,
     value: Any,
     statement: Any,
@@ -189,12 +189,12 @@ def _fire(
     is_constant = not isinstance(value, sa.ClauseElement)
     if (
         is_constant
-        and column not in watch.secret
+        and column not in tracked.secret
         and stored_as_text(attribute.type)
-        and not watch.has_listener(column, as_text(value))
+        and not tracked.has_listener(column, as_text(value))
     ):
         old = sa.cast(attribute, sa.String)
-        record_matching(session, watch, column, query.with_only_columns(key, old, school), value, batch_id)
+        record_matching(session, tracked, column, query.with_only_columns(key, old, school), value, batch_id)
     else:
         for chunk in _chunks(session, query):
             dispatch(session, model, column, chunk, batch_id)
@@ -224,7 +224,7 @@ def _chunks(session: Session, query: sa.Select[*tuple[Any, ...]]) -> Iterator[li
         yield [Difference(*row) for row in rows]
 
 
-def _watched(execution: ORMExecuteState) -> tuple[type, TrackedModel | None] | tuple[None, None]:
+def _tracked_model_of_statement(execution: ORMExecuteState) -> tuple[type, TrackedModel | None] | tuple[None, None]:
     mapper = execution.bind_mapper
     return (None, None) if mapper is None else (mapper.class_, tracked_model_of(mapper.class_))
 

@@ -66,7 +66,7 @@ class TrackedModel:
         return any(wanted is None or new in wanted for wanted, _ in self.changed[column])
 
 
-_watches: dict[type, TrackedModel] = {}
+_tracked_models: dict[type, TrackedModel] = {}
 _id_types: dict[str, type] = {}
 
 
@@ -78,7 +78,7 @@ def on_created(model: type) -> Callable[[CreatedHook], CreatedHook]:
     """
 
     def register(function: CreatedHook) -> CreatedHook:
-        _watch(model).created.append(function)
+        _track(model).created.append(function)
         return function
 
     return register
@@ -99,7 +99,7 @@ def on_change(
     Raises:
         HookError: the column has no `active_history`, or an `onupdate`.
     """
-    hooks = _watched_column(attribute)
+    hooks = _tracked_column(attribute)
     wanted = None if to is None else frozenset(str(value) for value in to)
 
     def register(function: ChangedHook) -> ChangedHook:
@@ -120,27 +120,27 @@ def record_changes(*attributes: InstrumentedAttribute[Any], secret: bool = False
         HookError: as `on_change`.
     """
     for attribute in attributes:
-        _watched_column(attribute)
+        _tracked_column(attribute)
         if secret:
-            _watches[cast(type, attribute.class_)].secret.add(attribute.key)
+            _tracked_models[cast(type, attribute.class_)].secret.add(attribute.key)
 
 
 def recorded_columns(model: type) -> frozenset[str]:
     """Return the names of the columns of `model` whose changes are recorded."""
-    watch = tracked_model_of(model)
-    return frozenset(watch.changed) if watch else frozenset()
+    tracked = tracked_model_of(model)
+    return frozenset(tracked.changed) if tracked else frozenset()
 
 
 def tracked_model_of(model: type) -> TrackedModel | None:
     """Return the hooks of `model`, or of the model that it inherits from within one table; None without hooks."""
-    return next((_watches[each] for each in model.__mro__ if each in _watches), None)
+    return next((_tracked_models[each] for each in model.__mro__ if each in _tracked_models), None)
 
 
 def tracked_models_of_table(table: Any) -> list[tuple[type, TrackedModel]]:
     """Return the tracked models of a table, or of the table behind an alias."""
     while isinstance(table, sa.Alias):
         table = table.element
-    return [(model, watch) for model, watch in _watches.items() if table == sa.inspect(model).local_table]
+    return [(model, tracked) for model, tracked in _tracked_models.items() if table == sa.inspect(model).local_table]
 
 
 def subject_type(model: type) -> str:
@@ -177,20 +177,20 @@ def school_of_row(row: object) -> int | None:
     return row.school_id if isinstance(row, Tenant) else current_actor().school_id
 
 
-def _watched_column(attribute: InstrumentedAttribute[Any]) -> list[tuple[frozenset[str] | None, ChangedHook]]:
+def _tracked_column(attribute: InstrumentedAttribute[Any]) -> list[tuple[frozenset[str] | None, ChangedHook]]:
     if not attribute.property.active_history:
         raise HookError(f"{attribute} must have mapped_column(active_history=True) to be tracked")
     (column,) = attribute.property.columns
     if column.onupdate is not None or column.server_onupdate is not None:
         raise HookError(f"{attribute} has onupdate and cannot be tracked: any update of its row would change it")
     model: Any = attribute.class_
-    return _watch(model).changed.setdefault(attribute.key, [])
+    return _track(model).changed.setdefault(attribute.key, [])
 
 
-def _watch(model: type) -> TrackedModel:
+def _track(model: type) -> TrackedModel:
     if len(sa.inspect(model).primary_key) != 1:
         raise HookError(f"{model.__name__} has a composite key: a subject is one id")
     type_ = sa.inspect(model).primary_key[0].type
     if isinstance(type_, sa.String) and not 0 < (type_.length or 0) <= SUBJECT_ID_CHARACTERS:
         raise HookError(f"{model.__name__} has a longer key than the {SUBJECT_ID_CHARACTERS} characters of a subject")
-    return _watches.setdefault(model, TrackedModel(subject_type(model)))
+    return _tracked_models.setdefault(model, TrackedModel(subject_type(model)))

@@ -43,14 +43,14 @@ _INSERT = sa.insert(table_of(StatusChange)).values(
 
 
 def record(
-    session: Session, watch: TrackedModel, column: str, differences: Iterable[Difference], batch_id: str | None
+    session: Session, tracked: TrackedModel, column: str, differences: Iterable[Difference], batch_id: str | None
 ) -> list[Change]:
     """Record differences of a column with one insert, and return them as changes for its hooks."""
     actor, now = current_actor(), utc_now()
-    if column in watch.secret:
+    if column in tracked.secret:
         differences = [Difference(id, None, None, school_id) for id, _, _, school_id in differences]
     changes = [
-        Change(new_id(), Subject(watch.type, id), as_text(old), as_text(new), now, actor.user_id, school_id)
+        Change(new_id(), Subject(tracked.type, id), as_text(old), as_text(new), now, actor.user_id, school_id)
         for id, old, new, school_id in differences
     ]
     if changes:
@@ -68,7 +68,7 @@ def record(
 
 def record_matching(
     session: Session,
-    watch: TrackedModel,
+    tracked: TrackedModel,
     column: str,
     matching: sa.Select[*tuple[Any, ...]],
     new: object,
@@ -78,7 +78,7 @@ def record_matching(
 
     Args:
         session: the session whose transaction writes them.
-        watch: the hooks of the model.
+        tracked: the hooks of the model.
         column: the name of the column.
         matching: a query for the ids, the current values (as text, like `as_text` of them) and the schools.
         new: the new value of all rows.
@@ -89,9 +89,9 @@ def record_matching(
     id, old, school_id = rows.columns
     values: dict[str, Any] = {
         "id": database_new_id(),
-        "subject_type": sa.literal(watch.type),
+        "subject_type": sa.literal(tracked.type),
         "subject_id": sa.cast(id, sa.String),
-        "number": _next_number(watch.type, sa.cast(id, sa.String)),
+        "number": _next_number(tracked.type, sa.cast(id, sa.String)),
         "old": old,
         "new": as_text(new),
         "at": now,

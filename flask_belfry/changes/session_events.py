@@ -28,7 +28,7 @@ def listen(session_class: type[Session]) -> None:
 
     @event.listens_for(session_class, "after_flush")
     def notice(session: Session, flush: UOWTransaction) -> None:
-        for model, rows in _by_watched_model(session.new):
+        for model, rows in _by_tracked_model(session.new):
             dispatch_creations(session, model, [(subject_of(row).id, school_of_row(row)) for row in rows])
         for model, column, differences in _changes(session.dirty):
             dispatch_changes(session, model, column, differences)
@@ -45,13 +45,13 @@ def listen(session_class: type[Session]) -> None:
 
 def dispatch_creations(session: Session, model: type, rows: Sequence[tuple[Any, int | None]]) -> None:
     """Call the hooks for created rows, given by id and school."""
-    watch = tracked_model_of(model)
-    if watch is None or not watch.created or not rows:
+    tracked = tracked_model_of(model)
+    if tracked is None or not tracked.created or not rows:
         return
     actor, now = current_actor(), utc_now()
-    creations = [Creation(Subject(watch.type, id), now, actor.user_id, school_id) for id, school_id in rows]
+    creations = [Creation(Subject(tracked.type, id), now, actor.user_id, school_id) for id, school_id in rows]
     with writing_to(session), about({creation.subject: creation.school_id for creation in creations}):
-        for hook in watch.created:
+        for hook in tracked.created:
             hook(creations)
 
 
@@ -63,12 +63,12 @@ def dispatch_changes(
     batch_id: str | None = None,
 ) -> None:
     """Record the changes of a column and call its hooks, once for all of them."""
-    watch = tracked_model_of(model)
-    if watch is None:
+    tracked = tracked_model_of(model)
+    if tracked is None:
         return
-    changes = record(session, watch, column, differences, batch_id)
+    changes = record(session, tracked, column, differences, batch_id)
     with writing_to(session), about({change.subject: change.school_id for change in changes}):
-        for wanted, hook in watch.changed.get(column, []):
+        for wanted, hook in tracked.changed.get(column, []):
             chosen = changes if wanted is None else [change for change in changes if change.new in wanted]
             if chosen:
                 hook(chosen)
@@ -76,8 +76,8 @@ def dispatch_changes(
 
 def _changes(rows: Iterable[object]) -> Iterator[tuple[type, str, list[Difference]]]:
     """Yield the changes of tracked columns, by model and column."""
-    for model, of_model in _by_watched_model(rows):
-        for column in _watched_columns(model):
+    for model, of_model in _by_tracked_model(rows):
+        for column in _tracked_columns(model):
             if differences := _differences(of_model, column):
                 yield model, column, differences
 
@@ -86,17 +86,17 @@ def _check_values(session: Session, *_: object) -> None:
     """Raise HookError where a tracked column is set to an expression: a flush does not return its value."""
     for row in session.dirty:
         values, name = sa.inspect(row).dict, type(row).__name__
-        for column in _watched_columns(type(row)):
+        for column in _tracked_columns(type(row)):
             if isinstance(values.get(column), sa.ClauseElement):
                 raise HookError(f"{name}.{column} is tracked: set an expression with session.execute(update({name})…)")
 
 
-def _watched_columns(model: type) -> Iterable[str]:
-    watch = tracked_model_of(model)
-    return watch.changed if watch else ()
+def _tracked_columns(model: type) -> Iterable[str]:
+    tracked = tracked_model_of(model)
+    return tracked.changed if tracked else ()
 
 
-def _by_watched_model(rows: Iterable[object]) -> list[tuple[type, list[object]]]:
+def _by_tracked_model(rows: Iterable[object]) -> list[tuple[type, list[object]]]:
     grouped: dict[type, list[object]] = defaultdict(list)
     for row in rows:
         if tracked_model_of(type(row)) is not None:

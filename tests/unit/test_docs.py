@@ -405,7 +405,7 @@ def test_every_call_in_an_example_fits_its_function(name: str) -> None:
 def untouched_registries() -> Iterator[None]:
     """What an example declares is forgotten after its test."""
     jobs_before, mails_before = dict(job_registry._definitions), dict(registry._kinds)
-    watch = changes._watches[Reservation]
+    watch = changes._tracked_models[Reservation]
     hooks_before = {column: list(hooks) for column, hooks in watch.changed.items()}
     yield
     for live, before in ((job_registry._definitions, jobs_before), (registry._kinds, mails_before)):

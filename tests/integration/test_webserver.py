@@ -18,7 +18,7 @@ import pytest
 from tests.processes import Processes, children_of
 from tests.servers import free_port, wait_until
 from tests.web_root import LARGE_BYTES, MAX_REQUEST_BYTES
-from webserver import REFUSALS, raise_file_limit
+from webserver import REJECTIONS, raise_file_limit
 
 Connect = Callable[[bytes], socket.socket]
 
@@ -116,7 +116,7 @@ def test_a_request_that_arrives_too_slowly_is_refused(processes, port, connect):
     options = ("--bind", f"127.0.0.1:{port}", "--no-control-socket", "--worker-class", "webserver.BufferingWorker")
     process = processes.start("python", "-c", program, APPLICATION, *options)
     wait_until(lambda: "Booting worker" in processes.output(process), seconds=SECONDS)
-    for connection in [connect(start) for start in (GET[:-2], LATE) * REFUSALS]:  # more than one pass refuses
+    for connection in [connect(start) for start in (GET[:-2], LATE) * REJECTIONS]:  # more than one pass refuses
         status, closes, _ = receive(connection)
         assert (status, closes, receive(connection)[0]) == (408, True, 0)
 

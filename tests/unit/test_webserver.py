@@ -70,7 +70,7 @@ def test_a_round_asks_only_what_something_happened_to(sockets, entries):
         sockets.handle_events(0)
     assert entries[1].received == b"x"
     assert asked(entries) == [0, 1, 0]
-    sockets.ask_all()
+    sockets.update_all()
     sockets.handle_events(0)
     assert asked(entries) == [1, 1, 1]
 
@@ -79,7 +79,7 @@ def test_what_a_thread_answers_is_asked_in_every_round_and_then_once_more(socket
     entry = entries[0]
     entry.theirs.send(b"x")
     entry.requests.append("one")
-    sockets.ask_all()
+    sockets.update_all()
     for _ in range(3):
         sockets.handle_events(0)
     assert (asked(entries)[0], entry.received) == (1 + 3, b"")
@@ -92,7 +92,7 @@ def test_what_a_thread_answers_is_asked_in_every_round_and_then_once_more(socket
 
 def test_a_listener_is_asked_in_every_round(sockets, entries):
     entries[0].accepting = True
-    sockets.ask_all()
+    sockets.update_all()
     for _ in range(3):
         sockets.handle_events(0)
     assert asked(entries) == [1 + 3, 1 + 1, 1 + 1]

@@ -1,4 +1,4 @@
-"""The scheduler's composition root: the clock over the application and its jobs."""
+"""The composition root of the scheduler process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main(app: Flask) -> None:
     """Runs until SIGTERM or SIGINT."""
     connection = connect(app.config["REDIS_URL"], connect_timeout_seconds=2, timeout_seconds=2)
     pusher = publisher(app)
-    # The clock may wait longer for Redis than a request may, but not so long that its signs of life come late.
+    # The scheduler may wait longer for Redis than a request may, but not so long that its heartbeats come late.
     pusher.connection = connection
     log_start(app, "scheduler")
     BelfryScheduler(app, connection, pusher, app.extensions["schedule"]).run()

@@ -28,7 +28,7 @@ def scheduler(app: Flask, *entries: ScheduleEntry) -> BelfryScheduler:
 
 def one_pass(scheduler: BelfryScheduler) -> None:
     """One pass that looks at everything, as the first pass of a new process does."""
-    scheduler._begin_anew()
+    scheduler._start_over()
     scheduler.work_once()
     db.session.rollback()
 

@@ -1,6 +1,6 @@
-"""The scheduler: periodic jobs, delayed jobs, and the rescue of jobs whose worker died."""
+"""The scheduler: periodic jobs, delayed jobs, and the rescue of jobs whose worker crashed."""
 
-from flask_belfry.scheduler.errors import ScheduleError
+from flask_belfry.scheduler.cron import ScheduleError
 from flask_belfry.scheduler.schedule import ScheduleEntry
 
 __all__ = ["ScheduleEntry", "ScheduleError"]

@@ -1,4 +1,4 @@
-"""When a schedule ticks: pure functions of the clock, so that every scheduler finds the same ticks."""
+"""The run times of a schedule: pure functions of the clock, so that every scheduler finds the same ones."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from zoneinfo import ZoneInfo
 from cron_descriptor import Options, get_description
 from croniter import croniter
 
-from flask_belfry.scheduler.errors import ScheduleError
+from flask_belfry.execution.errors import EngineError
 
 OPTIONS = Options()
 OPTIONS.use_24hour_time_format = True
-# No zone puts its clocks forward or back by more: the most is Antarctica/Troll's two hours.
+# An upper bound of the shift of any zone's clocks: the largest is two hours, in Antarctica/Troll.
 LONGEST_SHIFT = timedelta(hours=3)
-# croniter draws a number for an R; the names of days and months have letters beside theirs.
+# croniter replaces R by a random number; in the names of days and months an R has letters beside it.
 _RANDOM = re.compile(r"(?<![a-z])r(?![a-z])", re.IGNORECASE)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class ScheduleError(EngineError):
+    """An entry of the schedule is invalid."""
+
+
 class Timing(Protocol):
-    """The ticks of a schedule."""
+    """The run times (ticks) of a schedule."""
 
     def next_tick(self, after: datetime) -> datetime:
-        """The first tick after an aware moment, in UTC."""
+        """Return the first tick after an aware datetime, in UTC."""
         ...
 
     def describe(self) -> str:
-        """The timing in plain words."""
+        """Return the timing in plain words."""
         ...
 
     def __str__(self) -> str: ...
@@ -40,21 +44,21 @@ class Timing(Protocol):
 
 @dataclass(frozen=True)
 class Every:
-    """A tick every so many seconds, counted from the epoch: no drift, and restarts change nothing."""
+    """A tick every `seconds`, counted from the epoch: without drift, and independent of restarts."""
 
     seconds: float
 
     def __post_init__(self) -> None:
         if self.seconds <= 0:
-            raise ScheduleError(f"every takes more than 0 seconds, not {self.seconds}")
+            raise ScheduleError(f"every must be more than 0 seconds, not {self.seconds}")
 
     def next_tick(self, after: datetime) -> datetime:
-        """The first multiple of the interval after `after`."""
+        """Return the first multiple of the interval after `after`."""
         step = timedelta(seconds=self.seconds)
         return _EPOCH + ((after - _EPOCH) // step + 1) * step
 
     def describe(self) -> str:
-        """In words: `every 5 minutes`."""
+        """Return words such as `every 5 minutes`."""
         for unit, seconds in (("hour", 3600), ("minute", 60), ("second", 1)):
             count = self.seconds / seconds
             if count >= 1 and count == int(count):
@@ -69,9 +73,9 @@ class Every:
 class Cron:
     """A cron line in a zone.
 
-    At the edges of summer time it does what cron(8) of Debian does: a line with fixed hours runs once a day (a time
-    that is skipped runs right after the gap, one that comes twice runs the first time); a line whose hours are a
-    wildcard follows the real clock and also runs in the repeated hour.
+    At the transitions of daylight saving time it does what cron(8) of Debian does: a line with fixed hours runs once a
+    day (a skipped time runs right after the gap, a repeated one the first time); a line whose hours are a wildcard
+    follows the real clock and also runs in the repeated hour.
     """
 
     line: str
@@ -79,16 +83,16 @@ class Cron:
 
     def __post_init__(self) -> None:
         if not croniter.is_valid(self.line) or len(self.line.split()) != 5:
-            raise ScheduleError(f"cron takes five fields such as '0 3 * * *', not {self.line!r}")
+            raise ScheduleError(f"cron must have five fields such as '0 3 * * *', not {self.line!r}")
         if _RANDOM.search(self.line):
-            raise ScheduleError(f"cron takes no random times (R), which differ in each scheduler: {self.line!r}")
+            raise ScheduleError(f"cron must not have random times (R), which differ in each scheduler: {self.line!r}")
 
     def next_tick(self, after: datetime) -> datetime:
-        """The first moment after `after` that the line names."""
+        """Return the first time after `after` that the line matches."""
         zone = ZoneInfo(self.zone)
         start = after.astimezone(zone).replace(tzinfo=None)
         if (after + LONGEST_SHIFT).astimezone(zone).utcoffset() != after.astimezone(zone).utcoffset():
-            start -= LONGEST_SHIFT  # the wall clock is about to go back, and comes by the same times again
+            start -= LONGEST_SHIFT  # the wall clock is about to go back and repeats these times
         best: datetime | None = None
         for wall in self._wall_times(start):
             instants = [instant for instant in self._instants(wall, zone) if instant > after]
@@ -104,7 +108,7 @@ class Cron:
 
     def _instants(self, wall: datetime, zone: ZoneInfo) -> list[datetime]:
         first, second = _to_utc(wall, zone, 0), _to_utc(wall, zone, 1)
-        if first.astimezone(zone).replace(tzinfo=None) != wall:  # skipped by the clock: PEP 495, fold=0 is past the gap
+        if first.astimezone(zone).replace(tzinfo=None) != wall:  # in a gap: with fold=0 it is past it (PEP 495)
             return [] if self._follows_clock else [_end_of_gap(first, zone)]
         return [first, second] if self._follows_clock and second > first else [first]
 
@@ -113,7 +117,7 @@ class Cron:
         return self.line.split()[1].startswith("*")
 
     def describe(self) -> str:
-        """In words: `at 03:17`."""
+        """Return words such as `at 03:17`."""
         words = get_description(self.line, OPTIONS)
         return words[:1].lower() + words[1:]
 
@@ -122,7 +126,7 @@ class Cron:
 
 
 def ticks_between(timing: Timing, after: datetime, until: datetime, limit: int) -> list[datetime]:
-    """The ticks in (after, until], the first `limit` of them."""
+    """Return the first `limit` ticks in (after, until]."""
 
     def ticks() -> Iterator[datetime]:
         tick = timing.next_tick(after)
@@ -134,7 +138,7 @@ def ticks_between(timing: Timing, after: datetime, until: datetime, limit: int) 
 
 
 def last_tick(timing: Timing, tick: datetime, until: datetime) -> datetime:
-    """The newest tick at or before `until`, found in few steps, when `tick` is one of them."""
+    """Return the newest tick at or before `until`, found by bisection from `tick`, an earlier one."""
     while timing.next_tick(tick) <= until:
         middle = tick + (until - tick) / 2
         candidate = timing.next_tick(middle)
@@ -150,7 +154,7 @@ def _to_utc(wall: datetime, zone: ZoneInfo, fold: int) -> datetime:
 
 
 def _end_of_gap(after_gap: datetime, zone: ZoneInfo) -> datetime:
-    """The instant at which a skipped hour ends, found from any instant less than a gap's length past it."""
+    """Return the time at which a skipped hour ends, found from a time less than a gap's length past it."""
     offset = after_gap.astimezone(zone).utcoffset()
     high = int(after_gap.timestamp())
     low = high - LONGEST_SHIFT // timedelta(seconds=1)

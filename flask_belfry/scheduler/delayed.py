@@ -1,4 +1,7 @@
-"""rq-scheduler's sorted set: when a record, or a schedule, is due. SQL decides; what the set says is only a hint."""
+"""Delayed jobs in rq-scheduler's sorted set: the time at which a record is due, or a schedule's next run.
+
+SQL decides what is due; an entry of the set is only a hint.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.publisher import TIMERS_KEY, Publisher
 from flask_belfry.outbox.states import TIMED, sources_of
 
-PAGE_TIMERS = 1_000
+PAGE_SIZE = 1_000
 
 
-class Timers:
-    """The members of the set: ids of records, and whatever else its user puts there under names of its own.
+class ScheduledSet:
+    """The members of the set: ids of records, and other names that the scheduler adds.
 
     Args:
         connection: a client.
@@ -34,51 +37,52 @@ class Timers:
         self._publisher = publisher
 
     def set(self, times: Mapping[str, datetime]) -> None:
-        """Sets members to their times, whatever they were set to."""
+        """Set members to their times, replacing earlier ones."""
         if times:
             self._connection.zadd(TIMERS_KEY, {member: moment.timestamp() for member, moment in times.items()})
 
     def remove(self, members: Collection[str | bytes]) -> None:
-        """Takes members out."""
+        """Remove members."""
         if members:
             self._connection.zrem(TIMERS_KEY, *members)
 
     def due_among(self, members: Sequence[str]) -> list[str]:
-        """Those of `members` that are due, and those that the set has lost."""
+        """Return those of `members` that are due, and those that the set has lost."""
         if not members:
             return []
         now, times = utc_now().timestamp(), self._connection.zmscore(TIMERS_KEY, list(members))
         return [member for member, at in zip(members, times, strict=True) if at is None or at <= now]
 
     def due(self) -> Sequence[Any]:
-        """The members that have been due for longest, at most a page of them."""
-        return self._connection.zrangebyscore(TIMERS_KEY, "-inf", utc_now().timestamp(), start=0, num=PAGE_TIMERS)
+        """Return the members that have been due for longest, at most PAGE_SIZE."""
+        return self._connection.zrangebyscore(TIMERS_KEY, "-inf", utc_now().timestamp(), start=0, num=PAGE_SIZE)
 
     def move(self, members: Sequence[bytes]) -> None:
-        """Pushes the due records among `members` and ends their timers, both in one transaction of Redis.
+        """Push the due records among `members` and remove them from the set, both in one transaction of Redis.
 
-        What SQL wants later gets its true time; what is cancelled, ended or no record at all is taken out.
+        A record that is due later according to SQL gets its true time; one that is cancelled, finalized or unknown is
+        removed.
         """
         if not members:
             return
-        timers = {id: member for member in members if (id := as_uuid_text(member.decode(errors="replace")))}
-        # First in SQL: a worker whose clock is a little behind would refuse a record that is not yet due for it.
-        records = _mark_queued(list(timers))
-        moved = [timers[record.id] for record in records]
+        by_id = {id: member for member in members if (id := as_uuid_text(member.decode(errors="replace")))}
+        # First in SQL: a worker whose clock is slow would not claim a record that is not yet due for it.
+        records = _mark_queued(list(by_id))
+        moved = [by_id[record.id] for record in records]
         self._publisher.push(records, timers=moved)
         if left := set(members).difference(moved):
-            later = _due_later(list(timers))
+            later = _due_later(list(by_id))
             self.set(later)
             self.remove([member for member in left if member.decode(errors="replace") not in later])
 
     def restore(self, until: datetime | None) -> Iterator[None]:
-        """Sets the timers of records that are due before `until` (None: ever), page by page, the earliest first."""
+        """Add the records that are due before `until` (None: all), page by page, the earliest first."""
         for state in TIMED:
             page = _timed(state, until)
             while rows := db.session.execute(page).all():
                 db.session.rollback()
                 self.set({row.id: row.scheduled_at for row in rows})
-                if len(rows) < PAGE_TIMERS:
+                if len(rows) < PAGE_SIZE:
                     break
                 yield
                 page = _timed(state, until).where(_position() > (rows[-1].scheduled_at, rows[-1].id))
@@ -86,7 +90,7 @@ class Timers:
 
 
 def _mark_queued(ids: Sequence[str]) -> list[PendingMessage]:
-    """Marks the due records among `ids` and gives them, with those whose mover died between this and the push."""
+    """Mark the due records among `ids` as queued; return them with those that a crashed scheduler has marked."""
     now = utc_now()
     is_due = sa.and_(JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED), JobRecord.scheduled_at <= now)
     statement = (
@@ -111,7 +115,7 @@ def _timed(state: JobState, until: datetime | None) -> sa.Select[str, datetime |
     query = sa.select(JobRecord.id, JobRecord.scheduled_at).where(JobRecord.state == state)
     if until is not None:
         query = query.where(JobRecord.scheduled_at < until)
-    return query.order_by(JobRecord.scheduled_at, JobRecord.id).limit(PAGE_TIMERS)
+    return query.order_by(JobRecord.scheduled_at, JobRecord.id).limit(PAGE_SIZE)
 
 
 def _position() -> sa.Tuple:

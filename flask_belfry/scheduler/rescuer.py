@@ -1,4 +1,4 @@
-"""The rescue: jobs that a dead worker left running go back to the queue."""
+"""The rescuer returns jobs to their queues whose worker has stopped sending heartbeats."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import structlog
 from flask import current_app
 from sqlalchemy.orm import Session
 
+from flask_belfry.execution import attempts
 from flask_belfry.execution import claim as claims
-from flask_belfry.execution.claim import Claim, Part
+from flask_belfry.execution.attempts import Part
+from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.heartbeat import is_settled
 from flask_belfry.outbox import JobRecord, JobState, WorkerProcess
 from flask_belfry.outbox.locking import unlocked
@@ -20,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 def rescue(session: Session) -> int:
-    """Interrupts every running record whose worker gave no sign of life within RESCUE_AFTER_SECONDS. Commits.
+    """Interrupt every running record whose worker sent no heartbeat within RESCUE_AFTER_SECONDS, and commit.
 
     Returns:
         how many records were rescued.
@@ -29,20 +31,20 @@ def rescue(session: Session) -> int:
     is_stranded = JobRecord.worker.not_in(alive), is_settled(), JobRecord.state == JobState.RUNNING
     stranded = claims.claims_of(session, JobRecord.id.in_(unlocked(*is_stranded)))
     workers = {claim.worker for claim in stranded}
-    # Also what is locked, and left for later: it was no less beside the others.
+    # Includes records that are locked and rescued later: they ran beside the others too.
     held = (
         Counter(claim.worker for claim in claims.claims_of(session, JobRecord.worker.in_(workers))) if workers else {}
     )
     for claim in stranded:
         part = _part_of(claim, held[claim.worker])
-        state = claims.interrupt(session, claim, f"worker {claim.worker} gave no sign of life", part)
+        state = attempts.interrupt(session, claim, f"worker {claim.worker} sent no heartbeat", part)
         log.warning("job.interrupted", job=claim.name, job_id=claim.id, worker=claim.worker, state=state)
     session.commit()
     return len(stranded)
 
 
 def _part_of(claim: Claim, held: int) -> Part:
-    """Nobody saw which job did it; only what was to run alone surely did."""
+    """Return the job's part in a crash without a witness: only a job that was to run alone certainly caused it."""
     if claim.suspicion >= QUARANTINE:
         return Part.ALONE
     return Part.POSSIBLE if held > 1 else Part.NAMED

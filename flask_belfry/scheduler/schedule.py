@@ -1,4 +1,4 @@
-"""The periodic schedule: entries declared beside their jobs, reconciled with SQL, and ticked exactly once."""
+"""The schedule of periodic jobs: data beside the jobs, reconciled with SQL; every run time is settled exactly once."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ from flask_belfry.db import insert_ignoring_conflicts, table_of
 from flask_belfry.outbox import JobRequest, Schedule, ScheduleTick, enqueue_many
 from flask_belfry.outbox.models import TickOutcome
 from flask_belfry.outbox.registry import definition
-from flask_belfry.scheduler.cron import Cron, Every, Timing, last_tick, ticks_between
-from flask_belfry.scheduler.errors import ScheduleError
+from flask_belfry.scheduler.cron import Cron, Every, ScheduleError, Timing, last_tick, ticks_between
 
 log = structlog.get_logger(__name__)
 
-# More missed ticks than this are not listed one by one: the oldest are, and the newest.
+# Of more missed ticks than this only the oldest are recorded, and the newest.
 MAX_TICKS_RECORDED = 1_000
-# Another scheduler may take this long to take over: no tick is too late before.
+# The time in which another scheduler takes over: a tick cannot be too late before.
 MIN_CATCH_UP_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
 class ScheduleEntry:
-    """One line of the schedule.
+    """One periodic job of the schedule.
 
     Args:
-        name: fixed and unique; pausing and history hang on it.
+        name: fixed and unique; it identifies the schedule when it is paused, and in the history.
         job: the job's name; it is enqueued without arguments.
         every: seconds, or the name of a setting that holds them.
-        cron: five fields, read in `zone`; give this or `every`.
-        zone: an IANA zone; None takes TIMEZONE.
-        catch_up_seconds: how late a tick may still run, at least 15 s; None takes SCHEDULE_CATCH_UP_SECONDS.
+        cron: five fields, in the time of `zone`; set this or `every`.
+        zone: an IANA zone; None means TIMEZONE.
+        catch_up_seconds: how late a tick may still run, at least 15 s; None means SCHEDULE_CATCH_UP_SECONDS.
     """
 
     name: str
@@ -50,32 +49,32 @@ class ScheduleEntry:
     catch_up_seconds: float | None = None
 
     def timing(self, settings: Mapping[str, Any]) -> Timing:
-        """Its ticks under `settings`. Raises ScheduleError."""
+        """Return its timing under `settings`. Raise ScheduleError when it is invalid."""
         if (self.every is None) == (self.cron is None):
-            raise ScheduleError("give every or cron")
+            raise ScheduleError("set either every or cron")
         if self.cron is not None:
             return Cron(self.cron, self.zone_name(settings))
         return Every(float(settings[self.every] if isinstance(self.every, str) else self.every or 0))
 
     def zone_name(self, settings: Mapping[str, Any]) -> str:
-        """The zone its cron line is read in."""
+        """Return the zone of its cron line."""
         return self.zone or settings["TIMEZONE"]
 
     def catch_up(self, settings: Mapping[str, Any]) -> timedelta:
-        """How late a tick may still run."""
+        """Return how late a tick may still run."""
         seconds = self.catch_up_seconds
         wanted = settings["SCHEDULE_CATCH_UP_SECONDS"] if seconds is None else seconds
         return timedelta(seconds=max(wanted, MIN_CATCH_UP_SECONDS))
 
 
 def check(entries: Sequence[ScheduleEntry], settings: Mapping[str, Any]) -> None:
-    """Raises ScheduleError or UnknownJobError when an entry cannot work."""
+    """Raise ScheduleError or UnknownJobError when an entry is invalid."""
     names = [entry.name for entry in entries]
     for entry in entries:
         if names.count(entry.name) > 1:
-            raise ScheduleError(f"two entries of the schedule are named {entry.name!r}")
+            raise ScheduleError(f"the schedule has two entries named {entry.name!r}")
         if required := definition(entry.job).required:
-            raise ScheduleError(f"schedule {entry.name}: {entry.job} needs {', '.join(sorted(required))}")
+            raise ScheduleError(f"schedule {entry.name}: {entry.job} requires {', '.join(sorted(required))}")
         _check_timing(entry, settings)
         _check_lengths(entry, settings)
 
@@ -97,10 +96,10 @@ def _check_lengths(entry: ScheduleEntry, settings: Mapping[str, Any]) -> None:
 
 
 def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> list[str]:
-    """Makes SQL's schedules those of the code: adds, changes, removes, by name. Commits.
+    """Add, change and remove schedules in SQL by name, so that they equal `entries`, and commit.
 
     Returns:
-        the names of those that were removed.
+        the names of the removed ones.
     """
     settings, now = current_app.config, utc_now()
     known = {row.name: row for row in session.scalars(sa.select(Schedule))}
@@ -111,10 +110,10 @@ def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> list[str]:
             ensure_row(session, entry)
             continue
         if (row.timing, row.zone) != (wanted["timing"], wanted["zone"]):
-            # Ticks of the old timing are over; those of the new one begin now.
+            # The ticks of the new timing begin now.
             row.first_tick_at, row.last_tick_at = now, None
         elif _settled_until(row) > now:
-            _take_back(session, row, now)
+            _reset_to_now(session, row, now)
         for key, value in wanted.items():
             setattr(row, key, value)
     for gone in known.values():
@@ -124,15 +123,15 @@ def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> list[str]:
 
 
 def ensure_row(session: Session, entry: ScheduleEntry) -> None:
-    """Inserts the row of `entry` unless it exists; a new installation has none. The caller commits."""
+    """Insert the row of `entry` unless it exists. The caller commits."""
     row = {"name": entry.name, "first_tick_at": utc_now(), **_columns(entry, current_app.config)}
     insert_ignoring_conflicts(session, Schedule, [row], key="name")
 
 
-def _take_back(session: Session, row: Schedule, now: datetime) -> None:
-    """Called when a clock was ahead and has been set right: the schedule would be silent until the moment it had shown.
+def _reset_to_now(session: Session, row: Schedule, now: datetime) -> None:
+    """Settle a schedule until `now` only: its clock was ahead and has been corrected, and no tick would run until then.
 
-    What was enqueued too early stays on record, and is not repeated.
+    A tick that was enqueued too early stays on record and is not repeated.
     """
     log.warning("schedule.clock_set_back", schedule=row.name, settled_until=_settled_until(row).isoformat())
     is_ahead = ScheduleTick.tick_at > now, ScheduleTick.outcome != TickOutcome.ENQUEUED
@@ -145,7 +144,7 @@ def _columns(entry: ScheduleEntry, settings: Mapping[str, Any]) -> dict[str, str
 
 
 def next_ticks(session: Session, entries: Sequence[ScheduleEntry]) -> dict[str, datetime]:
-    """The first tick of each entry that has no outcome yet, by the entry's name; it may lie in the past."""
+    """Return the first tick of each entry that has no outcome yet, by the entry's name; it may lie in the past."""
     now, settings = utc_now(), current_app.config
     names = [entry.name for entry in entries]
     rows = {row.name: row for row in session.scalars(sa.select(Schedule).where(Schedule.name.in_(names)))}
@@ -155,8 +154,10 @@ def next_ticks(session: Session, entries: Sequence[ScheduleEntry]) -> dict[str, 
 
 
 def tick(session: Session, entry: ScheduleEntry) -> list[datetime]:
-    """Settles all ticks of `entry` that are due, in one transaction: the newest within the catch-up window is
-    enqueued, the others are recorded as missed. Whoever settled one first wins; commits.
+    """Settle all ticks of `entry` that are due, in one transaction, and commit.
+
+    The newest within the catch-up window is enqueued, the others are recorded as missed. A tick that another scheduler
+    has settled is left out.
 
     Returns:
         the ticks that were settled by this call.
@@ -184,7 +185,7 @@ def tick(session: Session, entry: ScheduleEntry) -> list[datetime]:
 
 
 def run_now(session: Session, entry: ScheduleEntry) -> str:
-    """Enqueues a schedule's job outside of its ticks. The caller commits.
+    """Enqueue a schedule's job outside of its ticks. The caller commits.
 
     Returns:
         the job's id; the id of the current job when one has not been finalized.
@@ -217,12 +218,12 @@ def _enqueue(session: Session, entry: ScheduleEntry, tick_at: datetime) -> None:
 
 
 def _request(name: str, job_name: str) -> JobRequest:
-    # Two jobs of one schedule never live at the same time.
+    # At most one job of a schedule is not finalized.
     key = None if definition(job_name).is_singleton else f"schedule/{name}"
     return JobRequest(unique_key=key, subject=Subject("schedule", name[:40]))
 
 
 def prune_ticks(session: Session, before: datetime) -> int:
-    """Deletes the ticks recorded before a moment. The caller commits."""
+    """Delete the ticks recorded before a time. The caller commits."""
     result: Any = session.execute(sa.delete(ScheduleTick).where(ScheduleTick.recorded_at < before))
     return result.rowcount

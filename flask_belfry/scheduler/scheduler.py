@@ -1,4 +1,4 @@
-"""rq-scheduler's Scheduler without its holes: timers moved atomically, an owned lock, ticks unique in SQL."""
+"""rq-scheduler's Scheduler, made safe: jobs move atomically, the lock has an owner, run times are unique in SQL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from flask_belfry.outbox.deployment import MEMORY_KEY
 from flask_belfry.outbox.publisher import Publisher
 from flask_belfry.outbox.relay import relay_pages
 from flask_belfry.scheduler import schedule
-from flask_belfry.scheduler.delayed import PAGE_TIMERS, Timers
+from flask_belfry.scheduler.delayed import PAGE_SIZE, ScheduledSet
 from flask_belfry.scheduler.rescuer import rescue
 from flask_belfry.scheduler.schedule import ScheduleEntry
 
@@ -38,9 +38,9 @@ PASS_SECONDS = 0.5
 LOCK_SECONDS = 10
 REFRESH_SECONDS = 30.0
 LOOK_AHEAD_SECONDS = 90.0
-# One short statement when nobody has died; what it waits comes on top of RESCUE_AFTER_SECONDS.
+# One short statement when no worker has crashed; this period comes on top of RESCUE_AFTER_SECONDS.
 RESCUE_PERIOD_SECONDS = 1.0
-# With the time that an answer of Redis may take, less than half of RESCUE_AFTER_SECONDS: the rescue goes on without it.
+# Together with the timeout of Redis, less than half of RESCUE_AFTER_SECONDS: rescues continue without Redis.
 MAX_BACKOFF_SECONDS = 2.0
 SCHEDULE_PREFIX = "schedule:"
 END = object()
@@ -48,16 +48,16 @@ MAX_REASON_CHARACTERS = 500
 
 
 class BelfryScheduler(Scheduler):
-    """Moves what is due: timers to their queues, schedules to their jobs; and keeps the relay and the rescue going.
+    """Moves delayed jobs that are due to their queues, enqueues periodic jobs, and runs the relay and the rescuer.
 
-    Any number may run: one works while it holds the lock, the others stand by. The lock only saves work; that
-    nothing happens twice is SQL's doing. Each pass is short: long work goes on page by page, one in each pass.
+    Any number may run: the leader, which holds the lock, works, and the others are on standby. The lock only saves
+    work; SQL ensures that nothing happens twice. Each pass is short: long work continues page by page, one in each.
 
     Args:
         app: the application.
         connection: a client without a blocking timeout.
         publisher: pushes what is due.
-        entries: the schedule.
+        entries: the periodic jobs.
     """
 
     def __init__(
@@ -66,17 +66,17 @@ class BelfryScheduler(Scheduler):
         super().__init__(connection=connection, interval=LOCK_SECONDS, name=heartbeat.process_name("scheduler"))
         self._app = app
         self._publisher = publisher
-        self._timers = Timers(connection, publisher)
+        self._scheduled = ScheduledSet(connection, publisher)
         self._entries = {SCHEDULE_PREFIX + entry.name: entry for entry in entries}
         self._stopping = threading.Event()
         self._last_run: dict[str, float] = {}
-        self._under_way: dict[str, Iterator[object]] = {}
-        self._beaten_at, self._beating_since = -math.inf, math.inf
+        self._pages: dict[str, Iterator[object]] = {}
+        self._heartbeat_at, self._heartbeats_since = -math.inf, math.inf
 
     def run(self, burst: bool = False) -> None:
-        """Works until SIGTERM or SIGINT; with `burst`, makes one pass.
+        """Work until SIGTERM or SIGINT; with `burst`, make one pass.
 
-        An outage of Redis or the database is waited out, with growing pauses.
+        Wait with growing pauses while Redis or the database is unavailable.
         """
         self._install_signal_handlers()
         backoff = PASS_SECONDS
@@ -88,9 +88,9 @@ class BelfryScheduler(Scheduler):
                 except (redis.RedisError, SQLAlchemyError) as error:
                     reason = str(getattr(error, "orig", error))
                     log.warning("scheduler.waiting", error=type(error).__name__, reason=reason, seconds=backoff)
-                    self._let_go()
+                    self._resign()
                     if isinstance(error, redis.RedisError):
-                        self._record_refusal(reason)
+                        self._record_error(reason)
                     pause, backoff = backoff, min(backoff * 2, MAX_BACKOFF_SECONDS)
                 if burst:
                     break
@@ -98,28 +98,28 @@ class BelfryScheduler(Scheduler):
             self._sign_off()
 
     def work_once(self) -> bool:
-        """One pass, if this scheduler holds the lock.
+        """Make one pass, if this scheduler holds the lock.
 
         Returns:
-            whether the next pass should follow at once, because there is more to do.
+            whether the next pass should follow immediately, because there is more to do.
         """
         settings = self._app.config
-        self._regularly("heartbeat", settings["HEARTBEAT_SECONDS"], self._beat)
-        # The rescue needs no Redis and no lock: its UPDATEs are fenced.
-        if self._may_judge():
-            self._regularly("rescue", RESCUE_PERIOD_SECONDS, lambda: rescue(db.session()))
+        self._every("heartbeat", settings["HEARTBEAT_SECONDS"], self._beat)
+        # Rescues need neither Redis nor the lock: their UPDATEs are fenced.
+        if self._may_rescue():
+            self._every("rescue", RESCUE_PERIOD_SECONDS, lambda: rescue(db.session()))
         self._publisher.ownership.check(self.connection, every_seconds=0)
         if not self.acquire_lock():
             return False
-        self._regularly("refresh", REFRESH_SECONDS, self.refresh)
-        self._page_by_page("timers", REFRESH_SECONDS, self._restore_timers)
+        self._every("refresh", REFRESH_SECONDS, self.refresh)
+        self._page_by_page("delayed", REFRESH_SECONDS, self._restore_delayed)
         is_more_due = self.enqueue_jobs()
         self._page_by_page("relay", settings["RELAY_SECONDS"], lambda: relay_pages(self._publisher))
-        self._regularly("pass", settings["HEARTBEAT_SECONDS"], self._record_pass)
-        return is_more_due or bool(self._under_way)
+        self._every("pass", settings["HEARTBEAT_SECONDS"], self._record_pass)
+        return is_more_due or bool(self._pages)
 
     def stop(self, signal_number: int = 0, frame: object = None) -> None:
-        """Ends after the present pass."""
+        """End after the current pass."""
         self._stopping.set()
 
     def _install_signal_handlers(self) -> None:
@@ -127,8 +127,8 @@ class BelfryScheduler(Scheduler):
         signal.signal(signal.SIGINT, self.stop)
 
     def acquire_lock(self) -> bool:
-        """Takes the lock or renews it: it has an owner, so nobody deletes another's, and its owner's death ends it."""
-        # Without scripts, which an ACL may refuse.
+        """Acquire or renew the lock. Only its owner deletes it, and it expires after its owner's crash."""
+        # Without scripts, which an ACL may deny.
         with self.connection.pipeline(transaction=True) as pipeline:
             pipeline.set(self.scheduler_lock_key, self.name, nx=True, ex=LOCK_SECONDS)
             pipeline.get(self.scheduler_lock_key)
@@ -136,17 +136,17 @@ class BelfryScheduler(Scheduler):
         if holder != self.name.encode():
             return False
         if is_new:
-            self._begin_anew()
+            self._start_over()
         else:
             self.connection.expire(self.scheduler_lock_key, LOCK_SECONDS)
         return True
 
     def remove_lock(self) -> None:
-        """Releases the lock if it is ours."""
+        """Release the lock if this scheduler holds it."""
         self._while_holding_lock(lambda pipeline: pipeline.delete(self.scheduler_lock_key))
 
     def _while_holding_lock(self, change: Callable[[Pipeline], object]) -> None:
-        """Makes a change in Redis, unless the lock is not ours or is lost before it is made."""
+        """Make a change in Redis, unless the lock is another scheduler's or is lost before the change."""
         with self.connection.pipeline() as pipeline, suppress(redis.WatchError):
             pipeline.watch(self.scheduler_lock_key)
             if pipeline.get(self.scheduler_lock_key) == self.name.encode():
@@ -155,86 +155,86 @@ class BelfryScheduler(Scheduler):
                 pipeline.execute()
 
     def refresh(self) -> None:
-        """Makes SQL's schedules those of the code, and Redis's ticks those of SQL."""
+        """Make the schedules in SQL equal to those of the code, and the ticks in Redis equal to those in SQL."""
         entries = list(self._entries.values())
         removed = schedule.reconcile(db.session(), entries)
-        self._timers.remove([SCHEDULE_PREFIX + name for name in removed])
+        self._scheduled.remove([SCHEDULE_PREFIX + name for name in removed])
         self._set_ticks(entries)
 
-    def enqueue_jobs(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody uses the list
-        """Moves what is due: every tick, and a page of timers. One bad member never holds up the others.
+    def enqueue_jobs(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - the list is not used
+        """Enqueue what is due: every tick, and a page of delayed jobs. One bad member never holds up the others.
 
         Returns:
-            whether more timers may be due.
+            whether more delayed jobs may be due.
         """
-        # Asked for by name, ticks do not wait behind the timers, and one that Redis has lost is set again.
-        for member in self._timers.due_among(list(self._entries)):
+        # Looked up by name, ticks do not wait behind delayed jobs, and one that Redis has lost is set again.
+        for member in self._scheduled.due_among(list(self._entries)):
             self._tick(member)
-        due = self._timers.due()
-        timers = [member for member in due if member.decode(errors="replace") not in self._entries]
-        return self._apart("timers", lambda: self._timers.move(timers)) and len(due) == PAGE_TIMERS
+        due = self._scheduled.due()
+        delayed = [member for member in due if member.decode(errors="replace") not in self._entries]
+        return self._isolated("delayed", lambda: self._scheduled.move(delayed)) and len(due) == PAGE_SIZE
 
     def _tick(self, member: str) -> None:
         entry = self._entries[member]
 
         def settle() -> None:
-            # The tick commits before the timer moves on: a death in between repeats the tick, which SQL then refuses.
+            # The tick commits before the next one is set: a crash in between repeats the tick, which SQL then rejects.
             if settled := schedule.tick(db.session(), entry):
                 log.info("schedule.tick", schedule=entry.name, ticks=len(settled))
             self._set_ticks([entry])
 
-        if not self._apart(member, settle):
-            self._timers.set({member: utc_now() + timedelta(seconds=REFRESH_SECONDS)})  # not again in every pass
+        if not self._isolated(member, settle):
+            self._scheduled.set({member: utc_now() + timedelta(seconds=REFRESH_SECONDS)})  # not again in every pass
 
     def _set_ticks(self, entries: Sequence[ScheduleEntry]) -> None:
         ticks = schedule.next_ticks(db.session(), entries)
-        self._timers.set({SCHEDULE_PREFIX + name: tick_at for name, tick_at in ticks.items()})
+        self._scheduled.set({SCHEDULE_PREFIX + name: tick_at for name, tick_at in ticks.items()})
 
-    def _restore_timers(self) -> Iterator[None]:
-        """Sets the timers that are due soon, in case one was never set; all of them when Redis has lost its memory."""
+    def _restore_delayed(self) -> Iterator[None]:
+        """Add the delayed jobs that are due soon, in case one was never added; all of them when Redis was wiped."""
         if self.connection.exists(MEMORY_KEY):
-            yield from self._timers.restore(utc_now() + timedelta(seconds=LOOK_AHEAD_SECONDS))
+            yield from self._scheduled.restore(utc_now() + timedelta(seconds=LOOK_AHEAD_SECONDS))
         else:
-            yield from self._timers.restore(None)
-            # A Redis that was wiped since the pass began has lost the lock too, and what it was told.
+            yield from self._scheduled.restore(None)
+            # A Redis that was wiped since the pass began has lost the lock too, and what was added.
             self._while_holding_lock(lambda pipeline: pipeline.set(MEMORY_KEY, self.name))
 
-    def _may_judge(self) -> bool:
-        # Silence is no death while the database was away or locked for all: after a gap in its own signs of life the
-        # scheduler gives the workers the time to give theirs.
-        return time.monotonic() - self._beating_since >= 2 * self._app.config["HEARTBEAT_SECONDS"]
+    def _may_rescue(self) -> bool:
+        # Heartbeats are also missing when the database was unavailable or locked: after a gap in its own the scheduler
+        # gives the workers time to send theirs.
+        return time.monotonic() - self._heartbeats_since >= 2 * self._app.config["HEARTBEAT_SECONDS"]
 
     def _beat(self) -> None:
         began_at = time.monotonic()
         self._publisher.ownership.learn(db.session())
         if not heartbeat.beat(db.session(), self.name):
             heartbeat.register(db.session(), self.name, "scheduler", [])
-        if began_at - self._beaten_at > self._app.config["RESCUE_AFTER_SECONDS"] / 2:
-            self._beating_since = time.monotonic()
-        self._beaten_at = time.monotonic()
+        if began_at - self._heartbeat_at > self._app.config["RESCUE_AFTER_SECONDS"] / 2:
+            self._heartbeats_since = time.monotonic()
+        self._heartbeat_at = time.monotonic()
 
-    def _regularly(self, part: str, seconds: float, action: Callable[[], object]) -> None:
+    def _every(self, part: str, seconds: float, action: Callable[[], object]) -> None:
         now = time.monotonic()
         if now - self._last_run.get(part, -math.inf) >= seconds:
             self._last_run[part] = now
-            self._apart(part, action)
+            self._isolated(part, action)
 
     def _page_by_page(self, part: str, seconds: float, begin: Callable[[], Iterator[object]]) -> None:
-        """Begins long work every so many seconds; does one page of it in each pass."""
-        if part not in self._under_way:
-            self._regularly(part, seconds, lambda: self._under_way.update({part: begin()}))
-        self._apart(part, lambda: self._advance(part))
+        """Begin long work every `seconds`; do one page of it in each pass."""
+        if part not in self._pages:
+            self._every(part, seconds, lambda: self._pages.update({part: begin()}))
+        self._isolated(part, lambda: self._advance(part))
 
     def _advance(self, part: str) -> None:
-        pages = self._under_way.get(part)
+        pages = self._pages.get(part)
         if pages is not None and next(pages, END) is END:
-            del self._under_way[part]
+            del self._pages[part]
 
-    def _apart(self, part: str, action: Callable[[], object]) -> bool:
-        """Keeps what one part raises from the others; an outage goes on to the caller.
+    def _isolated(self, part: str, action: Callable[[], object]) -> bool:
+        """Log what one part raises, so that the others continue; raise when Redis or the database is unavailable.
 
         Returns:
-            whether it went well.
+            whether it succeeded.
         """
         try:
             action()
@@ -248,43 +248,43 @@ class BelfryScheduler(Scheduler):
             return False
         return True
 
-    def _begin_anew(self) -> None:
-        """Makes the next pass look at everything."""
+    def _start_over(self) -> None:
+        """Have the next pass run every part."""
         self._last_run.clear()
-        self._under_way.clear()
+        self._pages.clear()
 
-    def _let_go(self) -> None:
-        """Called after a failure: another scheduler may reach what this one cannot."""
-        self._begin_anew()
-        # A rollback would need the connection that may just have died.
+    def _resign(self) -> None:
+        """Give up leadership after a failure: another scheduler may reach what this one cannot."""
+        self._start_over()
+        # A rollback would need the connection, which may be broken.
         db.session().invalidate()
-        self._release()
+        self._release_lock()
 
     def _record_pass(self) -> None:
         passed = sa.update(Deployment).values(scheduler_passed_at=database_now(), scheduler_error=None)
         db.session.execute(passed)
         db.session.commit()
 
-    def _record_refusal(self, reason: str) -> None:
-        """Writes down for `flask doctor` why passes fail."""
+    def _record_error(self, reason: str) -> None:
+        """Record for `flask doctor` why passes fail."""
         text = reason[:MAX_REASON_CHARACTERS]
-        refused = sa.update(Deployment).where(Deployment.scheduler_error.is_distinct_from(text))
+        changed = sa.update(Deployment).where(Deployment.scheduler_error.is_distinct_from(text))
         try:
-            db.session.execute(refused.values(scheduler_error=text))
+            db.session.execute(changed.values(scheduler_error=text))
             db.session.commit()
         except SQLAlchemyError as error:
             db.session.rollback()
-            log.warning("scheduler.refusal_not_recorded", error=type(error).__name__)
+            log.warning("scheduler.error_not_recorded", error=type(error).__name__)
 
     def _sign_off(self) -> None:
-        self._release()
+        self._release_lock()
         try:
             heartbeat.sign_off(db.session(), self.name)
         except SQLAlchemyError as error:
             log.warning("scheduler.signed_off_late", error=type(error).__name__)
 
-    def _release(self) -> None:
+    def _release_lock(self) -> None:
         try:
             self.remove_lock()
         except redis.RedisError as error:
-            log.warning("scheduler.lock_kept", error=type(error).__name__, seconds=LOCK_SECONDS)
+            log.warning("scheduler.lock_not_released", error=type(error).__name__, seconds=LOCK_SECONDS)

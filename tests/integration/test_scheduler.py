@@ -16,8 +16,7 @@ from flask_belfry.db.columns import new_id
 from flask_belfry.extension import init_app
 from flask_belfry.outbox import JobRecord, JobState, Schedule, cancel, enqueue
 from flask_belfry.outbox.models import TickOutcome
-from flask_belfry.scheduler import ScheduleEntry, schedule
-from flask_belfry.scheduler.errors import ScheduleError
+from flask_belfry.scheduler import ScheduleEntry, ScheduleError, schedule
 from flask_belfry.scheduler.scheduler import LOCK_SECONDS, MEMORY_KEY
 from tests.clocks import ENTRY, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler
 
@@ -134,9 +133,9 @@ def test_a_schedule_of_an_unknown_job_stops_the_start(app):
 
     with pytest.raises(UnknownJobError):
         schedule.check([ScheduleEntry("x", job="no.such", every=1)], app.config)
-    with pytest.raises(ScheduleError, match="give every or cron"):
+    with pytest.raises(ScheduleError, match="set either every or cron"):
         schedule.check([ScheduleEntry("x", job="test.act")], app.config)
-    with pytest.raises(ScheduleError, match="two entries"):
+    with pytest.raises(ScheduleError, match="two entries named"):
         schedule.check([ENTRY, ENTRY], app.config)
 
 
@@ -144,7 +143,7 @@ def test_a_wrong_schedule_stops_the_start_with_one_line(settings, tmp_path):
     app = create_app(environ=settings, instance_path=tmp_path)
     with pytest.raises(SystemExit) as stop:
         init_app(app, [ScheduleEntry("nightly", job="test.act", cron="R 3 * * *")])
-    line = "belfry: schedule nightly: cron takes no random times (R), which differ in each scheduler: 'R 3 * * *'"
+    line = "belfry: schedule nightly: cron must not have random times (R), which differ in each scheduler: 'R 3 * * *'"
     assert stop.value.code == line
 
 

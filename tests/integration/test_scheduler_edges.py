@@ -20,8 +20,7 @@ from flask_belfry.outbox import JobRecord, JobState, Schedule, ScheduleTick, enq
 from flask_belfry.outbox.models import TickOutcome
 from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.relay import relay
-from flask_belfry.scheduler import schedule
-from flask_belfry.scheduler.errors import ScheduleError
+from flask_belfry.scheduler import ScheduleError, schedule
 from flask_belfry.scheduler.schedule import ScheduleEntry
 from flask_belfry.scheduler.scheduler import REFRESH_SECONDS, BelfryScheduler
 from tests.clocks import ENTRY, LOCK, QUEUE, TICK, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler
@@ -90,7 +89,7 @@ def test_a_scheduler_without_the_lock_still_rescues(app, session, clock, broker)
     fall_silent(session)
     broker.set("rq:scheduler_lock", "somebody else")
     standby = scheduler(app)
-    standby._beaten_at, standby._beating_since = math.inf, -math.inf  # its heartbeats have had no gap
+    standby._heartbeat_at, standby._heartbeats_since = math.inf, -math.inf  # its heartbeats have had no gap
     for _ in range(5):  # several, in case a scheduler judges nobody right after its own silence
         one_pass(standby)
         clock.shift(3)

@@ -15,8 +15,8 @@ from tests.clocks import QUEUE, TICK, TIMERS, jobs_of_schedule, one_pass, schedu
 
 @pytest.fixture(autouse=True)
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flask_belfry.scheduler.delayed.PAGE_TIMERS", 2)
-    monkeypatch.setattr("flask_belfry.scheduler.scheduler.PAGE_TIMERS", 2)
+    monkeypatch.setattr("flask_belfry.scheduler.delayed.PAGE_SIZE", 2)
+    monkeypatch.setattr("flask_belfry.scheduler.scheduler.PAGE_SIZE", 2)
     monkeypatch.setattr(import_module("flask_belfry.outbox.relay"), "PAGE_RECORDS", 2)
 
 
@@ -75,7 +75,7 @@ def test_a_redis_that_is_wiped_while_it_is_rebuilt_is_rebuilt_again(app, session
     ids = ask_for_five(session, in_seconds=3 * 86_400)
     assert ours.acquire_lock()
     broker.delete(MEMORY_KEY)
-    pages = ours._restore_timers()
+    pages = ours._restore_delayed()
     next(pages)
     broker.flushall()
     for _ in pages:

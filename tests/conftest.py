@@ -26,7 +26,7 @@ from app.accounts import security
 from flask_belfry.core.clock import DatabaseTime
 from flask_belfry.db import Base, db, table_of
 from flask_belfry.mail import close_connections
-from flask_belfry.workers.threaded import LightWorker
+from flask_belfry.workers.threaded import ThreadedWorker
 from tests.domain import Ticket
 from tests.processes import Processes
 from tests.servers import PostgresServer, ValkeyServer, short_folder
@@ -214,7 +214,7 @@ def work(app: Flask, valkey: ValkeyServer) -> Iterator[Callable[[], None]]:
 
     def run() -> None:
         db.session.rollback()
-        LightWorker(["mail", "default", "bulk"], connection=valkey.client()).work(burst=True)
+        ThreadedWorker(["mail", "default", "bulk"], connection=valkey.client()).work(burst=True)
 
     yield run
     for number, handler in handlers.items():

@@ -45,7 +45,7 @@ def state_is(session: Session, id: str, *states: JobState) -> Callable[[], bool]
     return reached
 
 
-def attempts(session: Session, id: str) -> list[JobAttempt]:
+def attempts_of(session: Session, id: str) -> list[JobAttempt]:
     """The attempts of a job that are on record, in their order."""
     found = list(session.scalars(sa.select(JobAttempt).where(JobAttempt.job_id == id).order_by(JobAttempt.id)))
     session.rollback()

@@ -1,4 +1,4 @@
-"""Execution: what a job function is written against (`job`, `Chunk`, `RetryPolicy`), and what runs one."""
+"""Execution: the API of job functions (`job`, `Chunk`, `RetryPolicy`), and the executor that runs them."""
 
 from flask_belfry.execution.chunk import Answer, Chunk
 from flask_belfry.execution.context import check_cancelled, current_job

@@ -1,4 +1,4 @@
-"""Finding the Flask application from a process that RQ started, which knows nothing of it."""
+"""Loading the Flask application in a process that RQ started."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flask.globals import app_ctx
 
 
 def application() -> Flask:
-    """The current application; outside of one, what Flask's own CLI would load (FLASK_APP, else ./wsgi.py)."""
+    """Return the current application; without one, what Flask's own CLI would load (FLASK_APP, else ./wsgi.py)."""
     if has_app_context():
         return app_ctx.app
     return ScriptInfo(app_import_path=os.environ.get("FLASK_APP")).load_app()

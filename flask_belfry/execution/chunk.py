@@ -1,4 +1,4 @@
-"""A chunk: many records of one job, answered one by one and committed together, as often as there is something to."""
+"""A chunk: many records of one job, answered one by one and committed together at intervals."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from flask_belfry.core.database_errors import is_transient
+from flask_belfry.execution import attempts
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.results import result_text
@@ -18,13 +19,13 @@ from flask_belfry.outbox import JobState, JobTimeoutError, RetryPolicy
 
 log = structlog.get_logger(__name__)
 
-# Two commits of one chunk lie at least this far apart, so that a fast server is not slowed by the database.
+# The shortest time between two commits of one chunk, so that the database does not slow down a fast server.
 COMMIT_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one record of a chunk: its result or its error, and the state that it goes to."""
+    """The outcome of one record of a chunk: its result or its error, and the state that it goes to."""
 
     item: Claim
     result: Any
@@ -33,7 +34,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Ended:
+class _Uncommitted:
     item: Claim
     result: Any
     stored_result: str | None
@@ -43,7 +44,7 @@ class _Ended:
     delay_seconds: float = 0.0
 
     @property
-    def is_done(self) -> bool:
+    def is_completed(self) -> bool:
         return self.error is None and not self.is_released
 
 
@@ -51,10 +52,11 @@ Save = Callable[[Session, Sequence[Answer]], None]
 
 
 class Chunk:
-    """The records that one call of a chunk function gets.
+    """The records that one call of a chunk function receives.
 
-    Iterate for the items (`id`, `args`, `attempt`); call `answer` or `fail` once for each. Commits happen in between,
-    and never while the function does anything slow: a transaction is opened, filled and committed in one go.
+    Iterate for the items (`id`, `args`, `attempt`); call `answer`, `fail`, `release` or `interrupt` once for each.
+    Commits happen in these calls, and never while the function does anything slow: a transaction is opened, filled and
+    committed in one step.
     """
 
     def __init__(
@@ -65,10 +67,10 @@ class Chunk:
         self._policy = policy
         self._should_stop = should_stop
         self._unanswered = {item.id: item for item in items}
-        self._waiting: list[_Ended] = []
+        self._uncommitted: list[_Uncommitted] = []
         self._savers: list[Save] = []
         self._committed_at = time.monotonic()
-        self.ends: list[tuple[str, JobState]] = []
+        self.transitions: list[tuple[str, JobState]] = []
         self.errors: list[BaseException] = []
 
     def __iter__(self) -> Iterator[Claim]:
@@ -83,7 +85,7 @@ class Chunk:
         return list(self._unanswered.values())
 
     def is_unanswered(self, item: Claim) -> bool:
-        """Whether the item has neither an answer nor a failure."""
+        """Return whether the item has neither an answer nor a failure."""
         return item.id in self._unanswered
 
     @property
@@ -92,87 +94,88 @@ class Chunk:
         return self._should_stop()
 
     def before_commit(self, save: Save) -> None:
-        """Has `save(session, answers)` called in every transaction that ends items, with those it ends."""
+        """Call `save(session, answers)` in every transaction that answers items, with the items it answers."""
         self._savers.append(save)
 
     def held(self, items: Sequence[Claim]) -> set[str]:
-        """The ids of those items that nobody else has claimed since, nor can until the transaction ends: the fence of
-        what a function commits before it does something that cannot be taken back."""
-        return claims.held(self.session, items)
+        """Lock the items that no other worker has claimed since, until the transaction ends; return their ids.
+
+        This is the fence for what a function commits before it does something that cannot be undone.
+        """
+        return claims.lock_held(self.session, items)
 
     def answer(self, item: Claim, result: Any = None) -> None:
-        """The item is done. Raises JobResultError when `result` is not small JSON."""
-        self._take(_Ended(item, result, result_text(result), None))
+        """Complete the item. Raise JobResultError when `result` is not small JSON."""
+        self._add(_Uncommitted(item, result, result_text(result), None))
 
     def fail(self, item: Claim, error: BaseException) -> None:
-        """The item failed; the job's retry policy says what follows."""
-        self._take(_Ended(item, None, None, error))
+        """Fail the attempt; the job's retry policy decides what follows."""
+        self._add(_Uncommitted(item, None, None, error))
 
     def release(self, item: Claim, delay_seconds: float = 0.0) -> None:
-        """The item was not begun: it goes back to the queue, maybe after a delay, and uses up no attempt."""
-        self._take(_Ended(item, None, None, None, is_released=True, delay_seconds=delay_seconds))
+        """Return an item that was not begun to its queue, optionally after a delay, without using an attempt."""
+        self._add(_Uncommitted(item, None, None, None, is_released=True, delay_seconds=delay_seconds))
 
     def interrupt(self, item: Claim, error: BaseException) -> None:
-        """The item was disturbed by no fault of its own: it goes back, and the third time in a row it fails."""
-        self._take(_Ended(item, None, None, error, is_interrupted=True))
+        """Return an item to its queue that failed through no fault of its own; the third time in a row it fails."""
+        self._add(_Uncommitted(item, None, None, error, is_interrupted=True))
 
-    def settle(self) -> None:
-        """Ends and commits all items answered so far. When it raises, they are kept for the next call."""
-        if self._waiting:
-            self._settle(self._waiting)
+    def commit(self) -> None:
+        """Commit all items answered so far. When this raises, they are kept for the next call."""
+        if self._uncommitted:
+            self._commit_halving(self._uncommitted)
             self._committed_at = time.monotonic()
 
-    def _settle(self, waiting: list[_Ended]) -> None:
-        """Commits the first of those that wait. One whose end cannot be written is found by halving, and fails."""
+    def _commit_halving(self, uncommitted: list[_Uncommitted]) -> None:
+        """Commit these, the first of those that wait. One that cannot be written is found by halving, and fails."""
         try:
-            self._commit(waiting, self._savers)
+            self._commit(uncommitted, self._savers)
         except (JobTimeoutError, KeyboardInterrupt):
-            raise  # about the function, which is ending them
+            raise  # they concern the function, which is committing
         except BaseException as error:
             if is_transient(error):
                 raise
-            if len(waiting) > 1:
-                half = len(waiting) // 2
-                self._settle(waiting[:half])
-                self._settle(waiting[half:])
+            if len(uncommitted) > 1:
+                half = len(uncommitted) // 2
+                self._commit_halving(uncommitted[:half])
+                self._commit_halving(uncommitted[half:])
             else:
-                log.exception("chunk.end_not_written", job=waiting[0].item.name, job_id=waiting[0].item.id)
-                self._commit([_Ended(waiting[0].item, None, None, error)], [])
+                item = uncommitted[0].item
+                log.exception("chunk.answer_not_written", job=item.name, job_id=item.id)
+                self._commit([_Uncommitted(item, None, None, error)], [])
 
-    def _commit(self, waiting: Sequence[_Ended], savers: Sequence[Save]) -> None:
+    def _commit(self, uncommitted: Sequence[_Uncommitted], savers: Sequence[Save]) -> None:
         self.session.rollback()  # ends a transaction that the function has read in, and releases its locks
-        answers = self._end(waiting)
+        answers = self._write(uncommitted)
         for save in savers:
             save(self.session, answers)
         self.session.commit()
-        self._waiting = self._waiting[len(waiting) :]
-        self.ends += [(answer.item.id, answer.state) for answer in answers]
+        self._uncommitted = self._uncommitted[len(uncommitted) :]
+        self.transitions += [(answer.item.id, answer.state) for answer in answers]
         self.errors += [answer.error for answer in answers if answer.error is not None]
 
-    def _take(self, ended: _Ended) -> None:
-        if self._unanswered.pop(ended.item.id, None) is None:
-            raise ValueError(f"job {ended.item.id} is not in this chunk, or has its answer already")
-        self._waiting.append(ended)
+    def _add(self, added: _Uncommitted) -> None:
+        if self._unanswered.pop(added.item.id, None) is None:
+            raise ValueError(f"job {added.item.id} is not in this chunk, or is already answered")
+        self._uncommitted.append(added)
         if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
-            self.settle()
+            self.commit()
 
-    def _end(self, waiting: Sequence[_Ended]) -> list[Answer]:
-        done = [(ended.item, ended.stored_result) for ended in waiting if ended.is_done]
-        states: dict[str, JobState] = dict.fromkeys(claims.complete(self.session, done), JobState.COMPLETED)
-        for ended in waiting:
-            if not ended.is_done and (state := self._end_other(ended)) is not None:
-                states[ended.item.id] = state
-        if len(states) < len(waiting):
-            log.warning("claim.lost", job=waiting[0].item.name, records=len(waiting) - len(states))
+    def _write(self, uncommitted: Sequence[_Uncommitted]) -> list[Answer]:
+        completions = [(one.item, one.stored_result) for one in uncommitted if one.is_completed]
+        states: dict[str, JobState] = dict.fromkeys(claims.complete(self.session, completions), JobState.COMPLETED)
+        for one in uncommitted:
+            if not one.is_completed and (state := self._write_uncompleted(one)) is not None:
+                states[one.item.id] = state
+        if len(states) < len(uncommitted):
+            log.warning("claim.lost", job=uncommitted[0].item.name, records=len(uncommitted) - len(states))
         return [
-            Answer(ended.item, ended.result, ended.error, states[ended.item.id])
-            for ended in waiting
-            if ended.item.id in states
+            Answer(one.item, one.result, one.error, states[one.item.id]) for one in uncommitted if one.item.id in states
         ]
 
-    def _end_other(self, ended: _Ended) -> JobState | None:
-        if ended.error is None:
-            return claims.give_back_one(self.session, ended.item, ended.delay_seconds)
-        if ended.is_interrupted:
-            return claims.interrupt(self.session, ended.item, claims.cause_of(ended.error))
-        return claims.fail(self.session, ended.item, ended.error, self._policy)
+    def _write_uncompleted(self, one: _Uncommitted) -> JobState | None:
+        if one.error is None:
+            return attempts.release(self.session, one.item, one.delay_seconds)
+        if one.is_interrupted:
+            return attempts.interrupt(self.session, one.item, attempts.cause_of(one.error))
+        return attempts.fail(self.session, one.item, one.error, self._policy)

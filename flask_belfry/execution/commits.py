@@ -1,4 +1,4 @@
-"""A job function does not commit: whichever way it tries, on the application's database, it is refused."""
+"""The guard against commits in job functions: the engine commits a job's changes together with its completion."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class _Refusals:
     first: CommitInJobError | None = None
 
     def concern(self, connection: sa.Connection) -> bool:
-        """Whether it is one to the application's database; what a job does in others is its own affair."""
+        """Return whether it is a connection to the application's database; commits in other databases are allowed."""
         return connection.engine.url == self.url
 
     def refuse(self) -> CommitInJobError:
-        """The error to raise."""
-        error = CommitInJobError("a job function does not commit: the engine commits its changes with its completion")
+        """Return the error to raise."""
+        error = CommitInJobError("a job function must not commit: the engine commits its changes with its completion")
         self.first = self.first or error
         return error
 
@@ -44,8 +44,8 @@ _refusals: ContextVar[_Refusals | None] = ContextVar("refused_commits", default=
 
 @contextmanager
 def commits_forbidden() -> Iterator[None]:
-    """For a block in which every commit on the application's database raises CommitInJobError, whatever session or
-    connection makes it; so does the block's end when the code in it went on regardless."""
+    """Raise CommitInJobError at every commit in the block on the application's database, by any session or connection,
+    and at the end of the block when the code in it caught that error."""
     token = _refusals.set(refusals := _Refusals(db.engine.url))
     try:
         yield
@@ -58,7 +58,7 @@ def commits_forbidden() -> Iterator[None]:
 @event.listens_for(BelfrySession, "before_commit")
 def _refuse_session(session: orm.Session) -> None:
     refusals = _refusals.get()
-    # Savepoints come by here too; they are a job's own affair.
+    # The event also fires for savepoints, which a job may release.
     if refusals is not None and not session.in_nested_transaction():
         raise refusals.refuse()
 
@@ -68,7 +68,7 @@ def _refuse_session(session: orm.Session) -> None:
 def _refuse_connection(connection: sa.Connection, *_: object) -> None:
     refusals = _refusals.get()
     if refusals is not None and refusals.concern(connection):
-        # SQLAlchemy takes a transaction whose commit has raised for ended, and would keep it open in the pool.
+        # SQLAlchemy considers a transaction whose commit has raised as ended, and would keep it open in the pool.
         connection.connection.rollback()
         raise refusals.refuse()
 

@@ -1,4 +1,4 @@
-"""What a running job function can ask about itself: its id, its attempt, and whether a person wants it to stop."""
+"""The running job, as its function sees it: its claim, and whether a user requested that it stop."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ CANCEL_POLL_SECONDS = 1.0
 class RunningJob:
     """The job that runs in this thread.
 
-    `outage` is the error with which it lost the database, whatever its function made of it.
+    `outage` is the error with which it lost the database, also when its function caught it.
     """
 
     claim: Claim
     outage: BaseException | None = None
-    _asked_at: float = field(default=0.0, repr=False)
+    _queried_at: float = field(default=0.0, repr=False)
 
     def is_cancel_requested(self) -> bool:
-        """Whether a person asked it to stop; asks the database at most once a second."""
-        if time.monotonic() - self._asked_at < CANCEL_POLL_SECONDS:
+        """Return whether a user requested that it stop; query the database at most once a second."""
+        if time.monotonic() - self._queried_at < CANCEL_POLL_SECONDS:
             return False
-        self._asked_at = time.monotonic()
+        self._queried_at = time.monotonic()
         # On a connection of its own: the job's transaction must not be disturbed.
         with db.engine.connect() as connection:
             query = sa.select(JobRecord.cancel_requested).where(JobRecord.id == self.claim.id)
@@ -48,7 +48,7 @@ _running: ContextVar[RunningJob | None] = ContextVar("running_job", default=None
 
 @contextmanager
 def running(claim: Claim) -> Iterator[RunningJob]:
-    """Marks `claim` as the job that runs in this context."""
+    """Mark `claim` as the job that runs in the block."""
     token = _running.set(job := RunningJob(claim))
     try:
         yield job
@@ -58,21 +58,21 @@ def running(claim: Claim) -> Iterator[RunningJob]:
 
 @event.listens_for(sa.Engine, "handle_error")
 def _note_outage(context: ExceptionContext) -> None:
-    # A ping that fails is only a pooled connection's end: a new one is made in its place.
+    # A ping that fails only ends a pooled connection, which is replaced.
     job, error = _running.get(), context.sqlalchemy_exception
     if job is not None and error is not None and not context.is_pre_ping and is_database_away(error):
         job.outage = error
 
 
 def current_job() -> RunningJob:
-    """The job that runs here. Raises EngineError outside of one."""
+    """Return the job that runs here. Raise EngineError outside of one."""
     job = _running.get()
     if job is None:
-        raise EngineError("no job runs here")
+        raise EngineError("not called from a running job")
     return job
 
 
 def check_cancelled() -> None:
-    """Raises JobCancelledError when a person asked the running job to stop: call it between steps of long work."""
+    """Raise JobCancelledError when a user cancelled the running job: call it between the steps of long work."""
     if current_job().is_cancel_requested():
-        raise JobCancelledError("a person asked it to stop")
+        raise JobCancelledError("cancelled by a user")

@@ -1,31 +1,31 @@
-"""Errors of running a job. Errors of asking for one live in `flask_belfry.outbox`."""
+"""Errors of executing jobs; `flask_belfry.outbox` has those of enqueueing them."""
 
 from __future__ import annotations
 
 
 class EngineError(Exception):
-    """Something went wrong in running jobs, not in a job's own code."""
+    """The base of the engine's errors."""
 
 
 class ClaimLostError(EngineError):
-    """Another worker has claimed the job since: this one's transaction must not commit."""
+    """Another worker has claimed the job since; this transaction must not commit."""
 
 
 class CommitInJobError(EngineError):
-    """A job function committed: its changes and its completion belong to one commit, which the engine makes."""
+    """A job function committed; the engine commits its changes together with its completion."""
 
 
 class JobCancelledError(EngineError):
-    """A person asked the running job to stop; raised where the job function calls `check_cancelled()`."""
+    """A user cancelled the running job; raised where the job function calls `check_cancelled()`."""
 
 
 class JobResultError(EngineError):
-    """A job function returned something that is not small JSON."""
+    """A job function returned a value that is not small JSON."""
 
 
 class UnansweredError(EngineError):
-    """A chunk's function returned without an answer for this record."""
+    """A chunk function returned without an answer for this record."""
 
 
 class PoisonPillError(EngineError):
-    """The job's worker died under it too many times in a row."""
+    """The job's worker crashed too many times in a row while running it."""

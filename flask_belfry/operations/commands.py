@@ -17,9 +17,9 @@ from flask_belfry.operations import periodic
 from flask_belfry.outbox.broker import connect
 from flask_belfry.outbox.registry import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
 from flask_belfry.scheduler import ScheduleEntry
-from flask_belfry.workers.forking import HeavyWorker
+from flask_belfry.workers.forking import ForkingWorker
 from flask_belfry.workers.pool import Pool
-from flask_belfry.workers.threaded import LightWorker, QuarantineWorker
+from flask_belfry.workers.threaded import QuarantineWorker, ThreadedWorker
 
 schedule_group = CommandGroup("schedule", help="The periodic schedule.")
 
@@ -33,7 +33,7 @@ schedule_group = CommandGroup("schedule", help="The periodic schedule.")
 def worker_command(heavy: bool, queues: str | None, processes: int | None, burst: bool) -> None:
     """Start workers; they end with SIGTERM, within the grace."""
     names = _queue_names(queues) if queues else list(HEAVY_QUEUES if heavy else LIGHT_QUEUES)
-    classes = (HeavyWorker, None) if heavy else (LightWorker, QuarantineWorker)
+    classes = (ForkingWorker, None) if heavy else (ThreadedWorker, QuarantineWorker)
     count, redis_url = processes or current_app.config["WORKER_PROCESSES"], current_app.config["REDIS_URL"]
     log_start(current_app, "heavy" if heavy else "worker", queues=names, processes=count)
     # RQ sets the timeouts that its blocking pops need on a client of the worker's own.

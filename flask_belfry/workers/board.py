@@ -1,4 +1,4 @@
-"""Shared memory in which a worker process shows its parent its pulse and its running jobs, also when it hangs."""
+"""Memory in which a worker process publishes its pulse and its running jobs to its parent, also when it hangs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ID_BYTES = 16
 
 @dataclass(frozen=True)
 class RunningThread:
-    """A thread that ran jobs: its id for the kernel, its id for Python, and the ids of the jobs."""
+    """A thread that runs jobs: its id in the kernel, its id in Python, and the ids of the jobs."""
 
     native_id: int
     ident: int
@@ -36,7 +36,7 @@ class Board:
     Args:
         threads: how many threads may run jobs.
         most: how many jobs one of them may run at once.
-        quarantine: one byte that all processes of a parent share: whether quarantined jobs wait.
+        quarantine: one byte shared by all processes of a parent: whether quarantined jobs wait; None without a parent.
     """
 
     def __init__(self, threads: int, most: int, quarantine: mmap.mmap | None = None) -> None:
@@ -50,17 +50,17 @@ class Board:
 
     @property
     def is_watched(self) -> bool:
-        """Whether a parent reads it, which also starts a worker for quarantined jobs."""
+        """Whether there is a parent, which also starts a worker for quarantined jobs."""
         return self._quarantine is not None
 
     @property
     def pulse(self) -> int:
-        """A number that grows as long as the process runs Python."""
+        """A number that increases as long as the process runs Python."""
         return _PULSE.unpack_from(self._memory, 0)[0]
 
     @property
     def name(self) -> str:
-        """The worker's name; empty until it has one."""
+        """The worker's name; empty until it is set."""
         return _NAME.unpack_from(self._memory, _PULSE.size + _STUCK.size)[0].rstrip(b"\0").decode(errors="replace")
 
     @name.setter
@@ -69,7 +69,7 @@ class Board:
 
     @property
     def stuck_thread(self) -> int:
-        """Python's id of the thread whose job does not react to its timeout; 0 when there is none."""
+        """Python's id of the thread whose job does not react to its time limit; 0 when there is none."""
         return _STUCK.unpack_from(self._memory, _PULSE.size)[0]
 
     @stuck_thread.setter
@@ -77,23 +77,23 @@ class Board:
         _STUCK.pack_into(self._memory, _PULSE.size, ident)
 
     def start_pulse(self) -> None:
-        """Starts the thread that moves the pulse. The pulse stops while another thread holds the interpreter."""
+        """Start the thread that increases the pulse, which stops while another thread holds the interpreter."""
         threading.Thread(target=self._beat, name="pulse", daemon=True).start()
 
     def call_quarantine(self) -> None:
-        """Asks the parent for a worker for quarantined jobs."""
+        """Request a worker for quarantined jobs from the parent."""
         if self._quarantine is not None:
             self._quarantine[0] = 1
 
     @contextmanager
     def running(self, ids: Sequence[str]) -> Iterator[None]:
-        """Shows that this thread runs these jobs."""
+        """Publish that this thread runs these jobs during the block."""
         ident = threading.get_ident()
         with self._lock:
             at = self._first_slot + self._slots.setdefault(ident, len(self._slots)) * self._slot_size
         written = b"".join(UUID(id).bytes for id in ids)
         self._memory[at + _SLOT.size : at + _SLOT.size + len(written)] = written
-        # Last, so that the reader finds all or nothing.
+        # Last, so that the reader finds all of it or nothing.
         _SLOT.pack_into(self._memory, at, threading.get_native_id(), ident, len(ids))
         try:
             yield
@@ -101,7 +101,7 @@ class Board:
             _SLOT.pack_into(self._memory, at, 0, 0, 0)
 
     def read(self) -> list[RunningThread]:
-        """The threads that run jobs."""
+        """Return the threads that run jobs."""
         found = []
         for slot in range(self._threads):
             at = self._first_slot + slot * self._slot_size

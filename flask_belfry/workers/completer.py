@@ -1,4 +1,4 @@
-"""Group commit: the ends of jobs that changed nothing are written together, all that came during the last commit."""
+"""The batch completer: jobs that changed nothing are completed together, all that ended during the last commit."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from flask_belfry.execution.claim import Claim
 
 log = structlog.get_logger(__name__)
 
-Done = tuple[Claim, str | None]
+Completion = tuple[Claim, str | None]
 
 
-class GroupCommit:
-    """A thread that commits the ends of finished jobs, while the threads that ran them go on.
+class BatchCompleter:
+    """A thread that commits completions while the threads that ran the jobs continue.
 
     Args:
-        commit: writes and commits the ends of these jobs. It raises nothing that concerns them.
+        commit: completes these jobs and commits. It handles every error that concerns them.
     """
 
-    def __init__(self, commit: Callable[[list[Done]], None]) -> None:
+    def __init__(self, commit: Callable[[list[Completion]], None]) -> None:
         self._commit = commit
-        self._waiting: list[Done] = []
+        self._waiting: list[Completion] = []
         self._changed = threading.Condition()
         self._is_closed = False
-        self._thread = threading.Thread(target=self._work, name="commits", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="completer", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Start the thread."""
         self._thread.start()
 
     def add(self, item: Claim, result: str | None) -> None:
-        """Has the end of a job written soon."""
+        """Complete a job with the next commit."""
         with self._changed:
             self._waiting.append((item, result))
             self._changed.notify()
 
     def close(self) -> None:
-        """Ends the thread after what waits, and waits for it."""
+        """Commit what waits, end the thread and wait for it."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
         self._thread.join()
 
     def _work(self) -> None:
-        while done := self._next():
+        while completions := self._next():
             try:
-                self._commit(done)
+                self._commit(completions)
             except BaseException:
-                log.exception("worker.thread_failed", jobs=len(done))
+                log.exception("worker.thread_failed", jobs=len(completions))
 
-    def _next(self) -> list[Done]:
+    def _next(self) -> list[Completion]:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
-            done, self._waiting = self._waiting, []
-            return done
+            completions, self._waiting = self._waiting, []
+            return completions

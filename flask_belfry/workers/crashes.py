@@ -1,4 +1,4 @@
-"""Deaths of processes: what killed or froze one, and seeing to it that a child does not outlive its parent."""
+"""Crashes of processes: what killed or froze one, and how a child ends with its parent."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LOOK_SECONDS = 1.0
 BUSY_SHARE = 0.1
 
 
-def cause_of_death(exit_code: int) -> str:
-    """How a process ended, from its exit code, which is negative for a signal: "SIGKILL", "exit 1"."""
+def describe_exit(exit_code: int) -> str:
+    """Return how a process ended, from its exit code, which is negative for a signal: "SIGKILL", "exit 1"."""
     if exit_code >= 0:
         return f"exit {exit_code}"
     names = {known.value: known.name for known in signal.Signals}
@@ -26,20 +26,20 @@ def cause_of_death(exit_code: int) -> str:
 
 
 def follow(parent: int, number: signal.Signals) -> None:
-    """Has this process get a signal when its parent is dead, however it died.
+    """Have this process receive a signal when its parent has ended, for any reason.
 
     Args:
-        parent: the process id of the parent, as its child has learned it from the parent itself.
+        parent: the process id of the parent, passed by the parent itself.
         number: the signal.
     """
-    if not _ask_kernel(number):
+    if not _register_at_kernel(number):
         threading.Thread(target=_watch, args=(parent, number), name="follower", daemon=True).start()
-    elif os.getppid() != parent:  # it died before the kernel knew
+    elif os.getppid() != parent:  # it ended before the registration
         os.kill(os.getpid(), number)
 
 
-def _ask_kernel(number: signal.Signals) -> bool:
-    """Linux only. Also reaches a process that sits in native code, where no thread of Python runs."""
+def _register_at_kernel(number: signal.Signals) -> bool:
+    """Register at the kernel, on Linux: its signal also reaches a process in native code. Return whether it worked."""
     try:
         return ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number) == 0
     except AttributeError:
@@ -53,23 +53,23 @@ def _watch(parent: int, number: signal.Signals) -> None:
 
 
 def crashed_thread(dump: str) -> int:
-    """Python's id of the thread that a fatal signal was for, from what faulthandler wrote; 0 when it wrote none."""
+    """Return Python's id of the thread that received a fatal signal, from faulthandler's output; 0 when it has none."""
     found = re.findall(r"^Current thread 0x([0-9a-f]+)", dump, re.MULTILINE)
-    return int(found[-1], 16) if found else 0  # what a job has forked may have crashed and written before
+    return int(found[-1], 16) if found else 0  # a process that the job forked may have crashed before
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped by a signal or by a debugger."""
+    """Return whether a process is stopped by a signal or by a debugger."""
     return _stat(pid, pid)[0] in ("T", "t")
 
 
 def busiest_thread(pid: int, threads: Sequence[int], seconds: float) -> int:
-    """The thread, of these threads of a process, that computes while the others hardly do; 0 when there is none.
+    """Return the thread of a process that computes while the others hardly do; 0 when there is none.
 
     Args:
         pid: the process.
-        threads: the kernel's ids of the threads.
-        seconds: how long to watch them.
+        threads: the kernel's ids of the threads to compare.
+        seconds: how long to measure them.
     """
     before = {thread: _ticks(pid, thread) for thread in threads}
     time.sleep(seconds)
@@ -85,7 +85,7 @@ def _ticks(pid: int, thread: int) -> int:
 
 
 def _stat(pid: int, thread: int) -> list[str]:
-    """The fields behind the name, which may hold anything. Linux only; elsewhere all threads look alike."""
+    """Return the fields after the name, which may contain any character. On Linux; elsewhere all threads look alike."""
     try:
         return Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()
     except OSError:

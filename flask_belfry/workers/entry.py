@@ -1,4 +1,4 @@
-"""What a stock RQ worker calls: one record, by id."""
+"""The entry point for RQ's own worker classes: run one record by id."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import structlog
 
 from flask_belfry.db import db
 from flask_belfry.execution import claim as claims
-from flask_belfry.execution import execution, heartbeat
+from flask_belfry.execution import executor, heartbeat
 from flask_belfry.execution.application import application
-from flask_belfry.execution.deadlines import alarm
+from flask_belfry.execution.time_limits import alarm
 from flask_belfry.outbox import JobState
 
 log = structlog.get_logger(__name__)
@@ -19,13 +19,13 @@ ENTRY_POINT = f"{__name__}.run"
 
 
 def run(record_id: str) -> str | None:
-    """Claims the record and runs it to its end in this process.
+    """Claim the record, run it in this process and commit its new state.
 
     Args:
-        record_id: the record's id, which is the RQ job's too.
+        record_id: the record's id, which is also the RQ job's.
 
     Returns:
-        the state it went to; None when there was nothing to do: unknown, ended, or another worker's.
+        the state it went to; None when it was not claimed: unknown, finalized, or another worker's.
     """
     app = application()
     name = _worker_name()
@@ -35,11 +35,10 @@ def run(record_id: str) -> str | None:
         log.warning("job.not_claimed", job_id=record_id)
         return None
     with heartbeat.kept_alive(app, name, "horse"):
-        ends = dict(execution.run(app, items, alarm))
-    state: JobState | None = ends.get(record_id)
+        state: JobState | None = dict(executor.run(app, items, alarm)).get(record_id)
     return state.value if state else None
 
 
 def _worker_name() -> str:
-    # RQ tells its horses the worker's name. Ours beats for its horses; RQ's own worker classes do not.
+    # RQ passes the worker's name to its work horses. RQ's own worker classes send no heartbeats for it.
     return os.environ.get("RQ_WORKER_ID") or heartbeat.process_name("process")

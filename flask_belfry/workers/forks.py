@@ -1,4 +1,4 @@
-"""Processes that a job forks: they begin with the signals of any program, not with the worker's."""
+"""Default signal handlers for processes that a job forks, in place of the worker's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 
-# The worker's handlers ask it to stop, or time its job: a child that kept them could not be ended.
+# The worker's handlers stop it, or limit its job's time: a child that inherited them could not be terminated.
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 
 _runs_jobs = threading.Event()
@@ -14,16 +14,16 @@ _of_thread = threading.local()
 
 
 def reset_signals_in_forks() -> None:
-    """From here on, all that this process forks gets the default handlers, with no signal blocked for them.
+    """Give every process that this process forks from now on the default handlers, and block none of these signals.
 
-    Called where jobs are about to run: a worker that forks for a purpose of its own comes before that. What a job
-    starts by `exec` gets the defaults from the system.
+    Call it before jobs run, and after the forks of the worker itself. Programs started by `exec` get the defaults from
+    the system.
     """
     _runs_jobs.set()
 
 
 def _block() -> None:
-    # One that comes before the child has its handlers waits: the worker's would swallow it.
+    # A signal that arrives before the child has its own handlers waits: the worker's would consume it.
     if _runs_jobs.is_set():
         _of_thread.blocked = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 

@@ -1,4 +1,4 @@
-"""The claims that a worker process holds."""
+"""The jobs in flight in a worker process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flask_belfry.execution.claim import Claim
 
 
 class InFlightJobs:
-    """The claims of one worker, from the claim until their ends are committed; used by all of its threads."""
+    """The claims of one worker, from the claim until their new states are committed; used by all of its threads."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, Claim] = {}
@@ -21,16 +21,16 @@ class InFlightJobs:
         return len(self._by_id)
 
     def of_queue(self, queue: str) -> int:
-        """How many of them came from this queue."""
+        """Return how many of them came from this queue."""
         return self._by_queue[queue]
 
     def claims(self) -> list[Claim]:
-        """All of them."""
+        """Return all of them."""
         with self._changed:
             return list(self._by_id.values())
 
     def add(self, items: Iterable[Claim]) -> None:
-        """Takes note of new claims; one on a record that was taken away from this worker replaces the lost one."""
+        """Add new claims; a second claim of a record, which this worker had lost, replaces the first."""
         with self._changed:
             for item in items:
                 self._discard(self._by_id.get(item.id))
@@ -38,7 +38,7 @@ class InFlightJobs:
                 self._by_queue[item.queue] += 1
 
     def discard(self, items: Collection[Claim]) -> None:
-        """Forgets claims that are ended or lost, unless the record has been claimed anew."""
+        """Remove claims that are finished or lost, but not a later claim of the same record."""
         with self._changed:
             for item in items:
                 if self._by_id.get(item.id) is item:
@@ -46,7 +46,7 @@ class InFlightJobs:
             self._changed.notify_all()
 
     def wait_until_fewer(self, seconds: float) -> None:
-        """Waits until some are discarded, at most so many seconds."""
+        """Wait until some are discarded, for at most `seconds`."""
         with self._changed:
             self._changed.wait(seconds)
 

@@ -1,4 +1,4 @@
-"""Jobs that run in the process that asked for them, without a broker: all with JOBS_EAGER, else one that presses."""
+"""Inline execution: jobs run in the process that enqueued them, without a broker."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from flask import Flask
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.execution import claim as claims
-from flask_belfry.execution import execution, heartbeat
-from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.execution import executor, heartbeat
+from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.outbox import JobRecord, JobState
 
 _waiting: ContextVar[list[str] | None] = ContextVar("eager_jobs", default=None)
 
 
 def eager_runner(app: Flask) -> Callable[[Sequence[str]], None]:
-    """A function that runs records by id, each in a session of its own, to their ends.
+    """Return a function that runs records by id, each in a session of its own, for JOBS_EAGER.
 
-    Jobs that these ask for run after them, in the order of their commits. Delayed jobs and retries wait for a worker.
+    Jobs that these enqueue run after them, in the order of their commits. Delayed jobs and retries wait for a worker.
     """
 
     def run(ids: Sequence[str]) -> None:
@@ -39,9 +39,10 @@ def eager_runner(app: Flask) -> Callable[[Sequence[str]], None]:
 
 
 def direct_runner(app: Flask) -> Callable[[str], None]:
-    """A function that runs one record by id now, whatever it waits for, unless somebody else has claimed it.
+    """Return a function that runs one record by id immediately, also when it is scheduled for later.
 
-    Should its process die meanwhile, the rescue finds the record, as with any worker.
+    It does nothing when a worker has claimed the record. If this process crashes, the rescuer finds the record, as with
+    any worker.
     """
 
     def run(id: str) -> None:
@@ -65,11 +66,11 @@ def _run_one(app: Flask, id: str, name: str) -> None:
     with app.app_context():
         items = claims.claim(db.session(), [id], name)
     if items:
-        execution.run(app, items, no_limit)
+        executor.run(app, items, no_limit)
 
 
 def _bring_forward(id: str) -> None:
-    # Not one that waits for a retry: its pause has a reason.
+    # Not a retryable one: its delay has a reason.
     is_waiting = sa.and_(JobRecord.id == id, JobRecord.state == JobState.SCHEDULED)
     db.session.execute(sa.update(JobRecord).where(is_waiting).values(scheduled_at=utc_now()))
     db.session.commit()

@@ -23,22 +23,23 @@ from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
 from flask_belfry.db import db
+from flask_belfry.execution import attempts, heartbeat
 from flask_belfry.execution import claim as claims
-from flask_belfry.execution import heartbeat
-from flask_belfry.execution.claim import Claim, Part
+from flask_belfry.execution.attempts import Part
+from flask_belfry.execution.claim import Claim
 from flask_belfry.outbox import JobRecord
 from flask_belfry.outbox.registry import max_chunk
 from flask_belfry.workers.board import Board, RunningThread
-from flask_belfry.workers.crashes import busiest_thread, cause_of_death, crashed_thread, follow, is_stopped
+from flask_belfry.workers.crashes import busiest_thread, crashed_thread, describe_exit, follow, is_stopped
 
 log = structlog.get_logger(__name__)
 
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
-EXIT_STUCK = 75  # EX_TEMPFAIL: a worker ends itself so, to be started again
-# Those for which faulthandler writes the threads.
+EXIT_STUCK = 75  # EX_TEMPFAIL: a worker with a stuck job ends with it, to be started again
+# The signals for which faulthandler writes the threads.
 FATAL_SIGNALS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 LOOK_SECONDS = 0.5
-# After a longer pause between two looks the parent was stopped itself, or its machine was, and the pulses with it.
+# After a longer pause between two looks the parent or its machine was stopped, and the pulses with it.
 OWN_PAUSE_SECONDS = 5.0
 SAMPLE_SECONDS = 1.0
 ABORT_SECONDS = 2.0
@@ -49,7 +50,7 @@ _fork = multiprocessing.get_context("fork")
 
 @dataclass
 class _Child:
-    """One worker process."""
+    """A worker process."""
 
     process: BaseProcess
     board: Board
@@ -60,7 +61,7 @@ class _Child:
     started_at: float = field(default_factory=time.monotonic)
     frozen_seconds: float = 0.0
     frozen_thread: int = 0
-    voucher: BaseProcess | None = None
+    substitute: BaseProcess | None = None  # sends heartbeats for it
 
     @property
     def pid(self) -> int:
@@ -70,9 +71,9 @@ class _Child:
 
 @dataclass(frozen=True)
 class Crash:
-    """The end of a worker process that did not stop properly.
+    """The end of a worker process that did not stop by itself.
 
-    `culprit` is Python's id of the thread that caused it, 0 when unknown.
+    `culprit` is Python's id of the thread that caused it; 0 when unknown.
     """
 
     worker: str
@@ -83,19 +84,19 @@ class Crash:
 
 
 class Pool:
-    """Keeps worker processes running, until a signal; with `burst`, until the queues are empty.
+    """Keeps worker processes running until a signal; with `burst`, until the queues are empty.
 
-    It also forks a process for each operation on the database. So it has no threads and no connections, and what
-    crashes or freezes a worker cannot reach it.
+    It has no threads and no connections, and forks a process for each operation on the database, so that what crashes
+    or freezes a worker cannot affect it.
 
     Args:
         app: the application.
-        worker_class: what the processes run.
+        worker_class: the worker class that the processes run.
         quarantine_class: the worker class for quarantined jobs; None where every job runs alone anyway.
         queues: the names of their queues.
-        connect: makes a connection to Redis, in a worker's process.
+        connect: returns a connection to Redis; called in a worker's process.
         count: how many processes.
-        burst: end when nothing is left.
+        burst: end when no job is left.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Pool:
         self._status = 0
 
     def run(self) -> int:
-        """Returns the exit status."""
+        """Run until all worker processes have ended; return the exit status."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._stop)
         self._start_missing()
@@ -134,7 +135,7 @@ class Pool:
             self._cleanups = [cleanup for cleanup in self._cleanups if cleanup.is_alive()]
             for child in [child for child in self._children if not child.process.is_alive()]:
                 self._children.remove(child)
-                self._take_note(child)
+                self._handle_exit(child)
             self._start_missing()
             self._watch()
         return self._status
@@ -154,7 +155,7 @@ class Pool:
         if self._is_stopping or time.monotonic() < self._start_at:
             return
         if self._burst and self._cleanups:
-            return  # they bring more jobs
+            return  # they return jobs to the queues
         quarantines = sum(child.is_quarantine for child in self._children)
         for _ in range(self._wanted - len(self._children) + quarantines):
             self._start(self._worker_class)
@@ -167,11 +168,11 @@ class Pool:
         dump = tempfile.TemporaryFile()  # noqa: SIM115 - both processes keep it open until the child's end
         process = self._fork(self._work, worker_class, board, dump)
         self._children.append(_Child(process, board, dump, worker_class is self._quarantine_class))
-        if self._is_stopping:  # it came in between
+        if self._is_stopping:  # the signal arrived during the fork
             process.terminate()
 
     def _fork(self, function: Callable[..., None], *args: Any) -> BaseProcess:
-        """Forks with the stop signals held back: a child begins with its parent's handlers for them."""
+        """Fork with the stop signals blocked: a child begins with its parent's handlers for them."""
         process = _fork.Process(target=function, args=args)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
@@ -186,9 +187,8 @@ class Pool:
         worker = worker_class(self._queues, connection=self._connect(), board=board)
         worker.work(burst=self._burst, logging_level="WARNING")
 
-    def _take_note(self, child: _Child) -> None:
-        """Handles the end of a worker process."""
-        self._stop_vouching(child)
+    def _handle_exit(self, child: _Child) -> None:
+        self._stop_substitute(child)
         exit_code = child.process.exitcode or 0
         child.dump.seek(0)
         dump = child.dump.read().decode(errors="replace")
@@ -203,7 +203,7 @@ class Pool:
         sys.stderr.flush()
         if time.monotonic() - child.started_at < RESTART_SECONDS:
             self._start_at = time.monotonic() + RESTART_SECONDS
-        manner, culprit = f"died: {cause_of_death(exit_code)}", 0
+        manner, culprit = f"died: {describe_exit(exit_code)}", 0
         if child.frozen_seconds:
             manner = f"was frozen: a job held its interpreter for {child.frozen_seconds:.0f} s"
             culprit = child.frozen_thread
@@ -212,11 +212,11 @@ class Pool:
         elif -exit_code in FATAL_SIGNALS:
             culprit = crashed_thread(dump)
         crash = Crash(child.board.name, child.pid, manner, child.board.read(), culprit)
-        log.critical("worker.died", worker=crash.worker, process=crash.pid, manner=manner)
+        log.critical("worker.crashed", worker=crash.worker, process=crash.pid, manner=manner)
         self._cleanups.append(self._fork(_in_helper, self._app, interrupt_attempts, crash, child.board.call_quarantine))
 
     def _watch(self) -> None:
-        """Checks the pulses, and kills a worker whose pulse has stopped."""
+        """Check the pulses, and kill a worker whose pulse has stopped."""
         now = time.monotonic()
         has_paused = now - self._looked_at > OWN_PAUSE_SECONDS
         self._looked_at = now
@@ -224,12 +224,12 @@ class Pool:
             pulse = child.board.pulse
             if pulse != child.pulse or has_paused or is_stopped(child.pid):
                 child.pulse, child.moved_at = pulse, now
-                self._stop_vouching(child)
+                self._stop_substitute(child)
             elif now - child.moved_at > self._app.config["WORKER_FROZEN_SECONDS"]:
                 self._end_frozen(child, now - child.moved_at)
-            elif now - child.moved_at > self._app.config["HEARTBEAT_SECONDS"] and child.voucher is None:
-                # Without heartbeats the rescue would interrupt its jobs before it is known which one holds it up.
-                child.voucher = self._fork(_in_helper, self._app, _vouch, child.board.name, os.getpid())
+            elif now - child.moved_at > self._app.config["HEARTBEAT_SECONDS"] and child.substitute is None:
+                # Without heartbeats the rescuer would interrupt its jobs before the one that blocks it is known.
+                child.substitute = self._fork(_in_helper, self._app, _send_heartbeats, child.board.name, os.getpid())
 
     def _end_frozen(self, child: _Child, seconds: float) -> None:
         running = child.board.read()
@@ -238,28 +238,28 @@ class Pool:
             return
         child.frozen_seconds = seconds + SAMPLE_SECONDS
         child.frozen_thread = next((thread.ident for thread in running if thread.native_id == busiest), 0)
-        os.kill(child.pid, signal.SIGABRT)  # which has faulthandler write where it hangs
+        os.kill(child.pid, signal.SIGABRT)  # faulthandler writes where it hangs
         child.process.join(ABORT_SECONDS)
         child.process.kill()
 
-    def _stop_vouching(self, child: _Child) -> None:
-        if child.voucher is not None:
-            child.voucher.kill()
-            child.voucher.join()
-            child.voucher = None
+    def _stop_substitute(self, child: _Child) -> None:
+        if child.substitute is not None:
+            child.substitute.kill()
+            child.substitute.join()
+            child.substitute = None
 
 
 def accept_stop_signals() -> None:
-    """Called by a worker when it has handlers for them. For one of a pool, the pool's death is such a signal."""
+    """Unblock the stop signals once a worker has handlers for them; have the kernel send one when its pool ends."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     pool = multiprocessing.parent_process()
     if pool is not None and pool.pid is not None:
-        # Whoever starts the pool anew would otherwise have two of them.
+        # Otherwise the old workers would run beside those of a restarted pool.
         follow(pool.pid, signal.SIGTERM)
 
 
 def interrupt_attempts(crash: Crash, call_quarantine: Callable[[], None]) -> None:
-    """Returns the jobs of a crashed worker to their queues, and records which of them may have caused the crash.
+    """Return the jobs of a crashed worker to their queues, and record which of them may have caused the crash.
 
     Args:
         crash: what is known of it.
@@ -268,35 +268,35 @@ def interrupt_attempts(crash: Crash, call_quarantine: Callable[[], None]) -> Non
     session = db.session()
     try:
         held = claims.claims_of(session, JobRecord.worker == crash.worker)
-        accused = _accused(held, crash)
+        suspects = _suspects(held, crash)
         for claim in held:
-            part, remark = _part_of(claim, held, accused, crash)
+            part, remark = _part_of(claim, held, suspects, crash)
             reason = f"worker {crash.worker} (process {crash.pid}) {crash.manner}{remark}"
-            state = claims.interrupt(session, claim, reason, part)
+            state = attempts.interrupt(session, claim, reason, part)
             log.warning("job.interrupted", job=claim.name, job_id=claim.id, worker=crash.worker, state=state)
         heartbeat.sign_off(session, crash.worker)
     except SQLAlchemyError as error:
-        log.warning("rescue.later", worker=crash.worker, error=type(error).__name__)
+        log.warning("rescue.deferred", worker=crash.worker, error=type(error).__name__)
         return
-    if accused:
+    if suspects:
         call_quarantine()
 
 
-def _accused(held: Sequence[Claim], crash: Crash) -> set[str]:
-    """The jobs that may have caused the crash: those of the culprit's thread, or all that ran."""
+def _suspects(held: Sequence[Claim], crash: Crash) -> set[str]:
+    """Return the ids of the jobs that may have caused the crash: those of the culprit's thread, or all that ran."""
     threads = [thread for thread in crash.running if thread.ident == crash.culprit] or crash.running
     ran = {id for thread in threads for id in thread.ids}
-    accused = {claim.id for claim in held if claim.id in ran}
-    # A forking worker shows no threads, and holds one job.
-    return accused or {claim.id for claim in held if len(held) == 1}
+    suspects = {claim.id for claim in held if claim.id in ran}
+    # A forking worker publishes no threads, and has one job in flight.
+    return suspects or {claim.id for claim in held if len(held) == 1}
 
 
-def _part_of(claim: Claim, held: Sequence[Claim], accused: set[str], crash: Crash) -> tuple[Part, str]:
-    if claim.id not in accused:
-        others = [f"{other.name} {other.id}" for other in held if other.id in accused]
+def _part_of(claim: Claim, held: Sequence[Claim], suspects: set[str], crash: Crash) -> tuple[Part, str]:
+    if claim.id not in suspects:
+        others = [f"{other.name} {other.id}" for other in held if other.id in suspects]
         return Part.NONE, f", by {others[0]}" if len(others) == 1 else ", and this job had no part in it"
-    if len(accused) > 1:
-        return Part.POSSIBLE, f", and {len(accused)} jobs may have done it"
+    if len(suspects) > 1:
+        return Part.POSSIBLE, f", and {len(suspects)} jobs may have done it"
     ran = {id for thread in crash.running for id in thread.ids}
     is_alone = not any(other.id in ran for other in held if other is not claim)
     return (Part.ALONE, ", and only this job ran") if is_alone else (Part.NAMED, ", by this job")
@@ -304,12 +304,12 @@ def _part_of(claim: Claim, held: Sequence[Claim], accused: set[str], crash: Cras
 
 def _in_helper(app: Flask, function: Callable[..., None], *args: Any) -> None:
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # its pool decides
+        signal.signal(number, signal.SIG_IGN)  # its pool decides when it ends
     with app.app_context():
         function(*args)
 
 
-def _vouch(worker: str, parent: int) -> None:
+def _send_heartbeats(worker: str, parent: int) -> None:
     follow(parent, signal.SIGKILL)
     while True:
         try:

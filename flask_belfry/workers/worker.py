@@ -1,176 +1,147 @@
-"""What the light and the heavy worker have in common: how they start, say that they are alive, wait and stop."""
+"""The run loop of the threaded and the forking worker: fetch ids, claim their records, execute the claims."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import redis
 import structlog
-from rq import Queue, worker_registration
-from rq.logutils import setup_loghandlers
-from rq.serializers import JSONSerializer
-from rq.suspension import WORKERS_SUSPENDED
-from rq.utils import now
-from rq.worker import BaseWorker
-from rq.worker.base import WorkerStatus
 from sqlalchemy.exc import SQLAlchemyError
 
-from flask_belfry.db import db, signs_of_life_context
-from flask_belfry.execution import heartbeat
-from flask_belfry.execution.application import application
-from flask_belfry.outbox import JobState, publisher
-from flask_belfry.outbox.registry import max_chunk
-from flask_belfry.workers.board import Board
-from flask_belfry.workers.in_flight import InFlightJobs
-from flask_belfry.workers.pool import accept_stop_signals
-from flask_belfry.workers.rq_jobs import expire_copies, mirror_ends
+from flask_belfry.db import db
+from flask_belfry.db.columns import as_uuid_text
+from flask_belfry.execution.claim import Claim, claim
+from flask_belfry.workers.registration import CHECK_SECONDS, POLL_SECONDS, RegisteredWorker
 
 log = structlog.get_logger(__name__)
 
-POLL_SECONDS = 1
-CHECK_SECONDS = 0.2
-# An answer of Redis that takes longer is none; RQ would wait 415 s for it. More than POLL_SECONDS.
-ANSWER_SECONDS = 5.0
 MAX_PAUSE_SECONDS = 5.0
-SAME_SIGNAL_SECONDS = 1.0
-MAX_NAME_CHARACTERS = 20  # of what becomes a name with the host and more
 
 
-class EngineWorker(BaseWorker):
-    """An RQ worker class that lives by SQL: Redis brings it ids, and shows it to RQ's own tools.
+class EngineWorker(RegisteredWorker):
+    """An RQ worker class whose jobs are records in SQL: Redis only brings their ids.
 
-    It starts, stays and ends whether Redis answers or not. RQ's bookkeeping per execution is left out: SQL says what
-    runs. Timers are rq-scheduler's, so `with_scheduler` has no effect.
+    Subclasses define how claims are executed. `batch` is the most ids that one fetch returns. With `ends_when_idle` the
+    worker ends as in a burst. Without `claims_quarantined` it leaves quarantined jobs to another worker.
     """
 
-    kind: str
+    batch = 1
+    ends_when_idle = False
+    claims_quarantined = True
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["serializer"] = JSONSerializer
-        if len(args) < 2:  # RQ gives the name by position when it only looks a worker up
-            # Unique, also when somebody gives it twice: a claim's owner is known by it.
-            kwargs["name"] = heartbeat.process_name((kwargs.get("name") or self.kind)[:MAX_NAME_CHARACTERS])
-        board: Board | None = kwargs.pop("board", None)
-        super().__init__(*args, **kwargs)
-        self.birth_date = now()
-        self._app = application()
-        self._grace_seconds: float = self._app.config["SHUTDOWN_GRACE_SECONDS"]
-        self._held = InFlightJobs()
-        # Without a parent of ours it is not read.
-        self._board = board or Board(self._app.config["WORKER_THREADS"], max_chunk())
-        self._board.name = self.name
-        self._beaten_at = float("-inf")
-        self._stopping = threading.Event()
-        self._stop_asked_at: float | None = None
-        self._hurries = False
-        self._is_suspended = False
-        self._ended = Counter[JobState]()
-        self._counting = threading.Lock()
+    def work(  # pyright: ignore[reportIncompatibleMethodOverride] - RQ passes its options by keyword
+        self,
+        burst: bool = False,
+        logging_level: str | None = None,
+        max_jobs: int | None = None,
+        max_idle_time: int | None = None,
+        **rq_options: Any,
+    ) -> bool:
+        """Work until a signal; with `burst`, until the queues are empty.
 
-    def request_stop(self, signum: int, frame: Any) -> None:
-        """The first signal: finish what runs, within the grace. The second: give it back at once."""
-        asked_at = time.monotonic()
-        # Ctrl-C reaches a pool's worker twice, from the terminal and from its pool: that is one wish.
-        if self._stop_asked_at is not None and asked_at - self._stop_asked_at > SAME_SIGNAL_SECONDS:
-            self._hurries = True
-        self._stop_asked_at = self._stop_asked_at or asked_at
-        self._stopping.set()
+        Args:
+            burst: end when no job is left.
+            logging_level: RQ's own log level.
+            max_jobs: end after this many jobs.
+            max_idle_time: end after this many seconds without a job.
+            rq_options: RQ's other options, which are ignored: the scheduler moves delayed jobs.
 
-    def _set_connection(self, connection: redis.Redis) -> redis.Redis:
-        connection.connection_pool.connection_kwargs["socket_timeout"] = ANSWER_SECONDS
-        return connection
-
-    def _set_ip_address(self, connection: redis.Redis) -> None:
-        # RQ asks Redis for it, which may be away; host and process id say as much.
-        self.ip_address = "unknown"
-
-    def _start(self, logging_level: str | None) -> None:
-        """Called once, before the first job. Waits for nothing: what this sign of life cannot do, later ones will."""
-        setup_loghandlers(logging_level or "WARNING", name="rq.worker")
-        self._install_signal_handlers()
-        self._beat_when_due()
-
-    def _install_signal_handlers(self) -> None:
-        signal.signal(signal.SIGINT, self.request_stop)
-        signal.signal(signal.SIGTERM, self.request_stop)
-        accept_stop_signals()
-
-    def _beat_when_due(self) -> None:
-        if time.monotonic() - self._beaten_at >= self._app.config["HEARTBEAT_SECONDS"]:
-            self._beaten_at = time.monotonic()
-            self._beat()
-
-    def _beat(self) -> None:
-        """Gives a sign of life, in SQL first: the rescue judges by it, and Redis may be away."""
+        Returns:
+            whether any job was run.
+        """
+        self._start(logging_level)
         try:
-            with signs_of_life_context(self._app):
-                publisher().ownership.learn(db.session())
-                heartbeat.beat_or_register(self.name, self.kind, self.queue_names())
-                held = {claim.id for claim in self._held.claims()}
-                heartbeat.recover_orphans(db.session(), self.name, held)
-        except SQLAlchemyError as error:
-            log.warning("heartbeat.late", error=type(error).__name__)
-        with _whatever_redis_does():
-            self._register_at_rq()
+            started = self._run_loop(burst or self.ends_when_idle, max_jobs, max_idle_time)
+            self._drain()
+        finally:
+            self._close()
+        return started > 0
 
-    def _check_broker(self, connection: redis.Redis) -> None:
-        """Raises ForeignBrokerError when another deployment owns the Redis database: its jobs are not to be taken."""
-        ownership = publisher(self._app).ownership
-        if ownership.deployment_id is None:
-            with self._app.app_context():
-                ownership.learn(db.session())
-        ownership.check(connection)
+    def _run_loop(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
+        """Return how many jobs were started."""
+        started, backoff, idle_since = 0, 1.0, time.monotonic()
+        ids: list[str] = []  # kept while they cannot be claimed: they are in no queue any more
+        while not self._stopping.is_set() and not (max_jobs and started >= max_jobs):
+            if not self._is_ready():
+                continue
+            capacity = self._capacity()
+            is_every_queue_open = len(capacity) == len(self.queues)
+            try:
+                ids = ids or self._fetch(capacity, block=is_every_queue_open and not burst)
+                claims = self._claim(ids)
+                backoff = 1.0
+            except (redis.RedisError, SQLAlchemyError) as error:
+                backoff = self._wait_out(error, backoff)
+                continue
+            self._execute(claims)
+            started += len(claims)
+            if ids:
+                ids, idle_since = [], time.monotonic()
+            elif not is_every_queue_open or (burst and self._in_flight):
+                self._in_flight.wait_until_fewer(CHECK_SECONDS)
+            elif burst or (max_idle_time and time.monotonic() - idle_since > max_idle_time):
+                break
+        return started
 
-    def _register_at_rq(self) -> None:
-        """Shows the worker to RQ's tools, all of it each time: Redis may have forgotten it."""
-        idle = WorkerStatus.SUSPENDED if self._is_suspended else WorkerStatus.IDLE
-        self._state = WorkerStatus.BUSY if self._held else idle
-        self.last_heartbeat = now()
-        # The publisher's client waits for a moment only: signs of life must not be late because of Redis.
-        broker = publisher(self._app)
-        broker.ownership.check(broker.connection)
-        counts = {
-            "successful_job_count": self._ended[JobState.COMPLETED],
-            "failed_job_count": self._ended[JobState.FAILED],
-        }
-        with broker.connection.pipeline(transaction=False) as pipeline:
-            pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state.value, **counts})
-            worker_registration.register(self, pipeline)
-            # Of workers, `rq info` shows those of the queues that it lists.
-            pipeline.sadd(Queue.redis_queues_keys, *(queue.key for queue in self.queues))
-            pipeline.expire(self.key, self.worker_ttl)
-            pipeline.exists(WORKERS_SUSPENDED)
-            *_, suspended = pipeline.execute()
-        self._note_suspension(bool(suspended))
-        if self.pubsub_thread is None:
-            self._meet_rq()
+    def _is_ready(self) -> bool:
+        """Whether more jobs can be executed; waits for that for at most POLL_SECONDS."""
+        raise NotImplementedError
 
-    def _note_suspension(self, is_suspended: bool) -> None:
-        """Keeps what `rq suspend` and `rq resume` have set; asked with each heartbeat."""
-        if is_suspended != self._is_suspended:
-            log.warning("worker.suspended" if is_suspended else "worker.resumed", worker=self.name)
-        self._is_suspended = is_suspended
+    def _capacity(self) -> dict[str, int]:
+        """How many more ids may be fetched, by the key of the queue, in the queues' order of precedence."""
+        return {queue.key: self.batch for queue in self.queues}
 
-    def _meet_rq(self) -> None:
-        """Called when Redis answers for the first time: listens to RQ's commands, and clears away workers that died."""
-        for queue in self.queues:
-            worker_registration.clean_worker_registry(queue)
-        self.subscribe()
+    def _fetch(self, capacity: Mapping[str, int], *, block: bool) -> list[str]:
+        """Pop ids from the queues in their order of precedence; with `block`, wait POLL_SECONDS for the first one."""
+        if self._is_suspended:
+            self._pause(CHECK_SECONDS)
+            return []
+        self._check_broker(self.connection)
+        ids = self._pop(capacity, self.batch)
+        if not ids and block and (popped := self.connection.blpop(list(capacity), POLL_SECONDS)):
+            ids = [_decoded(popped[1]), *self._pop(capacity, self.batch - 1)]
+        return ids
 
-    def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
-        # RQ's ends the thread on whatever is no ConnectionError, and the worker would hear no more commands.
-        if not isinstance(exc, redis.RedisError):
-            raise exc
-        time.sleep(POLL_SECONDS)
+    def _pop(self, capacity: Mapping[str, int], limit: int) -> list[str]:
+        ids: list[str] = []
+        for key, room in capacity.items():
+            if (wanted := min(room, limit - len(ids))) > 0:
+                popped: Any = self.connection.lpop(key, wanted)
+                ids += [_decoded(id) for id in popped or ()]
+        return ids
+
+    def _claim(self, ids: Sequence[str]) -> list[Claim]:
+        """Claim what may run of `ids`, and add it to the jobs in flight."""
+        parsed = [as_uuid_text(text) for text in ids]
+        valid = list(dict.fromkeys(id for id in parsed if id is not None))
+        if foreign := parsed.count(None):
+            log.error("queue.foreign_ids", count=foreign)
+        if not valid:
+            return []
+        with self._app.app_context():
+            claims = claim(db.session(), valid, self.name, with_quarantined=self.claims_quarantined)
+            unclaimed = set(valid) - {claim.id for claim in claims}
+            if unclaimed and not self.claims_quarantined:
+                self._leave_quarantined(unclaimed)
+        self._in_flight.add(claims)
+        self._expire_copies(unclaimed)
+        return claims
+
+    def _leave_quarantined(self, ids: Collection[str]) -> None:
+        """Have another worker claim those of `ids` that are quarantined."""
+        raise NotImplementedError
+
+    def _execute(self, claims: Sequence[Claim]) -> None:
+        """Run the claimed jobs, or hand them over to the threads that do."""
+        raise NotImplementedError
+
+    def _drain(self) -> None:
+        """Wait for the jobs in flight; after a signal, release those that exceed the grace period."""
 
     def _wait_out(self, error: Exception, seconds: float) -> float:
-        """Waits while Redis or the database is away.
+        """Wait while Redis or the database is unavailable.
 
         Returns:
             how many seconds to wait the next time.
@@ -183,32 +154,7 @@ class EngineWorker(BaseWorker):
     def _pause(self, seconds: float) -> None:
         self._stopping.wait(seconds)
 
-    def _forget(self, ids: Collection[str]) -> None:
-        """Lets RQ's copies of jobs expire that are not to run: cancelled, ended, or another worker's."""
-        with _whatever_redis_does():
-            expire_copies(self.connection, ids, self._app.config["RESULT_TTL_SECONDS"])
 
-    def _mirror(self, ends: Iterable[tuple[str, JobState]]) -> None:
-        ends = list(ends)
-        with self._counting:
-            self._ended.update(state for _, state in ends)
-        with _whatever_redis_does():
-            mirror_ends(self.connection, ends, self._app.config["RESULT_TTL_SECONDS"])
-
-    def _sign_off(self) -> None:
-        try:
-            with self._app.app_context():
-                heartbeat.sign_off(db.session(), self.name)
-            if self.pubsub_thread is not None:  # RQ knows it
-                self.teardown()
-        except (redis.RedisError, SQLAlchemyError) as error:
-            log.warning("worker.signed_off_late", error=type(error).__name__)
-
-
-@contextmanager
-def _whatever_redis_does() -> Iterator[None]:
-    """For RQ's copies of what SQL knows: nothing depends on them."""
-    try:
-        yield
-    except redis.RedisError as error:
-        log.warning("mirror.skipped", error=type(error).__name__)
+def _decoded(id: Any) -> str:
+    # An entry that is not an id of ours must be recognizable as such, and not stop the worker.
+    return id.decode(errors="replace")

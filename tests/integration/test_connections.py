@@ -12,7 +12,7 @@ from flask_belfry.db import db
 from flask_belfry.db.engine import OTHER_CONNECTIONS
 from flask_belfry.execution import heartbeat
 from flask_belfry.outbox import WorkerProcess
-from flask_belfry.workers.threaded import LightWorker
+from flask_belfry.workers.threaded import ThreadedWorker
 from tests.servers import wait_until
 
 THREADS = 7
@@ -36,7 +36,7 @@ def test_a_worker_whose_jobs_have_taken_every_connection_still_says_that_it_is_a
         connections[-1].rollback()
         return found is not None
 
-    worker = LightWorker(["default"], connection=valkey.client())
+    worker = ThreadedWorker(["default"], connection=valkey.client())
     worker._beat()
     assert is_alive(worker.name)
     with heartbeat.kept_alive(app, "script", "eager"):

@@ -19,9 +19,9 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.db import db
 from flask_belfry.db.engine import KEEPALIVE
-from flask_belfry.execution import claim, current_job, execution
+from flask_belfry.execution import claim, current_job, executor
 from flask_belfry.execution.chunk import COMMIT_SECONDS
-from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.mail import MailRequest, MailState, delivery, get_mail, send_mails, transport
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState, WorkerProcess
 from tests.domain import Ticket, behaviour
@@ -62,10 +62,10 @@ def answer_of(port: int) -> tuple[int, Any, Any]:
         connection.close()
 
 
-def attempt_at(app: Flask, session: Session, *ids: str) -> execution.Ends:
+def attempt_at(app: Flask, session: Session, *ids: str) -> executor.Transitions:
     """Claims and runs jobs as a worker does."""
     session.rollback()
-    return execution.run(app, claim.claim(session, ids, "w"), no_limit)
+    return executor.run(app, claim.claim(session, ids, "w"), no_limit)
 
 
 def all_are(session: Session, ids: list[str], state: JobState) -> bool:
@@ -163,7 +163,7 @@ def test_a_job_that_takes_the_database_down_each_time_waits_longer_and_is_a_pois
 
     behaviour["act"] = act
     id = asked(session)
-    delays, states = execution.OUTAGE_DELAYS_SECONDS, []
+    delays, states = executor.OUTAGE_DELAYS_SECONDS, []
     for delay_seconds in (*delays, *[0] * app.config["MAX_INTERRUPTIONS"]):
         states += [state for _, state in attempt_at(app, session, id)]
         clock.shift(delay_seconds)

@@ -16,8 +16,8 @@ from flask_belfry.operations import doctor
 from flask_belfry.outbox import Deployment, JobState, enqueue, publisher
 from flask_belfry.outbox.deployment import CHECK_SECONDS, MEMORY_KEY, OWNER_KEY, PRECEDENCE_SECONDS, BrokerOwnership
 from flask_belfry.outbox.errors import ForeignBrokerError
-from flask_belfry.workers.forking import HeavyWorker
-from flask_belfry.workers.threaded import LightWorker
+from flask_belfry.workers.forking import ForkingWorker
+from flask_belfry.workers.threaded import ThreadedWorker
 from tests.clocks import ENTRY, QUEUE, TIMERS, one_pass, scheduler
 from tests.conftest import make_app
 from tests.job_records import asked, state_of
@@ -116,7 +116,7 @@ def test_its_scheduler_refuses_to_work_and_says_so_until_it_may(app, session, ow
 
 
 @once_is_enough
-@pytest.mark.parametrize("kind", [LightWorker, HeavyWorker])
+@pytest.mark.parametrize("kind", [ThreadedWorker, ForkingWorker])
 def test_its_workers_take_none_of_the_owners_jobs(app, owned_by_another, valkey, monkeypatch, caplog, kind):
     owned_by_another.rpush(QUEUE, "00000000-0000-7000-8000-000000000000")
     worker = kind(["default"], connection=valkey.client())

@@ -13,8 +13,8 @@ from rq.serializers import JSONSerializer
 from sqlalchemy.exc import OperationalError
 
 from flask_belfry.db import db
-from flask_belfry.execution import NO_RETRY, RetryPolicy, claim, deadlines, execution, heartbeat
-from flask_belfry.execution.deadlines import Deadlines, no_limit
+from flask_belfry.execution import NO_RETRY, RetryPolicy, attempts, claim, executor, heartbeat, time_limits
+from flask_belfry.execution.time_limits import TimeLimits, no_limit
 from flask_belfry.outbox import (
     JobArgumentError,
     JobAttempt,
@@ -27,8 +27,8 @@ from flask_belfry.outbox import (
     finalizing,
 )
 from flask_belfry.outbox.models import AttemptOutcome
-from flask_belfry.workers.forking import HeavyWorker
-from flask_belfry.workers.threaded import LightWorker
+from flask_belfry.workers.forking import ForkingWorker
+from flask_belfry.workers.threaded import ThreadedWorker
 from tests.domain import Ticket, behaviour
 
 
@@ -36,7 +36,7 @@ def interrupted(session, id: str, times: int) -> JobState | None:
     state = None
     for _ in range(times):
         (item,) = claim.claim(session, [id], "w")
-        state = claim.interrupt(session, item, "SIGKILL")
+        state = attempts.interrupt(session, item, "SIGKILL")
         session.commit()
     return state
 
@@ -46,7 +46,7 @@ def test_an_attempt_that_ends_by_itself_breaks_the_row_of_interruptions(app, ses
     session.commit()
     assert interrupted(session, id, 2) is JobState.PENDING
     (item,) = claim.claim(session, [id], "w")
-    claim.fail(session, item, RuntimeError("no luck"), RetryPolicy(delays_seconds=(0,)))
+    attempts.fail(session, item, RuntimeError("no luck"), RetryPolicy(delays_seconds=(0,)))
     session.commit()
     time.sleep(0.01)
     assert interrupted(session, id, 1) is JobState.PENDING
@@ -57,7 +57,7 @@ def test_a_completed_job_has_no_interruptions_in_a_row(app, session):
     id = enqueue("test.act")
     session.commit()
     interrupted(session, id, 2)
-    execution.run(app, claim.claim(session, [id], "w"), no_limit)
+    executor.run(app, claim.claim(session, [id], "w"), no_limit)
     session.expire_all()
     assert session.get_one(JobRecord, id).interruptions == 0
 
@@ -74,7 +74,7 @@ def test_what_a_chunk_function_leaves_in_the_session_does_not_commit_with_its_an
     behaviour["chunk"] = chunk
     id = enqueue("test.act_in_chunks", ticket_id=1)
     session.commit()
-    execution.run(app, claim.claim(session, [id], "w"), no_limit)
+    executor.run(app, claim.claim(session, [id], "w"), no_limit)
     session.expire_all()
     assert session.get_one(JobRecord, id).state is JobState.COMPLETED
     assert session.scalars(sa.select(Ticket)).all() == []
@@ -82,14 +82,14 @@ def test_what_a_chunk_function_leaves_in_the_session_does_not_commit_with_its_an
 
 def test_a_timeout_on_its_way_arrives_in_its_own_job_and_is_sent_once(monkeypatch):
     calls, ends = [], []
-    real = deadlines._raise_in_thread
+    real = time_limits._raise_in_thread
 
     def late(thread_id: int, error: type[BaseException]) -> None:
         calls.append(thread_id)
         threading.Timer(0.05, real, (thread_id, error)).start()
 
-    monkeypatch.setattr(deadlines, "_raise_in_thread", late)
-    limits = Deadlines()
+    monkeypatch.setattr(time_limits, "_raise_in_thread", late)
+    limits = TimeLimits()
 
     def job() -> None:
         try:
@@ -117,7 +117,7 @@ def test_lists_of_arguments_hold_scalars_only(app):
 
 
 def test_workers_read_json_only(app, broker):
-    assert LightWorker(["default"], connection=broker).serializer is JSONSerializer
+    assert ThreadedWorker(["default"], connection=broker).serializer is JSONSerializer
 
 
 class RudeError(Exception):
@@ -155,7 +155,7 @@ def test_whatever_a_job_raises_its_end_is_written(app, session, name, error, say
     id = enqueue(name, ticket_id=1)
     session.commit()
     (item,) = claim.claim(session, [id], "w")
-    execution.run(app, [item], no_limit)
+    executor.run(app, [item], no_limit)
     record = session.get_one(JobRecord, id, populate_existing=True)
     assert record.state in (JobState.RETRYABLE, JobState.FAILED)
     assert (record.error_type, record.error_message) == (type(error).__name__[:120], says)
@@ -207,7 +207,7 @@ def test_ends_that_cannot_be_written_are_told_apart_from_their_neighbours(app, s
     ids = [enqueue("test.act", ticket_id=n) for n in range(7)]
     session.commit()
     bad = ids[3]
-    ends = execution.complete(app, [(item, "1") for item in claim.claim(session, ids, "w")])
+    ends = executor.complete(app, [(item, "1") for item in claim.claim(session, ids, "w")])
     assert dict(ends) == {id: JobState.RETRYABLE if id == bad else JobState.COMPLETED for id in ids}
     assert session.get_one(JobRecord, bad, populate_existing=True).error_type == "Panic"
 
@@ -228,7 +228,7 @@ def test_a_record_whose_chunk_cannot_save_fails_and_no_other(app, session):
     behaviour["chunk"] = chunk
     ids = [enqueue("test.act_in_chunks", ticket_id=n) for n in range(7)]
     session.commit()
-    ends = execution.run(app, claim.claim(session, ids, "w"), no_limit)
+    ends = executor.run(app, claim.claim(session, ids, "w"), no_limit)
     bad = ids.pop(3)
     assert dict(ends) == dict.fromkeys(ids, JobState.COMPLETED) | {bad: JobState.RETRYABLE}
     assert saved == [0, 1, 2, 4, 5, 6]
@@ -255,7 +255,7 @@ def test_who_waits_for_the_end_of_jobs_hears_of_it_in_its_transaction(app, sessi
             claim.complete(session, [(item, None) for item in items])
         else:
             for item in items:
-                claim.fail(session, item, RuntimeError(), NO_RETRY)
+                attempts.fail(session, item, RuntimeError(), NO_RETRY)
     calls = [ids] if state is not JobState.FAILED else [[id] for id in ids]
     assert heard == [(of_call, state, {state}) for of_call in calls]
 
@@ -279,12 +279,12 @@ def test_a_job_that_is_in_its_own_way_is_no_endless_outage(app, session, clock, 
     id = enqueue(name, ticket_id=1)
     session.commit()
     states = []
-    for _ in range(len(execution.OUTAGE_DELAYS_SECONDS) + 3):
-        states += [state for _, state in execution.run(app, claim.claim(session, [id], "w"), no_limit)]
-        clock.shift(max(execution.OUTAGE_DELAYS_SECONDS))
+    for _ in range(len(executor.OUTAGE_DELAYS_SECONDS) + 3):
+        states += [state for _, state in executor.run(app, claim.claim(session, [id], "w"), no_limit)]
+        clock.shift(max(executor.OUTAGE_DELAYS_SECONDS))
     record = session.get_one(JobRecord, id, populate_existing=True)
     assert (record.state, record.error_type) == (JobState.FAILED, "PoisonPillError")
-    assert states.count(JobState.RETRYABLE) == len(execution.OUTAGE_DELAYS_SECONDS) - 1
+    assert states.count(JobState.RETRYABLE) == len(executor.OUTAGE_DELAYS_SECONDS) - 1
     assert (record.attempt, "database is locked" in record.error_message) == (1, True)
 
 
@@ -292,7 +292,7 @@ def test_a_chunk_whose_answers_meet_an_outage_while_it_ends_keeps_them_until_the
     app, session, monkeypatch
 ):
     """Mails that were sent are in these answers: without them they would be sent again."""
-    monkeypatch.setattr(execution, "DATABASE_RETRY_SECONDS", 0)
+    monkeypatch.setattr(executor, "DATABASE_RETRY_SECONDS", 0)
     troubles = [database_locked()]
 
     def save(session, answers) -> None:
@@ -308,14 +308,14 @@ def test_a_chunk_whose_answers_meet_an_outage_while_it_ends_keeps_them_until_the
     behaviour["chunk"] = chunk
     ids = [enqueue("test.act_in_chunks", ticket_id=n) for n in range(3)]
     session.commit()
-    execution.run(app, claim.claim(session, ids, "w"), no_limit)
+    executor.run(app, claim.claim(session, ids, "w"), no_limit)
     records = [session.get_one(JobRecord, id, populate_existing=True) for id in ids]
     assert [record.state for record in records] == [JobState.COMPLETED, JobState.RETRYABLE, JobState.RETRYABLE]
     assert not troubles
 
 
 def test_a_heavy_worker_outlives_a_database_that_is_away_at_its_beat(app, session, valkey, monkeypatch):
-    worker = HeavyWorker(["heavy"], connection=valkey.client())
+    worker = ForkingWorker(["heavy"], connection=valkey.client())
 
     def away(*_: object) -> int:
         raise OperationalError("SELECT", {}, sqlite3.OperationalError("away"))
@@ -336,7 +336,7 @@ def test_a_horse_that_does_not_hear_its_timeout_is_killed_and_has_timed_out(app,
     id = enqueue("test.act")
     session.commit()
     monkeypatch.setattr("flask_belfry.workers.forking.LAST_RESORT_SECONDS", 0.5)
-    worker = HeavyWorker(["default"], connection=valkey.client())
+    worker = ForkingWorker(["default"], connection=valkey.client())
     monkeypatch.setattr(worker, "_install_signal_handlers", lambda: None)
     assert worker.work(max_jobs=1)
     record = session.get_one(JobRecord, id, populate_existing=True)
@@ -354,7 +354,7 @@ def test_a_running_job_that_was_asked_to_stop_and_fails_is_not_retried(app, sess
     (item,) = claim.claim(session, [id], "w")
     assert cancel([id]) == ([], [id])
     session.commit()
-    execution.run(app, [item], no_limit)
+    executor.run(app, [item], no_limit)
     assert session.get_one(JobRecord, id, populate_existing=True).state is JobState.CANCELLED
 
 

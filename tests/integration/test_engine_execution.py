@@ -21,10 +21,10 @@ from sqlalchemy.orm import Session
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import BelfrySession, db, table_of
 from flask_belfry.db.columns import new_id
-from flask_belfry.execution import NO_RETRY, RetryPolicy, check_cancelled, claim, execution
-from flask_belfry.execution.claim import Part
-from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.execution import NO_RETRY, RetryPolicy, attempts, check_cancelled, claim, executor
+from flask_belfry.execution.attempts import Part
 from flask_belfry.execution.errors import ClaimLostError
+from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.outbox import (
     JobArgumentError,
     JobRecord,
@@ -36,16 +36,16 @@ from flask_belfry.outbox import (
     retry,
 )
 from flask_belfry.outbox.models import AttemptOutcome
-from flask_belfry.workers.forking import HeavyWorker
-from flask_belfry.workers.threaded import LightWorker
+from flask_belfry.workers.forking import ForkingWorker
+from flask_belfry.workers.threaded import ThreadedWorker
 from tests.domain import Ticket, TicketStatus, behaviour
-from tests.job_records import asked, attempts, read
+from tests.job_records import asked, attempts_of, read
 from tests.servers import wait_until
 
 
-def run(app, *items: claim.Claim) -> execution.Ends:
+def run(app, *items: claim.Claim) -> executor.Transitions:
     db.session.rollback()
-    return execution.run(app, items, no_limit)
+    return executor.run(app, items, no_limit)
 
 
 def test_a_job_runs_and_its_result_is_kept(session, work):
@@ -57,7 +57,7 @@ def test_a_job_runs_and_its_result_is_kept(session, work):
     assert record.result == {"seen": 7}
     assert record.attempt == 1
     assert record.started_at <= record.finished_at
-    assert attempts(session, id) == []
+    assert attempts_of(session, id) == []
 
 
 def test_the_changes_of_a_job_commit_with_its_end(session, work):
@@ -88,7 +88,7 @@ def test_a_job_that_fails_leaves_nothing_behind_and_is_retried_later(session, wo
     assert record.error_type == "RuntimeError"
     assert record.error_message == "no luck"
     assert broker.zscore("rq:scheduler:scheduled_jobs", id) == pytest.approx(record.scheduled_at.timestamp())
-    (attempt,) = attempts(session, id)
+    (attempt,) = attempts_of(session, id)
     assert attempt.outcome is AttemptOutcome.FAILED
     assert "half done" not in attempt.error_message
     assert "raise RuntimeError" in attempt.traceback
@@ -108,7 +108,7 @@ def test_attempts_are_used_up_then_the_job_fails(app, session, broker):
             clock.shift(200)
     record = read(session, id)
     assert record.state is JobState.FAILED
-    assert [attempt.number for attempt in attempts(session, id)] == [1, 2, 3]
+    assert [attempt.number for attempt in attempts_of(session, id)] == [1, 2, 3]
 
 
 def commit_after_remove(session: Session) -> None:
@@ -242,7 +242,7 @@ def test_of_two_claims_the_later_wins_and_the_earlier_cannot_commit(app, session
     id = asked(session)
     (late,) = claim.claim(session, [id], "thought-dead")
     assert claim.claim(session, [id], "another") == []
-    claim.interrupt(session, late, "thought dead")
+    attempts.interrupt(session, late, "thought dead")
     session.commit()
     (current,) = claim.claim(session, [id], "another")
     assert run(app, late) == []
@@ -256,10 +256,10 @@ def test_of_two_claims_the_later_wins_and_the_earlier_cannot_commit(app, session
 def test_a_lost_claim_is_an_error_of_its_own(app, session):
     id = asked(session)
     (item,) = claim.claim(session, [id], "w")
-    claim.give_back(session, [item])
+    attempts.release(session, item)
     session.commit()
     with pytest.raises(ClaimLostError):
-        execution._complete(session, item, None)
+        executor._complete_with_changes(session, item, None)
 
 
 def test_an_interruption_uses_up_no_attempt_and_the_third_in_a_row_is_poison(session):
@@ -267,11 +267,11 @@ def test_an_interruption_uses_up_no_attempt_and_the_third_in_a_row_is_poison(ses
     for number in (1, 2):
         (item,) = claim.claim(session, [id], "w")
         assert item.attempt == 1
-        assert claim.interrupt(session, item, "SIGKILL") is JobState.PENDING
+        assert attempts.interrupt(session, item, "SIGKILL") is JobState.PENDING
         session.commit()
         assert read(session, id).interruptions == number
     (item,) = claim.claim(session, [id], "w")
-    assert claim.interrupt(session, item, "SIGKILL") is JobState.FAILED
+    assert attempts.interrupt(session, item, "SIGKILL") is JobState.FAILED
     session.commit()
     record = read(session, id)
     assert record.error_type == "PoisonPillError"
@@ -293,26 +293,26 @@ def test_only_a_crash_that_was_surely_a_jobs_own_fails_it(session, part, interru
     session.execute(sa.update(JobRecord).values(interruptions=2, suspicion=1))
     session.commit()
     (item,) = claim.claim(session, [id], "w")
-    assert claim.interrupt(session, item, "SIGSEGV", part) is state
+    assert attempts.interrupt(session, item, "SIGSEGV", part) is state
     session.commit()
     record = read(session, id)
     assert (record.interruptions, record.suspicion) == (interruptions, suspicion)
-    assert len(attempts(session, id)) == 1
+    assert len(attempts_of(session, id)) == 1
 
 
 def test_a_named_crash_counts_and_sends_the_job_to_quarantine(session):
     id = asked(session)
     (item,) = claim.claim(session, [id], "w")
-    claim.interrupt(session, item, "SIGSEGV", Part.NAMED)
+    attempts.interrupt(session, item, "SIGSEGV", Part.NAMED)
     session.commit()
     assert (read(session, id).interruptions, read(session, id).suspicion) == (1, 2)
-    assert claim.claim(session, [id], "w", with_suspects=False) == []
-    assert claim.suspects(session, [id]) == [id]
+    assert claim.claim(session, [id], "w", with_quarantined=False) == []
+    assert claim.quarantined_among(session, [id]) == [id]
     assert claim.next_quarantined(session, ["default", "mail"]) == id
     assert claim.next_quarantined(session, ["bulk"]) is None
     (item,) = claim.claim(session, [id], "w")
     assert claim.next_quarantined(session, ["default"]) is None
-    claim.fail(session, item, ValueError("an end like any other"), NO_RETRY)
+    attempts.fail(session, item, ValueError("an end like any other"), NO_RETRY)
     session.commit()
     assert (read(session, id).interruptions, read(session, id).suspicion) == (0, 0)
 
@@ -332,7 +332,7 @@ def test_a_job_that_takes_too_long_is_stopped(session, work):
     record = read(session, id)
     assert (record.state, record.error_type) == (JobState.RETRYABLE, "JobTimeoutError")
     assert record.error_message == "took longer than its 2 s"
-    assert attempts(session, id)[0].outcome is AttemptOutcome.TIMED_OUT
+    assert attempts_of(session, id)[0].outcome is AttemptOutcome.TIMED_OUT
 
 
 def test_a_timeout_of_one_job_does_not_hit_the_next_on_its_thread(app, session, work):
@@ -352,17 +352,17 @@ def test_a_timeout_of_one_job_does_not_hit_the_next_on_its_thread(app, session, 
     assert [read(session, id).state for id in others] == [JobState.COMPLETED] * 2
 
 
-def test_a_burst_looks_again_into_a_queue_that_it_had_no_room_for(app, session, work, monkeypatch):
+def test_a_burst_looks_again_into_a_queue_that_was_at_its_prefetch_limit(app, session, work, monkeypatch):
     """Its one thread is idle, and the end of the first job, which changed nothing, is being committed meanwhile."""
     app.config["WORKER_THREADS"] = 1
-    take = LightWorker._take
+    fetch = ThreadedWorker._fetch
 
-    def take_late(worker: LightWorker, rooms: Mapping[str, int], *, block: bool) -> list[str]:
-        if len(rooms) < len(worker.queues):
-            wait_until(lambda: not worker._held)
-        return take(worker, rooms, block=block)
+    def fetch_late(worker: ThreadedWorker, capacity: Mapping[str, int], *, block: bool) -> list[str]:
+        if len(capacity) < len(worker.queues):
+            wait_until(lambda: not worker._in_flight)
+        return fetch(worker, capacity, block=block)
 
-    monkeypatch.setattr(LightWorker, "_take", take_late)
+    monkeypatch.setattr(ThreadedWorker, "_fetch", fetch_late)
     behaviour["act"] = lambda session, ticket_id: time.sleep(0.6)  # long: the worker holds one at a time
     ids = [asked(session, ticket_id=n) for n in range(3)]
     work()
@@ -409,7 +409,7 @@ def test_a_running_job_is_cancelled_when_it_asks(app, session, work):
     thread.join()
     record = read(session, id)
     assert record.state is JobState.CANCELLED
-    assert attempts(session, id)[0].outcome is AttemptOutcome.CANCELLED
+    assert attempts_of(session, id)[0].outcome is AttemptOutcome.CANCELLED
     assert session.scalars(sa.select(Ticket)).all() == []
 
 
@@ -463,7 +463,7 @@ def test_foreign_and_unknown_ids_in_a_queue_hold_nobody_up(session, work, broker
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("serializer", [JSONSerializer, DefaultSerializer])
-@pytest.mark.parametrize("worker_class", [LightWorker, HeavyWorker])
+@pytest.mark.parametrize("worker_class", [ThreadedWorker, ForkingWorker])
 def test_a_forged_job_of_rq_runs_nothing(session, work, valkey, broker, tmp_path, worker_class, serializer):
     """Whoever reaches Redis can write a job with a function of their own, also in the place of one of ours."""
     behaviour["act"] = lambda session, ticket_id: None
@@ -509,7 +509,7 @@ def test_a_key_that_is_unique_while_waiting_is_free_once_its_job_is_claimed(sess
     second = ask()
     assert (second == first, ask()) == (False, second)
     # It waits again, beside the one that was enqueued meanwhile: neither is lost.
-    claim.fail(session, running, RuntimeError("again"), RetryPolicy(delays_seconds=(60,)))
+    attempts.fail(session, running, RuntimeError("again"), RetryPolicy(delays_seconds=(60,)))
     session.commit()
     claim.claim(session, [second], "a worker")
     assert ask() not in (first, second)
@@ -589,7 +589,7 @@ def test_a_chunks_side_effects_commit_with_its_answers_and_only_for_claims_that_
     ids = [enqueue("test.act_in_chunks", ticket_id=n) for n in range(3)]
     session.commit()
     items = claim.claim(session, ids, "late")
-    claim.interrupt(session, items[1], "thought dead")
+    attempts.interrupt(session, items[1], "thought dead")
     session.commit()
     run(app, *items)
     assert saved == [ids[0], ids[2]]

@@ -14,7 +14,7 @@ from flask_belfry.mail import EmailMessage, MailRequest, send_mails
 from flask_belfry.outbox import JobRecord, JobState, WorkerProcess, enqueue
 from flask_belfry.outbox.models import AttemptOutcome
 from tests.domain import Ticket
-from tests.job_records import asked, attempts, count, read, state_is
+from tests.job_records import asked, attempts_of, count, read, state_is
 from tests.processes import children_of, has_ended, signal_tree
 from tests.servers import wait_until
 
@@ -62,7 +62,7 @@ def test_the_jobs_of_a_whole_host_run_again_within_15_seconds(app, session, proc
     wait_until(lambda: all(read(session, id).claims == 2 for id in ids), seconds=15)
     wait_until(lambda: states(session, *LINGERING)["completed"] == 7, seconds=30)
     for id in ids:
-        (told,) = attempts(session, id)
+        (told,) = attempts_of(session, id)
         assert (told.outcome, told.worker) == (AttemptOutcome.INTERRUPTED, workers[id])
         assert read(session, id).attempt == 1
     assert count(session, Ticket) == 7
@@ -105,7 +105,7 @@ def test_a_poison_pill_fails_and_the_jobs_that_share_its_processes_do_not(sessio
     record = read(session, poison)
     assert record.error_type == "PoisonPillError", processes.output()
     assert "interrupted 3 times in a row" in record.error_message
-    told = attempts(session, poison)
+    told = attempts_of(session, poison)
     assert (
         sum("only this job ran" in attempt.error_message for attempt in told) == 3
     )  # what others shared counts for none

@@ -18,11 +18,11 @@ from sqlalchemy.orm import Session
 from flask_belfry.changes import Actor, Subject, use_actor
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db.columns import new_id
+from flask_belfry.execution import attempts, executor
 from flask_belfry.execution import claim as claims
-from flask_belfry.execution import execution
 from flask_belfry.execution.chunk import Chunk
 from flask_belfry.execution.claim import Claim
-from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.mail import (
     EmailMessage,
     MailEntry,
@@ -81,7 +81,7 @@ def claim_due(session: Session) -> list[Claim]:
 def work(app: Flask, session: Session) -> None:
     """Runs one attempt of all mail jobs, as one chunk."""
     if items := claim_due(session):
-        execution.run(app, items, no_limit)
+        executor.run(app, items, no_limit)
     session.expire_all()
 
 
@@ -536,9 +536,9 @@ def die_after_handing_over(
     items = claim_due(session)
     with monkeypatch.context() as patch:
         patch.setattr(Delivery, instead_of, die)
-        assert exit_status(fork(lambda: execution.run(app, items, no_limit))) == -signal.SIGKILL
+        assert exit_status(fork(lambda: executor.run(app, items, no_limit))) == -signal.SIGKILL
     for item in items:
-        claims.interrupt(session, item, "killed")
+        attempts.interrupt(session, item, "killed")
     session.commit()
     session.expire_all()
 
@@ -700,15 +700,15 @@ def test_a_worker_that_thaws_after_another_has_sent_its_mail_sends_nothing(app, 
     def thaw_late(chunk: Chunk, items: Sequence[Claim]) -> set[str]:
         monkeypatch.setattr(Chunk, "held", held)
         chunk.session.rollback()
-        claims.interrupt(chunk.session, frozen, "gave no sign of life")
+        attempts.interrupt(chunk.session, frozen, "gave no sign of life")
         chunk.session.commit()
         (second,) = claims.claim(chunk.session, [job_id], "another")
         with app.app_context():
-            execution.run(app, [second], no_limit)
+            executor.run(app, [second], no_limit)
         return held(chunk, items)
 
     monkeypatch.setattr(Chunk, "held", thaw_late)
-    assert execution.run(app, [frozen], no_limit) == []
+    assert executor.run(app, [frozen], no_limit) == []
     session.expire_all()
     mail = get_mail(mail_id)
     assert (mail.state, mail.uncertain_count, len(smtp.received)) == (MailState.SENT, 0, 1)
@@ -724,16 +724,16 @@ def test_a_worker_that_was_frozen_over_one_mail_hands_over_none_of_those_it_had_
         monkeypatch.setattr(delivery, "deliver_message", transport.deliver_message)
         receipt = transport.deliver_message(message)
         for item in frozen:
-            claims.interrupt(session, item, "gave no sign of life")
+            attempts.interrupt(session, item, "gave no sign of life")
         session.commit()
         items = claims.claim(session, jobs, "another")
         with app.app_context():
-            execution.run(app, items, no_limit)
+            executor.run(app, items, no_limit)
         monkeypatch.setattr(delivery, "HELD_SECONDS", 0.0)
         return receipt
 
     monkeypatch.setattr(delivery, "deliver_message", thaw_late)
-    assert execution.run(app, frozen, no_limit) == []
+    assert executor.run(app, frozen, no_limit) == []
     assert {state_of(id) for id in ids} == {MailState.SENT}
     assert sorted(mail.recipients[0][:3] for mail in smtp.received) == ["ada", "ada", "bob", "cyd"]
 
@@ -759,7 +759,7 @@ def test_a_process_that_is_about_to_end_gives_back_what_it_has_not_handed_over(a
     jobs = list(session.scalars(sa.select(JobRecord.id)))
     session.rollback()
     items = claims.claim(session, jobs, "worker")
-    execution.run(app, items, no_limit, should_stop=lambda: len(smtp.received) >= 1)
+    executor.run(app, items, no_limit, should_stop=lambda: len(smtp.received) >= 1)
     session.expire_all()
     assert sorted(get_mail(id).state for id in ids) == [MailState.QUEUED, MailState.QUEUED, MailState.SENT]
     records = session.scalars(sa.select(JobRecord)).all()
@@ -829,7 +829,7 @@ def test_cancelling_a_delivery_that_runs_cancels_its_mail_when_it_would_be_tried
     items = claim_due(session)
     cancel([items[0].id])
     session.commit()
-    execution.run(app, items, no_limit)
+    executor.run(app, items, no_limit)
     session.expire_all()
     assert (state_of(mail_id), job_of(session, mail_id).state) == (MailState.CANCELLED, JobState.CANCELLED)
     assert "450" in (get_mail(mail_id).last_error or "")

@@ -21,8 +21,8 @@ from flask_belfry.outbox.broker import connect
 from flask_belfry.outbox.publisher import PIPELINE_RECORDS, TIMERS_KEY
 from flask_belfry.outbox.relay import relay
 from flask_belfry.scheduler.scheduler import BelfryScheduler
-from flask_belfry.workers.forking import HeavyWorker
-from flask_belfry.workers.threaded import LightWorker
+from flask_belfry.workers.forking import ForkingWorker
+from flask_belfry.workers.threaded import ThreadedWorker
 from tests.servers import wait_until
 
 QUEUE = "rq:queue:default"
@@ -118,7 +118,7 @@ def test_an_id_that_was_popped_and_lost_is_back_within_15_seconds_at_the_worst(a
 
 
 @once_is_enough
-@pytest.mark.parametrize("kind", [LightWorker, HeavyWorker])
+@pytest.mark.parametrize("kind", [ThreadedWorker, ForkingWorker])
 def test_a_redis_that_says_nothing_keeps_no_worker_from_its_signs_of_life(settings, request, valkey, kind):
     settings["BROKER_TIMEOUT_SECONDS"] = "0.04"
     session = request.getfixturevalue("session")
@@ -136,7 +136,7 @@ def test_a_redis_that_says_nothing_keeps_no_worker_from_its_signs_of_life(settin
 
 @once_is_enough
 def test_a_worker_is_shown_to_rqs_tools_again_when_redis_has_forgotten_it(app, broker, valkey):
-    worker = HeavyWorker(["heavy"], connection=valkey.client())
+    worker = ForkingWorker(["heavy"], connection=valkey.client())
     worker._beat()
     broker.flushall()
     worker._beat()
@@ -150,8 +150,8 @@ def test_a_worker_is_shown_to_rqs_tools_again_when_redis_has_forgotten_it(app, b
 
 @once_is_enough
 def test_a_worker_hears_rqs_commands_again_after_its_redis_was_silent(app, broker, valkey, monkeypatch):
-    monkeypatch.setattr("flask_belfry.workers.worker.ANSWER_SECONDS", 0.1)
-    worker = LightWorker(["default"], connection=valkey.client())
+    monkeypatch.setattr("flask_belfry.workers.registration.REDIS_TIMEOUT_SECONDS", 0.1)
+    worker = ThreadedWorker(["default"], connection=valkey.client())
     worker._beat()
     has_listener = partial(broker.pubsub_numsub, worker.pubsub_channel_name)
     broker.client_kill_filter(_type="pubsub")
@@ -167,7 +167,7 @@ def test_a_worker_hears_rqs_commands_again_after_its_redis_was_silent(app, broke
 
 @once_is_enough
 def test_two_workers_of_one_name_are_told_apart(app, valkey):
-    first, second = (LightWorker(["default"], name="ours", connection=valkey.client()) for _ in range(2))
+    first, second = (ThreadedWorker(["default"], name="ours", connection=valkey.client()) for _ in range(2))
     assert first.name != second.name
     assert first.name.startswith("ours-")
 

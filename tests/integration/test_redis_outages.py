@@ -193,9 +193,9 @@ def finish(app, session, tmp_path) -> Callable[[], None]:
 OUTAGES = {
     restart: "worker.waiting",
     wipe: "worker.waiting",
-    freeze: "mirror.skipped",
+    freeze: "rq.not_updated",
     make_read_only: "worker.waiting",
-    fill: "mirror.skipped",
+    fill: "rq.not_updated",
 }
 
 

@@ -19,7 +19,7 @@ from flask_belfry.mail import EmailMessage, MailState
 from flask_belfry.outbox import JobRecord, JobState, publisher
 from flask_belfry.outbox.relay import relay
 from flask_belfry.outbox.states import TIMED, WAITING
-from flask_belfry.workers.threaded import LightWorker
+from flask_belfry.workers.threaded import ThreadedWorker
 from tests.everything import everything_kept
 from tests.job_records import state_of
 from tests.reservation_factories import PASSWORD, bearer, make_user
@@ -55,7 +55,7 @@ def arrive(session, another, monkeypatch):
             session.execute(sa.update(JobRecord).where(JobRecord.state.in_(TIMED)).values(scheduled_at=long_ago))
             session.commit()
             relay(publisher())
-            LightWorker(["mail", "default", "bulk"], connection=another.client()).work(burst=True)
+            ThreadedWorker(["mail", "default", "bulk"], connection=another.client()).work(burst=True)
         session.expire_all()
 
     return arrive

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import time_machine
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.execution import claim, heartbeat
+from flask_belfry.execution import attempts, claim, heartbeat
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState, WorkerProcess, enqueue, prune_records, publisher
 from flask_belfry.outbox.broker import CircuitBreaker, connect
 from flask_belfry.outbox.models import AttemptOutcome
@@ -144,7 +144,7 @@ def test_an_interrupted_job_goes_before_those_that_wait(app, session, broker):
     broker.flushall()
     waiting = enqueue("test.act")
     session.commit()
-    claim.interrupt(session, item, "SIGKILL")
+    attempts.interrupt(session, item, "SIGKILL")
     session.commit()
     assert broker.lrange(QUEUE, 0, -1) == [interrupted.encode(), waiting.encode()]
 

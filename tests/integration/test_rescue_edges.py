@@ -10,7 +10,7 @@ import time_machine
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.execution import claim, heartbeat
+from flask_belfry.execution import attempts, claim, heartbeat
 from flask_belfry.outbox import JobRecord, JobState, WorkerProcess, enqueue, publisher
 from flask_belfry.outbox.models import QUARANTINE
 from flask_belfry.outbox.relay import relay
@@ -74,7 +74,7 @@ def test_the_relay_leaves_what_was_just_given_back_to_its_publisher(app, session
         id = enqueue("test.act")
         session.commit()
     (item,) = claim.claim(session, [id], "w")
-    claim.give_back(session, [item])
+    attempts.release(session, item)
     session.commit()
     broker.flushall()
     assert relay(publisher(app)).pushed == 0

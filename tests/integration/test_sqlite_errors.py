@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.core.access import public
 from flask_belfry.db import db
-from flask_belfry.execution import claim, execution
-from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.execution import claim, executor
+from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.mail import MailRequest, MailState, delivery, get_mail, send_mails
 from flask_belfry.outbox import JobState
 from tests.domain import Ticket, behaviour
@@ -121,7 +121,7 @@ def test_a_job_goes_back_without_a_count_and_runs_again(app, session, trouble: T
     id = asked(session)
     for state in (JobState.PENDING, JobState.COMPLETED):
         session.rollback()
-        assert execution.run(app, claim.claim(session, [id], "w"), no_limit) == [(id, state)]
+        assert executor.run(app, claim.claim(session, [id], "w"), no_limit) == [(id, state)]
     record = read(session, id)
     assert (record.attempt, record.interruptions, record.claims) == (1, 0, 2)
     assert count(session, Ticket) == 1
@@ -140,7 +140,7 @@ def test_mails_whose_contexts_meet_it_are_sent_when_it_is_over(app, session, smt
     ids = [get_mail(id).job_id for id in mails]
     for state in (JobState.PENDING, JobState.COMPLETED):
         session.rollback()
-        ends = execution.run(app, claim.claim(session, ids, "w"), no_limit)
+        ends = executor.run(app, claim.claim(session, ids, "w"), no_limit)
         assert [end for _, end in ends] == [state] * 3
     assert {get_mail(id).state for id in mails} == {MailState.SENT}
     assert len(smtp.received) == 3
@@ -154,5 +154,5 @@ def test_what_is_wrong_with_a_statement_is_no_trouble_of_the_disk(app, session):
 
     behaviour["act"] = act
     id = asked(session)
-    assert execution.run(app, claim.claim(session, [id], "w"), no_limit) == [(id, JobState.RETRYABLE)]
+    assert executor.run(app, claim.claim(session, [id], "w"), no_limit) == [(id, JobState.RETRYABLE)]
     assert "no such table" in (read(session, id).error_message or "")

@@ -13,8 +13,8 @@ from app.audit import AuditEntry
 from app.reservations import Reservation
 from flask_belfry.changes import Actor, Subject, current_actor, for_school, use_actor
 from flask_belfry.db.tenancy import Scope, use_scope
-from flask_belfry.execution import claim, execution
-from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.execution import claim, executor
+from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.mail import EmailMessage, send_mail
 from flask_belfry.outbox import JobRecord, JobState, enqueue
 from tests.domain import behaviour
@@ -40,7 +40,7 @@ def run(app, session):
     def run(*ids: str) -> list[JobState]:
         session.commit()
         items = claim.claim(session, ids, "test")
-        return [state for _, state in execution.run(app, items, no_limit)]
+        return [state for _, state in executor.run(app, items, no_limit)]
 
     return run
 

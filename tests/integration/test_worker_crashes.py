@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask_belfry.outbox import JobRecord, JobState, enqueue
 from flask_belfry.outbox.models import AttemptOutcome
 from tests.domain import behaviour
-from tests.job_records import asked, attempts, count, read, state_is
+from tests.job_records import asked, attempts_of, count, read, state_is
 from tests.processes import children_of, has_ended
 from tests.servers import wait_until
 
@@ -44,14 +44,14 @@ def test_jobs_beside_three_that_crash_are_not_counted_and_complete(session, proc
 
     for id in crashing:
         assert read(session, id).error_type == "PoisonPillError", processes.output()
-        *_, beside_others, alone = attempts(session, id)  # some were beside another that crashed first
+        *_, beside_others, alone = attempts_of(session, id)  # some were beside another that crashed first
         assert "died: SIGSEGV, by this job" in beside_others.error_message
         assert "interrupted 2 times in a row" in alone.error_message
         assert "died: SIGSEGV, and only this job ran" in alone.error_message
     for id in innocent:
         record = read(session, id)
         assert (record.interruptions, record.suspicion, record.attempt) == (0, 0, 1)
-        told = attempts(session, id)
+        told = attempts_of(session, id)
         assert told
         assert {attempt.outcome for attempt in told} == {AttemptOutcome.INTERRUPTED}
         assert all(any(f"by test.segfault {id}" in attempt.error_message for id in crashing) for attempt in told)
@@ -73,11 +73,11 @@ def test_a_job_that_freezes_a_single_worker_is_named_and_what_waited_is_done(ses
     (tmp_path / "go").touch()
     wait_until(state_is(session, beside, JobState.COMPLETED), seconds=30)
 
-    first, last = attempts(session, freezing)
+    first, last = attempts_of(session, freezing)
     assert "was frozen: a job held its interpreter for" in first.error_message, processes.output()
     assert first.error_message.endswith(", by this job")
     assert last.error_message.endswith(", and only this job ran")
-    (told,) = attempts(session, beside)
+    (told,) = attempts_of(session, beside)
     assert told.error_message.endswith(f", by test.freeze {freezing}")
     assert read(session, beside).interruptions == 0
     assert "in freeze" in processes.output()  # where it hung
@@ -92,7 +92,7 @@ def test_a_job_that_freezes_its_worker_without_computing_is_proven_alone(session
     id = asked(session, "test.freeze", how="waits")
     processes.worker(WORKER_FROZEN_SECONDS="7", MAX_INTERRUPTIONS="1", **soon)
     wait_until(state_is(session, id, JobState.FAILED), seconds=60)
-    (told,) = attempts(session, id)
+    (told,) = attempts_of(session, id)
     assert "was frozen" in told.error_message, processes.output()
     assert "interrupted 1 times in a row" in told.error_message
     assert told.error_message.endswith(", and only this job ran"), processes.output()
@@ -130,7 +130,7 @@ def test_the_parent_of_a_killed_heavy_worker_gives_its_job_back_at_once_and_star
     (worker,) = children_of(parent.pid)
     os.kill(worker, signal.SIGKILL)
     wait_until(state_is(session, id, JobState.COMPLETED), seconds=60)  # no scheduler runs here
-    (told,) = attempts(session, id)
+    (told,) = attempts_of(session, id)
     assert f"process {worker}) died: SIGKILL" in told.error_message, processes.output()
     assert has_ended(worker)
 

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from flask_belfry.outbox import JobState, WorkerProcess
 from flask_belfry.outbox.models import AttemptOutcome
 from tests.domain import Ticket
-from tests.job_records import asked, attempts, count, read, state_is
+from tests.job_records import asked, attempts_of, count, read, state_is
 from tests.processes import BIN, ROOT, answers_at, children_of
 from tests.servers import free_port, wait_until
 
-LIGHT = ("-w", "flask_belfry.workers.threaded.LightWorker")
-HEAVY = ("-w", "flask_belfry.workers.forking.HeavyWorker")
+LIGHT = ("-w", "flask_belfry.workers.threaded.ThreadedWorker")
+HEAVY = ("-w", "flask_belfry.workers.forking.ForkingWorker")
 # What signals and timeouts write is tested on both in test_engine_execution; test_rolling_restart has PostgreSQL.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -105,7 +105,7 @@ def test_a_heavy_job_that_sits_in_c_is_stopped_by_its_timeout(session, processes
     assert time.monotonic() - began < 30
     record = read(session, id)
     assert (record.state, record.error_type) == (JobState.FAILED, "JobTimeoutError"), processes.output()
-    assert attempts(session, id)[0].outcome is AttemptOutcome.TIMED_OUT
+    assert attempts_of(session, id)[0].outcome is AttemptOutcome.TIMED_OUT
     assert count(session, Ticket) == 0
 
 
@@ -131,7 +131,7 @@ def test_a_killed_work_horse_is_an_interruption_on_record_and_its_job_runs_again
     record = read(session, id)
     assert (record.state, record.result) == (JobState.COMPLETED, "survived"), processes.output()
     assert (record.attempt, record.claims) == (1, 3)
-    told = attempts(session, id)
+    told = attempts_of(session, id)
     assert [attempt.outcome for attempt in told] == [AttemptOutcome.INTERRUPTED] * 2
     assert "SIGKILL" in told[0].error_message
     assert count(session, Ticket) == 1
@@ -177,7 +177,7 @@ def test_sigterm_gives_a_heavy_job_back_too(session, processes):
     assert worker.wait(20) == 0
     record = read(session, id)
     assert (record.state, record.attempt, record.interruptions) == (JobState.PENDING, 0, 0), processes.output()
-    assert attempts(session, id) == []
+    assert attempts_of(session, id) == []
 
 
 @on_sqlite
@@ -203,7 +203,7 @@ def test_a_pool_replaces_a_worker_that_died_and_gives_its_job_to_another_at_once
     session.rollback()
     os.kill(victim, signal.SIGKILL)
     wait_until(state_is(session, id, JobState.COMPLETED), seconds=30)  # no scheduler runs here
-    (told,) = attempts(session, id)
+    (told,) = attempts_of(session, id)
     assert (told.outcome, told.worker) == (AttemptOutcome.INTERRUPTED, first), processes.output()
     assert f"process {victim}) died: SIGKILL" in told.error_message
     assert count(session, Ticket) == 1
@@ -221,10 +221,10 @@ def test_a_light_job_that_sits_in_c_past_its_timeout_ends_the_process_and_not_it
     processes.worker(MAX_INTERRUPTIONS="2")
     wait_until(state_is(session, beside, JobState.RUNNING), seconds=30)
     id = asked(session, "test.nap", seconds=45, uninterrupted=True)
-    wait_until(lambda: attempts(session, id), seconds=60)
-    assert attempts(session, id)[0].error_message.endswith("did not react to its timeout, by this job")
+    wait_until(lambda: attempts_of(session, id), seconds=60)
+    assert attempts_of(session, id)[0].error_message.endswith("did not react to its timeout, by this job")
     (tmp_path / "go").touch()
     wait_until(state_is(session, beside, JobState.COMPLETED), seconds=30)
-    (told,) = attempts(session, beside)
+    (told,) = attempts_of(session, beside)
     assert told.error_message.endswith(f"did not react to its timeout, by test.nap {id}"), processes.output()
     assert count(session, Ticket) == 1

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from flask_belfry.workers.crashes import cause_of_death
+from flask_belfry.workers.crashes import describe_exit
 from tests.processes import ROOT, has_ended
 from tests.servers import wait_until
 
@@ -30,7 +30,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize(("exit_code", "cause"), [(-9, "SIGKILL"), (-44, "signal 44"), (0, "exit 0"), (75, "exit 75")])
 def test_the_cause_of_a_death_is_told_by_name(exit_code, cause):
-    assert cause_of_death(exit_code) == cause
+    assert describe_exit(exit_code) == cause
 
 
 @pytest.mark.parametrize("means", ["kernel", "thread"])

@@ -32,8 +32,8 @@ from flask_belfry.changes import listeners as changes
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.settings import Derived, Setting
 from flask_belfry.db import db
-from flask_belfry.execution import RetryPolicy, claim, execution, job
-from flask_belfry.execution.deadlines import no_limit
+from flask_belfry.execution import RetryPolicy, claim, executor, job
+from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.mail import (
     EmailMessage,
     MailEntry,
@@ -441,7 +441,7 @@ def test_the_example_of_the_readme_runs(settings: dict[str, Any], tmp_path: Path
         assert reminder.state is JobState.SCHEDULED
         session.rollback()
         with time_machine.travel(utc_now() + timedelta(days=1, seconds=1), tick=True):
-            ends = execution.run(app, claim.claim(session, [reminder.id], "test"), no_limit)
+            ends = executor.run(app, claim.claim(session, [reminder.id], "test"), no_limit)
         assert ends == [(reminder.id, JobState.COMPLETED)]
         (mail,) = session.scalars(sa.select(EmailMessage).where(EmailMessage.kind == "reservation-reminder"))
         assert mail.recipients == [reservation.customer.email]

@@ -7,10 +7,9 @@ from collections import deque
 from datetime import UTC, datetime
 
 from flask_belfry.execution.claim import Claim
-from flask_belfry.workers.completer import GroupCommit
+from flask_belfry.workers.completer import BatchCompleter
 from flask_belfry.workers.in_flight import InFlightJobs
-from flask_belfry.workers.load import Load
-from flask_belfry.workers.threads import JobThreads
+from flask_belfry.workers.threads import JobThreads, Load
 
 SECONDS = 20.0
 
@@ -116,8 +115,8 @@ def test_threads_that_were_called_for_leave_again_when_the_process_is_busy():
 
 def test_the_load_is_full_when_more_than_half_of_a_processor_is_used(monkeypatch):
     clock = {"now": 100.0, "computed": 5.0}
-    monkeypatch.setattr("flask_belfry.workers.load.time.monotonic", lambda: clock["now"])
-    monkeypatch.setattr("flask_belfry.workers.load.time.process_time", lambda: clock["computed"])
+    monkeypatch.setattr("flask_belfry.workers.threads.time.monotonic", lambda: clock["now"])
+    monkeypatch.setattr("flask_belfry.workers.threads.time.process_time", lambda: clock["computed"])
     load = Load()
     assert load.measure() is None  # nothing is known yet
     clock.update(now=100.01, computed=5.009)
@@ -126,7 +125,7 @@ def test_the_load_is_full_when_more_than_half_of_a_processor_is_used(monkeypatch
     assert load.measure() is True  # too short to tell
     clock.update(now=100.02, computed=5.012)
     assert load.measure() is False
-    load.forget()
+    load.reset()
     assert load.measure() is None
 
 
@@ -160,11 +159,11 @@ def test_it_is_hungry_when_a_thread_is_idle_and_little_waits():
     go_on = threading.Semaphore(0)
     threads = JobThreads(1, one, lambda items: go_on.acquire(timeout=SECONDS) and None)
     threads.start()
-    assert threads.wait_until_hungry(SECONDS)
+    assert threads.wait_for_capacity(SECONDS)
     threads.put([item(1), item(2)])
-    assert not threads.wait_until_hungry(0.05)
+    assert not threads.wait_for_capacity(0.05)
     go_on.release(2)
-    assert threads.wait_until_hungry(SECONDS)
+    assert threads.wait_for_capacity(SECONDS)
     threads.close()
 
 
@@ -194,7 +193,7 @@ def test_ends_that_come_during_a_commit_are_committed_together():
         all_added.wait(SECONDS)
         commits.append([item.id for item, _ in done])
 
-    group = GroupCommit(commit)
+    group = BatchCompleter(commit)
     group.start()
     group.add(item(0), None)
     first_begun.wait(SECONDS)
@@ -212,7 +211,7 @@ def test_a_commit_that_fails_does_not_keep_the_next_from_its_turn():
         commits.append(done[0][0].id)
         raise RuntimeError
 
-    group = GroupCommit(commit)
+    group = BatchCompleter(commit)
     group.start()
     group.add(item(1), None)
     while not commits:

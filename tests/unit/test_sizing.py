@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flask_belfry.workers.prefetch import Prefetch, holding, unit
-
-
-def pace(mean_seconds: float | None) -> Prefetch:
-    known = Prefetch()
-    if mean_seconds is not None:
-        known.learn(10, 10 * mean_seconds)
-    return known
+from flask_belfry.workers.threaded import MeanTime, chunk_size, prefetch_limit
 
 
 @pytest.mark.parametrize(
@@ -25,11 +18,11 @@ def pace(mean_seconds: float | None) -> Prefetch:
     ],
 )
 def test_a_worker_holds_half_a_second_of_work(job_seconds, held):
-    assert holding(pace(job_seconds), threads=16, limit=200) == held
+    assert prefetch_limit(job_seconds, threads=16, batch=200) == held
 
 
 def test_every_thread_may_have_a_job_whatever_the_limit():
-    assert holding(pace(0.0), threads=16, limit=3) == 16
+    assert prefetch_limit(0.0, threads=16, batch=3) == 16
 
 
 @pytest.mark.parametrize(
@@ -43,16 +36,17 @@ def test_every_thread_may_have_a_job_whatever_the_limit():
     ],
 )
 def test_one_call_takes_a_quarter_of_a_second_of_waiting(wait_seconds, taken):
-    assert unit(pace(wait_seconds), limit=50) == taken
+    assert chunk_size(wait_seconds, limit=50) == taken
 
 
 def test_one_call_never_takes_more_than_its_chunk():
-    assert unit(pace(None), limit=3) == 3
+    assert chunk_size(None, limit=3) == 3
 
 
-def test_the_mean_follows_what_is_seen():
-    seen = pace(10.0)
+def test_the_mean_follows_recent_measurements():
+    job_time = MeanTime()
+    job_time.learn(10, 100.0)
+    assert job_time.seconds == 10.0
     for _ in range(60):
-        seen.learn(1, 0.0)
-    assert seen.mean_seconds is not None
-    assert seen.mean_seconds < 0.001
+        job_time.learn(1, 0.0)
+    assert job_time.seconds < 0.001

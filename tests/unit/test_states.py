@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask_belfry.outbox import FINALIZED, LIVE, JobState
 from flask_belfry.outbox.states import TRANSITIONS, WAITING, sources_of
-from flask_belfry.workers.rq_jobs import RQ_STATUS
+from flask_belfry.workers.registration import RQ_STATUS
 
 
 def test_every_state_has_its_transitions_and_its_word_in_rq():

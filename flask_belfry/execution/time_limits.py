@@ -1,4 +1,4 @@
-"""Timeouts for jobs that run on threads: an exception raised inside the job from outside, and a last resort."""
+"""Time limits of jobs: on threads an exception that is raised in the job from outside, in a process an alarm."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 
 from flask_belfry.outbox import JobTimeoutError
 
-# A job that sits in C code cannot be reached by an exception; past this, only the end of the process stops it.
+# An exception does not reach a job in native code; after this time only the end of the process stops it.
 STUCK_SECONDS = 10.0
 # An exception on its way to a thread arrives when that thread next runs Python.
 ARRIVAL_SECONDS = 0.2
 
 
 @dataclass
-class Deadline:
-    """One job's time limit on the thread that made it."""
+class TimeLimit:
+    """The time limit of one job on the thread that created it."""
 
     ends_at: float
     thread_id: int = field(default_factory=threading.get_ident)
@@ -29,14 +29,14 @@ class Deadline:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fire_if_over(self, now: float) -> None:
-        """Raises JobTimeoutError in the job's thread when its time is up. Does so once."""
+        """Raise JobTimeoutError in the job's thread, once, when the time is over."""
         with self.lock:
             if self.is_active and self.fired_at is None and now >= self.ends_at:
                 self.fired_at = now
                 _raise_in_thread(self.thread_id, JobTimeoutError)
 
     def finish(self) -> None:
-        """Ends the limit. When it has fired and the exception is still on its way, it arrives here, not later."""
+        """End the limit. An exception that has been raised but has not arrived yet arrives in this call, not later."""
         with self.lock:
             self.is_active = False
         arrives_until = time.monotonic() + ARRIVAL_SECONDS
@@ -44,51 +44,52 @@ class Deadline:
             time.sleep(0.001)
 
     def is_stuck(self, now: float) -> bool:
-        """Whether the job did not react to its timeout."""
+        """Return whether the job did not react to its time limit."""
         return self.is_active and self.fired_at is not None and now - self.fired_at > STUCK_SECONDS
 
 
-class Deadlines:
-    """The time limits of all jobs that run in this process; somebody calls `check` regularly."""
+class TimeLimits:
+    """The time limits of all jobs that run in this process; the watchdog calls `check` regularly."""
 
     def __init__(self) -> None:
-        self._active: dict[int, Deadline] = {}
+        self._active: dict[int, TimeLimit] = {}
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
-        """Lets the block take so long; then JobTimeoutError is raised in it."""
-        deadline = Deadline(time.monotonic() + seconds)
-        self._active[deadline.thread_id] = deadline
+        """Raise JobTimeoutError in the block after `seconds`."""
+        limit = TimeLimit(time.monotonic() + seconds)
+        self._active[limit.thread_id] = limit
         try:
             yield
-            deadline.finish()
+            limit.finish()
         except JobTimeoutError as error:
-            deadline.is_active = False
+            limit.is_active = False
             raise _timeout(seconds) from error
         except BaseException:
-            deadline.finish()
+            limit.finish()
             raise
         finally:
-            self._active.pop(deadline.thread_id, None)
+            self._active.pop(limit.thread_id, None)
 
     def check(self) -> int:
-        """Fires the limits that are over.
+        """Enforce the limits that are over.
 
         Returns:
             the thread whose job is stuck: it did not react, and only the end of the process stops it; else 0.
         """
         now = time.monotonic()
-        deadlines = list(self._active.values())
-        for deadline in deadlines:
-            deadline.fire_if_over(now)
-        return next((deadline.thread_id for deadline in deadlines if deadline.is_stuck(now)), 0)
+        limits = list(self._active.values())
+        for limit in limits:
+            limit.fire_if_over(now)
+        return next((limit.thread_id for limit in limits if limit.is_stuck(now)), 0)
 
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """The same limit for a job that has its process and main thread to itself: SIGALRM interrupts blocking calls too.
+    """Raise JobTimeoutError in the block after `seconds`, on the main thread of a process that runs nothing else.
 
-    What computes in C is not reached by it either; there the worker kills the process, a minute later.
+    SIGALRM interrupts blocking calls too. Native code that computes is not interrupted: its worker kills the process, a
+    minute later.
     """
 
     def ring(signal_number: int, frame: object) -> None:
@@ -105,7 +106,7 @@ def alarm(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def no_limit(seconds: float) -> Iterator[None]:
-    """No limit: where the caller waits for the job anyway."""
+    """Apply no limit, for a caller that waits for the job."""
     yield
 
 

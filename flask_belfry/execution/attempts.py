@@ -1,0 +1,173 @@
+"""How an attempt ends that did not complete its job: failed, interrupted or released. Fenced as in `claim`.
+
+Each function moves the record in the open transaction, which the caller commits, and returns the new state; None when
+the claim is lost.
+"""
+
+from __future__ import annotations
+
+import socket
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+import sqlalchemy as sa
+from flask import current_app
+from sqlalchemy.orm import Session
+
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db.columns import error_text
+from flask_belfry.execution.claim import IS_HELD, RECORDS, Claim, held_values
+from flask_belfry.execution.errors import JobCancelledError, PoisonPillError
+from flask_belfry.outbox import FINALIZED, JobAttempt, JobRecord, JobState, JobTimeoutError, RetryPolicy, WorkerProcess
+from flask_belfry.outbox.finalizing import announce_finalized
+from flask_belfry.outbox.models import QUARANTINE, AttemptOutcome
+from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
+
+MAX_TYPE_CHARACTERS = 120
+MAX_MESSAGE_CHARACTERS = 2_000
+MAX_TRACEBACK_CHARACTERS = 20_000
+
+
+class Part(Enum):
+    """The part of a job in the interruption of its attempt."""
+
+    OWN = "its own, and no other job was near"
+    ALONE = "it ran alone in a process that crashed"
+    NAMED = "it was seen to crash a process that other jobs shared"
+    POSSIBLE = "one of several that ran in a process that crashed"
+    NONE = "another job caused it, or this one had not begun"
+
+
+def fail(session: Session, claim: Claim, error: BaseException, policy: RetryPolicy) -> JobState | None:
+    """Move the record of a failed attempt to retryable, failed or cancelled."""
+    now = utc_now()
+    delay = policy.delay_after(claim.attempt, error) if claim.attempt < claim.max_attempts else None
+    values: dict[str, Any] = {"interruptions": 0, "suspicion": 0, **_error_columns(error)}
+    if isinstance(error, JobCancelledError) or (delay is not None and _is_cancel_requested(session, claim)):
+        values |= {"state": JobState.CANCELLED, "finished_at": now}
+    elif delay is None:
+        values |= {"state": JobState.FAILED, "finished_at": now}
+    else:
+        values |= {"state": JobState.RETRYABLE, "scheduled_at": now + timedelta(seconds=delay)}
+    if not _move(session, claim, values):
+        return None
+    _add_attempt(session, claim, _outcome(error), error)
+    if values["state"] is JobState.RETRYABLE:
+        publish_on_commit(session, [_message(claim, values["scheduled_at"])])
+    return values["state"]
+
+
+def interrupt(session: Session, claim: Claim, reason: str, part: Part = Part.OWN) -> JobState | None:
+    """Return a record whose worker crashed to its queue without using an attempt.
+
+    After MAX_INTERRUPTIONS in a row that count, the job fails as a poison pill. Only a crash that the job caused itself
+    counts. One beside other jobs counts at most up to the last but one, so that a job fails only for what happened
+    while it ran alone.
+
+    Args:
+        session: whose transaction.
+        claim: the claim of the crashed worker.
+        reason: what is known of the crash: signal, host, worker.
+        part: the job's part in it.
+    """
+    interruptions = claim.interruptions + 1
+    limit = current_app.config["MAX_INTERRUPTIONS"]
+    values: dict[Part, dict[str, Any]] = {
+        Part.OWN: {"interruptions": interruptions},
+        Part.ALONE: {"interruptions": interruptions, "suspicion": QUARANTINE},
+        Part.NAMED: {"interruptions": max(claim.interruptions, min(interruptions, limit - 1)), "suspicion": QUARANTINE},
+        Part.POSSIBLE: {"suspicion": claim.suspicion + 1},
+        Part.NONE: {},
+    }
+    if interruptions < limit or part not in (Part.OWN, Part.ALONE):
+        return _return_to_queue(session, claim, values[part], InterruptedError(reason))
+    error = PoisonPillError(f"interrupted {interruptions} times in a row, last: {reason}")
+    failed = {"state": JobState.FAILED, "finished_at": utc_now(), **values[part], **_error_columns(error)}
+    if not _move(session, claim, failed):
+        return None
+    _add_attempt(session, claim, AttemptOutcome.INTERRUPTED, error)
+    return JobState.FAILED
+
+
+def release(session: Session, claim: Claim, delay_seconds: float = 0.0) -> JobState | None:
+    """Return a record to its queue, immediately or after a delay: a deploy is not a failure."""
+    return _return_to_queue(session, claim, {}, None, delay_seconds)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return an error in one phrase: its type, and the text of the error that caused it."""
+    return f"{type(error).__name__}: {error_text(error.__cause__ or error)}"
+
+
+def _return_to_queue(
+    session: Session,
+    claim: Claim,
+    values: Mapping[str, Any],
+    error: BaseException | None,
+    delay_seconds: float = 0.0,
+) -> JobState | None:
+    now = utc_now()
+    due_at = now + timedelta(seconds=delay_seconds) if delay_seconds else None
+    state = JobState.RETRYABLE if due_at else JobState.PENDING
+    back = {"state": state, "attempt": JobRecord.attempt - 1, "enqueued_at": now}
+    if due_at:
+        back["scheduled_at"] = due_at
+    if not _move(session, claim, {**back, **values}):
+        return None
+    if error is not None:
+        _add_attempt(session, claim, AttemptOutcome.INTERRUPTED, error)
+    # At the end of its queue it would wait as long again, however quickly it was rescued.
+    publish_on_commit(session, [replace(_message(claim, due_at), goes_first=due_at is None)])
+    return state
+
+
+def _move(session: Session, claim: Claim, values: Mapping[str, Any]) -> bool:
+    """Update the record; return False when the claim is lost."""
+    statement = sa.update(RECORDS).where(IS_HELD).values(dict(values)).returning(RECORDS.c.id)
+    is_held = bool(session.connection().execute(statement, held_values([claim])).scalars().all())
+    if is_held and (state := values["state"]) in FINALIZED:
+        announce_finalized(session, [(claim.id, claim.name)], state)
+    return is_held
+
+
+def _is_cancel_requested(session: Session, claim: Claim) -> bool:
+    query = sa.select(JobRecord.cancel_requested).where(JobRecord.id == claim.id)
+    return bool(session.connection().execute(query).scalar())
+
+
+def _add_attempt(session: Session, claim: Claim, outcome: AttemptOutcome, error: BaseException) -> None:
+    # The rescuer records attempts of workers on other hosts.
+    host = sa.select(WorkerProcess.host).where(WorkerProcess.name == claim.worker).scalar_subquery()
+    formatted = "".join(traceback.format_exception(error)) if error.__traceback__ else None
+    row = {
+        "job_id": claim.id,
+        "number": claim.attempt,
+        "outcome": outcome,
+        "worker": claim.worker,
+        "host": sa.func.coalesce(host, socket.gethostname()),
+        "started_at": claim.started_at,
+        "traceback": formatted[-MAX_TRACEBACK_CHARACTERS:] if formatted else None,
+        **_error_columns(error),
+    }
+    session.connection().execute(sa.insert(JobAttempt).values(row))
+
+
+def _error_columns(error: BaseException) -> dict[str, str]:
+    return {
+        "error_type": type(error).__name__[:MAX_TYPE_CHARACTERS],
+        "error_message": error_text(error)[:MAX_MESSAGE_CHARACTERS],
+    }
+
+
+def _outcome(error: BaseException) -> AttemptOutcome:
+    if isinstance(error, JobCancelledError):
+        return AttemptOutcome.CANCELLED
+    return AttemptOutcome.TIMED_OUT if isinstance(error, JobTimeoutError) else AttemptOutcome.FAILED
+
+
+def _message(claim: Claim, scheduled_at: datetime | None) -> PendingMessage:
+    return PendingMessage(claim.id, claim.name, claim.queue, claim.timeout_seconds, scheduled_at)

@@ -1,4 +1,4 @@
-"""Schedulers for tests: one in the test's process, a pass at a time, and what it has left in SQL."""
+"""Schedulers for tests: one in the test's process, one pass at a time, and its effects in SQL."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ TICK = f"schedule:{ENTRY.name}"
 
 
 def scheduler(app: Flask, *entries: ScheduleEntry) -> BelfryScheduler:
-    """A scheduler of this process, over `entries` or the one above."""
+    """Return a scheduler in this process, with `entries` or the one above."""
     pusher = publisher(app)
     return BelfryScheduler(app, pusher.connection, pusher, entries or [ENTRY])
 
 
 def one_pass(scheduler: BelfryScheduler) -> None:
-    """One pass that looks at everything, as the first pass of a new process does."""
+    """Make one pass that runs every part, as the first pass of a new process does."""
     scheduler._start_over()
     scheduler.work_once()
     db.session.rollback()
 
 
 def outcomes(session: Session) -> list[TickOutcome]:
-    """What became of the ticks, the oldest first."""
+    """Return the outcomes of the ticks, the oldest first."""
     found = list(session.scalars(sa.select(ScheduleTick.outcome).order_by(ScheduleTick.tick_at)))
     session.rollback()
     return found
 
 
 def jobs_of_schedule(session: Session) -> list[JobRecord]:
-    """The jobs that schedules asked for."""
+    """Return the jobs that schedules enqueued."""
     query = sa.select(JobRecord).where(JobRecord.subject_type == "schedule").order_by(JobRecord.id)
     return list(session.scalars(query))
 
 
 def end_all(session: Session) -> None:
-    """Completes every job."""
+    """Complete every job."""
     session.execute(sa.update(JobRecord).values(state=JobState.COMPLETED, finished_at=utc_now()))
     session.commit()

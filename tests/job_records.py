@@ -1,4 +1,4 @@
-"""What tests ask about jobs and other rows: read anew, and no transaction left open that would keep writers waiting."""
+"""Queries of tests about jobs and other rows. They leave no transaction open, which would block writers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from flask_belfry.outbox import JobAttempt, JobRecord, JobState, enqueue
 
 
 def asked(session: Session, name: str = "test.act", **args: Any) -> str:
-    """Asks for a job and commits; returns its id."""
+    """Enqueue a job and commit; return its id."""
     id = enqueue(name, **args)
     session.commit()
     return id
 
 
 def read(session: Session, id: str) -> JobRecord:
-    """A job as it is now, cut off from the session."""
+    """Return a job as it is now, detached from the session."""
     session.rollback()
     record = session.get_one(JobRecord, id, populate_existing=True)
     session.expunge(record)
@@ -28,7 +28,7 @@ def read(session: Session, id: str) -> JobRecord:
 
 
 def state_of(session: Session, id: str) -> JobState:
-    """The state of a job."""
+    """Return the state of a job."""
     session.rollback()
     state = session.scalars(sa.select(JobRecord.state).where(JobRecord.id == id)).one()
     session.rollback()
@@ -36,7 +36,7 @@ def state_of(session: Session, id: str) -> JobState:
 
 
 def state_is(session: Session, id: str, *states: JobState) -> Callable[[], bool]:
-    """A condition to wait for: the job is in one of these states."""
+    """Return a condition to wait for: the job is in one of these states."""
 
     def reached() -> bool:
         return state_of(session, id) in states
@@ -46,14 +46,14 @@ def state_is(session: Session, id: str, *states: JobState) -> Callable[[], bool]
 
 
 def attempts_of(session: Session, id: str) -> list[JobAttempt]:
-    """The attempts of a job that are on record, in their order."""
+    """Return the recorded attempts of a job in their order."""
     found = list(session.scalars(sa.select(JobAttempt).where(JobAttempt.job_id == id).order_by(JobAttempt.id)))
     session.rollback()
     return found
 
 
 def count(session: Session, model: type, *conditions: sa.ColumnElement[bool]) -> int:
-    """How many rows of a model meet the conditions."""
+    """Return how many rows of a model meet the conditions."""
     found = session.scalar(sa.select(sa.func.count()).select_from(model).where(*conditions))
     session.rollback()
     return found or 0

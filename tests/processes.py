@@ -21,7 +21,7 @@ BIN = Path(sys.executable).parent
 
 
 class Processes:
-    """Starts processes and sees to it that none outlives its test.
+    """Starts processes and ends those that are left after the test.
 
     Args:
         environ: the application's settings.
@@ -35,7 +35,7 @@ class Processes:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *command: str, **environ: str) -> subprocess.Popen[bytes]:
-        """Starts a program of the virtual environment in a process group of its own."""
+        """Start a program of the virtual environment in a process group of its own."""
         output = self._output_path(len(self._started)).open("wb")
         process = subprocess.Popen(
             [str(BIN / command[0]), *command[1:]],
@@ -50,7 +50,7 @@ class Processes:
         return process
 
     def run(self, *command: str, seconds: float = 60, **environ: str) -> int:
-        """Starts a program and waits for its end; returns its exit status."""
+        """Run a program until its end; return its exit status."""
         return self.start(*command, **environ).wait(seconds)
 
     def worker(self, *options: str, **environ: str) -> subprocess.Popen[bytes]:
@@ -67,13 +67,13 @@ class Processes:
         return self.start("python", "-c", program, **environ)
 
     def web(self, port: int, application: str = "wsgi:app", **environ: str) -> subprocess.Popen[bytes]:
-        """The web process as the Procfile starts it; waits until it answers."""
+        """Start the web process as the Procfile does; wait until it responds."""
         process = self.start_web(port, application, **environ)
         wait_until(lambda: answers_at(port), seconds=60)
         return process
 
     def start_web(self, port: int, application: str = "wsgi:app", **environ: str) -> subprocess.Popen[bytes]:
-        """The same without waiting."""
+        """Start the web process without waiting."""
         lines = (ROOT / "Procfile").read_text().splitlines()
         line = next(line for line in lines if line.startswith("web: "))
         command = line.removeprefix("web: ").replace("wsgi:app", application)
@@ -81,7 +81,7 @@ class Processes:
         return self.start("/bin/sh", "-c", f"exec {command}", PORT=str(port), PATH=search, **environ)
 
     def output(self, process: subprocess.Popen[bytes] | None = None) -> str:
-        """What all of them, or one of them, have written so far."""
+        """Return what all of them, or one of them, have written so far."""
         numbers = range(len(self._started)) if process is None else [self._started.index(process)]
         return "\n".join(self._output_path(number).read_text(errors="replace") for number in numbers)
 
@@ -89,7 +89,7 @@ class Processes:
         return self._folder / f"process-{number}.log"
 
     def kill_all(self) -> None:
-        """Ends them all, with what they have started, work horses in groups of their own too."""
+        """End them all with their descendants, including work horses in groups of their own."""
         for process in self._started:
             kill_group(process, signal.SIGKILL)
             for pid in members_of_session(process.pid):
@@ -100,7 +100,7 @@ class Processes:
 
 
 def kill_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Sends a signal to a process and all its children."""
+    """Send a signal to a process and all its children."""
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
@@ -108,13 +108,13 @@ def kill_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None
 
 
 def answers_at(port: int) -> bool:
-    """Whether somebody listens on a port of this machine."""
+    """Return whether a process listens on a port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def members_of_session(pid: int) -> Sequence[int]:
-    """The processes in the session that this one has begun."""
+    """Return the processes in the session that this one has started."""
     members = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(ProcessLookupError):
@@ -124,7 +124,7 @@ def members_of_session(pid: int) -> Sequence[int]:
 
 
 def signal_tree(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Sends a signal to a process and all that descends from it, also what is in a group of its own."""
+    """Send a signal to a process and all its descendants, including those in groups of their own."""
     tree = psutil.Process(process.pid)
     for member in (tree, *tree.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -132,7 +132,7 @@ def signal_tree(process: subprocess.Popen[bytes], number: signal.Signals) -> Non
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is gone; one that nobody has buried counts as such."""
+    """Return whether a process has ended; a zombie has."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -140,6 +140,6 @@ def has_ended(pid: int) -> bool:
 
 
 def children_of(pid: int) -> Sequence[int]:
-    """The direct children of a process."""
+    """Return the direct children of a process."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]

@@ -1,4 +1,4 @@
-"""The database goes away in the middle: nothing is lost, nothing is done twice, and everything goes on by itself."""
+"""The database becomes unavailable during work: nothing is lost or done twice, and work continues by itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=Tr
 
 @pytest.fixture
 def proxy(settings: dict[str, str], postgres: PostgresServer) -> Iterator[CuttingProxy]:
-    """Stands between the database and the application that a test asks for after it."""
+    """A proxy between the database and the application that a test requests after it."""
     with short_folder() as folder:
         proxy = CuttingProxy(folder, postgres.socket)
         settings["DATABASE_URL"] = settings["DATABASE_URL"].replace(str(postgres.socket.parent), str(folder))
@@ -63,7 +63,7 @@ def answer_of(port: int) -> tuple[int, Any, Any]:
 
 
 def attempt_at(app: Flask, session: Session, *ids: str) -> executor.Transitions:
-    """Claims and runs jobs as a worker does."""
+    """Claim and run jobs as a worker does."""
     session.rollback()
     return executor.run(app, claim.claim(session, ids, "w"), no_limit)
 
@@ -74,7 +74,7 @@ def all_are(session: Session, ids: list[str], state: JobState) -> bool:
 
 
 def lose_connection(session: Session) -> None:
-    """Ends the session's connection as a stopping server does."""
+    """End the session's connection as a stopping server does."""
     pid = session.scalar(sa.select(sa.func.pg_backend_pid()))
     with db.engine.connect() as other:
         other.execute(sa.select(sa.func.pg_terminate_backend(pid)))

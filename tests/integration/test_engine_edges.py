@@ -1,4 +1,4 @@
-"""The engine at its edges: interruptions in a row, what a chunk leaves in the session, timeouts that come late."""
+"""The engine in rare cases: repeated interruptions, changes that a chunk leaves in the session, late timeouts."""
 
 from __future__ import annotations
 
@@ -121,14 +121,14 @@ def test_workers_read_json_only(app, broker):
 
 
 class RudeError(Exception):
-    """An error that cannot even be shown."""
+    """An error that cannot be formatted."""
 
     def __str__(self) -> str:
         raise Panic("no words")
 
 
 class Panic(BaseException):
-    """As pyo3's, which is no Exception."""
+    """Like pyo3's, which is not an Exception."""
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,14 @@ def test_whatever_a_job_raises_its_end_is_written(app, session, name, error, say
 
 
 class Secret(str):
-    """Text that hides itself."""
+    """A string that cannot be formatted."""
 
     def __repr__(self) -> str:
         return "'…'"
 
 
 class Shy(dict):
-    """A result that cannot be shown."""
+    """A result that cannot be formatted."""
 
     def __repr__(self) -> str:
         raise Panic("no words")
@@ -195,7 +195,7 @@ def test_results_that_look_alike_are_kept_each_with_its_job(app, session, work, 
 
 
 def test_ends_that_cannot_be_written_are_told_apart_from_their_neighbours(app, session, monkeypatch):
-    """Whatever is raised while many ends are committed at once: the job that it is about fails, the others end."""
+    """When a batch of completions raises any exception, the job that caused it fails and the others complete."""
     complete = claim.complete
 
     def stumble(session, results) -> set[str]:
@@ -270,7 +270,7 @@ def database_locked() -> OperationalError:
 
 @pytest.mark.parametrize("name", ["test.act", "test.act_in_chunks"])
 def test_a_job_that_is_in_its_own_way_is_no_endless_outage(app, session, clock, name):
-    """A lock conflict is worth another try, but not for ever: the job may be its cause."""
+    """A job is retried after lock conflicts, but not indefinitely: it may be their cause."""
 
     def act(*_: object, **__: object) -> None:
         raise database_locked()
@@ -291,7 +291,7 @@ def test_a_job_that_is_in_its_own_way_is_no_endless_outage(app, session, clock, 
 def test_a_chunk_whose_answers_meet_an_outage_while_it_ends_keeps_them_until_the_database_is_back(
     app, session, monkeypatch
 ):
-    """Mails that were sent are in these answers: without them they would be sent again."""
+    """The answers contain the mails that were sent: if they were lost, the mails would be sent again."""
     monkeypatch.setattr(executor, "DATABASE_RETRY_SECONDS", 0)
     troubles = [database_locked()]
 

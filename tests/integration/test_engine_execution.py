@@ -1,4 +1,4 @@
-"""Running jobs: one commit for a job's changes and its end, the fence, retries, timeouts, cancelling, chunks."""
+"""Running jobs: one commit for a job's changes and its new state, the fence, retries, time limits, chunks."""
 
 from __future__ import annotations
 
@@ -353,7 +353,7 @@ def test_a_timeout_of_one_job_does_not_hit_the_next_on_its_thread(app, session, 
 
 
 def test_a_burst_looks_again_into_a_queue_that_was_at_its_prefetch_limit(app, session, work, monkeypatch):
-    """Its one thread is idle, and the end of the first job, which changed nothing, is being committed meanwhile."""
+    """Its one thread is idle while the completion of the first job, which changed nothing, is being committed."""
     app.config["WORKER_THREADS"] = 1
     fetch = ThreadedWorker._fetch
 
@@ -465,7 +465,7 @@ def test_foreign_and_unknown_ids_in_a_queue_hold_nobody_up(session, work, broker
 @pytest.mark.parametrize("serializer", [JSONSerializer, DefaultSerializer])
 @pytest.mark.parametrize("worker_class", [ThreadedWorker, ForkingWorker])
 def test_a_forged_job_of_rq_runs_nothing(session, work, valkey, broker, tmp_path, worker_class, serializer):
-    """Whoever reaches Redis can write a job with a function of their own, also in the place of one of ours."""
+    """A client of Redis can write a job with any function, also under the id of one of ours."""
     behaviour["act"] = lambda session, ticket_id: None
     id = asked(session)
     trace = tmp_path / "forged"
@@ -518,7 +518,7 @@ def test_a_key_that_is_unique_while_waiting_is_free_once_its_job_is_claimed(sess
 
 
 def test_a_job_that_an_open_transaction_was_given_by_its_key_is_not_claimed_before_that_ends(session):
-    """It would read its data before the other's are there, and the other's would be worked on by nobody."""
+    """It would read its data before the other job's are committed, and no job would process those."""
     if session.get_bind().dialect.name == "sqlite":
         pytest.skip("SQLite has one writer")
     first = enqueue("test.act", unique_key="a", unique_while_waiting=True)

@@ -1,4 +1,4 @@
-"""A process that is frozen in the middle of a transaction keeps its rows locked: nobody else may wait for them."""
+"""A process that is frozen during a transaction keeps its rows locked: other processes must not wait for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.job_records import state_of
 
 @pytest.fixture
 def database_url(postgres, postgres_template) -> Iterator[str]:
-    """PostgreSQL only: SQLite has one lock for all, and a timeout for it. Here whoever waits for a lock fails."""
+    """PostgreSQL only: SQLite has one lock for all, and a timeout for it. Here waiting for a lock fails."""
     name = postgres.create(postgres_template)
     yield postgres.url(name) + "&options=-c%20lock_timeout%3D500"
     postgres.drop(name)
@@ -31,7 +31,7 @@ def database_url(postgres, postgres_template) -> Iterator[str]:
 
 @pytest.fixture
 def frozen(app, session) -> Iterator[str]:
-    """The id of a record that an open transaction of somebody else is about to claim."""
+    """The id of a record that an open transaction of another process is about to claim."""
     id = enqueue("test.act")
     session.commit()
     with db.engine.connect() as other:
@@ -46,7 +46,7 @@ def test_a_worker_claims_the_others_of_its_batch(app, session, frozen):
 
 
 def test_a_record_that_is_locked_for_a_moment_is_claimed_all_the_same(app, session):
-    """As the relay locks it, when it marks what it has just pushed: the id is in no queue any more."""
+    """Lock it as the relay does when it marks what it has just pushed: the id is in no queue any more."""
     id = enqueue("test.act")
     session.commit()
     is_locked = threading.Event()

@@ -1,4 +1,4 @@
-"""Workers, pools and whole hosts that die, and workers that only seem to: every job runs again, and is done once."""
+"""Workers, pools and whole hosts that crash, and workers that only seem to: every job runs again and completes once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settings(settings, smtp):
 
 
 def states(session: Session, *names: str) -> Counter[str]:
-    """How many of these jobs are in each state."""
+    """Count these jobs by state."""
     query = sa.select(JobRecord.state, sa.func.count()).where(JobRecord.name.in_(names)).group_by(JobRecord.state)
     found = session.execute(query).all()
     session.rollback()
@@ -40,7 +40,7 @@ def states(session: Session, *names: str) -> Counter[str]:
 
 
 def living(session: Session) -> Counter[str]:
-    """How many processes of each kind give signs of life."""
+    """Count the processes that send heartbeats by kind."""
     query = (
         sa.select(WorkerProcess.kind, sa.func.count()).where(WorkerProcess.is_alive(10)).group_by(WorkerProcess.kind)
     )

@@ -1,4 +1,4 @@
-"""At the edges of an outage: pushes that arrive in part, a wiped Redis with much in it."""
+"""Outages of Redis in rare cases: pushes that arrive in part, a wiped Redis that contained much."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ once_is_enough = pytest.mark.parametrize("database_url", ["sqlite"], indirect=Tr
 
 @pytest.fixture
 def free_memory(app, broker) -> Iterator[Callable[[], None]]:
-    """Lets the broker run out of memory in the midst of the transaction after the next; gives it back when called."""
+    """Have the broker run out of memory in the transaction after the next; return a function that frees it."""
     connection = publisher(app).connection
     begin = connection.pipeline
     begun: list[bool] = []
@@ -95,7 +95,7 @@ def test_a_wiped_redis_gets_back_all_that_waits_and_every_timer_once(app, sessio
 
 
 def look_at_everything(app, moment: datetime) -> None:
-    """The passes of a scheduler that has just begun, until it has nothing more to do at once."""
+    """Make the passes of a new scheduler until it has nothing more to do immediately."""
     connection = publisher(app).connection
     connection.delete(BelfryScheduler.scheduler_lock_key)
     with time_machine.travel(moment):
@@ -106,7 +106,7 @@ def look_at_everything(app, moment: datetime) -> None:
 
 @once_is_enough
 def test_an_id_that_was_popped_and_lost_is_back_within_15_seconds_at_the_worst(app, session, broker):
-    """The worst: the relay has just written down that it was there."""
+    """The worst case: the relay has just recorded that it was published."""
     ask(session, 1)
     began = utc_now()
     with time_machine.travel(began + timedelta(seconds=10)):
@@ -173,7 +173,7 @@ def test_two_workers_of_one_name_are_told_apart(app, valkey):
 
 
 class SteppedTime:
-    """Stands in for a scheduler's clock and its stop flag: waiting takes no time and moves the clock.
+    """Replaces a scheduler's clock and its stop flag: waiting takes no time and moves the clock.
 
     Args:
         seconds: when the flag is set.

@@ -1,4 +1,4 @@
-"""Redis restarted, wiped, frozen, read-only and full, under all processes at once: they wait and go on, as do jobs."""
+"""Redis restarted, wiped, frozen, read-only and full, under all processes: they wait and continue, as do jobs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ValkeyServer]:
-    """A Valkey of this module's own, which is not there yet."""
+    """A Valkey of this module's own, not started yet."""
     with short_folder() as folder:
         server = ValkeyServer(folder)
         yield server
@@ -181,7 +181,7 @@ def fill(valkey: ValkeyServer) -> Callable[[], None]:
 
 @pytest.fixture
 def finish(app, session, tmp_path) -> Callable[[], None]:
-    """A light and a heavy job are at work; when called, they end."""
+    """Run a light and a heavy job until the returned function is called."""
     told = tmp_path / "told"
     ids = [enqueue("test.wait", file=str(told)), enqueue("test.heavy_wait", file=str(told))]
     session.commit()

@@ -1,4 +1,4 @@
-"""Invariant 2, its first half: what was committed reaches RQ, and what a dead worker held reaches another."""
+"""Invariant 2, first half: committed jobs reach RQ, and the jobs of a crashed worker reach another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUEUE = "rq:queue:default"
 
 @pytest.fixture
 def away(app):
-    """Takes the broker away from the publisher; gives it back when called."""
+    """Make the broker unavailable to the publisher until the returned function is called."""
     there = publisher(app).connection
     publisher(app).connection = connect("redis://127.0.0.1:1", connect_timeout_seconds=0.04, timeout_seconds=0.04)
 

@@ -1,4 +1,4 @@
-"""At the edges: whom the rescue and the recovery of orphans leave alone."""
+"""The rescuer and the recovery of orphans in rare cases: the jobs that they must not interrupt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invariant 5: every tick once; and timers: delayed jobs reach their queue at their time, whatever is lost."""
+"""Invariant 5: every tick once; and delayed jobs reach their queue on time, also after Redis was wiped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""At the edges: the tick's own uniqueness, and the order of what a pass of the clock does."""
+"""The scheduler in rare cases: the uniqueness of ticks, and the order of the steps of a pass."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_pass_of_the_scheduler_publishes_what_never_arrived(app, session, cloc
 
 
 def test_a_scheduler_that_was_silent_itself_judges_nobody_yet(app, session, clock):
-    """After an outage of the database the workers get the time to give signs of life before they count as dead."""
+    """After an outage of the database, workers have time to send heartbeats before they are considered crashed."""
     heartbeat.register(session, "alive", "light", ["default"])
     id = enqueue("test.act")
     session.commit()
@@ -269,7 +269,7 @@ def test_a_worker_whose_clock_is_behind_does_not_refuse_what_the_scheduler_gives
 
 
 def test_what_the_scheduler_pushes_counts_as_queued_by_then(app, session, clock, broker, monkeypatch):
-    """A worker takes it at once: were it still scheduled, a clock that is a little behind would make it refuse."""
+    """A worker fetches it immediately: if it were still scheduled, a worker with a slow clock would not claim it."""
     id = enqueue("test.act", delay=5)
     session.commit()
     clock.shift(5)
@@ -307,7 +307,7 @@ def test_timers_under_other_spellings_of_an_id_do_not_stay(app, session, clock, 
 def run_failing(
     ours: BelfryScheduler, monkeypatch: pytest.MonkeyPatch, failing_pass, pause=lambda seconds: None
 ) -> None:
-    """Runs a scheduler whose one pass fails; `pause` is what happens in the pause that follows."""
+    """Run a scheduler whose only pass fails; `pause` is called in the pause that follows."""
 
     def wait(seconds: float) -> None:
         pause(seconds)
@@ -320,7 +320,7 @@ def run_failing(
 
 
 def test_a_scheduler_that_cannot_work_lets_another_have_the_lock(app, session, clock, broker, monkeypatch):
-    """It may have lost the database that the other one reaches."""
+    """It may have lost the connection to the database that the other scheduler reaches."""
     taken = []
 
     def fail() -> None:

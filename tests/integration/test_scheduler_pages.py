@@ -1,4 +1,4 @@
-"""Much to do at once: long work of the scheduler goes on page by page, and keeps nothing that is due waiting."""
+"""Long work of the scheduler continues page by page, and does not delay what is due."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask_for_five(session, in_seconds: float) -> list[str]:
-    """Five jobs for the same moment."""
+    """Five jobs scheduled for the same time."""
     moment = utc_now() + timedelta(seconds=in_seconds)
     ids = enqueue_many("test.act", [JobRequest(scheduled_at=moment) for _ in range(5)])
     session.commit()
@@ -29,7 +29,7 @@ def ask_for_five(session, in_seconds: float) -> list[str]:
 
 
 def go_on(ours: BelfryScheduler) -> None:
-    """Passes, as long as each tells that more is to be done."""
+    """Make passes until there is nothing more to do."""
     while ours.work_once():
         pass
 

@@ -1,4 +1,4 @@
-"""Invariants 2 and 5: a scheduler that dies at any instruction loses no tick and no job, and repeats none."""
+"""Invariants 2 and 5: a scheduler that crashes at any instruction loses no tick and no job, and repeats none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MINUTE = timedelta(seconds=60)
 
 
 class World:
-    """Something of everything that a pass of the scheduler has to do, and what has to come of it.
+    """A sample of everything that a pass of the scheduler does, and the expected outcome.
 
     Args:
         session: the database's session.
@@ -37,7 +37,7 @@ class World:
         self._last_tick = self._now.replace(second=0)
 
     def prepare(self) -> None:
-        """Makes everything as it was before the pass."""
+        """Restore the state before the pass."""
         self._clock.move_to(self._now)
         self._broker.flushall()
         for model in (ScheduleTick, Schedule, JobAttempt, JobRecord, WorkerProcess):
@@ -67,7 +67,7 @@ class World:
         self._session.commit()
 
     def check(self) -> None:
-        """Raises AssertionError unless every tick and every job has been dealt with once."""
+        """Raise AssertionError unless every tick and every job has been processed once."""
         job = self._check_ticks()
         assert self._claimed() == sorted({*self._due, job})
         assert {member.decode() for member in self._broker.zrange(TIMERS, 0, -1)} == {*self._later, TICK}
@@ -75,7 +75,7 @@ class World:
         self._session.rollback()
 
     def check_moved(self) -> None:
-        """The same for what is done without the refresh and the relay."""
+        """Check the same for what is done without the refresh and the relay."""
         job = self._check_ticks()
         assert sorted({*self._claimed(), job}) == sorted({*self._due_by_timer, job})
         assert {member.decode() for member in self._broker.zrange(TIMERS, 0, -1)} == {*self._later, TICK}
@@ -110,7 +110,7 @@ class World:
 
 
 def fail_at_every_step(world: World, *, kills: bool, first: Callable[[], Any], second: Callable[[], Any]) -> int:
-    """Lets `first` fail at each of its steps and `second` go on; returns how many steps there are."""
+    """Have `first` fail at each of its steps and `second` continue; return the number of steps."""
     for number in count(1):
         world.prepare()
         steps = run_with_fault(db.engine, number, kills=kills, function=first)
@@ -136,7 +136,7 @@ def a_pass(app) -> Callable[[], None]:
 
 @pytest.fixture
 def takeover(app, world, broker, clock) -> Callable[[], None]:
-    """Another scheduler, once the lock of the first has expired."""
+    """Return another scheduler, after the lock of the first has expired."""
 
     def take_over() -> None:
         broker.delete(LOCK)
@@ -160,7 +160,7 @@ def test_whatever_answer_a_scheduler_loses_the_next_one_goes_on(world, a_pass, t
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_move_itself_needs_no_refresh_and_no_relay_to_mend_it(app, world):
-    """The next scheduler would find what Redis has lost in SQL; but nothing gets lost."""
+    """The next scheduler would restore from SQL what Redis has lost; but nothing is lost."""
 
     def go_on() -> None:
         scheduler(app).enqueue_jobs()

@@ -1,4 +1,4 @@
-"""Several schedulers at once: they repeat nothing, and one takes over when another ends, however it ends."""
+"""Several schedulers at the same time: they repeat nothing, and one takes over when another ends for any reason."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def asked_by_ticks(session) -> set[str | None]:
 
 
 def assert_no_gap(session, every: timedelta) -> None:
-    """Every tick since the first is on record; that it is there once is what its key sees to."""
+    """Every tick since the first is on record; its key ensures that it is there once."""
     moments = [tick.tick_at for tick in ticks(session)]
     assert {later - earlier for earlier, later in pairwise(moments)} == {every}
 
 
 def work(session, broker: redis.Redis) -> None:
-    """Does all jobs in the queue."""
+    """Complete all jobs in the queue."""
     while ids := broker.lpop(QUEUE, 100):
         claims = claim.claim(session, [id.decode() for id in ids], "w")
         claim.complete(session, [(item, None) for item in claims])
@@ -62,7 +62,7 @@ def work(session, broker: redis.Redis) -> None:
 
 @pytest.fixture
 def believers(app: Flask, session, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Two processes with schedulers that both believe to hold the lock, always."""
+    """Two processes with schedulers that both always believe that they hold the lock."""
     monkeypatch.setattr(clocks, "PASS_SECONDS", 0.02)
     monkeypatch.setattr(clocks, "REFRESH_SECONDS", 0.5)
     monkeypatch.setattr(clocks.BelfryScheduler, "acquire_lock", lambda self: True)
@@ -77,7 +77,7 @@ def believers(app: Flask, session, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def test_two_that_both_believe_to_hold_the_lock_repeat_nothing(app, session, broker, believers):
-    """One is paused in the midst of what it does, again and again, and comes back late; Redis is wiped as well."""
+    """One is repeatedly paused at any point and continues late; Redis is wiped as well."""
     start = utc_now()
     delays = [timedelta(milliseconds=10 * n) for n in range(300)]
     enqueue_many("test.greet", [JobRequest({"ticket_id": 0}, scheduled_at=start + delay) for delay in delays])
@@ -109,7 +109,7 @@ def test_two_that_both_believe_to_hold_the_lock_repeat_nothing(app, session, bro
 
 
 def holder_of(broker: redis.Redis) -> int | None:
-    """The process id in the name of whoever holds the lock."""
+    """Return the process id in the name of the scheduler that holds the lock."""
     name = broker.get(LOCK)
     return int(name.decode().split("-")[-2]) if name else None
 

@@ -1,4 +1,4 @@
-"""Jobs that crash or freeze the process they share: which one did it is on record, and no other job fails for it."""
+"""Jobs that crash or freeze the process they share: the record names the one that caused it, and no other job fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TWICE = {"MAX_INTERRUPTIONS": "2"}
 
 
 def are(session, ids: Sequence[str], state: JobState):
-    """A condition to wait for: all jobs are in this state."""
+    """Return a condition to wait for: all jobs are in this state."""
     return lambda: count(session, JobRecord, JobRecord.id.in_(ids), JobRecord.state == state) == len(ids)
 
 

@@ -1,4 +1,4 @@
-"""Workers as real processes: RQ's stock commands, timeouts that stop anything, and deaths of every kind."""
+"""Workers as real processes: RQ's own commands, time limits that stop any job, and crashes of every kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What killed a process, and children that do not outlive their parent."""
+"""What ended a process, and children that end with their parent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The threads of a light worker, the claims that it holds, and the thread that commits for them."""
+"""The threads of a threaded worker, its jobs in flight, and the batch completer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_jobs_that_block_get_all_threads():
 
 
 class FixedLoad(Load):
-    """A process of which it is known how busy it is."""
+    """A load with a fixed value."""
 
     def __init__(self, *, is_full: bool) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class FixedLoad(Load):
 
 
 def most_at_once(threads_load: Load) -> int:
-    """How many of twelve jobs ran at the same time on six threads."""
+    """Return how many of twelve jobs ran at the same time on six threads."""
     running, most, lock = 0, 0, threading.Lock()
 
     def run(items: list[Claim]) -> None:

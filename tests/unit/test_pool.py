@@ -1,4 +1,4 @@
-"""When the parent of workers takes one for frozen, by a clock that the tests move; what a board shows of a worker."""
+"""When the parent considers a worker frozen, by a clock that the tests move; what a board shows of a worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNUSED: Any = None
 
 @pytest.fixture
 def watch(monkeypatch):
-    """Has a parent look at a worker at these moments; returns for how long it was frozen when it was killed."""
+    """Have a parent check a worker at these times; return for how long it was frozen when it was killed."""
 
     def look(moments: list[float], pulses: list[int]) -> list[float]:
         app: Any = SimpleNamespace(config={"WORKER_FROZEN_SECONDS": 30.0, "HEARTBEAT_SECONDS": 60.0})

@@ -1,4 +1,4 @@
-"""What a job may return, and what is stored of it."""
+"""The results that a job may return, and how they are stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def nested(levels: int) -> list[Any]:
 
 
 class Broken(dict[str, Any]):
-    """A dict that raises what cannot be shown either."""
+    """A dict that raises an error that cannot be formatted either."""
 
     def items(self) -> Any:
         raise Rude

@@ -1,4 +1,4 @@
-"""How much a worker takes at once."""
+"""How much a worker prefetches, and how many records a chunk has."""
 
 from __future__ import annotations
 

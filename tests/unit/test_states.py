@@ -1,4 +1,4 @@
-"""The life cycle's table holds together."""
+"""The consistency of the table of states."""
 
 from __future__ import annotations
 

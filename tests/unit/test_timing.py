@@ -1,4 +1,4 @@
-"""When schedules tick: pure functions, tested as tables, at both edges of summer time too."""
+"""The run times of schedules: pure functions, tested as tables, also at both transitions of daylight saving time."""
 
 from __future__ import annotations
 

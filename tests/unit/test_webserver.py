@@ -1,4 +1,4 @@
-"""The sockets of the web process: in each round only those are asked that something happened to."""
+"""The sockets of the web process: each round polls only those that may have changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from webserver import Sockets
 
 
 class Entry:
-    """What waitress has for a socket."""
+    """The object that waitress has for a socket."""
 
     def __init__(self, sockets: Sockets) -> None:
         self.accepting, self.requests = False, []
@@ -56,7 +56,7 @@ def entries(sockets) -> Iterator[list[Entry]]:
 
 
 def asked(entries: list[Entry]) -> list[int]:
-    """How often each was asked what it waits for since the last look."""
+    """Return how often each was polled since the last call."""
     counts = [entry.asked for entry in entries]
     for entry in entries:
         entry.asked = 0

@@ -150,7 +150,7 @@ def test_an_error_in_the_relay_stops_no_tick(app, session, clock, monkeypatch):
 
 
 def test_an_entry_that_could_never_work_stops_the_start(app):
-    with pytest.raises(ScheduleError, match=r"test\.greet needs ticket_id"):
+    with pytest.raises(ScheduleError, match=r"test\.greet requires ticket_id"):
         schedule.check([ScheduleEntry("x", job="test.greet", every=1)], app.config)
     with pytest.raises(ScheduleError, match="its name is longer than 120 characters"):
         schedule.check([ScheduleEntry("x" * 121, job="test.act", every=1)], app.config)

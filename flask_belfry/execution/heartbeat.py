@@ -100,6 +100,6 @@ def recover_orphans(session: Session, name: str, held: Collection[str]) -> int:
     mine = claims.claims_of(session, JobRecord.worker == name, is_settled())
     orphans = [claim for claim in mine if claim.id not in held]
     for orphan in orphans:
-        attempts.interrupt(session, orphan, f"{name} no longer holds it")
+        attempts.interrupt(session, orphan, f"it is not in flight on {name}")
     session.commit()
     return len(orphans)

@@ -268,9 +268,9 @@ def interrupt_attempts(crash: Crash, call_quarantine: Callable[[], None]) -> Non
     session = db.session()
     try:
         held = claims.claims_of(session, JobRecord.worker == crash.worker)
-        suspects = _suspects(held, crash)
+        causes = _possible_causes(held, crash)
         for claim in held:
-            part, remark = _part_of(claim, held, suspects, crash)
+            part, remark = _part_of(claim, held, causes, crash)
             reason = f"worker {crash.worker} (process {crash.pid}) {crash.manner}{remark}"
             state = attempts.interrupt(session, claim, reason, part)
             log.warning("job.interrupted", job=claim.name, job_id=claim.id, worker=crash.worker, state=state)
@@ -278,25 +278,25 @@ def interrupt_attempts(crash: Crash, call_quarantine: Callable[[], None]) -> Non
     except SQLAlchemyError as error:
         log.warning("rescue.deferred", worker=crash.worker, error=type(error).__name__)
         return
-    if suspects:
+    if causes:
         call_quarantine()
 
 
-def _suspects(held: Sequence[Claim], crash: Crash) -> set[str]:
+def _possible_causes(held: Sequence[Claim], crash: Crash) -> set[str]:
     """Return the ids of the jobs that may have caused the crash: those of the culprit's thread, or all that ran."""
     threads = [thread for thread in crash.running if thread.ident == crash.culprit] or crash.running
     ran = {id for thread in threads for id in thread.ids}
-    suspects = {claim.id for claim in held if claim.id in ran}
+    causes = {claim.id for claim in held if claim.id in ran}
     # A forking worker publishes no threads, and has one job in flight.
-    return suspects or {claim.id for claim in held if len(held) == 1}
+    return causes or {claim.id for claim in held if len(held) == 1}
 
 
-def _part_of(claim: Claim, held: Sequence[Claim], suspects: set[str], crash: Crash) -> tuple[Part, str]:
-    if claim.id not in suspects:
-        others = [f"{other.name} {other.id}" for other in held if other.id in suspects]
+def _part_of(claim: Claim, held: Sequence[Claim], causes: set[str], crash: Crash) -> tuple[Part, str]:
+    if claim.id not in causes:
+        others = [f"{other.name} {other.id}" for other in held if other.id in causes]
         return Part.NONE, f", by {others[0]}" if len(others) == 1 else ", and this job had no part in it"
-    if len(suspects) > 1:
-        return Part.POSSIBLE, f", and {len(suspects)} jobs may have done it"
+    if len(causes) > 1:
+        return Part.POSSIBLE, f", and {len(causes)} jobs may have caused it"
     ran = {id for thread in crash.running for id in thread.ids}
     is_alone = not any(other.id in ran for other in held if other is not claim)
     return (Part.ALONE, ", and only this job ran") if is_alone else (Part.NAMED, ", by this job")

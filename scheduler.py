@@ -12,7 +12,7 @@ from flask_belfry.scheduler.scheduler import BelfryScheduler
 
 
 def main(app: Flask) -> None:
-    """Runs until SIGTERM or SIGINT."""
+    """Run until SIGTERM or SIGINT."""
     connection = connect(app.config["REDIS_URL"], connect_timeout_seconds=2, timeout_seconds=2)
     pusher = publisher(app)
     # The scheduler may wait longer for Redis than a request may, but not so long that its heartbeats come late.

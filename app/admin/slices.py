@@ -114,22 +114,16 @@ class ReservationView(StatusView):
         return reservations.create(acting_user(), **values)
 
     def change_row(self, row: Any, changes: dict[str, Any]) -> None:
-        """What it is first, and then its status: an ended one cannot be changed any more."""
-        status = changes.pop("status", None)
-        if changes:
-            reservations.update(acting_user(), row.id, changes)
-        if status is not None:
-            reservations.set_status(acting_user(), row.id, status)
+        """Change a reservation and its status."""
+        reservations.update(acting_user(), row, changes)
 
     def delete_row(self, row: Any, form: FlaskForm) -> None:
         """Deletes one; its mails and changes stay."""
-        reservations.delete(acting_user(), row.id)
+        reservations.delete(acting_user(), row)
 
     def set_status(self, rows: Sequence[Any], status: str) -> None:
-        """Moves those that are in another status."""
-        for row in rows:
-            if row.status != status:
-                reservations.set_status(acting_user(), row.id, status)
+        """Set the status of all of these."""
+        reservations.set_status_many(acting_user(), rows, status)
 
 
 class WorkItemView(StatusView):
@@ -157,21 +151,21 @@ class WorkItemView(StatusView):
 
     def change_row(self, row: Any, changes: dict[str, Any]) -> None:
         """Changes an item."""
-        work_items.change(acting_user(), row.id, changes)
+        work_items.change(acting_user(), row, changes)
 
     def delete_row(self, row: Any, form: FlaskForm) -> None:
         """Deletes an item, and what the form says of its parts."""
         asked = form if "parts" in form else None
         parts, to_id = (asked["parts"].data or None, asked["to_id"].data) if asked else (None, None)
         try:
-            work_items.delete(acting_user(), row.id, parts=parts, to_id=to_id)
+            work_items.delete(acting_user(), row, parts=parts, to_id=to_id)
         except ConflictError as error:
             # Its fields tell what the API takes; the form has the choices.
             raise ConflictError(error.message) from error
 
     def set_status(self, rows: Sequence[Any], status: str) -> None:
         """Moves them all."""
-        work_items.change_many(acting_user(), [row.id for row in rows], {"status": status})
+        work_items.change_many(acting_user(), rows, {"status": status})
 
 
 class CommentView(PanelView):
@@ -179,4 +173,4 @@ class CommentView(PanelView):
 
     def delete_row(self, row: Any, form: FlaskForm) -> None:
         """Deletes a comment."""
-        work_items.delete_comment(acting_user(), row.id)
+        work_items.delete_comment(acting_user(), row)

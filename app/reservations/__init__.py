@@ -13,7 +13,7 @@ from app.reservations.history import history_of
 from app.reservations.models import OPEN, TRANSITIONS, Reservation, ReservationStatus, Resource
 from app.reservations.overlaps import OVERLAP_DDL, OVERLAP_DROP_DDL
 from app.reservations.queries import Filters, page, page_next_first, visible_to
-from app.reservations.services import create, delete, set_status, update
+from app.reservations.services import create, delete, set_status, set_status_many, update
 from app.reservations.sweep import sweep_overdue
 from flask_belfry.core.presentation import register_subject
 
@@ -38,6 +38,7 @@ __all__ = [
     "page_next_first",
     "personal",
     "set_status",
+    "set_status_many",
     "sweep_overdue",
     "update",
     "visible_to",

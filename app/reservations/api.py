@@ -64,13 +64,8 @@ def get_reservation(reservation_id: int) -> Reservation:
 @blueprint.alt_response(409, description="Its status does not admit this, or the resource is taken.")
 def change_reservation(changes: dict[str, Any], reservation_id: int) -> Reservation:
     """Change a reservation, or move it to another status: all of it or nothing"""
-    _check_stale(reservation_id)
-    status = changes.pop("status", None)
-    reservation = services.update(acting_user(), reservation_id, changes) if changes else None
-    if status is not None:
-        reservation = services.set_status(acting_user(), reservation_id, status)
-    if reservation is None:
-        return queries.get(acting_user(), reservation_id)
+    reservation = _lock(reservation_id)
+    services.update(acting_user(), reservation, changes)
     commit_and_keep()
     return reservation
 
@@ -80,8 +75,7 @@ def change_reservation(changes: dict[str, Any], reservation_id: int) -> Reservat
 @blueprint.response(204)
 def delete_reservation(reservation_id: int) -> None:
     """Remove a reservation, for staff; customers cancel theirs"""
-    _check_stale(reservation_id)
-    services.delete(acting_user(), reservation_id)
+    services.delete(acting_user(), _lock(reservation_id))
     db.session.commit()
 
 
@@ -93,5 +87,8 @@ def list_resources(query: dict[str, Any]) -> Mapping[str, Any]:
     return page_response(queries.page_of_resources(**query))
 
 
-def _check_stale(reservation_id: int) -> None:
-    check_stale(ReservationSchema(), lambda: queries.get(acting_user(), reservation_id, for_update=True))
+def _lock(reservation_id: int) -> Reservation:
+    """Load the row of a write with its lock, and check `If-Match` on it."""
+    reservation = queries.get(acting_user(), reservation_id, for_update=True)
+    check_stale(ReservationSchema(), lambda: reservation)
+    return reservation

@@ -1,11 +1,11 @@
-"""What can be done with reservations. Every function takes the acting user and checks what they may; who calls commits.
+"""Changes to reservations. Each function checks the permissions of the acting user; the caller commits.
 
-Lists and the history stand in queries.py and history.py, the sweep in sweep.py.
+A row that is changed is loaded once, by the caller, with its lock: `get(user, id, for_update=True)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,12 +21,12 @@ from app.reservations.models import (
     MIN_DURATION_MINUTES,
     OPEN,
     Reservation,
+    ReservationStatus,
     Resource,
     as_status,
     check_transition,
 )
 from app.reservations.overlaps import is_overlap
-from app.reservations.queries import get
 from app.reservations.rules import status_action
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, InvalidInputError
@@ -94,16 +94,63 @@ def create(
     return reservation
 
 
-def update(user: User, reservation_id: int, changes: Mapping[str, Any]) -> Reservation:
-    """Changes some of `FIELDS`, flushed.
+def update(user: User, reservation: Reservation, changes: Mapping[str, Any]) -> None:
+    """Change some of `FIELDS` and the status, all or nothing, flushed with one UPDATE.
 
     Raises:
-        NotFoundError: there is none, or it is not the user's to see.
-        ForbiddenError: the user may see but not change it (now).
-        ConflictError: it is completed or cancelled, or the resource is taken.
-        InvalidInputError: names every field that is wrong.
+        ForbiddenError: the user may not change it, or may not set this status.
+        ConflictError: it is completed or cancelled, the status cannot follow, or the resource is taken.
+        InvalidInputError: names every invalid field.
     """
-    reservation = get(user, reservation_id, for_update=True)
+    if not FIELDS.isdisjoint(changes):
+        _check_changeable(user, reservation)
+    target = as_status(changes.get("status", reservation.status))
+    _check_status(user, reservation, target)
+    values = {name: changes.get(name, getattr(reservation, name)) for name in FIELDS}
+    changed = frozenset(name for name in FIELDS if values[name] != getattr(reservation, name))
+    if changed:
+        _check(user, values, _lock_resource(values["resource_id"], reservation.school_id), changed)
+        _write(reservation, {**values, "status": target})
+    elif target is not reservation.status:
+        reservation.status = target
+        db.session.flush()
+
+
+def set_status(user: User, reservation: Reservation, status: str, *, expected: str | None = None) -> None:
+    """Set the status, flushed. Staff may set any that can follow; customers may cancel their own reservations.
+
+    Args:
+        user: the acting user.
+        reservation: the row, loaded with its lock.
+        status: a `ReservationStatus` or its value.
+        expected: the status that the user saw; None skips the comparison.
+
+    Raises:
+        ForbiddenError, InvalidInputError: as `update`.
+        ConflictError: the status cannot follow, or the current status is not `expected`.
+    """
+    if expected is not None and reservation.status != expected:
+        raise ConflictError(f"Reservation #{reservation.id} is {reservation.status} now, no longer {expected}.")
+    update(user, reservation, {"status": status})
+
+
+def set_status_many(user: User, reservations: Sequence[Reservation], status: str) -> None:
+    """Set the status of many reservations, all or none, flushed together. Raises as `update`."""
+    target = as_status(status)
+    for reservation in reservations:
+        _check_status(user, reservation, target)
+        reservation.status = target
+    db.session.flush()
+
+
+def delete(user: User, reservation: Reservation) -> None:
+    """Delete a reservation; its mails and changes are kept. Raises ForbiddenError for customers, who cancel instead."""
+    require(user, "reservations.delete", reservation, message="Only staff can delete a reservation; cancel it instead.")
+    db.session.delete(reservation)
+    db.session.flush()
+
+
+def _check_changeable(user: User, reservation: Reservation) -> None:
     require(
         user,
         "reservations.update",
@@ -111,55 +158,13 @@ def update(user: User, reservation_id: int, changes: Mapping[str, Any]) -> Reser
         message=f"Reservation #{reservation.id} is {reservation.status}: ask the school's office to change it.",
     )
     if not reservation.is_open:
-        raise ConflictError(f"Reservation #{reservation.id} is {reservation.status} and cannot be changed any more.")
-    values = {name: changes.get(name, getattr(reservation, name)) for name in FIELDS}
-    changed = frozenset(name for name in FIELDS if values[name] != getattr(reservation, name))
-    if changed:
-        _check(user, values, _lock_resource(values["resource_id"], reservation.school_id), changed)
-        _write(reservation, values)
-    return reservation
+        raise ConflictError(f"Reservation #{reservation.id} is {reservation.status} and can no longer be changed.")
 
 
-def set_status(user: User, reservation_id: int, status: str, *, expected: str | None = None) -> Reservation:
-    """Moves a reservation to `status`, flushed; the status that it already has changes nothing. Staff may do all,
-    customers cancel their own.
-
-    Args:
-        user: who asks.
-        reservation_id: which one.
-        status: a `ReservationStatus` or its value.
-        expected: the status that the user saw; None when that does not matter.
-
-    Raises:
-        NotFoundError: there is none, or it is not the user's to see.
-        ForbiddenError: the user may not set this status.
-        ConflictError: the transition is not in the table, or the status is not the expected one any more.
-        InvalidInputError: there is no such status.
-    """
-    target = as_status(status)
-    reservation = get(user, reservation_id, for_update=True)
-    if expected is not None and reservation.status != expected:
-        raise ConflictError(f"Reservation #{reservation.id} is {reservation.status} now, no longer {expected}.")
-    if reservation.status is target:
-        return reservation
-    require(user, status_action(target), reservation, message=f"Only staff can set a reservation to {target}.")
-    check_transition(reservation, target)
-    reservation.status = target
-    db.session.flush()
-    return reservation
-
-
-def delete(user: User, reservation_id: int) -> None:
-    """Removes a reservation; its mails and changes stay on record. For staff: customers cancel.
-
-    Raises:
-        NotFoundError: there is none, or it is not the user's to see.
-        ForbiddenError: the user is its customer.
-    """
-    reservation = get(user, reservation_id, for_update=True)
-    require(user, "reservations.delete", reservation, message="Only staff can delete a reservation; cancel it instead.")
-    db.session.delete(reservation)
-    db.session.flush()
+def _check_status(user: User, reservation: Reservation, target: ReservationStatus) -> None:
+    if target is not reservation.status:
+        require(user, status_action(target), reservation, message=f"Only staff can set a reservation to {target}.")
+        check_transition(reservation, target)
 
 
 def _customer(user: User, customer_id: int | None) -> User:

@@ -23,7 +23,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, InvalidInputError, NotFoundError
 from flask_belfry.core.presentation import in_zone, reader_zone, span
 from flask_belfry.core.text import query_text
-from flask_belfry.db import db
+from flask_belfry.db import commit_and_keep, db
 
 pages = Blueprint("reservations", __name__, url_prefix="/reservations")
 
@@ -68,7 +68,7 @@ def create() -> ResponseReturnValue:
     except (ConflictError, InvalidInputError) as error:
         form.take_errors(error.message, _problems(error))
         return _form_page(form, None)
-    db.session.commit()
+    commit_and_keep()
     flash(_created_message(reservation), "success")
     return _to_detail(reservation.id)
 
@@ -98,7 +98,7 @@ def history(reservation_id: int) -> ResponseReturnValue:
 @pages.route(f"/{ID}/edit", methods=["GET", "POST"])
 def edit(reservation_id: int) -> ResponseReturnValue:
     """The form of an existing reservation."""
-    reservation = queries.get(acting_user(), reservation_id)
+    reservation = queries.get(acting_user(), reservation_id, for_update=request.method == "POST")
     form = ReservationForm(data=_form_data(reservation))
     form.offer(queries.active_resources(reservation.school_id), reservation.resource)
     del form.customer
@@ -106,7 +106,7 @@ def edit(reservation_id: int) -> ResponseReturnValue:
     if values is None:
         return _form_page(form, reservation)
     try:
-        services.update(acting_user(), reservation_id, values)
+        services.update(acting_user(), reservation, values)
     except (ConflictError, InvalidInputError) as error:
         form.take_errors(error.message, _problems(error))
         return _form_page(form, reservation)
@@ -119,8 +119,9 @@ def edit(reservation_id: int) -> ResponseReturnValue:
 def set_status(reservation_id: int) -> ResponseReturnValue:
     """Moves it to `status`, unless it is no longer in `expected_status`, which the person saw."""
     status, expected = request.form.get("status", ""), request.form.get("expected_status") or None
+    reservation = queries.get(acting_user(), reservation_id, for_update=True)
     try:
-        services.set_status(acting_user(), reservation_id, status, expected=expected)
+        services.set_status(acting_user(), reservation, status, expected=expected)
     except ConflictError as error:
         db.session.rollback()
         flash(error.message, "error")

@@ -51,9 +51,10 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @blueprint.alt_response(404, description="One of them is not there: none is changed.")
     def change_items(given: dict[str, Any]) -> Mapping[str, int]:
         """Change the same of many: of all of them or of none"""
-        changed = services.change_many(acting_user(), given["ids"], given["changes"], kind=kind)
+        items = queries.lock_many(acting_user(), given["ids"], kind=kind)
+        services.change_many(acting_user(), items, given["changes"])
         db.session.commit()
-        return {"changed": changed}
+        return {"changed": len(items)}
 
     @blueprint.route(one)
     @versioned
@@ -69,8 +70,8 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @accept_body(MAX_ITEM_BYTES)
     def change_item(changes: dict[str, Any], item_id: int) -> WorkItem:
         """Change one, or move it to another status: all of it or nothing"""
-        _check_stale(item_id)
-        item = services.change(acting_user(), item_id, changes, kind=kind)
+        item = lock(item_id)
+        services.change(acting_user(), item, changes)
         commit_and_keep()
         return item
 
@@ -81,12 +82,14 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @blueprint.alt_response(409, description="It has parts: delete them too, or move them.")
     def delete_item(query: dict[str, Any], item_id: int) -> None:
         """Remove one: its history stays"""
-        _check_stale(item_id)
-        services.delete(acting_user(), item_id, kind=kind, **query)
+        services.delete(acting_user(), lock(item_id), **query)
         db.session.commit()
 
-    def _check_stale(item_id: int) -> None:
-        check_stale(schemas.item(), lambda: queries.get(acting_user(), item_id, kind=kind, for_update=True))
+    def lock(item_id: int) -> WorkItem:
+        """Load the row of a write with its lock, and check `If-Match` on it."""
+        item = queries.get(acting_user(), item_id, kind=kind, for_update=True)
+        check_stale(schemas.item(), lambda: item)
+        return item
 
     _add_conversation(blueprint, kind, one)
     return blueprint
@@ -106,7 +109,7 @@ def _add_conversation(blueprint: ApiBlueprint, kind: Kind, one: str) -> None:
     @blueprint.response(201, CommentSchema)
     def comment(given: dict[str, str], item_id: int) -> WorkItemComment:
         """Say something of one, and watch it from then on"""
-        said = comments.comment(acting_user(), item_id, given["text"], kind=kind)
+        said = comments.comment(acting_user(), queries.get(acting_user(), item_id, kind=kind), given["text"])
         commit_and_keep()
         return said
 
@@ -114,14 +117,14 @@ def _add_conversation(blueprint: ApiBlueprint, kind: Kind, one: str) -> None:
     @blueprint.response(204)
     def watch(item_id: int) -> None:
         """Be told of its status"""
-        comments.watch(acting_user(), item_id, kind=kind)
+        comments.watch(acting_user(), queries.get(acting_user(), item_id, kind=kind))
         db.session.commit()
 
     @blueprint.route(f"{one}/watch", methods=["DELETE"])
     @blueprint.response(204)
     def unwatch(item_id: int) -> None:
         """Be told of its status only if it is yours"""
-        comments.unwatch(acting_user(), item_id, kind=kind)
+        comments.unwatch(acting_user(), queries.get(acting_user(), item_id, kind=kind))
         db.session.commit()
 
 

@@ -87,13 +87,14 @@ def change_many() -> ResponseReturnValue:
         flash("Select items and what to change.", "error")
         return redirect(list_url(), 303)
     try:
-        number = services.change_many(acting_user(), ids, changes)
+        items = queries.lock_many(acting_user(), ids)
+        services.change_many(acting_user(), items, changes)
     except AppError as error:
         db.session.rollback()
         flash(f"{sentence(error.message)} Nothing was changed.", "error")
     else:
         db.session.commit()
-        flash(f"{number} item{'' if number == 1 else 's'} changed.", "success")
+        flash(f"{len(items)} item{'' if len(items) == 1 else 's'} changed.", "success")
     return redirect(list_url(), 303)
 
 

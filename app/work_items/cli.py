@@ -57,9 +57,10 @@ def set_status(status: str, ids: tuple[int, ...], login: str) -> None:
     """Moves items to a status: all of them or none. The mails are those that any other way would send."""
     user = get_user(login)
     with on_behalf_of(user):
-        changed = services.change_many(user, ids, {"status": WorkStatus(status)})
+        items = queries.lock_many(user, ids)
+        services.change_many(user, items, {"status": WorkStatus(status)})
         db.session.commit()
-    click.echo(f"{changed} moved to {status}")
+    click.echo(f"{len(items)} moved to {status}")
 
 
 def _fields(item: WorkItem) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from app.accounts import Role, User, require
 from app.work_items.emails import MENTION
-from app.work_items.models import MAX_COMMENT_CHARACTERS, Kind, WorkItem, WorkItemComment, WorkItemWatcher
+from app.work_items.models import MAX_COMMENT_CHARACTERS, WorkItem, WorkItemComment, WorkItemWatcher
 from app.work_items.people import people_of
 from app.work_items.queries import get
 from flask_belfry.changes import subject_of
@@ -24,17 +24,14 @@ MENTIONED = re.compile(r"(?<![\w@.+-])@([A-Za-z0-9](?:[A-Za-z0-9._-]{1,38}[A-Za-
 MAX_MENTIONS = 20
 
 
-def comment(user: User, item_id: int, text: str, *, kind: Kind | None = None) -> WorkItemComment:
+def comment(user: User, item: WorkItem, text: str) -> WorkItemComment:
     """Says something of an item, flushed; whoever says something watches it from then on.
 
     People of the school who are named as `@username` get a mail. When staff name somebody, that one watches the item
     too, and so may see it; of whom others name, only those are told who see it anyway.
 
-    Raises:
-        NotFoundError: there is no such item, or it is not the user's to see.
-        InvalidInputError: the text is empty or too long.
+    Raises InvalidInputError: the text is empty or too long, or mentions too many people.
     """
-    item = get(user, item_id, kind=kind)
     require(user, "work_items.comment", item)
     written = WorkItemComment(item=item, author=user, text=_cleaned(text), school_id=item.school_id)
     db.session.add(written)
@@ -44,25 +41,21 @@ def comment(user: User, item_id: int, text: str, *, kind: Kind | None = None) ->
     return written
 
 
-def edit_comment(user: User, comment_id: int, text: str) -> WorkItemComment:
+def edit_comment(user: User, found: WorkItemComment, text: str) -> None:
     """Changes what one has said, flushed; whoever is named now and was not before gets a mail.
 
     Raises:
-        NotFoundError: there is no such comment, or it is not the user's to see.
-        ForbiddenError: it is somebody else's.
-        InvalidInputError: the text is empty or too long.
+        ForbiddenError: the user is not its author.
+        InvalidInputError: as `comment`.
     """
-    found = get_comment(user, comment_id)
     require(user, "work_items.edit_comment", found, message="Only the author can change a comment.")
     already, found.text, found.edited_at = named_in(found.text), _cleaned(text), utc_now()
     db.session.flush()
     _tell_named(user, found.item, found, already)
-    return found
 
 
-def delete_comment(user: User, comment_id: int) -> None:
-    """Removes a comment: one's own, or as staff any. Raises NotFoundError, ForbiddenError."""
-    found = get_comment(user, comment_id)
+def delete_comment(user: User, found: WorkItemComment) -> None:
+    """Delete a comment: staff may delete any, others their own. Raises ForbiddenError."""
     require(user, "work_items.delete_comment", found, message="Only staff and the author can delete a comment.")
     db.session.delete(found)
     db.session.flush()
@@ -77,21 +70,17 @@ def get_comment(user: User, comment_id: int) -> WorkItemComment:
     return found
 
 
-def watch(user: User, item_id: int, *, kind: Kind | None = None) -> WorkItem:
-    """From here on the user is told of the item as its reporter is. Raises NotFoundError."""
-    item = get(user, item_id, kind=kind)
+def watch(user: User, item: WorkItem) -> None:
+    """Make the user a watcher, who is notified as the reporter is."""
     require(user, "work_items.watch", item)
     _add_watchers(item, [user.id])
-    return item
 
 
-def unwatch(user: User, item_id: int, *, kind: Kind | None = None) -> WorkItem:
-    """From here on the user is told of it only if it is theirs. Raises NotFoundError."""
-    item = get(user, item_id, kind=kind)
+def unwatch(user: User, item: WorkItem) -> None:
+    """Remove the user from the watchers."""
     db.session.execute(
         sa.delete(WorkItemWatcher).where(WorkItemWatcher.item_id == item.id, WorkItemWatcher.user_id == user.id)
     )
-    return item
 
 
 def is_watched_by(user: User, item: WorkItem) -> bool:

@@ -19,11 +19,16 @@ NEIGHBOURS = 100
 _ITEMS = table_of(WorkItem).c
 
 
-def position_on_top(school_id: int, status: WorkStatus) -> int:
-    """Above all cards of a column."""
-    query = sa.select(sa.func.min(_ITEMS.position)).where(*_of_column(school_id, status))
-    first = db.session.scalar(query)
-    return STEP if first is None else first - STEP
+def positions_on_top(items: Sequence[WorkItem], status: WorkStatus) -> dict[int, int]:
+    """Return positions above all cards of a column by item id, the last item on top."""
+    positions: dict[int, int] = {}
+    for school_id in {item.school_id for item in items}:
+        query = sa.select(sa.func.min(_ITEMS.position)).where(*_of_column(school_id, status))
+        first = db.session.scalar(query)
+        top = STEP if first is None else first - STEP
+        of_school = (item for item in items if item.school_id == school_id)
+        positions |= {item.id: top - STEP * number for number, item in enumerate(of_school)}
+    return positions
 
 
 def position_below(above: WorkItem, school_id: int, status: WorkStatus) -> int:

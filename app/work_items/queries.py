@@ -18,7 +18,7 @@ from app.work_items.models import (
     WorkItemWatcher,
     WorkStatus,
 )
-from flask_belfry.core.errors import NotFoundError
+from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 
@@ -26,6 +26,7 @@ from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 CARDS_PER_COLUMN = 50
 # The most people that a form offers; staff come first.
 PEOPLE_OFFERED = 500
+MAX_BULK_ITEMS = 500
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,33 @@ def get(user: User, item_id: int, *, kind: Kind | None = None, for_update: bool 
     return found
 
 
+def lock_many(user: User, item_ids: Collection[int], *, kind: Kind | None = None) -> Sequence[WorkItem]:
+    """Return items that `user` may see, by id, locked until the commit.
+
+    Args:
+        user: the reader.
+        item_ids: 1 to `MAX_BULK_ITEMS` ids.
+        kind: required kind of all of them.
+
+    Raises:
+        InvalidInputError: no ids, or too many.
+        NotFoundError: names those that do not exist, or that the user may not see.
+    """
+    wanted = set(item_ids)
+    if not 1 <= len(wanted) <= MAX_BULK_ITEMS:
+        raise InvalidInputError(
+            f"Select between 1 and {MAX_BULK_ITEMS} items.", {"ids": [f"must be 1 to {MAX_BULK_ITEMS} ids"]}
+        )
+    query = visible_to(user).where(WorkItem.id.in_(sorted(wanted))).order_by(WorkItem.id).with_for_update()
+    if kind is not None:
+        query = query.where(WorkItem.kind == kind)
+    items = db.session.scalars(query.execution_options(populate_existing=True)).all()
+    if missing := sorted(wanted - {item.id for item in items}):
+        named = ", ".join(f"#{id}" for id in missing[:10])
+        raise NotFoundError(f"There is no {kind or 'item'} {named}.", {"ids": [f"not found: {named}"]})
+    return items
+
+
 def page(user: User, filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[WorkItem]:
     """One page of what `user` may see, newest first, with the people."""
     query = _with_people(visible_to(user).where(*_conditions(filters)))
@@ -128,9 +156,8 @@ class Place:
     below_id: int | None
 
 
-def place_of(user: User, item_id: int) -> Place:
-    """Where a card is now. Raises NotFoundError."""
-    item = get(user, item_id)
+def place_of(user: User, item: WorkItem) -> Place:
+    """Return the current place of a card."""
     above = (
         visible_to(user)
         .with_only_columns(WorkItem.id)

@@ -19,7 +19,8 @@ from app.work_items.models import (
     Priority,
     WorkStatus,
 )
-from app.work_items.services import MAX_BULK_ITEMS, Parts
+from app.work_items.queries import MAX_BULK_ITEMS
+from app.work_items.services import Parts
 
 Field = ma.fields.Field[Any]
 

@@ -1,7 +1,7 @@
-"""What can be done with work items. Every function takes the acting user and checks what they may; who calls commits.
+"""Changes to work items. Each function checks the permissions of the acting user; the caller commits.
 
-Lists stand in queries.py, comments and watching in comments.py. What follows from a change of status is nobody's
-business here: hooks.py hears of it, from wherever it is made.
+A row that is changed is loaded once, by the caller, with its lock: `get(user, id, for_update=True)`, or `lock_many`.
+Digests of status changes are not sent here: hooks.py hears of every change, wherever it is made.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from app.work_items.models import (
     as_status,
     check_parent,
 )
-from app.work_items.ordering import position_below, position_on_top
-from app.work_items.queries import get, visible_to
+from app.work_items.ordering import position_below, positions_on_top
+from app.work_items.queries import get
 from flask_belfry.core.errors import ConflictError, InvalidInputError, NotFoundError
 from flask_belfry.core.presentation import words
 from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
@@ -38,7 +38,6 @@ FIELDS = frozenset({"title", "description", "priority", "due_date", "responsible
 ASSIGNMENT = frozenset({"responsible_id", "reporter_id", "parent_id"})
 # What may be changed of many at once.
 BULK_FIELDS = frozenset({"status", "priority", "due_date", "responsible_id"})
-MAX_BULK_ITEMS = 500
 NOT_YOURS = "Only staff, the person responsible and the reporter can change a work item."
 # A slip of the year is caught here.
 EARLIEST, LATEST = date(2000, 1, 1), date(2100, 1, 1)
@@ -105,129 +104,94 @@ def create(
     return item
 
 
-def change(user: User, item_id: int, changes: Mapping[str, Any], *, kind: Kind | None = None) -> WorkItem:
-    """Changes some of `FIELDS` and the status, flushed: all of it or nothing.
+def change(user: User, item: WorkItem, changes: Mapping[str, Any]) -> None:
+    """Change some of `FIELDS` and the status, all or nothing, flushed with one UPDATE.
 
     Raises:
-        NotFoundError: there is none, or it is not the user's to see.
-        ForbiddenError: the user may see but not change that.
-        InvalidInputError: names every field that is wrong.
+        ForbiddenError: the user may not change the item.
+        InvalidInputError: names every invalid field.
     """
-    item = get(user, item_id, kind=kind, for_update=True)
-    _apply(user, item, changes)
-    db.session.flush()
-    return item
+    _change(user, [item], changes)
 
 
-def set_status(user: User, item_id: int, status: str, *, expected: str | None = None) -> WorkItem:
-    """Moves an item to `status`, flushed, on top of its column.
+def set_status(user: User, item: WorkItem, status: str, *, expected: str | None = None) -> None:
+    """Set the status of an item, on top of its column, flushed.
 
     Args:
-        user: who asks.
-        item_id: which one.
+        user: the acting user.
+        item: the row, loaded with its lock.
         status: a `WorkStatus` or its value.
-        expected: the status that the user saw; None when that does not matter.
+        expected: the status that the user saw; None skips the comparison.
 
     Raises:
-        NotFoundError, ForbiddenError: as `change`.
-        ConflictError: the status is not the expected one any more.
-        InvalidInputError: there is no such status.
+        ForbiddenError, InvalidInputError: as `change`.
+        ConflictError: the current status is not `expected`.
     """
-    item = get(user, item_id, for_update=True)
     _check_unexpected(item, expected)
-    _apply(user, item, {"status": status})
-    db.session.flush()
-    return item
+    _change(user, [item], {"status": status})
 
 
-def move(user: User, item_id: int, status: str, below_id: int | None, *, expected: str | None = None) -> WorkItem:
-    """Moves a card of the board, flushed.
+def move(user: User, item: WorkItem, status: str, below_id: int | None, *, expected: str | None = None) -> None:
+    """Move a card of the board, flushed.
 
     Args:
-        user: who moves it.
-        item_id: the card.
+        user: the acting user.
+        item: the card, loaded with its lock.
         status: the column.
-        below_id: the card that it goes right below; None puts it on top.
-        expected: the column that the user saw it in; None when that does not matter.
+        below_id: the card directly above the new place; None puts the card on top.
+        expected: the column in which the user saw it; None skips the comparison.
 
     Raises:
-        NotFoundError, ForbiddenError: as `change`.
-        ConflictError: it is not in the expected column any more.
-        InvalidInputError: there is no such column, or the other card is not in it any more.
+        NotFoundError: the other card does not exist, or the user may not see it.
+        ForbiddenError: as `change`.
+        ConflictError: the card is no longer in the expected column.
+        InvalidInputError: the column does not exist, or the other card is no longer in it.
     """
     target = as_status(status)
-    item = get(user, item_id, for_update=True)
     require(user, "work_items.set_status", item, message=NOT_YOURS)
     _check_unexpected(item, expected)
     if below_id == item.id:
         raise InvalidInputError("A card cannot be placed below itself.", {"below_id": ["must be another card's id"]})
     above = None if below_id is None else get(user, below_id)
     item.position = (
-        position_on_top(item.school_id, target) if above is None else position_below(above, item.school_id, target)
+        positions_on_top([item], target)[item.id] if above is None else position_below(above, item.school_id, target)
     )
-    if item.status is not target:
-        item.status = target
+    item.status = target
     db.session.flush()
-    return item
 
 
-def change_many(user: User, item_ids: Sequence[int], changes: Mapping[str, Any], *, kind: Kind | None = None) -> int:
-    """Changes the same of many items, flushed: of all of them or of none.
+def change_many(user: User, items: Sequence[WorkItem], changes: Mapping[str, Any]) -> None:
+    """Make the same changes to many items, all or none, flushed together.
 
     Args:
-        user: who asks.
-        item_ids: at most 500.
+        user: the acting user.
+        items: the rows, loaded with their locks.
         changes: some of `BULK_FIELDS`.
-        kind: all must be of this kind.
-
-    Returns:
-        how many items there were.
 
     Raises:
-        NotFoundError: names those that are not there, or not the user's to see.
         ForbiddenError, InvalidInputError: as `change`.
     """
-    wanted = sorted(set(item_ids))
     if others := sorted(changes.keys() - BULK_FIELDS):
         raise InvalidInputError(
             "This field cannot be changed for several items.", {name: ["is not accepted"] for name in others}
         )
-    if not 1 <= len(wanted) <= MAX_BULK_ITEMS:
-        raise InvalidInputError(
-            f"Select between 1 and {MAX_BULK_ITEMS} items.", {"ids": [f"must be 1 to {MAX_BULK_ITEMS} ids"]}
-        )
-    query = visible_to(user).where(WorkItem.id.in_(wanted)).order_by(WorkItem.id).with_for_update()
-    if kind is not None:
-        query = query.where(WorkItem.kind == kind)
-    items = db.session.scalars(query.execution_options(populate_existing=True)).all()
-    if missing := sorted(set(wanted) - {item.id for item in items}):
-        named = ", ".join(f"#{id}" for id in missing[:10])
-        raise NotFoundError(f"There is no {kind or 'item'} {named}.", {"ids": [f"not found: {named}"]})
-    for item in items:
-        _apply(user, item, changes)
-    db.session.flush()
-    return len(items)
+    _change(user, items, changes)
 
 
-def delete(
-    user: User, item_id: int, *, parts: str | None = None, to_id: int | None = None, kind: Kind | None = None
-) -> None:
-    """Removes an item; its history, its mails and their jobs stay on record.
+def delete(user: User, item: WorkItem, *, parts: str | None = None, to_id: int | None = None) -> None:
+    """Delete an item; its history, its mails and their jobs are kept.
 
     Args:
-        user: who asks.
-        item_id: which one.
-        parts: what becomes of the stories of an epic, or the tasks of a story: one of `Parts`.
-        to_id: what they become parts of, with `Parts.MOVE`.
-        kind: it must be of this kind.
+        user: the acting user.
+        item: the row, loaded with its lock.
+        parts: what to do with the stories of an epic, or the tasks of a story: one of `Parts`.
+        to_id: their new parent, with `Parts.MOVE`.
 
     Raises:
-        NotFoundError: there is none, or it is not the user's to see.
-        ForbiddenError: the user deletes none.
-        ConflictError: it has parts, and `parts` does not say what becomes of them.
-        InvalidInputError: they cannot go where they are to.
+        ForbiddenError: the user may not delete items.
+        ConflictError: the item has parts, and `parts` is missing.
+        InvalidInputError: the parts cannot be moved to `to_id`.
     """
-    item = get(user, item_id, kind=kind, for_update=True)
     require(user, "work_items.delete", item, message="Only staff can delete work items.")
     of_item = WorkItem.parent_id == item.id
     number = db.session.scalar(sa.select(sa.func.count()).select_from(WorkItem).where(of_item)) or 0
@@ -281,14 +245,29 @@ def _as_parts(value: str | None) -> Parts | None:
         raise InvalidInputError("Invalid choice.", {"parts": [f"must be {' or '.join(Parts)}"]}) from None
 
 
-def _apply(user: User, item: WorkItem, changes: Mapping[str, Any]) -> None:
-    """Checks and sets what differs. The caller flushes."""
+def _change(user: User, items: Sequence[WorkItem], changes: Mapping[str, Any]) -> None:
+    """Check all items, then set what differs: a query between two assignments would write a row twice."""
+    differing = [_differing(user, item, changes) for item in items]
+    moved = [item for item, values in zip(items, differing, strict=True) if "status" in values]
+    positions = positions_on_top(moved, as_status(changes["status"])) if moved else {}
+    for item, values in zip(items, differing, strict=True):
+        for name, value in values.items():
+            setattr(item, name, value)
+        item.position = positions.get(item.id, item.position)
+    db.session.flush()
+
+
+def _differing(user: User, item: WorkItem, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that differ from those of the item, checked."""
     values = {name: value for name, value in changes.items() if name in FIELDS and value != getattr(item, name)}
-    status = as_status(changes["status"]) if "status" in changes else item.status
+    if "status" in changes and (status := as_status(changes["status"])) is not item.status:
+        values["status"] = status
     if "priority" in values:
         values["priority"] = as_priority(values["priority"])
-    if values or status is not item.status:
+    if values:
         require(user, "work_items.update", item, message=NOT_YOURS)
+    if "status" in values:
+        require(user, "work_items.set_status", item, message=NOT_YOURS)
     if ASSIGNMENT & values.keys():
         require(user, "work_items.assign", item, message="Only staff can assign work items.")
     if "parent_id" in values:
@@ -298,12 +277,7 @@ def _apply(user: User, item: WorkItem, changes: Mapping[str, Any]) -> None:
                 "It belongs to another school.", {f"{parent.kind}_id": ["must be one of this school"]}
             )
     _check(values, item.kind, item.school_id)
-    for name, value in _cleaned(values).items():
-        setattr(item, name, value)
-    if status is not item.status:
-        require(user, "work_items.set_status", item, message=NOT_YOURS)
-        item.position = position_on_top(item.school_id, status)
-        item.status = status
+    return _cleaned(values)
 
 
 def _parent(user: User, kind: Kind, parent_id: int | None) -> WorkItem | None:

@@ -19,7 +19,7 @@ from app.work_items.history import history_for
 from app.work_items.models import MAX_ITEM_BYTES, Kind, WorkItem, WorkStatus
 from flask_belfry.core.errors import AppError, ConflictError, InvalidInputError, NotFoundError
 from flask_belfry.core.presentation import sentence, words
-from flask_belfry.db import db
+from flask_belfry.db import commit_and_keep, db
 
 pages = Blueprint("work_items", __name__, url_prefix="/work-items")
 
@@ -43,7 +43,7 @@ def create() -> ResponseReturnValue:
     except InvalidInputError as error:
         form.take_errors(error.message, error.fields)
         return _form_page(form, kind, None)
-    db.session.commit()
+    commit_and_keep()
     flash(f"{item.name} created.", "success")
     return _to_detail(item.id)
 
@@ -65,7 +65,7 @@ def history(item_id: int) -> ResponseReturnValue:
 def edit(item_id: int) -> ResponseReturnValue:
     """The form of an existing item."""
     user = acting_user()
-    item = queries.get(user, item_id)
+    item = queries.get(user, item_id, for_update=request.method == "POST")
     require(user, "work_items.update", item, message=services.NOT_YOURS)
     form = WorkItemForm(obj=item)
     if can(user, "work_items.assign", item):
@@ -75,7 +75,7 @@ def edit(item_id: int) -> ResponseReturnValue:
     if not form.validate_on_submit():
         return _form_page(form, item.kind, item)
     try:
-        services.change(user, item_id, form.values())
+        services.change(user, item, form.values())
     except InvalidInputError as error:
         form.take_errors(error.message, error.fields)
         return _form_page(form, item.kind, item)
@@ -88,13 +88,14 @@ def edit(item_id: int) -> ResponseReturnValue:
 def set_status(item_id: int) -> ResponseReturnValue:
     """Moves it to `status`, unless it is no longer in `expected_status`, which the person saw."""
     status, expected = request.form.get("status", ""), request.form.get("expected_status") or None
+    item = queries.get(acting_user(), item_id, for_update=True)
     try:
-        item = services.set_status(acting_user(), item_id, status, expected=expected)
+        services.set_status(acting_user(), item, status, expected=expected)
     except ConflictError as error:
         db.session.rollback()
         flash(error.message, "error")
     else:
-        db.session.commit()
+        commit_and_keep()
         flash(f"{item.name} is {words(item.status)}.", "success")
     return _to_detail(item_id)
 
@@ -107,15 +108,16 @@ def move(item_id: int) -> ResponseReturnValue:
     expected = request.values.get("expected_status") or None
     below_id = id_of(request.values.get("below_id"))
     try:
-        place = None if by_script else queries.place_of(acting_user(), item_id)
-        item = services.move(acting_user(), item_id, request.form.get("status", ""), below_id, expected=expected)
+        item = queries.get(acting_user(), item_id, for_update=True)
+        place = None if by_script else queries.place_of(acting_user(), item)
+        services.move(acting_user(), item, request.form.get("status", ""), below_id, expected=expected)
     except AppError as error:
         db.session.rollback()
         if by_script:
             return {"message": sentence(error.message)}, error.status
         flash(sentence(error.message), "error")
     else:
-        db.session.commit()
+        commit_and_keep()
         if by_script:
             return "", 204
         flash(_moved_message(item, place), "success")
@@ -125,11 +127,11 @@ def move(item_id: int) -> ResponseReturnValue:
 @pages.post(f"/{ID}/delete")
 def delete(item_id: int) -> ResponseReturnValue:
     """Removes it; `parts` and `to_id` say what becomes of its parts."""
-    item = queries.get(acting_user(), item_id)
+    item = queries.get(acting_user(), item_id, for_update=True)
     name, parent_id = item.name, item.parent_id
     parts, to_id = request.form.get("parts") or None, id_of(request.form.get("to_id"))
     try:
-        services.delete(acting_user(), item_id, parts=parts, to_id=to_id)
+        services.delete(acting_user(), item, parts=parts, to_id=to_id)
     except (ConflictError, InvalidInputError) as error:
         db.session.rollback()
         flash(error.message, "error")
@@ -142,7 +144,7 @@ def delete(item_id: int) -> ResponseReturnValue:
 @pages.post(f"/{ID}/watch")
 def watch(item_id: int) -> ResponseReturnValue:
     """From here on the person is told of it."""
-    comments.watch(acting_user(), item_id)
+    comments.watch(acting_user(), queries.get(acting_user(), item_id))
     db.session.commit()
     flash("You are watching it: status changes are emailed to you.", "success")
     return _to_detail(item_id)
@@ -152,7 +154,8 @@ def watch(item_id: int) -> ResponseReturnValue:
 def unwatch(item_id: int) -> ResponseReturnValue:
     """From here on the person is told of it only if it is theirs."""
     user = acting_user()
-    item = comments.unwatch(user, item_id)
+    item = queries.get(user, item_id)
+    comments.unwatch(user, item)
     db.session.commit()
     flash(f"You no longer watch {item.name}.", "success")
     # Whoever saw it only because they watched it has seen it for the last time.
@@ -166,7 +169,7 @@ def comment(item_id: int) -> ResponseReturnValue:
     if not form.validate_on_submit():
         return _detail_page(item, form)
     try:
-        said = comments.comment(acting_user(), item_id, form.text.data or "")
+        said = comments.comment(acting_user(), item, form.text.data or "")
     except InvalidInputError as error:
         db.session.rollback()
         form.take_errors(error.message, error.fields)
@@ -184,7 +187,7 @@ def edit_comment(comment_id: int) -> ResponseReturnValue:
     if not form.validate_on_submit():
         return _comment_page(form, found)
     try:
-        comments.edit_comment(acting_user(), comment_id, form.text.data or "")
+        comments.edit_comment(acting_user(), found, form.text.data or "")
     except InvalidInputError as error:
         db.session.rollback()
         form.take_errors(error.message, error.fields)
@@ -196,8 +199,9 @@ def edit_comment(comment_id: int) -> ResponseReturnValue:
 @pages.post(f"/comments/{COMMENT_ID}/delete")
 def delete_comment(comment_id: int) -> ResponseReturnValue:
     """Removes a comment."""
-    item_id = comments.get_comment(acting_user(), comment_id).item_id
-    comments.delete_comment(acting_user(), comment_id)
+    found = comments.get_comment(acting_user(), comment_id)
+    item_id = found.item_id
+    comments.delete_comment(acting_user(), found)
     db.session.commit()
     flash("Comment deleted.", "success")
     return _to_detail(item_id)

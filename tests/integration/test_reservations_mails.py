@@ -224,7 +224,7 @@ def test_the_history_tells_who_changed_what_and_what_became_of_its_mails(session
         row = reservations.create(customer, start_time=tomorrow())
         session.commit()
     with use_actor(Actor(staff.id, None)):
-        reservations.set_status(staff, row.id, "confirmed")
+        reservations.set_status(staff, row, "confirmed")
         session.commit()
     (status_mail,) = mails("reservation-status")
     status_mail.state, status_mail.last_error = MailState.FAILED, "550 no such user"

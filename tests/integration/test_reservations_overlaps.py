@@ -89,8 +89,8 @@ def test_the_database_refuses_an_overlapping_update(session, room, change):
 
 def test_a_reservation_does_not_stand_in_its_own_way(session, staff, room):
     row = make_reservation(resource=room, start_time=tomorrow())
-    reservations.update(staff, row.id, {"start_time": tomorrow() + timedelta(minutes=30)})
-    reservations.set_status(staff, row.id, "confirmed")
+    reservations.update(staff, row, {"start_time": tomorrow() + timedelta(minutes=30)})
+    reservations.set_status(staff, row, "confirmed")
     session.commit()
 
 
@@ -110,7 +110,7 @@ def test_a_refused_update_leaves_the_row_as_it_was(session, staff, room):
     make_reservation(resource=room, start_time=tomorrow(10))
     row = make_reservation(resource=room, start_time=tomorrow(12))
     with pytest.raises(ConflictError):
-        reservations.update(staff, row.id, {"start_time": tomorrow(10), "note": "moved"})
+        reservations.update(staff, row, {"start_time": tomorrow(10), "note": "moved"})
     session.commit()
     assert (row.start_time, row.end_time, row.note) == (tomorrow(12), tomorrow(13), "")
 

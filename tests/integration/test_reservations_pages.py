@@ -118,7 +118,7 @@ def test_an_edit_of_what_has_ended_is_refused_in_words(client, staff):
     row = make_reservation(status=ReservationStatus.CANCELLED)
     answer = client.post(f"{LIST}{row.id}/edit", data=typed())
     assert answer.status_code == 422
-    assert "cannot be changed any more" in answer.text
+    assert "can no longer be changed" in answer.text
 
 
 def test_the_pages_of_others_do_not_exist(client, member):

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from app import reservations
 from app.accounts import Role
 from app.reservations import Filters, Reservation, ReservationStatus
-from app.reservations.queries import LIST_KEY
+from app.reservations.queries import LIST_KEY, get
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from flask_belfry.db.pagination import page_by_key
@@ -73,7 +73,7 @@ def test_a_party_must_fit_its_resource(member):
     assert refused.value.fields.keys() == {"party_size"}
     made = reservations.create(member, start_time=tomorrow(), resource_id=room.id, party_size=4)
     with pytest.raises(InvalidInputError):
-        reservations.update(member, made.id, {"party_size": 5})
+        reservations.update(member, made, {"party_size": 5})
 
 
 def test_unknown_resources_and_customers_are_named(staff):
@@ -91,12 +91,15 @@ def test_unknown_resources_and_customers_are_named(staff):
 def test_a_member_sees_and_touches_only_their_own(member):
     theirs = make_reservation()
     own = make_reservation(member)
-    for attempt in (
-        lambda: reservations.update(member, theirs.id, {"note": "x"}),
-        lambda: reservations.set_status(member, theirs.id, "cancelled"),
-        lambda: reservations.delete(member, theirs.id),
-    ):
+    for for_update in (False, True):
         with pytest.raises(NotFoundError):
+            get(member, theirs.id, for_update=for_update)
+    for attempt in (
+        lambda: reservations.update(member, theirs, {"note": "x"}),
+        lambda: reservations.set_status(member, theirs, "cancelled"),
+        lambda: reservations.delete(member, theirs),
+    ):
+        with pytest.raises(ForbiddenError):
             attempt()
     assert list(reservations.page(member, Filters()).items) == [own]
     assert list(reservations.page(member, Filters(customer_id=theirs.customer_id)).items) == []
@@ -105,21 +108,23 @@ def test_a_member_sees_and_touches_only_their_own(member):
 def test_a_member_cancels_their_own_and_confirms_nothing(member):
     own = make_reservation(member)
     with pytest.raises(ForbiddenError):
-        reservations.set_status(member, own.id, "confirmed")
-    assert reservations.set_status(member, own.id, "cancelled").status is ReservationStatus.CANCELLED
+        reservations.set_status(member, own, "confirmed")
+    reservations.set_status(member, own, "cancelled")
+    assert own.status is ReservationStatus.CANCELLED
 
 
 def test_staff_confirm_and_complete(staff):
     row = make_reservation()
-    reservations.set_status(staff, row.id, "confirmed")
-    assert reservations.set_status(staff, row.id, "completed").status is ReservationStatus.COMPLETED
+    reservations.set_status(staff, row, "confirmed")
+    reservations.set_status(staff, row, "completed")
+    assert row.status is ReservationStatus.COMPLETED
 
 
 @pytest.mark.parametrize("status", ["pending", "confirmed", "completed"])
 def test_an_ended_reservation_takes_no_other_status(staff, status):
     row = make_reservation(status=ReservationStatus.CANCELLED)
     with pytest.raises(ConflictError) as refused:
-        reservations.set_status(staff, row.id, status)
+        reservations.set_status(staff, row, status)
     assert "cancelled" in refused.value.message
     assert status in refused.value.message
 
@@ -128,47 +133,49 @@ def test_an_ended_reservation_takes_no_other_status(staff, status):
 def test_the_same_status_again_changes_nothing(staff, member, session, status):
     row = make_reservation(member, status=status)
     for user in (staff, member):
-        assert reservations.set_status(user, row.id, status).status is status
+        reservations.set_status(user, row, status)
+    assert row.status is status
     assert not session.dirty
     with pytest.raises(ConflictError, match="no longer"):
-        reservations.set_status(staff, row.id, status, expected="another")
+        reservations.set_status(staff, row, status, expected="another")
 
 
 def test_who_saw_another_status_is_told(staff):
     row = make_reservation(status=ReservationStatus.CONFIRMED)
     with pytest.raises(ConflictError, match="no longer pending"):
-        reservations.set_status(staff, row.id, "cancelled", expected="pending")
-    assert reservations.set_status(staff, row.id, "cancelled", expected="confirmed").status == "cancelled"
+        reservations.set_status(staff, row, "cancelled", expected="pending")
+    reservations.set_status(staff, row, "cancelled", expected="confirmed")
+    assert row.status is ReservationStatus.CANCELLED
 
 
 def test_a_member_changes_their_own_while_it_is_pending(member, staff):
     own = make_reservation(member)
-    reservations.update(member, own.id, {"note": "new", "start_time": tomorrow(15)})
+    reservations.update(member, own, {"note": "new", "start_time": tomorrow(15)})
     assert (own.note, own.end_time) == ("new", tomorrow(16))
-    reservations.set_status(staff, own.id, "confirmed")
+    reservations.set_status(staff, own, "confirmed")
     with pytest.raises(ForbiddenError):
-        reservations.update(member, own.id, {"note": "newer"})
-    reservations.update(staff, own.id, {"note": "newer"})
+        reservations.update(member, own, {"note": "newer"})
+    reservations.update(staff, own, {"note": "newer"})
     assert own.note == "newer"
 
 
 def test_what_has_ended_is_not_changed(staff):
     row = make_reservation(status=ReservationStatus.COMPLETED)
     with pytest.raises(ConflictError):
-        reservations.update(staff, row.id, {"note": "x"})
+        reservations.update(staff, row, {"note": "x"})
 
 
 def test_a_past_start_may_stay_while_something_else_changes(member, session):
     own = make_reservation(member, start_time=utc_now() - timedelta(hours=1))
-    reservations.update(member, own.id, {"note": "late", "start_time": own.start_time})
+    reservations.update(member, own, {"note": "late", "start_time": own.start_time})
     assert own.note == "late"
 
 
 def test_only_staff_delete(member, staff, session):
     own = make_reservation(member)
     with pytest.raises(ForbiddenError):
-        reservations.delete(member, own.id)
-    reservations.delete(staff, own.id)
+        reservations.delete(member, own)
+    reservations.delete(staff, own)
     session.commit()
     assert session.scalar(sa.select(sa.func.count()).select_from(Reservation)) == 0
 

@@ -523,7 +523,7 @@ def test_one_person_mails_another_so_many_mentions_in_an_hour_and_others_still_d
     def mention(by: User, number: int) -> None:
         with on_behalf_of(by):
             for _ in range(number):
-                comments.comment(by, item.id, f"@{reader.username} look")
+                comments.comment(by, item, f"@{reader.username} look")
             session.commit()
         work()
 

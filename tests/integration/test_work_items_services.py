@@ -37,13 +37,13 @@ def column(user, status=WorkStatus.TODO) -> list[int]:
 def test_cards_stand_in_the_order_in_which_they_were_made_and_moved(session, staff):
     first, second, third = (make_epic() for _ in range(3))
     assert column(staff) == [first.id, second.id, third.id]
-    work_items.move(staff, third.id, "TODO", None)
+    work_items.move(staff, third, "TODO", None)
     session.commit()
     assert column(staff) == [third.id, first.id, second.id]
-    work_items.move(staff, third.id, "TODO", first.id)
+    work_items.move(staff, third, "TODO", first.id)
     session.commit()
     assert column(staff) == [first.id, third.id, second.id]
-    work_items.move(staff, first.id, "TODO", second.id)
+    work_items.move(staff, first, "TODO", second.id)
     session.commit()
     assert column(staff) == [third.id, second.id, first.id]
     assert session.scalars(sa.select(StatusChange).where(StatusChange.field == "status")).all() == []
@@ -51,7 +51,7 @@ def test_cards_stand_in_the_order_in_which_they_were_made_and_moved(session, sta
 
 def test_a_move_to_another_column_changes_the_status_and_tells(session, staff):
     here, there = make_epic(), make_epic(status="DONE")
-    work_items.move(staff, here.id, "DONE", there.id)
+    work_items.move(staff, here, "DONE", there.id)
     session.commit()
     assert (column(staff), column(staff, WorkStatus.DONE)) == ([], [there.id, here.id])
     assert len(mails("work-item-status")) == 1
@@ -62,7 +62,7 @@ def test_cards_that_stand_too_close_make_room(session, staff):
     moved, before = make_epic(), {item.id: item.updated_at for item in crowd}
     for above in (crowd[0], crowd[30], crowd[0]):
         order = column_of_all(session, without=moved.id)
-        work_items.move(staff, moved.id, "TODO", above.id)
+        work_items.move(staff, moved, "TODO", above.id)
         session.commit()
         at = order.index(above.id) + 1
         assert column_of_all(session) == [*order[:at], moved.id, *order[at:]]
@@ -79,20 +79,20 @@ def test_a_card_goes_below_one_of_its_new_column_only(session, staff):
     here, there = make_epic(), make_epic(status="DONE")
     for status, below in (("TODO", there.id), ("DONE", here.id), ("GONE", None)):
         with pytest.raises(InvalidInputError):
-            work_items.move(staff, here.id, status, below)
+            work_items.move(staff, here, status, below)
     with pytest.raises(NotFoundError):
-        work_items.move(staff, here.id, "TODO", 999_999)
+        work_items.move(staff, here, "TODO", 999_999)
     watcher = make_user()
-    comments.comment(staff, here.id, f"@{watcher.username}")
+    comments.comment(staff, here, f"@{watcher.username}")
     with pytest.raises(ForbiddenError):
-        work_items.move(watcher, here.id, "DONE", None)
+        work_items.move(watcher, here, "DONE", None)
 
 
 def test_a_status_that_somebody_has_changed_meanwhile_is_a_conflict(session, staff):
     item = make_epic(status="DONE")
     with pytest.raises(ConflictError, match=f"Epic #{item.id} is done now, no longer to do"):
-        work_items.set_status(staff, item.id, "BLOCKED", expected="TODO")
-    work_items.set_status(staff, item.id, "BLOCKED", expected="DONE")
+        work_items.set_status(staff, item, "BLOCKED", expected="TODO")
+    work_items.set_status(staff, item, "BLOCKED", expected="DONE")
     assert item.status is WorkStatus.BLOCKED
 
 
@@ -112,7 +112,7 @@ def test_who_is_named(text, names):
 
 def test_who_is_named_gets_a_mail_watches_the_item_and_may_see_it(session, staff):
     task, ada = make_task(title="Tune the piano"), make_user(name="Ada Lovelace")
-    said = comments.comment(staff, task.id, f"@{ada.username.upper()} can you <b>bring</b> it?\n@{staff.username}")
+    said = comments.comment(staff, task, f"@{ada.username.upper()} can you <b>bring</b> it?\n@{staff.username}")
     session.commit()
     assert addressees(MENTION) == [ada.email], "nobody is told of what they said themselves"
     assert {ada.id, staff.id} == set(session.scalars(sa.select(WorkItemWatcher.user_id)))
@@ -121,7 +121,7 @@ def test_who_is_named_gets_a_mail_watches_the_item_and_may_see_it(session, staff
     rendered = render(MENTION, contexts(MENTION, [mail])[mail.id], ada.email)
     assert "can you &lt;b&gt;bring&lt;/b&gt; it?<br>" in rendered.html
     assert "can you <b>bring</b> it?" in rendered.text
-    comments.edit_comment(staff, said.id, f"@{ada.username}, @{task.reporter.username}: tomorrow")
+    comments.edit_comment(staff, said, f"@{ada.username}, @{task.reporter.username}: tomorrow")
     session.commit()
     assert addressees(MENTION) == sorted([ada.email, task.reporter.email]), "once each"
 
@@ -129,7 +129,7 @@ def test_who_is_named_gets_a_mail_watches_the_item_and_may_see_it(session, staff
 def test_members_tell_only_those_who_see_the_item_anyway(session, staff):
     member, stranger = make_user(), make_user()
     task = make_task(responsible=member)
-    comments.comment(member, task.id, f"@{stranger.username} @{staff.username} @{task.reporter.username}")
+    comments.comment(member, task, f"@{stranger.username} @{staff.username} @{task.reporter.username}")
     session.commit()
     assert addressees(MENTION) == sorted([staff.email, task.reporter.email])
     with pytest.raises(NotFoundError):
@@ -138,7 +138,7 @@ def test_members_tell_only_those_who_see_the_item_anyway(session, staff):
 
 def test_nobody_of_another_school_is_named(session, staff):
     elsewhere = make_user(school_id=make_school().id)
-    comments.comment(staff, make_task().id, f"@{elsewhere.username}")
+    comments.comment(staff, make_task(), f"@{elsewhere.username}")
     session.commit()
     assert mails(MENTION) == []
 
@@ -146,7 +146,7 @@ def test_nobody_of_another_school_is_named(session, staff):
 def test_a_comment_that_names_too_many_is_refused(session, staff):
     task = make_task()
     with pytest.raises(InvalidInputError):
-        comments.comment(staff, task.id, " ".join(f"@user{number}" for number in range(21)))
+        comments.comment(staff, task, " ".join(f"@user{number}" for number in range(21)))
     session.rollback()
     assert queries.comments_of(task).items == []
 
@@ -154,16 +154,17 @@ def test_a_comment_that_names_too_many_is_refused(session, staff):
 def test_comments_are_changed_by_their_author_and_deleted_by_staff_too(session, staff):
     author = make_user()
     task = make_task(responsible=author)
-    said = comments.comment(author, task.id, "Ready")
+    said = comments.comment(author, task, "Ready")
     session.commit()
     with pytest.raises(ForbiddenError):
-        comments.edit_comment(staff, said.id, "Never")
-    assert comments.edit_comment(author, said.id, "Soon").edited_at is not None
+        comments.edit_comment(staff, said, "Never")
+    comments.edit_comment(author, said, "Soon")
+    assert said.edited_at is not None
     with pytest.raises(NotFoundError):
-        comments.delete_comment(make_user(), said.id)
+        comments.get_comment(make_user(), said.id)
     with pytest.raises(ForbiddenError):
         comments.delete_comment(task.reporter, said.id)
-    comments.delete_comment(staff, said.id)
+    comments.delete_comment(staff, said)
     session.commit()
     assert queries.comments_of(task).items == []
 

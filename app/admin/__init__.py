@@ -8,14 +8,10 @@ from __future__ import annotations
 from flask import Flask
 from flask_admin import Admin
 
-from app.admin import rules
 from app.admin.index import IndexView, may_use
 from app.admin.views import views
 
 __all__ = ["init_app"]
-
-# Importing the panel declares its rule.
-rules.declare()
 
 
 def init_app(app: Flask) -> None:

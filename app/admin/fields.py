@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, cast
 
 import sqlalchemy as sa
-from flask_wtf import FlaskForm
 from sqlalchemy.orm import InstrumentedAttribute
 from wtforms import (
     BooleanField,
     DateField,
     DateTimeLocalField,
-    Field,
     SelectField,
     StringField,
     TextAreaField,
-    ValidationError,
 )
 from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttributeAccessIssue] - newer than its stubs
 from wtforms.validators import InputRequired, Length, NumberRange, Optional
@@ -26,11 +23,10 @@ from wtforms.validators import InputRequired, Length, NumberRange, Optional
 from app.accounts import User, find_user
 from app.reservations import Resource
 from app.schools import School
-from app.web.forms import WholeNumberField
+from app.web.forms import ServiceForm, WholeNumberField, plain_text, unix_lines
 from app.web.local_time import local_from_utc, utc_from_local
 from flask_belfry.core.presentation import label as label_of_value
 from flask_belfry.core.presentation import plain, reader_zone, sentence
-from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 from flask_belfry.db import Base, db
 from flask_belfry.db.columns import UtcDateTime
 from flask_belfry.db.pagination import MAX_INTEGER
@@ -70,7 +66,7 @@ LABELS = {
 ONE_LINE_CHARACTERS = 300
 
 
-class PanelForm(FlaskForm):
+class PanelForm(ServiceForm):
     """The base of the panel's forms."""
 
 
@@ -135,39 +131,25 @@ class LocalTimeField(DateTimeLocalField):
             raise ValueError(f"This time {error}.") from error
 
 
-def form_of(model: type[Any], columns: Iterable[str], extra: dict[str, Any]) -> type[FlaskForm]:
-    """The form of some columns of a model, in their order, and of extra fields after them."""
+def form_of(
+    model: type[Any], columns: Iterable[str], extra: Mapping[str, Any], service_names: Mapping[str, str]
+) -> type[PanelForm]:
+    """Return the form class of some columns of a model.
+
+    Args:
+        model: its model.
+        columns: names of columns, in the order of the form.
+        extra: more fields by name, after those of the columns.
+        service_names: the form's field by the service's name, where the two differ.
+    """
     fields = {name: _field_of(getattr(model, name)) for name in columns}
-    return cast(type[FlaskForm], type(f"{model.__name__}Form", (PanelForm,), {**fields, **extra}))
+    names = {"FORM_FIELDS": service_names}
+    return cast(type[PanelForm], type(f"{model.__name__}Form", (PanelForm,), {**fields, **extra, **names}))
 
 
 def label_of(name: str) -> str:
     """What people call a column: `school_id` → `School`."""
     return LABELS.get(name) or sentence(name.removesuffix("_id").replace("_", " "))[:-1]
-
-
-def take_errors(form: FlaskForm, message: str, fields: dict[str, list[str]], names: dict[str, str]) -> None:
-    """Puts a refusal beside the fields that it names; what names none goes on top.
-
-    Args:
-        form: what was sent.
-        message: of the whole.
-        fields: messages by the service's names of fields.
-        names: the form's names of fields that are called differently there.
-    """
-    placed = False
-    for name, messages in fields.items():
-        field = form._fields.get(names.get(name, name))
-        if field is not None:
-            add_error(field, *map(sentence, messages))
-            placed = True
-    if not placed:
-        form.form_errors.append(message)
-
-
-def add_error(field: Field, *messages: str) -> None:
-    """Adds to what is wrong with a field."""
-    field.errors = [*field.errors, *messages]  # a tuple until the field was validated
 
 
 def _field_of(attribute: InstrumentedAttribute[Any]) -> Any:
@@ -221,24 +203,20 @@ def _plain_field(label: str, column: sa.Column[Any], validators: list[Any]) -> A
 
 def _text_field(label: str, column: sa.Column[Any], validators: list[Any]) -> Any:
     length = cast(sa.String, column.type).length
-    checks = [*validators, _check_control_characters, *([Length(max=length)] if length else [])]
+    checks = [*validators, plain_text, *([Length(max=length)] if length else [])]
     is_long = length is None or length > ONE_LINE_CHARACTERS
-    filters = [_trimmed, *([_none_if_empty] if column.nullable else [])]
-    return (TextAreaField if is_long else StringField)(label, checks, filters=filters)
+    return (TextAreaField if is_long else StringField)(
+        label, checks, filters=[_none_if_empty if column.nullable else _trimmed]
+    )
 
 
 def _none_if_empty(text: str | None) -> str | None:
-    return text or None
+    return unix_lines(text) or None
 
 
 def _trimmed(text: str | None) -> str | None:
-    # Browsers send line ends as CR LF (HTML, "constructing the entry list").
-    return text.replace("\r\n", "\n").strip() if text else text
-
-
-def _check_control_characters(_: FlaskForm, field: Field) -> None:
-    if CONTROL_CHARACTERS.search(field.data or ""):
-        raise ValidationError(CONTROL_CHARACTERS_REFUSED)
+    # None, a field that was not sent, leaves the value to the column's default.
+    return text and unix_lines(text)
 
 
 def _target(column: sa.Column[Any]) -> type[Any] | None:

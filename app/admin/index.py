@@ -9,8 +9,10 @@ from flask.typing import ResponseReturnValue
 from flask_admin import AdminIndexView, expose
 from flask_login import current_user
 
-from app.accounts import User, acting_user, can, require
-from app.admin.rules import USE
+from app.accounts import Role, User, acting_user, allow, can, require
+
+USE = "admin_panel.use"
+allow(USE, lambda user, _: user.role is Role.ADMIN)
 
 
 def may_use() -> bool:

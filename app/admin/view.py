@@ -28,11 +28,12 @@ from sqlalchemy.exc import IntegrityError
 from app import audit
 from app.accounts import require_fresh_login
 from app.admin.export import csv_lines
-from app.admin.fields import PanelForm, add_error, form_of, label_of, take_errors
+from app.admin.fields import PanelForm, form_of, label_of
 from app.admin.filters import PanelFilter, filters_of
 from app.admin.index import Guarded
 from app.admin.references import labels_of, references_of, refuse_reason
 from app.admin.secrets import secrets_of
+from app.web.forms import ServiceForm, add_error
 from flask_belfry.changes import for_school, recorded_columns, school_of_row, subject_of, subject_type
 from flask_belfry.core.errors import AppError, ConflictError, InvalidInputError, NotFoundError
 from flask_belfry.core.presentation import label, localtime, plain, subject_url
@@ -130,15 +131,15 @@ class PanelView(Guarded, ModelView):
 
     def get_create_form(self) -> Any:
         """The form of a new row."""
-        return form_of(self.model, self.creates, dict(self.create_fields))
+        return form_of(self.model, self.creates, self.create_fields, self.field_names)
 
     def get_edit_form(self) -> Any:
         """The form of an existing row."""
-        return form_of(self.model, self.changes, dict(self.edit_fields))
+        return form_of(self.model, self.changes, self.edit_fields, self.field_names)
 
     def get_delete_form(self) -> Any:
         """What a deletion asks for."""
-        return form_of(self.model, (), dict(self.delete_fields))
+        return form_of(self.model, (), self.delete_fields, self.field_names)
 
     def delete_form(self, *, is_new: bool = False) -> Any:
         """The form of a deletion; a new one is empty whatever was sent."""
@@ -318,14 +319,14 @@ class PanelView(Guarded, ModelView):
         with for_school(school_of_row(row)):
             audit.record(event, subject_of(row), details=details)
 
-    def _carry_out(self, form: FlaskForm, event: Callable[[], None]) -> int:
+    def _carry_out(self, form: ServiceForm, event: Callable[[], None]) -> int:
         """Does it and commits: all of it or nothing. Returns 0, or the status of the refusal, which the form tells."""
         try:
             event()
             db.session.commit()
         except AppError as error:
             db.session.rollback()
-            take_errors(form, error.message, error.fields, dict(self.field_names))
+            form.take_errors(error.message, error.fields)
             return error.status
         except IntegrityError:
             db.session.rollback()

@@ -10,9 +10,9 @@ from flask_belfry.scheduler import ScheduleEntry
 
 
 @job("work_items.tell_gathered")
-def tell_gathered(session: Session, item_id: int) -> dict[str, int]:
+def send_digest(session: Session, item_id: int) -> dict[str, int]:
     """Asks for the mails that tell of all that has happened to an item's status since the last ones."""
-    return {"mails": work_items.tell_gathered(session, item_id)}
+    return {"mails": work_items.send_digest(session, item_id)}
 
 
 @job("work_items.remind_due", timeout_seconds=300, is_singleton=True)

@@ -14,7 +14,7 @@ from app.api import IdempotencyRecord
 from app.audit import AuditEntry
 from app.reservations import Reservation, Resource
 from app.schools import School
-from app.work_items import WorkItem, WorkItemComment, WorkItemNotice, WorkItemWatcher
+from app.work_items import DigestEntry, WorkItem, WorkItemComment, WorkItemWatcher
 from flask_belfry.changes import StatusChange
 from flask_belfry.core.presentation import label
 from flask_belfry.db import Base
@@ -144,7 +144,7 @@ def _described() -> list[PanelView]:
             WorkItemComment, WORK, "Comments", searches=("text",), filters=("item_id", "author_id"), deletes=True
         ),
         PanelView(WorkItemWatcher, WORK, "Watchers", filters=("item_id", "user_id")),
-        PanelView(WorkItemNotice, WORK, "Notices", filters=("item_id",)),
+        PanelView(DigestEntry, WORK, "Digest entries", filters=("item_id",)),
         PanelView(
             EmailMessage,
             LEDGERS,

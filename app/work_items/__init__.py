@@ -1,7 +1,6 @@
-"""Work items: epics, their stories, and the stories' tasks. Whoever is part of one is told when its status changes,
-wherever it is changed.
+"""Work items: epics, their stories, and the tasks of stories. People involved are notified of changes of status.
 
-This face is all that others use: the models, and the services that jobs, commands and the demo call.
+The public API of the slice: the models, and the services that jobs, commands and the demo call.
 """
 
 from __future__ import annotations
@@ -10,8 +9,10 @@ from flask import Flask
 
 from app.work_items import emails, hooks, personal, rules
 from app.work_items.comments import delete_comment
+from app.work_items.digests import send_digest
 from app.work_items.history import history_of
 from app.work_items.models import (
+    DigestEntry,
     Epic,
     Kind,
     Priority,
@@ -19,11 +20,9 @@ from app.work_items.models import (
     Task,
     WorkItem,
     WorkItemComment,
-    WorkItemNotice,
     WorkItemWatcher,
     WorkStatus,
 )
-from app.work_items.notices import tell_gathered
 from app.work_items.queries import open_of
 from app.work_items.reminders import remind_due
 from app.work_items.services import Parts, change, change_many, create, delete, move, set_status
@@ -31,6 +30,7 @@ from flask_belfry.core.commands import add_lazy_command
 from flask_belfry.core.presentation import register_subject
 
 __all__ = [
+    "DigestEntry",
     "Epic",
     "Kind",
     "Parts",
@@ -39,7 +39,6 @@ __all__ = [
     "Task",
     "WorkItem",
     "WorkItemComment",
-    "WorkItemNotice",
     "WorkItemWatcher",
     "WorkStatus",
     "change",
@@ -55,11 +54,11 @@ __all__ = [
     "open_of",
     "personal",
     "remind_due",
+    "send_digest",
     "set_status",
-    "tell_gathered",
 ]
 
-# Importing the slice declares its rules, its hooks and its mails.
+# Importing the slice declares its permissions, its listeners and its mails.
 rules.declare()
 
 

@@ -1,4 +1,4 @@
-"""`flask work-items …`: looking at work items and moving them."""
+"""The commands `flask work-items …`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
 from flask_belfry.db import db
 from flask_belfry.db.pagination import MAX_INTEGER, MAX_LIMIT
 
-work_items = CommandGroup("work-items", help="Looks at epics, stories and tasks, and moves them.")
+work_items = CommandGroup("work-items", help="List epics, stories and tasks, and set their status.")
 
 SHOWN = ("id", "kind", "title", "status", "priority", "due_date", "parent_id", "responsible_id", "reporter_id")
 
@@ -26,13 +26,13 @@ def _choice(enum: Any) -> click.Choice[str]:
 @click.option("--kind", type=_choice(Kind))
 @click.option("--status", type=_choice(WorkStatus))
 @click.option("--priority", type=_choice(Priority))
-@click.option("--text", help="In the title or the description, or the number.")
+@click.option("--text", help="Search in the title and the description, or a number.")
 @click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=25, show_default=True)
 @as_json_option
 def list_(
     kind: str | None, status: str | None, priority: str | None, text: str | None, limit: int, as_json: bool
 ) -> None:
-    """Lists work items, newest first."""
+    """List work items, newest first."""
     filters = queries.Filters(
         kind=Kind(kind) if kind else None,
         status=WorkStatus(status) if status else None,
@@ -45,16 +45,18 @@ def list_(
     for item in items:
         click.echo(f"{item.id:>6}  {item.kind:<5}  {item.status:<11}  {item.priority:<8}  {item.title}")
     if not items:
-        click.echo("nothing matches", err=True)
+        click.echo("no work items match", err=True)
     return None
 
 
 @work_items.command("set-status")
 @click.argument("status", type=_choice(WorkStatus))
 @click.argument("ids", type=click.IntRange(1, MAX_INTEGER), nargs=-1, required=True)
-@click.option("--as", "login", required=True, help="Who does it: a username or email address. Their rights count.")
+@click.option(
+    "--as", "login", required=True, help="Username or email address of the acting user."
+)
 def set_status(status: str, ids: tuple[int, ...], login: str) -> None:
-    """Moves items to a status: all of them or none. The mails are those that any other way would send."""
+    """Set the status of items, all or none. Sends the same mails as a change on a page."""
     user = get_user(login)
     with on_behalf_of(user):
         items = queries.lock_many(user, ids)

@@ -1,4 +1,4 @@
-"""What people say of an item, whom they name there, and who watches it. The caller commits."""
+"""Comments on items, mentions in them, and watchers. The caller commits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from app.accounts import Role, User, require
 from app.work_items.emails import MENTION
 from app.work_items.models import MAX_COMMENT_CHARACTERS, WorkItem, WorkItemComment, WorkItemWatcher
-from app.work_items.people import people_of
 from app.work_items.queries import get
+from app.work_items.recipients import recipients_of
 from flask_belfry.changes import subject_of
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
@@ -19,16 +19,16 @@ from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSE
 from flask_belfry.db import db, insert_ignoring_conflicts
 from flask_belfry.mail import MailRequest, send_mails
 
-# A username, as accounts take them; not the middle of an address.
+# A username as accounts allow it, but not a part of an email address.
 MENTIONED = re.compile(r"(?<![\w@.+-])@([A-Za-z0-9](?:[A-Za-z0-9._-]{1,38}[A-Za-z0-9]))")
 MAX_MENTIONS = 20
 
 
 def comment(user: User, item: WorkItem, text: str) -> WorkItemComment:
-    """Says something of an item, flushed; whoever says something watches it from then on.
+    """Add a comment, flushed; its author becomes a watcher of the item.
 
-    People of the school who are named as `@username` get a mail. When staff name somebody, that one watches the item
-    too, and so may see it; of whom others name, only those are told who see it anyway.
+    People of the school who are mentioned as `@username` get a mail. Those whom staff mention become watchers too,
+    and so may see the item; a mention by another user notifies only people who may see the item already.
 
     Raises InvalidInputError: the text is empty or too long, or mentions too many people.
     """
@@ -37,21 +37,21 @@ def comment(user: User, item: WorkItem, text: str) -> WorkItemComment:
     db.session.add(written)
     db.session.flush()
     _add_watchers(item, [user.id])
-    _tell_named(user, item, written, already=())
+    _mail_mentions(user, item, written, already=())
     return written
 
 
 def edit_comment(user: User, found: WorkItemComment, text: str) -> None:
-    """Changes what one has said, flushed; whoever is named now and was not before gets a mail.
+    """Change a comment, flushed; people whom the new text mentions first get a mail.
 
     Raises:
         ForbiddenError: the user is not its author.
         InvalidInputError: as `comment`.
     """
     require(user, "work_items.edit_comment", found, message="Only the author can change a comment.")
-    already, found.text, found.edited_at = named_in(found.text), _cleaned(text), utc_now()
+    already, found.text, found.edited_at = mentions_in(found.text), _cleaned(text), utc_now()
     db.session.flush()
-    _tell_named(user, found.item, found, already)
+    _mail_mentions(user, found.item, found, already)
 
 
 def delete_comment(user: User, found: WorkItemComment) -> None:
@@ -62,7 +62,7 @@ def delete_comment(user: User, found: WorkItemComment) -> None:
 
 
 def get_comment(user: User, comment_id: int) -> WorkItemComment:
-    """A comment on an item that `user` may see. Raises NotFoundError."""
+    """Return a comment on an item that `user` may see. Raises NotFoundError."""
     found = db.session.get(WorkItemComment, comment_id)
     if found is None:
         raise NotFoundError(f"There is no comment #{comment_id}.")
@@ -84,25 +84,25 @@ def unwatch(user: User, item: WorkItem) -> None:
 
 
 def is_watched_by(user: User, item: WorkItem) -> bool:
-    """Whether the user watches an item."""
+    """Return whether the user watches an item."""
     return db.session.get(WorkItemWatcher, (item.id, user.id)) is not None
 
 
-def named_in(text: str) -> set[str]:
-    """The usernames in a text, in lower case."""
+def mentions_in(text: str) -> set[str]:
+    """Return the usernames that a text mentions, in lower case."""
     return {name.lower() for name in MENTIONED.findall(text)}
 
 
-def _tell_named(author: User, item: WorkItem, written: WorkItemComment, already: Iterable[str]) -> None:
-    named = sorted(named_in(written.text) - set(already))
+def _mail_mentions(author: User, item: WorkItem, written: WorkItemComment, already: Iterable[str]) -> None:
+    named = sorted(mentions_in(written.text) - set(already))
     if len(named) > MAX_MENTIONS:
         raise InvalidInputError(
             "The comment mentions too many people.", {"text": [f"mention at most {MAX_MENTIONS} people"]}
         )
-    people = [person for person in _people_named(item, named) if person.id != author.id]
+    people = [person for person in _mentioned(item, named) if person.id != author.id]
     if author.is_staff:
         _add_watchers(item, [person.id for person in people])
-    part = {person.user_id for person in people_of([item.id])[item.id]}
+    part = {person.user_id for person in recipients_of([item.id])[item.id]}
     requests = [
         MailRequest(
             to=[person.email],
@@ -116,7 +116,7 @@ def _tell_named(author: User, item: WorkItem, written: WorkItemComment, already:
     send_mails(MENTION, requests)
 
 
-def _people_named(item: WorkItem, names: Iterable[str]) -> list[User]:
+def _mentioned(item: WorkItem, names: Iterable[str]) -> list[User]:
     is_of_school = sa.or_(User.school_id == item.school_id, User.role == Role.ADMIN)
     query = sa.select(User).where(User.username_key.in_(list(names)), User.active, User.confirmed_at.is_not(None))
     return list(db.session.scalars(query.where(is_of_school).order_by(User.id)))

@@ -1,22 +1,22 @@
-"""What follows when work items change, whoever changes them: mails. Runs within the flush: Core only, set-based."""
+"""Listeners of work items, called within the flush for changes from any code: Core only, set-based."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from app.audit import record_creations, watch_deletions
-from app.work_items import notices
+from app.work_items import digests
 from app.work_items.models import MODELS, WorkItem, WorkItemComment
 from flask_belfry.changes import Change, on_change, record_changes
 
 
 @on_change(WorkItem.status)
-def tell_people(changes: Sequence[Change]) -> None:
-    """Called when items change their status, one by one or in bulk: who is part of them is told."""
-    notices.tell(changes)
+def notify_recipients(changes: Sequence[Change]) -> None:
+    """Called with changes of status, one by one or in bulk: mail the people involved."""
+    digests.notify(changes)
 
 
-# What else the history tells; nobody is mailed for it.
+# Also shown in the history, without mails.
 record_changes(
     WorkItem.title,
     WorkItem.priority,

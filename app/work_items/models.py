@@ -1,4 +1,4 @@
-"""Epics, their stories, and the stories' tasks: one shape, one table. Comments, watchers, and what people were told."""
+"""Epics, stories and tasks in one table, with comments, watchers and digest entries."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from flask_belfry.db.tenancy import OfSchool
 MAX_TITLE_CHARACTERS = 200
 MAX_DESCRIPTION_CHARACTERS = 10_000
 MAX_COMMENT_CHARACTERS = 5_000
-# A character outside the basic plane takes twelve bytes, in a form and escaped in JSON.
+# A character outside the basic multilingual plane needs twelve bytes, in a form and escaped in JSON.
 MAX_ITEM_BYTES = 12 * MAX_DESCRIPTION_CHARACTERS + MAX_BODY_BYTES
 
 
 class Kind(StrEnum):
-    """What an item is, from the largest to the smallest."""
+    """The kind of an item, from the largest to the smallest."""
 
     EPIC = "epic"
     STORY = "story"
@@ -33,12 +33,12 @@ class Kind(StrEnum):
 
     @property
     def parent(self) -> Kind | None:
-        """What an item of this kind is a part of."""
+        """The kind of the parent of an item of this kind."""
         return PARENTS.get(self)
 
     @property
     def child(self) -> Kind | None:
-        """What an item of this kind is divided into."""
+        """The kind of the parts of an item of this kind."""
         return next((kind for kind, parent in PARENTS.items() if parent is self), None)
 
     @property
@@ -48,7 +48,7 @@ class Kind(StrEnum):
 
     @property
     def responsible(self) -> str:
-        """What the person is called who sees to an item of this kind."""
+        """The word for the person responsible for an item of this kind."""
         return "owner" if self is Kind.EPIC else "assignee"
 
 
@@ -56,7 +56,7 @@ PARENTS = {Kind.STORY: Kind.EPIC, Kind.TASK: Kind.STORY}
 
 
 class WorkStatus(StrEnum):
-    """Where an item stands. Any status may follow any other: what comes back comes back."""
+    """The status of an item. Any status may follow any other."""
 
     TODO = "TODO"
     IN_PROGRESS = "IN_PROGRESS"
@@ -66,7 +66,7 @@ class WorkStatus(StrEnum):
 
 
 class Priority(StrEnum):
-    """How much it matters."""
+    """The priority of an item."""
 
     LOW = "LOW"
     MEDIUM = "MEDIUM"
@@ -78,10 +78,10 @@ _IS_OPEN = sa.text("status <> 'DONE'")
 
 
 class WorkItem(OfSchool, Base):
-    """What epics, stories and tasks share: all of it, but for the names of two columns.
+    """An epic, story or task. The kinds differ only in the names of two columns.
 
-    `responsible` is who sees to the item, `parent` what it is a part of; the kinds below have their own names for them.
-    `position` is its place within its column of the board.
+    `responsible` is the person in charge of the item, `parent` the item that it is part of; the subclasses have their
+    own names for both. `position` is the place of the card in its column of the board.
     """
 
     __tablename__ = "work_items"
@@ -108,7 +108,7 @@ class WorkItem(OfSchool, Base):
     __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_abstract": True}
     __table_args__ = (
         sa.CheckConstraint("(kind = 'epic') = (parent_id IS NULL)", name="parent"),
-        # The board's columns; the lists, newest first; one's own; the parts of one; the reminders.
+        # The columns of the board; the lists, newest first; the items of a person; the parts of an item; reminders.
         sa.Index("ix_work_items_school_id_status_position_id", "school_id", "status", "position", "id"),
         sa.Index("ix_work_items_school_id_id", "school_id", "id"),
         sa.Index("ix_work_items_responsible_id_id", "responsible_id", "id"),
@@ -120,14 +120,14 @@ class WorkItem(OfSchool, Base):
             sqlite_where=_IS_OPEN,
             postgresql_where=_IS_OPEN,
         ),
-        # An id that comes back would find the old one's mails in the ledger, and send none.
+        # A reused id would match the mails of the deleted item in the ledger, and send no mails.
         {"sqlite_autoincrement": True},
     )
 
     def __init__(self, **values: Any) -> None:
         values.setdefault("status", WorkStatus.TODO)
         values.setdefault("priority", Priority.MEDIUM)
-        # Behind all that are there: later is further down, until somebody moves it.
+        # Below all existing cards: newer cards are further down until they are moved.
         values.setdefault("position", int(utc_now().timestamp() * 1_000_000))
         super().__init__(**values)
 
@@ -139,7 +139,7 @@ class WorkItem(OfSchool, Base):
     def _keep_kinds(self, _: str, parent: WorkItem | None) -> WorkItem | None:
         if parent is not None:
             check_parent(self.of_kind(), parent)
-            # What is a part of something belongs to its school.
+            # A part belongs to the school of its parent.
             self.school_id = parent.school_id
         return parent
 
@@ -151,17 +151,17 @@ class WorkItem(OfSchool, Base):
 
     @classmethod
     def of_kind(cls) -> Kind:
-        """The kind of a class of items."""
+        """Return the kind of a subclass."""
         return Kind(sa.inspect(cls).polymorphic_identity)
 
     @property
     def name(self) -> str:
-        """As people refer to it: `Task #42`."""
+        """The name on pages and in messages: `Task #42`."""
         return f"{self.kind.value.capitalize()} #{self.id}"
 
 
 class Epic(WorkItem):
-    """What takes weeks: an owner sees to it."""
+    """A goal of several weeks, with an owner."""
 
     __mapper_args__ = {"polymorphic_identity": Kind.EPIC}
 
@@ -195,7 +195,7 @@ MODELS: dict[Kind, type[WorkItem]] = {model.of_kind(): model for model in (Epic,
 
 
 class WorkItemWatcher(Base):
-    """Somebody who is told of an item as its reporter is."""
+    """A user who is notified of an item as its reporter is."""
 
     __tablename__ = "work_item_watchers"
 
@@ -205,7 +205,7 @@ class WorkItemWatcher(Base):
 
 
 class WorkItemComment(OfSchool, Base):
-    """What somebody said of an item."""
+    """A comment on an item."""
 
     __tablename__ = "work_item_comments"
 
@@ -225,12 +225,12 @@ class WorkItemComment(OfSchool, Base):
     )
 
 
-class WorkItemNotice(Base):
-    """What people have been told of an item's status. A row is written under the lock of its item.
+class DigestEntry(Base):
+    """The digest entry of an item: which changes of its status are reported. Written under the lock of the item.
 
-    `told_number` is the number of the last change that people were told of, or that they need not be told of; before
-    `gather_until`, by the database's clock, no other mail is asked for. `told_until`, the moment of that change, is
-    for processes of the version before.
+    `told_number` is the number of the last change that was reported, or that needs no mail. Before `gather_until`, by
+    the clock of the database, no other mail is enqueued. `told_until`, the time of that change, is only for processes
+    of the previous version.
     """
 
     __tablename__ = "work_item_notices"
@@ -242,7 +242,7 @@ class WorkItemNotice(Base):
 
 
 def as_status(value: str) -> WorkStatus:
-    """The status of that name. Raises InvalidInputError."""
+    """Return the status with a name. Raises InvalidInputError."""
     try:
         return WorkStatus(value)
     except ValueError:
@@ -250,7 +250,7 @@ def as_status(value: str) -> WorkStatus:
 
 
 def as_priority(value: str) -> Priority:
-    """The priority of that name. Raises InvalidInputError."""
+    """Return the priority with a name. Raises InvalidInputError."""
     try:
         return Priority(value)
     except ValueError:
@@ -258,7 +258,7 @@ def as_priority(value: str) -> Priority:
 
 
 def check_parent(kind: Kind, parent: WorkItem) -> None:
-    """Raises InvalidInputError unless an item of `kind` can be a part of `parent`."""
+    """Raise InvalidInputError unless an item of `kind` can be part of `parent`."""
     if parent.kind is not kind.parent:
         wanted = f"must be the id of one of the {kind.parent.plural}" if kind.parent else "must be absent"
         field = f"{kind.parent}_id" if kind.parent else "parent"

@@ -1,4 +1,4 @@
-"""The order of the cards in a column of the board. A move writes one row; where cards stand too close, some more."""
+"""The order of the cards in a column of the board. A move writes one row, and more where positions are too close."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from app.work_items.models import WorkItem, WorkStatus
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db import db, table_of
 
-# Between two cards; as many halvings fit in before their neighbours have to move.
+# Distance of two cards: 19 cards fit between them, each in the middle, before neighbours have to move.
 STEP = 1_000_000
-# How many neighbours are looked at first where there is no room.
+# Number of neighbours that are spread first where two positions are too close.
 NEIGHBOURS = 100
 
 _ITEMS = table_of(WorkItem).c
@@ -32,7 +32,7 @@ def positions_on_top(items: Sequence[WorkItem], status: WorkStatus) -> dict[int,
 
 
 def position_below(above: WorkItem, school_id: int, status: WorkStatus) -> int:
-    """Right below a card of a column. Raises InvalidInputError: the card is not in it (any more)."""
+    """Return a position directly below a card. Raises InvalidInputError if the card is not in the column."""
     if above.status is not status or above.school_id != school_id:
         raise InvalidInputError(
             f"{above.name} is not in that column.", {"below_id": [f"must be the id of an item that is {status}"]}
@@ -47,7 +47,7 @@ def position_below(above: WorkItem, school_id: int, status: WorkStatus) -> int:
 
 
 def _make_room(above: WorkItem) -> None:
-    """Spreads the cards that follow too closely; twice as many until they find room."""
+    """Spread the cards that follow too closely, twice as many each time until they fit."""
     number = NEIGHBOURS
     while True:
         following = _following(above, number + 1)
@@ -58,7 +58,7 @@ def _make_room(above: WorkItem) -> None:
             break
         number *= 2
     moved = [{"of_id": row.id, "to": above.position + gap * place} for place, row in enumerate(crowded, 1)]
-    # Past the hooks: nobody has changed these items, nor when they were changed last.
+    # Without listeners and without a new `updated_at`: no user has changed these items.
     statement = (
         sa.update(table_of(WorkItem))
         .where(_ITEMS.id == sa.bindparam("of_id"))

@@ -1,4 +1,4 @@
-"""Reading work items. What a user may see is part of every query."""
+"""Queries of work items. Each one is limited to the items that the user may see."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 
-# The most cards of one column of the board; the list has the others.
+# Limit of one column of the board; the list shows the others.
 CARDS_PER_COLUMN = 50
-# The most people that a form offers; staff come first.
+# Limit of the people that a form offers; staff come first.
 PEOPLE_OFFERED = 500
 MAX_BULK_ITEMS = 500
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What a list of items is narrowed to; None does not narrow.
+    """Filters of a list of items; None is no filter.
 
     Args:
         kind, status, priority: one of each.
         kinds: any of these.
         parent_id: the parts of one item.
         within_id: the parts of one item, and theirs.
-        responsible_id, reporter_id: one person's.
+        responsible_id, reporter_id: the items of one person.
         due_before: due before that day, and not done.
         text: in the title or the description, or the number.
     """
@@ -73,7 +73,7 @@ class Progress:
 
 
 def visible_to(user: User) -> sa.Select[WorkItem]:
-    """The items that `user` may see: staff their school's, others those that they are part of."""
+    """Return the query of the items that `user` may see: for staff those of the school, for others their own."""
     query = sa.select(WorkItem)
     if can(user, "work_items.view_all"):
         return query
@@ -83,16 +83,16 @@ def visible_to(user: User) -> sa.Select[WorkItem]:
 
 
 def get(user: User, item_id: int, *, kind: Kind | None = None, for_update: bool = False) -> WorkItem:
-    """An item that `user` may see.
+    """Return an item that `user` may see.
 
     Args:
-        user: who looks.
-        item_id: which one.
-        kind: it must be of this kind.
-        for_update: hold it until the commit, and read it as it stands now.
+        user: the reader.
+        item_id: id of the item.
+        kind: required kind.
+        for_update: lock the row until the commit, and read its current values.
 
     Raises:
-        NotFoundError: there is none, or it is not the user's to see.
+        NotFoundError: the item does not exist, or the user may not see it.
     """
     query = visible_to(user).where(WorkItem.id == item_id)
     if kind is not None:
@@ -133,24 +133,24 @@ def lock_many(user: User, item_ids: Collection[int], *, kind: Kind | None = None
 
 
 def page(user: User, filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[WorkItem]:
-    """One page of what `user` may see, newest first, with the people."""
+    """Return one page of the items that `user` may see, newest first, with their people."""
     query = _with_people(visible_to(user).where(*_conditions(filters)))
     return page_by_key(db.session(), query, (WorkItem.id,), limit=limit, cursor=cursor)
 
 
 def page_of_all(filters: Filters, *, limit: int = DEFAULT_LIMIT) -> Page[WorkItem]:
-    """The first page of what the present scope shows, newest first: for commands."""
+    """Return the first page of the current scope, newest first, for commands."""
     return page_by_key(db.session(), sa.select(WorkItem).where(*_conditions(filters)), (WorkItem.id,), limit=limit)
 
 
 def board(user: User, filters: Filters) -> list[Column]:
-    """The columns of the board, in the order of the statuses, their cards in theirs."""
+    """Return the columns of the board in the order of the statuses, with their cards in order."""
     return [_column(user, replace(filters, status=status)) for status in WorkStatus]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a card is on the board: its column, and the card right above it that the user sees."""
+    """The place of a card on the board: its column, and the visible card directly above it."""
 
     status: WorkStatus
     below_id: int | None
@@ -172,7 +172,7 @@ def place_of(user: User, item: WorkItem) -> Place:
 
 
 def counts(user: User, filters: Filters) -> Mapping[WorkStatus, int]:
-    """How many items each column of the board has, also those that it does not show."""
+    """Return the number of items in each column, including those that the board does not show."""
     found = (
         visible_to(user)
         .where(*_conditions(filters))
@@ -183,7 +183,7 @@ def counts(user: User, filters: Filters) -> Mapping[WorkStatus, int]:
 
 
 def open_of(user: User, limit: int) -> Sequence[WorkItem]:
-    """What a user is to see to and is not done, what is due first on top."""
+    """Return the open items of a user, the first due on top."""
     query = visible_to(user).where(WorkItem.responsible_id == user.id, WorkItem.status != WorkStatus.DONE)
     return db.session.scalars(query.order_by(WorkItem.due_date.nulls_last(), WorkItem.id).limit(limit)).all()
 
@@ -209,7 +209,7 @@ def progress_of(item_ids: Sequence[int]) -> Mapping[int, Progress]:
 
 
 def possible_parents(user: User, kind: Kind, limit: int = 200) -> Sequence[WorkItem]:
-    """What an item of `kind` can be a part of, newest first, those that are done left out."""
+    """Return the possible parents of an item of `kind`, newest first, without those that are done."""
     if kind.parent is None:
         return []
     query = visible_to(user).where(WorkItem.kind == kind.parent, WorkItem.status != WorkStatus.DONE)
@@ -217,13 +217,13 @@ def possible_parents(user: User, kind: Kind, limit: int = 200) -> Sequence[WorkI
 
 
 def titles_of(user: User, item_ids: Collection[int]) -> Mapping[int, str]:
-    """What these items are called, as far as `user` may see them."""
+    """Return the titles of those items that `user` may see."""
     query = visible_to(user).where(WorkItem.id.in_(item_ids)).with_only_columns(WorkItem.id, WorkItem.title)
     return {row.id: row.title for row in db.session.execute(query)}
 
 
 def numbers_of_parts(item: WorkItem) -> tuple[int, int]:
-    """How many parts an item has, and how many these have. The caller has checked who asks."""
+    """Return the number of parts of an item, and of their parts. The caller has checked permissions."""
     part = aliased(WorkItem)
     below = sa.select(sa.func.count()).select_from(WorkItem)
     parts = db.session.scalar(below.where(WorkItem.parent_id == item.id)) or 0
@@ -232,14 +232,14 @@ def numbers_of_parts(item: WorkItem) -> tuple[int, int]:
 
 
 def people_of_school(school_id: int) -> Sequence[User]:
-    """Whom an item of a school can be given to: its active users, staff first, then by name."""
+    """Return the people to whom an item of a school can be assigned: its active users, staff first, then by name."""
     is_member = sa.case((User.role.in_(STAFF_ROLES), 0), else_=1)
     query = sa.select(User).where(User.school_id == school_id, User.active, User.confirmed_at.is_not(None))
     return db.session.scalars(query.order_by(is_member, User.name, User.id).limit(PEOPLE_OFFERED)).all()
 
 
 def comments_of(item: WorkItem, *, limit: int = 100, cursor: str | None = None) -> Page[WorkItemComment]:
-    """What was said of an item, oldest first. The caller has checked who asks."""
+    """Return comments on an item, oldest first. The caller has checked permissions."""
     query = (
         sa.select(WorkItemComment)
         .where(WorkItemComment.item_id == item.id)
@@ -249,7 +249,7 @@ def comments_of(item: WorkItem, *, limit: int = 100, cursor: str | None = None) 
 
 
 def watchers_of(item: WorkItem) -> Sequence[User]:
-    """Who watches an item, by name. The caller has checked who asks."""
+    """Return the watchers of an item, by name. The caller has checked permissions."""
     query = sa.select(User).join(WorkItemWatcher, WorkItemWatcher.user_id == User.id)
     return db.session.scalars(query.where(WorkItemWatcher.item_id == item.id).order_by(User.name)).all()
 

@@ -1,6 +1,6 @@
-"""Who may do what to work items, as rules for `app.accounts.can`.
+"""Permissions for work items, as rules for `app.accounts.can`.
 
-Staff plan the school's work; whoever registers is a member, and sees only what they are part of.
+Staff plan the work of the school; members see only the items that they are part of.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from app.work_items.models import WorkItem, WorkItemComment
 
 
 def declare() -> None:
-    """Called once, when the slice is imported."""
+    """Declare the rules; called once, when the slice is imported."""
     allow("work_items.view_all", _is_staff)
     allow("work_items.create", _is_staff)
     allow("work_items.delete", _is_staff)
-    # What somebody is part of, they move on and describe; whom it is given to, and of what it is a part, is staff's.
+    # People involved move and describe an item; its assignment and its parent are for staff.
     allow("work_items.set_status", _has_part)
     allow("work_items.update", _has_part)
     allow("work_items.assign", _is_staff)
-    # Whoever sees one.
+    # Everyone who may see the item.
     allow("work_items.comment", _is_anybody)
     allow("work_items.watch", _is_anybody)
     allow("work_items.edit_comment", _is_author)

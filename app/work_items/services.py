@@ -33,18 +33,18 @@ from flask_belfry.core.presentation import words
 from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 from flask_belfry.db import db
 
-# What a person sets; the last three say to whom and to what an item belongs.
+# The fields that users set; the last three are the assignment, which is for staff.
 FIELDS = frozenset({"title", "description", "priority", "due_date", "responsible_id", "reporter_id", "parent_id"})
 ASSIGNMENT = frozenset({"responsible_id", "reporter_id", "parent_id"})
-# What may be changed of many at once.
+# The fields of a bulk change.
 BULK_FIELDS = frozenset({"status", "priority", "due_date", "responsible_id"})
 NOT_YOURS = "Only staff, the person responsible and the reporter can change a work item."
-# A slip of the year is caught here.
+# Catches a mistyped year.
 EARLIEST, LATEST = date(2000, 1, 1), date(2100, 1, 1)
 
 
 class Parts(StrEnum):
-    """What becomes of the parts of an item that is deleted."""
+    """What to do with the parts of an item that is deleted."""
 
     DELETE = "delete"
     MOVE = "move"
@@ -63,22 +63,22 @@ def create(
     reporter_id: int | None = None,
     parent_id: int | None = None,
 ) -> WorkItem:
-    """Makes an item, flushed, at the bottom of its column.
+    """Create an item, flushed, at the bottom of its column.
 
     Args:
-        user: who makes it.
-        kind: what it is.
+        user: the acting user.
+        kind: its kind.
         title: 1 to 200 characters.
         description: at most 10,000 characters.
         status, priority: of `WorkStatus` and `Priority`.
-        due_date: the day by which it is to be done, if there is one.
-        responsible_id: who sees to it (the owner of an epic, the assignee of others), if that is known.
-        reporter_id: who asked for it; None is the user.
+        due_date: the day by which it is to be done, or None.
+        responsible_id: the owner of an epic, the assignee of others, or None.
+        reporter_id: the reporter; None is the acting user.
         parent_id: the epic of a story, the story of a task.
 
     Raises:
-        InvalidInputError: names every field that is wrong.
-        ForbiddenError: the user makes none.
+        InvalidInputError: names every invalid field.
+        ForbiddenError: the user may not create items.
     """
     require(user, "work_items.create", message="Only staff can create work items.")
     values = {
@@ -225,7 +225,7 @@ def _see_to_parts(user: User, item: WorkItem, number: int, parts: Parts | None, 
 
 
 def _heir(user: User, item: WorkItem, to_id: int | None) -> WorkItem:
-    """What the parts of an item that goes become parts of."""
+    """Return the new parent of the parts of an item that is deleted. Raises InvalidInputError."""
     takes = {"to_id": [f"must be the id of another of the {item.kind.plural}"]}
     if to_id is None or to_id == item.id:
         raise InvalidInputError("Select where they move to.", takes)
@@ -281,7 +281,7 @@ def _differing(user: User, item: WorkItem, changes: Mapping[str, Any]) -> dict[s
 
 
 def _parent(user: User, kind: Kind, parent_id: int | None) -> WorkItem | None:
-    """What an item of `kind` is to be a part of."""
+    """Return the parent of an item of `kind`; None for an epic. Raises InvalidInputError."""
     if kind.parent is None:
         if parent_id is not None:
             raise InvalidInputError("An epic cannot have a parent.", {"parent_id": ["must be absent"]})
@@ -307,7 +307,7 @@ def _cleaned(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(values: Mapping[str, Any], kind: Kind, school_id: int) -> None:
-    """Raises InvalidInputError, which names every field that is wrong in the words of the kind."""
+    """Raise InvalidInputError, which names every invalid field as the kind does."""
     checks = {
         "title": _title_problem,
         "description": _description_problem,
@@ -318,7 +318,7 @@ def _check(values: Mapping[str, Any], kind: Kind, school_id: int) -> None:
     found = {name: check(values[name]) for name, check in checks.items() if name in values}
     names = {"responsible_id": f"{kind.responsible}_id"}
     if problems := {names.get(name, name): [problem] for name, problem in found.items() if problem}:
-        raise InvalidInputError("Some fields are wrong.", problems)
+        raise InvalidInputError("Some fields are invalid.", problems)
 
 
 def _title_problem(title: str) -> str | None:
@@ -343,4 +343,4 @@ def _person_problem(user_id: int | None, school_id: int) -> str | None:
     person = db.session.get(User, user_id)
     is_known = person is not None and person.active and person.is_confirmed
     is_theirs = person is not None and (person.school_id == school_id or person.role is Role.ADMIN)
-    return None if is_known and is_theirs else "Name an active user of the school."
+    return None if is_known and is_theirs else "Select an active user of the school."

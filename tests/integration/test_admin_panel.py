@@ -222,7 +222,7 @@ def test_what_can_only_be_looked_at_has_no_address_for_more(app):
             "MessagePreference",
             "AccountCode",
             "WorkItemWatcher",
-            "WorkItemNotice",
+            "DigestEntry",
             "EmailMessage",
             "StatusChange",
             "AuditEntry",

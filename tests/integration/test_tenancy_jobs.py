@@ -141,9 +141,9 @@ ON_A_CONNECTION = {
     "flask_belfry/outbox/requests.py": (1, "runs nothing"),
     "flask_belfry/changes/recording.py": (2, "inserts; the one that selects is narrowed by hand"),
     "app/reservations/hooks.py": (1, "by the ids of rows that a scoped statement has changed"),
-    "app/work_items/notices.py": (2, "by the ids of items that a scoped statement has changed"),
+    "app/work_items/digests.py": (2, "by the ids of items that a scoped statement has changed"),
     "app/work_items/ordering.py": (1, "by the ids of cards of one school's column"),
-    "app/work_items/people.py": (1, "by the ids of items that were changed or read within the scope"),
+    "app/work_items/recipients.py": (1, "by the ids of items that were changed or read within the scope"),
 }
 
 

@@ -15,7 +15,7 @@ import time_machine
 from app import work_items
 from app.accounts import Role, User, on_behalf_of
 from app.audit import AuditEntry
-from app.work_items import Story, Task, WorkItem, WorkItemNotice, WorkItemWatcher, WorkStatus, comments, history_of
+from app.work_items import DigestEntry, Story, Task, WorkItem, WorkItemWatcher, WorkStatus, comments, history_of
 from app.work_items.emails import MAX_MENTIONS_PER_HOUR
 from flask_belfry.changes import Actor, StatusChange, use_actor
 from flask_belfry.core.clock import utc_now
@@ -31,7 +31,7 @@ from tests.reservation_factories import bearer, log_in, make_user
 from tests.servers import wait_until
 from tests.work_item_factories import make_epic, make_story, make_task
 
-STATUS, TELL = "work-item-status", "work_items.tell_gathered"
+STATUS, DIGEST_JOB = "work-item-status", "work_items.tell_gathered"
 
 
 @pytest.fixture
@@ -49,12 +49,12 @@ def move(item: WorkItem, *statuses: str) -> None:
 
 
 def gathering() -> list[JobRecord]:
-    return list(db.session.scalars(sa.select(JobRecord).where(JobRecord.name == TELL).order_by(JobRecord.id)))
+    return list(db.session.scalars(sa.select(JobRecord).where(JobRecord.name == DIGEST_JOB).order_by(JobRecord.id)))
 
 
-def tell_gathered(item: WorkItem) -> int:
+def send_digest(item: WorkItem) -> int:
     """What the job does when its time has come."""
-    told = work_items.tell_gathered(db.session(), item.id)
+    told = work_items.send_digest(db.session(), item.id)
     now = utc_now()
     db.session.execute(sa.update(JobRecord).values(state=JobState.COMPLETED, finished_at=now))
     db.session.commit()
@@ -168,18 +168,18 @@ def test_further_changes_within_the_window_are_gathered_into_one_mail_that_tells
     assert len(mails(STATUS)) == 1
     (job,) = gathering()
     assert 25 < (job.scheduled_at - utc_now()).total_seconds() <= 30
-    assert tell_gathered(task) == 1
+    assert send_digest(task) == 1
     _, gathered = mails(STATUS)
     context = contexts(STATUS, [gathered])[gathered.id]
     assert context["way"] == ["IN_PROGRESS", "IN_REVIEW", "DONE"]
     last = session.scalars(sa.select(StatusChange).where(StatusChange.new == "DONE")).one()
     assert gathered.change_id == last.id
-    assert tell_gathered(task) == 0, "told once"
+    assert send_digest(task) == 0, "told once"
 
 
 def pass_window(item: WorkItem) -> None:
     """Makes it so long ago that a mail about the item was asked for."""
-    statement = sa.update(WorkItemNotice).where(WorkItemNotice.item_id == item.id)
+    statement = sa.update(DigestEntry).where(DigestEntry.item_id == item.id)
     db.session.execute(statement.values(gather_until=database_now(-1.0)))
     db.session.commit()
 
@@ -192,7 +192,7 @@ def test_a_way_that_ends_where_it_began_is_no_news_and_holds_up_no_other(session
     task = make_task()
     move(task, "IN_PROGRESS", "DONE", "IN_PROGRESS")
     pass_window(task)
-    assert tell_gathered(task) == 0
+    assert send_digest(task) == 0
     assert len(mails(STATUS)) == 1
     move(task, "BLOCKED")
     assert [steps(mail) for mail in mails(STATUS)] == [["IN_PROGRESS"], ["BLOCKED"]], "nothing was mailed meanwhile"
@@ -212,11 +212,11 @@ def test_after_the_window_a_change_is_told_at_once_again(session):
     move(task, "IN_PROGRESS", "DONE")
     assert (len(mails(STATUS)), len(gathering())) == (1, 1)
     pass_window(task)
-    assert tell_gathered(task) == 1
+    assert send_digest(task) == 1
     move(task, "TODO")
     assert (len(mails(STATUS)), len(gathering())) == (2, 2), "the gathered mail opens another window"
     pass_window(task)
-    tell_gathered(task)
+    send_digest(task)
     pass_window(task)
     move(task, "BLOCKED")
     assert (len(mails(STATUS)), len(gathering())) == (4, 2)
@@ -229,7 +229,7 @@ def test_no_step_is_lost_or_told_twice_whatever_the_clocks_of_the_hosts_say(sess
         for status in ("IN_PROGRESS", "IN_REVIEW", "DONE", "BLOCKED"):
             move(task, status)
             clock.shift(timedelta(seconds=seconds))
-        assert tell_gathered(task) == 1
+        assert send_digest(task) == 1
         pass_window(task)
         move(task, "TODO")
     assert sorted(map(steps, mails(STATUS))) == [["IN_PROGRESS"], ["IN_REVIEW", "DONE", "BLOCKED"], ["TODO"]]
@@ -257,7 +257,7 @@ def test_what_a_gathering_job_that_failed_has_not_told_is_told_with_the_next_cha
     pass_window(task)
     move(task, "DONE")
     assert [job.state for job in gathering()] == [JobState.FAILED, JobState.PENDING]
-    assert tell_gathered(task) == 1
+    assert send_digest(task) == 1
     assert steps(mails(STATUS)[-1]) == ["IN_REVIEW", "DONE"]
 
 
@@ -278,7 +278,7 @@ def test_a_change_that_comes_before_a_late_job_waits_for_it_and_no_step_is_lost(
         pass_window(task)
         move(task, "DONE")
         assert (len(mails(STATUS)), len(gathering())) == (1, 1)
-        assert tell_gathered(task) == 1
+        assert send_digest(task) == 1
     last = mails(STATUS)[-1]
     assert [step["new"] for step in last.context["way"]] == ["IN_REVIEW", "DONE"]
 
@@ -295,7 +295,7 @@ def test_a_gathered_mail_of_an_item_that_is_gone_is_none(session):
     id = task.id
     session.delete(task)
     session.commit()
-    assert work_items.tell_gathered(session, id) == 0
+    assert work_items.send_digest(session, id) == 0
     sent = mails(STATUS)
     assert contexts(STATUS, sent) == {mail.id: None for mail in sent}, "what waits is skipped"
 
@@ -397,7 +397,7 @@ def test_a_change_beside_the_job_that_gathers_is_told_by_the_next_one(app, sessi
 
     def gather() -> int:
         with app.app_context():
-            told = work_items.tell_gathered(db.session(), id)
+            told = work_items.send_digest(db.session(), id)
             holds.set()
             assert waits.wait(10)
             db.session.execute(sa.update(JobRecord).values(state=JobState.COMPLETED, finished_at=utc_now()))
@@ -418,7 +418,7 @@ def test_a_change_beside_the_job_that_gathers_is_told_by_the_next_one(app, sessi
         assert (gathered.result(), changed.result()) == (1, None)
     session.rollback()
     assert [job.state for job in gathering()] == [JobState.COMPLETED, JobState.SCHEDULED]
-    assert tell_gathered(task) == 1
+    assert send_digest(task) == 1
     last = mails(STATUS)[-1]
     assert [(step["old"], step["new"]) for step in last.context["way"]] == [("IN_REVIEW", "DONE")]
 
@@ -507,13 +507,13 @@ def test_who_wants_none_of_their_own_changes_gets_those_of_others(session):
     assert addressees(STATUS) == [other.email]
     with use_actor(Actor(ada.id)):
         move(task, "IN_REVIEW")
-    assert tell_gathered(task) == 1, "the whole way was theirs"
+    assert send_digest(task) == 1, "the whole way was theirs"
     task_of_both = make_task(reporter=ada, responsible=other)
     with use_actor(Actor(ada.id)):
         move(task_of_both, "IN_PROGRESS", "IN_REVIEW")
     with use_actor(Actor(other.id)):
         move(task_of_both, "DONE")
-    assert tell_gathered(task_of_both) == 2, "a part of the way was another's"
+    assert send_digest(task_of_both) == 2, "a part of the way was another's"
 
 
 def test_one_person_mails_another_so_many_mentions_in_an_hour_and_others_still_do(session, smtp, work, clock):

@@ -11,7 +11,7 @@ import time_machine
 from app import work_items
 from app.accounts import Role
 from app.work_items import WorkItem, WorkItemWatcher, WorkStatus, comments, ordering, queries
-from app.work_items.comments import named_in
+from app.work_items.comments import mentions_in
 from flask_belfry.changes import StatusChange
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
@@ -107,7 +107,7 @@ def test_a_status_that_somebody_has_changed_meanwhile_is_a_conflict(session, sta
     ],
 )
 def test_who_is_named(text, names):
-    assert named_in(text) == names
+    assert mentions_in(text) == names
 
 
 def test_who_is_named_gets_a_mail_watches_the_item_and_may_see_it(session, staff):

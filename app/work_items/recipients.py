@@ -1,4 +1,4 @@
-"""Who is told of work items. Core only: hooks ask in the middle of a flush."""
+"""The recipients of mails about work items. Core only: listeners call this within a flush."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from app.accounts import User
 from app.work_items.models import WorkItem, WorkItemWatcher
 from flask_belfry.changes import current_session
 
-# SQLite takes 32,766 bound values in a statement.
+# SQLite accepts at most 32,766 bound values in a statement.
 IDS_PER_QUERY = 10_000
 
 
-class Person(NamedTuple):
-    """Somebody to tell."""
+class Recipient(NamedTuple):
+    """A person to notify."""
 
     user_id: int
     email: str
@@ -36,8 +36,8 @@ _INVOLVED = sa.union(
     _joined(WorkItem.reporter_id),
     sa.select(WorkItemWatcher.item_id, WorkItemWatcher.user_id).where(WorkItemWatcher.item_id.in_(_IDS)),
 ).subquery()
-# Built once: every change of a status asks it. Who has left, or has yet to confirm the address, is told nothing.
-_PEOPLE = (
+# Built once: every change of a status runs it. Disabled and unconfirmed users are not notified.
+_RECIPIENTS = (
     sa.select(_INVOLVED.c.item_id, User.id, User.email, User.skips_own_changes)
     .join(User, User.id == _INVOLVED.c.user_id)
     .where(User.active, User.confirmed_at.is_not(None))
@@ -45,11 +45,11 @@ _PEOPLE = (
 )
 
 
-def people_of(item_ids: Sequence[int]) -> Mapping[int, Sequence[Person]]:
-    """Who is responsible for each of these items, who reported it, and who watches it: each person once."""
-    found: dict[int, list[Person]] = defaultdict(list)
+def recipients_of(item_ids: Sequence[int]) -> Mapping[int, Sequence[Recipient]]:
+    """Return the responsible person, the reporter and the watchers of each item, each person once."""
+    found: dict[int, list[Recipient]] = defaultdict(list)
     connection = current_session().connection()
     for begin in range(0, len(item_ids), IDS_PER_QUERY):
-        for row in connection.execute(_PEOPLE, {"ids": item_ids[begin : begin + IDS_PER_QUERY]}):
-            found[row.item_id].append(Person(row.id, row.email, row.skips_own_changes))
+        for row in connection.execute(_RECIPIENTS, {"ids": item_ids[begin : begin + IDS_PER_QUERY]}):
+            found[row.item_id].append(Recipient(row.id, row.email, row.skips_own_changes))
     return found

@@ -1,6 +1,6 @@
-"""Reservations: customers ask for a time and a resource, staff confirm or cancel, everybody can see what became of it.
+"""Reservations: customers request a resource for a time, staff confirm or cancel, and the history is visible to both.
 
-This face is all that others use: the model, the services that jobs and the demo call, and the constraint's DDL.
+The public API of the slice: the model, the services that jobs and the demo call, and the DDL of the constraint.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
     "waiting",
 ]
 
-# Importing the slice declares its rules, its hooks and its mails.
+# Importing the slice declares its permissions, its listeners and its mails.
 rules.declare()
 
 

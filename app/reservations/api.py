@@ -1,4 +1,4 @@
-"""The API of reservations."""
+"""API of reservations and resources."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from app.reservations.schemas import (
 )
 from flask_belfry.db import commit_and_keep, db
 
-blueprint = ApiBlueprint(
-    "reservations", __name__, description="Reservations and what can be reserved", area="reservations"
-)
+blueprint = ApiBlueprint("reservations", __name__, description="Reservations and resources", area="reservations")
 
 ONE = "/reservations/<id:reservation_id>"
 
@@ -31,7 +29,7 @@ ONE = "/reservations/<id:reservation_id>"
 @blueprint.arguments(ReservationQuery, location="query")
 @blueprint.response(200, page_schema(ReservationSchema))
 def list_reservations(query: dict[str, Any]) -> Mapping[str, Any]:
-    """Reservations, latest start first: staff see all, customers their own"""
+    """List reservations, latest start first: all for staff, their own for customers"""
     limit, cursor = query.pop("limit"), query.pop("cursor")
     return page_response(queries.page(acting_user(), queries.Filters(**query), limit=limit, cursor=cursor))
 
@@ -40,9 +38,9 @@ def list_reservations(query: dict[str, Any]) -> Mapping[str, Any]:
 @versioned
 @blueprint.arguments(NewReservationSchema)
 @blueprint.response(201, ReservationSchema)
-@blueprint.alt_response(409, description="The resource is taken at that time.")
+@blueprint.alt_response(409, description="The resource is already booked at that time.")
 def create_reservation(values: dict[str, Any]) -> tuple[Reservation, int, dict[str, str]]:
-    """Ask for a reservation: it is pending until staff confirm it"""
+    """Create a pending reservation, which staff confirm or cancel"""
     reservation = services.create(acting_user(), **values)
     commit_and_keep()
     location = url_for("api_reservations.get_reservation", reservation_id=reservation.id)
@@ -53,7 +51,7 @@ def create_reservation(values: dict[str, Any]) -> tuple[Reservation, int, dict[s
 @versioned
 @blueprint.response(200, ReservationSchema)
 def get_reservation(reservation_id: int) -> Reservation:
-    """One reservation"""
+    """Get a reservation"""
     return queries.get(acting_user(), reservation_id)
 
 
@@ -61,9 +59,9 @@ def get_reservation(reservation_id: int) -> Reservation:
 @versioned
 @blueprint.arguments(ReservationChangesSchema)
 @blueprint.response(200, ReservationSchema)
-@blueprint.alt_response(409, description="Its status does not admit this, or the resource is taken.")
+@blueprint.alt_response(409, description="The status does not allow the change, or the resource is already booked.")
 def change_reservation(changes: dict[str, Any], reservation_id: int) -> Reservation:
-    """Change a reservation, or move it to another status: all of it or nothing"""
+    """Change fields and status of a reservation, all or nothing"""
     reservation = _lock(reservation_id)
     services.update(acting_user(), reservation, changes)
     commit_and_keep()
@@ -74,7 +72,7 @@ def change_reservation(changes: dict[str, Any], reservation_id: int) -> Reservat
 @versioned
 @blueprint.response(204)
 def delete_reservation(reservation_id: int) -> None:
-    """Remove a reservation, for staff; customers cancel theirs"""
+    """Delete a reservation, for staff; customers cancel theirs"""
     services.delete(acting_user(), _lock(reservation_id))
     db.session.commit()
 
@@ -83,7 +81,7 @@ def delete_reservation(reservation_id: int) -> None:
 @blueprint.arguments(QueryOfPage, location="query")
 @blueprint.response(200, page_schema(ResourceSchema))
 def list_resources(query: dict[str, Any]) -> Mapping[str, Any]:
-    """What can be reserved, by id"""
+    """List resources that can be reserved, by id"""
     return page_response(queries.page_of_resources(**query))
 
 

@@ -1,4 +1,4 @@
-"""The grid of a day: where each reservation stands in its column."""
+"""The grid of the day view: the place of each reservation in its column."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_LANES = 4
 
 
 class Booking(Protocol):
-    """What the day view needs of a reservation."""
+    """A reservation in the day view."""
 
     @property
     def start_time(self) -> datetime: ...
@@ -28,7 +28,7 @@ class Booking(Protocol):
 
 @dataclass(frozen=True)
 class DayBlock:
-    """One booking placed on the grid: rows count from 1 and last `MINUTES_PER_ROW` each; lanes split a column."""
+    """A booking on the grid. Rows start at 1 and are `MINUTES_PER_ROW` long; lanes divide a column."""
 
     booking: Any
     row: int
@@ -39,7 +39,7 @@ class DayBlock:
 
 @dataclass(frozen=True)
 class DayColumn:
-    """One resource and its bookings in order of time."""
+    """A resource and its bookings in order of time."""
 
     name: str
     blocks: Sequence[DayBlock]
@@ -47,7 +47,7 @@ class DayColumn:
 
 @dataclass(frozen=True)
 class DayGrid:
-    """A day as rows and columns; `hours` are (label, row) pairs, `now_row` is set when now lies within it."""
+    """A day as rows and columns; `hours` are (label, row) pairs, `now_row` is None if now is not on the grid."""
 
     columns: Sequence[DayColumn]
     hours: Sequence[tuple[str, int]]
@@ -67,8 +67,8 @@ def day_grid(
 ) -> DayGrid:
     """Place a day's bookings, by the name of their column, on the wall clock of `zone`.
 
-    The grid shows `opens` to `closes` (hours) and grows to hold what lies outside. Wall time on purpose: on the two
-    days a year that have 23 or 25 hours a lesson at nine still stands at nine.
+    The grid shows the hours from `opens` to `closes`, and more if a booking is outside. Rows are wall-clock time: on
+    the days with 23 or 25 hours, a lesson at nine is still shown at nine.
     """
     spans = {
         name: sorted((_rows_of(booking, day, zone), index, booking) for index, booking in enumerate(bookings))
@@ -91,7 +91,7 @@ def day_grid(
 
 
 def _rows_of(booking: Booking, day: date, zone: ZoneInfo) -> tuple[int, int]:
-    """First row and the row after the last, counted from midnight and cut at the edges of the day."""
+    """Return the first row and the row after the last, counted from midnight and limited to the day."""
     start = _row_at(in_zone(booking.start_time, zone), day)
     end = _row_at(in_zone(booking.end_time, zone) + timedelta(minutes=MINUTES_PER_ROW - 1), day)
     start = min(start, ROWS_PER_DAY - 1)
@@ -107,7 +107,7 @@ def _row_at(local: datetime, day: date) -> int:
 
 
 def _place(bookings: Sequence[tuple[tuple[int, int], Any]], offset: int) -> list[DayBlock]:
-    """Give overlapping bookings lanes of their own; each run of overlaps shares one number of lanes."""
+    """Give overlapping bookings separate lanes; each group of overlaps has one number of lanes."""
     blocks: list[DayBlock] = []
     for run in _overlapping_runs(bookings):
         lane_ends: list[int] = []

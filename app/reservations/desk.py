@@ -1,4 +1,4 @@
-"""What the school's desk sees on its start page: everybody's reservations, so for staff only."""
+"""Reservations on the start page: those of all customers, so for staff only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from flask_belfry.db import db
 
 
 def count_waiting() -> int:
-    """How many are pending."""
+    """Return the number of pending reservations."""
     query = sa.select(sa.func.count()).where(Reservation.status == ReservationStatus.PENDING)
     return db.session.scalar(query) or 0
 
 
 def waiting(limit: int) -> Sequence[Reservation]:
-    """The pending ones that begin first, at most `limit`."""
+    """Return at most `limit` pending reservations, the first to begin on top."""
     query = (
         sa.select(Reservation)
         .where(Reservation.status == ReservationStatus.PENDING)
@@ -33,5 +33,5 @@ def waiting(limit: int) -> Sequence[Reservation]:
 
 
 def of_day(day: date, zone: ZoneInfo) -> Sequence[Reservation]:
-    """Those that take place on a day of `zone`, in order of time, without cancelled ones."""
+    """Return the reservations of a day in `zone`, in order of time, without cancelled ones."""
     return taking_place(sa.select(Reservation), day, zone)

@@ -1,4 +1,4 @@
-"""What the mails about reservations say: one context for each mail, read with one query for all."""
+"""Mails about reservations: one context for each mail, read with one query for all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flask_belfry.core.presentation import clock, localdate, localtime
 from flask_belfry.db import db
 from flask_belfry.mail import MailEntry, mail_kind
 
-# Of one user; the desk's list shows all.
+# By one user; the list of reservations shows all.
 MAX_NEW_PER_HOUR = 30
 
 Context = dict[str, Any]
@@ -24,7 +24,7 @@ Contexts = dict[str, Context | None]
 
 
 def sample_new() -> Context:
-    """A reservation that needs an answer."""
+    """Return a sample: a reservation that waits for confirmation."""
     return _sample() | {
         "customer_email": "ada@example.org",
         "asked_at": "Mon 24 Nov 2025, 09:12",
@@ -33,7 +33,7 @@ def sample_new() -> Context:
 
 
 def sample_status() -> Context:
-    """A reservation that was confirmed."""
+    """Return a sample: a confirmed reservation."""
     return _sample() | {
         "old": "pending",
         "new": "confirmed",
@@ -49,7 +49,7 @@ def sample_status() -> Context:
     hourly_cap=MAX_NEW_PER_HOUR,
 )
 def reservation_new(rows: Sequence[MailEntry]) -> Contexts:
-    """For the desk, on the desk's clock."""
+    """For the desk, in the time zone of the desk."""
     zone = _desk_zone()
     return _contexts(rows, lambda entry, found: _new_context(entry, found, zone))
 
@@ -61,7 +61,7 @@ def reservation_new(rows: Sequence[MailEntry]) -> Contexts:
     choice="A reservation of mine is confirmed or cancelled",
 )
 def reservation_status(rows: Sequence[MailEntry]) -> Contexts:
-    """For the customer, on the customer's clock; old and new status are those of the change, not of now."""
+    """For the customer, in their time zone; old and new status are those of the change, not the current one."""
     return _contexts(rows, _status_context)
 
 

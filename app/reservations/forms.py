@@ -1,4 +1,4 @@
-"""The form of a reservation: local times and names on the page, UTC and ids in the service."""
+"""The form of a reservation: local times and names on the page, UTC times and ids for the service."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from app.reservations.models import (
 from app.web.forms import ServiceForm, WholeNumberField, add_error, plain_text, unix_lines
 from app.web.local_time import local_from_utc, utc_from_local
 
-# Browsers leave the seconds out unless they are typed.
+# Browsers omit the seconds unless they are entered.
 LOCAL_FORMATS = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"]
 
 
 class ReservationForm(ServiceForm):
-    """A reservation to make or to change."""
+    """The form of a new or existing reservation."""
 
     FORM_FIELDS = {"resource_id": "resource", "customer_id": "customer"}
 
@@ -50,7 +50,7 @@ class ReservationForm(ServiceForm):
     note = TextAreaField("Note", [Length(max=MAX_NOTE_CHARACTERS), plain_text])
 
     def offer(self, resources: Sequence[Resource], present: Resource | None = None) -> None:
-        """Fills the choices: what can be reserved, and what is reserved now although it is no longer offered."""
+        """Fill the choices: active resources, and the current one even if it is not active any more."""
         offered = [*resources]
         if present is not None and present.id not in {resource.id for resource in offered}:
             offered.append(present)
@@ -58,11 +58,11 @@ class ReservationForm(ServiceForm):
         self.resource.choices = [("", "None"), *named]
 
     def values(self, zone: ZoneInfo, present: Reservation | None = None) -> dict[str, Any] | None:
-        """What the service takes, or None when a field turns out wrong, which then carries the error.
+        """Return the arguments of the service, or None if a field is invalid, which then has an error.
 
         Args:
-            zone: of the clock that the start was read from.
-            present: the reservation that is changed, if one is.
+            zone: the time zone of the start.
+            present: the reservation that is changed, or None.
         """
         start_time = self._start_time(zone, present)
         customer = self._customer_id() if "customer" in self else {}
@@ -79,7 +79,7 @@ class ReservationForm(ServiceForm):
     def _start_time(self, zone: ZoneInfo, present: Reservation | None) -> datetime | None:
         local = self.start_time.data
         assert local is not None, "InputRequired"
-        # Unchanged: of the hour that autumn repeats, the form cannot say which one is meant.
+        # Unchanged: in the repeated hour of autumn, the local time is ambiguous.
         if present is not None and local == local_from_utc(present.start_time, zone).replace(second=0, microsecond=0):
             return present.start_time
         try:

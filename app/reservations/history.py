@@ -1,4 +1,4 @@
-"""The history of one reservation, in the words of reservations."""
+"""The history of a reservation, with the names of its fields."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SWEEP = "The sweep"
 
 
 def history_for(user: User, reservation: Reservation) -> list[HistoryEntry]:
-    """What `user` may know of the history of a reservation they may see: staff all, customers what concerns them."""
+    """Return the history of a reservation that `user` may see: all for staff, without others' mails for customers."""
     entries = history_of(reservation)
     if can(user, "reservations.view_all"):
         return entries
@@ -34,21 +34,21 @@ def history_for(user: User, reservation: Reservation) -> list[HistoryEntry]:
 
 
 def history_of(reservation: Reservation) -> list[HistoryEntry]:
-    """All entries, newest first. The caller has checked who asks."""
+    """Return all entries, newest first. The caller has checked permissions."""
     origins = Origins(reservation.created_at, reservation.created_by_id, reservation.status)
-    return history.history_of(subject_of(reservation), origins, _tell, _system)
+    return history.history_of(subject_of(reservation), origins, _notes, _system)
 
 
 def _system(change: StatusChange) -> str:
     return SWEEP if change.new == ReservationStatus.COMPLETED else SYSTEM
 
 
-def _tell(changes: Sequence[StatusChange]) -> dict[str, str]:
+def _notes(changes: Sequence[StatusChange]) -> dict[str, str]:
     resources = _resource_names(changes)
-    return {change.id: _told(change, resources) for change in changes}
+    return {change.id: _note(change, resources) for change in changes}
 
 
-def _told(change: StatusChange, resources: Mapping[str, str]) -> str:
+def _note(change: StatusChange, resources: Mapping[str, str]) -> str:
     if change.old is None and change.new is None:
         return f"{FIELDS.get(change.field, change.field)}: no longer kept"
     old, new = (_value(change.field, value, resources) for value in (change.old, change.new))

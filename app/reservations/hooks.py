@@ -1,4 +1,4 @@
-"""What happens when a reservation is made or changes its status: mails. Runs within the flush: Core only, set-based."""
+"""Listeners of reservations, which enqueue mails. They run within the flush: Core only, set-based."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from app.reservations.models import Reservation, ReservationStatus, Resource
 from flask_belfry.changes import Change, Creation, current_session, on_change, on_created, record_changes
 from flask_belfry.mail import MailRequest, send_mails
 
-# SQLite takes 32,766 bound values in a statement; a bulk insert may hand over more ids than that.
+# SQLite accepts at most 32,766 bound values in a statement; a bulk insert may have more ids.
 IDS_PER_QUERY = 10_000
-# Built once: every change of a status asks it.
+# Built once: every change of a status runs it.
 _ADDRESSES = (
     sa.select(Reservation.id, User.email)
     .join(Reservation.customer)
@@ -24,8 +24,8 @@ _ADDRESSES = (
 
 
 @on_created(Reservation)
-def tell_the_desk(creations: Sequence[Creation]) -> None:
-    """Called when reservations are made: someone has to confirm or cancel them."""
+def notify_desk(creations: Sequence[Creation]) -> None:
+    """Called with new reservations, which staff confirm or cancel."""
     desk = current_app.config["ADMIN_EMAIL"]
     if desk is None:
         return
@@ -44,17 +44,19 @@ def tell_the_desk(creations: Sequence[Creation]) -> None:
 
 
 @on_change(Reservation.status, to=(ReservationStatus.CONFIRMED, ReservationStatus.CANCELLED))
-def tell_the_customer(changes: Sequence[Change]) -> None:
-    """Called when reservations are confirmed or cancelled. Nobody needs a mail to know that it is over."""
+def notify_customers(changes: Sequence[Change]) -> None:
+    """Called with confirmed and cancelled reservations. Completed ones need no mail."""
     addresses = _addresses([change.subject.id for change in changes])
-    send_mails("reservation-status", [_status_mail(change, addresses.get(change.subject.id)) for change in changes])
+    send_mails(
+        "reservation-status", [_status_mail(change, addresses.get(change.subject.id)) for change in changes]
+    )
 
 
-# Who deleted one is known to nobody else.
+# The audit log is the only record of a deletion.
 watch_deletions(Reservation, Resource)
 record_creations(Resource)
 
-# What else the history tells; nobody is mailed for it.
+# Also shown in the history, without mails.
 record_changes(
     Reservation.start_time,
     Reservation.duration_minutes,
@@ -75,7 +77,7 @@ def _status_mail(change: Change, address: str | None) -> MailRequest:
 
 
 def _addresses(reservation_ids: Sequence[int]) -> dict[int, str]:
-    """The customers' addresses, by reservation."""
+    """Return the email addresses of customers, by reservation id."""
     found: dict[int, str] = {}
     for begin in range(0, len(reservation_ids), IDS_PER_QUERY):
         ids = reservation_ids[begin : begin + IDS_PER_QUERY]

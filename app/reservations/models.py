@@ -1,4 +1,4 @@
-"""Resources and their reservations, and the one table of transitions. Double booking stops in overlaps.py."""
+"""Resources and reservations, and the table of transitions. overlaps.py prevents double booking."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DEFAULT_DURATION_MINUTES = 60
 MIN_DURATION_MINUTES = 15
 MAX_DURATION_MINUTES = 24 * 60
 MAX_NOTE_CHARACTERS = 500
-# More than any resource holds; where there is none, nothing else limits it.
+# More than the capacity of any resource; the only limit of a reservation without a resource.
 MAX_PARTY_SIZE = 10_000
 
 
 class ReservationStatus(StrEnum):
-    """Where a reservation stands."""
+    """The status of a reservation."""
 
     PENDING = "pending"
     CONFIRMED = "confirmed"
@@ -33,7 +33,7 @@ class ReservationStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-# The one table of what may follow what. The last two are ends.
+# The statuses that may follow each status. The last two are final.
 TRANSITIONS: dict[ReservationStatus, frozenset[ReservationStatus]] = {
     ReservationStatus.PENDING: frozenset({ReservationStatus.CONFIRMED, ReservationStatus.CANCELLED}),
     ReservationStatus.CONFIRMED: frozenset({ReservationStatus.COMPLETED, ReservationStatus.CANCELLED}),
@@ -45,7 +45,7 @@ OPEN = (ReservationStatus.PENDING, ReservationStatus.CONFIRMED)
 
 
 class Resource(OfSchool, db.Model):
-    """What can be reserved: a room, a hall, a minibus."""
+    """A room, a hall, a minibus: something that can be reserved."""
 
     __tablename__ = "resources"
 
@@ -62,10 +62,10 @@ class Resource(OfSchool, db.Model):
 
 
 class Reservation(OfSchool, db.Model):
-    """A customer's claim to a time, and to a resource of their school if it names one.
+    """A reservation of a time, and optionally of a resource of the customer's school.
 
-    `end_time` follows from `start_time` and `duration_minutes`, also when one of them changes later; a bulk
-    statement that sets one of them sets `end_time` itself.
+    `end_time` is computed from `start_time` and `duration_minutes` when one of them is set; a bulk statement that sets
+    one of them must set `end_time` itself.
     """
 
     __tablename__ = "reservations"
@@ -92,13 +92,13 @@ class Reservation(OfSchool, db.Model):
         ),
         sa.CheckConstraint("end_time > start_time", name="end_time"),
         sa.CheckConstraint("party_size >= 1", name="party_size"),
-        # The orders of the lists: everybody's, one school's, one customer's, one status', one resource's (overlaps).
+        # The orders of the lists: of all, of a school, of a customer, of a status, of a resource (overlaps).
         sa.Index("ix_reservations_start_time_id", "start_time", "id"),
         sa.Index("ix_reservations_school_id_start_time_id", "school_id", "start_time", "id"),
         sa.Index("ix_reservations_customer_id_start_time_id", "customer_id", "start_time", "id"),
         sa.Index("ix_reservations_status_start_time_id", "status", "start_time", "id"),
         sa.Index("ix_reservations_resource_id_start_time", "resource_id", "start_time"),
-        # An id that comes back would find the old one's mails in the ledger, and send none.
+        # A reused id would match the mails of the deleted row in the ledger, and send no mails.
         {"sqlite_autoincrement": True},
     )
 
@@ -110,7 +110,7 @@ class Reservation(OfSchool, db.Model):
     @validates("start_time", "duration_minutes")
     def _keep_end_time(self, field: str, value: Any) -> Any:
         if isinstance(value, datetime):
-            value = in_utc(value)  # an answer shows it before it has been to the database and back
+            value = in_utc(value)  # a response may show it before it is read from the database
         start = value if field == "start_time" else self.start_time
         minutes = value if field == "duration_minutes" else self.duration_minutes
         if start is not None and minutes is not None:
@@ -120,19 +120,19 @@ class Reservation(OfSchool, db.Model):
     @validates("status")
     def _keep_transitions(self, _: str, value: str) -> ReservationStatus:
         target = as_status(value)
-        # A row that is being made may begin anywhere: an import knows ended ones.
+        # A new row may have any status: an import has completed ones.
         if self.status is not None and target != self.status:
             check_transition(self, target)
         return target
 
     @property
     def is_open(self) -> bool:
-        """Whether it still stands."""
+        """Whether the reservation is pending or confirmed."""
         return self.status in OPEN
 
 
 def as_status(value: str) -> ReservationStatus:
-    """The status of that name. Raises InvalidInputError."""
+    """Return the status with a name. Raises InvalidInputError."""
     try:
         return ReservationStatus(value)
     except ValueError:
@@ -141,7 +141,7 @@ def as_status(value: str) -> ReservationStatus:
 
 
 def check_transition(reservation: Reservation, target: ReservationStatus) -> None:
-    """Raises ConflictError, which names both statuses, unless the table of transitions has this one."""
+    """Raise ConflictError, which names both statuses, unless the transition is allowed."""
     if target not in TRANSITIONS[reservation.status]:
         described = f"Reservation #{reservation.id} is {reservation.status} and cannot become {target}."
         raise ConflictError(described, {"status": [f"{reservation.status} does not become {target}"]})

@@ -1,7 +1,7 @@
-"""Double booking of a resource, refused by the database itself: whatever writes, two reservations never overlap.
+"""The database constraint against double booking: open reservations of a resource never overlap, whatever writes.
 
 The statements are constants because the migration runs the same text. On SQLite a batch migration of the table
-drops its triggers: it must make them anew.
+drops its triggers and must create them again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ OVERLAP_NAME = "reservation_overlaps"
 _OPEN_STATUSES = ", ".join(f"'{status.value}'" for status in OPEN)
 _HOLDS_RESOURCE = f"resource_id IS NOT NULL AND status IN ({_OPEN_STATUSES})"
 
-# int8range stands in for "=": without the btree_gist extension, GiST knows no equality of integers.
+# int8range replaces "=": without the btree_gist extension, GiST has no equality of integers.
 POSTGRESQL_OVERLAP_DDL = (
     f"ALTER TABLE reservations ADD CONSTRAINT {OVERLAP_NAME} EXCLUDE USING gist ("
     "int8range(resource_id, resource_id, '[]') WITH &&, tstzrange(start_time, end_time) WITH &&"
@@ -57,5 +57,5 @@ for _dialect, _statements in OVERLAP_DDL.items():
 
 
 def is_overlap(error: IntegrityError) -> bool:
-    """Whether the database refused a double booking, and not something else."""
+    """Return whether an integrity error is a double booking."""
     return OVERLAP_NAME in str(error.orig)

@@ -1,4 +1,4 @@
-"""What reservations keep of people: when they came where, and what they noted."""
+"""Personal data in reservations: times, resources and notes of customers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNSYNCHRONIZED = {"synchronize_session": False}
 
 
 def export(person: Person) -> list[dict[str, Any]]:
-    """The person's reservations."""
+    """Return the reservations of a person."""
     columns = (
         Reservation.id,
         Reservation.start_time,
@@ -32,12 +32,12 @@ def export(person: Person) -> list[dict[str, Any]]:
 
 
 def erase(person: Person) -> None:
-    """Cancels what is still to come, and takes the notes out. Nobody is mailed: the customer has no address now."""
+    """Cancel future reservations and remove the notes, without mails: the customer has no email address any more."""
     theirs = Reservation.customer_id == person.id
     to_come = sa.and_(theirs, Reservation.status.in_(OPEN), Reservation.start_time > utc_now())
     db.session.execute(sa.update(Reservation).where(to_come).values(status=ReservationStatus.CANCELLED))
     db.session.execute(sa.update(Reservation).where(theirs, Reservation.note != "").values(note=""))
-    # After the notes: taking them out is on record too, with what they said.
+    # After the notes: their removal is recorded too, with the old text.
     ids = sa.select(sa.cast(Reservation.id, sa.String)).where(theirs)
     notes = sa.update(StatusChange).where(
         StatusChange.subject_type == subject_type(Reservation),
@@ -56,4 +56,4 @@ register(
         "Your future reservations are cancelled. Past ones are kept without your name and your notes.",
     )
 )
-exempt("who made it for whom: the number of a user who has no name any more", Reservation.created_by_id)
+exempt("the creator: the id of a user whose name is erased", Reservation.created_by_id)

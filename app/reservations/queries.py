@@ -1,5 +1,5 @@
-"""Reading reservations. What a user may see is part of every query: of others' rows a
-customer reads nothing but when which resource is taken."""
+"""Queries of reservations. Each one is limited to the rows that the user may see: of others' reservations a customer
+sees only the booked times of resources."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 
 LIST_KEY = (Reservation.start_time, Reservation.id)
 MAX_ID = 2**31 - 1
-# The two parts of the desk's list.
+# The two parts of the list: not begun, and begun.
 NEXT, BEGUN = "next", "begun"
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What a list of reservations is narrowed to.
+    """Filters of a list of reservations.
 
     Args:
         status: one status.
-        customer_id, resource_id: one customer's, one resource's.
-        starts_from, starts_before: aware; the second is not part of the span.
-        text: in the customer's name or address, in the note, or the reservation's number.
+        customer_id, resource_id: of one customer, of one resource.
+        starts_from, starts_before: aware times; the second is exclusive.
+        text: in the name or email address of the customer or in the note, or the id.
     """
 
     status: str | None = None
@@ -45,7 +45,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class TakenSpan:
-    """Somebody holds a resource: by whom and what for is theirs to know."""
+    """A time at which another customer has booked a resource, without their name and note."""
 
     resource_name: str
     start_time: datetime
@@ -53,21 +53,21 @@ class TakenSpan:
 
 
 def visible_to(user: User) -> sa.Select[Reservation]:
-    """All that `user` may see: staff everything, customers their own."""
+    """Return the query of the reservations that `user` may see: all for staff, their own for customers."""
     query = sa.select(Reservation)
     return query if can(user, "reservations.view_all") else query.where(Reservation.customer_id == user.id)
 
 
 def get(user: User, reservation_id: int, *, for_update: bool = False) -> Reservation:
-    """One reservation that `user` may see.
+    """Return a reservation that `user` may see.
 
     Args:
-        user: who looks.
-        reservation_id: which one.
-        for_update: hold it until the commit, and read it as it stands now.
+        user: the reader.
+        reservation_id: id of the reservation.
+        for_update: lock the row until the commit, and read its current values.
 
     Raises:
-        NotFoundError: there is none, or it is not the user's to see.
+        NotFoundError: the reservation does not exist, or the user may not see it.
     """
     query = visible_to(user).where(Reservation.id == reservation_id)
     if for_update:
@@ -81,10 +81,9 @@ def get(user: User, reservation_id: int, *, for_update: bool = False) -> Reserva
 def page_next_first(
     user: User, filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[Reservation]:
-    """One page as `page`, in the order of the desk: the next reservation first, then those after it; after the last one
-    those that have begun, latest first.
+    """Return one page like `page`, the next reservation first; after the last one those that have begun, latest first.
 
-    The cursor carries the moment that parts them, so that rows which begin meanwhile are neither repeated nor left out.
+    The cursor contains the time of the first page, so that rows that begin meanwhile are neither repeated nor skipped.
     """
     splits_at, part, inner = _read_split_cursor(cursor) if cursor else (utc_now(), NEXT, None)
     found: list[Reservation] = []
@@ -96,7 +95,7 @@ def page_next_first(
         found, inner = list(shown.items), None
     begun = _loaded(visible_to(user).where(*_conditions(filters), Reservation.start_time < splits_at))
     rest = limit - len(found)
-    # With no room left, one row tells whether there is a next page.
+    # On a full page, one row shows whether there is a next page.
     shown = page_by_key(db.session(), begun, LIST_KEY, limit=rest or 1, cursor=inner)
     if not rest:
         return Page(found, _split_cursor(splits_at, BEGUN, "") if shown.items else None)
@@ -105,18 +104,18 @@ def page_next_first(
 
 
 def page(user: User, filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Reservation]:
-    """One page of what `user` may see, latest start first, customers and resources loaded (three queries in all)."""
+    """Return one page, latest start first, with customers and resources: three queries in all."""
     query = _loaded(visible_to(user).where(*_conditions(filters)))
     return page_by_key(db.session(), query, LIST_KEY, limit=limit, cursor=cursor)
 
 
 def of_day(user: User, day: date, zone: ZoneInfo) -> Sequence[Reservation]:
-    """What `user` may see of a day of `zone`, in order of time, without cancelled ones."""
+    """Return the visible reservations of a day in `zone`, in order of time, without cancelled ones."""
     return taking_place(visible_to(user), day, zone)
 
 
 def taken_by_others(user: User, day: date, zone: ZoneInfo) -> Sequence[TakenSpan]:
-    """When others hold resources on a day of `zone`, for a customer, who may not know more; staff see it all anyway."""
+    """Return the times that others have booked on a day in `zone`, for customers; staff see the reservations."""
     if can(user, "reservations.view_all"):
         return []
     query = (
@@ -129,16 +128,16 @@ def taken_by_others(user: User, day: date, zone: ZoneInfo) -> Sequence[TakenSpan
 
 
 def taking_place(query: sa.Select[Reservation], day: date, zone: ZoneInfo) -> Sequence[Reservation]:
-    """Those of a query that take place, in part at least, on a day of `zone`, and were not cancelled."""
+    """Return the rows of a query that overlap a day in `zone` and are not cancelled."""
     scoped = query.where(*_takes_place(day, zone)).order_by(*LIST_KEY)
     return db.session.scalars(_loaded(scoped)).all()
 
 
 def day_span(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
-    """The first moments of a day and of the next one on the clocks of `zone`, in UTC.
+    """Return the start of a day and of the next day in `zone`, in UTC.
 
     Raises:
-        InvalidInputError: the day is at the edge of the calendar.
+        InvalidInputError: the day is at the limit of the calendar.
     """
     try:
         begin, end = (datetime.combine(each, time(), zone) for each in (day, day + timedelta(days=1)))
@@ -148,19 +147,19 @@ def day_span(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
 
 
 def active_resources(school_id: int | None = None) -> Sequence[Resource]:
-    """What can be reserved, by name; `school_id` leaves out what else an admin sees."""
+    """Return active resources by name; `school_id` limits those of an admin to one school."""
     query = sa.select(Resource).where(Resource.active).order_by(Resource.name)
     return db.session.scalars(query if school_id is None else query.where(Resource.school_id == school_id)).all()
 
 
 def page_of_resources(limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Resource]:
-    """One page of what can be reserved, by id."""
+    """Return one page of active resources, by id."""
     query = sa.select(Resource).where(Resource.active)
     return page_by_key(db.session(), query, (Resource.id,), limit=limit, cursor=cursor, descending=False)
 
 
 def _loaded(query: sa.Select[Reservation]) -> sa.Select[Reservation]:
-    # Not joined: SQLite's planner would then begin with the users and sort everything.
+    # Not joined: the planner of SQLite would start with the users and sort all rows.
     return query.options(selectinload(Reservation.customer), selectinload(Reservation.resource))
 
 
@@ -185,7 +184,7 @@ def _takes_place(day: date, zone: ZoneInfo) -> list[sa.ColumnElement[bool]]:
     begin, end = day_span(day, zone)
     return [
         Reservation.start_time < end,
-        # For the index: none lasts longer.
+        # For the index: no reservation lasts longer.
         Reservation.start_time >= begin - timedelta(minutes=MAX_DURATION_MINUTES),
         Reservation.end_time > begin,
         Reservation.status != ReservationStatus.CANCELLED,

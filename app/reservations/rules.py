@@ -1,4 +1,4 @@
-"""Who may do what to reservations, as rules for `app.accounts.can`."""
+"""Permissions for reservations, as rules for `app.accounts.can`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from app.reservations.models import TRANSITIONS, Reservation, ReservationStatus
 
 
 def declare() -> None:
-    """Called once, when the slice is imported."""
+    """Declare the rules; called once, when the slice is imported."""
     allow("reservations.view_all", _is_staff)
     allow("reservations.create", _is_anybody)
     allow("reservations.create_for_others", _is_staff)
@@ -21,12 +21,12 @@ def declare() -> None:
 
 
 def status_action(status: ReservationStatus) -> str:
-    """The name of the action that sets `status`."""
+    """Return the name of the permission to set `status`."""
     return f"reservations.set_{status}"
 
 
 def following(reservation: Reservation) -> list[ReservationStatus]:
-    """The statuses that may follow, in the order of the enum."""
+    """Return the statuses that may follow, in the order of the enum."""
     return [status for status in ReservationStatus if status in TRANSITIONS[reservation.status]]
 
 
@@ -43,7 +43,7 @@ def _is_staff_or_customer(user: User, row: object) -> bool:
 
 
 def _may_update(user: User, row: object) -> bool:
-    # What was confirmed was confirmed as it stood: customers ask staff, or cancel and ask anew.
+    # Staff confirmed these values: customers ask staff for a change, or cancel and make a new reservation.
     if not isinstance(row, Reservation):
         return False
     return user.is_staff or (row.customer_id == user.id and row.status == ReservationStatus.PENDING)

@@ -1,4 +1,4 @@
-"""What the API takes and gives of reservations."""
+"""Schemas of reservations in the API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.reservations.models import (
 
 
 class ReservationFields(Schema):
-    """What a client sets."""
+    """Fields that clients set."""
 
     start_time = Moment(metadata={"description": "ISO 8601 with an offset."})
     duration_minutes = ma.fields.Integer(
@@ -30,22 +30,22 @@ class ReservationFields(Schema):
 
 
 class NewReservationSchema(ReservationFields):
-    """A reservation to make: only `start_time` is required."""
+    """A new reservation; only `start_time` is required."""
 
     start_time = Moment(
         required=True,
-        metadata={"description": "ISO 8601 with an offset; in the future unless you are staff."},
+        metadata={"description": "ISO 8601 with an offset; in the future, except for staff."},
     )
     duration_minutes = ma.fields.Integer(
         strict=True,
         load_default=DEFAULT_DURATION_MINUTES,
         validate=validate.Range(MIN_DURATION_MINUTES, MAX_DURATION_MINUTES),
     )
-    customer_id = id_field("Whose it is, for staff; absent: your own.", allow_none=True)
+    customer_id = id_field("Customer, for staff only; default: the user of the token.", allow_none=True)
 
 
 class ReservationChangesSchema(ReservationFields):
-    """Changes of a reservation: what is absent stays."""
+    """Changes; absent fields keep their values."""
 
     status = ma.fields.Enum(ReservationStatus, by_value=True)
 
@@ -67,21 +67,21 @@ class ReservationSchema(Schema):
 
 
 class ReservationQuery(QueryOfPage):
-    """The filters of the list."""
+    """Filters of the list."""
 
     status = ma.fields.Enum(ReservationStatus, by_value=True)
     customer_id = ma.fields.Integer(validate=validate.Range(1, MAX_ID))
     resource_id = ma.fields.Integer(validate=validate.Range(1, MAX_ID))
     starts_from = Moment()
-    starts_before = Moment(metadata={"description": "Not part of the span."})
+    starts_before = Moment(metadata={"description": "Exclusive."})
     text = ma.fields.String(
         validate=[validate.Length(1, 100), check_control_characters],
-        metadata={"description": "In the customer's name or address, in the note, or the number."},
+        metadata={"description": "Text in the name or email address of the customer or in the note, or the id."},
     )
 
 
 class ResourceSchema(Schema):
-    """What can be reserved."""
+    """A resource that can be reserved."""
 
     id = ma.fields.Integer(required=True)
     name = ma.fields.String(required=True)

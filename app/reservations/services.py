@@ -32,7 +32,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, InvalidInputError
 from flask_belfry.db import db
 
-# A typing error in the year is caught here, and the edges of the calendar never reach arithmetic.
+# Catches a mistyped year, and keeps the limits of the calendar out of arithmetic.
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 SEATING = frozenset({"party_size", "resource_id"})
@@ -40,7 +40,7 @@ FIELDS = frozenset({"start_time", "duration_minutes", "resource_id", "party_size
 
 
 class ResourceTakenError(ConflictError):
-    """The resource is booked at that time: by what, `booked` tells, as name, start and end, when it is still there."""
+    """The resource is already booked; `booked` has its name, start and end, if that reservation still exists."""
 
     def __init__(self, booked: tuple[str, datetime, datetime] | None) -> None:
         message = "It is already booked at that time."
@@ -61,21 +61,21 @@ def create(
     note: str = "",
     customer_id: int | None = None,
 ) -> Reservation:
-    """Makes a pending reservation, flushed.
+    """Create a pending reservation, flushed.
 
     Args:
-        user: who asks.
-        start_time: aware; in the future unless staff ask.
+        user: the acting user.
+        start_time: aware; in the future, except for staff.
         duration_minutes: 15 to 1440.
         resource_id: an active resource, or None.
         party_size: 1 to 10,000, at most the resource's capacity.
         note: at most 500 characters.
-        customer_id: whose it is, for staff only; None is the user's own.
+        customer_id: the customer, for staff only; None is the acting user.
 
     Raises:
-        InvalidInputError: names every field that is wrong.
-        ForbiddenError: it is for somebody else.
-        ResourceTakenError: the resource is taken.
+        InvalidInputError: names every invalid field.
+        ForbiddenError: the reservation is for another customer.
+        ResourceTakenError: the resource is already booked.
     """
     require(user, "reservations.create")
     if customer_id not in (None, user.id):
@@ -99,7 +99,7 @@ def update(user: User, reservation: Reservation, changes: Mapping[str, Any]) -> 
 
     Raises:
         ForbiddenError: the user may not change it, or may not set this status.
-        ConflictError: it is completed or cancelled, the status cannot follow, or the resource is taken.
+        ConflictError: it is completed or cancelled, the status cannot follow, or the resource is already booked.
         InvalidInputError: names every invalid field.
     """
     if not FIELDS.isdisjoint(changes):
@@ -170,7 +170,7 @@ def _check_status(user: User, reservation: Reservation, target: ReservationStatu
 def _customer(user: User, customer_id: int | None) -> User:
     customer = db.session.get(User, customer_id or user.id)
     if customer is None or not customer.active:
-        raise InvalidInputError("There is no such customer.", {"customer_id": ["Name an active user."]})
+        raise InvalidInputError("Unknown customer.", {"customer_id": ["Select an active user."]})
     return customer
 
 
@@ -198,7 +198,7 @@ def _check(user: User, values: Mapping[str, Any], resource: Resource | None, cha
     }
     wrong = {field: [problem] for field, problem in problems.items() if problem}
     if wrong:
-        raise InvalidInputError("Some fields are wrong.", wrong)
+        raise InvalidInputError("Some fields are invalid.", wrong)
 
 
 def _start_problem(user: User, start_time: datetime) -> str | None:
@@ -234,7 +234,7 @@ def _note_problem(note: str) -> str | None:
 
 
 def _write(reservation: Reservation, values: Mapping[str, Any]) -> None:
-    """Sets `values` and flushes; a double booking undoes just that, so that the message can be looked up."""
+    """Set `values` and flush, in a savepoint: after a double booking the message is looked up."""
     own_id = reservation.id
     try:
         # Within the block: what is set before it is flushed before the savepoint.

@@ -1,4 +1,4 @@
-"""The sweep: confirmed reservations that began long enough ago are completed."""
+"""The sweep, which completes confirmed reservations that have begun."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ log = structlog.get_logger(__name__)
 
 
 def sweep_overdue(session: Session) -> int:
-    """Completes all confirmed reservations that began RESERVATION_OVERDUE_MINUTES ago or earlier. The caller commits.
+    """Complete all confirmed reservations that began RESERVATION_OVERDUE_MINUTES ago or earlier. The caller commits.
 
-    One statement, whose changes the session's hooks record in chunks: the memory it takes does not grow with the rows.
+    One statement; its changes are recorded in chunks, so that memory does not grow with the number of rows.
 
     Returns:
-        how many it completed.
+        number of completed reservations.
     """
     begun_before = utc_now() - timedelta(minutes=current_app.config["RESERVATION_OVERDUE_MINUTES"])
     statement = (

@@ -1,4 +1,4 @@
-"""The pages of reservations. Times are read and written on the reader's clock."""
+"""The pages of reservations. Times are in the time zone of the reader."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from flask_belfry.db import commit_and_keep, db
 
 pages = Blueprint("reservations", __name__, url_prefix="/reservations")
 
-# The column of the day view for what occupies no resource.
+# The column of the day view for reservations without a resource.
 NO_RESOURCE = "No resource"
-# When a day's form begins.
+# The time in the form of a new reservation.
 FIRST_HOUR = time(9)
 ID = "<id:reservation_id>"
 
 
 @pages.get("/")
 def list_() -> ResponseReturnValue:
-    """The list, the next reservation first; its filters are in the URL."""
+    """Show the list, the next reservation first; its filters are in the URL."""
     shown = _shown_filters()
     page = queries.page_next_first(acting_user(), _filters(shown), cursor=request.args.get("cursor"))
     return render_template(
@@ -52,7 +52,7 @@ def list_() -> ResponseReturnValue:
 
 @pages.route("/new", methods=["GET", "POST"])
 def create() -> ResponseReturnValue:
-    """The form of a new reservation; `?date=` fills in the day."""
+    """Show and handle the form of a new reservation; `?date=` sets the day."""
     form = ReservationForm()
     form.offer(queries.active_resources(acting_user().school_id))
     if not can(acting_user(), "reservations.create_for_others"):
@@ -75,7 +75,7 @@ def create() -> ResponseReturnValue:
 
 @pages.get(f"/{ID}")
 def detail(reservation_id: int) -> ResponseReturnValue:
-    """One reservation, what can be done with it, and its history."""
+    """Show a reservation with its actions and its history."""
     reservation = queries.get(acting_user(), reservation_id)
     return render_template(
         "reservations/detail.html",
@@ -90,14 +90,14 @@ def detail(reservation_id: int) -> ResponseReturnValue:
 
 @pages.get(f"/{ID}/history")
 def history(reservation_id: int) -> ResponseReturnValue:
-    """The history alone: asked again while something is under way."""
+    """Return only the history, which the page polls while jobs or mails are unfinished."""
     reservation = queries.get(acting_user(), reservation_id)
     return render_template("history/_history.html", **_history_context(reservation))
 
 
 @pages.route(f"/{ID}/edit", methods=["GET", "POST"])
 def edit(reservation_id: int) -> ResponseReturnValue:
-    """The form of an existing reservation."""
+    """Show and handle the form of an existing reservation."""
     reservation = queries.get(acting_user(), reservation_id, for_update=request.method == "POST")
     form = ReservationForm(data=_form_data(reservation))
     form.offer(queries.active_resources(reservation.school_id), reservation.resource)
@@ -117,7 +117,7 @@ def edit(reservation_id: int) -> ResponseReturnValue:
 
 @pages.post(f"/{ID}/status")
 def set_status(reservation_id: int) -> ResponseReturnValue:
-    """Moves it to `status`, unless it is no longer in `expected_status`, which the person saw."""
+    """Set the status, if the current one is still `expected_status`, which the user saw."""
     status, expected = request.form.get("status", ""), request.form.get("expected_status") or None
     reservation = queries.get(acting_user(), reservation_id, for_update=True)
     try:
@@ -133,7 +133,7 @@ def set_status(reservation_id: int) -> ResponseReturnValue:
 
 @pages.get("/day/<date>")
 def day(date: str) -> ResponseReturnValue:
-    """A day, a column for each resource. `date` is an ISO date."""
+    """Show a day, one column for each resource. `date` is an ISO date."""
     shown, zone = _parse_day(date), reader_zone()
     today = in_zone(utc_now(), zone).date()
     columns: dict[str, list[Any]] = {resource.name: [] for resource in queries.active_resources()}
@@ -156,7 +156,7 @@ def day(date: str) -> ResponseReturnValue:
 
 
 def _shown_filters() -> dict[str, Any]:
-    """The filters as the page shows them; what is none is ignored, as on every page."""
+    """Return the filters as the page shows them; invalid values are ignored, as on every page."""
     status = request.args.get("status")
     return {
         "status": status if status in list(ReservationStatus) else None,
@@ -181,7 +181,7 @@ def _filters(shown: dict[str, Any]) -> queries.Filters:
 def _day_or_none(text: str) -> date | None:
     try:
         day = date.fromisoformat(text)
-        # Its neighbours are linked, and zones reach a day further: at the calendar's edge there is no such day.
+        # The page links the days around it, and time zones add a day: both must exist in the calendar.
         return day + timedelta(days=2) - timedelta(days=4) + timedelta(days=2)
     except (ValueError, OverflowError):
         return None
@@ -195,7 +195,7 @@ def _parse_day(text: str) -> date:
 
 
 def _problems(error: ConflictError | InvalidInputError) -> Mapping[str, list[str]]:
-    """What is wrong by field, times on the reader's clock."""
+    """Return the errors by field, with times in the time zone of the reader."""
     if isinstance(error, services.ResourceTakenError) and error.booked:
         name, start_time, end_time = error.booked
         return {**error.fields, "start_time": [f"{name} is already booked: {span(start_time, end_time)}."]}

@@ -1,4 +1,4 @@
-"""The API of work items: epics, stories and tasks have the same endpoints."""
+"""API of work items: epics, stories and tasks have the same endpoints."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from app.work_items.models import MAX_ITEM_BYTES, Kind, WorkItem, WorkItemCommen
 from app.work_items.schemas import ChangedSchema, CommentSchema, CommentTextSchema, DeletionQuery, schemas_of
 from flask_belfry.db import commit_and_keep, db
 
-# One for all kinds: the document names each schema once.
+# One class for all kinds: the OpenAPI document names each schema once.
 CommentPageSchema = page_schema(CommentSchema)
 
 
 def _blueprint_of(kind: Kind) -> ApiBlueprint:
-    """The endpoints of one kind of items."""
+    """Return the endpoints of one kind of items."""
     schemas, plural = schemas_of(kind), kind.plural
     blueprint = ApiBlueprint(plural, __name__, description=f"{plural.capitalize()} of the school", area="work_items")
     one = f"/{plural}/<id:item_id>"
@@ -29,7 +29,7 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @blueprint.arguments(schemas.query, location="query")
     @blueprint.response(200, page_schema(schemas.item))
     def list_items(query: dict[str, Any]) -> Mapping[str, Any]:
-        """Those that one sees, newest first"""
+        """List visible items, newest first"""
         limit, cursor = query.pop("limit"), query.pop("cursor")
         filters = queries.Filters(kind=kind, **query)
         return page_response(queries.page(acting_user(), filters, limit=limit, cursor=cursor))
@@ -40,7 +40,7 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @blueprint.response(201, schemas.item)
     @accept_body(MAX_ITEM_BYTES)
     def create_item(values: dict[str, Any]) -> tuple[WorkItem, int, dict[str, str]]:
-        """Make one"""
+        """Create an item"""
         item = services.create(acting_user(), kind, **values)
         commit_and_keep()
         return item, 201, {"Location": url_for(f"{blueprint.name}.get_item", item_id=item.id)}
@@ -48,9 +48,9 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @blueprint.route(f"/{plural}/bulk", methods=["POST"])
     @blueprint.arguments(schemas.bulk)
     @blueprint.response(200, ChangedSchema)
-    @blueprint.alt_response(404, description="One of them is not there: none is changed.")
+    @blueprint.alt_response(404, description="One of the items does not exist; no item is changed.")
     def change_items(given: dict[str, Any]) -> Mapping[str, int]:
-        """Change the same of many: of all of them or of none"""
+        """Make the same changes to many items, all or none"""
         items = queries.lock_many(acting_user(), given["ids"], kind=kind)
         services.change_many(acting_user(), items, given["changes"])
         db.session.commit()
@@ -60,7 +60,7 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @versioned
     @blueprint.response(200, schemas.item)
     def get_item(item_id: int) -> WorkItem:
-        """One of them"""
+        """Get an item"""
         return queries.get(acting_user(), item_id, kind=kind)
 
     @blueprint.route(one, methods=["PATCH"])
@@ -69,7 +69,7 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @blueprint.response(200, schemas.item)
     @accept_body(MAX_ITEM_BYTES)
     def change_item(changes: dict[str, Any], item_id: int) -> WorkItem:
-        """Change one, or move it to another status: all of it or nothing"""
+        """Change fields and status of an item, all or nothing"""
         item = lock(item_id)
         services.change(acting_user(), item, changes)
         commit_and_keep()
@@ -79,9 +79,9 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     @versioned
     @blueprint.arguments(DeletionQuery, location="query")
     @blueprint.response(204)
-    @blueprint.alt_response(409, description="It has parts: delete them too, or move them.")
+    @blueprint.alt_response(409, description="The item has parts: delete or move them.")
     def delete_item(query: dict[str, Any], item_id: int) -> None:
-        """Remove one: its history stays"""
+        """Delete an item; its history is kept"""
         services.delete(acting_user(), lock(item_id), **query)
         db.session.commit()
 
@@ -100,7 +100,7 @@ def _add_conversation(blueprint: ApiBlueprint, kind: Kind, one: str) -> None:
     @blueprint.arguments(QueryOfPage, location="query")
     @blueprint.response(200, CommentPageSchema)
     def list_comments(query: dict[str, Any], item_id: int) -> Mapping[str, Any]:
-        """What was said of one, oldest first"""
+        """List comments, oldest first"""
         item = queries.get(acting_user(), item_id, kind=kind)
         return page_response(queries.comments_of(item, **query))
 
@@ -108,25 +108,25 @@ def _add_conversation(blueprint: ApiBlueprint, kind: Kind, one: str) -> None:
     @blueprint.arguments(CommentTextSchema)
     @blueprint.response(201, CommentSchema)
     def comment(given: dict[str, str], item_id: int) -> WorkItemComment:
-        """Say something of one, and watch it from then on"""
-        said = comments.comment(acting_user(), queries.get(acting_user(), item_id, kind=kind), given["text"])
+        """Add a comment, and watch the item"""
+        added = comments.comment(acting_user(), queries.get(acting_user(), item_id, kind=kind), given["text"])
         commit_and_keep()
-        return said
+        return added
 
     @blueprint.route(f"{one}/watch", methods=["PUT"])
     @blueprint.response(204)
     def watch(item_id: int) -> None:
-        """Be told of its status"""
+        """Watch an item: get its changes of status by email"""
         comments.watch(acting_user(), queries.get(acting_user(), item_id, kind=kind))
         db.session.commit()
 
     @blueprint.route(f"{one}/watch", methods=["DELETE"])
     @blueprint.response(204)
     def unwatch(item_id: int) -> None:
-        """Be told of its status only if it is yours"""
+        """Stop watching an item"""
         comments.unwatch(acting_user(), queries.get(acting_user(), item_id, kind=kind))
         db.session.commit()
 
 
-# Once, whatever the number of applications: marshmallow remembers every class of schemas for good.
+# Once for all applications: marshmallow keeps every schema class permanently.
 blueprints = [_blueprint_of(kind) for kind in Kind]

@@ -1,4 +1,4 @@
-"""The pages that show many work items: the board and the list. Both take the same filters, from the address."""
+"""The pages of many work items: the board and the list. Both read the same filters from the URL."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from flask_belfry.db import db
 pages = Blueprint("work", __name__, url_prefix="/work-items")
 
 FILTERS = ("kind", "status", "priority", "within", "responsible", "mine", "due", "text")
-# The board shows what people do; an epic is where it leads.
+# The board shows stories and tasks; epics are one of its filters.
 BOARD_KINDS = frozenset({Kind.STORY, Kind.TASK})
-# Days from today before which an item is due, by the word in the address.
+# Number of days from today before which an item is due, by the word in the URL.
 DUE_DAYS = {"overdue": 0, "week": 8}
-NOBODY = "nobody"
+UNASSIGNED = "nobody"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the board and the list show of an item."""
+    """A work item on the board and in the list."""
 
     item: WorkItem
     parent_title: str | None
@@ -42,7 +42,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the board: its first cards, and how many there are."""
+    """A column of the board: its first cards, and the number of all its cards."""
 
     status: WorkStatus
     cards: Sequence[Card]
@@ -51,13 +51,13 @@ class Column:
 
 @pages.get("/board")
 def board() -> ResponseReturnValue:
-    """The board, a column for each status."""
+    """Show the board, one column for each status."""
     return render_template("work_items/board.html", **{**_page_context(), **_board_context()})
 
 
 @pages.get("/board/columns")
 def columns() -> ResponseReturnValue:
-    """The columns alone, asked for again and again: the answer is short while nothing has changed."""
+    """Return only the columns, which the page polls: 304 while nothing has changed."""
     answer = make_response(render_template("work_items/_columns.html", **_board_context()))
     answer.add_etag()
     return answer.make_conditional(request)
@@ -65,7 +65,7 @@ def columns() -> ResponseReturnValue:
 
 @pages.get("")
 def list_() -> ResponseReturnValue:
-    """The list, newest first."""
+    """Show the list, newest first."""
     shown = _shown_filters()
     page = queries.page(acting_user(), _filters(shown), cursor=request.args.get("cursor"))
     return render_template(
@@ -80,11 +80,11 @@ def list_() -> ResponseReturnValue:
 
 @pages.post("/bulk")
 def change_many() -> ResponseReturnValue:
-    """Changes the same of all chosen items: of all of them or of none."""
+    """Make the same changes to the selected items, all or none."""
     ids = [id for text in request.form.getlist("ids") if (id := id_of(text))]
     changes = _changes()
     if not ids or not changes:
-        flash("Select items and what to change.", "error")
+        flash("Select items and a change.", "error")
         return redirect(list_url(), 303)
     try:
         items = queries.lock_many(acting_user(), ids)
@@ -99,17 +99,17 @@ def change_many() -> ResponseReturnValue:
 
 
 def board_url() -> str:
-    """The board with the filters of this request's address."""
+    """Return the URL of the board with the filters of this request."""
     return url_for("work.board", **_carried())
 
 
 def move_url(item_id: int, **values: Any) -> str:
-    """Where a card is moved, with the filters of this request's URL."""
+    """Return the URL that moves a card, with the filters of this request."""
     return url_for("work_items.move", item_id=item_id, **values, **_carried())
 
 
 def list_url() -> str:
-    """The list with the filters of this request's address."""
+    """Return the URL of the list with the filters of this request."""
     return url_for("work.list_", **_carried())
 
 
@@ -118,15 +118,15 @@ def _carried() -> dict[str, Any]:
 
 
 def _changes() -> dict[str, Any]:
-    """What the form of the list sets; an empty field leaves things as they are."""
+    """Return the changes of the bulk form; an empty field changes nothing."""
     changes: dict[str, Any] = {name: request.form[name] for name in ("status", "priority") if request.form.get(name)}
     if responsible := request.form.get("responsible"):
-        changes["responsible_id"] = None if responsible == NOBODY else id_of(responsible)
+        changes["responsible_id"] = None if responsible == UNASSIGNED else id_of(responsible)
     return changes
 
 
 def _page_context() -> dict[str, Any]:
-    """What the board and the list have in common: the filters, and what they offer."""
+    """Return the common context of the board and the list: the filters and their choices."""
     user, shown = acting_user(), _shown_filters()
     people = queries.people_of_school(user.school_id) if can(user, "work_items.view_all") else []
     return {
@@ -142,7 +142,7 @@ def _page_context() -> dict[str, Any]:
 
 
 def _epics(user: User, chosen_id: int | None) -> Mapping[int, str]:
-    """What the items can be narrowed to the parts of: the epics under way, and what is chosen now."""
+    """Return the epics in the filter: those under way, and the one that is selected now."""
     offered = {item.id: item.title for item in queries.possible_parents(user, Kind.STORY)}
     if chosen_id and chosen_id not in offered:
         offered |= queries.titles_of(user, [chosen_id])
@@ -178,12 +178,12 @@ def _cards(user: User, items: Sequence[WorkItem]) -> list[Card]:
 
 
 def is_overdue(item: WorkItem, today: date) -> bool:
-    """Whether it should have been done by now."""
+    """Return whether an open item is past its due date."""
     return item.due_date is not None and item.due_date < today and item.status is not WorkStatus.DONE
 
 
 def _shown_filters() -> dict[str, Any]:
-    """The filters as the pages show them; what is none is ignored, as on every page."""
+    """Return the filters as the pages show them; invalid values are ignored, as on every page."""
     due = request.args.get("due")
     return {
         "kind": _member(Kind, "kind"),

@@ -52,9 +52,7 @@ def list_(
 @work_items.command("set-status")
 @click.argument("status", type=_choice(WorkStatus))
 @click.argument("ids", type=click.IntRange(1, MAX_INTEGER), nargs=-1, required=True)
-@click.option(
-    "--as", "login", required=True, help="Username or email address of the acting user."
-)
+@click.option("--as", "login", required=True, help="Username or email address of the acting user.")
 def set_status(status: str, ids: tuple[int, ...], login: str) -> None:
     """Set the status of items, all or none. Sends the same mails as a change on a page."""
     user = get_user(login)

@@ -1,4 +1,4 @@
-"""What the mails about work items say: one context for each mail, read with two queries for all."""
+"""Mails about work items: one context for each mail, read with two queries for all."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from flask_belfry.mail import MailEntry, mail_kind
 Context = dict[str, Any]
 Contexts = dict[str, Context | None]
 
-# From one person to another; what was said stays with the item.
+# From one person to another; more comments are still shown on the item.
 MAX_MENTIONS_PER_HOUR = 20
 STATUS, MENTION, DUE = "work-item-status", "work-item-mention", "work-item-due"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a chunk of mails is about."""
+    """The items and people of a chunk of mails."""
 
     items: Mapping[int, Any]
     people: Mapping[int, Any]
 
     def name(self, user_id: int | None) -> str:
-        """Who did something."""
+        """Return the name of a user."""
         found = self.people.get(user_id or 0)
         return found.name if found else "Belfry"
 
     def zone(self, user_id: int) -> ZoneInfo:
-        """The zone of a reader's clock."""
+        """Return the time zone of a reader."""
         found = self.people.get(user_id)
         return ZoneInfo((found and found.time_zone) or current_app.config["TIMEZONE"])
 
 
 def sample_status() -> Context:
-    """A task that went all the way within half a minute."""
+    """Return a sample: a task that was finished within half a minute."""
     return _sample() | {
         "old": "IN_PROGRESS",
         "new": "DONE",
@@ -59,7 +59,7 @@ def sample_status() -> Context:
 
 
 def sample_mention() -> Context:
-    """A question."""
+    """Return a sample: a question."""
     return _sample() | {
         "by": "Grace Hopper",
         "text": "@ada can you bring the cello?\nThe hall is open from eight.",
@@ -69,7 +69,7 @@ def sample_mention() -> Context:
 
 
 def sample_due() -> Context:
-    """A task that is due tomorrow."""
+    """Return a sample: a task that is due tomorrow."""
     return _sample() | {
         "due": "Tue 25 Nov 2025",
         "is_overdue": False,
@@ -85,7 +85,7 @@ def sample_due() -> Context:
     choice="The status of a work item of mine changes",
 )
 def work_item_status(entries: Sequence[MailEntry]) -> Contexts:
-    """For who is part of an item: where it stands now, and how it came there."""
+    """For the people involved: the new status of an item, and the steps to it."""
     return _contexts(entries, _status_context)
 
 
@@ -96,7 +96,7 @@ def work_item_status(entries: Sequence[MailEntry]) -> Contexts:
     choice="A work item of mine is due, or overdue",
 )
 def work_item_due(entries: Sequence[MailEntry]) -> Contexts:
-    """For who is to see to an item that is due tomorrow, or was due before today."""
+    """For the person responsible for an item that is due tomorrow or overdue."""
     return _contexts(entries, _due_context)
 
 
@@ -108,7 +108,7 @@ def work_item_due(entries: Sequence[MailEntry]) -> Contexts:
     hourly_cap=MAX_MENTIONS_PER_HOUR,
 )
 def work_item_mention(entries: Sequence[MailEntry]) -> Contexts:
-    """For who is named in a comment; one that was deleted meanwhile says nothing."""
+    """For people mentioned in a comment; no mail is sent if the comment has been deleted."""
     ids = {entry.context["comment_id"] for entry in entries}
     comments = {
         row.id: row for row in db.session.scalars(sa.select(WorkItemComment).where(WorkItemComment.id.in_(ids)))
@@ -161,7 +161,7 @@ def _user_ids(context: Mapping[str, Any]) -> set[int]:
 
 
 def _reason(item: Any, reader: int) -> str:
-    """Why a reader is told of an item, as things are now."""
+    """Return why a reader is notified of an item, by its current people."""
     if reader == item.responsible_id:
         return f"you are the {item.kind.responsible} of this {item.kind.value}"
     if reader == item.reporter_id:
@@ -207,7 +207,7 @@ def _mention_context(entry: MailEntry, item: Any, facts: Facts, comment: WorkIte
 
 
 def _due_context(entry: MailEntry, item: Any, facts: Facts) -> Context | None:
-    # It may be done, or due another day, since the mail was asked for.
+    # The item may have been finished, or be due on another day, since the mail was enqueued.
     due = date.fromisoformat(entry.context["due"])
     if item.due_date != due or item.status.value == "DONE":
         return None

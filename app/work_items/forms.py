@@ -25,19 +25,19 @@ PRIORITIES = [(priority.value, label(priority)) for priority in Priority]
 
 
 def id_or_none(value: Any) -> int | None:
-    """What a select sends, as an id; nothing chosen is None. Raises ValueError."""
+    """Return the value of a select as an id; None if nothing is selected. Raises ValueError."""
     return int(value) if value else None
 
 
 def id_of(text: str | None) -> int | None:
-    """An id as a form or an address has it; what can be none is None."""
+    """Return an id from a form or a URL; None if it is invalid."""
     is_number = text and text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_INTEGER))
     number = int(text) if text and is_number else 0
     return number if 1 <= number <= MAX_INTEGER else None
 
 
 class WorkItemForm(ServiceForm):
-    """A work item to make or to change."""
+    """The form of a new or existing work item."""
 
     FORM_FIELDS = {
         **{f"{kind.responsible}_id": "responsible_id" for kind in Kind},
@@ -53,33 +53,33 @@ class WorkItemForm(ServiceForm):
     reporter_id = SelectField("Reporter", [Optional()], coerce=id_or_none)
 
     def offer(self, kind: Kind, parents: Sequence[WorkItem], people: Sequence[User]) -> None:
-        """Fills the choices. What is a part of nothing has no field for it."""
+        """Fill the choices; an epic has no field for a parent."""
         if kind.parent is None:
             del self.parent_id
         else:
             self.parent_id.label.text = kind.parent.value.capitalize()
-            self.parent_id.choices = [("", "Choose one"), *((item.id, f"#{item.id} {item.title}") for item in parents)]
+            self.parent_id.choices = [("", "Select one"), *((item.id, f"#{item.id} {item.title}") for item in parents)]
         named = [(person.id, person_label(person)) for person in people]
         self.responsible_id.label.text = kind.responsible.capitalize()
         self.responsible_id.choices = [("", "Unassigned"), *named]
-        # Of what is made, somebody is the reporter; who was it of what is there may have been forgotten.
-        self.reporter_id.choices = [("", "Nobody"), *named] if self.reporter_id.data is None else named
+        # A new item has a reporter; the reporter of an existing one may have been erased.
+        self.reporter_id.choices = [("", "None"), *named] if self.reporter_id.data is None else named
 
     def leave_assignment(self) -> None:
-        """Takes away what only staff set."""
+        """Remove the fields that only staff may set."""
         for name in ("parent_id", "responsible_id", "reporter_id"):
             if name in self:
                 del self[name]
 
     def values(self) -> dict[str, Any]:
-        """What the service takes."""
+        """Return the arguments of the service."""
         names = ("title", "parent_id", "priority", "due_date", "responsible_id", "reporter_id")
         given = {name: self[name].data for name in names if name in self}
         return given | {"description": unix_lines(self.description.data)}
 
 
 class CommentForm(ServiceForm):
-    """Something to say."""
+    """The form of a comment."""
 
     text = TextAreaField(
         "Comment",
@@ -89,5 +89,5 @@ class CommentForm(ServiceForm):
 
 
 def person_label(person: User) -> str:
-    """A person in a list of choices, with the name that mentions take."""
+    """Return the label of a person in a list of choices, with the username for mentions."""
     return f"{person.name} (@{person.username})"

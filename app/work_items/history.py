@@ -1,4 +1,4 @@
-"""The history of one work item, in the words of work items."""
+"""The history of a work item, with the names of its fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PEOPLE = frozenset({WorkItem.responsible_id.key, WorkItem.reporter_id.key})
 
 
 def history_for(user: User, item: WorkItem) -> list[HistoryEntry]:
-    """What `user` may know of the history of an item they may see: staff all, others what concerns them."""
+    """Return the history of an item that `user` may see: all of it for staff, without others' mails for others."""
     entries = history_of(item)
     if can(user, "work_items.view_all"):
         return entries
@@ -25,20 +25,20 @@ def history_for(user: User, item: WorkItem) -> list[HistoryEntry]:
 
 
 def history_of(item: WorkItem) -> list[HistoryEntry]:
-    """All entries, newest first. The caller has checked who asks."""
+    """Return all entries, newest first. The caller has checked permissions."""
     return history.history_of(
-        subject_of(item), Origins(item.created_at, item.created_by_id, item.status), lambda made: _tell(item, made)
+        subject_of(item), Origins(item.created_at, item.created_by_id, item.status), lambda made: _notes(item, made)
     )
 
 
-def _tell(item: WorkItem, changes: Sequence[StatusChange]) -> dict[str, str]:
+def _notes(item: WorkItem, changes: Sequence[StatusChange]) -> dict[str, str]:
     people = {value for field in PEOPLE for value in _values(changes, field)}
     names = {str(id): name for id, name in names_of({int(id) for id in people}).items()}
     titles = _titles(_values(changes, WorkItem.parent_id.key))
-    return {change.id: _told(item, change, names, titles) for change in changes}
+    return {change.id: _note(item, change, names, titles) for change in changes}
 
 
-def _told(item: WorkItem, change: StatusChange, names: Mapping[str, str], titles: Mapping[str, str]) -> str:
+def _note(item: WorkItem, change: StatusChange, names: Mapping[str, str], titles: Mapping[str, str]) -> str:
     known = names if change.field in PEOPLE else titles if change.field == WorkItem.parent_id.key else {}
     old, new = ((known.get(value, value) if value else "none") for value in (change.old, change.new))
     return f"{_field(item, change.field)}: {old} → {new}"

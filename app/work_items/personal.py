@@ -1,4 +1,4 @@
-"""What work items keep of people: what they see to or asked for, and what they said."""
+"""Personal data in work items: responsibilities, reports, watched items and comments."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ COLUMNS = (
     WorkItem.priority,
     WorkItem.created_at,
 )
-SAID = (WorkItemComment.item_id, WorkItemComment.text, WorkItemComment.created_at)
+OF_COMMENT = (WorkItemComment.item_id, WorkItemComment.text, WorkItemComment.created_at)
 
 
 def export(person: Person) -> dict[str, Any]:
-    """The person's items, by what they are to them, and what the person said."""
+    """Return the items of a person by role, and the person's comments."""
     of_them = {
         "responsible_for": WorkItem.responsible_id == person.id,
         "reported": WorkItem.reporter_id == person.id,
@@ -31,12 +31,12 @@ def export(person: Person) -> dict[str, Any]:
     items = {
         name: rows_of(sa.select(*COLUMNS).where(condition).order_by(WorkItem.id)) for name, condition in of_them.items()
     }
-    comments = sa.select(*SAID).where(WorkItemComment.author_id == person.id).order_by(WorkItemComment.id)
+    comments = sa.select(*OF_COMMENT).where(WorkItemComment.author_id == person.id).order_by(WorkItemComment.id)
     return {**items, "comments": rows_of(comments)}
 
 
 def erase(person: Person) -> None:
-    """Leaves their items to others, and takes back what they said."""
+    """Remove the person from their items, and delete their comments."""
     for column in (WorkItem.responsible_id, WorkItem.reporter_id):
         db.session.execute(sa.update(WorkItem).where(column == person.id).values({column.key: None}))
     db.session.execute(sa.delete(WorkItemWatcher).where(WorkItemWatcher.user_id == person.id))
@@ -52,4 +52,4 @@ register(
         "Your work items are kept without your name. Your comments on them are deleted.",
     )
 )
-exempt("who made it: the number of a user who has no name any more", WorkItem.created_by_id)
+exempt("the creator: the id of a user whose name is erased", WorkItem.created_by_id)

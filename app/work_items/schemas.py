@@ -1,5 +1,5 @@
-"""What the API takes and gives of work items. The kinds differ in the names of two fields: `owner_id` or `assignee_id`,
-and `epic_id` or `story_id`."""
+"""Schemas of work items in the API. The kinds differ in the names of two fields: `owner_id` or `assignee_id`, and
+`epic_id` or `story_id`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ Field = ma.fields.Field[Any]
 
 
 class WorkItemFields(Schema):
-    """What a client sets."""
+    """Fields that clients set."""
 
     title = ma.fields.String(validate=[validate.Length(1, MAX_TITLE_CHARACTERS), check_control_characters])
     description = ma.fields.String(validate=[validate.Length(max=MAX_DESCRIPTION_CHARACTERS), check_control_characters])
     status = ma.fields.Enum(WorkStatus, by_value=True)
     priority = ma.fields.Enum(Priority, by_value=True)
-    due_date = ma.fields.Date(allow_none=True, metadata={"description": "ISO 8601: the day by which it is done."})
-    reporter_id = id_field("Who asked for it; absent: you.")
+    due_date = ma.fields.Date(
+        allow_none=True, metadata={"description": "ISO 8601 date by which the item is to be done."}
+    )
+    reporter_id = id_field("Reporter; default: the user of the token.")
 
 
 class WorkItemSchema(Schema):
@@ -46,38 +48,42 @@ class WorkItemSchema(Schema):
     status = ma.fields.Enum(WorkStatus, by_value=True, required=True)
     priority = ma.fields.Enum(Priority, by_value=True, required=True)
     due_date = ma.fields.Date(required=True, allow_none=True)
-    position = ma.fields.Integer(required=True, metadata={"description": "Its place in the column: lower is higher."})
+    position = ma.fields.Integer(
+        required=True, metadata={"description": "Place in the column; the lowest number is on top."}
+    )
     reporter_id = ma.fields.Integer(required=True, allow_none=True)
     created_at = ma.fields.AwareDateTime(format="iso", required=True)
     updated_at = ma.fields.AwareDateTime(format="iso", required=True)
 
 
 class WorkItemQuery(QueryOfPage):
-    """The filters of the lists."""
+    """Filters of the lists."""
 
     status = ma.fields.Enum(WorkStatus, by_value=True)
     priority = ma.fields.Enum(Priority, by_value=True)
     reporter_id = ma.fields.Integer(validate=validate.Range(1, MAX_ID))
-    due_before = ma.fields.Date(metadata={"description": "Due before that day, and not done."})
+    due_before = ma.fields.Date(metadata={"description": "Due before this day, and not done."})
     text = ma.fields.String(
         validate=[validate.Length(1, 100), check_control_characters],
-        metadata={"description": "In the title or the description, or the number."},
+        metadata={"description": "Text in the title or the description, or the id."},
     )
 
 
 class DeletionQuery(Schema):
-    """What becomes of the parts of what is deleted."""
+    """What to do with the parts of a deleted item."""
 
     parts = ma.fields.Enum(
-        Parts, by_value=True, metadata={"description": "Needed where there are any: they go too, or elsewhere."}
+        Parts,
+        by_value=True,
+        metadata={"description": "Required if the item has parts: delete them, or move them to `to_id`."},
     )
     to_id = ma.fields.Integer(
-        validate=validate.Range(1, MAX_ID), metadata={"description": "With `move`: what they become parts of."}
+        validate=validate.Range(1, MAX_ID), metadata={"description": "With `move`: the new parent of the parts."}
     )
 
 
 class CommentTextSchema(Schema):
-    """What to say. `@username` tells somebody of it by mail."""
+    """A new comment. `@username` notifies a user by email."""
 
     text = ma.fields.String(
         required=True, validate=[validate.Length(1, MAX_COMMENT_CHARACTERS), check_control_characters]
@@ -85,7 +91,7 @@ class CommentTextSchema(Schema):
 
 
 class CommentSchema(Schema):
-    """What somebody said of an item."""
+    """A comment on an item."""
 
     id = ma.fields.Integer(required=True)
     author_id = ma.fields.Integer(required=True, allow_none=True)
@@ -95,7 +101,7 @@ class CommentSchema(Schema):
 
 
 class ChangedSchema(Schema):
-    """How many items were changed."""
+    """The number of changed items."""
 
     changed = ma.fields.Integer(required=True)
 
@@ -112,21 +118,23 @@ class Schemas:
 
 
 def schemas_of(kind: Kind) -> Schemas:
-    """The schemas of a kind: what all share, and its own names for who sees to it and what it is a part of."""
+    """Return the schemas of a kind: the common fields, and its names for the responsible person and the parent."""
     name, people = kind.value.capitalize(), f"{kind.responsible}_id"
-    responsible = f"Who sees to it; null: nobody yet. The {kind.responsible} and the reporter are told of its status."
+    responsible = (
+        f"The {kind.responsible}, or null. The {kind.responsible} and the reporter are notified of changes of status."
+    )
     given = {people: id_field(responsible, attribute="responsible_id", allow_none=True)}
     shown: dict[str, Field] = {people: ma.fields.Integer(attribute="responsible_id", required=True, allow_none=True)}
     asked: dict[str, Field] = {people: _filter("responsible_id")}
     made: dict[str, Field] = {"title": _required_title()}
     if kind.parent:
         parent = f"{kind.parent}_id"
-        given[parent] = id_field(f"The {kind.parent} that it is a part of.", attribute="parent_id")
-        made[parent] = id_field(f"The {kind.parent} that it is a part of.", attribute="parent_id", required=True)
+        given[parent] = id_field(f"The {kind.parent} that the {kind} is part of.", attribute="parent_id")
+        made[parent] = id_field(f"The {kind.parent} that the {kind} is part of.", attribute="parent_id", required=True)
         shown[parent] = ma.fields.Integer(attribute="parent_id", required=True)
         asked[parent] = _filter("parent_id")
     fields = type(f"{name}Fields", (WorkItemFields,), dict(given))
-    changes = type(f"{name}ChangesSchema", (fields,), {"__doc__": "Changes: what is absent stays."})
+    changes = type(f"{name}ChangesSchema", (fields,), {"__doc__": "Changes; absent fields keep their values."})
     return Schemas(
         item=type(f"{name}Schema", (WorkItemSchema,), shown),
         new=type(f"New{name}Schema", (fields,), made),
@@ -141,7 +149,7 @@ def _bulk_fields(kind: Kind, people: str) -> dict[str, Field]:
         "status": ma.fields.Enum(WorkStatus, by_value=True),
         "priority": ma.fields.Enum(Priority, by_value=True),
         "due_date": ma.fields.Date(allow_none=True),
-        people: id_field("Who sees to them; null: nobody.", attribute="responsible_id", allow_none=True),
+        people: id_field(f"The {kind.responsible}, or null.", attribute="responsible_id", allow_none=True),
     }
     changes = type(f"{kind.value.capitalize()}BulkChangesSchema", (Schema,), dict(values))
     ids = ma.fields.List(

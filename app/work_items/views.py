@@ -1,4 +1,4 @@
-"""The pages of one work item. Those that show many stand in board.py."""
+"""The pages of one work item. The pages of many items are in board.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMENT_ID = "<id:comment_id>"
 @pages.route("/new", methods=["GET", "POST"])
 @accept_body(MAX_ITEM_BYTES)
 def create() -> ResponseReturnValue:
-    """The form of a new item; `?kind=` says of which kind, `?parent=` fills in what it is a part of."""
+    """Show and handle the form of a new item; `?kind=` sets its kind, `?parent=` selects its parent."""
     user = acting_user()
     require(user, "work_items.create", message="Only staff can create work items.")
     kind = _kind(request.args.get("kind"))
@@ -50,20 +50,20 @@ def create() -> ResponseReturnValue:
 
 @pages.get(f"/{ID}")
 def detail(item_id: int) -> ResponseReturnValue:
-    """One item, its parts, what was said of it, and its history."""
+    """Show an item with its parts, comments and history."""
     return _detail_page(queries.get(acting_user(), item_id), CommentForm())
 
 
 @pages.get(f"/{ID}/history")
 def history(item_id: int) -> ResponseReturnValue:
-    """The history alone: asked again while something is under way."""
+    """Return only the history, which the page polls while jobs or mails are unfinished."""
     return render_template("history/_history.html", **_history_context(queries.get(acting_user(), item_id)))
 
 
 @pages.route(f"/{ID}/edit", methods=["GET", "POST"])
 @accept_body(MAX_ITEM_BYTES)
 def edit(item_id: int) -> ResponseReturnValue:
-    """The form of an existing item."""
+    """Show and handle the form of an existing item."""
     user = acting_user()
     item = queries.get(user, item_id, for_update=request.method == "POST")
     require(user, "work_items.update", item, message=services.NOT_YOURS)
@@ -86,7 +86,7 @@ def edit(item_id: int) -> ResponseReturnValue:
 
 @pages.post(f"/{ID}/status")
 def set_status(item_id: int) -> ResponseReturnValue:
-    """Moves it to `status`, unless it is no longer in `expected_status`, which the person saw."""
+    """Set the status, if the current one is still `expected_status`, which the user saw."""
     status, expected = request.form.get("status", ""), request.form.get("expected_status") or None
     item = queries.get(acting_user(), item_id, for_update=True)
     try:
@@ -102,8 +102,8 @@ def set_status(item_id: int) -> ResponseReturnValue:
 
 @pages.post(f"/{ID}/move")
 def move(item_id: int) -> ResponseReturnValue:
-    """Moves a card to `status`, below the card `below_id`: from its menu, or by the board's script, which says on the
-    spot why it did not work."""
+    """Move a card to `status`, below the card `below_id`, from its menu or by the script of the board, which shows
+    errors beside the card."""
     by_script = request.accept_mimetypes.best == "application/json"
     expected = request.values.get("expected_status") or None
     below_id = id_of(request.values.get("below_id"))
@@ -126,7 +126,7 @@ def move(item_id: int) -> ResponseReturnValue:
 
 @pages.post(f"/{ID}/delete")
 def delete(item_id: int) -> ResponseReturnValue:
-    """Removes it; `parts` and `to_id` say what becomes of its parts."""
+    """Delete an item; `parts` and `to_id` set what to do with its parts."""
     item = queries.get(acting_user(), item_id, for_update=True)
     name, parent_id = item.name, item.parent_id
     parts, to_id = request.form.get("parts") or None, id_of(request.form.get("to_id"))
@@ -143,28 +143,28 @@ def delete(item_id: int) -> ResponseReturnValue:
 
 @pages.post(f"/{ID}/watch")
 def watch(item_id: int) -> ResponseReturnValue:
-    """From here on the person is told of it."""
+    """Make the user a watcher."""
     comments.watch(acting_user(), queries.get(acting_user(), item_id))
     db.session.commit()
-    flash("You are watching it: status changes are emailed to you.", "success")
+    flash("You now watch this item: status changes are emailed to you.", "success")
     return _to_detail(item_id)
 
 
 @pages.post(f"/{ID}/unwatch")
 def unwatch(item_id: int) -> ResponseReturnValue:
-    """From here on the person is told of it only if it is theirs."""
+    """Remove the user from the watchers."""
     user = acting_user()
     item = queries.get(user, item_id)
     comments.unwatch(user, item)
     db.session.commit()
     flash(f"You no longer watch {item.name}.", "success")
-    # Whoever saw it only because they watched it has seen it for the last time.
+    # A user who could see the item only as a watcher can no longer open it.
     return _to_detail(item_id) if _sees(user, item_id) else redirect(board_url(), 303)
 
 
 @pages.post(f"/{ID}/comments")
 def comment(item_id: int) -> ResponseReturnValue:
-    """Says something of it."""
+    """Add a comment."""
     item, form = queries.get(acting_user(), item_id), CommentForm()
     if not form.validate_on_submit():
         return _detail_page(item, form)
@@ -180,7 +180,7 @@ def comment(item_id: int) -> ResponseReturnValue:
 
 @pages.route(f"/comments/{COMMENT_ID}/edit", methods=["GET", "POST"])
 def edit_comment(comment_id: int) -> ResponseReturnValue:
-    """The form of a comment, for its author."""
+    """Show and handle the form of a comment, for its author."""
     found = comments.get_comment(acting_user(), comment_id)
     require(acting_user(), "work_items.edit_comment", found, message="Only the author can change a comment.")
     form = CommentForm(obj=found)
@@ -198,7 +198,7 @@ def edit_comment(comment_id: int) -> ResponseReturnValue:
 
 @pages.post(f"/comments/{COMMENT_ID}/delete")
 def delete_comment(comment_id: int) -> ResponseReturnValue:
-    """Removes a comment."""
+    """Delete a comment."""
     found = comments.get_comment(acting_user(), comment_id)
     item_id = found.item_id
     comments.delete_comment(acting_user(), found)
@@ -209,7 +209,7 @@ def delete_comment(comment_id: int) -> ResponseReturnValue:
 
 @pages.app_template_filter("mentions")
 def mentions(text: str) -> Markup:
-    """A comment's text, escaped, with the names in it marked."""
+    """Return the text of a comment, escaped, with its mentions marked."""
     # Split by a pattern with one group: every other piece is a name.
     pieces = comments.MENTIONED.split(text)
     mark = Markup('<strong class="mention">@{}</strong>')
@@ -221,7 +221,7 @@ def _kind(text: str | None) -> Kind:
 
 
 def _people(school_id: int, *present: User | None) -> Sequence[User]:
-    """Whom a form offers: the people of the school, and those it names now, although they may have left."""
+    """Return the people that a form offers: those of the school, and those it names now, even if they have left."""
     offered = list(queries.people_of_school(school_id))
     known = {person.id for person in offered}
     return [*offered, *{person.id: person for person in present if person and person.id not in known}.values()]
@@ -305,7 +305,7 @@ def _form_status() -> int:
 
 
 def _moved_message(item: WorkItem, place: queries.Place | None) -> Markup:
-    """What has been moved, with a button of the board's form that puts it back."""
+    """Return the message of a move, with a button of the board's form that undoes it."""
     moved = escape(f"{item.name} is {words(item.status)}. ")
     if place is None:
         return moved

@@ -13,7 +13,7 @@ from app.accounts import Role, User, acting_user, allow, ask_to_log_in, can, nam
 from flask_belfry.changes import Subject
 from flask_belfry.changes.host import Host, set_host
 
-STAFF, ADMINS = "This is for admin and staff only.", "Only administrators change the schedule."
+STAFF, ADMINS = "This page is for staff and administrators only.", "Only administrators can change the schedule."
 
 
 def _is_staff(user: User, _: object) -> bool:
@@ -49,5 +49,5 @@ class DeskHost(Host):
 
 
 def init_app(app: Flask) -> None:
-    """Makes the desk the host of `app`'s job system."""
+    """Make the desk the host of the job system of `app`."""
     set_host(app, DeskHost())

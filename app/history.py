@@ -1,6 +1,6 @@
-"""The history of a row: who changed what when, and the mails and jobs that each change caused.
+"""The history of a row: its changes with actor and time, and the mails and jobs that each change caused.
 
-Read from what the outbox records of every change; a slice only says how its rows began, and how it tells of a value.
+It is read from the recorded changes; a slice only adds the origins of its rows and the texts of changed values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flask_belfry.outbox import LIVE, JobRecord, JobState
 
 SYSTEM = "The system"
 STATUS = "status"
-# What was written without a number, as by the demo, goes by its time.
+# Changes without a number, e.g. those of the demo, are ordered by time.
 ORDER = (StatusChange.number, StatusChange.at, StatusChange.id)
 UNFINISHED_MAILS = frozenset({MailState.QUEUED, MailState.SENDING, MailState.DEFERRED})
 
@@ -50,7 +50,7 @@ class MailOfChange:
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """The creation (`from_status` is None), a change of status, or other changes (`note` tells them)."""
+    """The creation (`from_status` is None), a change of status, or other changes (described in `note`)."""
 
     at: datetime
     who: str
@@ -63,18 +63,18 @@ class HistoryEntry:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether something that it caused is still under way."""
+        """Whether a mail or job that the change caused is unfinished."""
         return any(mail.state in UNFINISHED_MAILS for mail in self.mails) or any(job.state in LIVE for job in self.jobs)
 
 
 @dataclass(frozen=True)
 class Origins:
-    """How a row began.
+    """The creation of a row.
 
     Args:
-        at: when.
-        by_id: the id of who made it.
-        status: its status now, which it was made with when it never changed.
+        at: time of creation.
+        by_id: id of the user who created it.
+        status: its current status, which is the first one if it never changed.
     """
 
     at: datetime
@@ -82,20 +82,23 @@ class Origins:
     status: str
 
 
-# What is said of changes beside the status, by the change's id; given all of them, so that names are read at once.
-Teller = Callable[[Sequence[StatusChange]], Mapping[str, str]]
+# Returns the texts of changes of other fields, by id of the change; called with all of them, to read names in bulk.
+DescribeChanges = Callable[[Sequence[StatusChange]], Mapping[str, str]]
 
 
 def history_of(
-    subject: Subject, origins: Origins, tell: Teller, system: Callable[[StatusChange], str] = lambda _: SYSTEM
+    subject: Subject,
+    origins: Origins,
+    describe: DescribeChanges,
+    system: Callable[[StatusChange], str] = lambda _: SYSTEM,
 ) -> list[HistoryEntry]:
-    """All entries, newest first, with four queries however many there are. The caller has checked who asks.
+    """Return all entries, newest first, with four queries for any number. The caller has checked permissions.
 
     Args:
         subject: the row.
-        origins: how it began.
-        tell: what is said of changes beside the status.
-        system: who made a change that no person made.
+        origins: its creation.
+        describe: returns the texts of changes of other fields than the status.
+        system: returns the name of the actor of a change that no user made.
     """
     changes, jobs = _changes(subject), _jobs(subject)
     mails = _mails(subject, {job.id: _job_of(job) for job in jobs})
@@ -122,17 +125,17 @@ def history_of(
         )
         for change in statuses
     }
-    entries = moved | _edits(edits, tell, who)
+    entries = moved | _edits(edits, describe, who)
     return [created, *(entries[change.id] for change in changes if change.id in entries)][::-1]
 
 
 def is_unfinished(history: Iterable[HistoryEntry]) -> bool:
-    """Whether anything that was caused is still under way."""
+    """Return whether a mail or job in the history is unfinished."""
     return any(entry.is_unfinished for entry in history)
 
 
 def for_outsider(entry: HistoryEntry, user: User) -> HistoryEntry:
-    """An entry without the operators' business: others' mails, the jobs, and what a mail server answered."""
+    """Return an entry without what is for staff only: mails to others, jobs, and responses of mail servers."""
     own = [mail for mail in entry.mails if user.email in mail.recipients]
     mails = [replace(mail, last_error=None, job_id=None, job=None) for mail in own]
     return replace(entry, mails=mails, jobs=(), job_id=None)
@@ -171,25 +174,25 @@ def _mails(subject: Subject, jobs: Mapping[str, JobOfChange]) -> dict[str | None
 def _other_jobs(
     jobs: Iterable[JobRecord], mails: Mapping[str | None, Iterable[MailOfChange]]
 ) -> dict[str | None, list[JobOfChange]]:
-    """Those that carry no mail, by change."""
+    """Return the jobs that deliver no mail, by change."""
     found: dict[str | None, list[JobOfChange]] = {}
     mail_ids = {mail.id for of_change in mails.values() for mail in of_change}
     for job in jobs:
-        # A mail that was sent again has had several jobs; it shows the last.
+        # A mail that was resent has had several jobs; the last one is shown.
         if job.args.get("email_id") not in mail_ids:
             found.setdefault(job.change_id, []).append(_job_of(job))
     return found
 
 
 def _edits(
-    changes: Sequence[StatusChange], tell: Teller, who: Callable[[StatusChange], str]
+    changes: Sequence[StatusChange], describe: DescribeChanges, who: Callable[[StatusChange], str]
 ) -> dict[str, HistoryEntry]:
-    """What was changed beside the status: one entry for all that one request changed, by the first change's id."""
-    told = tell(changes) if changes else {}
+    """Return changes of other fields: one entry for all changes of a request, by the id of the first."""
+    notes = describe(changes) if changes else {}
     found: dict[str, HistoryEntry] = {}
     for _, of_request in groupby(changes, key=lambda change: (change.user_id, change.request_id)):
         made = list(of_request)
-        note = "; ".join(told[change.id] for change in made)
+        note = "; ".join(notes[change.id] for change in made)
         found[made[0].id] = HistoryEntry(made[0].at, who(made[0]), None, "", note=note, job_id=made[0].job_id)
     return found
 

@@ -1,4 +1,4 @@
-"""The start page: what waits for a person today. It only gathers what the slices offer."""
+"""The start page: work that waits for staff today, collected from the slices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = 6
 
 @login_required
 def index() -> ResponseReturnValue:
-    """The overview for staff; others are taken to their reservations."""
+    """Show the overview to staff; redirect others to their reservations."""
     if not current_user.is_staff:
         return redirect(url_for("reservations.list_"))
     waiting_count = reservations.count_waiting()
@@ -34,7 +34,7 @@ def index() -> ResponseReturnValue:
 
 
 def init_app(app: Flask) -> None:
-    """Puts the page at /."""
+    """Add the page at /."""
     app.add_url_rule("/", "index", index)
 
 

@@ -1,6 +1,6 @@
-"""The desk's job functions, one module per slice: thin functions over the slices' services, and their schedules.
+"""Job functions of the desk and their schedules, one module per slice: thin functions that call services.
 
-Imports the application and is imported by the composition roots only.
+Only the composition roots import this package.
 """
 
 from __future__ import annotations
@@ -17,5 +17,5 @@ MODULES = tuple(import_module(f"{__name__}.{module.name}") for module in iter_mo
 
 
 def init_app(app: Flask) -> None:
-    """Puts the jobs and their schedule into `app`."""
+    """Add the jobs and their schedule to `app`."""
     extension.init_app(app, [entry for module in MODULES for entry in getattr(module, "SCHEDULE", ())])

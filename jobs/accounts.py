@@ -1,4 +1,4 @@
-"""The jobs of accounts: mails that are asked for without telling the asker whether there is anybody to get them."""
+"""Jobs of accounts: mails whose request must not reveal whether the account exists."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from flask_belfry.execution import job
 
 @job("accounts.resend_confirmation")
 def resend_confirmation(session: Session, user_id: int) -> dict[str, bool]:
-    """Asks for a new code for a user whose address is not confirmed; 0 is nobody."""
+    """Enqueue a new code for a user whose email address is not confirmed; id 0 is no user."""
     return {"asked": accounts.resend_confirmation(user_id)}
 
 
 @job("accounts.send_password_reset")
 def send_password_reset(session: Session, user_id: int) -> dict[str, bool]:
-    """Asks for the mail with a link to a new password; 0 is nobody."""
+    """Enqueue the mail with the link to a new password; id 0 is no user."""
     return {"asked": accounts.send_password_reset(user_id)}

@@ -1,4 +1,4 @@
-"""Upkeep: what ended long ago goes: records of jobs, mails, deeds, tokens, codes, addresses of logins, answers."""
+"""The maintenance job, which deletes old rows of every slice."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SCHEDULE = [ScheduleEntry("maintenance.prune", job="maintenance.prune", cron="17
 
 @job("maintenance.prune", queue="bulk", timeout_seconds=600, is_singleton=True)
 def prune(session: Session) -> dict[str, Any]:
-    """Deletes old data: finished jobs, past run times, sent mails and audit events after the days that the settings
-    give; expired tokens, codes and sessions, old login addresses, kept answers of the API, and users who never
+    """Deletes old data: finished jobs, past run times, sent mails and audit events after the number of days in the
+    settings; expired tokens, codes, sessions and idempotency records, old login addresses, and users who never
     confirmed their email address. Removes the email addresses of deleted accounts from their last mails."""
     settings = current_app.config
     deleted = prune_records(

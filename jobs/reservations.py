@@ -1,4 +1,4 @@
-"""The jobs of reservations, and their schedule. What they do stands in app/reservations."""
+"""Jobs of reservations and their schedule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask_belfry.scheduler import ScheduleEntry
 
 @job("reservations.sweep_overdue", queue="default", timeout_seconds=120, is_singleton=True)
 def sweep_overdue(session: Session) -> dict[str, int]:
-    """Completes confirmed reservations that began long enough ago."""
+    """Completes confirmed reservations RESERVATION_OVERDUE_MINUTES after their start."""
     return {"completed": reservations.sweep_overdue(session)}
 
 

@@ -1,4 +1,4 @@
-"""The jobs of work items, and their schedule. What they do stands in app/work_items."""
+"""Jobs of work items and their schedule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask_belfry.scheduler import ScheduleEntry
 
 @job("work_items.tell_gathered")
 def send_digest(session: Session, item_id: int) -> dict[str, int]:
-    """Asks for the mails that tell of all that has happened to an item's status since the last ones."""
+    """Mails a digest of the changes of an item's status since the last mail."""
     return {"mails": work_items.send_digest(session, item_id)}
 
 
@@ -22,6 +22,6 @@ def remind_due(session: Session) -> dict[str, int]:
 
 
 SCHEDULE = [
-    # By day, and again each hour: what is made in the afternoon may be due tomorrow too.
+    # Every hour of the day: an item created in the afternoon may be due tomorrow too.
     ScheduleEntry("work_items.remind_due", job="work_items.remind_due", cron="0 8-20 * * *"),
 ]

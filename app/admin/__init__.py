@@ -1,6 +1,6 @@
-"""The admin panel: all models, for admins only, inside the application's own layout, login and rules.
+"""The admin panel: all models, for admins only, with the layout, login and permissions of the application.
 
-Which models, and what of them, stands in views.py; how a view works, in view.py. It knows the slices by their faces.
+views.py lists the models and their columns; view.py defines how a view works. It imports the public APIs of the slices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["init_app"]
 
 
 def init_app(app: Flask) -> None:
-    """Adds the panel. Must come after the slices, whose models it shows."""
+    """Add the panel. Must come after the slices, whose models it shows."""
     panel = Admin(index_view=IndexView())
     panel.add_views(*views())
     panel.init_app(app)

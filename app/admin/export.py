@@ -1,4 +1,4 @@
-"""Rows as CSV, line by line."""
+"""Export of rows as CSV, line by line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from flask_belfry.core.presentation import plain, utc_iso
 
-# Programs that open the file would run what begins so as a formula (OWASP, "CSV Injection"): the signs, also in full
-# width and after spaces or quotes, at the beginning or after what some take for the end of a cell: a line break, a tab,
+# Spreadsheets run cells that start like this as formulas (OWASP, "CSV Injection"): the signs, also full-width and after
+# spaces or quotes, at the start or after a character that some programs read as the end of a cell: a line break, a tab,
 # and in many countries a semicolon.
 FORMULA = re.compile(
     r"""\A(?=[\t\r\n])"""
@@ -21,19 +21,19 @@ FORMULA = re.compile(
 
 
 class _Line:
-    """A file that gives back what is written to it."""
+    """A file whose `write` returns the text."""
 
     def write(self, text: str) -> str:
-        """Called by the writer for each line."""
+        """Return the line; called by the CSV writer."""
         return text
 
 
 def csv_lines(columns: Sequence[str], rows: Iterable[Any]) -> Iterator[str]:
-    """The lines of a file (RFC 4180), with a head.
+    """Yield the lines of a CSV file (RFC 4180), the header first.
 
     Args:
         columns: names of attributes.
-        rows: read as the lines are taken.
+        rows: read one by one.
     """
     writer = csv.writer(_Line())
     yield writer.writerow(columns)

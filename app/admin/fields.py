@@ -1,4 +1,4 @@
-"""Forms out of columns: native inputs, whose values are what the column holds (ids, aware times, members of enums)."""
+"""Forms generated from columns: native inputs with the types of the columns (ids, aware times, members of enums)."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from flask_belfry.db.columns import UtcDateTime
 from flask_belfry.db.pagination import MAX_INTEGER
 
 REQUIRED = "This field is required."
-# Few enough to choose from; of other tables the number is asked for.
+# Tables with few rows: their rows are choices. Rows of other tables are entered by id.
 CHOSEN_FROM = (School, Resource)
-# Where the column's name is not what people call it.
+# Columns whose label differs from the name.
 LABELS = {
     "id": "ID",
     "address": "IP address",
@@ -62,7 +62,7 @@ LABELS = {
     "user_agent": "Browser",
     "username_key": "Username for comparison",
 }
-# Longer texts get several lines.
+# Limit of a single-line input; longer texts have several lines.
 ONE_LINE_CHARACTERS = 300
 
 
@@ -71,7 +71,7 @@ class PanelForm(ServiceForm):
 
 
 class EnumField(SelectField):
-    """One member of an enum."""
+    """A choice of members of an enum."""
 
     def __init__(self, label: str, validators: Any, *, enum: type[StrEnum], **options: Any) -> None:
         choices = [SelectChoice(member.value, label_of_value(member)) for member in enum]
@@ -79,7 +79,7 @@ class EnumField(SelectField):
 
 
 class ChosenRowField(SelectField):
-    """A row of a table with few; its value is the id, or None."""
+    """A choice of rows of a small table; the value is the id, or None."""
 
     def __init__(self, label: str, validators: Any, *, model: Any, is_required: bool, **options: Any) -> None:
         rows = db.session.execute(sa.select(model.id, model.name).order_by(model.name, model.id)).all()
@@ -89,10 +89,10 @@ class ChosenRowField(SelectField):
 
 
 class LoginField(StringField):
-    """A user, by a username or email address; its value is the id, or None."""
+    """A user, by username or email address; the value is the id, or None."""
 
     def process_formdata(self, valuelist: list[str]) -> None:
-        """Called with what was typed."""
+        """Set the value from the request."""
         login = valuelist[0].strip() if valuelist else ""
         user = find_user(login) if login else None
         if login and user is None:
@@ -108,20 +108,20 @@ class LoginField(StringField):
 
 
 class LocalTimeField(DateTimeLocalField):
-    """A moment, typed on the reader's clock."""
+    """A time in the time zone of the reader."""
 
     def process_data(self, value: datetime | None) -> None:
-        """Called with what the row has."""
+        """Set the value of the row."""
         self.moment = value
         self.data = None if value is None else local_from_utc(value, reader_zone())
 
     def process_formdata(self, valuelist: list[str]) -> None:
-        """Called with what was typed."""
+        """Set the value from the request."""
         shown = self.data and self.data.replace(second=0, microsecond=0)
         super().process_formdata(valuelist)
         if self.data is None:
             return
-        # Unchanged: of the hour that autumn repeats, the form cannot say which one is meant.
+        # Unchanged: in the repeated hour of autumn, the local time is ambiguous.
         if self.data == shown:
             self.data = self.moment
             return
@@ -148,7 +148,7 @@ def form_of(
 
 
 def label_of(name: str) -> str:
-    """What people call a column: `school_id` → `School`."""
+    """Return the label of a column: `school_id` → `School`."""
     return LABELS.get(name) or sentence(name.removesuffix("_id").replace("_", " "))[:-1]
 
 
@@ -170,7 +170,7 @@ def _field_of(attribute: InstrumentedAttribute[Any]) -> Any:
 def _is_required(column: sa.Column[Any]) -> bool:
     if column.nullable:
         return False
-    # What the database or a function fills in may be left to them; a number that has a default shows it.
+    # A column that the database or a function fills is optional; a number with a default shows it.
     return column.default is None or (column.default.is_scalar and not _is_text(column))
 
 
@@ -198,7 +198,7 @@ def _plain_field(label: str, column: sa.Column[Any], validators: list[Any]) -> A
             return DateField(label, validators)
         case sa.String():
             return _text_field(label, column, validators)
-    raise TypeError(f"{label}: there is no field for {column.type!r}")
+    raise TypeError(f"{label}: no form field for {column.type!r}")
 
 
 def _text_field(label: str, column: sa.Column[Any], validators: list[Any]) -> Any:
@@ -220,7 +220,7 @@ def _trimmed(text: str | None) -> str | None:
 
 
 def _target(column: sa.Column[Any]) -> type[Any] | None:
-    """The model that a column refers to."""
+    """Return the model that a column refers to."""
     for key in column.foreign_keys:
         mappers = Base.registry.mappers
         return next(mapper.base_mapper.class_ for mapper in mappers if mapper.local_table is key.column.table)

@@ -1,4 +1,4 @@
-"""The filters of the panel's lists: one native input each. Which a column gets follows from its type."""
+"""Filters of the lists: one native input each, selected by the type of the column."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from flask_belfry.db.pagination import MAX_INTEGER
 
 
 class PanelFilter(BaseSQLAFilter):
-    """A filter that is one input. `parameter` is its name in the address.
+    """A filter with one input. `parameter` is its name in the URL.
 
     Args:
-        column: what it narrows.
-        name: what people call the column.
-        suffix: tells several filters of one column apart.
-        options: pairs of value and label: those make a choice of it.
+        column: the filtered column.
+        name: label of the column.
+        suffix: distinguishes several filters of one column.
+        options: pairs of value and label; if given, the input is a choice.
     """
 
     input_type = "text"
@@ -39,31 +39,31 @@ class PanelFilter(BaseSQLAFilter):
         self.parameter = "_".join(filter(None, (column.key, suffix)))
 
     def operation(self) -> str:
-        """What Flask-Admin calls the comparison."""
+        """Return the name of the comparison for Flask-Admin."""
         return "is"
 
     def apply(self, query: Any, value: Any, alias: Any = None) -> Any:
-        """The narrowed query; `value` comes from `clean`."""
+        """Return the filtered query; `value` is the result of `clean`."""
         return query.where(self.attribute == value)
 
 
 class ChoiceFilter(PanelFilter):
-    """One of an enum's values, or of yes and no."""
+    """A value of an enum, or yes and no."""
 
     def clean(self, value: str) -> Any:
-        """Raises ValueError for what is no choice."""
+        """Return the value. Raises ValueError if it is not a choice."""
         if value not in self.values:
             raise ValueError(value)
         return value == "yes" if isinstance(self.attribute.type, sa.Boolean) else value
 
 
 class NumberFilter(PanelFilter):
-    """A whole number, as an id."""
+    """A whole number, e.g. an id."""
 
     input_type = "number"
 
     def clean(self, value: str) -> int:
-        """Raises ValueError for what the column cannot hold."""
+        """Return the number. Raises ValueError if the column cannot store it."""
         number = int(value)
         if abs(number) > MAX_INTEGER:
             raise ValueError(value)
@@ -74,7 +74,7 @@ class IdFilter(PanelFilter):
     """A UUID."""
 
     def clean(self, value: str) -> str:
-        """Raises ValueError for what is none."""
+        """Return the UUID. Raises ValueError if it is invalid."""
         id = as_uuid_text(value)
         if id is None:
             raise ValueError(value)
@@ -82,12 +82,12 @@ class IdFilter(PanelFilter):
 
 
 class DayFilter(PanelFilter):
-    """From a day on, or before one, on the reader's calendar."""
+    """From a day on, or before a day, in the time zone of the reader."""
 
     input_type = "date"
 
     def clean(self, value: str) -> date | datetime:
-        """Raises ValueError for what is no day."""
+        """Return the day, or its start in UTC. Raises ValueError if it is invalid."""
         day = date.fromisoformat(value)
         if not isinstance(self.attribute.type, UtcDateTime):
             return day
@@ -97,13 +97,13 @@ class DayFilter(PanelFilter):
             raise ValueError(value) from error
 
     def apply(self, query: Any, value: Any, alias: Any = None) -> Any:
-        """The narrowed query."""
+        """Return the filtered query."""
         is_from = self.parameter.endswith("_from")
         return query.where(self.attribute >= value if is_from else self.attribute < value)
 
 
 def filters_of(column: InstrumentedAttribute[Any], name: str) -> list[PanelFilter]:
-    """The filters of a column, by its type."""
+    """Return the filters of a column, by its type."""
     match column.type:
         case sa.Enum() as enum:
             return [ChoiceFilter(column, name, options=[(value, label(value)) for value in enum.enums])]

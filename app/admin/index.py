@@ -1,4 +1,4 @@
-"""Who is let in, and the panel's first page."""
+"""Access to the panel, and its first page."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ allow(USE, lambda user, _: user.role is Role.ADMIN)
 
 
 def may_use() -> bool:
-    """Whether the panel is for whoever makes this request."""
+    """Return whether the user of this request may use the panel."""
     return can(cast(User, current_user), USE)
 
 
 class Guarded:
-    """What all of the panel's views have in common: who may use them, and that errors in them are told."""
+    """The base of all views of the panel: checks access, and lets errors in views propagate."""
 
     def is_accessible(self) -> bool:
-        """Called by Flask-Admin before every view."""
+        """Return whether the user may use the view; called by Flask-Admin before every view."""
         return may_use()
 
     def inaccessible_callback(self, name: str, **kwargs: Any) -> ResponseReturnValue:
-        """Called for everybody else."""
+        """Raise the error of a user who may not use the view."""
         require(acting_user(), USE, message="This page is for admins only.")
-        raise AssertionError("whoever may use the panel is let in")
+        raise AssertionError("called for a user who may use the panel")
 
     def _run_view(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
-        # Flask-Admin's own takes a TypeError in a view for a wrong signature, and calls the view again.
+        # Flask-Admin treats a TypeError in a view as a wrong signature, and calls the view again.
         return fn(self, *args, **kwargs)
 
 
 class IndexView(Guarded, AdminIndexView):
-    """All that is in the panel, in groups."""
+    """The first page: all models in groups."""
 
     def __init__(self) -> None:
         super().__init__(name="Admin", template="admin/index.html")
-        self.static_folder = None  # Flask-Admin's scripts and styles: none of our pages asks for them
+        self.static_folder = None  # without the scripts and styles of Flask-Admin: our pages do not use them
 
     @expose("/")
     def index(self) -> str:
-        """The groups."""
+        """Show the groups."""
         panel: Any = self.admin
-        _, *models = panel._views  # noqa: SLF001 - Flask-Admin tells its views nowhere else
+        _, *models = panel._views  # noqa: SLF001 - Flask-Admin has no public list of views
         groups = [(category, list(views)) for category, views in groupby(models, key=lambda view: view.category)]
         return self.render("admin/index.html", groups=groups)

@@ -1,4 +1,4 @@
-"""What rows refer to: their names on pages, one query for each table, and why a row cannot be deleted."""
+"""References of rows: labels of the rows they refer to, and the reason why a row cannot be deleted."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from sqlalchemy.orm import Mapper
 from flask_belfry.core.presentation import plain
 from flask_belfry.db import Base, db
 
-# Columns that name a row without a foreign key: ledgers outlive what they tell of.
+# Columns that refer to a row without a foreign key: ledgers outlive the rows.
 BY_NAME = {"user_id": "users", "school_id": "schools", "job_id": "job_records", "change_id": "status_changes"}
-# What rows are called by, first found.
+# Columns with the label of a row; the first that exists is used.
 NAMES = ("name", "title")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Where a column leads: to the rows of a model in the panel."""
+    """The model that a column refers to, with its endpoint in the panel."""
 
     model: Any
     endpoint: str
 
     def label(self, id: Any) -> str:
-        """What one row is called."""
+        """Return the label of one row."""
         return self.labels([id]).get(id, f"#{id}")
 
     def labels(self, ids: Iterable[Any]) -> Mapping[Any, str]:
-        """What these rows are called, by id, as far as they are there."""
+        """Return the labels of existing rows, by id."""
         mapper: Any = sa.inspect(self.model)
         named = [getattr(self.model, name) for name in NAMES if name in mapper.columns]
         key = mapper.primary_key[0]
@@ -42,7 +42,7 @@ class Reference:
 
 
 def references_of(mapper: Mapper[Any], columns: Iterable[str]) -> dict[str, Reference]:
-    """The columns of a model that name rows of others, with where they lead."""
+    """Return the references of a model, by column."""
     tables = {str(found.local_table): found.base_mapper.class_ for found in Base.registry.mappers}
     found: dict[str, Reference] = {}
     for name in columns:
@@ -54,7 +54,7 @@ def references_of(mapper: Mapper[Any], columns: Iterable[str]) -> dict[str, Refe
 
 
 def labels_of(references: Mapping[str, Reference], rows: Sequence[Any]) -> dict[tuple[str, Any], str]:
-    """What the rows that these refer to are called, by column and id: one query for each model."""
+    """Return the labels of the rows that these rows refer to, by column and id, with one query for each model."""
     ids: dict[Reference, set[Any]] = defaultdict(set)
     for name, reference in references.items():
         ids[reference] |= {getattr(row, name) for row in rows} - {None}
@@ -66,8 +66,8 @@ def labels_of(references: Mapping[str, Reference], rows: Sequence[Any]) -> dict[
     }
 
 
-def refuse_reason(mapper: Mapper[Any], row: Any) -> str:
-    """Why the database does not let a row go: which tables have rows that refer to it."""
+def deletion_problem(mapper: Mapper[Any], row: Any) -> str:
+    """Return why a row cannot be deleted: the tables with rows that refer to it."""
     tables = sorted(
         key.parent.table.name.replace("_", " ")
         for key in _keys_to(mapper.local_table)
@@ -76,11 +76,11 @@ def refuse_reason(mapper: Mapper[Any], row: Any) -> str:
         )
     )
     named = ", ".join(dict.fromkeys(tables)) or "other rows"
-    return f"It cannot be deleted: it is named by {named}. Delete or change those first."
+    return f"It cannot be deleted: rows of {named} refer to it. Delete or change those first."
 
 
 def _keys_to(table: Any) -> list[sa.ForeignKey]:
-    """The foreign keys that refer to a table, and do not go with its rows."""
+    """Return the foreign keys to a table that are not deleted with its rows."""
     return [
         key
         for other in Base.metadata.tables.values()

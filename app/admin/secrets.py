@@ -1,7 +1,7 @@
-"""What nobody sees, the panel's users included: columns from which somebody could log in, or learn a password.
+"""Secret columns, which the panel never shows to any user: with them a reader could log in or guess a password.
 
-They are in no list, detail, form, filter, search or export. A test asks of every column whose name smells of a secret
-to be here, or to be excused.
+They are not in lists, details, forms, filters, searches or exports. A test requires every column with a suspicious name
+to be listed here or exempted.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ SECRET_COLUMNS: dict[type, frozenset[str]] = {
     AccessToken: frozenset({"hash", "family_hash", "refresh_hash"}),
     LoginSession: frozenset({"hash"}),
     AccountCode: frozenset({"nonce", "token_hash"}),
-    # What a kind of mail says of its reader is for the mail's own page, which knows what to leave out.
+    # Shown only on the page of the mail, which leaves out what is secret.
     EmailMessage: frozenset({"context"}),
 }
 
 
 def secrets_of(model: type[Any]) -> frozenset[str]:
-    """The columns of a model that are never shown."""
+    """Return the secret columns of a model."""
     return SECRET_COLUMNS.get(model, frozenset())

@@ -1,4 +1,4 @@
-"""The views of models whose slices have services: what the panel does to their rows is what pages and API do."""
+"""Views of models whose slices have services: the panel calls the same services as the pages and the API."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEW_PASSWORD = "Ends all sessions and tokens; the user is notified by email. Lea
 
 
 class UserView(PanelView):
-    """People. Nobody shuts themselves out."""
+    """Users. Admins cannot lock themselves out."""
 
     create_fields = {
         "password": PasswordField("Password", [InputRequired("This field is required."), Length(max=1_000)])
@@ -37,12 +37,12 @@ class UserView(PanelView):
     edit_fields = {"password": PasswordField("New password", [Optional(), Length(max=1_000)], description=NEW_PASSWORD)}
 
     def create_row(self, values: dict[str, Any]) -> Any:
-        """A user whose address is taken for confirmed: the admin vouches for it."""
+        """Create a user whose email address is confirmed by the admin."""
         school_id = values.pop("school_id", None)
         return create_user(**values, school=db.session.get(School, school_id) if school_id else None)
 
     def change_row(self, row: Any, changes: dict[str, Any]) -> None:
-        """Changes a user; a new password ends their sessions."""
+        """Change a user; a new password ends their sessions."""
         if row.id == acting_user().id and changes.keys() & {"role", "active"}:
             fields = {
                 name: ["You cannot change this for your own account."] for name in ("role", "active") if name in changes
@@ -54,7 +54,7 @@ class UserView(PanelView):
             change_password(row, password)
 
     def delete_row(self, row: Any, form: FlaskForm) -> None:
-        """Deletes a user of whom nothing is left; who has done something is shut out instead."""
+        """Delete a user without data; users with data are disabled instead."""
         if row.id == acting_user().id:
             raise ConflictError("You cannot delete yourself.")
         check_not_last_admin(row)
@@ -62,36 +62,36 @@ class UserView(PanelView):
 
 
 class SchoolView(PanelView):
-    """Schools. A slug stays: it stands in commands and addresses."""
+    """Schools. The slug cannot be changed: commands and URLs contain it."""
 
     def create_row(self, values: dict[str, Any]) -> Any:
-        """A school."""
+        """Create a school."""
         return create_school(**values)
 
     def delete_row(self, row: Any, form: FlaskForm) -> None:
-        """Deletes a school that nobody belongs to."""
+        """Delete a school without users."""
         if row.slug == DEFAULT_SLUG:
             raise ConflictError("New users join this school: it cannot be deleted.")
         super().delete_row(row, form)
 
 
 class TokenView(PanelView):
-    """Keys to the API: looked at, and revoked."""
+    """Access tokens of the API, which can be revoked."""
 
     @action("revoke", "Revoke")
     def action_revoke(self, rows: Sequence[Any]) -> None:
-        """Ends these tokens and their families."""
+        """Revoke tokens and their families."""
         for row in rows:
             revoke(row)
 
 
 class StatusView(PanelView):
-    """Rows with a status that is set for many at once."""
+    """Rows whose status can be set in bulk."""
 
     statuses: Iterable[StrEnum]
 
     def init_actions(self) -> None:
-        """Adds one bulk action for each status."""
+        """Add one bulk action for each status."""
         super().init_actions()
         for status in self.statuses:
             name, text = f"set-{status}", f"Set status: {label(status)}"
@@ -99,18 +99,18 @@ class StatusView(PanelView):
             self._actions_data[name] = (partial(self.set_status, status=status), text, None)
 
     def set_status(self, rows: Sequence[Any], status: str) -> None:
-        """Sets the status of all of these."""
+        """Set the status of rows."""
         raise NotImplementedError
 
 
 class ReservationView(StatusView):
     """Reservations."""
 
-    # Those that something leads to.
+    # The statuses that can follow another one.
     statuses = [status for status in ReservationStatus if any(status in targets for targets in TRANSITIONS.values())]
 
     def create_row(self, values: dict[str, Any]) -> Any:
-        """A pending reservation."""
+        """Create a pending reservation."""
         return reservations.create(acting_user(), **values)
 
     def change_row(self, row: Any, changes: dict[str, Any]) -> None:
@@ -118,11 +118,11 @@ class ReservationView(StatusView):
         reservations.update(acting_user(), row, changes)
 
     def delete_row(self, row: Any, form: FlaskForm) -> None:
-        """Deletes one; its mails and changes stay."""
+        """Delete a reservation; its mails and changes are kept."""
         reservations.delete(acting_user(), row)
 
     def set_status(self, rows: Sequence[Any], status: str) -> None:
-        """Set the status of all of these."""
+        """Set the status of reservations."""
         reservations.set_status_many(acting_user(), rows, status)
 
 
@@ -146,31 +146,31 @@ class WorkItemView(StatusView):
     }
 
     def create_row(self, values: dict[str, Any]) -> Any:
-        """An item."""
+        """Create an item."""
         return work_items.create(acting_user(), values.pop("kind"), **values)
 
     def change_row(self, row: Any, changes: dict[str, Any]) -> None:
-        """Changes an item."""
+        """Change an item."""
         work_items.change(acting_user(), row, changes)
 
     def delete_row(self, row: Any, form: FlaskForm) -> None:
-        """Deletes an item, and what the form says of its parts."""
+        """Delete an item; the form selects what to do with its parts."""
         asked = form if "parts" in form else None
         parts, to_id = (asked["parts"].data or None, asked["to_id"].data) if asked else (None, None)
         try:
             work_items.delete(acting_user(), row, parts=parts, to_id=to_id)
         except ConflictError as error:
-            # Its fields tell what the API takes; the form has the choices.
+            # Its field errors name values of the API; the form has choices.
             raise ConflictError(error.message) from error
 
     def set_status(self, rows: Sequence[Any], status: str) -> None:
-        """Moves them all."""
+        """Set the status of items."""
         work_items.change_many(acting_user(), rows, {"status": status})
 
 
 class CommentView(PanelView):
-    """What people said: only they change it."""
+    """Comments, which only their authors change."""
 
     def delete_row(self, row: Any, form: FlaskForm) -> None:
-        """Deletes a comment."""
+        """Delete a comment."""
         work_items.delete_comment(acting_user(), row)

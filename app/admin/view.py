@@ -1,9 +1,8 @@
-"""What the panel does with any model: list, look, export, make, change and delete.
+"""The view of any model in the panel: list, details, export, create, edit and delete.
 
-Flask-Admin brings the frame: what a view says of itself (columns, filters, forms, bulk actions) and its routes. What
-is ours stands here: pages by key instead of offsets and counts, forms with native inputs, our templates, one
-transaction for each deed, the refusal to write over what somebody else has changed, and the audit log. A model with
-services of its own has a view in slices.py that calls them.
+Flask-Admin defines the attributes of a view (columns, filters, forms, bulk actions) and its routes. This module adds
+pagination by key instead of offsets and counts, forms with native inputs, our templates, one transaction for each
+action, a check for concurrent changes, and audit events. A model with services has a view in slices.py that calls them.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from app.admin.export import csv_lines
 from app.admin.fields import PanelForm, form_of, label_of
 from app.admin.filters import PanelFilter, filters_of
 from app.admin.index import Guarded
-from app.admin.references import labels_of, references_of, refuse_reason
+from app.admin.references import deletion_problem, labels_of, references_of
 from app.admin.secrets import secrets_of
 from app.web.forms import ServiceForm, add_error
 from flask_belfry.changes import for_school, recorded_columns, school_of_row, subject_of, subject_type
@@ -46,27 +45,27 @@ from flask_belfry.db.tenancy import current_scope, use_scope
 EXPORT_ROWS = 100_000
 CAPITAL_INSIDE = re.compile(r"(?<!^)(?=[A-Z])")
 STALE = "Another user has changed this row. The current values are shown below; saving again overwrites them."
-# Routes of Flask-Admin's that belong to its scripts.
+# Routes of the scripts of Flask-Admin.
 UNUSED = frozenset({"ajax_lookup", "ajax_update"})
 
 NEEDS_FRESH_LOGIN = frozenset({"create_view", "edit_view", "delete_view", "action_view", "export"})
 
 
 class PanelView(Guarded, ModelView):
-    """A model in the panel: read only, unless it is said what may be changed.
+    """A model in the panel, read-only by default.
 
     Args:
-        model: which one.
-        category: the group on the panel's first page.
-        name: what people call its rows, in the plural.
-        columns: what the list shows; None is all that is no secret. The details and the export always have all.
-        searches: texts that the search looks into. It reads the whole table: not for ledgers.
-        filters: what the list can be narrowed to; None is all that has few values (enums, yes and no).
-        sorts: what the list can be ordered by, besides the key: never empty, and with an index.
-        creates: what the form of a new row asks for; none: no rows are made here.
-        changes: what the form of an existing row shows; none: nothing is changed here.
-        deletes: whether rows are deleted here.
-        page: the subject type of a slice's own page of a row, where it is another than the model's.
+        model: its model.
+        category: the group on the first page.
+        name: label of its rows, in the plural.
+        columns: columns of the list; None is all except secrets. Details and export always show all except secrets.
+        searches: text columns of the search, which reads the whole table: not for ledgers.
+        filters: columns with a filter; None is all columns with few values (enums, yes and no).
+        sorts: columns to order by, besides the key: not nullable, and with an index.
+        creates: fields of the form of a new row; empty: rows cannot be created here.
+        changes: fields of the form of an existing row; empty: rows cannot be changed here.
+        deletes: whether rows can be deleted here.
+        page: subject type of the page of a row, if it is not that of the model.
     """
 
     list_template = "admin/list.html"
@@ -78,11 +77,11 @@ class PanelView(Guarded, ModelView):
     column_display_pk = True
     simple_list_pager = True
     page_size = DEFAULT_LIMIT
-    # Fields that forms have besides the columns.
+    # Fields of the forms besides the columns.
     create_fields: Mapping[str, Any] = {}
     edit_fields: Mapping[str, Any] = {}
     delete_fields: Mapping[str, Any] = {}
-    # What services call the forms' fields.
+    # The form's field by the service's name, where the two differ.
     field_names: Mapping[str, str] = {}
 
     def __init__(
@@ -119,48 +118,48 @@ class PanelView(Guarded, ModelView):
         super().__init__(model, db, name, category, f"admin_{table}", table)
         self._urls = [route for route in self._urls if self._has_route(str(route[1]))]
 
-    # ── What Flask-Admin asks for ────────────────────────────────────────────────────────────────────────────────
+    # ── Called by Flask-Admin ────────────────────────────────────────────────────────────────────────────────────
 
     def scaffold_auto_joins(self) -> list[Any]:
-        """None: what rows refer to is named by one query for each table, see references.py."""
+        """Return no joins: references.py reads the labels with one query for each table."""
         return []
 
     def scaffold_filters(self, name: str) -> list[Any]:
-        """The filters of a column."""
+        """Return the filters of a column."""
         return filters_of(getattr(self.model, name), label_of(name))
 
     def get_create_form(self) -> Any:
-        """The form of a new row."""
+        """Return the form class of a new row."""
         return form_of(self.model, self.creates, self.create_fields, self.field_names)
 
     def get_edit_form(self) -> Any:
-        """The form of an existing row."""
+        """Return the form class of an existing row."""
         return form_of(self.model, self.changes, self.edit_fields, self.field_names)
 
     def get_delete_form(self) -> Any:
-        """What a deletion asks for."""
+        """Return the form class of a deletion."""
         return form_of(self.model, (), self.delete_fields, self.field_names)
 
     def delete_form(self, *, is_new: bool = False) -> Any:
-        """The form of a deletion; a new one is empty whatever was sent."""
+        """Return the form of a deletion; a new one ignores the data of the request."""
         form: Any = self._delete_form_class
         return form(formdata=None) if is_new else form()
 
     def get_action_form(self) -> Any:
-        """Of the list; which rows and what to do with them is read from the request."""
+        """Return the form class of bulk actions; rows and action are read from the request."""
         return PanelForm
 
     def get_actions_list(self) -> tuple[list[Any], dict[Any, Any]]:
-        """The bulk actions that are offered, deletion last."""
+        """Return the bulk actions, deletion last."""
         actions, confirmations = super().get_actions_list()
         return sorted(actions, key=lambda each: each[0] == "delete"), confirmations
 
     def is_action_allowed(self, name: str) -> bool:
-        """Whether the bulk action is offered and taken."""
+        """Return whether a bulk action is allowed."""
         return name != "delete" or self.can_delete
 
     def _handle_view(self, name: str, **kwargs: Any) -> Any:
-        """Called by Flask-Admin before every view: what writes, and the export, require a fresh login."""
+        """Check access before every view; writes and the export require a recent login."""
         refused = super()._handle_view(name, **kwargs)
         if refused is None and name in NEEDS_FRESH_LOGIN:
             require_fresh_login()
@@ -170,7 +169,7 @@ class PanelView(Guarded, ModelView):
 
     @expose("/")
     def index_view(self) -> ResponseReturnValue:
-        """The list."""
+        """Show the list."""
         page = self._page(DEFAULT_LIMIT, request.args.get("cursor"))
         return self.render(
             self.list_template,
@@ -184,7 +183,7 @@ class PanelView(Guarded, ModelView):
 
     @expose("/details/")
     def details_view(self) -> ResponseReturnValue:
-        """One row, all of it but for secrets."""
+        """Show all columns of a row except secrets."""
         row = self._row()
         return self.render(
             self.details_template,
@@ -196,14 +195,14 @@ class PanelView(Guarded, ModelView):
 
     @expose("/export/csv/")
     def export(self, export_type: str = "csv") -> ResponseReturnValue:
-        """The rows of the list as it is narrowed and ordered, as a file."""
+        """Return the filtered and ordered rows of the list as a CSV file."""
         lines = stream_with_context(csv_lines(self.shown, self._all_rows(current_scope())))
         headers = {"Content-Disposition": f"attachment; filename={self.mapper.local_table.name}.{export_type}"}
         return Response(lines, mimetype="text/csv", headers=headers)
 
     @expose("/new/", methods=("GET", "POST"))
     def create_view(self) -> ResponseReturnValue:
-        """The form of a new row."""
+        """Show and handle the form of a new row."""
         form: Any = self.create_form()
         if not form.validate_on_submit():
             return self._form_page(form, None, 422 if form.is_submitted() else 200)
@@ -215,14 +214,14 @@ class PanelView(Guarded, ModelView):
 
     @expose("/edit/", methods=("GET", "POST"))
     def edit_view(self) -> ResponseReturnValue:
-        """The form of a row."""
+        """Show and handle the form of a row."""
         row = self._row(for_update=request.method == "POST")
         form: Any = self.edit_form(row)
         if not form.is_submitted():
             return self._form_page(form, row, 200)
         is_valid = form.validate()
         if request.form.get("seen") != self.seen(row):
-            self._tell_differences(form, row)
+            self._show_differences(form, row)
             return self._form_page(form, row, 409)
         status = self._carry_out(form, lambda: self._change(row, form)) if is_valid else 422
         if status:
@@ -232,7 +231,7 @@ class PanelView(Guarded, ModelView):
 
     @expose("/delete/", methods=("GET", "POST"))
     def delete_view(self) -> ResponseReturnValue:
-        """Asks, and deletes."""
+        """Ask for confirmation, and delete a row."""
         row = self._row(for_update=request.method == "POST")
         form = self.delete_form()
         if not form.is_submitted():
@@ -245,7 +244,7 @@ class PanelView(Guarded, ModelView):
 
     @expose("/action/", methods=("POST",))
     def action_view(self) -> ResponseReturnValue:
-        """Asks, and does the same to all rows that were chosen, or to none."""
+        """Ask for confirmation, and apply an action to all selected rows, or to none."""
         name = request.form.get("action", "")
         if name not in self._actions_data or not self.is_action_allowed(name):
             raise InvalidInputError("This action does not exist.")
@@ -263,39 +262,39 @@ class PanelView(Guarded, ModelView):
         flash(f"{self._actions_data[name][1]}: done for {len(rows)} row{'' if len(rows) == 1 else 's'}.", "success")
         return redirect(url_for(".index_view"), 303)
 
-    # ── Deeds: a view of a model with services calls those instead ───────────────────────────────────────────────
+    # ── Actions: a view of a model with services overrides them ──────────────────────────────────────────────────
 
     def create_row(self, values: dict[str, Any]) -> Any:
-        """Makes a row, flushed. Raises AppError."""
+        """Create a row, flushed. Raises AppError."""
         row = self.model(**values)
         db.session.add(row)
         db.session.flush()
         return row
 
     def change_row(self, row: Any, changes: dict[str, Any]) -> None:
-        """Changes a row, flushed. Raises AppError."""
+        """Change a row, flushed. Raises AppError."""
         for name, value in changes.items():
             setattr(row, name, value)
         db.session.flush()
 
     def delete_row(self, row: Any, form: FlaskForm) -> None:
-        """Deletes a row, flushed. Raises AppError."""
+        """Delete a row, flushed. Raises AppError."""
         try:
             with db.session.begin_nested():
                 db.session.delete(row)
         except IntegrityError as error:
-            raise ConflictError(refuse_reason(self.mapper, row)) from error
+            raise ConflictError(deletion_problem(self.mapper, row)) from error
 
     @action("delete", "Delete")
     def action_delete(self, rows: Sequence[Any]) -> None:
-        """Deletes all of these."""
+        """Delete rows."""
         form = self.delete_form()
         for row in rows:
             self._delete(row, form)
 
     def _create(self, form: FlaskForm) -> None:
         values = {name: form[name].data for name in [*self.creates, *self.create_fields]}
-        # What was left to the column's default.
+        # A field without a value is left to the default of the column.
         row = self.create_row({name: value for name, value in values.items() if value is not None})
         if not audit.records_creation(type(row)):
             self._record("admin.create", row)
@@ -320,7 +319,7 @@ class PanelView(Guarded, ModelView):
             audit.record(event, subject_of(row), details=details)
 
     def _carry_out(self, form: ServiceForm, event: Callable[[], None]) -> int:
-        """Does it and commits: all of it or nothing. Returns 0, or the status of the refusal, which the form tells."""
+        """Run an action and commit, all or nothing. Return 0, or the status of the error, which the form shows."""
         try:
             event()
             db.session.commit()
@@ -334,28 +333,28 @@ class PanelView(Guarded, ModelView):
             return ConflictError.status
         return 0
 
-    # ── Two editors ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── Concurrent changes ───────────────────────────────────────────────────────────────────────────────────────
 
     def seen(self, row: Any) -> str:
-        """What an edit form carries: a digest of what it shows of the row."""
+        """Return the hash of the values that an edit form shows, which the form sends back."""
         values = [plain(getattr(row, name)) for name in self.changes]
         return hashlib.sha256(repr(values).encode()).hexdigest()[:32]
 
-    def _tell_differences(self, form: FlaskForm, row: Any) -> None:
+    def _show_differences(self, form: FlaskForm, row: Any) -> None:
         form.form_errors.append(STALE)
         for name in self.changes:
             present = getattr(row, name)
             if form[name].data != present:
-                add_error(form[name], f"Current value: {self._as_said(name, present) or 'none'}.")
+                add_error(form[name], f"Current value: {self._as_shown(name, present) or 'none'}.")
 
-    def _as_said(self, name: str, value: Any) -> str:
+    def _as_shown(self, name: str, value: Any) -> str:
         reference = self.references.get(name)
         if reference is not None and value is not None:
             return reference.label(value)
         return localtime(value) if isinstance(value, datetime) else self.text_of(value)
 
     def text_of(self, value: Any) -> str:
-        """A value as pages show it: members of enums by their labels."""
+        """Return the text of a value: members of enums by their labels."""
         return label(value) if isinstance(value, Enum) else plain(value)
 
     # ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -367,12 +366,12 @@ class PanelView(Guarded, ModelView):
         return found
 
     def url_of(self, id: Any) -> str:
-        """The page of a row, by its id as addresses have it."""
+        """Return the URL of a row, by its encoded id."""
         return url_for(f"{self.endpoint}.details_view", id=id)
 
     @property
     def allowed_changes(self) -> str:
-        """What can be done with the rows, for the panel's first page."""
+        """The possible actions, for the first page."""
         words = {"new": self.can_create, "edit": self.can_edit}
         named = [word for word, may in words.items() if may]
         return ", ".join([*named, *(text.lower() for name, text in self.get_actions_list()[0] if "set-" not in name)])
@@ -385,7 +384,7 @@ class PanelView(Guarded, ModelView):
             raise ValueError(f"{self.mapper.class_.__name__}: {', '.join(sorted(named))} is never shown")
 
     def _has_route(self, view: str) -> bool:
-        """What a view cannot do it has no address for."""
+        """Return whether the view has a route: one that is not allowed has no URL."""
         has = {
             "create_view": self.can_create,
             "edit_view": self.can_edit,
@@ -409,7 +408,7 @@ class PanelView(Guarded, ModelView):
         query = sa.select(self.model)
         for each in self.filters:
             value = query_text(each.parameter)
-            # What is no value is no filter, as on every page.
+            # Invalid values are ignored, as on every page.
             if value and each.validate(value):
                 query = each.apply(query, each.clean(value))
         text = query_text("text")
@@ -432,7 +431,7 @@ class PanelView(Guarded, ModelView):
         return [pair for pairs in zip(down, up, strict=True) for pair in pairs]
 
     def _all_rows(self, scope: Any) -> Iterator[Any]:
-        # In pages: no transaction stays open for as long as somebody takes to read the file, and no memory grows.
+        # In pages: no transaction stays open while a slow client reads the file, and memory does not grow.
         cursor, left = None, EXPORT_ROWS
         while left > 0:
             with use_scope(scope):
@@ -496,23 +495,23 @@ class PanelView(Guarded, ModelView):
         return page, status
 
     def audit_subject(self, row: Any) -> str:
-        """What the audit log knows the row by."""
+        """Return the subject of the row in the audit log."""
         return f"{subject_type(self.model)}/{getattr(row, self.key[0])}"
 
     @property
     def singular(self) -> str:
-        """What one row is called: `work item`."""
+        """The label of one row: `work item`."""
         return CAPITAL_INSIDE.sub(" ", self.model.__name__).lower()
 
     def title_of(self, row: Any) -> str:
-        """What a row is called on pages."""
+        """Return the title of a row."""
         known = next((getattr(row, name) for name in ("name", "title") if name in self.shown), None)
         id = ", ".join(plain(getattr(row, name)) for name in self.key)
         return f"#{id} {known}" if known and known != id else f"#{id}"
 
 
 def _as_key(type_: sa.types.TypeEngine[Any], text: str) -> Any:
-    """A part of a key from an address. Raises ValueError for what is none."""
+    """Return a part of a key from a URL. Raises ValueError if it is invalid."""
     if isinstance(type_, sa.Uuid):
         id = as_uuid_text(text)
         if id is None:

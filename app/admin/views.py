@@ -1,6 +1,6 @@
-"""What is in the panel: how each model is shown, and what is left out, with the reason.
+"""The models of the panel: how each is shown, and which are left out, with the reason.
 
-A model without a line here is shown under the name of its slice, read-only.
+A model that is not listed here is shown read-only under the name of its slice.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ OWN = ("app.", "flask_belfry.")
 
 LEFT_OUT: dict[type[Any], str] = {
     Deployment: "one row, the deployment's id: doctor and /readyz report what follows from it",
-    IdempotencyRecord: "answers of the API, kept for a day for the client that asked: nobody else's business",
+    IdempotencyRecord: "responses of the API, kept for a day for the client that sent the request",
 }
 
 
 def views() -> list[PanelView]:
-    """The views of one application, in the order of the panel's first page."""
+    """Return the views of one application, in the order of the first page."""
     described = _described()
     # A subclass in its parent's table is shown with it.
     shown = {view.model for view in described}

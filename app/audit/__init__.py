@@ -1,11 +1,10 @@
-"""The audit log: who did what to which row, from where. Written in the deed's transaction: it commits iff that does.
+"""The audit log: which user did what to which row, from where. Events are written in the transaction of the action.
 
-Changes of columns are in it already: the outbox records those that a slice names with `record_changes`, whoever makes
-them, one by one or in bulk, as StatusChange. What is no such change is an AuditEntry. The page shows both, and neither
-is written twice.
+Changes of columns are recorded by the change tracking (`record_changes`), one by one or in bulk, as StatusChange. Every
+other action is an AuditEntry. The page shows both, and no event is written twice.
 
-This face is all that other slices use. Its pages, which ask for roles, register themselves (see views.py): accounts
-write to the log too, so the face must not know them.
+This is the public API of the package. It does not import the pages, which need the roles of the accounts: the accounts
+write to the log too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The audit log's own table. Changes of watched columns are in it too, as the outbox records them: see queries.py."""
+"""The table of audit entries. The log also shows recorded changes of columns: see queries.py."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from flask_belfry.db.tenancy import OfSchoolOrSystem
 
 
 class AuditEntry(OfSchoolOrSystem, Base):
-    """An act that is no change of a watched column: a login, a retry, a deletion. Who, to which row, from where."""
+    """An action other than a recorded change of a column: a login, a retry, a deletion."""
 
     __tablename__ = "audit_entries"
 
     id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    # <subject>.<verb>, as job.retry.
+    # <subject>.<verb>, e.g. job.retry.
     action: Mapped[str] = mapped_column(sa.String(60))
     subject_type: Mapped[str | None] = mapped_column(sa.String(60))
     subject_id: Mapped[str | None] = mapped_column(RowIdText(40))
@@ -30,7 +30,7 @@ class AuditEntry(OfSchoolOrSystem, Base):
     request_id: Mapped[str | None] = mapped_column(sa.String(64))
     address: Mapped[str | None] = mapped_column(sa.String(64))
     user_agent: Mapped[str | None] = mapped_column(sa.String(160))
-    # Small, and nothing that is nobody's business: no secret, no hash, no text that people wrote.
+    # Small; no secrets, no hashes, no text that users wrote.
     details: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)
 
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""What the log keeps of people: what they did, and from where."""
+"""Personal data in the audit log: actions, IP addresses and browsers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flask_belfry.outbox import JobRecord
 
 
 def export(person: Person) -> dict[str, Any]:
-    """What the person did, and what they changed of which rows: not from what to what, which may be others'."""
+    """Return the actions and changes of a person, without old and new values, which may be data of others."""
     events = (
         AuditEntry.at,
         AuditEntry.action,
@@ -38,7 +38,7 @@ def export(person: Person) -> dict[str, Any]:
 
 
 def erase(person: Person) -> None:
-    """Takes out from where the person did it; that it was this number stays."""
+    """Remove IP addresses and browsers of a person; the user id is kept."""
     erased: dict[type[AuditEntry] | type[StatusChange], dict[str, None]] = {
         AuditEntry: {"address": None, "user_agent": None},
         StatusChange: {"address": None},
@@ -49,8 +49,8 @@ def erase(person: Person) -> None:
 
 
 def _is_theirs(model: type[AuditEntry] | type[StatusChange], person: Person) -> sa.ColumnElement[bool]:
-    # What nobody did to the user they did themselves before they were logged in: registering, a forgotten password.
-    is_about = sa.and_(model.subject_type == "user", model.subject_id == person.id)
+    # Events about the user without an acting user are their own, before login: registration, a forgotten password.
+    is_about = sa.and_(model.subject_type == "user", model.subject_id == str(person.id))
     return sa.or_(model.user_id == person.id, sa.and_(is_about, model.user_id.is_(None)))
 
 
@@ -63,4 +63,4 @@ register(
         "The audit log keeps your user number in place of your name, and no IP addresses.",
     )
 )
-exempt("who asked for a job: the number of a user who has no name any more", JobRecord.user_id)
+exempt("the user who enqueued a job: the id of a user whose name is erased", JobRecord.user_id)

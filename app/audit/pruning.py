@@ -1,4 +1,4 @@
-"""Deleting what the log remembers of long ago."""
+"""Deletion of old audit entries."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BATCH_ENTRIES = 5_000
 
 
 def prune_audit(session: Session, older_than: timedelta) -> int:
-    """Deletes old entries; changes of columns stay as the history of their rows. The caller commits.
+    """Delete old audit entries; changes of columns are kept as the history of their rows. The caller commits.
 
     Returns:
-        how many were deleted.
+        number of deleted entries.
     """
-    # By the id, whose index sorts by time.
+    # By id: ids sort by time.
     old = sa.select(AuditEntry.id).where(AuditEntry.id < new_id(utc_now() - older_than)).limit(BATCH_ENTRIES)
     statement, deleted = sa.delete(AuditEntry).where(AuditEntry.id.in_(old)), 0
     while True:

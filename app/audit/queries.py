@@ -1,4 +1,4 @@
-"""Reading the log: two tables as one list, newest first. Their ids sort by time, so a page of each makes one."""
+"""Queries of the audit log: two tables as one list, newest first. Ids sort by time, so one page of each is enough."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, merge_pages, page_by
 
 @dataclass(frozen=True)
 class AuditEvent:
-    """One line of the log: an AuditEntry, or a StatusChange, whose action is `<subject>.<field>`."""
+    """An event of the log: an AuditEntry, or a StatusChange, whose action is `<subject>.<field>`."""
 
     id: str
     at: datetime
@@ -35,13 +35,13 @@ class AuditEvent:
 
 @dataclass(frozen=True)
 class Filters:
-    """What the log is narrowed to; None does not narrow.
+    """Filters of the log; None is no filter.
 
     Args:
-        action: one, as `job.retry` or `reservation.status`.
-        actions: several of them; none does not narrow.
-        user_id: whose deeds.
-        subject: done to what: a type, or type/id.
+        action: one action, e.g. `job.retry` or `reservation.status`.
+        actions: several actions; empty is no filter.
+        user_id: events of one user.
+        subject: events of a subject: a type, or type/id.
     """
 
     action: str | None = None
@@ -51,19 +51,19 @@ class Filters:
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The actions that the list is narrowed to; none: all."""
+        """The actions of the filter; empty is no filter."""
         return frozenset({self.action} if self.action else self.actions)
 
 
 def list_events(filters: Filters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[AuditEvent]:
-    """One page of what the present scope shows, newest first: two queries, each answered by an index."""
+    """Return one page of the current scope, newest first: two queries, each answered by an index."""
     session = db.session()
     pages: list[Page[Any]] = [
         page_by_key(session, _entries(filters), (AuditEntry.id,), limit=limit, cursor=cursor),
         page_by_key(session, _changes(filters), (StatusChange.id,), limit=limit, cursor=cursor),
     ]
     found = merge_pages(pages, (AuditEntry.id,), limit=limit)
-    return Page([_deed(row) for row in found.items], found.next_cursor)
+    return Page([_event_of(row) for row in found.items], found.next_cursor)
 
 
 def _entries(filters: Filters) -> sa.Select[AuditEntry]:
@@ -97,7 +97,7 @@ def _common(model: type[AuditEntry] | type[StatusChange], filters: Filters) -> l
     return conditions
 
 
-def _deed(row: AuditEntry | StatusChange) -> AuditEvent:
+def _event_of(row: AuditEntry | StatusChange) -> AuditEvent:
     if isinstance(row, AuditEntry):
         return AuditEvent(action=row.action, user_agent=row.user_agent, details=row.details, **_shared(row))
     details = {"old": row.old, "new": row.new}

@@ -1,4 +1,4 @@
-"""Writing deeds down: asked for by whoever does them, and for rows that are made or deleted by whatever writes."""
+"""Recording of audit events: by explicit calls, and automatically for created and deleted rows."""
 
 from __future__ import annotations
 
@@ -32,45 +32,45 @@ _deletions: set[type] = set()
 
 
 def record(action: str, subject: Subject | None = None, *, details: Mapping[str, Any] | None = None) -> None:
-    """Writes one deed of whoever acts now, in the current session's transaction.
+    """Record an action of the current actor, in the transaction of the current session.
 
     Args:
-        action: `<subject>.<verb>`, as `job.retry`.
-        subject: the row that it was done to.
-        details: small, as JSON; no secrets, no hashes, no text that people wrote.
+        action: `<subject>.<verb>`, e.g. `job.retry`.
+        subject: the row that the action was applied to.
+        details: small and JSON-serializable; no secrets, no hashes, no text that users wrote.
     """
     _write(current_session(), [_row(action, subject, school_of(subject), details)])
 
 
 def record_many(action: str, schools: Mapping[Subject, int | None]) -> None:
-    """The same deed done to many rows, given with their schools: one insert."""
+    """Record the same action on many rows, given with their schools, with one insert."""
     _write(current_session(), [_row(action, subject, school_id) for subject, school_id in schools.items()])
 
 
 def record_creations(*models: type) -> None:
-    """Has every new row of these models recorded, as `<model>.create`, whatever makes it."""
+    """Record every new row of these models as `<model>.create`, whatever code creates it."""
     for model in models:
         on_created(model)(_record_created)
     _creations.update(models)
 
 
 def watch_deletions(*models: type) -> None:
-    """Has every deletion of these models' rows recorded, as `<model>.delete`: one by one, or by a bulk `delete()`."""
+    """Record every deletion of rows of these models as `<model>.delete`, one by one or by a bulk `delete()`."""
     _deletions.update(models)
 
 
 def records_creation(model: type) -> bool:
-    """Whether a new row of `model` is recorded by itself: `record_creations` named it, or what it is a kind of."""
+    """Return whether new rows of `model` are recorded: `record_creations` named it or a base class."""
     return not _creations.isdisjoint(model.__mro__)
 
 
 def records_deletion(model: type) -> bool:
-    """Whether a deletion of a row of `model` is recorded by itself: `watch_deletions` named it."""
+    """Return whether deleted rows of `model` are recorded: `watch_deletions` named it."""
     return model in _deletions
 
 
 def listen(session_class: type[Session]) -> None:
-    """Watches all sessions of `session_class` for deletions."""
+    """Listen on all sessions of `session_class` for deletions."""
 
     @event.listens_for(session_class, "after_flush")
     def notice(session: Session, flush: UOWTransaction) -> None:

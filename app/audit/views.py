@@ -1,5 +1,4 @@
-"""The page of the log: admins see all, staff their school's. Registered by itself, after the accounts, whose roles it
-asks for."""
+"""The page of the audit log: admins see all events, staff those of their school."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from flask_belfry.db import Base
 
 pages = Blueprint("audit", __name__, url_prefix="/audit")
 
-# The tabs that are not one for each slice: the title, and the actions under it.
+# The tabs beside those of the slices: the title and the actions of each.
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "logins": (
         "Logins",
@@ -44,15 +43,12 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mails": ("Mails", ("mail.resend",)),
     "admin": ("Admin panel", ("admin.create", "admin.update", "admin.delete")),
 }
-NOBODY = 0
+UNKNOWN_USER = 0
 
 
 @cache
 def groups() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """All tabs. What is recorded of a slice's models is under the slice's tab unless `GROUPS` names the action.
-
-    A single action is chosen by its name in a row.
-    """
+    """Return all tabs. Recorded actions on models of a slice are in its tab, unless `GROUPS` names the action."""
     named = {action for _, actions in GROUPS.values() for action in actions}
     found = dict(GROUPS)
     for mapper in sorted(Base.registry.mappers, key=lambda mapper: mapper.class_.__module__):
@@ -70,7 +66,7 @@ def groups() -> dict[str, tuple[str, tuple[str, ...]]]:
 @pages.get("")
 @require_role("staff", "admin")
 def list_() -> ResponseReturnValue:
-    """The log, newest first, filtered by the query: group, action, user (a login), subject, cursor."""
+    """Show the log, newest first. Query parameters: group, action, user (username or email), subject, cursor."""
     shown = {name: query_text(name) for name in ("group", "action", "user", "subject")}
     _, actions = groups().get(shown["group"] or "", ("", ()))
     filters = Filters(shown["action"], _user_id(shown["user"]), shown["subject"], actions)
@@ -86,11 +82,10 @@ def list_() -> ResponseReturnValue:
 
 
 def _user_id(login: str | None) -> int | None:
-    """The id of whom `login` names; nobody's when it names none."""
     if login is None:
         return None
     user = find_user(login)
-    return user.id if user else NOBODY
+    return user.id if user else UNKNOWN_USER
 
 
 def _recorded(model: type[Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`flask demo …`: a school to look at. Written with Core inserts, so that no hook fires and no mail goes out for it."""
+"""The commands `flask demo …`: data of a sample school. Core inserts: no listener is called, no mail is sent."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Person(NamedTuple):
 
     @property
     def email(self) -> str:
-        """The address, at a domain that nobody reads (RFC 2606)."""
+        """The email address, in a reserved domain (RFC 2606)."""
         return f"{self.username}@example.org"
 
 
-# These three are shown; the customers only fill the lists.
+# Shown on the login page; the customers below only fill the lists.
 LOGINS = (
     Person("admin", "Ada Admin", Role.ADMIN),
     Person("staff", "Stefan Staff", Role.STAFF),
@@ -52,7 +52,7 @@ CUSTOMERS = (
     Person("hopper", "Grace Hopper", Role.MEMBER),
     Person("banneker", "Benjamin Banneker", Role.MEMBER),
 )
-# Who has logged in from this machine before: a login of the third is one from a new address, and a mail says so.
+# Users with a known login address on this machine: a login of the third one sends the mail about a new address.
 KNOWN_HERE = ("admin", "staff")
 LOOPBACK = ("127.0.0.1", "::1")
 RESOURCES = {"Music room": 6, "Assembly hall": 120, "Chemistry lab": 24}
@@ -64,40 +64,42 @@ PER_DAY = 2
 
 @dataclass(frozen=True)
 class Ids:
-    """The ids of the demo's school, of its users by name, and of its resources in order."""
+    """Ids of the demo: its school, its users by username, and its resources in order."""
 
     school: int
     users: Mapping[str, int]
     resources: Sequence[int]
 
 
-demo = CommandGroup("demo", help="A school to look at: users, rooms, reservations and work items.")
+demo = CommandGroup("demo", help="Load or remove sample users, resources, reservations and work items.")
 
 
 @demo.command("load")
-@click.option("--force", is_flag=True, help="Also in production, where everybody knows the passwords.")
+@click.option("--force", is_flag=True, help="Allow it in production, although the passwords are public.")
 def load_command(force: bool) -> None:
-    """Makes what is missing of the demo, and prints its logins. No mail goes out for it."""
+    """Load missing demo data and print the logins. Sends no mails."""
     if current_app.config["APP_ENV"] == "production" and not force:
-        raise click.ClickException("this is production, and the demo's passwords are public: --force if you mean it")
+        raise click.ClickException(
+            "this is production, and the passwords of the demo are public; use --force to load it anyway"
+        )
     made = load()
     click.echo(
-        f"The demo is loaded: {made} reservations and work items made, without mails."
+        f"Demo loaded: {made} reservations and work items created, no mails sent."
         if made
-        else "The demo is there already."
+        else "The demo is already loaded."
     )
     for person in LOGINS:
         click.echo(f"  {person.email}  {DEMO_PASSWORD}  ({person.role})")
 
 
 @demo.command("wipe")
-@click.option("--yes", is_flag=True, help="Does not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def wipe_command(yes: bool) -> None:
-    """Removes the demo's users and resources, with all reservations and work items of these users."""
+    """Remove the users and resources of the demo, with all reservations and work items of these users."""
     if current_app.config["APP_ENV"] == "production":
-        raise click.ClickException("this is production: nothing is wiped")
+        raise click.ClickException("this is production; nothing was removed")
     if not yes:
-        click.confirm("Remove the demo's users and all their reservations and work items?", abort=True)
+        click.confirm("Remove the demo users and all their reservations and work items?", abort=True)
     click.echo(f"{wipe()} reservations removed.")
 
 
@@ -107,20 +109,20 @@ def init_app(app: Flask) -> None:
 
 
 def demo_logins() -> list[tuple[str, str, str]] | None:
-    """Login, password and role of each demo user; None in production or when the demo is not loaded."""
+    """Return login, password and role of each demo user; None in production or if the demo is not loaded."""
     if current_app.config["APP_ENV"] == "production":
         return None
     emails = [person.email for person in LOGINS]
-    with use_scope(ALL_TENANTS):  # whoever reads the login page is nobody yet
+    with use_scope(ALL_TENANTS):  # readers of the login page have no scope yet
         known = set(db.session.scalars(sa.select(User.email).where(User.email.in_(emails), User.active)))
     return [(person.email, DEMO_PASSWORD, person.role.value) for person in LOGINS if person.email in known] or None
 
 
 def load() -> int:
-    """Makes what is missing and commits; the same on every machine, but for the day it begins on.
+    """Load missing demo data and commit. The data is the same on every machine, relative to the current day.
 
     Returns:
-        how many reservations and work items were made; 0 when there were some.
+        number of new reservations and work items; 0 if the demo was loaded before.
     """
     school_id = default_school().id
     ids = Ids(school_id, _load_users(school_id), _load_resources(school_id))
@@ -136,10 +138,10 @@ def load() -> int:
 
 
 def wipe() -> int:
-    """Removes the demo and commits; resources that others reserved stay.
+    """Remove the demo and commit; resources with reservations of other users are kept.
 
     Returns:
-        how many reservations were removed.
+        number of removed reservations.
     """
     connection = db.session.connection()
     users = sa.select(User.id).where(User.email.in_([person.email for person in (*LOGINS, *CUSTOMERS)]))
@@ -215,9 +217,9 @@ def _reservation_rows(ids: Ids, zone: ZoneInfo) -> list[dict[str, Any]]:
 
 
 def _reservation_row(number: int, ids: Ids, today: date, zone: ZoneInfo) -> dict[str, Any]:
-    """The row of a number: the same person, room and hour every time, spread by the remainders of small primes."""
+    """Return the row of a number: its person, room and hour follow from remainders of small primes."""
     day_offset, slot = FIRST_DAY + number // PER_DAY, number % PER_DAY
-    # One starts in the morning and one in the afternoon, and none lasts three hours: they never meet.
+    # One in the morning and one in the afternoon, each shorter than three hours: they never overlap.
     start = datetime.combine(today + timedelta(days=day_offset), time(9 + 4 * slot + number % 3), zone)
     minutes = (45, 60, 90, 120)[number % 4]
     people = ("member", *(person.username for person in CUSTOMERS))
@@ -232,7 +234,7 @@ def _reservation_row(number: int, ids: Ids, today: date, zone: ZoneInfo) -> dict
         "party_size": 1 + number % 5,
         "note": NOTES[number % len(NOTES)],
         "status": _status_of(number, day_offset),
-        # A week before its day, so the last day's was made yesterday or today, and never later.
+        # A week before its day: the last one was created yesterday or today, never in the future.
         "created_at": utc_now() - timedelta(days=LAST_DAY + 1 - FIRST_DAY - number / PER_DAY),
     }
 
@@ -254,7 +256,7 @@ def _insert_reservations(rows: Sequence[dict[str, Any]], staff_id: int) -> None:
 
 
 def _change_rows(reservation_id: int, reservation: Mapping[str, Any], staff_id: int) -> list[dict[str, Any]]:
-    """How the reservation came to its status: by staff, the last step of a completed one by the sweep."""
+    """Return the changes up to the status of a reservation: by staff, the completion by the sweep."""
     steps: dict[ReservationStatus, list[ReservationStatus]] = {
         ReservationStatus.PENDING: [],
         ReservationStatus.CONFIRMED: [ReservationStatus.CONFIRMED],

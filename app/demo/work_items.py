@@ -1,4 +1,4 @@
-"""The work items of the demo: two epics, their stories, and the stories' tasks. Core inserts, as everywhere there."""
+"""The work items of the demo: two epics with stories and tasks, written with Core inserts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from flask_belfry.db import db, table_of
 from flask_belfry.db.columns import new_id
 
 ITEMS, COMMENTS_TABLE = table_of(WorkItem), table_of(WorkItemComment)
-# Between two cards of the board.
+# Distance of two cards of the board.
 STEP = 1_000_000
 TODO, IN_PROGRESS, IN_REVIEW, DONE, BLOCKED = WorkStatus
 LOW, MEDIUM, HIGH, CRITICAL = Priority
 
-# How an item came to where it stands.
-WAYS: Mapping[WorkStatus, Sequence[WorkStatus]] = {
+# The statuses of an item up to the current one.
+STEPS_TO: Mapping[WorkStatus, Sequence[WorkStatus]] = {
     TODO: (TODO,),
     IN_PROGRESS: (TODO, IN_PROGRESS),
     IN_REVIEW: (TODO, IN_PROGRESS, IN_REVIEW),
@@ -140,8 +140,8 @@ EPICS = (
         ),
     ),
 )
-# What was said, by the title.
-WORDS = {
+# Comments, by the title of the item.
+COMMENTS = {
     "Find a second cello": (
         ("member", "I have asked at the music school: nobody is free on that evening."),
         ("hopper", "@member my sister plays. I will ask her tonight."),
@@ -151,10 +151,10 @@ WORDS = {
 
 
 def load_work(school_id: int, users: Mapping[str, int], today: date) -> int:
-    """Makes the items unless these users have some. The caller commits.
+    """Create the items unless these users have some. The caller commits.
 
     Returns:
-        how many were made.
+        number of new items.
     """
     if db.session.scalar(sa.select(WorkItem.id).where(WorkItem.reporter_id.in_(users.values())).limit(1)):
         return 0
@@ -172,12 +172,12 @@ def load_work(school_id: int, users: Mapping[str, int], today: date) -> int:
         connection.execute(sa.insert(StatusChange), changes)
         made += [(item, id) for (item, _), id in zip(level, ids, strict=True)]
         level = [(part, id) for (item, _), id in zip(level, ids, strict=True) for part in item.parts]
-    _insert_words({item.title: id for item, id in made}, school_id, users)
+    _insert_comments({item.title: id for item, id in made}, school_id, users)
     return len(made)
 
 
 def wipe_work(users: sa.Select[Any]) -> None:
-    """Removes what these users reported, with all its parts, and their names from what is left. The caller commits."""
+    """Delete items that these users reported, with all parts, and the users from other items. The caller commits."""
     connection = db.session.connection()
     going = set(connection.execute(sa.select(ITEMS.c.id).where(ITEMS.c.reporter_id.in_(users))).scalars())
     for _ in Kind:
@@ -204,10 +204,10 @@ def _row(number: int, item: Item, parent_id: int | None, users: Mapping[str, int
 
 
 def _change_rows(item_id: int, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How an item came to its status: a step every other day."""
-    way = WAYS[row["status"]]
-    steps = pairwise(way)
-    moments = [row["created_at"] + timedelta(days=2 * number) for number in range(1, len(way))]
+    """Return the changes up to the status of an item, one every other day."""
+    statuses = STEPS_TO[row["status"]]
+    steps = pairwise(statuses)
+    moments = [row["created_at"] + timedelta(days=2 * number) for number in range(1, len(statuses))]
     return [
         {
             "id": new_id(at),
@@ -224,13 +224,13 @@ def _change_rows(item_id: int, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _insert_words(ids: Mapping[str, int], school_id: int, users: Mapping[str, int]) -> None:
-    """What was said of some items; who says something watches."""
-    said = [(ids[title], users[name], text) for title, words in WORDS.items() for name, text in words]
+def _insert_comments(ids: Mapping[str, int], school_id: int, users: Mapping[str, int]) -> None:
+    """Insert comments, whose authors watch the items."""
+    written = [(ids[title], users[name], text) for title, texts in COMMENTS.items() for name, text in texts]
     comments = [
         {"item_id": item_id, "author_id": author_id, "text": text, "school_id": school_id}
-        for item_id, author_id, text in said
+        for item_id, author_id, text in written
     ]
-    watchers = [{"item_id": item_id, "user_id": user_id} for item_id, user_id in {each[:2] for each in said}]
+    watchers = [{"item_id": item_id, "user_id": user_id} for item_id, user_id in {each[:2] for each in written}]
     db.session.connection().execute(sa.insert(COMMENTS_TABLE), comments)
     db.session.connection().execute(sa.insert(WorkItemWatcher), watchers)

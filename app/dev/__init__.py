@@ -1,5 +1,5 @@
-"""What a developer's machine needs beside the application: the embedded broker, the mail catcher, and one
-command that starts everything. Production has none of it."""
+"""Development tools, not used in production: the embedded broker, the mail catcher, and a command that starts all
+processes."""
 
 from flask import Flask
 

@@ -1,4 +1,4 @@
-"""The commands `flask dev …`. What they do lives in the modules beside this one."""
+"""The commands `flask dev …`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from flask_belfry.core.commands import CommandGroup
 
 @click.group(cls=CommandGroup)
 def dev() -> None:
-    """Runs the parts of a developer's machine."""
+    """Run Belfry and its services on a development machine."""
 
 
 @dev.command("run")
 def run_command() -> None:
-    """Migrates, makes demo data on the first run and starts everything in this terminal."""
+    """Migrate, load the demo on the first run, and run all processes in this terminal."""
     raise SystemExit(run.run_everything(current_app))
 
 
 @dev.command("valkey")
 def valkey_command() -> None:
-    """Runs the embedded Valkey in the foreground."""
+    """Run the embedded Valkey in the foreground."""
     valkey.replace_process(current_app)
 
 
 @dev.command("inbox")
 def inbox_command() -> None:
-    """Catches mails on a port of its own and keeps them in instance/inbox."""
-    # Imported here: aiosmtpd is a development package, and the other commands do without it.
+    """Receive mails on a local port and store them in instance/inbox."""
+    # Imported here: aiosmtpd is a development package, which the other commands do not need.
     from flask_belfry.mail.catcher import serve
 
     serve(Path(current_app.instance_path) / "inbox")
@@ -39,6 +39,6 @@ def inbox_command() -> None:
 
 @dev.command("check-migrations")
 def check_migrations_command() -> None:
-    """Exits 1 when the models differ from what the migrations make."""
+    """Exit with status 1 if the models differ from the migrations."""
     migrations.check(Path(current_app.root_path).parent)
     click.echo("migrations are up to date")

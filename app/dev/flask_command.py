@@ -1,4 +1,4 @@
-"""Runs a `flask` command in a process of its own, as a person would type it."""
+"""Runs a `flask` command in a separate process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def run_flask(*arguments: str, root: Path, environ: Mapping[str, str]) -> str:
     """Runs `python cli.py …` and returns what it printed.
 
     Raises:
-        click.ClickException: with the output, when the command fails.
+        click.ClickException: the command failed; contains its output.
     """
     command = [sys.executable, "cli.py", *arguments]
     done = subprocess.run(command, cwd=root, env=dict(environ), capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Checks that the migrations make what the models say, on an empty database of its own."""
+"""Check of the migrations against the models, on an empty database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.dev.flask_command import run_flask
 
 
 def check(root: Path) -> None:
-    """Upgrades a new SQLite database and lets Alembic compare it with the models.
+    """Upgrade a new SQLite database and compare it with the models, using Alembic.
 
     Raises:
         click.ClickException: with the differences.

@@ -1,4 +1,4 @@
-"""`make run`: from nothing to a running Belfry in one terminal."""
+"""`make run`: prepares the database and runs all processes in one terminal."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from app.dev.flask_command import run_flask
 from app.dev.supervisor import Service, Supervisor
 from flask_belfry.db import db
 
-# The rest waits for the broker; the web process answers without one.
+# The other processes wait for the broker; the web process does not need one.
 FOUNDATION = ("valkey", "inbox", "web")
-# What runs our code takes up a change of it: the web process without closing its socket, the others by a restart.
+# Processes that reload changed code: the web process without closing its socket, the others by a restart.
 RELOAD_SIGNALS = {
     "web": signal.SIGHUP,
     "worker": signal.SIGTERM,
@@ -38,12 +38,12 @@ RELOAD_SIGNALS = {
 CODE_FOLDERS = ("app", "flask_belfry", "jobs")
 CODE_SUFFIXES = (".py", ".html", ".txt")
 ANSWER_SECONDS = 60
-# A stopping service has its own grace period; only then the supervisor loses patience.
+# Added to the grace period of a stopping service before the supervisor kills it.
 PATIENCE_SECONDS = 5
 
 
 def run_everything(app: Flask) -> int:
-    """Migrates, loads the demo on the first run, runs Procfile.dev until Ctrl-C; returns the exit status."""
+    """Migrate, load the demo on the first run, and run Procfile.dev until Ctrl-C; return the exit status."""
     root, port = Path(app.root_path).parent, int(app.config["PORT"])
     Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
     _hold_lock(Path(app.instance_path) / "run.lock")
@@ -64,7 +64,7 @@ def run_everything(app: Flask) -> int:
 
 
 def code_version(root: Path) -> frozenset[tuple[str, int]]:
-    """Every file of code and every template with its time of change."""
+    """Return all files of code and templates with their times of modification."""
     files = [*root.glob("*.py"), root / ".env", *(path for name in CODE_FOLDERS for path in (root / name).rglob("*"))]
     found: set[tuple[str, int]] = set()
     for path in files:
@@ -75,17 +75,17 @@ def code_version(root: Path) -> frozenset[tuple[str, int]]:
 
 
 def _hold_lock(path: Path) -> None:
-    """Takes the lock that this process keeps until it ends, however it ends."""
+    """Acquire a lock that this process holds until it ends, even if it is killed."""
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise click.ClickException("Belfry already runs from this folder; stop it first") from None
+        raise click.ClickException("Belfry is already running from this folder; stop it first") from None
 
 
 def _check_taken_port(port: int) -> None:
     with socket.socket() as probe:
-        # As gunicorn does: connections of the last run that still linger do not take the port.
+        # As gunicorn does: connections of the last run in TIME_WAIT do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -106,26 +106,26 @@ def _child_environment(root: Path, port: int) -> dict[str, str]:
 
 
 def _prepare_database(app: Flask, root: Path, environ: dict[str, str]) -> str:
-    """Migrates; on a new database, or the first run here, loads the demo. Returns the demo's logins."""
+    """Migrate; on a new database or the first run, load the demo. Return the logins of the demo."""
     kept = Path(app.instance_path) / "demo-logins.txt"
-    revisions = _present_revisions()
+    revisions = _current_revisions()
     if revisions != set(ScriptDirectory(str(root / "migrations")).get_heads()):
         click.echo("Migrating the database …")
         run_flask("db", "upgrade", root=root, environ=environ)
     if not revisions or not kept.exists():
-        click.echo("Making demo data …")
+        click.echo("Loading demo data …")
         kept.write_text(run_flask("demo", "load", root=root, environ=environ))
     return kept.read_text()
 
 
-def _present_revisions() -> set[str]:
-    """The database's migration revisions: none when it is new."""
+def _current_revisions() -> set[str]:
+    """Return the migration revisions of the database, empty if it is new."""
     with db.engine.connect() as connection:
         return set(MigrationContext.configure(connection).get_current_heads())
 
 
 def _procfile(app: Flask, root: Path) -> dict[str, str]:
-    """The lines to run: what the settings place elsewhere is not started here."""
+    """Return the lines to run, without services that the settings place elsewhere."""
     lines = dict(parse_procfile((root / "Procfile.dev").read_text()).processes)
     if not valkey.is_embedded(app):
         del lines["valkey"]
@@ -143,11 +143,11 @@ def _welcome(app: Flask, address: str, logins: str) -> list[str]:
     places = [f"Belfry   {address}", f"Jobs     {address}/jobs"]
     if not app.config["MAIL_SERVER"]:
         places.append(f"Inbox    {address}/dev/inbox")
-    return ["", *places, "", *logins.strip().splitlines(), "", "Ctrl-C stops all of it.", ""]
+    return ["", *places, "", *logins.strip().splitlines(), "", "Press Ctrl-C to stop all processes.", ""]
 
 
 def _announce(supervisor: Supervisor, address: str, lines: list[str]) -> None:
-    """Says where everything is, once the web process answers."""
+    """Print the URLs once the web process answers."""
     if not _answers(f"{address}/healthz"):
         lines = [f"{address}/healthz does not answer after {ANSWER_SECONDS} s; the lines above say why"]
     for line in lines:

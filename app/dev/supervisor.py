@@ -1,5 +1,5 @@
-"""Keeps several processes running in one terminal: prints what they say, starts again what dies, stops all
-of them in order. Which processes they are stands in Procfile.dev."""
+"""Supervisor of several processes in one terminal: prints their output, restarts those that exit, and stops all in
+order. Procfile.dev lists the processes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pathlib import Path
 from honcho.colour import get_colours
 from honcho.printer import Message, Printer
 
-# A process that dies this soon after its start, this often in a row, will not run by trying again.
-EARLY_DEATH_SECONDS = 10
-EARLY_DEATHS = 5
+# A process that exits this soon after its start, this often in a row, is not restarted.
+EARLY_EXIT_SECONDS = 10
+EARLY_EXITS = 5
 RESTART_DELAY_SECONDS = 1
 READY_SECONDS = 15
 WATCH_SECONDS = 1.0
@@ -30,7 +30,7 @@ Say = Callable[[str, bytes], None]
 
 
 class Service:
-    """One line of a Procfile as a running process."""
+    """A line of a Procfile as a running process."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Service:
     ) -> None:
         self.name = name
         self.reload_signal = reload_signal
-        self.early_deaths = 0
+        self.early_exits = 0
         self.is_reloading = False
         self._command = command
         self._root = root
@@ -51,10 +51,10 @@ class Service:
         self._started_at = 0.0
 
     def start(self, say: Say) -> None:
-        """Starts the process; a thread hands each of its lines to `say`."""
+        """Start the process; a thread passes each line of its output to `say`."""
         self._started_at = time.monotonic()
         self.is_reloading = False
-        # In a session of its own, Ctrl-C reaches it only through the supervisor, which stops things in order.
+        # In its own session, Ctrl-C does not reach it directly: the supervisor stops processes in order.
         self._process = subprocess.Popen(
             ["sh", "-c", f"exec {_end_with_parent()}{self._command}"],
             cwd=self._root,
@@ -75,15 +75,15 @@ class Service:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def note_death(self) -> str:
-        """Counts an early death and returns the end in words."""
-        died_early = time.monotonic() - self._started_at < EARLY_DEATH_SECONDS
-        self.early_deaths = self.early_deaths + 1 if died_early else 0
+    def note_exit(self) -> str:
+        """Count an early exit and return a description of the exit."""
+        is_early = time.monotonic() - self._started_at < EARLY_EXIT_SECONDS
+        self.early_exits = self.early_exits + 1 if is_early else 0
         code = self._process.returncode if self._process else 0
-        return f"{self.name} was killed by signal {-code}" if code < 0 else f"{self.name} ended with status {code}"
+        return f"{self.name} was killed by signal {-code}" if code < 0 else f"{self.name} exited with status {code}"
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the process, SIGKILL to all that it started."""
+        """Send a signal to the process; SIGKILL also to its children."""
         if self._process is None or not self.is_running:
             return
         with suppress(ProcessLookupError):
@@ -91,7 +91,7 @@ class Service:
 
 
 def _end_with_parent() -> str:
-    """A prefix that lets a command end when the supervisor is killed, where the system can do that."""
+    """Return a prefix that stops a command when the supervisor is killed, if the system supports it."""
     return "setpriv --pdeathsig TERM -- " if shutil.which("setpriv") else ""
 
 
@@ -99,11 +99,11 @@ class Supervisor:
     """Runs services until a stop signal.
 
     Args:
-        services: in the order in which they start; they stop in the opposite one.
-        foundation: names of those that start before, and stop after, all others.
-        is_foundation_ready: called until it is true before the others start.
-        grace_seconds: how long a stopping service may take before it is killed.
-        code_version: changes with the code; the services that have a `reload_signal` then get it.
+        services: in the order of their start; they stop in reverse order.
+        foundation: names of services that start before and stop after all others.
+        is_foundation_ready: polled until true before the others start.
+        grace_seconds: time after which a stopping service is killed.
+        code_version: changes with the code; services with a `reload_signal` then receive it.
     """
 
     def __init__(
@@ -125,20 +125,20 @@ class Supervisor:
         self._stop_requests = 0
         self._status = 0
         self._code_version = code_version
-        # The version that runs, and the one seen last: an editor's files are written one after the other.
+        # The running version, and the last one seen: an editor writes files one after the other.
         self._running_version = self._seen_version = code_version()
         self._watch_at = 0.0
         self._has_reloaded = False
         self._waiting_for_code: set[Service] = set()
 
     def say(self, name: str, line: str | bytes) -> None:
-        """Prints a line under a name; usable from any thread."""
+        """Print a line under a name, from any thread."""
         # honcho prints the local time of the terminal, without a zone.
         now = datetime.now().astimezone()
         self._lines.put(Message("line", line, now, name, self._colours.get(name)))
 
     def run(self) -> int:
-        """Returns the exit status: 0 after a stop signal, 1 when a service could not be kept running."""
+        """Run and return the exit status: 0 after a stop signal, 1 if a service cannot be kept running."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._request_stop)
         self._start(self._foundation)
@@ -147,7 +147,7 @@ class Supervisor:
         while not self._stop_requests:
             self._print_lines()
             self._reload_changed_code()
-            self._restart_the_dead()
+            self._restart_exited()
         self._stop(self._others)
         self._stop(self._foundation)
         self._print_lines()
@@ -162,7 +162,7 @@ class Supervisor:
                 service.start(self.say)
 
     def _reload_changed_code(self) -> None:
-        """Reloads the services once the code has changed and rested."""
+        """Reload the services once the code has changed and is stable."""
         if time.monotonic() < self._watch_at:
             return
         self._watch_at = time.monotonic() + WATCH_SECONDS
@@ -175,10 +175,10 @@ class Supervisor:
         self.say("belfry", "the code has changed: reloading")
         for service in [*self._foundation, *self._others]:
             if service.reload_signal is not None:
-                service.is_reloading, service.early_deaths = service.is_running, 0
+                service.is_reloading, service.early_exits = service.is_running, 0
                 service.signal(service.reload_signal)
 
-    def _restart_the_dead(self) -> None:
+    def _restart_exited(self) -> None:
         for service in [*self._foundation, *self._others]:
             if service in self._waiting_for_code:
                 continue
@@ -191,15 +191,15 @@ class Supervisor:
         if service.is_reloading:
             service.start(self.say)
             return
-        end = service.note_death()
-        if service.early_deaths >= EARLY_DEATHS and self._has_reloaded and service.reload_signal is not None:
-            self.say("belfry", f"{end}, {EARLY_DEATHS} times in a row: waiting for a change of the code")
+        end = service.note_exit()
+        if service.early_exits >= EARLY_EXITS and self._has_reloaded and service.reload_signal is not None:
+            self.say("belfry", f"{end}, {EARLY_EXITS} times in a row: waiting for a change of the code")
             self._waiting_for_code.add(service)
-        elif service.early_deaths >= EARLY_DEATHS:
-            self.say("belfry", f"{end}, {EARLY_DEATHS} times in a row: stopping everything")
+        elif service.early_exits >= EARLY_EXITS:
+            self.say("belfry", f"{end}, {EARLY_EXITS} times in a row: stopping all processes")
             self._stop_requests, self._status = 1, 1
         else:
-            self.say("belfry", f"{end}: starting it again")
+            self.say("belfry", f"{end}: restarting it")
             self._restarts[service] = time.monotonic() + RESTART_DELAY_SECONDS
 
     def _restart_when_due(self, service: Service) -> None:
@@ -208,7 +208,7 @@ class Supervisor:
             service.start(self.say)
 
     def _stop(self, services: Sequence[Service]) -> None:
-        """Asks the services to end; kills them after the grace period, or when a second stop is requested."""
+        """Terminate the services; kill them after the grace period, or on a second stop signal."""
         requests = self._stop_requests
         for service in reversed(services):
             service.signal(signal.SIGTERM)
@@ -227,7 +227,7 @@ class Supervisor:
             self._print_lines()
 
     def _print_lines(self) -> None:
-        """Prints what was said, waiting a moment for the first line."""
+        """Print waiting lines, with a short wait for the first one."""
         with suppress(queue.Empty):
             self._printer.write(self._lines.get(timeout=0.1))
             while True:

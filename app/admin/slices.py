@@ -137,7 +137,7 @@ class WorkItemView(StatusView):
         "parts": SelectField(
             "Items in it",
             choices=[
-                SelectChoice("", "There are none"),
+                SelectChoice("", "It has none"),
                 SelectChoice(Parts.DELETE.value, "Delete them too"),
                 SelectChoice(Parts.MOVE.value, "Move them to another item"),
             ],

@@ -35,11 +35,11 @@ class AuditEvent:
 
 @dataclass(frozen=True)
 class Filters:
-    """Filters of the log; None is no filter.
+    """Filters of the log; None matches all events.
 
     Args:
         action: one action, e.g. `job.retry` or `reservation.status`.
-        actions: several actions; empty is no filter.
+        actions: several actions; empty matches all.
         user_id: events of one user.
         subject: events of a subject: a type, or type/id.
     """
@@ -51,7 +51,7 @@ class Filters:
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The actions of the filter; empty is no filter."""
+        """The actions of the filter; empty matches all."""
         return frozenset({self.action} if self.action else self.actions)
 
 

@@ -143,7 +143,7 @@ EPICS = (
 # Comments, by the title of the item.
 COMMENTS = {
     "Find a second cello": (
-        ("member", "I have asked at the music school: nobody is free on that evening."),
+        ("member", "I have asked the music school: all their cellists are busy on that evening."),
         ("hopper", "@member my sister plays. I will ask her tonight."),
     ),
     "Load it into the new system": (("admin", "Their hotline calls back on Monday."),),

@@ -74,7 +74,7 @@ def get(user: User, reservation_id: int, *, for_update: bool = False) -> Reserva
         query = query.with_for_update().execution_options(populate_existing=True)
     found = db.session.scalar(query)
     if found is None:
-        raise NotFoundError(f"There is no reservation #{reservation_id}.")
+        raise NotFoundError(f"Reservation #{reservation_id} does not exist.")
     return found
 
 

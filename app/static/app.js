@@ -56,8 +56,8 @@ window.addEventListener("pageshow", () => {
 });
 
 // ── Live regions ─────────────────────────────────────────────────────────────────────────────────────────────────
-// An element with data-live="SECONDS" and hx-trigger="live" is refreshed that often, while the tab is seen and nobody
-// has paused it. When its work is done the server leaves data-live out, and it rests.
+// An element with data-live="SECONDS" and hx-trigger="live" is refreshed at that interval, while the tab is
+// visible and the user has not paused it. When the work is done, the server omits data-live, and refreshing stops.
 const lastRefresh = new WeakMap();
 let isLivePaused = false;
 
@@ -103,7 +103,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   location.assign(xhr.responseURL);
 });
 
-// A filter that is empty stays out of the address.
+// Empty filters are left out of the URL.
 document.addEventListener("htmx:configRequest", (event) => {
   if (event.detail.verb !== "get") return;
   for (const [name, value] of [...event.detail.formData]) if (value === "") event.detail.formData.delete(name);

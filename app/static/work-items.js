@@ -1,5 +1,5 @@
-// The board of work items: moving cards by mouse, finger and keyboard, and keeping others' moves out of the way
-// meanwhile. Without it a card is moved by its menu, which is a form.
+// The board of work items: moves cards by mouse, touch and keyboard, and delays others' moves meanwhile. Without
+// scripts a card is moved by its menu, which is a form.
 
 const byId = (id) => document.getElementById(id);
 const board = () => byId("board");
@@ -44,7 +44,7 @@ const UNSAVED = "The move could not be saved. Reload the page and try again.";
 let dragged = null;
 let held = null; // the card that the keyboard has picked up, and its home
 let saving = 0;
-let moves = 0; // an answer that was asked for before a move does not know of it
+let moves = 0; // a response that was requested before a move does not include it
 
 async function save(card, home) {
   const to = listOf(card);
@@ -77,7 +77,7 @@ async function move(url, from, to, belowId) {
   return refused;
 }
 
-// ── Undo: offered for a while after a move, and longer while somebody is at the button ───────────────────────────
+// ── Undo: offered for a while after a move, and longer while the button has the focus ───────────────────────────
 const UNDO_SECONDS = 15;
 let undoable = null;
 let undoEnds;
@@ -232,7 +232,7 @@ document.addEventListener("keydown", (event) => {
 
 document.addEventListener("focusout", () => { if (held && !isShifting) cancel(); });
 
-// ── Live: others' moves arrive when nothing is under way here ────────────────────────────────────────────────────
+// ── Live: others' moves are shown when no move is in progress here ────────────────────────────────────────────────────
 // The board's answer has a tag; while nothing has changed the server says only that (304).
 let shown = { path: "", tag: "" };
 const isBusy = () => Boolean(dragged || held || saving || document.querySelector(".card-menu[open], .work-card.sortable-chosen"));

@@ -26,7 +26,7 @@ FILTERS = ("kind", "status", "priority", "within", "responsible", "mine", "due",
 BOARD_KINDS = frozenset({Kind.STORY, Kind.TASK})
 # Number of days from today before which an item is due, by the word in the URL.
 DUE_DAYS = {"overdue": 0, "week": 8}
-UNASSIGNED = "nobody"
+UNASSIGNED = "none"
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def get_comment(user: User, comment_id: int) -> WorkItemComment:
     """Return a comment on an item that `user` may see. Raises NotFoundError."""
     found = db.session.get(WorkItemComment, comment_id)
     if found is None:
-        raise NotFoundError(f"There is no comment #{comment_id}.")
+        raise NotFoundError(f"Comment #{comment_id} does not exist.")
     get(user, found.item_id)
     return found
 

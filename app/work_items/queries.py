@@ -31,7 +31,7 @@ MAX_BULK_ITEMS = 500
 
 @dataclass(frozen=True)
 class Filters:
-    """Filters of a list of items; None is no filter.
+    """Filters of a list of items; None matches all items.
 
     Args:
         kind, status, priority: one of each.
@@ -66,7 +66,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the parts of an item are."""
+    """The progress of the parts of an item."""
 
     done: int
     total: int
@@ -101,7 +101,7 @@ def get(user: User, item_id: int, *, kind: Kind | None = None, for_update: bool 
         query = query.with_for_update().execution_options(populate_existing=True)
     found = db.session.scalar(query)
     if found is None:
-        raise NotFoundError(f"There is no {kind or 'item'} #{item_id}.")
+        raise NotFoundError(f"{str(kind or 'item').capitalize()} #{item_id} does not exist.")
     return found
 
 
@@ -128,7 +128,7 @@ def lock_many(user: User, item_ids: Collection[int], *, kind: Kind | None = None
     items = db.session.scalars(query.execution_options(populate_existing=True)).all()
     if missing := sorted(wanted - {item.id for item in items}):
         named = ", ".join(f"#{id}" for id in missing[:10])
-        raise NotFoundError(f"There is no {kind or 'item'} {named}.", {"ids": [f"not found: {named}"]})
+        raise NotFoundError(f"These items do not exist: {named}.", {"ids": [f"not found: {named}"]})
     return items
 
 
@@ -195,7 +195,7 @@ def children(user: User, item: WorkItem) -> Sequence[WorkItem]:
 
 
 def progress_of(item_ids: Sequence[int]) -> Mapping[int, Progress]:
-    """How far the parts of each of these items are, for those that have parts."""
+    """Return the progress of those items that have parts."""
     query = (
         sa.select(
             WorkItem.parent_id,

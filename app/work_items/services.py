@@ -1,7 +1,7 @@
 """Changes to work items. Each function checks the permissions of the acting user; the caller commits.
 
 A row that is changed is loaded once, by the caller, with its lock: `get(user, id, for_update=True)`, or `lock_many`.
-Digests of status changes are not sent here: hooks.py hears of every change, wherever it is made.
+Digests of status changes are not sent here: hooks.py listens for changes from any code.
 """
 
 from __future__ import annotations

@@ -169,13 +169,13 @@ def comment(item_id: int) -> ResponseReturnValue:
     if not form.validate_on_submit():
         return _detail_page(item, form)
     try:
-        said = comments.comment(acting_user(), item, form.text.data or "")
+        added = comments.comment(acting_user(), item, form.text.data or "")
     except InvalidInputError as error:
         db.session.rollback()
         form.take_errors(error.message, error.fields)
         return _detail_page(item, form)
     db.session.commit()
-    return _to_detail(item_id, anchor=f"comment-{said.id}")
+    return _to_detail(item_id, anchor=f"comment-{added.id}")
 
 
 @pages.route(f"/comments/{COMMENT_ID}/edit", methods=["GET", "POST"])
@@ -256,8 +256,8 @@ def _detail_page(item: WorkItem, form: CommentForm) -> ResponseReturnValue:
         "watchers": queries.watchers_of(item),
         "is_watching": comments.is_watched_by(user, item),
         "comments": [
-            (said, can(user, "work_items.edit_comment", said), can(user, "work_items.delete_comment", said))
-            for said in page.items
+            (each, can(user, "work_items.edit_comment", each), can(user, "work_items.delete_comment", each))
+            for each in page.items
         ],
         "next_cursor": page.next_cursor,
         "form": form,

@@ -472,7 +472,7 @@ def test_what_others_refer_to_is_not_deleted_and_it_is_said_by_what(session, pan
         act(panel, "users", "delete", [alone, task.reporter]),
     ):
         assert answer.status_code == 409
-        assert "It cannot be deleted: it is named by work items." in answer.text
+        assert "It cannot be deleted: rows of work items refer to it." in answer.text
     session.expire_all()
     assert session.get(User, task.reporter_id) is not None
     assert session.get(User, alone.id) is not None

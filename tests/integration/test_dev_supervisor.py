@@ -64,7 +64,7 @@ def test_a_killed_process_is_started_again_and_the_others_live_on(tmp_path: Path
     wait_until(lambda: len(pids(output)) == 3)
 
     assert is_alive(base)
-    assert "work was killed by signal 9: starting it again" in output.read_text()
+    assert "work was killed by signal 9: restarting it" in output.read_text()
     process.terminate()
     assert process.wait(timeout=20) == 0
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_kept_running_stops_everything_with_a_failure(tmp_path: P
     process = supervise(output, "base", LOOP.format(name="base"), "broken", "sh -c 'echo no module; exit 3'")
 
     assert process.wait(timeout=30) == 1
-    assert "broken ended with status 3, 5 times in a row: stopping everything" in output.read_text()
+    assert "broken exited with status 3, 5 times in a row: stopping all processes" in output.read_text()
     assert not any(map(is_alive, pids(output)))
 
 

@@ -193,11 +193,11 @@ def test_the_list_begins_with_the_next_reservation_and_ends_with_those_that_have
     marks = [
         f'id="reservation-{soon.id}"',
         f'id="reservation-{later.id}"',
-        "Begun or over",
+        "Already begun",
         f'id="reservation-{begun.id}"',
     ]
     assert sorted(marks, key=page.index) == marks
-    assert "Begun or over" not in client.get(f"{LIST}?date_from={soon.start_time:%Y-%m-%d}").text
+    assert "Already begun" not in client.get(f"{LIST}?date_from={soon.start_time:%Y-%m-%d}").text
 
 
 def test_the_list_goes_on_behind_a_cursor(client, staff):

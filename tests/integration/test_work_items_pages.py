@@ -271,18 +271,18 @@ def test_many_are_changed_with_one_post_and_the_filters_stay(client, staff):
     for item in (first, second):
         assert (again(item).status, item.priority, item.responsible_id) == ("DONE", "LOW", person.id)
     assert again(other).status is WorkStatus.TODO
-    client.post("/work-items/bulk", data={"ids": [first.id], "responsible": "nobody"})
+    client.post("/work-items/bulk", data={"ids": [first.id], "responsible": "none"})
     assert (again(first).responsible_id, first.status) == (None, "DONE")
 
 
 @pytest.mark.parametrize(
     ("sent", "said"),
     [
-        ({"status": "DONE"}, "Select items and what to change."),
-        ({"ids": "{task}"}, "Select items and what to change."),
-        ({"ids": ["{task}", "99999"], "status": "DONE"}, "There is no item #99999. Nothing was changed."),
+        ({"status": "DONE"}, "Select items and a change."),
+        ({"ids": "{task}"}, "Select items and a change."),
+        ({"ids": ["{task}", "99999"], "status": "DONE"}, "These items do not exist: #99999. Nothing was changed."),
         ({"ids": "{task}", "status": "LOST"}, "Invalid status. Nothing was changed."),
-        ({"ids": "{task}", "responsible": "99999", "status": "DONE"}, "Some fields are wrong. Nothing was changed."),
+        ({"ids": "{task}", "responsible": "99999", "status": "DONE"}, "Some fields are invalid. Nothing was changed."),
     ],
 )
 def test_a_change_of_many_that_is_refused_changes_none(client, staff, sent, said):
@@ -592,7 +592,7 @@ def test_of_another_school_there_is_nothing(client, staff):
 
 def test_an_empty_board_says_what_to_do(client, staff):
     page = client.get("/work-items/board").text
-    assert "Nothing to do." in page
+    assert "No items to do." in page
     assert "Start with an epic." in client.get("/work-items").text
 
 

@@ -36,7 +36,7 @@ def make_school() -> School:
 
 
 def make_user(role: Role = Role.MEMBER, **values: Any) -> User:
-    """A user with `PASSWORD`, who has logged in from where the test's client is: no mail tells of it."""
+    """A user with `PASSWORD` and a known login address: logins of the test client send no mail about a new address."""
     name = f"{role.value}{next(_numbers)}"
     defaults = {
         "username": name,

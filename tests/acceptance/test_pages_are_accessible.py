@@ -74,7 +74,7 @@ def ask_for_a_mail(stack: Stack, page: Any) -> None:
     page.locator(".timeline .effect", has_text="reservation-new").get_by_text("sent").wait_for(timeout=30_000)
 
 
-def test_nobody_finds_a_page_that_is_hard_to_use(stack: Stack, page: Any, tmp_path: Path):
+def test_no_page_has_serious_accessibility_problems(stack: Stack, page: Any, tmp_path: Path):
     paths = set(pages_without_arguments(tmp_path))
     strangers = sorted(path for path in paths if path.startswith(OF_STRANGERS))
     found: dict[str, list[str]] = {}

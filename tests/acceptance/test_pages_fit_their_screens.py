@@ -113,7 +113,7 @@ def test_a_new_token_is_copied_with_one_click(stack: Stack, page: Any):
     assert page.evaluate("navigator.clipboard.readText()") == token
 
 
-def test_the_numbers_of_the_overview_stand_on_one_line(stack: Stack, narrow: Any):
+def test_the_numbers_of_the_overview_are_on_one_line(stack: Stack, narrow: Any):
     narrow.goto(f"{stack.url}/")
     tops = narrow.locator(".number strong").evaluate_all("all => all.map((n) => n.getBoundingClientRect().top)")
     assert tops[0] == tops[1]

@@ -1,4 +1,4 @@
-"""The board in real browsers: moved by mouse and by keyboard, seen by another, told by mail."""
+"""The board in real browsers: moves by mouse and keyboard, seen by other users and mailed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def drag(page: Any, what: Any, to: Any) -> None:
     assert moved.value.ok
 
 
-def test_a_card_that_is_dragged_is_told_by_mail_and_stands_in_the_history(stack: Stack, open_page: Callable[..., Any]):
+def test_a_dragged_card_sends_mails_and_is_in_the_history(stack: Stack, open_page: Callable[..., Any]):
     staff, admin = log_in(stack, open_page(), "staff"), log_in(stack, open_page(), "admin")
     board(stack, staff)
     board(stack, admin)
@@ -134,7 +134,7 @@ def test_on_a_telephone_in_the_dark_the_columns_are_reached_by_swiping(stack: St
     picture(page, "board-telephone")
 
 
-def test_a_comment_that_names_somebody_reaches_them(stack: Stack, open_page: Callable[..., Any]):
+def test_a_mention_in_a_comment_is_mailed(stack: Stack, open_page: Callable[..., Any]):
     page = board(stack, log_in(stack, open_page(), "staff"))
     card(page, "Tune the piano").locator(".work-title").click()
     page.get_by_label("Comment", exact=True).fill("@member is <b>Thursday</b> all right?")

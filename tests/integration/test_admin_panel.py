@@ -129,7 +129,7 @@ def test_a_view_that_names_a_secret_is_refused(app):
 
 
 def fill() -> dict[str, Any]:
-    """A row of many kinds, and the values that nobody may see."""
+    """A row of many kinds, and the values that are never shown."""
     user = make_user(tf_totp_secret="zz-totp", mf_recovery_codes=["zz-recovery"], fs_uniquifier="zz-uniquifier")
     _, token = issue_personal_token(user, "script", ["read"])
     make_reservation(user, resource=make_resource()).status = ReservationStatus.CONFIRMED
@@ -190,7 +190,7 @@ def test_only_admins_see_that_there_is_a_panel(session, client, role):
 
 
 @sqlite
-def test_every_deed_takes_a_token_against_forgery(app, session, panel):
+def test_every_action_requires_a_csrf_token(app, session, panel):
     row = make_resource(name="Hall")
     app.config["WTF_CSRF_ENABLED"] = True
     posts = [rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("admin") and "POST" in rule.methods]
@@ -394,7 +394,7 @@ def test_users_keep_to_the_rules_of_accounts(session, panel, admin):
 
 
 @sqlite
-def test_nobody_shuts_themselves_out(session, panel, admin):
+def test_admins_cannot_lock_themselves_out(session, panel, admin):
     url = f"/admin/users/edit/?id={admin.id}"
     form = shown_in(panel.get(url).text)
     form.pop("active")
@@ -419,7 +419,7 @@ def test_a_disabled_user_is_out_at_once(session, panel):
     assert edit(panel, url, active="y").status_code == 303
     session.expire_all()
     assert user.active
-    assert user.fs_uniquifier != uniquifier, "who comes back logs in anew"
+    assert user.fs_uniquifier != uniquifier, "an enabled user has to log in again"
     assert verify_token(text) is None
     assert changes(f"user/{user.id}", "active")[0][:2] == ("True", "False")
 

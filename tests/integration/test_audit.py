@@ -1,4 +1,4 @@
-"""The audit log: every deed is in it once, with its transaction, and no school sees another's."""
+"""The audit log has every action once, with its transaction, and no school sees events of another."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def events(**filters):
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
-def test_a_deed_is_on_record_iff_its_transaction_commits(session, end):
-    audit.record("test.deed", Subject("thing", "1"), details={"size": 3})
+def test_an_action_is_recorded_iff_its_transaction_commits(session, end):
+    audit.record("test.action", Subject("thing", "1"), details={"size": 3})
     getattr(session, end)()
     found = session.scalars(sa.select(AuditEntry)).all()
     assert [(row.action, row.subject_id, row.details) for row in found] == (
-        [("test.deed", "1", {"size": 3})] if end == "commit" else []
+        [("test.action", "1", {"size": 3})] if end == "commit" else []
     )
 
 
-def test_changes_of_accounts_are_recorded_whoever_makes_them_and_secrets_are_not_shown(app, session):
+def test_changes_of_accounts_by_any_code_are_recorded_without_secrets(app, session):
     user = create_user(username="ada", email="ada@example.org", password=PASSWORD)
     session.commit()
     change_user(user, {"role": Role.STAFF})
@@ -141,7 +141,7 @@ def test_the_list_is_one_of_both_tables_in_order_of_time_by_pages(session):
     for number, row in enumerate(rows):
         row.status = ReservationStatus.CONFIRMED
         session.commit()
-        audit.record("test.deed", Subject("thing", str(number)))
+        audit.record("test.action", Subject("thing", str(number)))
         session.commit()
     wanted = [event.id for event in list_events(Filters(), limit=100).items]
     assert wanted == sorted(wanted, reverse=True)

@@ -17,7 +17,7 @@ LIST = "/api/v1/reservations"
 
 
 class Caller:
-    """A client with somebody's token."""
+    """A client with the token of a user."""
 
     def __init__(self, client, user) -> None:
         self.client, self.user, self.headers = client, user, bearer(user)
@@ -160,7 +160,7 @@ def test_a_double_booking_is_a_409_with_the_fields(member):
     assert answer.json["errors"].keys() == {"start_time", "resource_id"}
 
 
-def test_a_member_reserves_for_nobody_else_and_deletes_nothing(member, staff, session):
+def test_a_member_cannot_reserve_for_others_and_cannot_delete(member, staff, session):
     body = {"start_time": tomorrow().isoformat(), "customer_id": staff.user.id}
     assert member("POST", json=body).status_code == 403
     own = make_reservation(member.user)

@@ -33,7 +33,7 @@ def settings(settings, request):
     return settings | {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(request.getfixturevalue("smtp").port)}
 
 
-def test_a_new_reservation_tells_the_desk(app):
+def test_a_new_reservation_mails_the_desk(app):
     row = make_reservation()
     (mail,) = mails()
     assert (mail.kind, mail.recipients, mail.unique_key) == (
@@ -69,7 +69,7 @@ def test_one_user_mails_the_desk_so_many_reservations_in_an_hour_and_others_stil
 
 
 @pytest.mark.parametrize("status", ["confirmed", "cancelled"])
-def test_confirming_and_cancelling_tell_the_customer(session, status):
+def test_confirming_and_cancelling_mail_the_customer(session, status):
     row = make_reservation()
     row.status = status
     session.commit()
@@ -81,7 +81,7 @@ def test_confirming_and_cancelling_tell_the_customer(session, status):
     assert (mail.context["old"], mail.context["new"]) == ("pending", status)
 
 
-def test_completing_tells_nobody(session):
+def test_completing_sends_no_mail(session):
     row = make_reservation(status=ReservationStatus.CONFIRMED)
     row.status = ReservationStatus.COMPLETED
     session.commit()
@@ -148,7 +148,7 @@ def test_the_status_mail_says_what_changed_on_the_customers_clock(session):
     )
 
 
-def test_who_cancels_their_own_is_not_told_that_the_school_did(session):
+def test_the_mail_to_a_customer_who_cancels_does_not_name_the_school(session):
     row = make_reservation()
     with use_actor(Actor(row.customer_id, None)):
         row.status = ReservationStatus.CANCELLED
@@ -218,7 +218,7 @@ def test_the_sweep_runs_as_a_job(session, work):
     assert {row.user_id for row in session.scalars(sa.select(StatusChange))} == {None}
 
 
-def test_the_history_tells_who_changed_what_and_what_became_of_its_mails(session, statements):
+def test_the_history_shows_changes_with_their_actors_and_mails(session, statements):
     customer, staff = make_user(name="Ada"), make_user(Role.STAFF, name="Stefan")
     with use_actor(Actor(customer.id, None)):
         row = reservations.create(customer, start_time=tomorrow())

@@ -1,4 +1,4 @@
-"""Double booking is refused by the database, whoever writes and however close together."""
+"""The database refuses double booking, by any code and at the same time."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_database_refuses_an_overlapping_update(session, room, change):
     assert is_overlap(refused.value)
 
 
-def test_a_reservation_does_not_stand_in_its_own_way(session, staff, room):
+def test_a_reservation_does_not_overlap_itself(session, staff, room):
     row = make_reservation(resource=room, start_time=tomorrow())
     reservations.update(staff, row, {"start_time": tomorrow() + timedelta(minutes=30)})
     reservations.set_status(staff, row, "confirmed")

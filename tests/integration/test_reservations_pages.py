@@ -81,7 +81,7 @@ def test_a_member_cannot_name_another(client, member):
         ({"party_size": "0"}, "between 1 and 10000"),
     ],
 )
-def test_what_is_wrong_stands_beside_its_field(client, member, values, said):
+def test_errors_are_shown_beside_their_fields(client, member, values, said):
     answer = client.post(f"{LIST}new", data=typed(**values))
     assert answer.status_code == 422
     assert said in answer.text
@@ -143,7 +143,7 @@ def test_staff_confirm_and_see_it_in_the_history(client, staff):
     assert "<html" not in history
 
 
-def test_who_comes_too_late_is_told(client, staff):
+def test_a_status_change_from_a_stale_page_is_refused(client, staff):
     row = make_reservation(status=ReservationStatus.CONFIRMED)
     data = {"status": "cancelled", "expected_status": "pending"}
     answer = client.post(f"{LIST}{row.id}/status", data=data, follow_redirects=True)
@@ -159,7 +159,7 @@ def test_a_member_is_offered_only_the_cancel(client, member):
     assert client.post(f"{LIST}{row.id}/status", data={"status": "confirmed"}).status_code == 403
 
 
-def test_filters_stand_in_the_address(client, staff):
+def test_filters_are_in_the_url(client, staff):
     mine = make_reservation(staff, start_time=datetime(2030, 5, 5, 22, 30, tzinfo=UTC), note="cello")
     other = make_reservation(start_time=datetime(2030, 5, 7, 10, tzinfo=UTC), status=ReservationStatus.CONFIRMED)
 
@@ -249,7 +249,7 @@ def test_staff_see_whose_a_reservation_is_on_the_day(client, staff):
     assert "1 reservation ·" in page
 
 
-def test_who_makes_a_reservation_is_told_who_confirms_it(client, member):
+def test_the_message_of_a_new_reservation_names_who_confirms_it(client, member):
     promise = "the school will confirm or cancel it"
     assert promise in client.post(f"{LIST}new", data=typed(), follow_redirects=True).text
     log_in(app_client := client.application.test_client(), make_user(Role.STAFF))

@@ -34,7 +34,7 @@ def test_only_a_start_is_required(member):
     assert made.end_time == tomorrow() + timedelta(hours=1)
 
 
-def test_a_member_reserves_for_nobody_else(member, staff):
+def test_a_member_cannot_reserve_for_others(member, staff):
     with pytest.raises(ForbiddenError):
         reservations.create(member, start_time=tomorrow(), customer_id=staff.id)
 
@@ -140,7 +140,7 @@ def test_the_same_status_again_changes_nothing(staff, member, session, status):
         reservations.set_status(staff, row, status, expected="another")
 
 
-def test_who_saw_another_status_is_told(staff):
+def test_an_unexpected_status_is_a_conflict(staff):
     row = make_reservation(status=ReservationStatus.CONFIRMED)
     with pytest.raises(ConflictError, match="no longer pending"):
         reservations.set_status(staff, row, "cancelled", expected="pending")

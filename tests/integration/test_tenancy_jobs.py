@@ -82,7 +82,7 @@ def test_a_job_that_writes_into_another_school_fails(session, run, ours, theirs)
     assert session.get(JobRecord, id, populate_existing=True).error_type == "TenancyError"
 
 
-def test_the_jobs_of_a_chunk_of_several_schools_are_nobodys(session, run, ours, theirs):
+def test_jobs_for_a_chunk_of_several_schools_belong_to_no_school(session, run, ours, theirs):
     origins = []
     behaviour["chunk"] = lambda chunk: [(origins.append(current_actor()), chunk.answer(item)) for item in chunk]
     schools = [ours.school_id, theirs.school_id]
@@ -97,7 +97,7 @@ def test_the_jobs_of_a_chunk_of_several_schools_are_nobodys(session, run, ours, 
     assert [actor.school_id for actor in origins] == [None, None, schools[0], schools[0], schools[1]]
 
 
-def test_a_mail_of_a_school_tells_nothing_of_another(session, run, ours, theirs):
+def test_a_mail_of_a_school_shows_no_data_of_another(session, run, ours, theirs):
     about = Subject("reservation", str(theirs.id))
     context = {"old": "pending", "new": "confirmed", "at": tomorrow().isoformat(), "by": None}
 

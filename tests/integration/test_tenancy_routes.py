@@ -300,7 +300,7 @@ def test_of_another_school_nothing_is_found_and_nothing_is_changed(session, clie
             answer = ask(client, method, route, path, ids, headers)
             if route.status is not None:
                 assert answer.status_code == route.status, (endpoint, answer.status_code)
-            # What was searched for stands in the search box.
+            # The search field contains the search text.
             text = re.sub(r"<input[^>]*>|<a [^>]*>|hx-get=\"[^\"]*\"", "", answer.text)
             text = re.sub(r"<p class=\"active-filters\">.*?</p>", "", text)
             assert "zarathustra" not in text.lower(), (endpoint, path)
@@ -326,7 +326,7 @@ def test_an_admin_books_for_a_customer_what_is_of_the_customers_school(client, i
     assert client.post("/api/v1/reservations", json=body, headers=headers).status_code == status
 
 
-def test_staff_books_for_nobody_of_another_school(client, ids):
+def test_staff_cannot_book_for_users_of_another_school(client, ids):
     staff = make_user(Role.STAFF)
     body = {"start_time": "2031-01-02T10:00:00Z", "customer_id": ids["customer"]}
     answer = client.post("/api/v1/reservations", json=body, headers=bearer(staff))

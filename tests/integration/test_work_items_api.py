@@ -17,7 +17,7 @@ API = "/api/v1"
 
 
 class Caller:
-    """A client with somebody's token."""
+    """A client with the token of a user."""
 
     def __init__(self, client, user) -> None:
         self.client, self.user, self.headers = client, user, bearer(user)

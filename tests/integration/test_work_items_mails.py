@@ -82,7 +82,7 @@ def test_one_who_is_both_gets_one_mail(session):
     assert addressees(STATUS) == [both.email]
 
 
-def test_watchers_are_told_too_and_each_person_once(session):
+def test_watchers_are_mailed_too_and_each_person_once(session):
     watcher, reporter = make_user(), make_user()
     task = make_task(reporter=reporter)
     session.add_all([WorkItemWatcher(item_id=task.id, user_id=user.id) for user in (watcher, reporter)])
@@ -90,7 +90,7 @@ def test_watchers_are_told_too_and_each_person_once(session):
     assert addressees(STATUS) == sorted([watcher.email, reporter.email])
 
 
-def test_nobody_is_told_who_has_left_or_has_yet_to_confirm_the_address(session):
+def test_disabled_and_unconfirmed_users_are_not_mailed(session):
     gone, unconfirmed = make_user(active=False), make_user(confirmed_at=None)
     move(make_task(responsible=gone, reporter=unconfirmed), "DONE")
     assert mails(STATUS) == []
@@ -104,7 +104,7 @@ def test_an_invalid_address_is_skipped_and_stops_no_other(session):
     assert sorted(states.values()) == [MailState.QUEUED, MailState.SKIPPED]
 
 
-def test_whoever_made_the_change_gets_theirs_too(session):
+def test_the_author_of_a_change_is_mailed_too(session):
     reporter = make_user(Role.STAFF)
     task = make_task(reporter=reporter)
     with use_actor(Actor(reporter.id)):
@@ -133,7 +133,7 @@ def test_the_mail_says_what_changed_who_did_it_and_where_to_look(app, session):
     with use_actor(Actor(staff.id)):
         move(story, "IN_PROGRESS")
     (mail,) = mails(STATUS)
-    story.status = "DONE"  # the mail tells of the change, not of now
+    story.status = "DONE"  # the mail reports the change, not the current status
     rendered = render(STATUS, contexts(STATUS, [mail])[mail.id], mail.recipients[0])
     assert rendered.subject == f"In progress: Rehearsals (story #{story.id})"
     for part in (rendered.text, rendered.html):
@@ -160,7 +160,7 @@ def test_the_footer_says_what_each_reader_has_to_do_with_the_item(session):
     assert reasons[watcher.email, str(story.id)] == "you watch this story"
 
 
-def test_further_changes_within_the_window_are_gathered_into_one_mail_that_tells_the_whole_way(session):
+def test_further_changes_within_the_window_are_collected_into_one_digest_with_all_steps(session):
     task = make_task()
     move(task, "IN_PROGRESS")
     assert len(mails(STATUS)) == 1
@@ -174,7 +174,7 @@ def test_further_changes_within_the_window_are_gathered_into_one_mail_that_tells
     assert context["way"] == ["IN_PROGRESS", "IN_REVIEW", "DONE"]
     last = session.scalars(sa.select(StatusChange).where(StatusChange.new == "DONE")).one()
     assert gathered.change_id == last.id
-    assert send_digest(task) == 0, "told once"
+    assert send_digest(task) == 0, "reported once"
 
 
 def pass_window(item: WorkItem) -> None:
@@ -198,7 +198,7 @@ def test_a_way_that_ends_where_it_began_is_no_news_and_holds_up_no_other(session
     assert [steps(mail) for mail in mails(STATUS)] == [["IN_PROGRESS"], ["BLOCKED"]], "nothing was mailed meanwhile"
 
 
-def test_a_change_that_nobody_is_told_of_holds_up_no_other(session):
+def test_a_change_without_recipients_delays_no_other(session):
     task, reporter = make_task(), make_user()
     task.reporter = None
     move(task, "IN_PROGRESS")
@@ -207,7 +207,7 @@ def test_a_change_that_nobody_is_told_of_holds_up_no_other(session):
     assert [steps(mail) for mail in mails(STATUS)] == [["DONE"]]
 
 
-def test_after_the_window_a_change_is_told_at_once_again(session):
+def test_after_the_window_a_change_is_mailed_immediately_again(session):
     task = make_task()
     move(task, "IN_PROGRESS", "DONE")
     assert (len(mails(STATUS)), len(gathering())) == (1, 1)
@@ -223,7 +223,7 @@ def test_after_the_window_a_change_is_told_at_once_again(session):
 
 
 @pytest.mark.parametrize("seconds", [0.5, -0.5, -3_600])
-def test_no_step_is_lost_or_told_twice_whatever_the_clocks_of_the_hosts_say(session, seconds):
+def test_no_step_is_lost_or_reported_twice_with_wrong_clocks_of_hosts(session, seconds):
     task = make_task()
     with time_machine.travel(utc_now(), tick=False) as clock:
         for status in ("IN_PROGRESS", "IN_REVIEW", "DONE", "BLOCKED"):
@@ -250,7 +250,7 @@ def test_changes_in_bulk_that_no_hook_hears_are_numbered_too(session):
         ]
 
 
-def test_what_a_gathering_job_that_failed_has_not_told_is_told_with_the_next_change(session):
+def test_changes_of_a_failed_digest_job_are_reported_with_the_next_change(session):
     task = make_task()
     move(task, "IN_PROGRESS", "IN_REVIEW")
     session.execute(sa.update(JobRecord).values(state=JobState.FAILED, finished_at=utc_now()))
@@ -261,8 +261,8 @@ def test_what_a_gathering_job_that_failed_has_not_told_is_told_with_the_next_cha
     assert steps(mails(STATUS)[-1]) == ["IN_REVIEW", "DONE"]
 
 
-def test_without_workers_every_change_is_told_at_once(app, session):
-    """JOBS_EAGER: nobody may be there who runs the gathering job later."""
+def test_without_workers_every_change_is_mailed_immediately(app, session):
+    """JOBS_EAGER: a delayed digest job might never run."""
     app.config["JOBS_EAGER"] = True
     move(make_task(), "IN_PROGRESS", "DONE")
     assert [steps(mail) for mail in mails(STATUS)] == [["IN_PROGRESS"], ["DONE"]]
@@ -387,8 +387,8 @@ def test_the_same_mails_are_sent_from_wherever_the_status_is_changed(client, ses
     assert db.session.get(WorkItem, id).status is WorkStatus.DONE
 
 
-def test_a_change_beside_the_job_that_gathers_is_told_by_the_next_one(app, session):
-    """Neither is it told twice nor by nobody: both hold the item."""
+def test_a_change_concurrent_with_the_digest_job_is_in_the_next_digest(app, session):
+    """It is reported exactly once: both lock the item."""
     if session.get_bind().dialect.name == "sqlite":
         pytest.skip("SQLite has one writer")
     task = make_task()
@@ -423,7 +423,7 @@ def test_a_change_beside_the_job_that_gathers_is_told_by_the_next_one(app, sessi
     assert [(step["old"], step["new"]) for step in last.context["way"]] == [("IN_REVIEW", "DONE")]
 
 
-def test_a_bulk_change_of_many_is_told_with_a_few_statements(session, statements):
+def test_a_bulk_change_is_mailed_with_a_few_statements(session, statements):
     people = [make_user() for _ in range(5)]
     story = make_story()
     tasks = [make_task(story=story, responsible=people[number % 5], reporter=people[0]) for number in range(40)]
@@ -460,7 +460,7 @@ def test_the_history_shows_the_mails_that_a_change_caused_and_the_rest(session):
     }
 
 
-def test_what_is_made_and_deleted_stands_in_the_audit_log(session):
+def test_created_and_deleted_items_are_in_the_audit_log(session):
     task = make_task()
     id = str(task.id)
     session.delete(task)

@@ -90,7 +90,7 @@ def test_the_board_is_narrowed_to_an_epic_to_a_person_and_to_words(client, staff
         assert cards(client.get(f"/work-items/board?{query}").text)["TODO"] == [mine.id], query
 
 
-def test_a_card_tells_what_matters_of_an_item(client, staff):
+def test_a_card_shows_the_facts_of_an_item(client, staff):
     story = make_story(title="The hall", responsible=make_user(name="Grace Hopper"), priority="CRITICAL")
     for status in ("DONE", "TODO", "DONE"):
         make_task(story=story, status=status)
@@ -143,7 +143,7 @@ def test_a_card_is_dropped_below_another_and_stays_there(client, staff):
     assert db.session.scalar(sa.select(sa.func.count()).select_from(EmailMessage)) == 0
 
 
-def test_a_card_that_changes_its_column_tells_who_is_part_of_it(client, staff):
+def test_a_card_that_changes_its_column_mails_the_people_involved(client, staff):
     task = make_task(responsible=make_user())
     client.post(f"/work-items/{task.id}/move", data={"status": "IN_REVIEW", "below_id": ""}, headers=SCRIPT)
     assert again(task).status is WorkStatus.IN_REVIEW
@@ -197,7 +197,7 @@ def test_a_move_by_the_menu_can_be_undone_to_the_place_it_came_from(client, staf
     assert undone.request.args.to_dict() == {"kind": "task"}
 
 
-def test_an_undo_of_what_somebody_else_has_moved_since_is_refused(client, staff):
+def test_an_undo_after_a_move_by_another_user_is_refused(client, staff):
     task = make_task()
     answer = client.post(f"/work-items/{task.id}/move", data={"status": "DONE"}, follow_redirects=True)
     undo = unescape(re.search(r'formaction="([^"]+)">Undo<', answer.text)[1])
@@ -227,7 +227,7 @@ def test_a_member_sees_what_they_are_part_of_and_moves_what_is_theirs(client, me
 # ── The list ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_filters_of_the_list_stand_in_the_address(client, staff):
+def test_the_filters_of_the_list_are_in_the_url(client, staff):
     late = make_task(status="BLOCKED", priority="HIGH", due_date=date_today() - timedelta(days=1))
     soon = make_task(due_date=date_today() + timedelta(days=7), responsible=staff, description="Mind the CELLO")
     expected = {
@@ -325,7 +325,7 @@ def test_an_item_shows_its_facts_its_parts_and_its_history_with_the_mails(client
     assert "<html" not in client.get(f"/work-items/{story.id}/history").text
 
 
-def test_who_comes_too_late_is_told_and_nothing_is_changed(client, staff):
+def test_a_status_change_from_a_stale_page_is_refused_and_changes_nothing(client, staff):
     task = make_task(status="BLOCKED")
     sent = {"status": "DONE", "expected_status": "TODO"}
     answer = client.post(f"/work-items/{task.id}/status", data=sent, follow_redirects=True)
@@ -333,7 +333,7 @@ def test_who_comes_too_late_is_told_and_nothing_is_changed(client, staff):
     assert again(task).status is WorkStatus.BLOCKED
 
 
-def test_whoever_watches_may_comment_and_do_no_more(client, member):
+def test_a_watcher_may_only_comment(client, member):
     task = make_task()
     db.session.add(WorkItemWatcher(item_id=task.id, user_id=member.id))
     db.session.commit()
@@ -398,7 +398,7 @@ WRONG = (
 )
 
 
-def test_what_is_wrong_stands_beside_its_field(client, staff):
+def test_errors_are_shown_beside_their_fields(client, staff):
     right = typed(parent_id=str(make_story().id), reporter_id=str(staff.id))
     for values, said in WRONG:
         answer = client.post("/work-items/new?kind=task", data=right | values)
@@ -423,7 +423,7 @@ def test_an_edit_keeps_what_the_form_cannot_offer_any_more(client, staff):
     assert "title: Old → New" in answer.text
 
 
-def test_a_member_describes_what_is_theirs_and_gives_it_to_nobody(client, member):
+def test_a_member_edits_their_items_and_cannot_assign_them(client, member):
     task, other = make_task(responsible=member), make_user()
     page = client.get(f"/work-items/{task.id}/edit").text
     assert 'name="title"' in page
@@ -461,7 +461,7 @@ def test_deleting_an_epic_with_stories_asks_what_becomes_of_them(client, staff):
 # ── Comments ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_comment_is_shown_with_its_lines_and_names_and_tells_who_is_named(client, staff):
+def test_a_comment_is_shown_with_lines_and_mentions_and_mails_the_mentioned(client, staff):
     task, named = make_task(), make_user()
     text = f"@{named.username} look:\r\n<b>bold</b> & co@example.org"
     answer = client.post(f"/work-items/{task.id}/comments", data={"text": text})
@@ -474,7 +474,7 @@ def test_a_comment_is_shown_with_its_lines_and_names_and_tells_who_is_named(clie
     assert (mail.kind, mail.recipients) == ("work-item-mention", [named.email])
 
 
-def test_a_comment_that_is_none_stands_in_its_field_with_what_is_wrong(client, staff):
+def test_an_invalid_comment_is_kept_in_its_field_with_the_error(client, staff):
     task = make_task()
     wrong = {
         "  ": "Enter a comment.",

@@ -34,7 +34,7 @@ def column(user, status=WorkStatus.TODO) -> list[int]:
     return [item.id for item in found.items]
 
 
-def test_cards_stand_in_the_order_in_which_they_were_made_and_moved(session, staff):
+def test_cards_are_in_the_order_of_their_creation_and_moves(session, staff):
     first, second, third = (make_epic() for _ in range(3))
     assert column(staff) == [first.id, second.id, third.id]
     work_items.move(staff, third, "TODO", None)
@@ -49,7 +49,7 @@ def test_cards_stand_in_the_order_in_which_they_were_made_and_moved(session, sta
     assert session.scalars(sa.select(StatusChange).where(StatusChange.field == "status")).all() == []
 
 
-def test_a_move_to_another_column_changes_the_status_and_tells(session, staff):
+def test_a_move_to_another_column_changes_the_status_and_sends_mails(session, staff):
     here, there = make_epic(), make_epic(status="DONE")
     work_items.move(staff, here, "DONE", there.id)
     session.commit()
@@ -57,7 +57,7 @@ def test_a_move_to_another_column_changes_the_status_and_tells(session, staff):
     assert len(mails("work-item-status")) == 1
 
 
-def test_cards_that_stand_too_close_make_room(session, staff):
+def test_cards_with_too_close_positions_are_spread(session, staff):
     crowd = [make_epic(position=1_000 + number // 2) for number in range(ordering.NEIGHBOURS + 20)]
     moved, before = make_epic(), {item.id: item.updated_at for item in crowd}
     for above in (crowd[0], crowd[30], crowd[0]):
@@ -88,7 +88,7 @@ def test_a_card_goes_below_one_of_its_new_column_only(session, staff):
         work_items.move(watcher, here, "DONE", None)
 
 
-def test_a_status_that_somebody_has_changed_meanwhile_is_a_conflict(session, staff):
+def test_an_unexpected_status_is_a_conflict(session, staff):
     item = make_epic(status="DONE")
     with pytest.raises(ConflictError, match=f"Epic #{item.id} is done now, no longer to do"):
         work_items.set_status(staff, item, "BLOCKED", expected="TODO")
@@ -114,7 +114,7 @@ def test_who_is_named_gets_a_mail_watches_the_item_and_may_see_it(session, staff
     task, ada = make_task(title="Tune the piano"), make_user(name="Ada Lovelace")
     said = comments.comment(staff, task, f"@{ada.username.upper()} can you <b>bring</b> it?\n@{staff.username}")
     session.commit()
-    assert addressees(MENTION) == [ada.email], "nobody is told of what they said themselves"
+    assert addressees(MENTION) == [ada.email], "authors are not mailed their own comments"
     assert {ada.id, staff.id} == set(session.scalars(sa.select(WorkItemWatcher.user_id)))
     assert queries.get(ada, task.id).id == task.id
     (mail,) = mails(MENTION)
@@ -126,7 +126,7 @@ def test_who_is_named_gets_a_mail_watches_the_item_and_may_see_it(session, staff
     assert addressees(MENTION) == sorted([ada.email, task.reporter.email]), "once each"
 
 
-def test_members_tell_only_those_who_see_the_item_anyway(session, staff):
+def test_mentions_by_members_mail_only_people_who_see_the_item(session, staff):
     member, stranger = make_user(), make_user()
     task = make_task(responsible=member)
     comments.comment(member, task, f"@{stranger.username} @{staff.username} @{task.reporter.username}")
@@ -136,7 +136,7 @@ def test_members_tell_only_those_who_see_the_item_anyway(session, staff):
         queries.get(stranger, task.id)
 
 
-def test_nobody_of_another_school_is_named(session, staff):
+def test_users_of_another_school_cannot_be_mentioned(session, staff):
     elsewhere = make_user(school_id=make_school().id)
     comments.comment(staff, make_task(), f"@{elsewhere.username}")
     session.commit()
@@ -176,7 +176,7 @@ def remind(moment: datetime) -> int:
     return asked
 
 
-def test_who_sees_to_it_is_reminded_the_day_before_and_told_once_when_it_is_overdue(session):
+def test_the_responsible_user_is_reminded_the_day_before_and_once_when_overdue(session):
     day = date(2031, 5, 10)
     task = make_task(responsible=make_user(), due_date=day)
     unassigned = make_task(due_date=day)
@@ -193,7 +193,7 @@ def test_who_sees_to_it_is_reminded_the_day_before_and_told_once_when_it_is_over
     assert reasons[unassigned.reporter.email] == "you reported this task"
 
 
-def test_what_is_due_another_day_is_told_of_again_and_the_old_mail_is_skipped(session):
+def test_a_new_due_date_gets_a_new_reminder_and_the_old_mail_is_skipped(session):
     task = make_task(due_date=date(2031, 5, 10))
     assert remind(datetime(2031, 5, 9, 12, tzinfo=UTC)) == 1
     task.due_date = date(2031, 5, 20)

@@ -78,7 +78,7 @@ UNSCOPED = (
 
 
 def make_rows(user: User) -> dict[str, int]:
-    """A task of somebody's, what it is a part of, and what was said of it."""
+    """A task of a user, its parents, and its comments."""
     people = {"reporter": user, "responsible": user}
     epic = make_epic(title="Zarathustras epic", **people)
     story = make_story(title="Zarathustras story", epic=epic, **people)

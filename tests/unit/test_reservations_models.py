@@ -1,4 +1,4 @@
-"""The rules that a reservation keeps by itself, whoever changes it."""
+"""The rules of the reservation model, for changes by any code."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def stack() -> Iterator[Stack]:
             )
         running = Stack(url, copy, process)
         try:
-            wait_until(lambda: "Ctrl-C stops" in running.output() or process.poll() is not None, seconds=START_SECONDS)
+            wait_until(lambda: "Press Ctrl-C" in running.output() or process.poll() is not None, seconds=START_SECONDS)
             assert process.poll() is None, running.output()
             yield running
         finally:

@@ -8,7 +8,7 @@ from flask_login import current_user
 
 from app import reservations, work_items
 from app.accounts import acting_user, login_required
-from flask_belfry import operations as monitoring
+from flask_belfry import operations
 from flask_belfry.core.presentation import date_today, reader_zone
 
 SHOWN = 6
@@ -21,7 +21,7 @@ def index() -> ResponseReturnValue:
         return redirect(url_for("reservations.list_"))
     waiting_count = reservations.count_waiting()
     today = reservations.of_day(date_today(), reader_zone())
-    counts = monitoring.counts_by_state()
+    counts = operations.counts_by_state()
     return render_template(
         "index.html",
         numbers=_numbers(len(today), waiting_count, counts),
@@ -29,7 +29,7 @@ def index() -> ResponseReturnValue:
         waiting=reservations.waiting(SHOWN),
         waiting_count=waiting_count,
         my_work=work_items.open_of(acting_user(), SHOWN),
-        failed_jobs=monitoring.latest_failures(SHOWN),
+        failed_jobs=operations.latest_failures(SHOWN),
     )
 
 
@@ -49,14 +49,14 @@ def _numbers(today: int, waiting: int, counts: dict[str, int]) -> list[dict[str,
             url_for("reservations.list_", status="pending"),
             "warning" if waiting else "",
         ),
-        _number("Jobs in progress", on_the_way, url_for("monitoring.jobs")),
+        _number("Jobs in progress", on_the_way, url_for("operations.jobs")),
         _number(
             "Jobs waiting to retry",
             retryable,
-            url_for("monitoring.jobs", state="retryable"),
+            url_for("operations.jobs", state="retryable"),
             "warning" if retryable else "",
         ),
-        _number("Jobs failed", failed, url_for("monitoring.jobs", state="failed"), "danger" if failed else ""),
+        _number("Jobs failed", failed, url_for("operations.jobs", state="failed"), "danger" if failed else ""),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Monitoring: every job can be seen and steered, by people and by machines."""
+"""Operations: the jobs and schedule pages, health checks, and the commands `jobs`, `schedule` and `doctor`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["counts_by_state", "init_app", "latest_failures"]
 
 
 def init_app(app: Flask) -> None:
-    """Add the commands. `flask_belfry.operations.web` adds the pages and the health checks."""
-    register_subject(app, "job", "monitoring.job", "job_id")
+    """Register the commands. `flask_belfry.operations.web` registers the pages and the health checks."""
+    register_subject(app, "job", "operations.job", "job_id")
     register_subject(app, "schedule", "schedule.list_", "name")
-    add_lazy_command(app, "jobs", "flask_belfry.operations.cli:jobs")
+    add_lazy_command(app, "jobs", "flask_belfry.operations.jobs_cli:jobs")
     add_lazy_command(app, "doctor", "flask_belfry.operations.doctor:doctor_command")
-    add_lazy_command(app, "schedule", "flask_belfry.operations.commands:schedule_group")
+    add_lazy_command(app, "schedule", "flask_belfry.operations.schedule_cli:schedule")

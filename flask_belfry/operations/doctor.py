@@ -1,4 +1,4 @@
-"""The examination behind `flask doctor`: each part is tested for real, and a finding names the cause and the remedy."""
+"""`flask doctor`: checks each part by using it; a finding names the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from flask_belfry.outbox.deployment import scheduler_passes
 from flask_belfry.outbox.errors import ForeignBrokerError
 from flask_belfry.outbox.registry import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
 
-# The parts are examined side by side, so this is the limit of all of them too.
+# The limit for all parts: they are checked concurrently.
 LIMIT_SECONDS = 2.0
 RECENT = timedelta(days=1)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-UNFINISHED = "does not finish its passes"
-# What an operator looks at when a part gives no answer in time.
+UNFINISHED_PASSES = "does not finish its passes"
+# What to check when a part does not respond in time.
 REMEDIES = {
-    "database": "check that it runs, DATABASE_URL, and what locks or slows it",
-    "broker": "check that it runs, and REDIS_URL; jobs wait in the database",
-    "smtp": "check that it runs, MAIL_SERVER and MAIL_PORT",
+    "database": "check that it is running, DATABASE_URL, and for locks and load",
+    "broker": "check that it is running, and REDIS_URL; jobs wait in the database",
+    "smtp": "check that it is running, MAIL_SERVER and MAIL_PORT",
 }
 ORDER = (
     "settings", "database", "migrations", "broker", "light workers", "heavy workers", "scheduler", "jobs", "smtp",
@@ -52,38 +52,23 @@ Check = Callable[[Flask], str | None]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one part."""
+    """The result of checking one part."""
 
     part: str
-    is_well: bool
+    is_ok: bool
     message: str
 
     def as_dict(self) -> dict[str, object]:
-        """As plain JSON."""
+        """Return the finding as JSON values."""
         return asdict(self)
 
 
-class _NotWellError(Exception):
-    """The message of a finding."""
+class _CheckError(Exception):
+    """A failed check; the message names the cause and the remedy."""
 
 
-@click.command("doctor", cls=Command)
-@as_json_option
-@with_appcontext
-def doctor_command(as_json: bool) -> None:
-    """Look at every part: one line each, ok or what is wrong and how to mend it; exit status 1 when something is."""
-    findings = examine(app_ctx.app)
-    if as_json:
-        echo_json([finding.as_dict() for finding in findings])
-    else:
-        for finding in findings:
-            click.echo(f"{'ok ' if finding.is_well else 'BAD'}  {finding.part:<14} {finding.message}")
-    if not all(finding.is_well for finding in findings):
-        raise SystemExit(1)
-
-
-def examine(app: Flask) -> list[Finding]:
-    """Examines every part, within LIMIT_SECONDS."""
+def check_all(app: Flask) -> list[Finding]:
+    """Check every part, within LIMIT_SECONDS."""
     series = [_Series(app, checks) for checks in _checks(app)]
     deadline = time.monotonic() + LIMIT_SECONDS
     for each in series:
@@ -92,16 +77,16 @@ def examine(app: Flask) -> list[Finding]:
     for each in series:
         each.join(max(0.0, deadline - time.monotonic()))
         for finding in each.findings():
-            if finding.part not in found or found[finding.part].is_well:
+            if finding.part not in found or found[finding.part].is_ok:
                 found[finding.part] = finding
     return _without_repetition(found)
 
 
 class _Series(threading.Thread):
-    """Examines parts one after the other; the rest is left out once one fails on which they depend."""
+    """Checks parts one after the other; the rest is skipped after a failure of the database or its schema."""
 
     def __init__(self, app: Flask, checks: Mapping[str, Sequence[Check]]) -> None:
-        super().__init__(daemon=True)  # one that gets no answer does not hold up the command's end
+        super().__init__(daemon=True)  # a check that hangs must not delay the exit of the command
         self._app = app
         self._checks = checks
         self._found: list[Finding] = []
@@ -111,31 +96,46 @@ class _Series(threading.Thread):
     def run(self) -> None:
         try:
             with self._app.app_context():
-                self._examine()
-        except Exception as error:  # noqa: BLE001 - raised again by `findings`, in the thread that asks for them
+                self._check()
+        except Exception as error:  # noqa: BLE001 - raised by `findings`, in the caller's thread
             self._error = error
 
-    def _examine(self) -> None:
+    def _check(self) -> None:
         for part, checks in self._checks.items():
             self._current = part
             for check in checks:
-                finding = _look(part, partial(check, self._app))
+                finding = _run_check(part, partial(check, self._app))
                 self._found += [finding] if finding else []
-                if finding and not finding.is_well and part in ("database", "migrations"):
+                if finding and not finding.is_ok and part in ("database", "migrations"):
                     self._current = None
                     return
         self._current = None
 
     def findings(self) -> list[Finding]:
-        """What was found; of a part that does not answer, that."""
+        """Return the findings, with a failure for the part that has not responded."""
         if self._error is not None:
             raise self._error
         found, current = list(self._found), self._current
         if not current:
             return found
-        # Parts without a remedy of their own read the database.
+        # The parts that REMEDIES does not list read the database.
         remedy = REMEDIES.get(current, REMEDIES["database"])
-        return [*found, Finding(current, False, f"no answer within {LIMIT_SECONDS:g} s: {remedy}")]
+        return [*found, Finding(current, False, f"no response within {LIMIT_SECONDS:g} s: {remedy}")]
+
+
+@click.command("doctor", cls=Command)
+@as_json_option
+@with_appcontext
+def doctor_command(as_json: bool) -> None:
+    """Check every part. Print one line for each: ok, or the cause and the remedy. Exit status 1 if a check fails."""
+    findings = check_all(app_ctx.app)
+    if as_json:
+        echo_json([finding.as_dict() for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok ' if finding.is_ok else 'BAD'}  {finding.part:<14} {finding.message}")
+    if not all(finding.is_ok for finding in findings):
+        raise SystemExit(1)
 
 
 def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
@@ -154,40 +154,43 @@ def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
     ]
 
 
-def _look(part: str, check: Callable[[], str | None]) -> Finding | None:
+def _run_check(part: str, check: Callable[[], str | None]) -> Finding | None:
     try:
         message = check()
         return Finding(part, True, message) if message else None
-    except (_NotWellError, MailError, ForeignBrokerError) as error:
+    except (_CheckError, MailError, ForeignBrokerError) as error:
         return Finding(part, False, str(error))
     except DBAPIError as error:
         return Finding(part, False, database_problem(error))
     except SQLAlchemyError as error:
-        return Finding(part, False, f"the database does not answer ({type(error).__name__}): check DATABASE_URL")
+        return Finding(part, False, f"the database is unavailable ({type(error).__name__}): check DATABASE_URL")
     except redis.ResponseError as error:
-        return Finding(part, False, f"refuses what the processes need of it: {error}")
+        return Finding(part, False, f"refuses a command that Belfry needs: {error}")
     except redis.RedisError as error:
         return Finding(part, False, f"{error}: start Redis or Valkey, or check REDIS_URL; jobs wait in the database")
 
 
 def _without_repetition(found: Mapping[str, Finding]) -> list[Finding]:
-    """All findings in one order; what follows from another part's failure does not name the cause again."""
+    """Return all findings in one order; a failure that follows from the broker's does not repeat its cause."""
     broker, scheduler = found.get("broker"), found.get("scheduler")
-    if broker and scheduler and not broker.is_well and scheduler.message.startswith(UNFINISHED):
-        found = {**found, "scheduler": replace(scheduler, message=f"{UNFINISHED} while the broker is not well")}
+    if broker and scheduler and not broker.is_ok and scheduler.message.startswith(UNFINISHED_PASSES):
+        found = {
+            **found,
+            "scheduler": replace(scheduler, message=f"{UNFINISHED_PASSES}: the broker is unavailable"),
+        }
     return [found[part] for part in ORDER if part in found]
 
 
 def _settings(app: Flask) -> str:
-    # A wrong value stops the start: what is left are names, and values that only a deployment can judge.
+    # Invalid values stop the process at start. Left are unknown names, and values that are wrong in production only.
     problems = [f"{name} is not a setting (did you mean {near}?)" for name, near in _unknown_settings(app).items()]
     if app.config["APP_ENV"] == "production":
         if not app.config["ADMIN_EMAIL"]:
-            problems.append("ADMIN_EMAIL is not set: nobody is notified of new reservations")
+            problems.append("ADMIN_EMAIL is not set: no one is notified of new reservations")
         if urlsplit(app.config["PUBLIC_URL"]).hostname in LOOPBACK:
-            problems.append(f"PUBLIC_URL is {app.config['PUBLIC_URL']}: links in mails work on this machine only")
+            problems.append(f"PUBLIC_URL is {app.config['PUBLIC_URL']}: links in mails work only on this machine")
     if problems:
-        raise _NotWellError("; ".join(problems))
+        raise _CheckError("; ".join(problems))
     return f"APP_ENV={app.config['APP_ENV']}"
 
 
@@ -204,20 +207,20 @@ def _migrations(app: Flask) -> str:
     script = ScriptDirectory(str(Path(app.root_path).parent / "migrations"))
     revisions = set(MigrationContext.configure(db.session.connection()).get_current_heads())
     if not revisions:
-        raise _NotWellError("the database is not migrated: run `flask --app wsgi db upgrade`")
+        raise _CheckError("the database is not migrated: run `flask --app wsgi db upgrade`")
     if revisions != set(script.get_heads()):
-        raise _NotWellError("the schema is not that of this code: run `flask --app wsgi db upgrade`")
+        raise _CheckError("the schema does not match this version: run `flask --app wsgi db upgrade`")
     return "up to date"
 
 
 def _broker(app: Flask) -> str:
     publisher().probe()
     waiting = {queue: int(publisher().connection.llen(f"rq:queue:{queue}")) for queue in QUEUES}
-    return "answers; waiting: " + ", ".join(f"{queue} {count}" for queue, count in waiting.items())
+    return "available; waiting: " + ", ".join(f"{queue} {count}" for queue, count in waiting.items())
 
 
 def _broker_ownership(app: Flask) -> None:
-    """Raises ForeignBrokerError; what else is wrong with the broker is found beside this."""
+    """Raise ForeignBrokerError if another deployment owns the broker. `_broker` reports all other failures."""
     publisher().ownership.learn(db.session())
     try:
         publisher().ownership.check(publisher().connection, every_seconds=0)
@@ -228,20 +231,20 @@ def _broker_ownership(app: Flask) -> None:
 
 
 def _workers(app: Flask, queues: Sequence[str], command: str) -> str:
-    rows = _fresh(app, WorkerProcess.queues != "")
+    rows = _alive(app, WorkerProcess.queues != "")
     counts = {queue: sum(queue in row.queues.split(",") for row in rows) for queue in queues}
     if missing := [queue for queue, count in counts.items() if not count]:
-        raise _NotWellError(f"none for {', '.join(missing)}: start `{command}`")
+        raise _CheckError(f"none for {', '.join(missing)}: start `{command}`")
     return ", ".join(f"{queue} {count}" for queue, count in counts.items())
 
 
 def _scheduler(app: Flask) -> str:
-    if not _fresh(app, WorkerProcess.kind == "scheduler"):
-        raise _NotWellError("none runs: start `python scheduler.py`; retries and schedules wait")
+    if not _alive(app, WorkerProcess.kind == "scheduler"):
+        raise _CheckError("no scheduler is running: start `python scheduler.py`; retries and periodic jobs wait")
     if not scheduler_passes(db.session()):
-        refusal = db.session.scalar(sa.select(Deployment.scheduler_error))
-        raise _NotWellError(f"{UNFINISHED} ({refusal or 'no error is on record'})")
-    return "runs"
+        error = db.session.scalar(sa.select(Deployment.scheduler_error))
+        raise _CheckError(f"{UNFINISHED_PASSES} ({error or 'no error is recorded'})")
+    return "running"
 
 
 def _jobs(app: Flask) -> str:
@@ -252,16 +255,16 @@ def _jobs(app: Flask) -> str:
     count = db.session.scalar(sa.select(sa.func.count()).select_from(rows)) or 0
     if count:
         jobs = "1 job" if count == 1 else f"{count} jobs"
-        raise _NotWellError(f"{jobs} failed within a day: look with `flask jobs list --state failed`, then retry")
-    return "none failed within a day"
+        raise _CheckError(f"{jobs} failed in the last day: see `flask jobs list --state failed`, then retry them")
+    return "none failed in the last day"
 
 
 def _smtp(app: Flask) -> str:
     if not app.config["MAIL_ENABLED"]:
-        return "not used: MAIL_ENABLED is false, mails are recorded as suppressed"
+        return "disabled: MAIL_ENABLED is false, mails are recorded as suppressed"
     return check_connection()
 
 
-def _fresh(app: Flask, *conditions: sa.ColumnElement[bool]) -> list[WorkerProcess]:
+def _alive(app: Flask, *conditions: sa.ColumnElement[bool]) -> list[WorkerProcess]:
     is_alive = WorkerProcess.is_alive(app.config["RESCUE_AFTER_SECONDS"])
     return list(db.session.scalars(sa.select(WorkerProcess).where(is_alive, *conditions)))

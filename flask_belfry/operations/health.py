@@ -1,4 +1,4 @@
-"""For machines that watch: is the process alive, and can it do its work."""
+"""Health checks for load balancers and monitoring: liveness and readiness."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ health = Blueprint("health", __name__)
 @health.get("/healthz")
 @public
 def alive() -> ResponseReturnValue:
-    """200 as long as the process answers."""
+    """Return 200 while the process serves requests."""
     return jsonify(status="ok")
 
 
 @health.get("/readyz")
 @public
 def ready() -> ResponseReturnValue:
-    """200 when the database answers, else 503. Without the broker or a scheduler requests still work, so they are named
-    and no more."""
+    """Return 200 if the database is available, else 503. Broker and scheduler are reported only: requests work without
+    them."""
     try:
         db.session.execute(sa.text("SELECT 1"))
         publisher().ownership.learn(db.session())

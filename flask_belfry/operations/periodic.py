@@ -1,4 +1,4 @@
-"""The periodic jobs as people see and steer them: the commands and the page both use this."""
+"""Periodic jobs for operators: state, next run times, pause, resume and run. The commands and the page use this."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from flask_belfry.scheduler import ScheduleEntry
 from flask_belfry.scheduler import schedule as schedules
 
 NEXT_RUNS = 3
-# What the column of a job's subject holds.
+# The length of the column `subject_id`.
 SUBJECT_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
 class PeriodicJob:
-    """One entry of the schedule with its state. `last_job` is None when it never ran, or its record was pruned."""
+    """An entry of the schedule with its state. `last_job` is None if it has not run or its record was pruned."""
 
     entry: ScheduleEntry
     doc: str
-    timing: str
+    description: str
     expression: str
     zone: str
     paused_at: datetime | None
@@ -40,12 +40,12 @@ class PeriodicJob:
 
 
 def entries() -> list[ScheduleEntry]:
-    """The schedule of the current application."""
+    """Return the schedule of the current application."""
     return current_app.extensions["schedule"]
 
 
 def periodic_job(entry: ScheduleEntry, next_runs: int = NEXT_RUNS) -> PeriodicJob:
-    """An entry with its state; a paused one has no next runs."""
+    """Return an entry with its state; a paused one has no next runs."""
     settings, row = current_app.config, db.session.get(Schedule, entry.name)
     timing, paused_at = entry.timing(settings), row.paused_at if row else None
     runs: list[datetime] = []
@@ -54,7 +54,7 @@ def periodic_job(entry: ScheduleEntry, next_runs: int = NEXT_RUNS) -> PeriodicJo
     return PeriodicJob(
         entry=entry,
         doc=definition(entry.job).doc,
-        timing=timing.describe(),
+        description=timing.describe(),
         expression=str(timing),
         zone=entry.zone_name(settings),
         paused_at=paused_at,
@@ -65,22 +65,22 @@ def periodic_job(entry: ScheduleEntry, next_runs: int = NEXT_RUNS) -> PeriodicJo
 
 
 def pause(name: str) -> None:
-    """Lets the run times of a periodic job pass without a job. Commits. Raises NotFoundError."""
+    """Pause a periodic job: its run times pass without a job. Commits. Raises NotFoundError."""
     _set_paused(name, utc_now())
 
 
 def resume(name: str) -> None:
-    """Runs a periodic job again, from its next run time on. Commits. Raises NotFoundError."""
-    # Run times that passed while no scheduler ran are settled first: nothing catches up on them.
+    """Resume a periodic job, from its next run time. Commits. Raises NotFoundError."""
+    # Without this, the run times that passed while no scheduler was running would be caught up.
     schedules.tick(db.session(), _entry(name))
     _set_paused(name, None)
 
 
 def run_now(name: str) -> str:
-    """Enqueues the job of a periodic job outside of its run times, as the system's own. Commits. Raises NotFoundError.
+    """Enqueue a periodic job outside its run times, as a job of the system. Commits. Raises NotFoundError.
 
     Returns:
-        the job's id; that of the job in progress when there is one.
+        the id of the job; that of the unfinished job of this entry if there is one.
     """
     entry = _entry(name)
     with for_school(None):
@@ -90,10 +90,10 @@ def run_now(name: str) -> str:
     return job_id
 
 
-def _set_paused(name: str, moment: datetime | None) -> None:
+def _set_paused(name: str, paused_at: datetime | None) -> None:
     schedules.ensure_row(db.session(), _entry(name))
-    db.session.execute(sa.update(Schedule).where(Schedule.name == name).values(paused_at=moment))
-    if moment is None:
+    db.session.execute(sa.update(Schedule).where(Schedule.name == name).values(paused_at=paused_at))
+    if paused_at is None:
         current_host().record_action("schedule.resume", {_subject(name): None})
     else:
         current_host().record_action("schedule.pause", {_subject(name): None})
@@ -101,10 +101,9 @@ def _set_paused(name: str, moment: datetime | None) -> None:
 
 
 def _entry(name: str) -> ScheduleEntry:
-    """The entry of that name. Raises NotFoundError."""
     entry = next((entry for entry in entries() if entry.name == name), None)
     if entry is None:
-        raise NotFoundError(f"No periodic job is named {name!r}: `flask schedule list` lists them.")
+        raise NotFoundError(f"There is no periodic job {name!r}; list them with `flask schedule list`.")
     return entry
 
 
@@ -115,5 +114,5 @@ def _subject(name: str) -> Subject:
 def _last_job(name: str) -> JobRecord | None:
     subject = _subject(name)
     query = sa.select(JobRecord).where(JobRecord.subject_type == subject.type, JobRecord.subject_id == subject.id)
-    with use_scope(ALL_TENANTS):  # the system's own: its time and state are for staff too
+    with use_scope(ALL_TENANTS):  # a job of the system; its time and state are shown to staff too
         return db.session.scalar(query.order_by(JobRecord.id.desc()).limit(1))

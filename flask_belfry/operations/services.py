@@ -1,4 +1,4 @@
-"""Reading the job system's tables: lists, counts, details. Nothing here writes."""
+"""Jobs for operators: lists, counts, details, retry and cancel."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 from flask_belfry.db.tenancy import ALL_TENANTS, current_scope, use_scope
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState
 
-# Counting stops here: beyond, the exact number tells nobody more, and costs a scan.
+# Counting stops here: an exact larger number is of no use and costs a scan.
 COUNT_LIMIT = 10_000
-# SQLite takes 32,766 bound values in a statement.
+# SQLite accepts at most 32,766 bound values in a statement.
 IDS_PER_QUERY = 10_000
 
 
 @dataclass(frozen=True)
 class JobFilters:
-    """What a list of jobs is narrowed to; None does not narrow."""
+    """The filters of a list of jobs; None does not filter."""
 
     state: JobState | None = None
     name: str | None = None
@@ -37,7 +37,7 @@ class JobFilters:
     since: datetime | None = None
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """The filters as SQL."""
+        """Return the filters as SQL conditions."""
         found: list[sa.ColumnElement[bool]] = []
         if self.state:
             found.append(JobRecord.state == self.state)
@@ -50,38 +50,39 @@ class JobFilters:
         if self.subject:
             found.append(_subject_is(self.subject))
         if self.text:
-            found.append(_mentions(self.text))
+            found.append(_matches(self.text))
         return found
 
 
 def list_jobs(filters: JobFilters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRecord]:
-    """One page of jobs, newest first."""
+    """Return a page of jobs, newest first."""
     query = sa.select(JobRecord).where(*filters.conditions())
     return page_by_key(db.session(), query, (JobRecord.id,), limit=limit, cursor=cursor)
 
 
 def counts_by_state() -> dict[str, int]:
-    """How many jobs are in each state, each counted up to COUNT_LIMIT."""
+    """Return the number of jobs in each state, counted up to COUNT_LIMIT."""
     columns = [_capped_count(state).label(state.value) for state in JobState]
     row = db.session.execute(sa.select(*columns)).one()
     return {state.value: getattr(row, state.value) for state in JobState}
 
 
 def count_hidden(filters: JobFilters) -> int:
-    """How many jobs of the system, in the filters' state, queue and name, the current scope hides, up to COUNT_LIMIT.
+    """Return the number of system jobs that match the filters and are outside the current scope, up to COUNT_LIMIT.
 
-    Of other schools' jobs not even the number is told, and a text would let a reader try out what the hidden ones say.
+    Jobs of other schools are not counted. Only the filters state, queue and name apply: with `text` a user could search
+    the contents of hidden jobs.
     """
     if current_scope().sees_all:
         return 0
-    known = replace(filters, text=None, subject=None, since=None)
+    visible = replace(filters, text=None, subject=None, since=None)
     with use_scope(ALL_TENANTS):
-        rows = sa.select(JobRecord.id).where(JobRecord.school_id.is_(None), *known.conditions()).limit(COUNT_LIMIT)
+        rows = sa.select(JobRecord.id).where(JobRecord.school_id.is_(None), *visible.conditions()).limit(COUNT_LIMIT)
         return db.session.scalar(sa.select(sa.func.count()).select_from(rows.subquery())) or 0
 
 
 def get_job(job_id: str) -> JobRecord:
-    """The record with this id. Raises NotFoundError."""
+    """Return the record with this id. Raises NotFoundError."""
     id = as_uuid_text(job_id)
     record = db.session.get(JobRecord, id) if id else None
     if record is None:
@@ -91,7 +92,7 @@ def get_job(job_id: str) -> JobRecord:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt as it is shown, also the present or the completing one, which the record itself tells of."""
+    """An attempt for display. The running or completing one has no row of its own and is read from the job's record."""
 
     number: int
     outcome: str
@@ -105,18 +106,18 @@ class Attempt:
 
 
 def attempts_of(record: JobRecord) -> list[Attempt]:
-    """All attempts of a job, newest first."""
+    """Return all attempts of a job, newest first."""
     query = sa.select(JobAttempt).where(JobAttempt.job_id == record.id).order_by(JobAttempt.id.desc())
-    ended = [_ended_attempt(row) for row in db.session.scalars(query)]
+    finished = [_finished_attempt(row) for row in db.session.scalars(query)]
     if record.state in (JobState.RUNNING, JobState.COMPLETED):
         finished_at = record.finished_at if record.state is JobState.COMPLETED else None
-        host = None  # the worker's name carries it
+        host = None  # the name of the worker contains it
         last = Attempt(record.attempt, record.state.value, record.worker, host, record.started_at, finished_at)
-        return [last, *ended]
-    return ended
+        return [last, *finished]
+    return finished
 
 
-def _ended_attempt(row: JobAttempt) -> Attempt:
+def _finished_attempt(row: JobAttempt) -> Attempt:
     return Attempt(
         number=row.number,
         outcome=row.outcome.value,
@@ -131,29 +132,29 @@ def _ended_attempt(row: JobAttempt) -> Attempt:
 
 
 def latest_failures(limit: int) -> Sequence[JobRecord]:
-    """The jobs that failed last."""
+    """Return the latest failed jobs, newest first."""
     query = sa.select(JobRecord).where(JobRecord.state == JobState.FAILED)
     return db.session.scalars(query.order_by(JobRecord.id.desc()).limit(limit)).all()
 
 
 def matching_ids(filters: JobFilters, states: Sequence[JobState]) -> list[str]:
-    """The ids of all jobs in one of `states` that meet the filters."""
+    """Return the ids of all jobs in one of `states` that match the filters."""
     query = sa.select(JobRecord.id).where(*filters.conditions(), JobRecord.state.in_(states))
     return list(db.session.execute(query).scalars())
 
 
 def retry_jobs(ids: Sequence[str]) -> list[str]:
-    """Sets ended jobs back to pending, see `outbox.retry`, and notes who did it. The caller commits."""
+    """Retry failed or cancelled jobs, see `outbox.retry`, and record the action. The caller commits."""
     retried = outbox.retry(ids)
     _record("job.retry", retried)
     return retried
 
 
 def cancel_jobs(ids: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Cancels jobs, see `outbox.cancel`, and notes who did it. The caller commits."""
-    cancelled, asked = outbox.cancel(ids)
-    _record("job.cancel", [*cancelled, *asked])
-    return cancelled, asked
+    """Cancel jobs, see `outbox.cancel`, and record the action. The caller commits."""
+    cancelled, stopping = outbox.cancel(ids)
+    _record("job.cancel", [*cancelled, *stopping])
+    return cancelled, stopping
 
 
 def _record(action: str, ids: Sequence[str]) -> None:
@@ -174,7 +175,7 @@ def _subject_is(subject: str) -> sa.ColumnElement[bool]:
     return sa.and_(found, JobRecord.subject_id == id) if id else found
 
 
-def _mentions(text: str) -> sa.ColumnElement[bool]:
+def _matches(text: str) -> sa.ColumnElement[bool]:
     if id := as_uuid_text(text):
         return JobRecord.id == id
     columns = (JobRecord.name, JobRecord.subject_type, JobRecord.error_type, JobRecord.error_message)

@@ -1,7 +1,9 @@
-"""The jobs pages: a live list, a live detail, retry and cancel."""
+"""The pages of jobs: a list and a job's details, both updated live, and the actions retry and cancel."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -13,11 +15,11 @@ from flask_belfry.core.text import query_text
 from flask_belfry.db import db
 from flask_belfry.mail import mails_of_job
 from flask_belfry.operations import services
-from flask_belfry.operations.life_cycle import life_cycle
 from flask_belfry.operations.services import JobFilters
 from flask_belfry.outbox import FINALIZED, LIVE, JobRecord, JobState
+from flask_belfry.outbox.states import WAITING
 
-pages = Blueprint("monitoring", __name__, template_folder="templates", url_prefix="/jobs")
+pages = Blueprint("operations", __name__, template_folder="templates", url_prefix="/jobs")
 
 TABS = [state.value for state in JobState]
 
@@ -25,56 +27,56 @@ TABS = [state.value for state in JobState]
 @pages.get("/")
 @authorized("jobs.view")
 def jobs() -> ResponseReturnValue:
-    """The list of jobs."""
-    return render_template("monitoring/jobs.html", **_list_context())
+    """List jobs, newest first, filtered by the query: state, name, queue, text, cursor."""
+    return render_template("operations/jobs.html", **_list_context())
 
 
 @pages.get("/live")
 @authorized("jobs.view")
 def jobs_live() -> ResponseReturnValue:
-    """The list's moving part."""
-    return render_template("monitoring/_jobs.html", **_list_context())
+    """Return the part of the list that is updated live."""
+    return render_template("operations/_jobs.html", **_list_context())
 
 
 @pages.get("/<uuid:job_id>")
 @authorized("jobs.view")
 def job(job_id: object) -> ResponseReturnValue:
-    """One job with its attempts."""
-    return render_template("monitoring/job.html", **_detail_context(str(job_id)))
+    """Show one job with its attempts."""
+    return render_template("operations/job.html", **_detail_context(str(job_id)))
 
 
 @pages.get("/<uuid:job_id>/live")
 @authorized("jobs.view")
 def job_live(job_id: object) -> ResponseReturnValue:
-    """The detail's moving part."""
-    return render_template("monitoring/_job.html", **_detail_context(str(job_id)))
+    """Return the part of a job's details that is updated live."""
+    return render_template("operations/_job.html", **_detail_context(str(job_id)))
 
 
 @pages.post("/<uuid:job_id>/retry")
 @authorized("jobs.change")
 def retry(job_id: object) -> ResponseReturnValue:
-    """Sets an ended job back to pending."""
+    """Set a failed or cancelled job back to pending."""
     record = services.get_job(str(job_id))
     retried = services.retry_jobs([record.id])
     db.session.commit()
-    _tell("The job is enqueued again.", retried, "Only failed and cancelled jobs can be retried.")
-    return redirect(url_for("monitoring.job", job_id=record.id))
+    _flash_result("The job is enqueued again.", retried, "Only failed and cancelled jobs can be retried.")
+    return redirect(url_for("operations.job", job_id=record.id))
 
 
 @pages.post("/<uuid:job_id>/cancel")
 @authorized("jobs.change")
 def cancel(job_id: object) -> ResponseReturnValue:
-    """Cancels a job that waits; asks one that runs to stop."""
+    """Cancel a waiting job, or request a running one to stop."""
     record = services.get_job(str(job_id))
-    cancelled, asked = services.cancel_jobs([record.id])
+    cancelled, stopping = services.cancel_jobs([record.id])
     db.session.commit()
-    said = "The job is cancelled." if cancelled else "The job will stop at its next checkpoint."
-    _tell(said, [*cancelled, *asked], "The job has already finished.")
-    return redirect(url_for("monitoring.job", job_id=record.id))
+    done = "The job is cancelled." if cancelled else "The job will stop at its next checkpoint."
+    _flash_result(done, [*cancelled, *stopping], "The job has already finished.")
+    return redirect(url_for("operations.job", job_id=record.id))
 
 
-def _tell(success: str, done: list[str], otherwise: str) -> None:
-    flash(success if done else otherwise, "success" if done else "warning")
+def _flash_result(success: str, changed: list[str], otherwise: str) -> None:
+    flash(success if changed else otherwise, "success" if changed else "warning")
 
 
 def _list_context() -> dict[str, Any]:
@@ -106,10 +108,56 @@ def _detail_context(job_id: str) -> dict[str, Any]:
         "mails": mails_of_job(record.id),
         "user_name": current_host().user_name(record.user_id),
         "may_retry": record.state in FINALIZED - {JobState.COMPLETED},
-        "may_cancel": _may_cancel(record),
+        "may_cancel": record.state in LIVE and not record.cancel_requested,
         "is_live": record.state in LIVE,
     }
 
 
-def _may_cancel(record: JobRecord) -> bool:
-    return record.state in LIVE and not record.cancel_requested
+@dataclass(frozen=True)
+class Step:
+    """A step of a job's life cycle: `at` is None for a future step, `previous` is the time of the step before it."""
+
+    label: str
+    at: datetime | None
+    previous: datetime | None = None
+    is_done: bool = False
+
+
+def life_cycle(record: JobRecord, now: datetime) -> list[Step]:
+    """Return the steps of a job: those with a time in chronological order, then those that may still follow.
+
+    The order is not fixed: a job that is queued for another attempt was started before.
+    """
+    steps: list[Step] = []
+    previous: datetime | None = None
+    for label, at in [*_past_steps(record), *_next_attempt(record)]:
+        steps.append(Step(label, at, previous, is_done=at <= now))
+        previous = at
+    return [*steps, *(Step(label, None) for label in _future_steps(record))]
+
+
+def _past_steps(record: JobRecord) -> list[tuple[str, datetime]]:
+    # `scheduled_at` keeps its value after the job starts or is cancelled, and then has no meaning.
+    is_due_later = record.started_at is None and record.state in WAITING
+    steps = (
+        ("created", record.created_at),
+        ("due", record.scheduled_at if is_due_later else None),
+        ("queued", record.enqueued_at),
+        ("started", record.started_at),
+        (record.state.value, record.finished_at),
+    )
+    return sorted(((label, at) for label, at in steps if at is not None), key=lambda step: step[1])
+
+
+def _next_attempt(record: JobRecord) -> list[tuple[str, datetime]]:
+    if record.state is not JobState.RETRYABLE or record.scheduled_at is None:
+        return []
+    return [("next attempt", record.scheduled_at)]
+
+
+def _future_steps(record: JobRecord) -> list[str]:
+    if record.finished_at is not None or record.state is JobState.RETRYABLE:
+        return []
+    if record.started_at is not None:
+        return ["finished"]
+    return ["started", "finished"] if record.enqueued_at is not None else ["queued", "started", "finished"]

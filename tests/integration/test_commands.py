@@ -258,7 +258,7 @@ def test_a_cancelled_job_that_is_named_runs_again(app, session):
 def test_a_job_is_followed_until_it_is_finalized(app, session, monkeypatch, work):
     id = enqueue("test.greet", ticket_id=1)
     session.commit()
-    monkeypatch.setattr("flask_belfry.operations.cli.time.sleep", lambda _: work())
+    monkeypatch.setattr("flask_belfry.operations.jobs_cli.time.sleep", lambda _: work())
     result = run(app, "jobs", "show", id, "--follow", "--json")
     assert result.exit_code == 0
     assert [line.split()[1] for line in result.stderr.splitlines()] == ["pending", "completed"]
@@ -274,7 +274,7 @@ def test_the_counts_are_printed_again_when_one_changes(app, session, monkeypatch
         if isinstance(done, Exception):
             raise done
 
-    monkeypatch.setattr("flask_belfry.operations.cli.time.sleep", step)
+    monkeypatch.setattr("flask_belfry.operations.jobs_cli.time.sleep", step)
     lines = run(app, "jobs", "watch").stdout.splitlines()
     assert [line.split()[1:] for line in lines] == [["no", "jobs"], ["pending", "1"]]
 

@@ -42,7 +42,7 @@ def owned_by_another(broker: redis.Redis) -> redis.Redis:
 def findings(app) -> dict[str, tuple[bool, str]]:
     """What `flask doctor` says of each part."""
     output = app.test_cli_runner().invoke(args=["doctor", "--json"]).output
-    return {row["part"]: (row["is_well"], row["message"]) for row in json.loads(output)}
+    return {row["part"]: (row["is_ok"], row["message"]) for row in json.loads(output)}
 
 
 def parts(app) -> dict[str, str]:
@@ -106,8 +106,8 @@ def test_its_scheduler_refuses_to_work_and_says_so_until_it_may(app, session, ow
     clock.run(burst=True)
     assert "belongs to deployment another deployment, not to this one" in caplog.text
     assert owned_by_another.keys("*") == [OWNER_KEY.encode()]
-    is_well, message = findings(app)["scheduler"]
-    assert not is_well, message
+    is_ok, message = findings(app)["scheduler"]
+    assert not is_ok, message
     owned_by_another.delete(OWNER_KEY)
     publisher().ownership._refused_at -= PRECEDENCE_SECONDS
     app.config["RELAY_GRACE_SECONDS"] = 0
@@ -130,8 +130,8 @@ def test_its_workers_take_none_of_the_owners_jobs(app, owned_by_another, valkey,
 
 @once_is_enough
 def test_doctor_and_readyz_tell_that_the_redis_database_is_anothers(app, owned_by_another):
-    is_well, message = findings(app)["broker"]
-    assert not is_well
+    is_ok, message = findings(app)["broker"]
+    assert not is_ok
     assert message.startswith("the Redis database belongs to deployment another deployment, not to this one")
     assert parts(app)["broker"] == "of another deployment"
 
@@ -206,11 +206,11 @@ def allow(broker: redis.Redis, *rules: str) -> None:
 @once_is_enough
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_doctor_and_readyz_tell_what_an_acl_refuses(app, broker, refusal):
-    assert findings(app)["broker"] == (True, "answers; waiting: mail 0, default 0, bulk 0, heavy 0")
+    assert findings(app)["broker"] == (True, "available; waiting: mail 0, default 0, bulk 0, heavy 0")
     assert parts(app)["broker"] == "ok"
     allow(broker, *REFUSALS[refusal])
-    is_well, message = findings(app)["broker"]
-    assert (is_well, "permission" in message) == (False, True), message
+    is_ok, message = findings(app)["broker"]
+    assert (is_ok, "permission" in message) == (False, True), message
     assert parts(app)["broker"] == "unavailable"
 
 
@@ -240,7 +240,7 @@ def test_without_scripts_jobs_run_and_rate_limits_count_in_memory(app, session, 
 def test_a_scheduler_whose_passes_fail_does_not_count_as_one_that_runs(app, session, broker, caplog):
     clock = scheduler(app, ENTRY)
     one_pass(clock)
-    assert findings(app)["scheduler"] == (True, "runs")
+    assert findings(app)["scheduler"] == (True, "running")
     assert parts(app)["scheduler"] == "ok"
     session.execute(sa.update(Deployment).values(scheduler_passed_at=None))
     session.commit()

@@ -27,8 +27,8 @@ def findings(app: Flask) -> dict[str, tuple[bool, str]]:
         db.session.remove()
         db.engine.dispose()
     assert result.stderr == ""
-    found = {row["part"]: (row["is_well"], row["message"]) for row in json.loads(result.stdout)}
-    assert result.exit_code == (0 if all(is_well for is_well, _ in found.values()) else 1)
+    found = {row["part"]: (row["is_ok"], row["message"]) for row in json.loads(result.stdout)}
+    assert result.exit_code == (0 if all(is_ok for is_ok, _ in found.values()) else 1)
     return found
 
 
@@ -53,9 +53,9 @@ def test_a_silent_server_of_each_kind_takes_no_longer_than_the_limit(
     # Each of the three waits for longer by itself: 5 s, 2 s and 10 s.
     assert findings(make_app(settings | nowhere, tmp_path)) == {
         "settings": (True, "APP_ENV=testing"),
-        "database": (False, f"no answer within 0.5 s: {doctor.REMEDIES['database']}"),
-        "broker": (False, f"no answer within 0.5 s: {doctor.REMEDIES['broker']}"),
-        "smtp": (False, f"no answer within 0.5 s: {doctor.REMEDIES['smtp']}"),
+        "database": (False, f"no response within 0.5 s: {doctor.REMEDIES['database']}"),
+        "broker": (False, f"no response within 0.5 s: {doctor.REMEDIES['broker']}"),
+        "smtp": (False, f"no response within 0.5 s: {doctor.REMEDIES['smtp']}"),
     }
 
 
@@ -81,21 +81,21 @@ def test_missing_workers_are_named_once_for_each_command_that_starts_them(app, s
 def test_a_database_that_does_not_answer_is_named_once(settings: dict[str, Any], tmp_path: Path):
     off = {"DATABASE_URL": "postgresql://127.0.0.1:1/nowhere", "MAIL_ENABLED": "false"}
     found = findings(make_app(settings | off, tmp_path))
-    assert [part for part, (is_well, _) in found.items() if not is_well] == ["database"]
+    assert [part for part, (is_ok, _) in found.items() if not is_ok] == ["database"]
     assert found["database"][1].startswith("the database does not answer")
 
 
 @ONCE
 def test_an_unmigrated_database_is_named_once(settings: dict[str, Any], empty_database: str, tmp_path: Path):
     found = findings(make_app(settings | {"DATABASE_URL": empty_database, "MAIL_ENABLED": "false"}, tmp_path))
-    assert [part for part, (is_well, _) in found.items() if not is_well] == ["migrations"]
+    assert [part for part, (is_ok, _) in found.items() if not is_ok] == ["migrations"]
     assert found["migrations"][1] == "the database is not migrated: run `flask --app wsgi db upgrade`"
 
 
 @ONCE
 def test_mail_that_is_off_is_not_an_error(settings: dict[str, Any], tmp_path: Path):
     found = findings(make_app(settings | {"MAIL_ENABLED": "false"}, tmp_path))
-    assert found["smtp"] == (True, "not used: MAIL_ENABLED is false, mails are recorded as suppressed")
+    assert found["smtp"] == (True, "disabled: MAIL_ENABLED is false, mails are recorded as suppressed")
 
 
 @ONCE
@@ -106,16 +106,16 @@ def test_without_workers_by_design_none_is_missed(settings: dict[str, Any], tmp_
 
 def test_jobs_that_failed_within_a_day_are_counted(app, session):
     app.config["MAIL_ENABLED"] = False
-    assert findings(app)["jobs"] == (True, "none failed within a day")
+    assert findings(app)["jobs"] == (True, "none failed in the last day")
     for age in (0, 2):
         id = enqueue("test.greet", ticket_id=1)
         session.commit()
         failed = {"state": JobState.FAILED, "finished_at": utc_now() - age * doctor.RECENT}
         session.execute(sa.update(JobRecord).where(JobRecord.id == id).values(failed))
         session.commit()
-    is_well, message = findings(app)["jobs"]
-    assert not is_well
-    assert message.startswith("1 job failed within a day: look with `flask jobs list --state failed`")
+    is_ok, message = findings(app)["jobs"]
+    assert not is_ok
+    assert message.startswith("1 job failed in the last day: see `flask jobs list --state failed`")
 
 
 @ONCE
@@ -127,7 +127,7 @@ def test_production_misses_an_operator_and_a_public_address(settings: dict[str, 
         "PUBLIC_URL": "http://localhost:5000",
         "MAIL_SEVER": "smtp.example.org",
     }
-    is_well, message = findings(make_app(settings | production, tmp_path))["settings"]
-    assert not is_well
+    is_ok, message = findings(make_app(settings | production, tmp_path))["settings"]
+    assert not is_ok
     assert [problem.split()[0] for problem in message.split("; ")] == ["MAIL_SEVER", "ADMIN_EMAIL", "PUBLIC_URL"]
     assert "did you mean MAIL_SERVER?" in message

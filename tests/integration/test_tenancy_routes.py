@@ -152,14 +152,14 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("api_reservations.get_reservation", "GET"): one(USER, API_RESERVATION),
     ("api_reservations.change_reservation", "PATCH"): one(USER, API_RESERVATION, note="ours now", status="cancelled"),
     ("api_reservations.delete_reservation", "DELETE"): one(USER, API_RESERVATION),
-    ("monitoring.jobs", "GET"): many(
+    ("operations.jobs", "GET"): many(
         STAFF, "/jobs/", "/jobs/?text={job}", "/jobs/?state=pending", "/jobs/?name=mail.deliver"
     ),
-    ("monitoring.jobs_live", "GET"): many(STAFF, "/jobs/live", "/jobs/live?text={job}"),
-    ("monitoring.job", "GET"): one(STAFF, "/jobs/{job}"),
-    ("monitoring.job_live", "GET"): one(STAFF, "/jobs/{job}/live"),
-    ("monitoring.retry", "POST"): one(STAFF, "/jobs/{failed_job}/retry"),
-    ("monitoring.cancel", "POST"): one(STAFF, "/jobs/{job}/cancel"),
+    ("operations.jobs_live", "GET"): many(STAFF, "/jobs/live", "/jobs/live?text={job}"),
+    ("operations.job", "GET"): one(STAFF, "/jobs/{job}"),
+    ("operations.job_live", "GET"): one(STAFF, "/jobs/{job}/live"),
+    ("operations.retry", "POST"): one(STAFF, "/jobs/{failed_job}/retry"),
+    ("operations.cancel", "POST"): one(STAFF, "/jobs/{job}/cancel"),
     # The system's own, alike for all schools.
     ("schedule.list_", "GET"): many(STAFF, "/schedule", "/schedule?name=maintenance"),
     **{("schedule." + name, "POST"): many(ADMIN, f"/schedule/no-such/{name}") for name in ("pause", "resume", "run")},

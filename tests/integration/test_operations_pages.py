@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
 from app.accounts import Role
-from flask_belfry.operations.life_cycle import life_cycle
+from flask_belfry.operations.views import life_cycle
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState
 from flask_belfry.outbox.models import AttemptOutcome
 from tests.reservation_factories import log_in, make_school, make_user

@@ -1,4 +1,4 @@
-"""The page of the schedule: staff look at the periodic jobs, administrators pause, resume and run them."""
+"""The schedule page: lists the periodic jobs, and pauses, resumes and runs them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ VIEW, CHANGE = "schedule.view", "schedule.change"
 @pages.get("")
 @authorized(VIEW)
 def list_() -> ResponseReturnValue:
-    """The periodic jobs; `?name=` shows one of them."""
+    """List the periodic jobs; `name` in the query selects those whose name begins with it."""
     name = query_text("name") or ""
     shown = [entry for entry in periodic.entries() if entry.name.startswith(name)]
     return render_template(
-        "monitoring/schedule.html",
+        "operations/schedule.html",
         jobs=[periodic.periodic_job(entry) for entry in shown],
-        is_narrowed=bool(name),
+        is_filtered=bool(name),
         may_change=current_host().allows(CHANGE),
     )
 
@@ -33,25 +33,25 @@ def list_() -> ResponseReturnValue:
 @pages.post("/<name>/pause")
 @authorized(CHANGE)
 def pause(name: str) -> ResponseReturnValue:
-    """Pauses a periodic job."""
-    return _steer(periodic.pause, name, f"{name} is paused: it does not run until it is resumed.")
+    """Pause a periodic job."""
+    return _redirect_after(periodic.pause, name, f"{name} is paused: it does not run until it is resumed.")
 
 
 @pages.post("/<name>/resume")
 @authorized(CHANGE)
 def resume(name: str) -> ResponseReturnValue:
-    """Resumes a periodic job."""
-    return _steer(periodic.resume, name, f"{name} is resumed.")
+    """Resume a periodic job."""
+    return _redirect_after(periodic.resume, name, f"{name} is resumed.")
 
 
 @pages.post("/<name>/run")
 @authorized(CHANGE)
 def run(name: str) -> ResponseReturnValue:
-    """Runs a periodic job now."""
-    return _steer(periodic.run_now, name, f"{name} is enqueued.")
+    """Enqueue a periodic job now."""
+    return _redirect_after(periodic.run_now, name, f"{name} is enqueued.")
 
 
-def _steer(action: Callable[[str], object], name: str, done: str) -> ResponseReturnValue:
+def _redirect_after(action: Callable[[str], object], name: str, message: str) -> ResponseReturnValue:
     action(name)
-    flash(done, "success")
+    flash(message, "success")
     return redirect(url_for("schedule.list_", name=request.args.get("name")), 303)

@@ -1,4 +1,4 @@
-"""Commands for operators: the group `flask jobs`."""
+"""The command group `flask jobs`."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from flask_belfry.outbox import LIVE, JobRecord, JobState
 from flask_belfry.outbox.registry import QUEUES, definitions
 from flask_belfry.outbox.relay import relay
 
-jobs = CommandGroup("jobs", help="Jobs: look at them, ask for one, steer them.")
-jobs.add_lazy("worker", "flask_belfry.operations.commands:worker_command")
+jobs = CommandGroup("jobs", help="Lists, enqueues, retries and cancels jobs; starts workers.")
+jobs.add_lazy("worker", "flask_belfry.operations.worker_cli:worker_command")
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _RETRYABLE = (JobState.FAILED, JobState.CANCELLED)
 _COLUMNS = "{:<36}  {:<10} {:>5}  {:>10}  {:<28} {}"
-# How often commands that follow jobs look.
+# The interval at which `show --follow` and `watch` query the database.
 POLL_SECONDS = 1.0
 
 
-class Moment(click.ParamType):
-    """A moment, as ISO 8601 (UTC unless it says) or as an age such as 30m, 2h, 7d."""
+class TimeOrAge(click.ParamType):
+    """A time in ISO 8601, in UTC unless it has an offset, or an age such as 30m, 2h, 7d."""
 
-    name = "moment"
+    name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """The moment that `value` names, in UTC."""
+        """Return the time in UTC."""
         try:
             if age := re.fullmatch(r"(\d+)([smhd])", value):
                 return utc_now() - timedelta(**{_UNITS[age[2]]: int(age[1])})
-            moment = datetime.fromisoformat(value)
-            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+            parsed = datetime.fromisoformat(value)
+            return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
         except OverflowError:
-            self.fail(f"must lie in the years 1 to 9999, not {value!r}", param, ctx)
+            self.fail(f"must be in the years 1 to 9999, not {value!r}", param, ctx)
         except ValueError:
             self.fail(f"must be ISO 8601 or an age such as 30m, 2h, 7d, not {value!r}", param, ctx)
 
@@ -54,7 +54,7 @@ class Moment(click.ParamType):
 _state = click.option("--state", type=click.Choice([state.value for state in JobState]))
 _name = click.option("--name", help="Only this job name.")
 _queue = click.option("--queue", type=click.Choice(QUEUES))
-_since = click.option("--since", type=Moment(), help="Created since: ISO 8601, or 30m, 2h, 7d ago.")
+_since = click.option("--since", type=TimeOrAge(), help="Created since this time (ISO 8601) or age (30m, 2h, 7d).")
 
 
 @jobs.command("list")
@@ -65,10 +65,10 @@ _since = click.option("--since", type=Moment(), help="Created since: ISO 8601, o
 @click.option("--limit", type=click.IntRange(1, 100), default=25, show_default=True)
 @as_json_option
 def list_command(as_json: bool, limit: int, **filters: Any) -> None:
-    """The newest jobs."""
+    """List jobs, newest first."""
     page = services.list_jobs(_filters(**filters), limit=limit)
     if as_json:
-        return echo_json([described(record) for record in page.items])
+        return echo_json([job_fields(record) for record in page.items])
     if page.items:
         click.echo(_COLUMNS.format("ID", "STATE", "TRY", "AGE", "NAME", "SUBJECT"))
     else:
@@ -81,7 +81,7 @@ def list_command(as_json: bool, limit: int, **filters: Any) -> None:
 @jobs.command("names")
 @as_json_option
 def names_command(as_json: bool) -> None:
-    """Every job name that can be enqueued."""
+    """List the names of the jobs that can be enqueued."""
     names = [
         {
             "name": found.name,
@@ -104,14 +104,14 @@ def names_command(as_json: bool) -> None:
 @click.option("--follow", is_flag=True, help="Print each new state, until the job is finalized.")
 @as_json_option
 def show_command(job_id: str, follow: bool, as_json: bool) -> None:
-    """One job with its attempts."""
+    """Show one job with its attempts."""
     record = _get(job_id)
     if follow:
         record = _follow(record)
-    attempts = [_attempt(attempt) for attempt in services.attempts_of(record)]
+    attempts = [_attempt_fields(attempt) for attempt in services.attempts_of(record)]
     if as_json:
-        return echo_json(described(record) | {"attempts": attempts})
-    for key, value in described(record).items():
+        return echo_json(job_fields(record) | {"attempts": attempts})
+    for key, value in job_fields(record).items():
         if value not in (None, {}):
             click.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
     for attempt in attempts:
@@ -122,14 +122,14 @@ def show_command(job_id: str, follow: bool, as_json: bool) -> None:
 
 @jobs.command("watch")
 def watch_command() -> None:
-    """Print the count of each state, again whenever one changes, until Ctrl-C."""
+    """Print the number of jobs in each state, again after each change, until Ctrl-C."""
     shown = None
     while True:
         counts = services.counts_by_state()
         db.session.rollback()
         if counts != shown:
-            said = "  ".join(f"{state} {count}" for state, count in counts.items() if count)
-            click.echo(f"{utc_now():%H:%M:%S}  {said or 'no jobs'}")
+            line = "  ".join(f"{state} {count}" for state, count in counts.items() if count)
+            click.echo(f"{utc_now():%H:%M:%S}  {line or 'no jobs'}")
             shown = counts
         time.sleep(POLL_SECONDS)
 
@@ -138,7 +138,7 @@ def watch_command() -> None:
 @click.argument("name")
 @click.option("--args", "args_text", default="{}", help="The arguments, as a JSON object.")
 def enqueue_command(name: str, args_text: str) -> None:
-    """Ask for job NAME; prints its id."""
+    """Enqueue job NAME and print its id."""
     try:
         args = json.loads(args_text)
     except (ValueError, RecursionError) as error:
@@ -152,47 +152,47 @@ def enqueue_command(name: str, args_text: str) -> None:
 
 @jobs.command("retry")
 @click.argument("ids", nargs=-1)
-@click.option("--filter", "by_filter", is_flag=True, help="All failed jobs that meet the options below.")
+@click.option("--filter", "by_filter", is_flag=True, help="All failed jobs that match the options below.")
 @click.option(
     "--state",
     type=click.Choice([state.value for state in _RETRYABLE]),
-    help="With --filter, jobs of this state; else failed ones.",
+    help="With --filter: the state of the jobs (default: failed).",
 )
 @_name
 @_queue
 @_since
 def retry_command(ids: tuple[str, ...], by_filter: bool, state: str | None, **filters: Any) -> None:
-    """Run failed and cancelled jobs again, given by id; by a filter, failed ones unless --state says otherwise."""
+    """Retry failed and cancelled jobs, given by their ids or by --filter."""
     if state and not by_filter:
-        raise click.UsageError("--state goes with --filter")
+        raise click.UsageError("--state requires --filter")
     chosen = _chosen(ids, by_filter, filters, [JobState(state or JobState.FAILED)])
     retried = services.retry_jobs(chosen)
     db.session.commit()
-    click.echo(f"{len(retried)} of {len(chosen)} jobs run again")
+    click.echo(f"{len(retried)} of {len(chosen)} jobs retried")
     if len(retried) < len(chosen) and not by_filter:
-        raise click.ClickException("the others have not ended in failed or cancelled")
+        raise click.ClickException("only failed and cancelled jobs can be retried")
 
 
 @jobs.command("cancel")
 @click.argument("ids", nargs=-1)
-@click.option("--filter", "by_filter", is_flag=True, help="All live jobs that meet the options below.")
+@click.option("--filter", "by_filter", is_flag=True, help="All unfinished jobs that match the options below.")
 @_name
 @_queue
 @_since
 def cancel_command(ids: tuple[str, ...], by_filter: bool, **filters: Any) -> None:
-    """Cancel jobs that wait, and ask those that run to stop."""
+    """Cancel waiting jobs and request running ones to stop."""
     chosen = _chosen(ids, by_filter, filters, sorted(LIVE))
-    cancelled, asked = services.cancel_jobs(chosen)
+    cancelled, stopping = services.cancel_jobs(chosen)
     db.session.commit()
-    click.echo(f"{len(cancelled)} cancelled, {len(asked)} asked to stop")
-    if len(cancelled) + len(asked) < len(chosen) and not by_filter:
-        raise click.ClickException("the others had ended already")
+    click.echo(f"{len(cancelled)} cancelled, {len(stopping)} requested to stop")
+    if len(cancelled) + len(stopping) < len(chosen) and not by_filter:
+        raise click.ClickException("the others had already finished")
 
 
 @jobs.command("stats")
 @as_json_option
 def stats_command(as_json: bool) -> None:
-    """How many jobs are in each state (counted up to 10,000)."""
+    """Print the number of jobs in each state, counted up to 10,000."""
     counts = services.counts_by_state()
     if as_json:
         return echo_json(counts)
@@ -202,9 +202,14 @@ def stats_command(as_json: bool) -> None:
 
 
 @jobs.command("prune")
-@click.option("--older-than", "days", type=click.IntRange(0, MAX_DAYS), help="Days since the end (JOBS_KEEP_DAYS).")
+@click.option(
+    "--older-than",
+    "days",
+    type=click.IntRange(0, MAX_DAYS),
+    help="Days since the end (default: JOBS_KEEP_DAYS).",
+)
 def prune_command(days: int | None) -> None:
-    """Delete ended jobs; failed ones only past JOBS_KEEP_FAILED_DAYS."""
+    """Delete finished jobs; failed ones are kept for at least JOBS_KEEP_FAILED_DAYS."""
     settings = current_app.config
     deleted = outbox.prune_records(
         db.session(),
@@ -217,9 +222,9 @@ def prune_command(days: int | None) -> None:
 
 @jobs.command("relay")
 def relay_command() -> None:
-    """Publish what was committed and never arrived, now."""
+    """Publish the committed jobs that did not reach the broker."""
     report = relay(outbox.publisher())
-    click.echo(f"{report.pushed} pushed, {report.marked} had arrived")
+    click.echo(f"{report.pushed} published, {report.marked} had already arrived")
 
 
 @jobs.command("take-broker")
@@ -232,8 +237,8 @@ def take_broker_command() -> None:
     click.echo(f"the Redis database belongs to deployment {broker.ownership.deployment_id}")
 
 
-def described(record: JobRecord) -> dict[str, Any]:
-    """A record as plain JSON."""
+def job_fields(record: JobRecord) -> dict[str, Any]:
+    """Return the fields of a job as JSON values."""
     return {
         "id": record.id,
         "name": record.name,
@@ -264,7 +269,7 @@ def _line(record: JobRecord) -> str:
 
 
 def _follow(record: JobRecord) -> JobRecord:
-    """Prints each new state on stderr; returns the record of the finalized job."""
+    """Print each new state on stderr until the job is finalized; return its record."""
     shown = None
     while True:
         if record.state != shown:
@@ -278,7 +283,7 @@ def _follow(record: JobRecord) -> JobRecord:
         record = _get(id)
 
 
-def _attempt(attempt: services.Attempt) -> dict[str, Any]:
+def _attempt_fields(attempt: services.Attempt) -> dict[str, Any]:
     return {
         "number": attempt.number,
         "outcome": attempt.outcome,
@@ -291,8 +296,8 @@ def _attempt(attempt: services.Attempt) -> dict[str, Any]:
     }
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment else None
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
 
 
 def _filters(
@@ -310,7 +315,7 @@ def _get(job_id: str) -> JobRecord:
 
 def _chosen(ids: tuple[str, ...], by_filter: bool, filters: dict[str, Any], states: list[JobState]) -> list[str]:
     if bool(ids) == by_filter:
-        raise click.UsageError("give ids, or --filter with options, one of the two")
+        raise click.UsageError("give either ids or --filter")
     if by_filter:
         return services.matching_ids(_filters(**filters), states)
     return [_get(id).id for id in ids]

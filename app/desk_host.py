@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from flask import Flask
 from flask.typing import ResponseReturnValue
@@ -46,6 +47,10 @@ class DeskHost(Host):
     def record_action(self, action: str, schools: Mapping[Subject, int | None]) -> None:
         """Write the action to the audit log."""
         audit.record_many(action, schools)
+
+    def mail_stylesheet(self) -> Path:
+        """Return the style sheet of the pages."""
+        return Path(__file__).parent / "static" / "app.css"
 
 
 def init_app(app: Flask) -> None:

@@ -20,7 +20,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.presentation import localtime, whole_span
 from flask_belfry.db import db
 from flask_belfry.db.columns import new_id
-from flask_belfry.mail import MailEntry, forget_readers, mail_kind, send_mail
+from flask_belfry.mail import MailEntry, erase_finalized_mails, mail_kind, send_mail
 
 Context = dict[str, Any]
 Contexts = dict[str, Context | None]
@@ -83,7 +83,7 @@ def forget_deleted(session: Session) -> int:
     Returns:
         how many there were.
     """
-    return forget_readers(session, ACCOUNT_DELETED)
+    return erase_finalized_mails(session, ACCOUNT_DELETED)
 
 
 def send_new_address(code: AccountCode, address: str, user_agent: str | None) -> None:

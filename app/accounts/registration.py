@@ -26,7 +26,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, InvalidInputError
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
-from flask_belfry.mail import send_directly
+from flask_belfry.mail import send_inline
 from flask_belfry.outbox import enqueue, publisher
 
 # How long the mails of a mailbox that has had too many wait for each other: one is sent for all.
@@ -122,7 +122,7 @@ def post(mail_id: str | None) -> Posted:
     # The commit has just published: the breaker knows whether that arrived.
     if not publisher().breaker.is_open:
         return Posted(is_queued=True)
-    return Posted(is_queued=False, is_sent=send_directly(mail_id, settings["REGISTRATION_DIRECT_MAIL_SECONDS"]))
+    return Posted(is_queued=False, is_sent=send_inline(mail_id, settings["REGISTRATION_DIRECT_MAIL_SECONDS"]))
 
 
 def confirm(user: User) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec
 
 import structlog
@@ -48,6 +49,10 @@ class Host:
             schools: the subjects, each with the school that it belongs to.
         """
         log.info(action, subjects=len(schools))
+
+    def mail_stylesheet(self) -> Path | None:
+        """Return the style sheet whose colours the layout of mails uses; None when it uses only its own."""
+        return None
 
 
 def set_host(app: Flask, host: Host) -> None:

@@ -1,4 +1,4 @@
-"""`flask mail …`: the ledger, previews, and a mail that shows whether the server takes any."""
+"""The command group `flask mail`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
 from flask_belfry.mail.recipients import check_address
 from flask_belfry.mail.registry import kinds
 
-mail = CommandGroup("mail", help="Looks into the mail ledger, sends mails again, shows and tests them.")
+commands = CommandGroup("mail", help="Lists, shows, previews and resends mails; sends a test message.")
 
 PARTS = ("subject", "text", "html")
 _HIDDEN = frozenset({"recipient"})
 
 
-@mail.command("list")
+@commands.command("list")
 @click.option("--state", type=click.Choice([state.value for state in MailState]))
 @click.option("--kind", help="Only mails of this kind.")
-@click.option("--text", help="The beginning of an address, kind or key, or a part of an error.")
+@click.option("--text", help="The beginning of a recipient, kind or key, or a part of an error.")
 @click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=25, show_default=True)
 @as_json_option
 def list_(state: str | None, kind: str | None, text: str | None, limit: int, as_json: bool) -> None:
-    """Lists mails, newest first."""
+    """List mails, newest first."""
     mails = queries.find_mails(state=state, kind=kind, text=text, limit=limit).items
     if as_json:
         return echo_json([_fields(row) for row in mails])
@@ -40,11 +40,11 @@ def list_(state: str | None, kind: str | None, text: str | None, limit: int, as_
     return None
 
 
-@mail.command("show")
+@commands.command("show")
 @click.argument("mail_id", metavar="ID")
 @as_json_option
 def show(mail_id: str, as_json: bool) -> None:
-    """Shows one mail."""
+    """Show one mail."""
     fields = _fields(queries.get_mail(mail_id))
     if as_json:
         return echo_json(fields)
@@ -53,21 +53,21 @@ def show(mail_id: str, as_json: bool) -> None:
     return None
 
 
-@mail.command("resend")
+@commands.command("resend")
 @click.argument("mail_id", metavar="ID")
 def resend(mail_id: str) -> None:
-    """Sends one mail again."""
+    """Send one mail again."""
     job_id = services.resend(mail_id)
     db.session.commit()
-    click.echo(f"job {job_id} sends it")
+    click.echo(f"enqueued as job {job_id}")
 
 
-@mail.command("preview")
+@commands.command("preview")
 @click.argument("name", required=False)
 @click.option("--part", type=click.Choice(PARTS), default="text", show_default=True)
 @as_json_option
 def preview(name: str | None, part: str, as_json: bool) -> None:
-    """Shows a mail with sample data; without NAME it lists those there are."""
+    """Print a mail with sample data; without NAME, list the names."""
     if name is None:
         names = [kind.name for kind in kinds()]
         return echo_json(names) if as_json else click.echo("\n".join(names))
@@ -75,16 +75,12 @@ def preview(name: str | None, part: str, as_json: bool) -> None:
     return echo_json({each: getattr(mail, each) for each in PARTS}) if as_json else click.echo(getattr(mail, part))
 
 
-@mail.command("test")
+@commands.command("test")
 @click.argument("address")
 def test(address: str) -> None:
-    """Sends a test message, past the ledger, and tells what the server said."""
-    click.echo(_send_test(address))
-
-
-def _send_test(address: str) -> str:
+    """Send a test message to ADDRESS, without the ledger, and print the server's reply."""
     if not current_app.config["MAIL_ENABLED"]:
-        raise click.ClickException("MAIL_ENABLED is false: no mail is sent")
+        raise click.ClickException("MAIL_ENABLED is false: mail is not sent")
     recipient = check_address(address)
     if recipient.problem is not None:
         raise click.ClickException(f"{address}: {recipient.problem}")
@@ -95,7 +91,7 @@ def _send_test(address: str) -> str:
         receipt = transport.deliver_message(message_for(entry, {"server": server}))
     finally:
         transport.close_connections()
-    return f"{server} took it: {receipt.answer}"
+    click.echo(f"{server} accepted it: {receipt.reply}")
 
 
 def _fields(row: EmailMessage) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Delivering a chunk of mails: decide, render, mark as sending, hand over, and say what became of each.
+"""Delivery of a chunk of mails: select, render, mark as sending, send, and record the outcome of each.
 
-No transaction is open while a server is talked to. `sent` commits together with the end of the mail's job, so the only
-window is a death between the server's answer and that commit; the row then still says `sending`, and the next attempt
-knows that the mail may have left.
+No transaction is open while the SMTP server is used. The state `sent` is committed together with the end of the mail's
+job. The only window is a crash between the server's reply and that commit: the row is then still `sending`, so that the
+next attempt knows that the mail may have been sent.
 """
 
 from __future__ import annotations
@@ -36,24 +36,23 @@ from flask_belfry.mail.errors import (
 from flask_belfry.mail.ledger import Outcome
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.models import MailEntry, MailState
-from flask_belfry.mail.opt_outs import opted_out
-from flask_belfry.mail.registry import Context, hourly_cap, kind_of
+from flask_belfry.mail.registry import Context, hourly_cap, kind_of, opted_out
 from flask_belfry.mail.rendering import render
 from flask_belfry.mail.transport import deliver_message, is_server_working, lend_connection
 from flask_belfry.outbox import JobState, JobTimeoutError
 
 log = structlog.get_logger(__name__)
 
-# Mails marked as sending before the first of them is handed over: few enough that a kill leaves little uncertain, and
-# more when the server is fast, so that the commits in between do not slow it down.
+# The number of mails that are marked as sending in one commit: few, so that a crash leaves few uncertain, and more when
+# the server is fast, so that commits do not slow down sending.
 FIRST_WAVE = 4
 LARGEST_WAVE = 32
 WAVE_SECONDS = 0.2
-# What was known so long ago of who holds a wave's jobs is asked again: this process may have been frozen meanwhile.
+# The claims of a wave's jobs are checked again after this time: the process may have been frozen meanwhile.
 HELD_SECONDS = 2.0
-# A server that falls silent this often in a row is left alone until the next attempt.
-SILENCES = 3
-# How long mails are kept for which the server admits no connection, while it takes those of other processes.
+# After this many server timeouts in a row the other mails of the chunk fail without being tried.
+MAX_SERVER_TIMEOUTS = 3
+# How long mails are kept before they are released, if the server admits no connection but serves other processes.
 RELEASE_SECONDS = 10.0
 
 STATES_AFTER = {
@@ -61,11 +60,11 @@ STATES_AFTER = {
     JobState.FAILED: MailState.FAILED,
     JobState.CANCELLED: MailState.CANCELLED,
 }
-SETTLED = frozenset({MailState.SENT, MailState.SUPPRESSED, MailState.SKIPPED})
+FINAL = frozenset({MailState.SENT, MailState.SUPPRESSED, MailState.SKIPPED})
 
 
 class Item(Protocol):
-    """One job of a chunk."""
+    """A job of a chunk."""
 
     @property
     def id(self) -> str: ...
@@ -74,7 +73,7 @@ class Item(Protocol):
 
 
 class ItemAnswer(Protocol):
-    """What the engine is about to commit for one job of a chunk."""
+    """The result that the engine is about to commit for a job of a chunk."""
 
     @property
     def item(self) -> Item: ...
@@ -85,7 +84,7 @@ class ItemAnswer(Protocol):
 
 
 class MailChunk(Protocol):
-    """What delivery needs of the engine's chunk."""
+    """The part of the engine's chunk that delivery uses."""
 
     session: Session
 
@@ -101,105 +100,102 @@ class MailChunk(Protocol):
 
 
 @dataclass
-class _Letter:
-    """A mail on its way through one attempt."""
+class _Mail:
+    """A mail in one attempt, with its job."""
 
     item: Item
     entry: MailEntry
     message: OutgoingMessage | None = None
-    may_have_left: bool = False
+    may_be_sent: bool = False
 
 
 @dataclass
 class Delivery:
-    """One attempt at a chunk of mails."""
+    """One attempt to deliver a chunk of mails."""
 
     chunk: MailChunk
-    _letters: dict[str, _Letter] = field(default_factory=dict)
+    _mails: dict[str, _Mail] = field(default_factory=dict)
     _outcomes: dict[str, Outcome] = field(default_factory=dict)
     _unsendable: list[Callable[[], None]] = field(default_factory=list)
     _held_at: float = 0.0
 
     def run(self) -> None:
-        """Answers or fails every item of the chunk."""
+        """Complete, fail or release every job of the chunk."""
         self.chunk.before_commit(self._save)
-        letters = self._wanted([letter for letter in self._load() if self._is_to_be_sent(letter)])
-        contexts = _contexts(letters)
-        rendered = [letter for letter in letters if self._render(letter, contexts)]
-        self.chunk.session.rollback()  # no transaction is open while a server is talked to
+        mails = self._without_skipped([mail for mail in self._load() if self._is_sendable(mail)])
+        contexts = _contexts(mails)
+        rendered = [mail for mail in mails if self._render(mail, contexts)]
+        self.chunk.session.rollback()  # no transaction is open while the SMTP server is used
         for end in self._unsendable:
             end()
         self._send_all(rendered)
 
-    # ── Before sending: only reads; what is known to end already is ended after that ─────────────────────────
+    # ── Before sending: these methods only read; `_later` collects what ends the unsendable mails ────────────────
 
-    def _load(self) -> list[_Letter]:
+    def _load(self) -> list[_Mail]:
         items = list(self.chunk)
         entries = ledger.load(self.chunk.session, [item.args["email_id"] for item in items])
         for item in items:
             entry = entries.get(item.args["email_id"])
             if entry is None:
-                self._later(self.chunk.fail, item, PermanentMailError("the ledger has no such mail (any more)"))
+                self._later(self.chunk.fail, item, PermanentMailError("the ledger has no such mail"))
             else:
-                self._letters[item.id] = _Letter(item, entry)
-        return list(self._letters.values())
+                self._mails[item.id] = _Mail(item, entry)
+        return list(self._mails.values())
 
-    def _is_to_be_sent(self, letter: _Letter) -> bool:
-        entry = letter.entry
-        if entry.job_id != letter.item.id:
-            self._later(self.chunk.answer, letter.item, {"superseded": True})
-        elif entry.state in SETTLED:
-            self._later(self.chunk.answer, letter.item, {"state": entry.state.value})
-        elif not entry.recipients:  # erased since
-            self._later(self._end, letter, MailState.SKIPPED, "nobody is to get it any more")
+    def _is_sendable(self, mail: _Mail) -> bool:
+        entry = mail.entry
+        if entry.job_id != mail.item.id:
+            self._later(self.chunk.answer, mail.item, {"superseded": True})
+        elif entry.state in FINAL:
+            self._later(self.chunk.answer, mail.item, {"state": entry.state.value})
+        elif not entry.recipients:  # erased
+            self._later(self._end, mail, MailState.SKIPPED, "its recipient was deleted")
         elif not current_app.config["MAIL_ENABLED"]:
-            self._later(self._end, letter, MailState.SUPPRESSED)
+            self._later(self._end, mail, MailState.SUPPRESSED)
         elif entry.state in (MailState.SENDING, MailState.UNCERTAIN) and _holds_uncertain():
             is_new = entry.state is MailState.SENDING
-            self._later(self._hold, letter, "its worker died while it was handed over", is_new)
+            self._later(self._hold, mail, "its worker crashed while it was sending it", is_new)
         else:
             return True
         return False
 
-    def _wanted(self, letters: Sequence[_Letter]) -> list[_Letter]:
-        # One that may have left already is not asked about: that it may have must stay on record.
-        asked = [letter for letter in letters if letter.entry.state not in (MailState.SENDING, MailState.UNCERTAIN)]
-        refused = opted_out(letter.entry for letter in asked)
-        for letter in asked:
-            if letter.entry.id in refused:
-                self._later(self._end, letter, MailState.SKIPPED, "its reader does not want mails of this kind")
-        beyond = self._beyond_caps([letter.entry for letter in asked if letter.entry.id not in refused])
-        for letter in asked:
-            if letter.entry.id in beyond:
-                self._later(self._end, letter, MailState.SKIPPED, "the same user caused too many for this reader")
-        return [letter for letter in letters if letter.entry.id not in refused | beyond]
+    def _without_skipped(self, mails: Sequence[_Mail]) -> list[_Mail]:
+        # Mails that may have been sent already are not skipped, because their state must record that.
+        unsent = [mail for mail in mails if mail.entry.state not in (MailState.SENDING, MailState.UNCERTAIN)]
+        refusing = opted_out(mail.entry for mail in unsent)
+        for mail in unsent:
+            if mail.entry.id in refusing:
+                self._later(self._end, mail, MailState.SKIPPED, "the recipient opted out of this kind of mail")
+        beyond = self._beyond_caps([mail.entry for mail in unsent if mail.entry.id not in refusing])
+        for mail in unsent:
+            if mail.entry.id in beyond:
+                self._later(self._end, mail, MailState.SKIPPED, "one user caused too many mails for this recipient")
+        return [mail for mail in mails if mail.entry.id not in refusing | beyond]
 
     def _beyond_caps(self, entries: Sequence[MailEntry]) -> set[str]:
         if not current_app.config["RATE_LIMITS_ENABLED"]:
             return set()
-        by_kind: defaultdict[str, list[MailEntry]] = defaultdict(list)
-        for entry in entries:
-            by_kind[entry.kind].append(entry)
         beyond: set[str] = set()
-        for name, of_kind in by_kind.items():
+        for name, of_kind in _by_kind(entries).items():
             if cap := hourly_cap(name):
                 beyond |= ledger.beyond_cap(self.chunk.session, name, of_kind, cap)
         return beyond
 
-    def _render(self, letter: _Letter, contexts: Mapping[str, Context | BaseException | None]) -> bool:
-        context = contexts.get(letter.entry.id)
+    def _render(self, mail: _Mail, contexts: Mapping[str, Context | BaseException | None]) -> bool:
+        context = contexts.get(mail.entry.id)
         if context is None:
-            self._later(self._end, letter, MailState.SKIPPED, "what it is about is gone")
+            self._later(self._end, mail, MailState.SKIPPED, "its subject was deleted")
             return False
         try:
-            letter.message = message_for(letter.entry, _checked(context, letter.entry.kind))
+            mail.message = message_for(mail.entry, _checked(context, mail.entry.kind))
         except MailError as error:
-            self._later(self.chunk.fail, letter.item, error)
+            self._later(self.chunk.fail, mail.item, error)
         except BaseException as error:
-            if _is_about_all(error):
+            if _concerns_chunk(error):
                 raise
             self.chunk.session.rollback()
-            self._later(self.chunk.fail, letter.item, error)
+            self._later(self.chunk.fail, mail.item, error)
         else:
             return True
         return False
@@ -209,17 +205,17 @@ class Delivery:
 
     # ── Sending ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _send_all(self, letters: Sequence[_Letter]) -> None:
-        if not letters:
+    def _send_all(self, mails: Sequence[_Mail]) -> None:
+        if not mails:
             return
         try:
             with lend_connection(lambda: self.chunk.should_stop):
-                self._send_waves(letters)
+                self._send_waves(mails)
         except ServerUnreachableError as error:
-            self._give_up(letters, error)
+            self._handle_unreachable(mails, error)
 
-    def _send_waves(self, letters: Sequence[_Letter]) -> None:
-        remaining, wave, silences = list(letters), FIRST_WAVE, 0
+    def _send_waves(self, mails: Sequence[_Mail]) -> None:
+        remaining, wave, timeouts = list(mails), FIRST_WAVE, 0
         while remaining:
             began_at = time.monotonic()
             now, remaining = remaining[:wave], remaining[wave:]
@@ -227,134 +223,133 @@ class Delivery:
             while now := self._still_held(now):
                 if self.chunk.should_stop:
                     return self._release(now + remaining)
-                letter, *now = now
-                error = self._send(letter)
-                silences = silences + 1 if isinstance(error, ServerTimeoutError) else 0
-                if error and silences >= SILENCES:
+                mail, *now = now
+                error = self._send(mail)
+                timeouts = timeouts + 1 if isinstance(error, ServerTimeoutError) else 0
+                if error and timeouts >= MAX_SERVER_TIMEOUTS:
                     return self._fail_all(now + remaining, error)
             wave = _next_wave(wave, time.monotonic() - began_at)
         return None
 
-    def _release(self, letters: Sequence[_Letter]) -> None:
-        # Another thread or process begins them again.
-        for letter in letters:
-            self.chunk.release(letter.item)
+    def _release(self, mails: Sequence[_Mail]) -> None:
+        for mail in mails:
+            self.chunk.release(mail.item)
 
-    def _mark_sending(self, letters: Sequence[_Letter]) -> list[_Letter]:
-        held = self.chunk.held([letter.item for letter in letters])
-        mine = [letter for letter in letters if letter.item.id in held]
-        _announce(self.chunk.session, [letter.entry for letter in mine])
-        marked = ledger.mark_sending(self.chunk.session, [letter.entry.id for letter in mine])
+    def _mark_sending(self, mails: Sequence[_Mail]) -> list[_Mail]:
+        held = self.chunk.held([mail.item for mail in mails])
+        mine = [mail for mail in mails if mail.item.id in held]
+        _call_on_sending(self.chunk.session, [mail.entry for mail in mine])
+        marked = ledger.mark_sending(self.chunk.session, [mail.entry.id for mail in mine])
         self._held_at = time.monotonic()
-        return [letter for letter in mine if letter.entry.id in marked]
+        return [mail for mail in mine if mail.entry.id in marked]
 
-    def _still_held(self, letters: Sequence[_Letter]) -> list[_Letter]:
-        """Those whose jobs nobody else has claimed since they were marked, and may have sent."""
-        if not letters or time.monotonic() - self._held_at < HELD_SECONDS:
-            return list(letters)
-        held = self.chunk.held([letter.item for letter in letters])
+    def _still_held(self, mails: Sequence[_Mail]) -> list[_Mail]:
+        """Return the mails whose jobs this worker still holds: another claim may have sent the others."""
+        if not mails or time.monotonic() - self._held_at < HELD_SECONDS:
+            return list(mails)
+        held = self.chunk.held([mail.item for mail in mails])
         self.chunk.session.rollback()
         self._held_at = time.monotonic()
-        return [letter for letter in letters if letter.item.id in held]
+        return [mail for mail in mails if mail.item.id in held]
 
-    def _send(self, letter: _Letter) -> MailError | None:
-        """Hands one mail over and answers its item; returns the error that another mail might meet too.
+    def _send(self, mail: _Mail) -> MailError | None:
+        """Send a mail and end its job. Return an error that may affect other mails too.
 
         Raises:
-            ServerUnreachableError: nothing of the mail was handed over, and its item has no answer.
+            ServerUnreachableError: nothing of the mail was sent, and its job has not ended.
         """
-        assert letter.message is not None, "only rendered mails are sent"
-        letter.may_have_left = True
+        assert mail.message is not None, "only rendered mails are sent"
+        mail.may_be_sent = True
         try:
-            receipt = deliver_message(letter.message)
+            receipt = deliver_message(mail.message)
         except UncertainMailError as error:
-            self._end_uncertain(letter, error)
+            self._end_uncertain(mail, error)
         except ServerUnreachableError:
-            letter.may_have_left = False
+            mail.may_be_sent = False
             raise
         except MailError as error:
-            self._fail(letter, error)
+            self._fail(mail, error)
             return error
         except BaseException as error:
-            if _is_about_all(error):
+            if _concerns_chunk(error):
                 raise
-            self.chunk.fail(letter.item, error)
+            self.chunk.fail(mail.item, error)
         else:
-            refused = "; ".join(map(str, receipt.refusals)) or None
-            self._end(letter, MailState.SENT, f"refused {refused}" if refused else None)
+            refused = "; ".join(map(str, receipt.refusals))
+            self._end(mail, MailState.SENT, f"refused {refused}" if refused else None)
         return None
 
-    def _give_up(self, letters: Sequence[_Letter], error: ServerUnreachableError) -> None:
-        """Ends what is left of `letters`, for which there is no connection: where others have one, the server works,
-        and no attempt is used."""
-        left = [letter for letter in letters if self.chunk.is_unanswered(letter.item)]
+    def _handle_unreachable(self, mails: Sequence[_Mail], error: ServerUnreachableError) -> None:
+        """End the mails that were not sent because no connection is available: if other threads or processes have one,
+        the server works, and no attempt is used."""
+        unsent = [mail for mail in mails if self.chunk.is_unanswered(mail.item)]
         if isinstance(error, ServerBusyError) or is_server_working():
-            return self._release_unsent(left, error)
-        if ledger.is_another_sending(self.chunk.session, [letter.entry.id for letter in self._letters.values()]):
-            # Claimed again at once they would come back as fast, and keep those from working who have a connection.
+            return self._release_unsent(unsent, error)
+        if ledger.is_another_sending(self.chunk.session, [mail.entry.id for mail in self._mails.values()]):
+            # Without the pause this worker would claim them again immediately, and slow down those with a connection.
             _pause(RELEASE_SECONDS, lambda: self.chunk.should_stop)
-            return self._release_unsent(left, error)
-        return self._fail_all(left, error)
+            return self._release_unsent(unsent, error)
+        return self._fail_all(unsent, error)
 
-    def _release_unsent(self, letters: Sequence[_Letter], error: ServerUnreachableError) -> None:
-        log.warning("mail.released", mails=len(letters), reason=error.message)
-        self._release(letters)
+    def _release_unsent(self, mails: Sequence[_Mail], error: ServerUnreachableError) -> None:
+        log.warning("mail.released", mails=len(mails), reason=error.message)
+        self._release(mails)
 
-    def _fail_all(self, letters: Sequence[_Letter], error: MailError) -> None:
-        # Each would wait as long for the same answer, and hold up the thread for all of them.
-        for letter in letters:
-            self._fail(letter, error)
+    def _fail_all(self, mails: Sequence[_Mail], error: MailError) -> None:
+        # Each would wait for the same failure, and block the thread meanwhile.
+        for mail in mails:
+            self._fail(mail, error)
 
     # ── Outcomes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _end(self, letter: _Letter, state: MailState, last_error: str | None = None) -> None:
-        self._outcomes[letter.item.id] = Outcome(letter.entry.id, letter.item.id, state, last_error)
-        self.chunk.answer(letter.item, {"state": state.value})
+    def _end(self, mail: _Mail, state: MailState, last_error: str | None = None) -> None:
+        self._outcomes[mail.item.id] = Outcome(mail.entry.id, mail.item.id, state, last_error)
+        self.chunk.answer(mail.item, {"state": state.value})
 
-    def _hold(self, letter: _Letter, reason: str, is_new: bool) -> None:
-        self._outcomes[letter.item.id] = Outcome(
-            letter.entry.id, letter.item.id, MailState.UNCERTAIN, f"held: {reason}", is_new
+    def _hold(self, mail: _Mail, reason: str, is_new: bool) -> None:
+        self._outcomes[mail.item.id] = Outcome(
+            mail.entry.id, mail.item.id, MailState.UNCERTAIN, f"held: {reason}", is_new
         )
-        self.chunk.answer(letter.item, {"state": MailState.UNCERTAIN.value, "held": True})
+        self.chunk.answer(mail.item, {"state": MailState.UNCERTAIN.value, "held": True})
 
-    def _end_uncertain(self, letter: _Letter, error: UncertainMailError) -> None:
-        log.warning("mail.uncertain", mail=letter.entry.id, reason=error.message)
+    def _end_uncertain(self, mail: _Mail, error: UncertainMailError) -> None:
+        log.warning("mail.uncertain", mail=mail.entry.id, reason=error.message)
         if _holds_uncertain():
-            self._hold(letter, error.detail, is_new=True)
+            self._hold(mail, error.detail, is_new=True)
         else:
-            self._fail(letter, error)
+            self._fail(mail, error)
 
-    def _fail(self, letter: _Letter, error: MailError) -> None:
-        letter.may_have_left = isinstance(error, UncertainMailError)
-        self.chunk.fail(letter.item, error)
+    def _fail(self, mail: _Mail, error: MailError) -> None:
+        mail.may_be_sent = isinstance(error, UncertainMailError)
+        self.chunk.fail(mail.item, error)
 
     def _save(self, session: Session, answers: Sequence[ItemAnswer]) -> None:
-        """Called in each transaction that ends items: the ledger says the same as the job records, or neither does."""
+        """Write the outcomes in the transaction that ends the jobs, so that ledger and job records always agree."""
         outcomes = [self._outcome(answer) for answer in answers]
         ledger.write_outcomes(session, [outcome for outcome in outcomes if outcome is not None])
 
     def _outcome(self, answer: ItemAnswer) -> Outcome | None:
-        letter = self._letters.get(answer.item.id)
-        if letter is None or letter.entry.job_id != answer.item.id:
+        mail = self._mails.get(answer.item.id)
+        if mail is None or mail.entry.job_id != answer.item.id:
             return self._outcomes.get(answer.item.id)
         is_released = answer.error is None and answer.state is JobState.RETRYABLE
-        if is_released or answer.state is JobState.PENDING:  # another begins it again
-            return None if letter.may_have_left else Outcome(letter.entry.id, letter.item.id, MailState.QUEUED)
+        if is_released or answer.state is JobState.PENDING:  # the job runs again
+            return None if mail.may_be_sent else Outcome(mail.entry.id, mail.item.id, MailState.QUEUED)
         if answer.error is None:
             return self._outcomes.get(answer.item.id)
-        is_uncertain = letter.may_have_left
+        is_uncertain = mail.may_be_sent
         state = MailState.UNCERTAIN if is_uncertain else STATES_AFTER[answer.state]
-        _log_failure(letter.entry, answer.error, state)
-        return Outcome(letter.entry.id, answer.item.id, state, _in_full(answer.error), is_uncertain)
+        _log_failure(mail.entry, answer.error, state)
+        return Outcome(mail.entry.id, answer.item.id, state, _in_full(answer.error), is_uncertain)
 
 
 def deliver(chunk: MailChunk) -> None:
-    """Delivers the mails of a chunk of `mail.deliver` jobs; each item's args hold the `email_id`."""
+    """Deliver the mails of a chunk of `mail.deliver` jobs, whose argument `email_id` names the mail."""
     Delivery(chunk).run()
 
 
 def message_for(entry: MailEntry, context: Context) -> OutgoingMessage:
-    """The mail as it goes out. Raises MailTemplateError."""
+    """Render a mail. Raises MailTemplateError."""
     rendered = render(entry.kind, context, entry.recipients[0])
     return OutgoingMessage(
         subject=rendered.subject,
@@ -366,20 +361,20 @@ def message_for(entry: MailEntry, context: Context) -> OutgoingMessage:
     )
 
 
-def _contexts(letters: Sequence[_Letter]) -> dict[str, Context | BaseException | None]:
-    alike: dict[tuple[str, int | None], list[MailEntry]] = defaultdict(list)
-    for letter in letters:
-        alike[letter.entry.kind, letter.entry.school_id].append(letter.entry)
+def _contexts(mails: Sequence[_Mail]) -> dict[str, Context | BaseException | None]:
+    groups: dict[tuple[str, int | None], list[MailEntry]] = defaultdict(list)
+    for mail in mails:
+        groups[mail.entry.kind, mail.entry.school_id].append(mail.entry)
     contexts: dict[str, Context | BaseException | None] = {}
-    for (kind, school_id), entries in alike.items():
-        # A mail of a school tells of nothing that is another's.
+    for (kind, school_id), entries in groups.items():
+        # A mail of one school must not contain data of another.
         with use_scope(scope_of(school_id)):
             contexts |= _contexts_of_kind(kind, entries)
     return contexts
 
 
-def _announce(session: Session, entries: Sequence[MailEntry]) -> None:
-    """Tells the kinds that want to know it which of their mails are about to be handed over."""
+def _call_on_sending(session: Session, entries: Sequence[MailEntry]) -> None:
+    """Call the `on_sending` functions of the kinds."""
     for name, of_kind in _by_kind(entries).items():
         if (on_sending := kind_of(name).on_sending) is not None:
             on_sending(session, of_kind)
@@ -393,11 +388,11 @@ def _by_kind(entries: Iterable[MailEntry]) -> Mapping[str, list[MailEntry]]:
 
 
 def _contexts_of_kind(name: str, entries: Sequence[MailEntry]) -> dict[str, Context | BaseException | None]:
-    """The contexts of one kind; an entry that makes its function fail is found by halving, and gets the error."""
+    """Return the contexts of one kind. If its function fails, halving finds the faulty entry, which gets the error."""
     try:
         return dict(kind_of(name).contexts(entries))
     except BaseException as error:
-        if _is_about_all(error):
+        if _concerns_chunk(error):
             raise
         db.session.rollback()
         if len(entries) == 1:
@@ -407,12 +402,12 @@ def _contexts_of_kind(name: str, entries: Sequence[MailEntry]) -> dict[str, Cont
 
 
 def _checked(context: Context | BaseException, kind: str) -> Context:
-    """The context, unless its kind's function failed over it."""
+    """Return the context; raise the error of the kind's function."""
     if isinstance(context, MailError):
         raise context
     if isinstance(context, BaseException):
-        said = f"{type(context).__name__}: {error_text(context)}"
-        raise MailTemplateError(f"the context of {kind} cannot be had: {said}") from context
+        reason = f"{type(context).__name__}: {error_text(context)}"
+        raise MailTemplateError(f"the context of {kind} failed: {reason}") from context
     return context
 
 
@@ -434,10 +429,10 @@ def _holds_uncertain() -> bool:
 
 def _log_failure(entry: MailEntry, error: BaseException, state: MailState) -> None:
     mailbox, _, domain = entry.recipients[0].rpartition("@") if entry.recipients else ("", "", "")
-    # What a template or its context failed over may be personal; a server's answer may repeat the mailbox.
-    answer = {}
+    # Errors of templates and contexts may quote personal data; a server's reply may quote the mailbox.
+    reply = {}
     if isinstance(error, MailError) and not isinstance(error, MailTemplateError):
-        answer["answer"] = without_mailbox(error.message, mailbox)
+        reply["reply"] = without_mailbox(error.message, mailbox)
     log.warning(
         "mail.attempt_failed",
         mail=entry.id,
@@ -445,12 +440,12 @@ def _log_failure(entry: MailEntry, error: BaseException, state: MailState) -> No
         domain=domain,
         state=state.value,
         error=type(error).__name__,
-        **answer,
+        **reply,
     )
 
 
-def _is_about_all(error: BaseException) -> bool:
-    """Whether it ends the attempt of all mails of a chunk, and not of one: the database, the time limit, Ctrl-C."""
+def _concerns_chunk(error: BaseException) -> bool:
+    """Return whether an error ends the whole chunk: a transient database error, the time limit, Ctrl-C."""
     return isinstance(error, JobTimeoutError | KeyboardInterrupt) or is_transient(error)
 
 

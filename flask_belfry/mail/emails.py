@@ -1,4 +1,4 @@
-"""The mails of this slice itself: the one that `flask mail test` sends, and the notice, which says what it is told."""
+"""The kinds of mail of this package: the message of `flask mail test`, and the notice, whose text the caller gives."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ NOTICE = "notice"
 def send_notice(
     to: str | None, key: str, *, title: str, text: str, path: str = "", subject: Subject | None = None
 ) -> str | None:
-    """Asks for a mail that needs no kind of its own: a title, some paragraphs, and a way to a page.
+    """Enqueue a mail that needs no kind of its own: a title, paragraphs and an optional link.
 
     Args:
-        to: the address.
-        key: what makes this mail unique for ever.
-        title: the mail's subject, one line.
-        text: paragraphs, separated by blank lines; never HTML.
-        path: the page that its button leads to, as `/reservations`; none when empty.
+        to: the email address.
+        key: the unique key of the mail; see `MailRequest`.
+        title: the subject of the mail, one line.
+        text: plain-text paragraphs, separated by blank lines.
+        path: the path that its link opens, such as `/reservations`; without a link when empty.
         subject: the row that it is about.
 
     Returns:
-        the ledger id, or None when a mail with this key was asked for before.
+        the ledger id, or None if a mail with this key exists already.
     """
     return send_mail(NOTICE, to, key, context={"title": title, "text": text, "path": path}, subject=subject)
 
@@ -38,23 +38,20 @@ def send_notice(
     reason="an operator ran `flask mail test` with this email address",
 )
 def describe_test(entries: Sequence[MailEntry]) -> dict[str, Context]:
-    """It says what it was asked to say: the server's name."""
+    """Return the contexts as the caller gave them."""
     return {entry.id: entry.context for entry in entries}
-
-
-def sample_notice() -> Context:
-    """A piece of news."""
-    return _notice("The music room is closed", "A pipe has burst.\n\nIt opens again on Monday.", "/reservations")
 
 
 @mail_kind(
     NOTICE,
-    sample=sample_notice,
-    reason="your school sends its news to this email address",
-    choice="There is other news from the school",
+    sample=lambda: _notice(
+        "Maintenance on Saturday", "The service is unavailable from 8:00 to 9:00.\n\nNo data is lost.", "/"
+    ),
+    reason="notices are sent to this email address",
+    choice="There is other news",
 )
 def describe_notice(entries: Sequence[MailEntry]) -> dict[str, Context]:
-    """It says what it was asked to say."""
+    """Return the contexts, with the text split into paragraphs."""
     return {entry.id: _notice(**entry.context) for entry in entries}
 
 

@@ -1,4 +1,4 @@
-"""The errors of mail, sorted by the one question the retry policy asks: may it pass by itself?"""
+"""The errors of mail, classified for the retry policy: temporary, permanent or uncertain."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _ADDRESS = re.compile(r"[^\s<>()\[\]:;,\"]+@[^\s<>()\[\]:;,\"]+")
 
 
 class MailError(AppError):
-    """A mail did not leave.
+    """A mail was not sent.
 
-    The message is fit for logs: addresses in it are hidden. `detail` is the full text, for the ledger only.
+    The message is safe for logs: email addresses in it are masked. `detail` is the full text, for the ledger only.
 
     Args:
-        detail: what happened, with the server's own words.
-        code: the server's answer code, when it gave one.
+        detail: the reason, with the server's reply.
+        code: the server's reply code, if there is one.
     """
 
     status = 502
@@ -28,78 +28,78 @@ class MailError(AppError):
 
     @property
     def for_operators(self) -> str:
-        """With the addresses: whoever asks on the command line may see them."""
+        """The full text: operators may see the addresses."""
         return self.detail
 
 
 class TemporaryMailError(MailError):
-    """It may pass: a timeout, a broken connection, a 4xx answer, TLS or the login failing."""
+    """A temporary error: a timeout, a broken connection, a 4xx reply, a failure of TLS or of the login."""
 
 
 class ServerUnreachableError(TemporaryMailError):
-    """No connection ready for mail could be made: the next mail would fare the same."""
+    """No connection is available; other mails would fail too."""
 
 
 class SessionRefusedError(ServerUnreachableError):
-    """The server accepts no mail in this session: it refused the sender for now, before anything else was said."""
+    """The server accepts no mail in this session: it refused the sender, with a temporary code."""
 
 
 class ServerBusyError(ServerUnreachableError):
-    """Other connections of this process work, and the server admits no more of them."""
+    """The server admits no more connections than those of this process that are in use."""
 
 
 class ServerTimeoutError(TemporaryMailError):
-    """The server said nothing for MAIL_TIMEOUT_SECONDS in the middle of a mail."""
+    """The server did not reply within MAIL_TIMEOUT_SECONDS while a mail was sent."""
 
 
 class PermanentMailError(MailError):
-    """It will not pass: a 5xx answer for this mail, or a mail that cannot be made."""
+    """A permanent error: a 5xx reply for this mail, or a mail that cannot be rendered."""
 
 
 class UncertainMailError(MailError):
-    """The connection broke after the whole mail was handed over and before the answer: it may have left or not."""
+    """The connection broke between the end of the mail and the server's reply: the mail may have been sent."""
 
 
 class MailTemplateError(PermanentMailError):
-    """A mail's templates or its context are wrong."""
+    """A template of a mail is invalid, or its context does not fit it."""
 
     status = 500
 
 
 class UnknownMailError(PermanentMailError):
-    """No mail is registered under this name."""
+    """There is no kind of mail with this name."""
 
     status = 500
 
     def __init__(self, kind: str) -> None:
-        super().__init__(f"no mail is named {kind!r}: `flask mail preview` lists those there are")
+        super().__init__(f"there is no mail named {kind!r}: list them with `flask mail preview`")
 
 
 class MailNotFoundError(NotFoundError):
-    """The ledger has no such mail."""
+    """The ledger has no mail with this id."""
 
     def __init__(self) -> None:
-        super().__init__("there is no such mail")
+        super().__init__("there is no mail with this id")
 
 
 class MailArgumentError(InvalidInputError):
-    """What a mail is asked for with is invalid: its context, subject or change."""
+    """An argument of a mail is invalid: its context, subject or change."""
 
 
 class MailKeyError(MailArgumentError):
-    """A mail's unique key is empty or too long, or no text that every database takes."""
+    """The key of a mail is empty, too long, or contains characters that a database cannot store."""
 
 
 class MailStateError(ConflictError):
-    """The mail's present state does not admit sending it again."""
+    """The mail cannot be sent again in its current state."""
 
 
 def without_addresses(text: str) -> str:
-    """`text` with every mail address hidden: servers like to repeat the recipient, and logs are not the place."""
+    """Return `text` with every email address masked: servers quote recipients, which logs must not contain."""
     return _ADDRESS.sub("…@…", text)
 
 
 def without_mailbox(text: str, mailbox: str) -> str:
-    """`text` with every mail address hidden, and with what stands before the @ of one, where it stands alone."""
+    """Return `text` with every email address masked, and also the local part `mailbox` where it appears alone."""
     alone = re.compile(rf"(?<!\w){re.escape(mailbox)}(?!\w)", re.IGNORECASE)
     return alone.sub("…", without_addresses(text)) if mailbox else without_addresses(text)

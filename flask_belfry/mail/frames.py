@@ -1,4 +1,4 @@
-"""Answers that show a mail inside a frame: nothing in it runs, loads or reaches the page around it."""
+"""Responses that show a mail in a frame, with a policy that allows no scripts, external resources or forms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from flask import Response
 FRAME_POLICY = "; ".join(
     (
         "default-src 'none'",
-        "style-src 'unsafe-inline'",  # inlined styles are what mail is made of
+        "style-src 'unsafe-inline'",  # the CSS of mails is inlined
         "img-src 'self' data:",
         "form-action 'none'",
         "frame-ancestors 'self'",
@@ -17,11 +17,11 @@ FRAME_POLICY = "; ".join(
 
 
 def html_frame(html: str) -> Response:
-    """A mail's HTML; its links open beside the page."""
+    """Return the HTML of a mail; its links open in a new tab."""
     shown = html.replace("<head>", '<head><base target="_blank">', 1)
     return Response(shown, mimetype="text/html", headers={"Content-Security-Policy": FRAME_POLICY})
 
 
 def text_frame(text: str) -> Response:
-    """Plain text."""
+    """Return plain text."""
     return Response(text, mimetype="text/plain", headers={"Content-Security-Policy": FRAME_POLICY})

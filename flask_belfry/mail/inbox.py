@@ -1,4 +1,4 @@
-"""The pages of the development inbox: what went over SMTP to the local catcher, and reached nobody."""
+"""The pages of the development inbox: the mails that `catcher` received instead of a real SMTP server."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ PARTS = ("html", "text", "headers", "source")
 
 @pages.app_template_global()
 def inbox_is_open() -> bool:
-    """Whether everyone may read the inbox: in development, on this machine, where its mails are the reader's own."""
+    """Return whether the inbox is open without login: in development, for requests from this machine."""
     address = request.remote_addr
     return current_app.config["APP_ENV"] == "development" and bool(address) and ip_address(address).is_loopback
 
 
 def open_on_this_machine(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
-    """Opens a view to everyone where `inbox_is_open`, and to staff elsewhere."""
-    for_staff = authorized("inbox.view")(view)
+    """Allow a view to everyone if `inbox_is_open`, else to users whom the host allows `inbox.view`."""
+    restricted = authorized("inbox.view")(view)
 
     @public
     @wraps(view)
-    def opened(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
-        return view(*args, **kwargs) if inbox_is_open() else for_staff(*args, **kwargs)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
+        return view(*args, **kwargs) if inbox_is_open() else restricted(*args, **kwargs)
 
-    return opened
+    return guarded
 
 
 @pages.get("")
 @open_on_this_machine
 def list_() -> ResponseReturnValue:
-    """The caught mails, newest first."""
+    """List the mails, newest first."""
     return render_template("mail/inbox.html", messages=inbox_store.list_mails(_folder()), message=None)
 
 
 @pages.get("/<key>")
 @open_on_this_machine
 def message(key: str) -> ResponseReturnValue:
-    """One mail; `part` in the query chooses what of it: html, text, headers or source."""
+    """Show a mail; `part` in the query selects html, text, headers or source."""
     mail = inbox_store.get_mail(_folder(), key)
-    wanted = request.args.get("part")
-    shown = wanted if wanted in PARTS else "html"
+    requested = request.args.get("part")
+    shown = requested if requested in PARTS else "html"
     return render_template(
         "mail/inbox_message.html",
         messages=inbox_store.list_mails(_folder()),
@@ -66,7 +66,7 @@ def message(key: str) -> ResponseReturnValue:
 @pages.get("/<key>/<any(html, text, headers, source):part>")
 @open_on_this_machine
 def part(key: str, part: str) -> ResponseReturnValue:
-    """One part of a mail by itself."""
+    """Return one part of a mail, for a frame."""
     mail = inbox_store.get_mail(_folder(), key)
     if part == "html":
         return html_frame(mail.html)

@@ -1,7 +1,7 @@
-"""CSS inlined into a mail's template source, once, before it is compiled: rendering then costs what Jinja costs.
+"""Inlining CSS into the template source of a mail, once before it is compiled, so that rendering only runs Jinja.
 
-The HTML parser must not see Jinja's tags, for it moves text that stands between table rows out of the table. Each tag
-is replaced by something that the parser leaves in its place, and put back afterwards.
+The HTML parser must not see Jinja's tags, because it moves text between table rows out of the table. Each tag is
+replaced by a placeholder that the parser leaves in its place, and restored afterwards.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from jinja2 import Environment
 
 from flask_belfry.mail.errors import MailTemplateError
 
-# What follows the last "<" when that begins a tag that is not closed yet; `value` is an open attribute value.
+# An unfinished tag at the end of the text; `value` is an unfinished attribute value.
 _OPEN_TAG = re.compile(r"""<[a-zA-Z](?:[^"'>]|"[^"]*"|'[^']*')*(?P<value>"[^"]*|'[^']*)?""")
-# The parser takes what stands in these elements as text, comments included.
+# The parser treats the contents of these elements as text, including comments.
 _TEXT_ONLY = re.compile(r"<(title|style|textarea|script)\b[^>]*>(?:(?!</\1).)*\Z", re.IGNORECASE | re.DOTALL)
-# The parser adds the <tbody> that people leave out at the first row: when a loop begins before that, inside the loop.
+# The parser adds a missing <tbody> at the first row, which may be inside a loop.
 _TABLE_WITHOUT_BODY = re.compile(
     r"(<table\b[^>]*>)(?!(?:\s|<!--.*?-->)*<(?:tbody|thead|tfoot|caption|col|colgroup)\b)", re.IGNORECASE | re.DOTALL
 )
@@ -31,37 +31,37 @@ _inliner = css_inline.CSSInliner(keep_at_rules=True, load_remote_stylesheets=Fal
 
 @dataclass
 class _Protected:
-    """HTML with placeholders, and the Jinja tags that they stand for, in order."""
+    """HTML with placeholders, and the Jinja tags that they replace, in order."""
 
     html: str = ""
     tags: list[str] = field(default_factory=list)
 
     def add_tag(self, tag: str) -> None:
-        """Puts a placeholder for `tag`: a comment, or a word where a comment would be taken as text."""
+        """Append a placeholder for `tag`: a comment, or a word where a comment would be text."""
         name = f"jinja{len(self.tags)}x"
         self.tags.append(tag)
-        self.html += name if self._takes_words_only(tag) else f"<!--{name}-->"
+        self.html += name if self._needs_word(tag) else f"<!--{name}-->"
 
-    def _takes_words_only(self, tag: str) -> bool:
+    def _needs_word(self, tag: str) -> bool:
         start_tag = _OPEN_TAG.fullmatch(self.html, max(self.html.rfind("<"), 0))
         if start_tag is None:
             return _TEXT_ONLY.search(self.html) is not None
         if start_tag["value"] is None:
-            raise MailTemplateError(f"{tag} stands inside a start tag: put it inside an attribute's quotes")
+            raise MailTemplateError(f"{tag} is inside a start tag: it must be in a quoted attribute value")
         return True
 
 
 def inline_css(source: str, environment: Environment) -> str:
-    """The template source with the rules of its `<style>` written into `style` attributes.
+    """Return the template source with the rules of its `<style>` moved to `style` attributes.
 
-    `@media` rules stay in a `<style>`, for mail programs that know them.
+    `@media` rules stay in the `<style>`, for mail programs that support them.
 
     Args:
-        source: Jinja source of a whole HTML document.
-        environment: whose delimiters it uses.
+        source: the Jinja source of a complete HTML document.
+        environment: defines the delimiters.
 
     Raises:
-        MailTemplateError: a Jinja tag stands where the HTML parser would move or lose it.
+        MailTemplateError: the HTML parser would move or remove a Jinja tag.
     """
     protected = _protect(source, environment)
     html = _inliner.inline(_TABLE_WITHOUT_BODY.sub(r"\1<tbody>", protected.html))
@@ -80,7 +80,7 @@ def _protect(source: str, environment: Environment) -> _Protected:
 
 
 def _pieces(source: str, environment: Environment) -> Iterator[tuple[bool, str]]:
-    """The source as Jinja's own lexer cuts it: (is it a tag, its text); Jinja's comments are left out."""
+    """Split the source with Jinja's lexer into (is a tag, text), without Jinja's comments."""
     tokens = iter(environment.lex(source))
     for _, kind, text in tokens:
         if kind in _PIECE_ENDS:
@@ -96,5 +96,5 @@ def _pieces(source: str, environment: Environment) -> Iterator[tuple[bool, str]]
 def _check_lost_tags(html: str, tags: list[str]) -> None:
     found = [int(match[1] or match[2]) for match in _PLACEHOLDER.finditer(html)]
     if found != list(range(len(tags))):
-        strayed = next(tag for number, tag in enumerate(tags) if found[number : number + 1] != [number])
-        raise MailTemplateError(f"{strayed} does not stay in its place when the HTML around it is parsed")
+        moved = next(tag for number, tag in enumerate(tags) if found[number : number + 1] != [number])
+        raise MailTemplateError(f"{moved} does not stay in its place when the HTML around it is parsed")

@@ -1,4 +1,4 @@
-"""The one job that sends every kind of mail, in chunks."""
+"""The job that sends the mails of all kinds, in chunks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from flask_belfry.mail.errors import PermanentMailError, TemporaryMailError, Unc
 
 
 def retry_policy(settings: Mapping[str, Any]) -> RetryPolicy:
-    """What may pass is tried again after MAIL_RETRY_DELAYS_SECONDS; a refusal for good is not."""
+    """Return the policy that retries temporary and uncertain errors after MAIL_RETRY_DELAYS_SECONDS."""
     return RetryPolicy(
         delays_seconds=settings["MAIL_RETRY_DELAYS_SECONDS"],
-        # The mails that a slow server left no time for are none the worse for it.
+        # A slow server uses up the time limit of the whole chunk; the mails that are left are not at fault.
         retry_on=(TemporaryMailError, UncertainMailError, JobTimeoutError),
         give_up_on=(PermanentMailError,),
     )
@@ -22,5 +22,5 @@ def retry_policy(settings: Mapping[str, Any]) -> RetryPolicy:
 
 @job("mail.deliver", queue="mail", retry=retry_policy, timeout_seconds=300, chunk=50, takes=("email_id",))
 def deliver(chunk: Chunk) -> None:
-    """Renders the mails of the ledger that the chunk names, and hands them to the SMTP server."""
+    """Render the mails of the chunk and send them to the SMTP server."""
     delivery.deliver(chunk)

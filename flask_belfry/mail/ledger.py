@@ -1,4 +1,4 @@
-"""The ledger's set-based statements: a few for a whole chunk of mails, with plain values in and out."""
+"""The set-based statements of the ledger: a few for a whole chunk of mails, with plain values as input and output."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import UtcDateTime
-from flask_belfry.mail.models import ENTRY_COLUMNS, UNDER_WAY, EmailMessage, MailEntry, MailState
+from flask_belfry.mail.models import ENTRY_COLUMNS, IN_PROGRESS, EmailMessage, MailEntry, MailState
 from flask_belfry.outbox import JobRecord, JobState, on_finalized
 
 ERROR_CHARACTERS = 2_000
-# What was marked longer ago may be a dead worker's.
+# Mails that were marked as sending earlier may belong to a crashed worker.
 SENDING_SECONDS = 30
 CAP_SPAN = timedelta(hours=1)
 _LEDGER = table_of(EmailMessage)
@@ -25,7 +25,7 @@ _columns = _LEDGER.c
 _IDS = sa.bindparam("ids", expanding=True)
 _NOW = sa.bindparam("now", type_=UtcDateTime)
 
-# Built once: to build and hash a statement takes longer than to run it.
+# Built once: building and hashing a statement takes longer than running it.
 _LOAD = sa.select(*ENTRY_COLUMNS).where(_columns.id.in_(_IDS))
 _MARK_SENDING = (
     sa.update(_LEDGER)
@@ -75,13 +75,13 @@ _ERROR_OF_JOB = sa.select(JobRecord.error_message).where(JobRecord.id == _column
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one mail in one attempt.
+    """The outcome of one attempt to send a mail.
 
     Args:
-        mail_id, job_id: the row, and the job that may write to it.
-        state: where it goes.
-        last_error: in full, for the ledger only.
-        is_uncertain: whether this attempt left it open if the mail is out.
+        mail_id, job_id: the row, which is written only if the job is still its job.
+        state: the new state.
+        last_error: the full text, for the ledger only.
+        is_uncertain: whether this attempt may have sent the mail.
     """
 
     mail_id: str
@@ -92,21 +92,22 @@ class Outcome:
 
 
 def load(session: Session, ids: Sequence[str]) -> dict[str, MailEntry]:
-    """The entries of `ids`, by id, with one query."""
+    """Return the entries of `ids`, by id, with one query."""
     rows = session.connection().execute(_LOAD, {"ids": ids})
     entries = [MailEntry(**row._mapping) for row in rows]  # noqa: SLF001 - the documented name
     return {entry.id: entry for entry in entries}
 
 
 def mark_sending(session: Session, ids: Sequence[str]) -> set[str]:
-    """Notes and commits that these mails are about to be handed over: what is found so later was interrupted.
+    """Mark mails as sending and commit: a mail that is found in this state later was interrupted.
 
     Args:
-        session: has locked the mails' jobs, which the caller holds; another may have sent those of jobs it has lost.
+        session: a session that has locked the mails' jobs, which the caller must hold: another worker may have sent the
+            mails of other jobs.
         ids: the mails.
 
     Returns:
-        the ids of the mails that the caller may hand over.
+        the ids of the mails that the caller may send.
     """
     marked = set(session.connection().execute(_MARK_SENDING, {"ids": ids, "now": utc_now()}).scalars())
     session.commit()
@@ -114,7 +115,7 @@ def mark_sending(session: Session, ids: Sequence[str]) -> set[str]:
 
 
 def is_another_sending(session: Session, ids: Collection[str]) -> bool:
-    """Whether a mail that is not one of `ids`, the caller's, is being handed over now: the server works then."""
+    """Return whether a mail other than the caller's `ids` is being sent now, which shows that the server works."""
     is_now = _columns.sending_at > utc_now() - timedelta(seconds=SENDING_SECONDS)
     query = sa.select(_columns.id).where(_columns.state == MailState.SENDING, is_now, _columns.id.not_in(ids)).limit(1)
     found = session.connection().execute(query).first()
@@ -124,18 +125,20 @@ def is_another_sending(session: Session, ids: Collection[str]) -> bool:
 
 @on_finalized("mail.deliver", JobState.FAILED, JobState.CANCELLED)
 def end_with_jobs(session: Session, job_ids: Sequence[str], state: JobState) -> None:
-    """Ends the mails of deliveries that failed or were cancelled, outside of an attempt too, where nothing else does.
+    """End the mails whose jobs failed or were cancelled, also outside an attempt.
 
-    What was marked as sending may have left.
+    Mails that were marked as sending become uncertain.
     """
     is_sending, end = _columns.state == MailState.SENDING, MailState.FAILED
     reason: sa.ColumnElement[str | None] = _ERROR_OF_JOB
     if state is JobState.CANCELLED:
         end = MailState.CANCELLED
-        reason = sa.case((is_sending, "its job was cancelled, and it may have left before"), else_=_columns.last_error)
+        reason = sa.case(
+            (is_sending, "its job was cancelled, and it may have been sent before"), else_=_columns.last_error
+        )
     statement = (
         sa.update(_LEDGER)
-        .where(_columns.job_id.in_(job_ids), _columns.state.in_(UNDER_WAY))
+        .where(_columns.job_id.in_(job_ids), _columns.state.in_(IN_PROGRESS))
         .values(
             state=sa.case((is_sending, MailState.UNCERTAIN.value), else_=end.value),
             uncertain_count=_columns.uncertain_count + sa.case((is_sending, 1), else_=0),
@@ -146,25 +149,17 @@ def end_with_jobs(session: Session, job_ids: Sequence[str], state: JobState) -> 
 
 
 def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> None:
-    """Writes what became of mails, in the caller's transaction: one statement for the sent, one for the rest."""
+    """Write outcomes in the caller's transaction, with one statement for the sent mails and one for the others."""
     plain: list[Outcome] = []
     others: list[Outcome] = []
     for outcome in outcomes:
         is_plain = outcome.state is MailState.SENT and outcome.last_error is None
         (plain if is_plain else others).append(outcome)
     if plain:
-        _write_sent(session, plain)
+        pairs = [(outcome.mail_id, outcome.job_id) for outcome in plain]
+        session.connection().execute(_WRITE_SENT, {"pairs": pairs, "now": utc_now()})
     if others:
-        _write_others(session, others)
-
-
-def _write_sent(session: Session, outcomes: Sequence[Outcome]) -> None:
-    pairs = [(outcome.mail_id, outcome.job_id) for outcome in outcomes]
-    session.connection().execute(_WRITE_SENT, {"pairs": pairs, "now": utc_now()})
-
-
-def _write_others(session: Session, outcomes: Sequence[Outcome]) -> None:
-    session.connection().execute(_WRITE_OTHERS, [_parameters(outcome) for outcome in outcomes])
+        session.connection().execute(_WRITE_OTHERS, [_parameters(outcome) for outcome in others])
 
 
 def _parameters(outcome: Outcome) -> dict[str, Any]:
@@ -180,7 +175,7 @@ def _parameters(outcome: Outcome) -> dict[str, Any]:
 
 
 def beyond_cap(session: Session, kind: str, entries: Sequence[MailEntry], cap: int) -> set[str]:
-    """The ids of those mails of a kind that are more than `cap` from one user to one reader in an hour."""
+    """Return the ids of the mails of a kind that exceed `cap` mails from one user to one recipient in an hour."""
     caused = [entry for entry in entries if entry.user_id is not None]
     if not caused:
         return set()

@@ -1,4 +1,4 @@
-"""A mail on the wire: headers and two alternative bodies, as bytes."""
+"""Serializing a mail: headers and two alternative bodies, as bytes."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ from flask_belfry.mail.errors import PermanentMailError
 
 LINE_CHARACTERS = 78  # RFC 5322, section 2.1.1
 LONGEST_LINE = 998
-# A longer word is encoded, since only encoded words can be divided.
+# Longer words are encoded, because only encoded words can be split.
 LONGEST_WORD = 70
 _PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
-# Lists of identifiers and URLs: nothing in them is encoded (RFC 5322, section 3.6.4; RFC 2369, section 2).
+# Headers with identifiers and URLs are not encoded (RFC 5322, section 3.6.4; RFC 2369, section 2).
 _IDENTIFIERS = re.compile(r"(?i)references|in-reply-to|list-.*")
 
 
 class Wire(Compat32):
-    """CRLF, and headers as `OutgoingMessage` has encoded them, folded at their spaces: the library's way through
-    EmailPolicy's grammar takes longer than all the rest of a mail."""
+    """The policy for CRLF line ends, and for headers that `OutgoingMessage` has encoded, folded at spaces.
+
+    The header parser of EmailPolicy would take longer than all other work on a mail.
+    """
 
     def fold_binary(self, name: str, value: Any) -> bytes:
-        """One header on the wire."""
+        """Serialize a header."""
         lines = [f"{name}:"]
         for word in value.split(" "):
             if len(lines[-1]) + 1 + len(word) > LINE_CHARACTERS and not lines[-1].endswith(":"):
                 lines.append("")
             lines[-1] += f" {word}"
         if any(len(line) > LONGEST_LINE for line in lines):
-            raise PermanentMailError(f"the header {name} has a word that is too long for a line")
+            raise PermanentMailError(f"the header {name} contains a word that is too long for a line")
         return "\r\n".join([*lines, ""]).encode("ascii")
 
 
@@ -48,15 +50,15 @@ WIRE = Wire(linesep="\r\n")
 
 
 class OutgoingMessage(flask_mail.Message):
-    """A mail with a text and an HTML alternative, and the Message-ID that it was given.
+    """A mail with a text and an HTML body and a given Message-ID.
 
     Args:
         subject: one line.
         recipients: ASCII addresses.
         text, html: the two bodies.
-        message_id: with its angle brackets.
-        sender: an address, with or without a name.
-        extra_headers: by name; identifiers and URLs (References, List-*) are in ASCII.
+        message_id: with angle brackets.
+        sender: an email address, with or without a name.
+        extra_headers: by name; identifiers and URLs (References, List-*) must be ASCII.
     """
 
     def __init__(
@@ -70,13 +72,13 @@ class OutgoingMessage(flask_mail.Message):
         sender: str,
         extra_headers: Mapping[str, str] | None = None,
     ) -> None:
-        # Not super().__init__(): it makes a Message-ID of its own, which asks DNS for this host's name each time.
+        # Not super().__init__(): it generates a Message-ID, which looks up the host's name in DNS each time.
         self.subject = subject
         self.recipients = list(recipients)
         self.body = text
         self.sender = sender
         self.msgId = message_id
-        # What Flask-Mail's methods read and our mails do not have.
+        # Attributes that Flask-Mail's methods read; our mails do not use them.
         vars(self).update(alts={}, cc=[], bcc=[], attachments=[], mail_options=[], rcpt_options=[])
         vars(self).update(reply_to=None, date=None, charset=None)
         self.extra_headers = dict(extra_headers or {})
@@ -84,30 +86,30 @@ class OutgoingMessage(flask_mail.Message):
 
     @property
     def envelope_sender(self) -> str:
-        """The bare address of the sender."""
+        """The email address of the sender, without a name."""
         return parseaddr(str(self.sender))[1]
 
     def has_bad_headers(self) -> bool:
-        """Whether a header would smuggle in another one. Folded subjects are refused too: nobody here folds."""
+        """Return whether a header contains a line break, which would inject another header; folded subjects too."""
         extra = (self.extra_headers or {}).values()
         headers = (self.subject, str(self.sender), self.msgId, *map(str, self.recipients), *extra)
         return any(character in header for header in headers for character in "\r\n\0")
 
     def as_bytes(self) -> bytes:
-        """The message with CRLF line ends, all of it ASCII.
+        """Return the message in ASCII, with CRLF line ends.
 
         Raises:
-            PermanentMailError: a header holds a line break, or a text what is not Unicode.
+            PermanentMailError: a header contains a line break, or a text is not valid Unicode.
         """
         if self.has_bad_headers():
-            raise PermanentMailError("a header of the mail holds a line break: nothing was sent")
+            raise PermanentMailError("a header of the mail contains a line break")
         try:
             return self._message().as_bytes(policy=WIRE)
         except UnicodeError as error:
-            raise PermanentMailError(f"the mail is no valid Unicode text: {error.reason}") from error  # pyright: ignore[reportAttributeAccessIssue]
+            raise PermanentMailError(f"the mail is not valid Unicode: {error.reason}") from error  # pyright: ignore[reportAttributeAccessIssue]
 
     def _message(self) -> MIMEMultipart:
-        # "=_" cannot stand in quoted-printable (RFC 2045, section 6.7), so nobody need search the parts for it.
+        # "=_" does not occur in quoted-printable (RFC 2045, section 6.7), so the parts need not be searched for it.
         message = MIMEMultipart("alternative", boundary=f"=_{token_hex(12)}", policy=WIRE)
         for name, value in self._headers().items():
             message[name] = value
@@ -123,21 +125,21 @@ class OutgoingMessage(flask_mail.Message):
             "To": ", ".join(map(str, self.recipients)),
             "Date": format_datetime(utc_now()),
             "Message-ID": self.msgId,
-            # RFC 3834: keeps holiday notes from answering.
+            # RFC 3834: prevents automatic replies.
             "Auto-Submitted": "auto-generated",
             **{name: _extra(name, value) for name, value in (self.extra_headers or {}).items()},
         }
 
 
 def _encoded_text(header: str, text: str) -> str:
-    """What an unstructured header says (RFC 5322, section 3.6.5), in encoded words where it would be read otherwise."""
-    return text if _reads_as_written(text) else _encoded_words(header, text)
+    """Return the value of an unstructured header (RFC 5322, section 3.6.5), as encoded words where it is needed."""
+    return text if _is_literal(text) else _encoded_words(header, text)
 
 
 def _mailbox(header: str, name: str, address: str) -> str:
     if not name:
         return address
-    if not _reads_as_written(name):
+    if not _is_literal(name):
         name = _encoded_words(header, name)
     elif not _ATOMS.fullmatch(name):
         escaped = name.replace("\\", r"\\").replace('"', r"\"")
@@ -152,8 +154,8 @@ def _extra(header: str, value: str) -> str:
     return value if _IDENTIFIERS.fullmatch(header) else _encoded_text(header, value)
 
 
-def _reads_as_written(text: str) -> bool:
-    # What looks like an encoded word would be decoded.
+def _is_literal(text: str) -> bool:
+    # Text that looks like an encoded word would be decoded.
     is_plain = text == "" or (_PLAIN.fullmatch(text) is not None and "=?" not in text)
     return is_plain and all(len(word) <= LONGEST_WORD for word in text.split(" "))
 
@@ -163,8 +165,8 @@ def _encoded_words(header: str, text: str) -> str:
 
 
 def _part(text: str, subtype: str) -> MIMENonMultipart:
-    # Quoted-printable keeps every line under 998 bytes (RFC 5322, section 2.1.1), which inlined HTML does not, and
-    # needs no 8BITMIME. binascii does it in C; email's own encoder takes a hundred times as long.
+    # Quoted-printable keeps every line under 998 bytes (RFC 5322, section 2.1.1), unlike inlined HTML, and needs no
+    # 8BITMIME. binascii is written in C; the encoder of the package email takes a hundred times as long.
     part = MIMENonMultipart("text", subtype, policy=WIRE, charset="utf-8")
     part["Content-Transfer-Encoding"] = "quoted-printable"
     lines = text.replace("\r\n", "\n").replace("\r", "\n")

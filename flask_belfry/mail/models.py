@@ -1,4 +1,4 @@
-"""The mail ledger: one row per logical mail and person, whether it was sent or not. Nothing rendered is kept."""
+"""The mail ledger: one row per mail and recipient, sent or not. Rendered mails are not stored."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ ADDRESS_CHARACTERS = 320  # RFC 3696, section 3: 64 + "@" + 255
 
 
 def _prefixed(characters: int) -> sa.String:
-    # Only in collation C do the texts that begin alike stand side by side in PostgreSQL's index; in SQLite they do.
+    # A search by prefix can use PostgreSQL's index only in collation C.
     return sa.String(characters).with_variant(sa.String(characters, collation="C"), "postgresql")
 
 
 class MailState(StrEnum):
-    """Where a mail stands."""
+    """The state of a mail."""
 
-    QUEUED = "queued"  # asked for; its job waits
-    SENDING = "sending"  # a worker talks to the server, or died while it did
-    SENT = "sent"  # the server took it
-    DEFERRED = "deferred"  # failed, waits for the next attempt
-    FAILED = "failed"  # refused for good, or attempts exhausted
-    CANCELLED = "cancelled"  # its job was cancelled before it left
-    UNCERTAIN = "uncertain"  # may have left: sent again, or held for a person
+    QUEUED = "queued"  # its job is waiting
+    SENDING = "sending"  # a worker is sending it, or crashed while sending
+    SENT = "sent"  # the server accepted it
+    DEFERRED = "deferred"  # an attempt failed; waits for the next one
+    FAILED = "failed"  # a permanent error, or all attempts used
+    CANCELLED = "cancelled"  # its job was cancelled before it was sent
+    UNCERTAIN = "uncertain"  # may have been sent: sent again, or held for an operator (MAIL_UNCERTAIN)
     SUPPRESSED = "suppressed"  # MAIL_ENABLED was false
-    SKIPPED = "skipped"  # nobody valid to send it to, or its subject is gone
+    SKIPPED = "skipped"  # no valid recipient, opted out, beyond a cap, or its subject was deleted
 
 
-# A job is going to change them.
-UNDER_WAY = (MailState.QUEUED, MailState.SENDING, MailState.DEFERRED)
+# States that a job will change.
+IN_PROGRESS = (MailState.QUEUED, MailState.SENDING, MailState.DEFERRED)
 
 
 class EmailMessage(OfSchoolOrSystem, Base):
-    """One mail to one person. `unique_key` is what makes it exist, and be sent, once."""
+    """One mail to one recipient. `unique_key` makes it exist, and be sent, once."""
 
     __tablename__ = "email_messages"
     __subject_type__ = "mail"
@@ -55,16 +55,16 @@ class EmailMessage(OfSchoolOrSystem, Base):
     unique_key: Mapped[str] = mapped_column(_prefixed(KEY_CHARACTERS), unique=True)
     kind: Mapped[str] = mapped_column(_prefixed(KIND_CHARACTERS))
     recipients: Mapped[list[str]] = mapped_column(sa.JSON)
-    # The first recipient in small letters: what people search by.
+    # The first recipient in lower case, for searching.
     recipient: Mapped[str | None] = mapped_column(_prefixed(ADDRESS_CHARACTERS))
-    # What the mail says of the change; the subject may have moved on when it is rendered.
+    # The data of the change that the mail reports; the subject may have changed when it is rendered.
     context: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)
 
     subject_type: Mapped[str | None] = mapped_column(sa.String(60))
     subject_id: Mapped[str | None] = mapped_column(RowIdText(40))
     change_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
     user_id: Mapped[int | None]
-    # The one job that may send it now; an older one finds that it is not the one.
+    # The only job that may send the mail; an older job of the mail does nothing.
     job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
 
     state: Mapped[MailState] = mapped_column(text_enum(MailState), default=MailState.QUEUED)
@@ -91,14 +91,14 @@ class EmailMessage(OfSchoolOrSystem, Base):
 
 @dataclass(frozen=True)
 class MailEntry:
-    """A row of the ledger as plain values: what rendering and sending need, free of any session.
+    """The values of a ledger row that rendering and sending need, without a session.
 
     Args:
-        context: what the caller of `send_mails` gave.
+        context: the context that the caller of `send_mails` gave.
         subject_type, subject_id: the row that the mail is about; the id as text.
         change_id: the StatusChange that caused it.
-        user_id: who caused it, None for the system.
-        school_id: whose mail it is: its context is read in that school's scope.
+        user_id: the user who caused it, None for the system.
+        school_id: the school that it belongs to; its context is read in the scope of that school.
     """
 
     id: str
@@ -125,5 +125,5 @@ ENTRY_COLUMNS: tuple[Any, ...] = tuple(getattr(EmailMessage, name) for name in M
 
 
 def entry_of(mail: EmailMessage) -> MailEntry:
-    """The plain values of a loaded row."""
+    """Return the values of a loaded row."""
     return MailEntry(**{name: getattr(mail, name) for name in MailEntry.__dataclass_fields__})

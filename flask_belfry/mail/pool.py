@@ -1,4 +1,4 @@
-"""The SMTP sessions of a process, which its threads share: as many as are needed and as the server admits."""
+"""The pool of SMTP sessions that the threads of a process share, limited by what the server admits."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Generic, Protocol, TypeVar
 
 from flask_belfry.mail.errors import ServerBusyError, ServerUnreachableError
 
-# A session that lay idle for longer is closed: where the server limits their number, another process waits for it.
+# Sessions that are idle for longer are closed: if the server limits their number, another process may need one.
 IDLE_SECONDS = 5.0
-# How long a thread waits for a session of this process before it releases its mails.
+# How long a thread waits for a session before it releases its mails.
 WAIT_SECONDS = 10.0
 POLL_SECONDS = 0.2
-# How often one session more than the server last admitted is tried.
+# How often one more session than the server last admitted is tried.
 PROBE_SECONDS = 10.0
 
 
 class Session(Protocol):
-    """What the pool needs of a connection."""
+    """The part of a connection that the pool uses."""
 
     @property
     def is_open(self) -> bool: ...
@@ -38,7 +38,7 @@ S = TypeVar("S", bound=Session)
 
 @dataclass(eq=False)
 class _Slot(Generic[S]):
-    """A place among the sessions that the server admits; `session` is None while it is opened."""
+    """One of the sessions that the server admits; `session` is None while it is being opened."""
 
     session: S | None = None
 
@@ -46,19 +46,19 @@ class _Slot(Generic[S]):
 class SessionPool(Generic[S]):
     """Lends sessions to threads.
 
-    A session that the server refuses while others work shows its limit: threads then wait for one of those instead of
-    using up attempts of their mails, and one more is tried every PROBE_SECONDS.
+    If the server refuses a session while others work, it has reached its limit: threads then wait for one of those
+    instead of using attempts of their mails, and one more is tried every PROBE_SECONDS.
 
     Args:
-        make: makes a session that is not open yet.
+        make: creates a session that is not open yet.
     """
 
     def __init__(self, make: Callable[[], S]) -> None:
         self._make = make
         self._of_thread = threading.local()
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._process = os.getpid()
         self._changed = threading.Condition()
         self._slots: set[_Slot[S]] = set()
@@ -71,39 +71,39 @@ class SessionPool(Generic[S]):
 
     @contextmanager
     def lend(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[S]:
-        """An open session for the block, and the same one for blocks of the same thread within it.
+        """Lend an open session to the block; nested blocks of the same thread get the same one.
 
         Args:
-            should_stop: whether the thread is to wait no longer.
+            should_stop: returns whether to stop waiting.
 
         Raises:
-            ServerUnreachableError: no session can be opened, and none works.
-            ServerBusyError: those that work are in use.
+            ServerUnreachableError: no session can be opened, and no other one is open.
+            ServerBusyError: all sessions that the server admits are in use.
         """
         if (lent := getattr(self._of_thread, "session", None)) is not None:
             yield lent
             return
-        if self._process != os.getpid():  # a fork: two processes would speak over one socket
-            self._begin()
+        if self._process != os.getpid():  # a forked process must not use the parent's sockets
+            self._reset()
         slot: _Slot[S] = _Slot()
         try:
-            session = self._of_thread.session = self._take(slot, should_stop)
+            session = self._of_thread.session = self._acquire(slot, should_stop)
             yield session
         finally:
             self._of_thread.session = None
-            self._give_back(slot)
+            self._release(slot)
 
     @property
     def is_working(self) -> bool:
-        """Whether threads of this process have open sessions now."""
+        """Whether threads of this process have open sessions in use."""
         with self._changed:
-            return self._has_working()
+            return self._has_open()
 
     def close(self) -> None:
-        """Closes the sessions that are not lent."""
+        """Close the idle sessions."""
         self._close_idle(0.0)
 
-    def _take(self, slot: _Slot[S], should_stop: Callable[[], bool]) -> S:
+    def _acquire(self, slot: _Slot[S], should_stop: Callable[[], bool]) -> S:
         ends_at, seen = time.monotonic() + WAIT_SECONDS, self._failures
         while True:
             session = self._enter(slot, ends_at, seen, should_stop)
@@ -118,12 +118,12 @@ class SessionPool(Generic[S]):
                 return session
 
     def _enter(self, slot: _Slot[S], ends_at: float, seen: int, should_stop: Callable[[], bool]) -> S:
-        """Waits for a place."""
+        """Wait for a slot; return an idle session or a new one."""
         with self._changed:
-            while not self._has_place():
+            while not self._has_free_slot():
                 if self._failure is not None and self._failures != seen:
                     raise ServerUnreachableError(self._failure.detail, self._failure.code)
-                if should_stop() or (self._has_working() and time.monotonic() > ends_at):
+                if should_stop() or (self._has_open() and time.monotonic() > ends_at):
                     raise ServerBusyError("all SMTP connections that the server admits are in use")
                 self._changed.wait(POLL_SECONDS)
             self._slots.add(slot)
@@ -134,7 +134,7 @@ class SessionPool(Generic[S]):
                 session.close()
         return self._make()
 
-    def _has_place(self) -> bool:
+    def _has_free_slot(self) -> bool:
         if self._idle or len(self._slots) < self._limit:
             return True
         if time.monotonic() < self._probe_at:
@@ -143,38 +143,38 @@ class SessionPool(Generic[S]):
         self._limit = len(self._slots) + 1
         return True
 
-    def _has_working(self) -> bool:
+    def _has_open(self) -> bool:
         return any(slot.session is not None for slot in self._slots)
 
     def _leave_refused(self, slot: _Slot[S], error: ServerUnreachableError, was_only_one: bool) -> bool:
-        """Gives the place up; whether the server admits none at all, which those who wait are to know too."""
+        """Free the slot of a refused session. Return whether the server admits none; waiting threads then fail too."""
         with self._changed:
             self._slots.discard(slot)
-            # Those that lie idle hold connections too: they may be the ones for which this one was refused.
+            # Idle sessions count towards the server's limit too.
             others = len(self._slots) + len(self._idle)
             self._limit = max(1, others)
             self._probe_at = time.monotonic() + (PROBE_SECONDS if others else 0.0)
-            if is_over := was_only_one and not others:
+            if is_unreachable := was_only_one and not others:
                 self._failures, self._failure = self._failures + 1, error
             self._changed.notify_all()
-        return is_over
+        return is_unreachable
 
     def _note_open(self, slot: _Slot[S], session: S) -> None:
         with self._changed:
             slot.session = session
             self._failure = None
             if len(self._slots) >= self._limit:
-                self._probe_at = time.monotonic()  # one more was admitted: so may be the next
+                self._probe_at = time.monotonic()  # one more was admitted, so the next may be too
             self._changed.notify_all()
 
-    def _give_back(self, slot: _Slot[S]) -> None:
+    def _release(self, slot: _Slot[S]) -> None:
         with self._changed:
             self._slots.discard(slot)
             if (session := slot.session) is not None:
                 if session.is_open:
                     self._idle.append(session)
                     self._close_later()
-                elif self._slots:  # lost to the server, which may admit fewer now
+                elif self._slots:  # closed by the server, which may admit fewer now
                     self._limit = len(self._slots)
                     self._probe_at = time.monotonic() + PROBE_SECONDS
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Mails rendered for looking at: a kind with its sample, or a row of the ledger as it would go out now."""
+"""Mails rendered for display: a kind with its sample, or a row of the ledger as it would be sent now."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ from flask_belfry.mail.registry import kind_of, kinds
 from flask_belfry.mail.rendering import Rendered, render
 
 SAMPLE_RECIPIENT = "ada@example.org"
-HIDDEN = "\N{BULLET}" * 6
+MASK = "\N{BULLET}" * 6
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A kind of mail and the subject that its sample gives."""
+    """A kind of mail and the subject line of its sample."""
 
     name: str
     subject: str
 
 
 def preview(name: str) -> Rendered:
-    """A kind rendered with its sample. Raises UnknownMailError and MailTemplateError."""
+    """Render a kind with its sample. Raises UnknownMailError and MailTemplateError."""
     return render(name, kind_of(name).sample(), SAMPLE_RECIPIENT)
 
 
 def list_previews() -> list[Preview]:
-    """All kinds; one that cannot be rendered shows why in place of its subject."""
+    """Return all kinds; one that cannot be rendered has the error as its subject."""
     return [Preview(kind.name, _subject(kind.name)) for kind in kinds()]
 
 
 def render_mail(mail: EmailMessage) -> Rendered | None:
-    """A ledger row rendered with what its subject is now, or None when that is gone. What only the recipient may read
-    is hidden.
+    """Render a mail of the ledger with the current data of its subject, and the kind's secrets masked.
+
+    Returns:
+        None if its subject no longer exists, or the mail's data was erased.
 
     Raises:
         UnknownMailError, MailTemplateError: it cannot be rendered.
     """
-    if not mail.recipients and not mail.context:  # erased: it would lack what it said
+    if not mail.recipients and not mail.context:  # erased
         return None
     kind = kind_of(mail.kind)
     context = kind.contexts([entry_of(mail)]).get(mail.id)
     recipient = mail.recipients[0] if mail.recipients else ""
-    return None if context is None else render(mail.kind, {**context, **dict.fromkeys(kind.secrets, HIDDEN)}, recipient)
+    return None if context is None else render(mail.kind, {**context, **dict.fromkeys(kind.secrets, MASK)}, recipient)
 
 
 def _subject(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Reading the ledger for people: lists, filters and counts. Each is answered by an index at a million rows."""
+"""Queries of the ledger for pages and commands. Each uses an index and stays fast with a million rows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.pagination import Page, page_by_key
 from flask_belfry.mail.errors import MailNotFoundError
-from flask_belfry.mail.models import UNDER_WAY, EmailMessage, MailState
+from flask_belfry.mail.models import IN_PROGRESS, EmailMessage, MailState
 from flask_belfry.mail.recipients import check_address
 from flask_belfry.outbox import LIVE, JobRecord
 
-# States in which `last_error` says something; few rows are in them, so their text can be searched.
-TROUBLED = (MailState.FAILED, MailState.DEFERRED, MailState.CANCELLED, MailState.UNCERTAIN, MailState.SKIPPED)
+# The states with a `last_error`; they have few rows, so its text can be searched without an index.
+STATES_WITH_ERROR = (MailState.FAILED, MailState.DEFERRED, MailState.CANCELLED, MailState.UNCERTAIN, MailState.SKIPPED)
 LAST_CHARACTER = "\U0010ffff"
 
 
@@ -29,12 +29,12 @@ def find_mails(
     limit: int = 25,
     cursor: str | None = None,
 ) -> Page[EmailMessage]:
-    """One page of the ledger, newest first.
+    """Return a page of mails, newest first.
 
     Args:
-        state: a MailState's value; an unknown one finds nothing.
+        state: the value of a MailState; an unknown one matches nothing.
         kind: the exact kind.
-        text: the beginning of an address, a kind or a key, an id, or a part of an error.
+        text: the beginning of a recipient, kind or key, an id, or a part of an error.
         limit, cursor: as for `page_by_key`.
     """
     query = sa.select(EmailMessage)
@@ -48,7 +48,7 @@ def find_mails(
 
 
 def get_mail(mail_id: object) -> EmailMessage:
-    """The mail of an id, or MailNotFoundError."""
+    """Return the mail with this id. Raises MailNotFoundError."""
     id = as_uuid_text(mail_id)
     mail = db.session.get(EmailMessage, id) if id else None
     if mail is None:
@@ -56,14 +56,14 @@ def get_mail(mail_id: object) -> EmailMessage:
     return mail
 
 
-def is_under_way(mail: EmailMessage) -> bool:
-    """Whether a job is still going to change the mail's state."""
-    job = db.session.get(JobRecord, mail.job_id) if mail.state in UNDER_WAY and mail.job_id else None
+def is_in_progress(mail: EmailMessage) -> bool:
+    """Return whether a job will still change the state of the mail."""
+    job = db.session.get(JobRecord, mail.job_id) if mail.state in IN_PROGRESS and mail.job_id else None
     return job is not None and job.state in LIVE
 
 
 def mails_of_job(job_id: object) -> list[EmailMessage]:
-    """The mails that a job sends, oldest first; none when the id is none."""
+    """Return the mails that a job sends, oldest first; none for an invalid id."""
     id = as_uuid_text(job_id)
     if id is None:
         return []
@@ -71,7 +71,7 @@ def mails_of_job(job_id: object) -> list[EmailMessage]:
 
 
 def counts_by_state() -> Mapping[str, int]:
-    """How many mails are in each state."""
+    """Return the number of mails in each state."""
     query = sa.select(EmailMessage.state, sa.func.count()).group_by(EmailMessage.state)
     return {state.value: count for state, count in db.session.execute(query)}
 
@@ -81,7 +81,7 @@ def _matches(text: str) -> sa.ColumnElement[bool]:
         _begins_with(EmailMessage.recipient, check_address(text).address.lower()),
         _begins_with(EmailMessage.kind, text.lower()),
         _begins_with(EmailMessage.unique_key, text),
-        EmailMessage.state.in_(TROUBLED) & EmailMessage.last_error.icontains(text, autoescape=True),
+        EmailMessage.state.in_(STATES_WITH_ERROR) & EmailMessage.last_error.icontains(text, autoescape=True),
     ]
     if id := as_uuid_text(text):
         found.append(EmailMessage.id == id)
@@ -89,5 +89,5 @@ def _matches(text: str) -> sa.ColumnElement[bool]:
 
 
 def _begins_with(column: InstrumentedAttribute[Any], text: str) -> sa.ColumnElement[bool]:
-    # A range, not LIKE: SQLite uses no index for LIKE with an escape character.
+    # A range instead of LIKE, because SQLite does not use an index for LIKE with an escape character.
     return (column >= text) & (column < text + LAST_CHARACTER)

@@ -1,4 +1,4 @@
-"""Who gets a mail: addresses checked, brought into the form that SMTP takes, one per person. No DNS is asked."""
+"""Recipients: email addresses, validated without DNS, in the ASCII form of SMTP, without duplicates."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ DIGEST_CHARACTERS = 12
 
 
 class Recipient(NamedTuple):
-    """One person: the address, and why nothing can be sent there (None when it can)."""
+    """A recipient: the email address, and the problem if it is invalid."""
 
     address: str
     problem: str | None = None
 
     @property
     def digest(self) -> str:
-        """A short stable name of the address, for keys."""
+        """A short hash of the address, for keys."""
         return hashlib.sha256(self.address.lower().encode()).hexdigest()[:DIGEST_CHARACTERS]
 
 
 def distinct_recipients(addresses: Iterable[str | None]) -> list[Recipient]:
-    """The people behind `addresses`, each once, whatever the case of the letters; nobody is left out silently."""
+    """Return the recipients without duplicates, ignoring case. Invalid addresses are included, with their problem."""
     found: dict[str, Recipient] = {}
     for address in addresses:
         recipient = check_address(address)
@@ -36,14 +36,14 @@ def distinct_recipients(addresses: Iterable[str | None]) -> list[Recipient]:
 
 
 def check_address(address: str | None) -> Recipient:
-    """An address in its ASCII form, or with the reason why it is none.
+    """Return the address in its ASCII form, or with its problem.
 
-    `.test` addresses are valid outside production only: RFC 6761 keeps them for tests.
+    `.test` addresses are valid outside production only: RFC 6761 reserves them for tests.
     """
     text = storable((address or "").strip())[:ADDRESS_CHARACTERS]
     if not text:
         return Recipient("", "no address")
-    if text == current_app.config.get("ADMIN_EMAIL"):  # checked at the start, and looser: root@localhost is one
+    if text == current_app.config.get("ADMIN_EMAIL"):  # validated at start, by looser rules: root@localhost is valid
         return Recipient(text)
     # Imported here: it compiles expressions for 60 ms, which most commands never use.
     from email_validator import EmailNotValidError, validate_email

@@ -1,9 +1,10 @@
-"""The kinds of mail of this process: the `@mail_kind` decorator of the slices' `emails.py`, and what it registers."""
+"""The registry of mail kinds: the decorator `@mail_kind`, and the lookups of opt-outs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +19,23 @@ Context = Mapping[str, Any]
 Contexts = Callable[[Sequence[MailEntry]], Mapping[str, Context | None]]
 Sample = Callable[[], Context]
 OnSending = Callable[[Session, Sequence[MailEntry]], None]
+OptOutLookup = Callable[[str, Collection[str]], Collection[str]]
 
 
 @dataclass(frozen=True)
 class MailKind:
-    """One kind of mail: its name (and folder of templates), who gives its contexts, and a sample.
+    """A kind of mail: its name, which is also its folder of templates, the function for its contexts, and a sample.
 
     Args:
-        reason: why its reader receives it, as the footer says it after "You are receiving this email because". None:
-            each context has its own, named `reason`.
-        on_sending: called with a session and the mails of the kind that are about to be handed over, in the transaction
-            that says so.
-        secrets: names of the context that only the recipient may read: whoever looks into the ledger sees dots.
-        choice: for kinds that a reader may switch off: what it tells, in plain words. None: it always goes out.
-        hourly_cap: the most mails of the kind that one user causes for one reader in an hour; more are skipped.
+        reason: why the recipient gets it: the footer shows it after "You are receiving this email because". None if
+            each context has its own `reason`.
+        on_sending: called with a session and the mails of the kind that are about to be sent, in the transaction that
+            marks them as sending.
+        secrets: names in the context that only the recipient may read; the pages of the ledger mask their values.
+        choice: for kinds that recipients may opt out of: the event that it reports, such as "A job failed". None for
+            kinds that are always sent.
+        hourly_cap: the maximum number of mails of the kind that one user may cause for one recipient in an hour; the
+            others are skipped.
     """
 
     name: str
@@ -45,6 +49,7 @@ class MailKind:
 
 
 _kinds: dict[str, MailKind] = {}
+_opt_out_lookups: list[OptOutLookup] = []
 
 
 def mail_kind(
@@ -57,26 +62,27 @@ def mail_kind(
     choice: str | None = None,
     hourly_cap: int | None = None,
 ) -> Callable[[Contexts], Contexts]:
-    """Registers the function that gives the template contexts of one kind of mail.
+    """Register the function that returns the template contexts of one kind of mail.
 
-    The function gets ledger entries and answers with a context for each by the entry's id, in one query for all;
-    None says that the subject is gone, and the mail is skipped. It reads through `db.session`, and only reads.
+    The function receives ledger entries and returns a context for each, by the entry's id, with one query for all of
+    them. None means that the subject no longer exists: the mail is skipped. It may read through `db.session` and must
+    not write.
 
     Args:
-        name: stable, lower case with hyphens; the folder `templates/email/<name>/` holds
-            `subject.txt`, `body.txt` and `body.html`.
-        sample: gives a context for the preview, without a database.
+        name: lower-case letters, digits and hyphens. It must not change: the ledger stores it. The folder
+            `templates/email/<name>/` contains `subject.txt`, `body.txt` and `body.html`.
+        sample: returns a context for the preview, without the database.
         reason, on_sending, secrets, choice, hourly_cap: see `MailKind`.
     """
     if not NAME.fullmatch(name) or len(name) > KIND_CHARACTERS:
         raise ValueError(
-            f"a mail's name takes lower case letters, digits and hyphens, at most {KIND_CHARACTERS}, not {name!r}"
+            f"the name of a mail must be at most {KIND_CHARACTERS} lower-case letters, digits and hyphens, not {name!r}"
         )
 
     def register(function: Contexts) -> Contexts:
         known = _kinds.get(name)
         if known is not None and known.contexts.__module__ != function.__module__:
-            raise ValueError(f"{name} is registered by {known.contexts.__module__} already")
+            raise ValueError(f"{name} is already registered by {known.contexts.__module__}")
         _kinds[name] = MailKind(name, function, sample, reason, on_sending, frozenset(secrets), choice, hourly_cap)
         return function
 
@@ -84,7 +90,7 @@ def mail_kind(
 
 
 def kind_of(name: str) -> MailKind:
-    """The kind registered under `name`, or UnknownMailError."""
+    """Return the kind with this name. Raises UnknownMailError."""
     try:
         return _kinds[name]
     except KeyError:
@@ -92,16 +98,39 @@ def kind_of(name: str) -> MailKind:
 
 
 def kinds() -> list[MailKind]:
-    """All kinds, by name."""
+    """Return all kinds, sorted by name."""
     return [_kinds[name] for name in sorted(_kinds)]
 
 
 def optional_kinds() -> dict[str, str]:
-    """The kinds that a reader may switch off, by name, each with what it tells in plain words."""
+    """Return the kinds that recipients may opt out of: the `choice` of each, by name."""
     return {kind.name: kind.choice for kind in kinds() if kind.choice is not None}
 
 
 def hourly_cap(name: str) -> int | None:
-    """The cap of a kind; None when it has none, or is registered no more."""
+    """Return the cap of a kind; None if it has no cap, or is no longer registered."""
     kind = _kinds.get(name)
     return kind.hourly_cap if kind else None
+
+
+def opt_out_lookup(lookup: OptOutLookup) -> OptOutLookup:
+    """Register a function that receives an optional kind and lower-case addresses, and returns those that opted out.
+
+    It is called once per kind, should use one query, and must not write.
+    """
+    _opt_out_lookups.append(lookup)
+    return lookup
+
+
+def opted_out(entries: Iterable[MailEntry]) -> set[str]:
+    """Return the ids of the mails whose recipients opted out of their kind, with one lookup per optional kind."""
+    optional = optional_kinds()
+    addresses: dict[str, dict[str, str]] = defaultdict(dict)
+    for entry in entries:
+        if entry.kind in optional:
+            addresses[entry.kind][entry.id] = entry.recipients[0].lower()
+    found: set[str] = set()
+    for kind, by_id in addresses.items():
+        refusing = {address for lookup in _opt_out_lookups for address in lookup(kind, set(by_id.values()))}
+        found |= {id for id, address in by_id.items() if address in refusing}
+    return found

@@ -1,4 +1,4 @@
-"""Asking for mails: the ledger rows and their jobs, in the caller's transaction. Nothing is rendered or sent here."""
+"""Enqueuing mails: writes the ledger rows and their jobs in the caller's transaction. Workers render and send them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from flask_belfry.outbox import LIVE, JobRecord, JobRequest, enqueue_many
 from flask_belfry.outbox.requests import due_after
 
 DELIVER = "mail.deliver"
-OF_DELIVERY = ("id", "job_id", "subject_type", "subject_id", "change_id")
+DELIVERY_COLUMNS = ("id", "job_id", "subject_type", "subject_id", "change_id")
 
 
 @dataclass(frozen=True)
 class MailRequest:
-    """One mail to ask for.
+    """One mail to enqueue.
 
     Args:
-        to: addresses; each distinct person gets a mail of their own. Invalid ones are recorded as skipped.
-        key: what makes this mail unique for ever, as `reservation-status/42/confirmed/7`; asked again, nothing happens.
-        context: what the mail says of the change, as JSON: the object may have moved on when the mail is rendered.
+        to: email addresses; each distinct recipient gets a separate mail. Invalid ones are recorded as skipped.
+        key: the unique key of the mail, such as `reservation-status/42/confirmed/7`: the mail is enqueued only once.
+        context: the data of the change that the mail reports, as JSON: the subject may change before it is rendered.
         subject: the row that it is about.
         change_id: the status change that caused it.
     """
@@ -57,31 +57,31 @@ def send_mail(
     change_id: str | None = None,
     delay: timedelta | None = None,
 ) -> str | None:
-    """Asks for one mail to one person; see `send_mails`.
+    """Enqueue one mail to one recipient; see `send_mails`.
 
     Returns:
-        the ledger id, or None when a mail with this key was asked for before.
+        the ledger id, or None if a mail with this key exists already.
     """
     written = send_mails(kind, [MailRequest([to], key, context or {}, subject, change_id)], delay=delay)
     return written[0] if written else None
 
 
 def send_mails(kind: str, requests: Iterable[MailRequest], *, delay: timedelta | None = None) -> list[str]:
-    """Asks for mails: they go out iff the current session's transaction commits. May be called within a flush.
+    """Enqueue mails: they are sent if and only if the current session's transaction commits. May be called in a flush.
 
     Args:
         kind: a registered kind of mail.
-        requests: what to ask for, one each.
-        delay: how long after now the first attempt begins; at once when absent.
+        requests: the mails.
+        delay: the time until the first attempt; none by default.
 
     Returns:
-        the ids of the ledger rows that were written; a key that is known already writes none.
+        the ids of the new ledger rows; a key that exists already adds no row.
 
     Raises:
-        UnknownMailError: no such kind.
-        MailKeyError: a key is empty, has more than 250 characters, or some that cannot be stored.
-        MailArgumentError: a context is not JSON, or a subject or change not one that can be recorded.
-        JobArgumentError: the delay is none.
+        UnknownMailError: there is no such kind.
+        MailKeyError: a key is empty, has more than 250 characters, or contains some that cannot be stored.
+        MailArgumentError: a context is not JSON, or a subject or change cannot be recorded.
+        JobArgumentError: the delay is invalid.
         UnknownJobError: the application runs without jobs.
     """
     kind_of(kind)
@@ -96,17 +96,17 @@ def send_mails(kind: str, requests: Iterable[MailRequest], *, delay: timedelta |
 
 
 def resend(mail_id: str) -> str:
-    """Sends a mail again because a person asked for it: a new job for the same row. The caller commits.
+    """Send a mail again, on request of a user: enqueue a new job for the same row. The caller commits.
 
-    The Message-ID stays, so that a mail that did leave unseen is recognised as the same one; a mail that was sent for
-    sure gets a new one, or mail programs would hide the copy.
+    The Message-ID stays the same, so that mail programs recognize a second copy of a mail that may have been sent. A
+    mail that has been sent gets a new one, because mail programs would hide the copy.
 
     Returns:
-        the id of the new job, which records who asked.
+        the id of the new job, which records the user.
 
     Raises:
-        MailNotFoundError: there is no such mail.
-        MailStateError: it is on its way already, nobody valid is to get it, or MAIL_ENABLED is false.
+        MailNotFoundError: there is no mail with this id.
+        MailStateError: it is in progress, it has no valid recipient, or MAIL_ENABLED is false.
     """
     mail = _locked(mail_id)
     _check_resend(mail)
@@ -115,14 +115,14 @@ def resend(mail_id: str) -> str:
     if mail.sent_at:
         mail.message_id = new_message_id(new_id())
     with for_school(mail.school_id):
-        enqueue_many(DELIVER, [_delivery({name: getattr(mail, name) for name in OF_DELIVERY})])
+        enqueue_many(DELIVER, [_delivery({name: getattr(mail, name) for name in DELIVERY_COLUMNS})])
     db.session.flush()
     current_host().record_action("mail.resend", {subject_of(mail): mail.school_id})
     return job_id
 
 
-def may_resend(mail: EmailMessage) -> bool:
-    """Whether `resend` would take this mail."""
+def can_resend(mail: EmailMessage) -> bool:
+    """Return whether `resend` accepts this mail."""
     try:
         _check_resend(mail)
     except MailStateError:
@@ -131,26 +131,26 @@ def may_resend(mail: EmailMessage) -> bool:
 
 
 def new_message_id(unique: str) -> str:
-    """A Message-ID header (RFC 5322, section 3.6.4) whose left side is `unique`."""
+    """Return a Message-ID (RFC 5322, section 3.6.4) whose left side is `unique`."""
     return f"<{unique}@{current_app.config['MAIL_MESSAGE_ID_DOMAIN']}>"
 
 
 def _rows(kind: str, request: MailRequest) -> Iterator[dict[str, Any]]:
     _check_request(request)
-    people = distinct_recipients(request.to) or [check_address(None)]
-    for person in people:
-        key = f"{request.key}/{person.digest}" if len(people) > 1 else request.key
-        yield _row(kind, request, person, _checked_key(key))
+    recipients = distinct_recipients(request.to) or [check_address(None)]
+    for recipient in recipients:
+        key = f"{request.key}/{recipient.digest}" if len(recipients) > 1 else request.key
+        yield _row(kind, request, recipient, _checked_key(key))
 
 
-def _row(kind: str, request: MailRequest, person: Recipient, key: str) -> dict[str, Any]:
-    id, state = new_id(), _first_state(person)
+def _row(kind: str, request: MailRequest, recipient: Recipient, key: str) -> dict[str, Any]:
+    id, state = new_id(), _first_state(recipient)
     return {
         "id": id,
         "unique_key": key,
         "kind": kind,
-        "recipients": [person.address] if person.address else [],
-        "recipient": person.address.lower()[:ADDRESS_CHARACTERS] or None,
+        "recipients": [recipient.address] if recipient.address else [],
+        "recipient": recipient.address.lower()[:ADDRESS_CHARACTERS] or None,
         "context": dict(request.context),
         "subject_type": request.subject.type if request.subject else None,
         "subject_id": request.subject.id if request.subject else None,
@@ -159,14 +159,14 @@ def _row(kind: str, request: MailRequest, person: Recipient, key: str) -> dict[s
         "school_id": school_of(request.subject),
         "job_id": new_id() if state is MailState.QUEUED else None,
         "state": state,
-        "last_error": person.problem,
+        "last_error": recipient.problem,
         "message_id": new_message_id(id),
         "created_at": utc_now(),
     }
 
 
-def _first_state(person: Recipient) -> MailState:
-    if person.problem is not None:
+def _first_state(recipient: Recipient) -> MailState:
+    if recipient.problem is not None:
         return MailState.SKIPPED
     return MailState.QUEUED if current_app.config["MAIL_ENABLED"] else MailState.SUPPRESSED
 
@@ -178,7 +178,7 @@ def _check_request(request: MailRequest) -> None:
     except (TypeError, ValueError, RecursionError) as error:
         problems["context"] = [f"must be JSON, with finite numbers: {error}"]
     if problems:
-        listed = "; ".join(f"{name}: {', '.join(said)}" for name, said in problems.items())
+        listed = "; ".join(f"{name}: {', '.join(texts)}" for name, texts in problems.items())
         raise MailArgumentError(f"mail {request.key!r}: {listed}", problems)
 
 
@@ -205,12 +205,12 @@ def _locked(mail_id: str) -> EmailMessage:
 
 def _check_resend(mail: EmailMessage) -> None:
     if not current_app.config["MAIL_ENABLED"]:
-        raise MailStateError("MAIL_ENABLED is false: no mail is sent")
+        raise MailStateError("MAIL_ENABLED is false: mail is not sent")
     problems = [check_address(address).problem for address in mail.recipients or [None]]
     if all(problems):
         raise MailStateError(f"it cannot be sent: {problems[0]}")
     if mail.job_id and _is_live(mail.job_id):
-        raise MailStateError("it is on its way already: its job has not ended")
+        raise MailStateError("it is in progress: its job has not finished")
 
 
 def _is_live(job_id: str) -> bool:

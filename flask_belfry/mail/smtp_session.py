@@ -1,6 +1,7 @@
-"""One mail's SMTP dialogue, step by step, so that every failure is known by its phase (RFC 5321, section 4.1).
+"""The SMTP commands of one mail (RFC 5321, section 4.1), each separate so that every failure is known by its phase.
 
-smtplib.sendmail does the same in one call, and tells neither whether the mail may have left nor what went wrong when.
+`smtplib.SMTP.sendmail` runs them in one call, and does not report at which one it failed or whether the mail may have
+been sent.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from flask_belfry.mail.errors import (
 )
 
 CLOSING = 421
-# Wrong or missing credentials (RFC 4954, section 6): about us and not about this mail, so they may be mended.
+# Wrong or missing credentials (RFC 4954, section 6): a fault of the settings and not of the mail, hence temporary.
 LOGIN_CODES = frozenset({530, 534, 535, 538})
-# Of the mail only its size is known when the sender is named. 452 may be about that (RFC 1870, section 6.1).
+# Replies to MAIL FROM that do not concern this mail. Not 452: it may concern the size (RFC 1870, section 6.1).
 NO_SESSION_CODES = frozenset({CLOSING, 450, 451, 454})
 _LEADING_PERIOD = re.compile(rb"(?m)^\.")
 
-Answer = tuple[int, bytes]
+Reply = tuple[int, bytes]
 
 
 @dataclass(frozen=True)
@@ -45,59 +46,38 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Receipt:
-    """The server has taken the mail: its last words, and the recipients that it refused before."""
+    """The server accepted the mail: its reply, and the recipients that it refused."""
 
-    answer: str
+    reply: str
     refusals: tuple[Refusal, ...] = ()
 
 
-def begin(host: smtplib.SMTP, sender: str, size_bytes: int) -> None:
-    """Names the sender: the first step, before which nothing of this mail is known to the server.
+def mail_from(host: smtplib.SMTP, sender: str, size_bytes: int) -> None:
+    """Send MAIL FROM: the first step, before which the server knows nothing of this mail.
 
     Raises:
         SessionRefusedError: the server accepts no mail in this session.
-        TemporaryMailError, PermanentMailError: the server refused, or is gone.
+        TemporaryMailError, PermanentMailError: the server refused the sender, or the connection broke.
     """
     options = [f"SIZE={size_bytes}"] if host.has_extn("size") else []
-    answer = _ask("the sender", lambda: host.mail(sender, options))
-    if answer[0] != 250:
-        error = refusal_error("the sender", *answer)
-        raise SessionRefusedError(error.detail, error.code) if error.code in NO_SESSION_CODES else error
+    code, text = _command("the sender", lambda: host.mail(sender, options))
+    if code != 250:
+        error = refusal_error("the sender", code, text)
+        raise SessionRefusedError(error.detail, error.code) if code in NO_SESSION_CODES else error
 
 
-def send_data(host: smtplib.SMTP, recipients: Sequence[str], content: bytes) -> Receipt:
-    """Names the recipients and hands over the mail, after `begin`.
+def rcpt_to(host: smtplib.SMTP, recipients: Sequence[str]) -> tuple[Refusal, ...]:
+    """Send RCPT TO for each recipient, an ASCII address; the server must accept at least one.
 
-    Args:
-        recipients: ASCII addresses; it is enough that the server takes one of them.
-        content: the message with CRLF line ends.
+    Returns:
+        the refused recipients.
 
     Raises:
-        TemporaryMailError, PermanentMailError: it did not leave.
-        UncertainMailError: the answer to the whole mail never came.
+        TemporaryMailError, PermanentMailError: the server refused all recipients, or the connection broke.
     """
-    refusals = _name_recipients(host, recipients)
-    answer = _ask("DATA", lambda: host.docmd("DATA"))
-    if answer[0] != 354:
-        raise refusal_error("DATA", *answer)
-    with _translated("the mail's content"):
-        # One call: its last bytes are the final dot, so a failure in here means that the dot was not handed on.
-        host.send(_with_final_dot(content))
-    return Receipt(_final_answer(host), refusals)
-
-
-def refusal_error(what: str, code: int, text: bytes) -> MailError:
-    """The error for an answer that refuses `what`: a 5xx stays, everything else may pass."""
-    detail = f"the server refused {what}: {code} {_readable(text)}"
-    if 500 <= code < 600 and code not in LOGIN_CODES:
-        return PermanentMailError(detail, code)
-    return TemporaryMailError(detail, code)
-
-
-def _name_recipients(host: smtplib.SMTP, recipients: Sequence[str]) -> tuple[Refusal, ...]:
     refusals: list[Refusal] = []
     for address in recipients:
-        code, text = _ask("a recipient", lambda address=address: host.rcpt(address))
+        code, text = _command("a recipient", lambda address=address: host.rcpt(address))
         if code == CLOSING:
             raise refusal_error("a recipient", code, text)
         if code not in (250, 251):
@@ -107,28 +87,51 @@ def _name_recipients(host: smtplib.SMTP, recipients: Sequence[str]) -> tuple[Ref
     return tuple(refusals)
 
 
+def send_data(host: smtplib.SMTP, content: bytes) -> str:
+    """Send DATA and the message, which has CRLF line ends.
+
+    Returns:
+        the server's reply to the complete mail.
+
+    Raises:
+        TemporaryMailError, PermanentMailError: the mail was not sent.
+        UncertainMailError: the mail was sent completely, and no valid reply arrived.
+    """
+    code, text = _command("DATA", lambda: host.docmd("DATA"))
+    if code != 354:
+        raise refusal_error("DATA", code, text)
+    with _translated("the content"):
+        # The final dot is in the last bytes of this one call: if it fails, the server has not received the dot.
+        host.send(_with_final_dot(content))
+    try:
+        code, text = host.getreply()
+    except (smtplib.SMTPException, OSError) as error:
+        raise UncertainMailError(f"the mail was sent and no reply arrived: {error}") from error
+    if code < 200 or code >= 600:
+        host.close()
+        raise UncertainMailError(f"the mail was sent and the reply was not valid SMTP: {_readable(text)}")
+    if code >= 300:
+        raise refusal_error("the mail", code, text)
+    return f"{code} {_readable(text)}"
+
+
+def refusal_error(what: str, code: int, text: bytes) -> MailError:
+    """Return the error for a reply that refuses `what`: permanent for 5xx codes, else temporary."""
+    detail = f"the server refused {what}: {code} {_readable(text)}"
+    if 500 <= code < 600 and code not in LOGIN_CODES:
+        return PermanentMailError(detail, code)
+    return TemporaryMailError(detail, code)
+
+
 def _all_refused(refusals: Sequence[Refusal]) -> MailError:
-    # While one of them may still be taken another time, the mail is worth another attempt.
+    # If one refusal is temporary, the mail is retried.
     first = min(refusals, key=lambda refusal: refusal.code)
     error = refusal_error("the recipient", first.code, first.text.encode())
     error.detail = f"the server refused {'; '.join(map(str, refusals))}"
     return error
 
 
-def _final_answer(host: smtplib.SMTP) -> str:
-    try:
-        code, text = host.getreply()
-    except (smtplib.SMTPException, OSError) as error:
-        raise UncertainMailError(f"the mail was handed over and no answer came: {error}") from error
-    if code < 200 or code >= 600:
-        host.close()
-        raise UncertainMailError(f"the mail was handed over and the answer was none of SMTP: {_readable(text)}")
-    if code >= 300:
-        raise refusal_error("the mail", code, text)
-    return f"{code} {_readable(text)}"
-
-
-def _ask(what: str, command: Callable[[], Answer]) -> Answer:
+def _command(what: str, command: Callable[[], Reply]) -> Reply:
     with _translated(what):
         return command()
 
@@ -142,11 +145,11 @@ def _translated(what: str) -> Iterator[None]:
 
 
 def _broken(what: str, error: Exception) -> MailError:
-    if isinstance(error, ValueError):  # smtplib refuses line breaks and letters that the server could not read
-        return PermanentMailError(f"{what} cannot be said in SMTP")
+    if isinstance(error, ValueError):  # smtplib refuses line breaks and characters that the server does not support
+        return PermanentMailError(f"{what} cannot be sent over SMTP")
     # smtplib raises SMTPServerDisconnected while it handles the real cause.
     if isinstance(error.__context__, TimeoutError) or isinstance(error, TimeoutError):
-        return ServerTimeoutError(f"the server said nothing after {what}")
+        return ServerTimeoutError(f"the server did not reply in time after {what}")
     return TemporaryMailError(f"the connection broke after {what}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""Connections to the SMTP server: Flask-Mail's, with a timeout, verified certificates, and shared by the threads."""
+"""Connections to the SMTP server: those of Flask-Mail, with timeouts, verified certificates, and a pool per process."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from flask import Flask, current_app
 from flask_mail import email_dispatched
 
 from flask_belfry.core.settings.casts import address_literal, public_domain
-from flask_belfry.mail import smtp_session as dialogue
+from flask_belfry.mail import inbox_store, smtp_session
 from flask_belfry.mail.errors import MailError, ServerTimeoutError, ServerUnreachableError, TemporaryMailError
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.pool import SessionPool
 from flask_belfry.mail.smtp_session import Receipt
 
-# Not now, for this session: 432 and 454 after AUTH (RFC 4954, section 6), 454 after STARTTLS (RFC 3207, section 4).
-BUSY_CODES = frozenset({dialogue.CLOSING, 432, 454})
+# Temporary, for the session: 432 and 454 after AUTH (RFC 4954, section 6), 454 after STARTTLS (RFC 3207, section 4).
+BUSY_CODES = frozenset({smtp_session.CLOSING, 432, 454})
 BUSY_PAUSES_SECONDS = (0.1, 0.3, 0.6)
-# LOGIN asks two questions; who asks without end is not a mail server.
+# AUTH LOGIN needs two; the limit ends an endless exchange.
 MAX_CHALLENGES = 5
-# A farewell is a courtesy: nobody waits long for its answer.
+# The wait for the reply to QUIT, which does not matter.
 QUIT_SECONDS = 1.0
+# The first mail waits for the development inbox to start.
 INBOX_WAIT_SECONDS = 10.0
-INBOX_POLL_SECONDS = 0.05
 
 
 class SmtpSettings(flask_mail._Mail):  # noqa: SLF001 - the class of Flask-Mail's state has no public name
-    """Where and how to connect, read once from an application's settings."""
+    """The settings of the connection to the SMTP server, read once per application."""
 
     def __init__(self, config: dict[str, Any], instance_path: Path) -> None:
         super().__init__(
@@ -58,13 +58,14 @@ class SmtpSettings(flask_mail._Mail):  # noqa: SLF001 - the class of Flask-Mail'
         )
         self.timeout_seconds: float = config["MAIL_TIMEOUT_SECONDS"]
         self.ca_file: Path | None = config["MAIL_CA_FILE"]
-        self.inbox = None if config["APP_ENV"] == "production" else InboxAddress(instance_path / "inbox")
+        self.inbox: Path | None = None if config["APP_ENV"] == "production" else instance_path / "inbox"
+        self.inbox_wait_seconds = INBOX_WAIT_SECONDS
         self._config = config
         self.pool = SessionPool(lambda: Connection(self))
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
-        """The system's authorities, and MAIL_CA_FILE beside them; names and certificates are verified."""
+        """Verifies names and certificates, with the system's authorities and those of MAIL_CA_FILE."""
         context = ssl.create_default_context()
         if self.ca_file is not None:
             context.load_verify_locations(self.ca_file)
@@ -72,10 +73,10 @@ class SmtpSettings(flask_mail._Mail):  # noqa: SLF001 - the class of Flask-Mail'
 
     @cached_property
     def ehlo_name(self) -> str | None:
-        """How this host introduces itself: MAIL_EHLO_NAME, or the first public name that is known; None without one."""
+        """The name for EHLO: MAIL_EHLO_NAME, or the first public name of this host that is known; None without one."""
         if self._config["MAIL_EHLO_NAME"]:
             return self._config["MAIL_EHLO_NAME"]
-        # smtplib would ask DNS for the host's name at every connection.
+        # smtplib would look up the host's name in DNS for every connection.
         names = (
             socket.getfqdn(),
             urlsplit(self._config["PUBLIC_URL"]).hostname or "",
@@ -84,52 +85,32 @@ class SmtpSettings(flask_mail._Mail):  # noqa: SLF001 - the class of Flask-Mail'
         return next((public for name in names if (public := public_domain(name))), None)
 
     def address(self) -> tuple[str, int]:
-        """Host and port of the server, or of the development inbox. Raises ServerUnreachableError."""
+        """Return host and port of the server, or of the development inbox. Raises ServerUnreachableError."""
         if self.server:
             return self.server, int(self.port or 0)
         if self.inbox is None:
-            raise ServerUnreachableError("MAIL_SERVER is not set: there is nowhere to send mail to")
-        return "127.0.0.1", self.inbox.port()
-
-
-class InboxAddress:
-    """Where the development inbox listens: it writes its port into a file while it does."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "port"
-        self.wait_seconds = INBOX_WAIT_SECONDS
-
-    def port(self) -> int:
-        """Its port. The first time it is given a moment to start; raises ServerUnreachableError when it does not."""
-        deadline = time.monotonic() + self.wait_seconds
-        self.wait_seconds = 0.0
-        while (port := self._read()) is None:
-            if time.monotonic() >= deadline:
-                raise ServerUnreachableError("the development inbox is not running: `make run` starts it")
-            time.sleep(INBOX_POLL_SECONDS)
-        return port
-
-    def _read(self) -> int | None:
-        try:
-            return int(self._file.read_text())
-        except (FileNotFoundError, ValueError):  # not there yet, or not written yet
-            return None
+            raise ServerUnreachableError("MAIL_SERVER is not set: mail cannot be sent")
+        wait_seconds, self.inbox_wait_seconds = self.inbox_wait_seconds, 0.0
+        port = inbox_store.read_port(self.inbox, wait_seconds)
+        if port is None:
+            raise ServerUnreachableError("the development inbox is not running: `make run` starts it")
+        return "127.0.0.1", port
 
 
 class _Smtp(smtplib.SMTP):
-    """smtplib's client, which logs in with names and passwords in UTF-8 (RFC 4616, section 2) and not in ASCII only."""
+    """smtplib's client with UTF-8 user names and passwords (RFC 4616, section 2); smtplib supports only ASCII."""
 
     def auth(
         self, mechanism: str, authobject: Callable[..., str], *, initial_response_ok: bool = True
     ) -> tuple[int, bytes]:
-        """Speaks one mechanism to its end."""
+        """Run one mechanism."""
         first = authobject() if initial_response_ok else None
         self._auth_challenge_count = 0 if first is None else 1  # which smtplib's auth_login reads
         code, answer = self.docmd("AUTH", " ".join([mechanism, *([_encoded(first)] if first is not None else [])]))
         while code == 334 and self._auth_challenge_count < MAX_CHALLENGES:
             self._auth_challenge_count += 1
             code, answer = self.docmd(_encoded(authobject(base64.decodebytes(answer))))
-        if 400 <= code < 500:  # no other mechanism would fare better
+        if 400 <= code < 500:  # temporary: another mechanism would fail too
             raise smtplib.SMTPResponseException(code, answer)
         if code not in (235, 503):
             raise smtplib.SMTPAuthenticationError(code, answer)
@@ -138,31 +119,31 @@ class _Smtp(smtplib.SMTP):
     def auth_cram_md5(  # pyright: ignore[reportIncompatibleMethodOverride] - overloads in typeshed
         self, challenge: bytes | None = None
     ) -> str | None:
-        """RFC 2195."""
+        """Return the response to a challenge (RFC 2195)."""
         if challenge is None:
             return None
         return f"{self.user} {hmac.new(self.password.encode(), challenge, 'md5').hexdigest()}"
 
     def greet(self) -> None:
-        """Introduces this host, by HELO where EHLO is not known."""
+        """Send EHLO, or HELO if the server does not support it."""
         code, answer = self.ehlo()
-        if not 200 <= code < 300 and code != dialogue.CLOSING:
+        if not 200 <= code < 300 and code != smtp_session.CLOSING:
             code, answer = self.helo()
         if not 200 <= code < 300:
             raise smtplib.SMTPHeloError(code, answer)
 
 
 class _SmtpOverTls(_Smtp, smtplib.SMTP_SSL):  # pyright: ignore[reportIncompatibleMethodOverride] - overloads there
-    """The same over TLS from the first byte."""
+    """The same, over TLS from the start (port 465)."""
 
 
 class Connection(flask_mail.Connection):
-    """A connection that opens when it is needed and is replaced when it broke or the server ended its session."""
+    """A connection that opens at its first use, and is replaced after it broke or the server closed the session."""
 
     def __init__(self, settings: SmtpSettings) -> None:
         super().__init__(settings)  # pyright: ignore[reportArgumentType]
         self._settings = settings
-        self._carried = 0
+        self._sent_mails = 0
         self._used_at = 0.0
         self._process = os.getpid()
 
@@ -171,23 +152,23 @@ class Connection(flask_mail.Connection):
 
     @property
     def is_open(self) -> bool:
-        """Whether the connection stands, as far as is known."""
-        is_ours = self._process == os.getpid()  # after a fork two processes would speak over one socket
+        """Whether the connection is open, as far as is known."""
+        is_ours = self._process == os.getpid()  # a forked process must not use the parent's socket
         return self.host is not None and self.host.sock is not None and is_ours
 
     @property
     def idle_seconds(self) -> float:
-        """How long ago it carried something."""
+        """The time since it was last used."""
         return time.monotonic() - self._used_at
 
     def open(self, *, is_only_one: bool = True) -> None:
-        """Connects, unless it is open.
+        """Connect, unless the connection is open.
 
         Args:
-            is_only_one: a server that admits no more is asked again after a moment; there are no others to wait for.
+            is_only_one: whether the process has no other session to wait for: a busy server is then tried again.
 
         Raises:
-            ServerUnreachableError: no connection can be used.
+            ServerUnreachableError: the connection failed.
         """
         if self.is_open:
             return
@@ -200,20 +181,20 @@ class Connection(flask_mail.Connection):
                     raise
                 time.sleep(pause_seconds)
             else:
-                self._process, self._carried, self._used_at = os.getpid(), 0, time.monotonic()
+                self._process, self._sent_mails, self._used_at = os.getpid(), 0, time.monotonic()
                 return
 
     def configure_host(self) -> smtplib.SMTP:
-        """Connects, turns to TLS and logs in, as the settings say. Raises ServerUnreachableError."""
+        """Connect, start TLS and log in, according to the settings. Raises ServerUnreachableError."""
         server, port = self._settings.address()
         try:
-            return self._connected(server, port)
+            return self._connect(server, port)
         except (smtplib.SMTPException, OSError, ValueError) as error:
             code = error.smtp_code if isinstance(error, smtplib.SMTPResponseException) else None
             raise ServerUnreachableError(f"cannot use {server}:{port}: {_reason(error)}", code) from error
 
     def send(self, message: flask_mail.Message, envelope_from: str | tuple[str, str] | None = None) -> None:
-        """Sends a message of Flask-Mail's; see `deliver`."""
+        """Send a message of Flask-Mail; raises as `deliver` does."""
         sender = flask_mail.sanitize_address(envelope_from or message.sender)
         recipients = [parseaddr(address)[1] for address in flask_mail.sanitize_addresses(message.send_to)]
         if message.has_bad_headers():
@@ -223,21 +204,21 @@ class Connection(flask_mail.Connection):
         email_dispatched.send(current_app._get_current_object(), message=message)  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
 
     def deliver(self, message: OutgoingMessage) -> Receipt:
-        """Hands one mail to the server, whatever MAIL_ENABLED says.
+        """Send one mail to the server, regardless of MAIL_ENABLED.
 
         Raises:
-            ServerUnreachableError: no session could be had: nothing of the mail but its sender has been said.
-            TemporaryMailError, PermanentMailError: it did not leave.
-            UncertainMailError: it may have left.
+            ServerUnreachableError: no session is available; at most the sender was transmitted.
+            TemporaryMailError, PermanentMailError: the mail was not sent.
+            UncertainMailError: the mail may have been sent.
         """
         recipients = [str(address) for address in message.recipients]
         return self._transmit(message.envelope_sender, recipients, message.as_bytes())
 
     def check(self) -> str:
-        """Connects if needed and asks for a sign of life. Raises ServerUnreachableError.
+        """Connect if needed and send NOOP. Raises ServerUnreachableError.
 
         Returns:
-            the server's address and its answer.
+            the server's host, port and reply.
         """
         self.open()
         assert self.host is not None, "it is open"
@@ -249,7 +230,7 @@ class Connection(flask_mail.Connection):
         return f"{server}:{port}: {code} {text.decode(errors='replace')}"
 
     def close(self) -> None:
-        """Says goodbye and closes; open or not, broken or not."""
+        """Send QUIT and close, in whatever state the connection is."""
         host, self.host = self.host, None
         if host is None:
             return
@@ -262,35 +243,36 @@ class Connection(flask_mail.Connection):
     def _transmit(self, sender: str, recipients: list[str], content: bytes) -> Receipt:
         self.open()
         try:
-            return self._hand_over(sender, recipients, content)
+            return self._run_session(sender, recipients, content)
         except ServerTimeoutError:
             raise
         except TemporaryMailError as error:
-            # A server may end a session at any time, or take no more mails in it (RFC 5321, section 4.5.3.1.10). What
-            # it refuses in a new one is refused for the mail's own sake.
-            if not self._carried and error.code != dialogue.CLOSING:
+            # A server may close a session at any time, or limit its mails (RFC 5321, section 4.5.3.1.10). A refusal in
+            # a new session concerns the mail itself.
+            if not self._sent_mails and error.code != smtp_session.CLOSING:
                 raise
         self.close()
         self.open()
-        return self._hand_over(sender, recipients, content)
+        return self._run_session(sender, recipients, content)
 
-    def _hand_over(self, sender: str, recipients: list[str], content: bytes) -> Receipt:
+    def _run_session(self, sender: str, recipients: list[str], content: bytes) -> Receipt:
         assert self.host is not None, "it is open"
         try:
-            dialogue.begin(self.host, sender, len(content))
-            receipt = dialogue.send_data(self.host, recipients, content)
+            smtp_session.mail_from(self.host, sender, len(content))
+            refusals = smtp_session.rcpt_to(self.host, recipients)
+            receipt = Receipt(smtp_session.send_data(self.host, content), refusals)
         except MailError:
             self._reset()
             raise
         except BaseException:
-            # A timeout of the job strikes anywhere: the next mail must not find half a dialogue.
+            # The time limit of the job can interrupt any command: the next mail needs a new session.
             self._abandon()
             raise
-        self._carried += 1
+        self._sent_mails += 1
         self._used_at = time.monotonic()
         return receipt
 
-    def _connected(self, server: str, port: int) -> smtplib.SMTP:
+    def _connect(self, server: str, port: int) -> smtplib.SMTP:
         settings = self._settings
         options: dict[str, Any] = {"local_hostname": "", "timeout": settings.timeout_seconds}
         if settings.use_ssl:
@@ -315,11 +297,15 @@ class Connection(flask_mail.Connection):
             host.login(settings.username, settings.password)
 
     def _reset(self) -> None:
-        """After a failure: the dialogue is taken back, or the connection given up when that cannot be."""
-        if self.host is None or self.host.sock is None or not _resets(self.host):
-            self._abandon()
-        else:
+        """Reset the session after a failure; close the connection if that fails."""
+        try:
+            is_reset = self.host is not None and self.host.sock is not None and self.host.rset()[0] == 250
+        except (smtplib.SMTPException, OSError):
+            is_reset = False
+        if is_reset:
             self._used_at = time.monotonic()
+        else:
+            self._abandon()
 
     def _abandon(self) -> None:
         host, self.host = self.host, None
@@ -327,21 +313,21 @@ class Connection(flask_mail.Connection):
             host.close()
 
     def __del__(self) -> None:
-        # Its pool was inherited by a fork, or its owner has lost it.
+        # In a forked process, which inherited the pool, or without an owner.
         self._abandon()
 
 
 class Mail(flask_mail.Mail):
-    """Flask-Mail's extension over connections that time out, verify, and say what went wrong."""
+    """Flask-Mail's extension with our connections."""
 
     def init_app(self, app: Flask) -> SmtpSettings:
-        """Reads the settings of `app`; connects to nothing."""
+        """Read the settings of `app`, without connecting."""
         settings = SmtpSettings(app.config, Path(app.instance_path))
         app.extensions["mail"] = settings
         return settings
 
     def connect(self) -> Connection:
-        """A connection of the caller's own, for a `with` block."""
+        """Return a connection for a `with` block of the caller."""
         return Connection(smtp_settings())
 
 
@@ -349,44 +335,36 @@ mail = Mail()
 
 
 def smtp_settings() -> SmtpSettings:
-    """The SMTP settings of the current application."""
+    """Return the SMTP settings of the current application."""
     return current_app.extensions["mail"]
 
 
 def lend_connection(should_stop: Callable[[], bool] = lambda: False) -> AbstractContextManager[Connection]:
-    """An open connection of the current application for a block; see `SessionPool.lend`."""
+    """Lend an open connection of the current application's pool to a block; see `SessionPool.lend`."""
     return smtp_settings().pool.lend(should_stop)
 
 
 def deliver_message(message: OutgoingMessage) -> Receipt:
-    """Hands one mail to the server over the connection that this thread was lent, or one for this mail; raises as
+    """Send one mail over the connection that was lent to this thread, or over one lent for it. Raises as
     `Connection.deliver` does."""
     with lend_connection() as connection:
         return connection.deliver(message)
 
 
 def is_server_working() -> bool:
-    """Whether another thread of this process is sending over a connection."""
+    """Return whether another thread of this process has an open connection in use."""
     return smtp_settings().pool.is_working
 
 
 def close_connections() -> None:
-    """Closes the connections of the current application that are not in use: called when a worker stops."""
+    """Close the idle connections of the current application; called when a worker stops."""
     smtp_settings().pool.close()
-
-
-def _resets(host: smtplib.SMTP) -> bool:
-    try:
-        return host.rset()[0] == 250
-    except (smtplib.SMTPException, OSError):
-        return False
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, smtplib.SMTPResponseException):
         text = error.smtp_error
-        words = text.decode(errors="replace") if isinstance(text, bytes) else text
-        return f"{error.smtp_code} {words}"
+        return f"{error.smtp_code} {text.decode(errors='replace') if isinstance(text, bytes) else text}"
     return str(error) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""The pages of the ledger and the previews."""
+"""The pages of the mail ledger and of the previews."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ STATES = [state.value for state in MailState]
 @pages.get("")
 @authorized("mails.view")
 def list_() -> ResponseReturnValue:
-    """The ledger, newest first, filtered by the query: state, kind, text, cursor."""
+    """List mails, newest first, filtered by the query: state, kind, text, cursor."""
     state, kind, text = (query_text(name) for name in ("state", "kind", "text"))
-    # What the page does not know it does not filter by, as on every page.
-    state = state if state in STATES else None
+    state = state if state in STATES else None  # an unknown state does not filter
     page = queries.find_mails(state=state, kind=kind, text=text, cursor=request.args.get("cursor"))
     return render_template(
         "mail/list.html",
@@ -43,21 +42,21 @@ def list_() -> ResponseReturnValue:
 @pages.get("/<uuid:mail_id>")
 @authorized("mails.view")
 def detail(mail_id: UUID) -> ResponseReturnValue:
-    """One mail."""
+    """Show a mail."""
     return render_template("mail/detail.html", **_detail_context(mail_id))
 
 
 @pages.get("/<uuid:mail_id>/live")
 @authorized("mails.view")
 def live(mail_id: UUID) -> ResponseReturnValue:
-    """The detail's moving part."""
+    """Return the part of the details that is updated live."""
     return render_template("mail/_detail.html", **_detail_context(mail_id))
 
 
 @pages.post("/<uuid:mail_id>/resend")
 @authorized("mails.change")
 def resend(mail_id: UUID) -> ResponseReturnValue:
-    """Sends one mail again."""
+    """Send a mail again."""
     try:
         services.resend(str(mail_id))
     except MailStateError as error:
@@ -72,26 +71,26 @@ def resend(mail_id: UUID) -> ResponseReturnValue:
 @pages.get("/<uuid:mail_id>/html")
 @authorized("mails.view")
 def message_html(mail_id: UUID) -> ResponseReturnValue:
-    """One mail as its recipient would see it now."""
+    """Return the HTML of a mail with the current data."""
     try:
         rendered = previews.render_mail(queries.get_mail(mail_id))
     except MailError as error:
         return text_frame(error.message)
     if rendered is None:
-        return text_frame("The data of this mail was deleted: it can no longer be shown.")
+        return text_frame("The data of this mail was deleted, so it cannot be shown.")
     return html_frame(rendered.html)
 
 
 @pages.get("/previews", endpoint="previews")
 @authorized("mails.view")
 def previews_() -> ResponseReturnValue:
-    """All kinds of mail with sample data; `name` and `part` in the query choose one."""
-    known = previews.list_previews()
+    """List all kinds of mail; `name` and `part` in the query select the preview."""
+    kinds = previews.list_previews()
     name = request.args.get("name")
     return render_template(
         "mail/previews.html",
-        previews=known,
-        selected=next((preview for preview in known if preview.name == name), None),
+        previews=kinds,
+        selected=next((preview for preview in kinds if preview.name == name), None),
         part="text" if request.args.get("part") == "text" else "html",
     )
 
@@ -99,11 +98,11 @@ def previews_() -> ResponseReturnValue:
 @pages.get("/previews/<name>/<any(html, text):part>")
 @authorized("mails.view")
 def preview(name: str, part: str) -> ResponseReturnValue:
-    """One part of a sample."""
+    """Return one part of a preview, for a frame."""
     try:
         rendered = previews.preview(name)
     except UnknownMailError as error:
-        raise NotFoundError("No mail has this name.") from error
+        raise NotFoundError("There is no mail with this name.") from error
     except MailError as error:
         return text_frame(error.message)
     return html_frame(rendered.html) if part == "html" else text_frame(f"{rendered.subject}\n\n{rendered.text}")
@@ -111,4 +110,4 @@ def preview(name: str, part: str) -> ResponseReturnValue:
 
 def _detail_context(mail_id: UUID) -> dict[str, Any]:
     mail = queries.get_mail(mail_id)
-    return {"mail": mail, "may_resend": services.may_resend(mail), "is_live": queries.is_under_way(mail)}
+    return {"mail": mail, "can_resend": services.can_resend(mail), "is_live": queries.is_in_progress(mail)}

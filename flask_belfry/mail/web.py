@@ -1,4 +1,4 @@
-"""The pages of the mail ledger, and the development inbox."""
+"""The pages of the mail ledger and of the development inbox: imported by the web process only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flask_belfry.mail import inbox, views
 
 
 def init_app(app: Flask) -> None:
-    """Add the pages, and the development inbox where there is one."""
+    """Register the pages, and those of the development inbox unless MAIL_SERVER is set or APP_ENV is production."""
     app.register_blueprint(views.pages)
     if app.config["APP_ENV"] != "production" and not app.config["MAIL_SERVER"]:
         app.register_blueprint(inbox.pages)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_belfry.mail.catcher import prune
+from flask_belfry.mail.inbox_store import prune
 
 SERVE = "import sys; from pathlib import Path; from flask_belfry.mail.catcher import serve; serve(Path(sys.argv[1]))"
 

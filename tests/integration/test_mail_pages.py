@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts import Role
 from flask_belfry.mail import EmailMessage, MailRequest, get_mail, send_mails
-from flask_belfry.mail.catcher import write_atomically
+from flask_belfry.mail.inbox_store import write_atomically
 from flask_belfry.outbox import JobRecord, JobState
 from tests.conftest import make_app
 from tests.reservation_factories import log_in, make_user
@@ -140,7 +140,7 @@ def test_the_frame_shows_the_mail_and_lets_nothing_in_it_run(staff: FlaskClient,
 
 def test_staff_sends_a_mail_again_from_its_page(staff: FlaskClient, session: Session, mail_ids: list[str]) -> None:
     refused = staff.post(f"/mails/{mail_ids[0]}/resend", follow_redirects=True)
-    assert "on its way already" in refused.text
+    assert "in progress" in refused.text
     session.execute(sa.update(JobRecord).values(state=JobState.FAILED))
     session.commit()
     first_job = get_mail(mail_ids[0]).job_id
@@ -167,7 +167,7 @@ def test_a_preview_that_is_not_there_is_a_404_that_names_no_command(staff: Flask
     for part in ("html", "text"):
         answer = staff.get(f"/mails/previews/nonsense/{part}")
         assert answer.status_code == 404
-        assert "No mail has this name." in answer.text
+        assert "There is no mail with this name." in answer.text
         assert "flask" not in answer.text.lower()
 
 
@@ -269,9 +269,9 @@ def test_the_resend_command_asks_for_a_new_job(app: Flask, session: Session, mai
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["show", "nonsense"], "there is no such mail"),
-        (["resend", "nonsense"], "there is no such mail"),
-        (["preview", "nonsense"], "no mail is named 'nonsense'"),
+        (["show", "nonsense"], "there is no mail with this id"),
+        (["resend", "nonsense"], "there is no mail with this id"),
+        (["preview", "nonsense"], "there is no mail named 'nonsense'"),
         (["test", "nonsense"], "not a valid address"),
     ],
 )
@@ -296,7 +296,7 @@ class TestTheTestCommand:
         return settings | smtp.settings
 
     def test_tells_what_the_server_said(self, app: Flask, smtp: SmtpServer) -> None:
-        assert run(app, "test", "ada@example.org").stdout == "127.0.0.1 took it: 250 2.0.0 taken\n"
+        assert run(app, "test", "ada@example.org").stdout == "127.0.0.1 accepted it: 250 2.0.0 taken\n"
         assert smtp.received[0].recipients == ("ada@example.org",)
 
     def test_sends_nothing_when_mail_is_switched_off(self, app: Flask, smtp: SmtpServer) -> None:

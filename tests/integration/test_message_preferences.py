@@ -19,7 +19,7 @@ from flask_belfry.mail.previews import preview
 from flask_belfry.mail.registry import kinds, optional_kinds
 from tests.reservation_factories import log_in, make_reservation, make_school, make_user
 
-REASON = "its reader does not want mails of this kind"
+REASON = "the recipient opted out of this kind of mail"
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 

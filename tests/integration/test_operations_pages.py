@@ -147,7 +147,7 @@ def test_staff_are_told_how_many_jobs_of_the_system_they_do_not_see_and_nothing_
     session.add(job_record(school_id=user.school_id))
     session.commit()
     log_in(client, user)
-    note = re.compile(r"([\d,]+) jobs? of the system (?:is|are) visible to administrators only")
+    note = re.compile(r"([\d,]+) system jobs? (?:is|are) visible to administrators only")
     found = {
         query: note.findall(client.get(f"/jobs/{query}").text)
         for query in ("", "live", "?state=failed", "?state=completed", "?name=other", "?text=secret", "?text=none")

@@ -44,7 +44,7 @@ def test_staff_see_each_periodic_job_in_words_with_its_zone_and_times_and_cannot
     clock.move_to("2030-05-06T10:00:00+00:00")
     log_in(client, make_user(Role.STAFF, time_zone="Europe/Berlin"))
     page = client.get(PAGE).text
-    for said in ("night.prune", "Deletes old data", "At 03:17", "(Asia/Tokyo)", "Every 5 minutes", "None on record"):
+    for said in ("night.prune", "Deletes old data", "At 03:17", "(Asia/Tokyo)", "Every 5 minutes", "None recorded"):
         assert said in page
     # 03:17 in Tokyo is 18:17 UTC the day before, and 20:17 in Berlin.
     assert "Mon 6 May 2030, 20:17" in page

@@ -13,11 +13,19 @@ from flask import Flask
 from jinja2 import DictLoader
 
 from app import create_app
-from flask_belfry.mail import MailTemplateError, UnknownMailError, absolute_url, optional_kinds, registry
-from flask_belfry.mail.colors import DARK_RULES, read_colors, resolve_colors
+from flask_belfry.changes.host import Host, set_host
+from flask_belfry.mail import MailTemplateError, UnknownMailError, optional_kinds, registry
 from flask_belfry.mail.previews import list_previews, preview
 from flask_belfry.mail.registry import MailKind, kind_of, kinds, mail_kind
-from flask_belfry.mail.rendering import Rendered, Renderer, render
+from flask_belfry.mail.rendering import (
+    DARK_RULES,
+    Rendered,
+    Renderer,
+    absolute_url,
+    read_colors,
+    render,
+    resolve_colors,
+)
 
 TEXT_LAYOUT = "<!-- content -->\n\n-- \nBecause {{ reason }}.\n{% if is_optional %}\nChoose.\n{% endif %}\n"
 LAYOUT = "<html><head><style>p { color: red; }</style></head><body><!-- content --></body></html>"
@@ -95,7 +103,7 @@ def test_a_mail_without_templates_is_an_error(use_templates: UseTemplates) -> No
 @pytest.mark.parametrize("part", ["html", "text"])
 def test_a_fragment_that_extends_a_layout_is_refused(use_templates: UseTemplates, part: str) -> None:
     use_templates(**{part: '{% extends "email/layout.html" %}'})
-    with pytest.raises(MailTemplateError, match="takes no extends"):
+    with pytest.raises(MailTemplateError, match="must not contain extends"):
         rendered()
 
 
@@ -139,18 +147,18 @@ def test_every_kind_of_mail_can_be_previewed(app: Flask) -> None:
 
 
 def test_an_unknown_kind_is_an_error_of_its_own() -> None:
-    with pytest.raises(UnknownMailError, match="no mail is named 'nonsense'"):
+    with pytest.raises(UnknownMailError, match="there is no mail named 'nonsense'"):
         kind_of("nonsense")
 
 
 def test_a_kind_has_one_owner() -> None:
-    with pytest.raises(ValueError, match=r"registered by flask_belfry\.mail\.emails already"):
+    with pytest.raises(ValueError, match=r"already registered by flask_belfry\.mail\.emails"):
         mail_kind("test-message", sample=dict, reason=None)(lambda entries: {})
 
 
 @pytest.mark.parametrize("name", ["", "Two Words", "../etc", "a_b", "-a"])
 def test_the_name_of_a_kind_is_plain(name: str) -> None:
-    with pytest.raises(ValueError, match="lower case letters"):
+    with pytest.raises(ValueError, match="lower-case letters"):
         mail_kind(name, sample=dict, reason=None)
 
 
@@ -212,7 +220,31 @@ def test_colours_are_those_of_the_desk_in_the_light_and_in_the_dark(app: Flask) 
 
 def test_a_colour_that_the_desk_does_not_define_is_refused(use_templates: UseTemplates) -> None:
     use_templates(layout=LAYOUT.replace("red", "var(--mauve)"))
-    with pytest.raises(MailTemplateError, match="the colour --mauve is not defined"):
+    with pytest.raises(MailTemplateError, match="the style sheet defines no colour --mauve"):
+        rendered()
+
+
+def test_an_application_without_templates_and_style_sheet_has_the_kinds_and_the_layout_of_the_package(
+    app: Flask,
+) -> None:
+    set_host(app, Host())
+    app.jinja_env.loader = DictLoader({})
+    app.extensions["mail_renderer"] = Renderer(app)
+    for kind in ("notice", "test-message"):
+        mail = preview(kind)
+        assert "\n-- \nYou are receiving this email because " in mail.text
+        assert mail.text.endswith("Sent to ada@example.org by Belfry, https://desk.example.org/belfry")
+        assert '<h1 style="margin: 0 0 16px;' in mail.html
+        assert "var(" not in mail.html
+        assert kind_of(kind).reason in mail.html
+    with pytest.raises(MailTemplateError, match=r"the mail welcome has no template email/welcome/subject\.txt"):
+        preview("welcome")
+
+
+def test_a_colour_without_a_style_sheet_is_an_error(app: Flask, use_templates: UseTemplates) -> None:
+    set_host(app, Host())
+    use_templates(layout=LAYOUT.replace("red", "var(--ink)"))
+    with pytest.raises(MailTemplateError, match="the style sheet defines no colour --ink"):
         rendered()
 
 

@@ -1,7 +1,7 @@
-"""Sending a mail from the process that asked for it, for when the broker is away and somebody waits for the mail.
+"""Sending a mail from the process that enqueued it, for mails that a user waits for while the broker is unavailable.
 
-It is the mail's own job that is run, claimed and ended as a worker does it: so the relay, a worker and this process
-cannot send it twice, and what fails here is tried again by them.
+It runs the mail's own job, claimed and finalized as a worker does: the relay, a worker and this process cannot send it
+twice, and workers retry what fails here.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# A mail server that hangs as well must not fill the process with threads that wait for it.
+# Limits the threads that wait when the mail server is unavailable too.
 _slots = threading.BoundedSemaphore(8)
 
 
-@use_scope(ALL_TENANTS)  # whoever asked for the mail may be nobody yet
-def send_directly(mail_id: str, within_seconds: float) -> bool:
-    """Sends a mail now, past the broker. Call it after the commit; it ends the session's transaction.
+@use_scope(ALL_TENANTS)  # the user may not be logged in yet
+def send_inline(mail_id: str, within_seconds: float) -> bool:
+    """Send a mail now, without the broker. Call it after the commit; it ends the session's transaction.
 
     Args:
-        mail_id: the mail, as `send_mail` has it.
-        within_seconds: how long the caller waits for it. What takes longer goes on by itself.
+        mail_id: the ledger id from `send_mail`.
+        within_seconds: how long to wait. Sending continues after that.
 
     Returns:
-        whether the server has taken it for sure.
+        whether the server accepted the mail within that time.
     """
     job_id = _read(EmailMessage.job_id, mail_id)
     if job_id is None or not _slots.acquire(blocking=False):
         return False
     app = current_app._get_current_object()  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
-    thread = threading.Thread(target=_send, args=(app, job_id), name="direct-mail", daemon=True)
+    thread = threading.Thread(target=_send, args=(app, job_id), name="inline-mail", daemon=True)
     thread.start()
     thread.join(within_seconds)
     return _read(EmailMessage.state, mail_id) is MailState.SENT
@@ -52,13 +52,13 @@ def _send(app: Flask, job_id: str) -> None:
     try:
         publisher(app).run_directly(job_id)
     except Exception:
-        log.exception("mail.direct_failed", job_id=job_id)  # the relay or the rescue takes it from here
+        log.exception("mail.inline_failed", job_id=job_id)  # the relay or the rescuer enqueues it again
     finally:
         _slots.release()
 
 
 def _read(column: InstrumentedAttribute[T], mail_id: str) -> T | None:
     value = db.session.scalar(sa.select(column).where(EmailMessage.id == mail_id))
-    # The request waits for the thread above between these reads: not with a transaction open.
+    # The request waits for the thread between the two reads, and must not keep a transaction open.
     db.session.rollback()
     return value

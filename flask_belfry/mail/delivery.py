@@ -185,7 +185,7 @@ class Delivery:
     def _render(self, mail: _Mail, contexts: Mapping[str, Context | BaseException | None]) -> bool:
         context = contexts.get(mail.entry.id)
         if context is None:
-            self._later(self._end, mail, MailState.SKIPPED, "its subject was deleted")
+            self._later(self._end, mail, MailState.SKIPPED, "its subject no longer exists")
             return False
         try:
             mail.message = message_for(mail.entry, _checked(context, mail.entry.kind))

@@ -38,7 +38,7 @@ class MailState(StrEnum):
     CANCELLED = "cancelled"  # its job was cancelled before it was sent
     UNCERTAIN = "uncertain"  # may have been sent: sent again, or held for an operator (MAIL_UNCERTAIN)
     SUPPRESSED = "suppressed"  # MAIL_ENABLED was false
-    SKIPPED = "skipped"  # no valid recipient, opted out, beyond a cap, or its subject was deleted
+    SKIPPED = "skipped"  # no valid recipient, opted out, beyond a cap, or its subject no longer exists
 
 
 # States that a job will change.

@@ -326,7 +326,7 @@ def test_a_mail_whose_subject_is_gone_is_skipped(
     gone, here = ask(session, "gone", "here")
     work(app, session)
     assert (state_of(gone), state_of(here)) == (MailState.SKIPPED, MailState.SENT)
-    assert get_mail(gone).last_error == "its subject was deleted"
+    assert get_mail(gone).last_error == "its subject no longer exists"
     assert job_of(session, gone).state is JobState.COMPLETED
 
 

@@ -110,7 +110,7 @@ def test_a_mail_of_a_school_shows_no_data_of_another(session, run, ours, theirs)
     other = send(theirs.school_id, Subject("reservation", "0"))  # so that the chunk is of several schools
     run(forged.job_id, other.job_id)
     session.refresh(forged)
-    assert (forged.state, forged.last_error) == ("skipped", "its subject was deleted")
+    assert (forged.state, forged.last_error) == ("skipped", "its subject no longer exists")
 
 
 def test_deletions_in_bulk_are_recorded_for_the_scopes_rows_only(session, ours, theirs):

@@ -1,4 +1,4 @@
-"""What stands in the mail ledger, and what its mails say."""
+"""The rows of the mail ledger, and the contents of its mails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real SMTP server for tests, on a real socket, that fails at the step it is told to and records what it got."""
+"""A real SMTP server for tests, on a real socket, that fails at the given steps and records what it received."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class _Server(socketserver.ThreadingTCPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is gone is no error of the server's."""
+        """A client that disconnects is not an error of the server."""
 
     def cut_all(self) -> None:
         for request in list(self._open):
@@ -338,7 +338,7 @@ class _Conversation(socketserver.BaseRequestHandler):
         self._say("500 unknown command")
 
     def _step(self, step: str, answer: str) -> bool:
-        """Answers, or does what a fault wants; tells whether one struck."""
+        """Reply, or apply a fault; return whether one was applied."""
         fault = self._strike(step, self.recipients)
         self._say(fault or answer)
         return fault is not None

@@ -1,4 +1,4 @@
-"""The mail catcher, over real SMTP in a process of its own."""
+"""The SMTP server of the development inbox, in a separate process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def inbox(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
     process.wait()
 
 
-def test_a_mail_is_kept_as_it_came_with_its_envelope_on_top(
+def test_a_mail_is_stored_unchanged_below_its_envelope(
     inbox: tuple[Path, subprocess.Popen[bytes]],
 ) -> None:
     folder, _ = inbox
@@ -46,7 +46,7 @@ def test_a_mail_is_kept_as_it_came_with_its_envelope_on_top(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_signal_ends_it_cleanly_and_takes_the_port_file_away(
+def test_a_stop_signal_ends_it_cleanly_and_removes_the_port_file(
     inbox: tuple[Path, subprocess.Popen[bytes]], number: signal.Signals
 ) -> None:
     folder, process = inbox

@@ -144,11 +144,11 @@ def test_each_person_gets_a_mail_of_their_own(app: Flask, session: Session, smtp
 
 def test_who_has_no_valid_address_is_skipped_with_the_reason(app: Flask, session: Session, smtp: SmtpServer) -> None:
     requests = [MailRequest([to], f"test/{to}", CONTEXT) for to in ("nonsense", None)]
-    nonsense, nobody, empty = send_mails(KIND, [*requests, MailRequest([], "test/empty", CONTEXT)])
+    nonsense, missing, empty = send_mails(KIND, [*requests, MailRequest([], "test/empty", CONTEXT)])
     session.commit()
-    assert {state_of(id) for id in (nonsense, nobody, empty)} == {MailState.SKIPPED}
+    assert {state_of(id) for id in (nonsense, missing, empty)} == {MailState.SKIPPED}
     assert "not a valid address" in (get_mail(nonsense).last_error or "")
-    assert get_mail(nobody).last_error == get_mail(empty).last_error == "no address"
+    assert get_mail(missing).last_error == get_mail(empty).last_error == "no address"
     assert jobs(session) == 0
 
 
@@ -232,7 +232,7 @@ def test_a_permanent_refusal_at_any_step_fails_the_mail_at_once(
     smtp.fail(step, "550 5.1.1 no", times=1)
     ids = ask(session, "ada", "bob")
     work(app, session)
-    # Whose turn comes first is not said.
+    # The order of the recipients is not defined.
     refused, taken = sorted(ids, key=lambda id: state_of(id) is not MailState.FAILED)
     assert state_of(refused) is MailState.FAILED
     assert job_of(session, refused).state is JobState.FAILED
@@ -243,13 +243,13 @@ def test_a_permanent_refusal_at_any_step_fails_the_mail_at_once(
 
 @pytest.mark.parametrize("step", ["connect", "ehlo", "mail", "rcpt", "data", "content"])
 @pytest.mark.parametrize("fault", [CUT, HANG])
-def test_a_connection_that_breaks_or_falls_silent_before_the_end_defers_the_mail(
+def test_a_connection_that_breaks_or_times_out_before_the_end_defers_the_mail(
     app: Flask, session: Session, smtp: SmtpServer, step: str, fault: str
 ) -> None:
     smtp.fail(step, fault, times=1)
     (mail_id,) = ask(session, "ada")
     work(app, session)
-    if step == "content":  # all of it was handed over, so nobody but the server knows
+    if step == "content":  # the mail was sent completely, so only the server knows
         assert state_of(mail_id) is MailState.UNCERTAIN
     else:
         assert state_of(mail_id) is MailState.DEFERRED
@@ -279,7 +279,7 @@ def test_one_refused_recipient_does_not_touch_the_others(app: Flask, session: Se
     assert smtp.connections == 1
 
 
-def test_the_ledger_tells_the_refused_address_and_the_job_does_not(
+def test_the_ledger_has_the_refused_address_and_the_job_does_not(
     app: Flask, session: Session, smtp: SmtpServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     smtp.fail("rcpt", "550 5.1.1 <bob@example.org>: unknown")
@@ -340,7 +340,7 @@ def test_a_kind_that_the_code_no_longer_knows_fails_its_mails(
     assert "there is no mail named 'test-message'" in (get_mail(mail_id).last_error or "")
 
 
-def test_a_silent_server_does_not_hold_up_a_whole_chunk(app: Flask, session: Session, smtp: SmtpServer) -> None:
+def test_server_timeouts_do_not_delay_a_whole_chunk(app: Flask, session: Session, smtp: SmtpServer) -> None:
     smtp.fail("data", HANG)
     ids = ask(session, *(f"p{number}" for number in range(20)))
     work(app, session)
@@ -676,7 +676,7 @@ def test_a_mail_on_its_way_is_not_sent_again(app: Flask, session: Session) -> No
         resend(mail_id)
 
 
-def test_a_mail_to_nobody_is_not_sent_again(app: Flask, session: Session) -> None:
+def test_a_mail_without_a_recipient_is_not_sent_again(app: Flask, session: Session) -> None:
     mail_id = send_mail(KIND, "nonsense", "test/1", context=CONTEXT)
     assert mail_id is not None
     with pytest.raises(MailStateError, match="not a valid address"):
@@ -754,7 +754,7 @@ def test_a_job_that_is_no_longer_the_mails_own_writes_nothing_to_its_row(app, se
     assert state_of(mail_id) is MailState.QUEUED
 
 
-def test_a_process_that_is_about_to_end_gives_back_what_it_has_not_handed_over(app, session, smtp):
+def test_a_process_that_stops_releases_the_mails_that_it_has_not_sent(app, session, smtp):
     ids = ask(session, "ada", "bob", "cyd")
     jobs = list(session.scalars(sa.select(JobRecord.id)))
     session.rollback()

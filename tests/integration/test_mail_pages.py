@@ -267,7 +267,7 @@ def test_the_resend_command_asks_for_a_new_job(app: Flask, session: Session, mai
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["show", "nonsense"], "there is no mail with this id"),
         (["resend", "nonsense"], "there is no mail with this id"),
@@ -275,10 +275,10 @@ def test_the_resend_command_asks_for_a_new_job(app: Flask, session: Session, mai
         (["test", "nonsense"], "not a valid address"),
     ],
 )
-def test_an_error_of_a_command_is_one_line(app: Flask, arguments: list[str], said: str) -> None:
+def test_an_error_of_a_command_is_one_line(app: Flask, arguments: list[str], message: str) -> None:
     result = run(app, *arguments)
     assert result.exit_code == 1
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
 
@@ -295,7 +295,7 @@ class TestTheTestCommand:
     def settings(self, settings: dict[str, Any], smtp: SmtpServer) -> dict[str, Any]:
         return settings | smtp.settings
 
-    def test_tells_what_the_server_said(self, app: Flask, smtp: SmtpServer) -> None:
+    def test_prints_the_reply_of_the_server(self, app: Flask, smtp: SmtpServer) -> None:
         assert run(app, "test", "ada@example.org").stdout == "127.0.0.1 accepted it: 250 2.0.0 taken\n"
         assert smtp.received[0].recipients == ("ada@example.org",)
 
@@ -304,7 +304,7 @@ class TestTheTestCommand:
         assert "MAIL_ENABLED is false" in run(app, "test", "ada@example.org").stderr
         assert smtp.received == []
 
-    def test_tells_why_the_server_refused(self, app: Flask, smtp: SmtpServer) -> None:
+    def test_prints_why_the_server_refused(self, app: Flask, smtp: SmtpServer) -> None:
         smtp.fail("rcpt", "550 5.1.1 <ada@example.org>: unknown")
         result = run(app, "test", "ada@example.org")
         assert result.exit_code == 1

@@ -92,7 +92,7 @@ def test_tls_from_the_first_byte_delivers(make_app: MakeApp, start: Callable[...
 
 
 @pytest.mark.parametrize(("options", "setting"), [("offers_tls", "MAIL_USE_TLS"), ("speaks_tls", "MAIL_USE_SSL")])
-def test_a_certificate_that_nobody_vouches_for_is_refused(
+def test_a_certificate_without_a_trusted_authority_is_refused(
     make_app: MakeApp, start: Callable[..., SmtpServer], options: str, setting: str
 ) -> None:
     server = start(**{options: True})
@@ -354,7 +354,7 @@ def test_without_a_server_mails_go_to_the_development_inbox(
     assert len(server.received) == 1
 
 
-def test_an_inbox_that_is_not_running_is_told_and_waited_for_only_once(
+def test_an_inbox_that_is_not_running_is_reported_and_waited_for_only_once(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport_module, "INBOX_WAIT_SECONDS", 0.1)

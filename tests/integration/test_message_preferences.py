@@ -1,4 +1,4 @@
-"""Mails that their readers do not want: skipped when they would be delivered, with the reason on record."""
+"""Opt-outs: mails that recipients opted out of are skipped at delivery, with the reason recorded."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_only_what_is_wanted_is_sent(app, work, smtp):
 
 
 @on_sqlite
-def test_a_change_of_a_reservation_is_told_to_who_wants_to_know(app, session, work, smtp):
+def test_a_change_of_a_reservation_is_mailed_unless_the_recipient_opted_out(app, session, work, smtp):
     rows = [make_reservation(), make_reservation()]
     refuse(rows[0].customer, "reservation-status")
     address = rows[1].customer.email
@@ -122,7 +122,7 @@ def test_an_address_counts_however_it_is_written(app, work, smtp):
 
 
 @on_sqlite
-def test_the_footer_links_to_where_its_reader_switches_the_kind_off(app, client):
+def test_the_footer_links_to_the_page_of_opt_outs(app, client):
     link = re.search(rf"{app.config['PUBLIC_URL']}(/\S+)#(\S+)", preview("notice").text)
     page = log_in(client, make_user()).get(link[1]).text
     assert f'id="{link[2]}"' in page
@@ -130,7 +130,7 @@ def test_the_footer_links_to_where_its_reader_switches_the_kind_off(app, client)
 
 
 @on_sqlite
-def test_readers_are_asked_once_for_a_kind_and_not_at_all_for_others(app, work, smtp, statements):
+def test_opt_outs_are_looked_up_once_for_an_optional_kind_and_never_for_others(app, work, smtp, statements):
     users = [make_user() for _ in range(5)]
     notify(*[user.email for user in users])
     request_password_reset(users[0].email)

@@ -20,12 +20,12 @@ CREATED = datetime(2030, 5, 6, 10, tzinfo=UTC)
 
 
 def minute(number: int) -> datetime:
-    """So many minutes after the job was made."""
+    """The time so many minutes after the job was created."""
     return CREATED + timedelta(minutes=number)
 
 
 def job_record(state: JobState = JobState.PENDING, **values: Any) -> JobRecord:
-    """A record that nothing will run."""
+    """A record that no worker runs."""
     defaults = {"name": "a.job", "queue": "default", "args": {}, "timeout_seconds": 60, "created_at": CREATED}
     return JobRecord(**{**defaults, "state": state, **values})
 
@@ -37,7 +37,7 @@ def staff(client: FlaskClient) -> FlaskClient:
 
 
 @pytest.mark.parametrize("query", ["text=%00", "name=%00", "queue=%00", "state=%00", "state=zzz", "text=%1B%00"])
-def test_a_filter_that_is_none_is_ignored(staff: FlaskClient, session: Session, query: str) -> None:
+def test_an_invalid_filter_is_ignored(staff: FlaskClient, session: Session, query: str) -> None:
     job = job_record()
     session.add(job)
     session.commit()
@@ -137,7 +137,7 @@ def test_a_subject_with_a_name_has_no_number_sign(staff: FlaskClient, session: S
     assert "reservation #7" in page
 
 
-def test_staff_are_told_how_many_jobs_of_the_system_they_do_not_see_and_nothing_of_other_schools(
+def test_staff_see_the_number_of_hidden_system_jobs_and_nothing_of_other_schools(
     client: FlaskClient, session: Session
 ) -> None:
     other = make_school()

@@ -18,7 +18,7 @@ from tests.reservation_factories import log_in, make_user
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 PAGE = "/schedule"
-# What it runs has one sentence of its own, and the line is read in another zone than the reader's.
+# Its job has a docstring, and its time zone differs from the user's.
 ENTRY = ScheduleEntry("night.prune", job="maintenance.prune", cron="17 3 * * *", zone="Asia/Tokyo")
 
 
@@ -44,8 +44,8 @@ def test_staff_see_each_periodic_job_in_words_with_its_zone_and_times_and_cannot
     clock.move_to("2030-05-06T10:00:00+00:00")
     log_in(client, make_user(Role.STAFF, time_zone="Europe/Berlin"))
     page = client.get(PAGE).text
-    for said in ("night.prune", "Deletes old data", "At 03:17", "(Asia/Tokyo)", "Every 5 minutes", "None recorded"):
-        assert said in page
+    for text in ("night.prune", "Deletes old data", "At 03:17", "(Asia/Tokyo)", "Every 5 minutes", "None recorded"):
+        assert text in page
     # 03:17 in Tokyo is 18:17 UTC the day before, and 20:17 in Berlin.
     assert "Mon 6 May 2030, 20:17" in page
     assert re.findall(r"/schedule/[^\"]+", page) == []

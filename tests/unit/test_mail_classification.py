@@ -34,15 +34,15 @@ def test_an_answer_is_temporary_or_permanent(code: int, expected: type[MailError
 
 
 @pytest.mark.parametrize(
-    ("said", "safe"),
+    ("text", "safe"),
     [
         ("550 5.1.1 <bob@example.org>: unknown", "550 5.1.1 <…@…>: unknown"),
         ("no such user bob.o'hara+x@mail.example.org here", "no such user …@… here"),
         ("nothing to hide", "nothing to hide"),
     ],
 )
-def test_addresses_are_hidden_from_messages(said: str, safe: str) -> None:
-    assert without_addresses(said) == safe
-    error = MailError(said)
+def test_addresses_are_masked_in_messages(text: str, safe: str) -> None:
+    assert without_addresses(text) == safe
+    error = MailError(text)
     assert error.message == safe
-    assert error.detail == said
+    assert error.detail == text

@@ -75,7 +75,7 @@ def test_headers_are_read_as_they_were_written(text: str) -> None:
     assert not any(line.isspace() for line in lines)
     mail = message_from_bytes(content, policy=policy.default)  # type: ignore[arg-type]
     assert (mail["Subject"], mail["X-Note"]) == (text, text)
-    # The library's own reader puts spaces between the encoded words of a name, against RFC 2047, section 6.2.
+    # The library's own parser puts spaces between the encoded words of a name, against RFC 2047, section 6.2.
     raw = message_from_bytes(content, policy=policy.compat32)["From"].replace("\r\n", "")
     name, address = parseaddr(raw)
     assert (str(make_header(decode_header(name))), address) == (text, "no-reply@belfry.example")
@@ -119,6 +119,6 @@ def test_a_recipient_with_a_line_break_is_refused() -> None:
         message(recipients=["ada@example.org\r\nBcc: eve@example.org"]).as_bytes()
 
 
-def test_text_that_is_no_unicode_is_refused() -> None:
+def test_text_that_is_not_valid_unicode_is_refused() -> None:
     with pytest.raises(PermanentMailError, match="Unicode"):
         message(text="\ud800").as_bytes()

@@ -34,7 +34,7 @@ def test_a_valid_address_is_brought_into_the_form_of_smtp(app: Flask, given: str
 @pytest.mark.parametrize(
     "given", [None, "", "  ", "ada", "ada@", "@example.org", "a b@example.org", "ada@x.org\nBcc: eve@x.org", "ü@x.org"]
 )
-def test_what_is_no_address_is_told_with_its_reason(app: Flask, given: str | None) -> None:
+def test_an_invalid_address_has_a_problem(app: Flask, given: str | None) -> None:
     assert check_address(given).problem
 
 

@@ -1,4 +1,4 @@
-"""Three templates and a context become a mail."""
+"""Rendering: three templates and a context become a mail."""
 
 from __future__ import annotations
 
@@ -172,18 +172,18 @@ def footers(name: str) -> tuple[str, str]:
     return " ".join(mail.text.partition("\n\n-- \n")[2].split()), unescape(" ".join(html.split()))
 
 
-def test_every_footer_says_why_its_reader_gets_the_mail_and_no_two_kinds_say_the_same(app: Flask) -> None:
-    said = {}
+def test_every_footer_has_its_own_reason_for_the_mail(app: Flask) -> None:
+    reasons = {}
     for kind in kinds():
         reason = kind.reason or kind.sample()["reason"]
         for footer in footers(kind.name):
             assert footer.startswith(f"You are receiving this email because {reason}."), kind.name
             assert "Sent to " in footer
-        said[kind.name] = reason
-    assert len(set(said.values())) == len(said)
+        reasons[kind.name] = reason
+    assert len(set(reasons.values())) == len(reasons)
 
 
-def test_only_a_kind_that_its_reader_may_switch_off_links_to_the_choice(app: Flask) -> None:
+def test_only_an_optional_kind_links_to_the_opt_out(app: Flask) -> None:
     choice = "https://desk.example.org/belfry/account#messages"
     linked = {kind.name for kind in kinds() if choice in preview(kind.name).text}
     assert linked == optional_kinds().keys()
@@ -259,7 +259,7 @@ def test_a_colour_is_dark_only_in_the_rules_for_the_dark() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "setting", "value", "said"),
+    ("kind", "setting", "value", "text"),
     [
         ("confirmation", "CONFIRMATION_CODE_MINUTES", 90, "expire 90 minutes after"),
         ("confirmation", "CONFIRMATION_CODE_MINUTES", 60, "expire 1 hour after"),
@@ -267,11 +267,13 @@ def test_a_colour_is_dark_only_in_the_rules_for_the_dark() -> None:
         ("login-new-address", "LOGIN_ADDRESS_DAYS", 3, "expire 3 days after"),
     ],
 )
-def test_a_preview_says_how_long_codes_really_work(app: Flask, kind: str, setting: str, value: int, said: str) -> None:
+def test_a_preview_has_the_lifetime_of_codes_from_the_settings(
+    app: Flask, kind: str, setting: str, value: int, text: str
+) -> None:
     app.config[setting] = value
     mail = preview(kind)
     for part in (mail.text, mail.html):
-        assert said in " ".join(part.split())
+        assert text in " ".join(part.split())
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,6 @@ def test_a_scheduler_whose_passes_fail_does_not_count_as_one_that_runs(app, sess
     assert "permission" in session.scalar(sa.select(Deployment.scheduler_error))
     session.rollback()
     found = findings(app)
-    assert found["scheduler"] == (False, "does not finish its passes while the broker is not well")
+    assert found["scheduler"] == (False, "does not finish its passes: the broker is unavailable")
     assert "permission" in found["broker"][1]
     assert parts(app)["scheduler"] == "unavailable"

@@ -344,17 +344,17 @@ def test_every_job_of_the_project_has_a_name_of_its_module_and_says_what_it_does
 
 
 OWN_MAILS = [kind for kind in registry.kinds() if kind.contexts.__module__.startswith(("app.", "flask_belfry."))]
+MAIL_TEMPLATES = (ROOT / "app" / "templates" / "email", ROOT / "flask_belfry" / "mail" / "templates" / "email")
+MAIL_FOLDERS = {path.name: path for folder in MAIL_TEMPLATES for path in folder.iterdir() if path.is_dir()}
 
 
 def test_every_folder_of_mail_templates_belongs_to_a_mail() -> None:
-    folders = {path.name for path in (ROOT / "app" / "templates" / "email").iterdir() if path.is_dir()}
-    assert folders == {kind.name for kind in OWN_MAILS}
+    assert set(MAIL_FOLDERS) == {kind.name for kind in OWN_MAILS}
 
 
 @pytest.mark.parametrize("name", [kind.name for kind in OWN_MAILS])
 def test_every_mail_has_its_three_templates_and_a_sample_that_renders(name: str, tmp_path: Path) -> None:
-    folder = ROOT / "app" / "templates" / "email" / name
-    assert sorted(path.name for path in folder.iterdir()) == ["body.html", "body.txt", "subject.txt"]
+    assert sorted(path.name for path in MAIL_FOLDERS[name].iterdir()) == ["body.html", "body.txt", "subject.txt"]
     environ = {"APP_ENV": "testing", "DATABASE_URL": "sqlite:///unused.sqlite3", "REDIS_URL": "redis://127.0.0.1:1"}
     with make_app(environ, tmp_path).app_context():
         mail = preview(name)

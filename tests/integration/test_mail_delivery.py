@@ -478,7 +478,7 @@ def test_a_failed_attempt_is_logged_without_the_mailbox(app, session, smtp):
         "domain": "example.org",
         "state": "failed",
         "error": "PermanentMailError",
-        "answer": "the server refused the recipient: 550 5.1.1 <…@…>: … is unknown, adam is known",
+        "reply": "the server refused the recipient: 550 5.1.1 <…@…>: … is unknown, adam is known",
     }
 
 
@@ -487,7 +487,7 @@ def test_what_a_template_fails_over_is_not_logged(app, session, smtp):
     with structlog.testing.capture_logs() as lines:
         work(app, session)
     (line,) = [line for line in lines if line["event"] == "mail.attempt_failed"]
-    assert (line["error"], "answer" in line) == ("MailTemplateError", False)
+    assert (line["error"], "reply" in line) == ("MailTemplateError", False)
 
 
 # ── Once ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -237,7 +237,7 @@ def me() -> Mapping[str, Any]:
 def change_me(changes: dict[str, Any]) -> Mapping[str, Any]:
     """Change one's name, time zone and which messages one wants: all of it or nothing"""
     user = acting_user()
-    check_stale(ProfileSchema(), lambda: profiles.profile_of(profiles.hold(user)))
+    check_stale(ProfileSchema, lambda: profiles.profile_of(profiles.hold(user)))
     profiles.update(user, changes)
     changed = profiles.profile_of(user)
     db.session.commit()

@@ -278,6 +278,8 @@ def init_app(app: Flask) -> None:
         mf_recovery_codes_util_cls=HashedRecoveryCodes,
         render_template=_render,
     )
+    # Flask-Principal would load the user of every request, static files included, for rules that no view uses.
+    app.before_request_funcs[None].remove(security.principal._on_before_request)
     security.want_json(lambda _: False)
     security.unauthn_handler(lambda *_, **__: ask_to_log_in())
     _recognise_sessions(security.login_manager)

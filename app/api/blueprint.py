@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import marshmallow as ma
 from flask import current_app, g, request
 from flask_smorest import Blueprint
 
@@ -58,6 +60,10 @@ class ApiBlueprint(Blueprint):
         )
         view.__dict__["_apidoc"] = {**view.__dict__.get("_apidoc", {}), "endpoint": told}
         super().add_url_rule(rule, endpoint, view, provide_automatic_options, **options)
+
+    def arguments(self, schema: type[ma.Schema], **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare the schema of the arguments. webargs would instantiate a class again for each request."""
+        return super().arguments(schema(), **options)
 
     def _guard(self) -> None:
         # That somebody bears a token is seen to before, as on pages.

@@ -88,5 +88,5 @@ def list_resources(query: dict[str, Any]) -> Mapping[str, Any]:
 def _lock(reservation_id: int) -> Reservation:
     """Load the row of a write with its lock, and check `If-Match` on it."""
     reservation = queries.get(acting_user(), reservation_id, for_update=True)
-    check_stale(ReservationSchema(), lambda: reservation)
+    check_stale(ReservationSchema, lambda: reservation)
     return reservation

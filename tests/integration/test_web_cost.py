@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from datetime import timedelta, timezone
 
+import marshmallow as ma
 import pytest
 import sqlalchemy as sa
 from redis.connection import AbstractConnection
@@ -207,3 +208,24 @@ def test_the_answer_that_is_built_without_asking_again_is_what_the_database_has(
         assert patch(id) == answered
     assert (answered["status"], answered["note"]) == ("confirmed", "new")
     assert answered["start_time"] == tomorrow(18).isoformat()
+
+
+def test_a_request_instantiates_no_schema(client, monkeypatch):
+    row, headers = make_reservation(), bearer(make_user(Role.STAFF))
+    url = f"/api/v1/reservations/{row.id}"
+    headers["If-Match"] = client.get(url, headers=headers).headers["ETag"]
+    assert client.patch(url, json={}, headers=headers).status_code == 200  # the first one of this process
+    instantiate, instantiated = ma.Schema.__init__, []
+    monkeypatch.setattr(
+        ma.Schema, "__init__", lambda self, **options: (instantiated.append(self), instantiate(self, **options))[1]
+    )
+    assert client.patch(url, json={"note": "new"}, headers=headers).status_code == 200
+    assert instantiated == []
+
+
+def test_a_static_file_costs_no_query_whoever_is_logged_in(client, statements):
+    log_in(client, make_user())
+    statements.clear()
+    with client.get("/static/app.css") as answer:
+        assert answer.status_code == 200
+    assert statements == []

@@ -1,5 +1,7 @@
-"""Defaults that follow from the environment, the instance folder or other settings.
-Fixed ones stand in config.py."""
+"""Defaults derived from the environment, the instance folder or other settings.
+
+Constant defaults are defined in config.py.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from flask_belfry.core.settings.casts import ascii_domain, broker_url, host, web
 from flask_belfry.core.settings.setting import SettingError
 
 SECRET_KEY_CHARACTERS = 32
-# A Unix socket's path is limited to 108 bytes on Linux and 104 elsewhere (sys/un.h); a few are kept in hand.
+# The path of a Unix socket is limited to 108 bytes on Linux and 104 elsewhere (sys/un.h); this leaves a margin.
 SOCKET_PATH_BYTES = 100
 LOCAL_MAIL_DOMAIN = "belfry.localhost"
 
@@ -28,13 +30,13 @@ def is_production(values: Mapping[str, Any]) -> bool:
 def secret_key(values: Mapping[str, Any], instance_path: Path) -> str:
     if is_production(values):
         raise SettingError(
-            f"SECRET_KEY takes at least {SECRET_KEY_CHARACTERS} characters: it is not set, and production needs one"
+            f"SECRET_KEY must be at least {SECRET_KEY_CHARACTERS} characters: it is not set, and production requires it"
         )
     return _kept_secret_key(instance_path / "secret-key")
 
 
 def _kept_secret_key(path: Path) -> str:
-    """Reads the key that the first start made, or makes it: one key, also when processes race."""
+    """Read the key, or generate it at the first start; processes that start together agree on one key."""
     try:
         return path.read_text()
     except FileNotFoundError:
@@ -46,7 +48,7 @@ def _kept_secret_key(path: Path) -> str:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        pass  # another process was first: its key is the one
+        pass  # another process was first: use its key
     finally:
         Path(temporary).unlink()
     return path.read_text()
@@ -54,12 +56,12 @@ def _kept_secret_key(path: Path) -> str:
 
 def embedded_broker_url(values: Mapping[str, Any], instance_path: Path) -> str:
     if is_production(values):
-        raise SettingError(f"REDIS_URL takes {broker_url.takes}: it is not set, and production needs one")
+        raise SettingError(f"REDIS_URL must be {broker_url.takes}: it is not set, and production requires it")
     return f"unix://{embedded_broker_socket(instance_path)}"
 
 
 def embedded_broker_socket(instance_path: Path) -> Path:
-    """Where the embedded Valkey listens when REDIS_URL is unset."""
+    """Return the socket of the embedded Valkey, which is used when REDIS_URL is unset."""
     path = instance_path / "valkey" / "valkey.sock"
     if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
         return path
@@ -69,14 +71,14 @@ def embedded_broker_socket(instance_path: Path) -> Path:
 
 def public_url(values: Mapping[str, Any], instance_path: Path) -> str:
     if is_production(values):
-        raise SettingError(f"PUBLIC_URL takes {web_url.takes}: it is not set, and production needs one")
+        raise SettingError(f"PUBLIC_URL must be {web_url.takes}: it is not set, and production requires it")
     return f"http://127.0.0.1:{values['PORT']}"
 
 
 def mail_server(values: Mapping[str, Any], instance_path: Path) -> None:
     if is_production(values) and values["MAIL_ENABLED"]:
         raise SettingError(
-            f"MAIL_SERVER takes {host.takes}: it is not set, and production needs it or MAIL_ENABLED=false"
+            f"MAIL_SERVER must be {host.takes}: it is not set, and production requires it or MAIL_ENABLED=false"
         )
 
 

@@ -68,7 +68,7 @@ def test_a_wrong_setting_ends_the_web_process_with_its_line(processes, port):
     process = processes.start_web(port, "wsgi:app", APP_ENV="testing", MAIL_TIMEOUT_SECONDS="soon")
     assert process.wait(SECONDS) == 4
     lines = processes.output(process).splitlines()
-    assert lines.count("belfry: MAIL_TIMEOUT_SECONDS takes seconds, more than 0: 'soon' is not") == 1
+    assert lines.count("belfry: MAIL_TIMEOUT_SECONDS must be seconds, more than 0: 'soon' is not") == 1
 
 
 @pytest.fixture

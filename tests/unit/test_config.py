@@ -138,7 +138,7 @@ def test_text_becomes_a_value(tmp_path: Path, name: str, text: str, value: objec
 def test_a_wrong_value_is_refused_in_one_line_with_name_and_value(tmp_path: Path, name: str, text: str) -> None:
     message = refusal(tmp_path, **{name: text})
 
-    assert message.startswith(f"{name} takes ")
+    assert message.startswith(f"{name} must be ")
     assert repr(text) in message
     assert "\n" not in message
 
@@ -172,7 +172,7 @@ def test_a_wrong_value_is_refused_in_one_line_with_name_and_value(tmp_path: Path
 def test_a_refused_secret_is_not_shown(tmp_path: Path, name: str, text: str) -> None:
     message = refusal(tmp_path, **{name: text})
 
-    assert message.startswith(f"{name} takes ")
+    assert message.startswith(f"{name} must be ")
     assert text not in message
     assert "hunter2" not in message
 
@@ -181,7 +181,7 @@ def test_a_refused_secret_is_not_shown(tmp_path: Path, name: str, text: str) -> 
 def test_production_refuses_to_start_without(tmp_path: Path, name: str) -> None:
     environ = {key: value for key, value in PRODUCTION.items() if key != name}
 
-    assert refusal(tmp_path, **environ).startswith(f"{name} takes ")
+    assert refusal(tmp_path, **environ).startswith(f"{name} must be ")
 
 
 def test_all_that_is_missing_or_wrong_is_reported_together(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_all_that_is_missing_or_wrong_is_reported_together(tmp_path: Path) -> No
     ids=str,
 )
 def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, environ: dict[str, str], named: str) -> None:
-    assert refusal(tmp_path, **environ).startswith(f"{named} takes ")
+    assert refusal(tmp_path, **environ).startswith(f"{named} must be ")
 
 
 def test_names_that_look_like_settings_are_reported_with_the_nearest() -> None:
@@ -299,7 +299,7 @@ def test_tests_override_settings_and_what_follows_from_them_follows(tmp_path: Pa
 
 
 def test_overrides_are_for_tests_only(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="APP_ENV takes testing"):
+    with pytest.raises(SettingError, match="APP_ENV must be testing"):
         read(tmp_path, {"PORT": 1})
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.accounts import hooks, personal, personal_mails, preferences, rules
+from app.accounts import hooks, personal, preferences
 from app.accounts.codes import prune as prune_codes
 from app.accounts.emails import forget_deleted
 from app.accounts.logins import prune_addresses
@@ -94,7 +94,6 @@ __all__ = [
     "names_of",
     "on_behalf_of",
     "personal",
-    "personal_mails",
     "preferences",
     "prune_addresses",
     "prune_codes",
@@ -110,9 +109,6 @@ __all__ = [
     "send_password_reset",
     "verify_token",
 ]
-
-# Importing the slice declares its rules.
-rules.declare()
 
 
 def init_app(app: Flask) -> None:

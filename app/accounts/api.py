@@ -1,4 +1,4 @@
-"""The API of accounts: logging in and out, tokens, and oneself."""
+"""The API of accounts: registration, login, tokens and the profile."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from app.accounts.models import AccessToken, User
 from app.accounts.permissions import acting_user, claimant, require, require_fresh_login
 from app.accounts.requests import act_as, presented_token
 from app.accounts.schemas import (
-    AddressSchema,
     CodeSchema,
     DeletionSchema,
+    EmailSchema,
     ExportSchema,
     LoginSchema,
     MessageSchema,
@@ -46,13 +46,13 @@ from flask_belfry.changes import subject_of
 from flask_belfry.core.access import for_unconfirmed, public
 from flask_belfry.db import commit_and_keep, db
 
-# Without an area: what makes and ends logins takes no personal token.
-blueprint = ApiBlueprint("accounts", __name__, description="Joining, logging in and out, and tokens for scripts")
-profile = ApiBlueprint("profile", __name__, description="Oneself", area="profile")
+# Without an area: personal tokens can neither create nor end logins.
+blueprint = ApiBlueprint("accounts", __name__, description="Registration, login and tokens")
+profile = ApiBlueprint("profile", __name__, description="The profile of the user", area="profile")
 
 ONE_TOKEN = "/me/tokens/<id:token_id>"  # noqa: S105 - a path
 
-TOO_OFTEN = "That was tried too often: Retry-After says how many seconds to wait."
+TOO_OFTEN = "Too many attempts: wait for the seconds of Retry-After."
 
 
 @blueprint.route("/auth/register", methods=["POST"])
@@ -61,12 +61,12 @@ TOO_OFTEN = "That was tried too often: Retry-After says how many seconds to wait
 @blueprint.alt_response(429, description=TOO_OFTEN)
 @public
 def register(fields: dict[str, str]) -> dict[str, Any]:
-    """Join: a user whose address is yet to be confirmed, and a mail with the code for it
+    """Register a user, whose email address is confirmed by the code in a mail
 
-    Whether the address is registered already is not told: then its owner gets another mail.
+    The response does not reveal whether the email address is already registered: its owner then receives another mail.
     """
-    gathers_mail = limits.spend_registration(fields["email"])
-    user, mail_id = registration.register(**fields, gathers_mail=gathers_mail)
+    collects_mail = limits.hit_registration(fields["email"])
+    user, mail_id = registration.register(**fields, collects_mail=collects_mail)
     act_as(user)
     logins.note(user, is_registration=True)
     pair = issue_pair(user)
@@ -90,33 +90,33 @@ def register(fields: dict[str, str]) -> dict[str, Any]:
 @blueprint.alt_response(429, description=TOO_OFTEN)
 @public
 def confirm(fields: dict[str, str]) -> User:
-    """Confirm an address by the six digits of the mail"""
-    limits.spend_code()
+    """Confirm an email address by the six-digit code of the mail"""
+    limits.hit_code()
     return registration.confirm_by_digits(fields["email"], fields["code"])
 
 
 @blueprint.route("/auth/resend-confirmation", methods=["POST"])
-@blueprint.arguments(AddressSchema)
+@blueprint.arguments(EmailSchema)
 @blueprint.response(202, MessageSchema)
 @blueprint.alt_response(429, description=TOO_OFTEN)
 @public
 def resend_confirmation(fields: dict[str, str]) -> dict[str, str]:
-    """Ask for another code; the answer is the same whether or not the address waits for one"""
-    gathers_mail = limits.spend_mail(fields["email"])
-    registration.request_confirmation(fields["email"], claimant(), gathers_mail=gathers_mail)
-    return {"message": "If this address waits to be confirmed, a mail with a new code is on its way."}
+    """Request another code; the response does not reveal whether the email address waits for one"""
+    collects_mail = limits.hit_mail(fields["email"])
+    registration.request_confirmation(fields["email"], claimant(), collects_mail=collects_mail)
+    return {"message": "If this email address is waiting for confirmation, a mail with a new code was sent to it."}
 
 
 @blueprint.route("/auth/password-reset", methods=["POST"])
-@blueprint.arguments(AddressSchema)
+@blueprint.arguments(EmailSchema)
 @blueprint.response(202, MessageSchema)
 @blueprint.alt_response(429, description=TOO_OFTEN)
 @public
 def request_password_reset(fields: dict[str, str]) -> dict[str, str]:
-    """Ask for a link to a new password; the answer is the same whether or not the address is registered"""
-    gathers_mail = limits.spend_mail(fields["email"])
-    registration.request_password_reset(fields["email"], gathers_mail=gathers_mail)
-    return {"message": "If this address is registered, a mail with a link to a new password is on its way."}
+    """Request a link to set a new password; the response does not reveal whether the email address is registered"""
+    collects_mail = limits.hit_mail(fields["email"])
+    registration.request_password_reset(fields["email"], collects_mail=collects_mail)
+    return {"message": "If this email address is registered, a mail with a link to set a new password was sent to it."}
 
 
 @blueprint.route("/auth/password-reset/confirm", methods=["POST"])
@@ -125,10 +125,10 @@ def request_password_reset(fields: dict[str, str]) -> dict[str, str]:
 @blueprint.alt_response(429, description=TOO_OFTEN)
 @public
 def reset_password(fields: dict[str, str]) -> dict[str, str]:
-    """Choose a new password: every session and token ends"""
-    limits.spend_code()
+    """Set a new password; all sessions and tokens end"""
+    limits.hit_code()
     registration.reset_password(fields["token"], fields["password"])
-    return {"message": "The password is changed: log in with it."}
+    return {"message": "Password changed: log in with the new password."}
 
 
 @blueprint.route("/auth/login", methods=["POST"])
@@ -138,19 +138,19 @@ def reset_password(fields: dict[str, str]) -> dict[str, str]:
 @blueprint.alt_response(429, description=TOO_OFTEN)
 @public
 def login(credentials: dict[str, str]) -> Mapping[str, Any]:
-    """Log in: a pair of tokens for a username or email address and a password
+    """Log in with a username or email address and a password; returns a pair of tokens
 
-    The first login from an address of the network that the user has not used before is told them by mail.
+    The user is notified by mail of the first login from a new IP address.
     """
     identifier = credentials.get("username") or credentials.get("email") or ""
     user = limits.authenticate(identifier, credentials["password"])
     if user is None:
         raise UnauthenticatedError("No user has this login and password.")
     if user.tf_primary_method:
-        limits.spend_code()
+        limits.hit_code()
     if not second_factor.is_satisfied(user, credentials.get("code")):
         raise UnauthenticatedError(
-            "This user has a second factor: send its code too.",
+            "This user has a second factor: send its code as well.",
             {"code": ["must be a new code from the authenticator app"]},
         )
     act_as(user)
@@ -164,14 +164,14 @@ def login(credentials: dict[str, str]) -> Mapping[str, Any]:
 @blueprint.route("/auth/refresh", methods=["POST"])
 @blueprint.arguments(RefreshSchema)
 @blueprint.response(200, PairSchema)
-@blueprint.alt_response(401, description="It is unknown, expired, revoked or was used before: log in again.")
+@blueprint.alt_response(401, description="The refresh token is unknown, expired, revoked or already used.")
 @public
 def refresh(given: dict[str, str]) -> Mapping[str, Any]:
-    """The next pair of tokens: each refresh token works once, and a second use ends the login"""
+    """Return the next pair of tokens; a refresh token works once, and a second use ends the login"""
     pair = refresh_pair(given["refresh_token"])
     commit_and_keep()
     if pair is None:
-        raise UnauthenticatedError("This refresh token is unknown, expired, revoked or was used before: log in again.")
+        raise UnauthenticatedError("This refresh token is unknown, expired, revoked or already used: log in again.")
     return vars(pair)
 
 
@@ -179,7 +179,7 @@ def refresh(given: dict[str, str]) -> Mapping[str, Any]:
 @blueprint.response(204)
 @for_unconfirmed
 def logout() -> None:
-    """Log out: the tokens of this login work no more"""
+    """Log out; the tokens of this login stop working"""
     revoke(presented_token())
     db.session.commit()
 
@@ -188,7 +188,7 @@ def logout() -> None:
 @blueprint.arguments(QueryOfPage, location="query")
 @blueprint.response(200, page_schema(PersonalTokenSchema))
 def list_tokens(query: dict[str, Any]) -> Mapping[str, Any]:
-    """One's personal tokens, newest first"""
+    """List your personal tokens, newest first"""
     return page_response(personal_tokens(acting_user(), **query))
 
 
@@ -197,7 +197,7 @@ def list_tokens(query: dict[str, Any]) -> Mapping[str, Any]:
 @blueprint.response(201, ShownPersonalTokenSchema)
 @secret_response
 def create_token(values: dict[str, Any]) -> tuple[Mapping[str, Any], int, dict[str, str]]:
-    """Make a personal token for a script: it is shown this once"""
+    """Create a personal token for a script; the token is shown once"""
     require(acting_user(), "tokens.create")
     require_fresh_login()
     text, token = issue_personal_token(acting_user(), **values)
@@ -210,14 +210,14 @@ def create_token(values: dict[str, Any]) -> tuple[Mapping[str, Any], int, dict[s
 @blueprint.route(ONE_TOKEN)
 @blueprint.response(200, PersonalTokenSchema)
 def get_token(token_id: int) -> AccessToken:
-    """One personal token"""
+    """Return a personal token"""
     return get_personal_token(acting_user(), token_id)
 
 
 @blueprint.route(ONE_TOKEN, methods=["DELETE"])
 @blueprint.response(204)
 def revoke_token(token_id: int) -> None:
-    """Revoke a personal token: it works no more"""
+    """Revoke a personal token; it stops working immediately"""
     revoke(get_personal_token(acting_user(), token_id))
     db.session.commit()
 
@@ -226,7 +226,7 @@ def revoke_token(token_id: int) -> None:
 @versioned
 @profile.response(200, ProfileSchema)
 def me() -> Mapping[str, Any]:
-    """Oneself, with which messages one wants"""
+    """Return your profile with your message preferences"""
     return profiles.profile_of(acting_user())
 
 
@@ -235,34 +235,34 @@ def me() -> Mapping[str, Any]:
 @profile.arguments(ProfileChangesSchema)
 @profile.response(200, ProfileSchema)
 def change_me(changes: dict[str, Any]) -> Mapping[str, Any]:
-    """Change one's name, time zone and which messages one wants: all of it or nothing"""
-    user = acting_user()
-    check_stale(ProfileSchema, lambda: profiles.profile_of(profiles.hold(user)))
+    """Change your name, time zone and message preferences; all of the changes or none"""
+    user = profiles.lock(acting_user())
+    check_stale(ProfileSchema, profiles.profile_of(user))
     profiles.update(user, changes)
     changed = profiles.profile_of(user)
     db.session.commit()
     return changed
 
 
-# Without an area, both: no script gets what its scopes would not give it, and none deletes its user.
+# Both without an area: a script must not get data beyond its scopes, nor delete its user.
 @blueprint.route("/me/export")
 @blueprint.response(200, ExportSchema)
 def export_me() -> tuple[Mapping[str, Any], int, dict[str, str]]:
-    """All that is kept of oneself, as a file"""
+    """Return all data about you as a file"""
     user = acting_user()
     require_fresh_login()
     exported = profiles.export(user)
-    commit_and_keep()  # that it was given out is on record
+    commit_and_keep()  # the audit log records the export
     return exported, 200, profiles.export_headers(exported)
 
 
 @blueprint.route("/me", methods=["DELETE"])
 @blueprint.arguments(DeletionSchema)
 @blueprint.response(204)
-@blueprint.alt_response(409, description="Nobody else is an admin.")
+@blueprint.alt_response(409, description="You are the only admin.")
 @blueprint.alt_response(429, description=TOO_OFTEN)
 def delete_me(proof: dict[str, str]) -> None:
-    """Delete one's account and what is known of oneself; reservations that are still to come are cancelled"""
+    """Delete your account and your data; future reservations are cancelled"""
     user = acting_user()
     profiles.prove(user, proof["password"], proof.get("code"))
     profiles.delete(user)

@@ -1,10 +1,10 @@
-"""What a browser is called by people: read from its User-Agent, which is whatever a client sends."""
+"""Names of browsers, read from the User-Agent header, which can contain anything."""
 
 from __future__ import annotations
 
 import re
 
-# The first that is found counts: each browser also names those that it descends from.
+# The first match counts: browsers also name those that they descend from.
 BROWSERS = (
     (re.compile(r"\bEdg(e|A|iOS)?/"), "Edge"),
     (re.compile(r"\b(OPR|Opera)/"), "Opera"),
@@ -22,13 +22,13 @@ SYSTEMS = (
     (re.compile(r"\bCrOS\b"), "ChromeOS"),
     (re.compile(r"\bLinux\b"), "Linux"),
 )
-# Of others the name alone, without dots and slashes: mail programs would make links of what looks like one.
+# The name of another program, without dots and slashes: mail programs turn what looks like a URL into a link.
 PROGRAM = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 UNKNOWN = "an unknown browser"
 
 
 def browser_of(user_agent: str | None) -> str:
-    """`Firefox on Linux`; the name of a program that is no browser; never anything else that the client has sent."""
+    """Return for example `Firefox on Linux`, or the name of another program; never other text of the header."""
     text = user_agent or ""
     browser, system = _first(BROWSERS, text), _first(SYSTEMS, text)
     if browser and system:

@@ -1,4 +1,4 @@
-"""`flask users …`: making users and changing what they may do."""
+"""`flask users …`: creating and changing users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
 from flask_belfry.db import db
 from flask_belfry.db.pagination import MAX_LIMIT
 
-users = CommandGroup("users", help="Makes users and changes what they may do.")
+users = CommandGroup("users", help="Creates and changes users.")
 
 roles = click.Choice([role.value for role in Role])
 
@@ -23,7 +23,7 @@ class PasswordOption(click.Option):
     """A password: prompted for at a terminal, otherwise the first line of standard input."""
 
     def prompt_for_value(self, ctx: click.Context) -> Any:
-        """Reads the password. Raises click.UsageError if there is none."""
+        """Read the password. Raises click.UsageError if there is none."""
         if sys.stdin.isatty():
             return super().prompt_for_value(ctx)
         if not (password := sys.stdin.readline().rstrip("\r\n")):
@@ -64,15 +64,15 @@ def list_(role: str | None, slug: str | None, text: str | None, limit: int, as_j
 
 
 @users.command("create")
-@click.option("--email", required=True, help="The address mails go to.")
+@click.option("--email", required=True, help="The email address.")
 @click.option("--username", required=True, help="3 to 40 letters, digits, dots, dashes or underscores.")
 @click.option("--role", type=roles, default=Role.MEMBER.value, show_default=True)
 @click.option("--school", "slug", default=DEFAULT_SLUG, show_default=True, help="The slug of the user's school.")
-@click.option("--name", default="", help="As others see it; the username when absent.")
-@click.option("--time-zone", help="As Europe/Berlin; the setting TIMEZONE when absent.")
+@click.option("--name", default="", help="Shown to other users; the username by default.")
+@click.option("--time-zone", help="For example Europe/Berlin; the setting TIMEZONE by default.")
 @password_option
 def create(email: str, username: str, role: str, slug: str, name: str, time_zone: str | None, password: str) -> None:
-    """Makes a user."""
+    """Creates a user."""
     user = services.create_user(
         username=username,
         email=email,
@@ -89,7 +89,7 @@ def create(email: str, username: str, role: str, slug: str, name: str, time_zone
 @click.argument("login")
 @click.argument("role", type=roles)
 def set_role(login: str, role: str) -> None:
-    """Gives the user of a username or email address another role."""
+    """Changes the role of a user, named by username or email address."""
     user = services.get_user(login)
     services.change_user(user, {"role": role})
     _commit(user, user.role)
@@ -98,7 +98,7 @@ def set_role(login: str, role: str) -> None:
 @users.command("confirm")
 @click.argument("login")
 def confirm(login: str) -> None:
-    """Takes a user's address for confirmed, where no mail can reach them."""
+    """Confirms a user's email address, if no mail can reach it."""
     user = services.get_user(login)
     registration.confirm(user)
     _commit(user, "confirmed")
@@ -107,7 +107,7 @@ def confirm(login: str) -> None:
 @users.command("disable")
 @click.argument("login")
 def disable(login: str) -> None:
-    """Shuts a user out: logins, sessions and tokens end at once."""
+    """Disables a user: all sessions and tokens end immediately."""
     user = services.get_user(login)
     services.disable(user)
     _commit(user, "disabled")
@@ -126,7 +126,7 @@ def enable(login: str) -> None:
 @click.argument("login")
 @password_option
 def set_password(login: str, password: str) -> None:
-    """Sets a password: the user's sessions and tokens end, and a mail tells the user."""
+    """Sets a password: all sessions and tokens end, and the user is notified by mail."""
     user = services.get_user(login)
     services.change_password(user, password)
     _commit(user, "password set")
@@ -135,7 +135,7 @@ def set_password(login: str, password: str) -> None:
 @users.command("reset-second-factor")
 @click.argument("login")
 def reset_second_factor(login: str) -> None:
-    """Removes a user's second factor and recovery codes, and mails them: the password alone logs in."""
+    """Removes a user's second factor and recovery codes; the user is notified by mail."""
     user = services.get_user(login)
     second_factor.reset(user)
     _commit(user, "without a second factor")

@@ -27,7 +27,7 @@ Contexts = dict[str, Context | None]
 
 CONFIRMATION, ALREADY_REGISTERED = "confirmation", "already-registered"
 PASSWORD_RESET, PASSWORD_CHANGED, WELCOME = "password-reset", "password-changed", "welcome"
-ACCOUNT_DELETED, NEW_ADDRESS = "account-deleted", "login-new-address"
+ACCOUNT_DELETED, NEW_IP_ADDRESS = "account-deleted", "login-new-address"
 TOKEN_CREATED, SECOND_FACTOR, ADMIN_ADDED = "token-created", "second-factor-changed", "admin-added"
 
 # What can happen to a second factor, as its mail says it.
@@ -86,7 +86,7 @@ def forget_deleted(session: Session) -> int:
     return erase_finalized_mails(session, ACCOUNT_DELETED)
 
 
-def send_new_address(code: AccountCode, address: str, user_agent: str | None) -> None:
+def send_new_ip_address(code: AccountCode, address: str, user_agent: str | None) -> None:
     """Asks for the mail that follows a login from a new address.
 
     Args:
@@ -94,7 +94,7 @@ def send_new_address(code: AccountCode, address: str, user_agent: str | None) ->
         address, user_agent: as they are now; when the mail leaves, the user may have logged in again.
     """
     context = {"code_id": code.id, "at": utc_now().isoformat(), "address": address, "user_agent": user_agent}
-    _send(NEW_ADDRESS, code.user, f"{NEW_ADDRESS}/{code.id}", context=context)
+    _send(NEW_IP_ADDRESS, code.user, f"{NEW_IP_ADDRESS}/{code.id}", context=context)
 
 
 def send_token_created(token: AccessToken) -> None:
@@ -233,7 +233,7 @@ def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
 
 
 @mail_kind(
-    NEW_ADDRESS,
+    NEW_IP_ADDRESS,
     sample=lambda: {
         "name": "Ada Lovelace",
         "username": "ada",
@@ -251,7 +251,7 @@ def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
 )
 def login_new_address(entries: Sequence[MailEntry]) -> Contexts:
     """For who has logged in from an address that they have not used before: whose it was, they say by a link."""
-    return _with_codes(entries, _new_address_context)
+    return _with_codes(entries, _new_ip_address_context)
 
 
 @mail_kind(
@@ -359,7 +359,7 @@ def _code_context(_: MailEntry, code: AccountCode, path: str) -> Context:
     }
 
 
-def _new_address_context(entry: MailEntry, code: AccountCode) -> Context:
+def _new_ip_address_context(entry: MailEntry, code: AccountCode) -> Context:
     path = f"/login-address/{codes.token_of(code)}"
     return {
         "name": code.user.name,

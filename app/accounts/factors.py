@@ -9,7 +9,7 @@ from flask_security.totp import Totp
 
 from app.accounts.emails import send_second_factor
 from app.accounts.permissions import acting_user
-from app.accounts.second_factor import CODES_OF_USER, settle, take_turn
+from app.accounts.second_factor import CODES_OF_USER, lock_second_factor, record_result
 from app.web.keys import keyed_digest
 from app.web.limiting import hit
 
@@ -20,11 +20,11 @@ class OnceOnlyTotp(Totp):
     def verify_totp(self, token: str, totp_secret: str, user: Any, window: int = 0) -> bool:
         """Whether a code is right; counted and recorded. Raises TooManyRequests."""
         hit(CODES_OF_USER, str(user.id))
-        return settle(user, is_right=super().verify_totp(token, totp_secret, user, window))
+        return record_result(user, is_right=super().verify_totp(token, totp_secret, user, window))
 
     def get_last_counter(self, user: Any) -> int | None:
         """The step of the last code that was taken."""
-        take_turn(user)
+        lock_second_factor(user)
         return user.tf_last_counter
 
     def set_last_counter(self, user: Any, tmatch: Any) -> None:
@@ -50,8 +50,8 @@ class HashedRecoveryCodes(MfRecoveryCodesUtil):
     def check_recovery_code(self, user: Any, code: str) -> bool:
         """Whether it is one of the user's; counted and recorded. Raises TooManyRequests."""
         hit(CODES_OF_USER, str(user.id))
-        take_turn(user)
-        return settle(user, is_right=self._hash(code) in (user.mf_recovery_codes or []))
+        lock_second_factor(user)
+        return record_result(user, is_right=self._hash(code) in (user.mf_recovery_codes or []))
 
     def delete_recovery_code(self, user: Any, code: str) -> bool:
         """Called when a code was taken: it works no more. The caller commits."""

@@ -9,12 +9,12 @@ from flask_belfry.db import commit_and_keep
 
 
 def record_failure(action: str, user: User | None) -> None:
-    """Records that a password or a code was wrong, and commits: what refuses the request must not undo it.
+    """Record a wrong password or code, and commit: the refusal of the request must not roll it back.
 
     Args:
         action: `user.password_failed` or `user.code_failed`.
-        user: whose it should have been; None for a login that does not exist. What was typed is not recorded: it may be
-            a password in the wrong field.
+        user: the user of the login; None for an unknown login. The typed text is not recorded: it may be a password in
+            the wrong field.
     """
     with for_school(user.school_id if user else None):
         audit.record(action, subject_of(user) if user else None)

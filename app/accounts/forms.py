@@ -1,5 +1,7 @@
-"""The forms for joining, for a forgotten password, of personal tokens and of one's profile. validation.py says what
-fields take."""
+"""The forms for registration, a forgotten password, personal tokens and the profile.
+
+The rules of the fields are in validation.py.
+"""
 
 from __future__ import annotations
 
@@ -15,58 +17,59 @@ from wtforms import (
     SelectField,
     SelectMultipleField,
     StringField,
-    ValidationError,
 )
 from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttributeAccessIssue] - newer than its stubs
 from wtforms.validators import InputRequired, Length
 
-from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS, Channel
+from app.accounts.models import MAX_EMAIL_CHARACTERS, MAX_NAME_CHARACTERS, MAX_TOKEN_NAME_CHARACTERS, Channel
 from app.accounts.passwords import MIN_PASSWORD_CHARACTERS
-from app.accounts.validation import MAX_NAME_CHARACTERS
+from app.accounts.validation import MAX_CODE_INPUT_CHARACTERS, MAX_PASSWORD_INPUT_CHARACTERS
 from app.api import AREAS, READ, SCOPES, WRITE
+from app.web.forms import REQUIRED, ServiceForm, plain_text
 from flask_belfry.core.presentation import label
-from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 from flask_belfry.mail import optional_kinds
 
-# In days; 0 is for good.
+# By days; 0 means unlimited.
 TOKEN_LIFETIMES = {"30": "30 days", "90": "90 days", "365": "1 year", "0": "Until it is revoked"}
 
 
-class RegistrationForm(FlaskForm):
-    """Who wants to join."""
+class RegistrationForm(ServiceForm):
+    """A registration."""
 
-    username = StringField("Username", [InputRequired("Enter a username."), Length(max=254)])
-    email = EmailField("Email address", [InputRequired("Enter your email address."), Length(max=254)])
+    username = StringField("Username", [InputRequired("Enter a username."), Length(max=MAX_EMAIL_CHARACTERS)])
+    email = EmailField("Email address", [InputRequired("Enter your email address."), Length(max=MAX_EMAIL_CHARACTERS)])
     password = PasswordField(
         "Password",
-        [InputRequired("Enter a password."), Length(max=1_000)],
+        [InputRequired("Enter a password."), Length(max=MAX_PASSWORD_INPUT_CHARACTERS)],
         description=f"At least {MIN_PASSWORD_CHARACTERS} characters.",
     )
 
 
-class AddressForm(FlaskForm):
-    """An address to send a mail to."""
+class EmailForm(FlaskForm):
+    """The email address to send a mail to."""
 
-    email = EmailField("Email address", [InputRequired("Enter your email address."), Length(max=254)])
-
-
-class CodeForm(AddressForm):
-    """An address, and the six digits that a mail brought there."""
-
-    code = StringField("Code", [InputRequired("Enter the six digits from the email."), Length(max=20)])
+    email = EmailField("Email address", [InputRequired("Enter your email address."), Length(max=MAX_EMAIL_CHARACTERS)])
 
 
-class NewPasswordForm(FlaskForm):
-    """A password."""
+class CodeForm(EmailForm):
+    """An email address and the six-digit code of the mail sent to it."""
+
+    code = StringField(
+        "Code", [InputRequired("Enter the six digits from the email."), Length(max=MAX_CODE_INPUT_CHARACTERS)]
+    )
+
+
+class NewPasswordForm(ServiceForm):
+    """A new password."""
 
     password = PasswordField(
         "New password",
-        [InputRequired("Enter a password."), Length(max=1_000)],
+        [InputRequired("Enter a password."), Length(max=MAX_PASSWORD_INPUT_CHARACTERS)],
         description=f"At least {MIN_PASSWORD_CHARACTERS} characters.",
     )
 
 
-# What each scope allows, by the part of the API that it is for.
+# What each scope allows, by area of the API.
 SCOPE_GROUPS: dict[str, dict[str, str]] = {
     "Everything": {
         "read": "See everything that you may see",
@@ -80,9 +83,9 @@ SCOPE_GROUPS: dict[str, dict[str, str]] = {
 
 
 class PersonalTokenForm(FlaskForm):
-    """What a script's token is for, and what it may do."""
+    """A new personal token."""
 
-    name = StringField("Name", [InputRequired("This field is required."), Length(max=MAX_TOKEN_NAME_CHARACTERS)])
+    name = StringField("Name", [InputRequired(REQUIRED), Length(max=MAX_TOKEN_NAME_CHARACTERS), plain_text])
     scopes = SelectMultipleField(
         "Scopes", [InputRequired("Select at least one.")], choices=[SelectChoice(scope, scope) for scope in SCOPES]
     )
@@ -93,30 +96,29 @@ class PersonalTokenForm(FlaskForm):
         default="90",
     )
 
-    def validate_name(self, field: StringField) -> None:
-        """Called by WTForms."""
-        if CONTROL_CHARACTERS.search(field.data or ""):
-            raise ValidationError(CONTROL_CHARACTERS_REFUSED)
 
-
-class ProfileForm(FlaskForm):
-    """What users change of themselves."""
+class ProfileForm(ServiceForm):
+    """The fields of their profile that users change."""
 
     name = StringField("Name", [InputRequired("Enter a name."), Length(max=MAX_NAME_CHARACTERS)])
     time_zone = SelectField("Time zone", choices=lambda: [_zone_of_school(), *_zones()])
-    skips_own_changes = BooleanField("Not about changes I made myself")
-    wanted = SelectMultipleField("Messages", choices=lambda: [SelectChoice(wish) for wish in wishes()])
+    skips_own_changes = BooleanField("Do not notify me of my own changes")
+    wanted = SelectMultipleField("Messages", choices=lambda: [SelectChoice(choice) for choice in message_choices()])
 
 
-class DeletionForm(FlaskForm):
-    """Who deletes an account: proven again."""
+class DeletionForm(ServiceForm):
+    """The proof of identity for the deletion of an account."""
 
-    password = PasswordField("Password", [InputRequired("Enter your password."), Length(max=1_000)])
-    code = StringField("Code", [Length(max=40)], description="From your authenticator app, or a recovery code.")
+    password = PasswordField(
+        "Password", [InputRequired("Enter your password."), Length(max=MAX_PASSWORD_INPUT_CHARACTERS)]
+    )
+    code = StringField(
+        "Code", [Length(max=MAX_CODE_INPUT_CHARACTERS)], description="From your authenticator app, or a recovery code."
+    )
 
 
-def wishes() -> dict[str, tuple[str, Channel]]:
-    """What `ProfileForm.wanted` takes, each with the kind of message and the channel that it stands for."""
+def message_choices() -> dict[str, tuple[str, Channel]]:
+    """Return the choices of `ProfileForm.wanted`, each with its kind of message and its channel."""
     return {f"{kind}.{channel}": (kind, channel) for kind in optional_kinds() for channel in Channel}
 
 
@@ -126,7 +128,7 @@ def _zone_of_school() -> SelectChoice:
 
 @cache
 def _zones() -> list[SelectChoice]:
-    """All zones by the part of the world they are in; asked of the file system once."""
+    """Return all time zones by region; read from the file system once."""
     zones = [(zone.rpartition("/")[0].partition("/")[0] or "Others", zone) for zone in available_timezones()]
     in_order = sorted(zones, key=lambda each: (each[0] == "Others", each))
     return [SelectChoice(zone, zone.replace("_", " "), optgroup=region) for region, zone in in_order]

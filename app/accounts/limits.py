@@ -1,8 +1,7 @@
-"""How often users and clients may write, and try what somebody could try for them: logging in, registering, asking for
-mails, typing codes.
+"""Rate limits of writes, logins, registrations, requested mails and codes.
 
-Every limit that refuses has the user or the client's IP address in its key, so that a client cannot use up another's.
-An IP address may be a whole school's.
+The key of every limit that refuses a request contains the user or the client's IP address, so that a client cannot use
+up the limit of another one. A whole school can share an IP address.
 """
 
 from __future__ import annotations
@@ -14,40 +13,42 @@ from app.accounts import logins, services
 from app.accounts.failures import record_failure
 from app.accounts.models import User
 from app.accounts.validation import lookup_email
+from app.api import READING_METHODS
 from app.web.limiting import Limit, clear, client_key, hit, is_exhausted, test
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 MINUTE, HOUR = 60, 3_600
-READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-# For a user: a program that writes five times a second is a loop.
+# Per user: a program that writes five times a second is a loop.
 WRITES = Limit("writes", 300, MINUTE)
-# For an IP address, of requests that write and have no user: some classes log in in the same lesson.
+# Per IP address, for writes without a user: several classes can log in in the same lesson.
 ANONYMOUS_WRITES = Limit("anonymous-writes", 600, 5 * MINUTE)
-# For one login from one address. A person who types a wrong password ten times asks for a new one.
+# Per login and IP address. After ten wrong passwords, a person requests a new one.
 LOGINS = Limit("logins", 10, 15 * MINUTE)
-# For an address, whatever the logins: a school whose pupils all come back after the holidays stays below.
+# Per IP address, for all logins: a school whose pupils all return after the holidays stays below.
 FAILED_LOGINS = Limit("failed-logins", 100, 15 * MINUTE)
-# For an address: some classes register in the same lesson, from one address.
+# Per IP address: several classes can register in the same lesson.
 REGISTRATIONS = Limit("registrations", 200, HOUR)
-# For a mailbox and an address that asks: a mail gets lost, and another one.
-MAILS_ASKED_FOR = Limit("mails-asked-for", 5, HOUR)
-# For a mailbox, for all who ask: past it, its mails are gathered.
+# Per mailbox and requesting IP address: enough for lost mails.
+REQUESTED_MAILS = Limit("mails-asked-for", 5, HOUR)
+# Per mailbox, for all clients: above it, mails are collected.
 MAILS_TO_MAILBOX = Limit("mails-to-mailbox", 20, HOUR)
-# For an address: codes have their own count of tries, this one is for many codes at once.
+# Per IP address: each code counts its own attempts, this limit covers many codes.
 CODES = Limit("codes", 50, 15 * MINUTE)
 
 
 def authenticate(login: str, password: str) -> User | None:
-    """`services.authenticate` for whoever makes this request; from a blocked address nobody comes in, as with a wrong
-    password. Raises TooManyRequests."""
+    """`services.authenticate` within the limits. Raises TooManyRequests.
+
+    A login from a blocked IP address fails like one with a wrong password.
+    """
     client, wanted = client_key(), lookup_email(login)
     test(FAILED_LOGINS, client)
     hit(LOGINS, client, wanted)
-    user = services.authenticate(login, password, logins.is_admitted())
+    user = services.authenticate(login, password, logins.is_not_blocked())
     if user is None:
         hit(FAILED_LOGINS, client)
-        with use_scope(ALL_TENANTS):  # of which school is only known then
+        with use_scope(ALL_TENANTS):  # the school is known only after the lookup
             record_failure("user.password_failed", services.find_user(login))
     else:
         clear(LOGINS, client, wanted)
@@ -55,7 +56,7 @@ def authenticate(login: str, password: str) -> User | None:
 
 
 def limit_writes() -> None:
-    """Called with each request before its body is read. Raises TooManyRequests."""
+    """Count a write. Called for each request before its body is read. Raises TooManyRequests."""
     if request.method in READING_METHODS:
         return
     if current_user.is_authenticated:
@@ -64,27 +65,27 @@ def limit_writes() -> None:
         hit(ANONYMOUS_WRITES, client_key())
 
 
-def spend_registration(email: str) -> bool:
-    """Called with each registration. Raises TooManyRequests.
+def hit_registration(email: str) -> bool:
+    """Count a registration and its mail. Raises TooManyRequests.
 
     Returns:
-        as `spend_mail`.
+        as `hit_mail`.
     """
     hit(REGISTRATIONS, client_key())
-    return spend_mail(email)
+    return hit_mail(email)
 
 
-def spend_mail(email: str) -> bool:
-    """Called with each mail that this request asks for to be sent to a mailbox. Raises TooManyRequests.
+def hit_mail(email: str) -> bool:
+    """Count a mail that this request sends to a mailbox. Raises TooManyRequests.
 
     Returns:
-        whether the mailbox has had so many that its mails must be gathered.
+        whether the mailbox is over its limit, so that its mails must be collected.
     """
     mailbox = lookup_email(email)
-    hit(MAILS_ASKED_FOR, client_key(), mailbox)
+    hit(REQUESTED_MAILS, client_key(), mailbox)
     return is_exhausted(MAILS_TO_MAILBOX, mailbox)
 
 
-def spend_code() -> None:
-    """Called with each code or link that this request brings. Raises TooManyRequests."""
+def hit_code() -> None:
+    """Count an attempt with a code or a link. Raises TooManyRequests."""
     hit(CODES, client_key())

@@ -14,11 +14,12 @@ from sqlalchemy.orm import Session, joinedload
 
 from app import audit
 from app.accounts import codes, second_factor
-from app.accounts.emails import PASSWORD_RESET, send_code, send_new_address
+from app.accounts.emails import PASSWORD_RESET, send_code, send_new_ip_address
 from app.accounts.models import AddressState, CodePurpose, LoginAddress, User
+from app.accounts.permissions import allow
 from app.accounts.services import end_access
 from app.web.limiting import client_key
-from app.web.proxies import ADDRESS_CHARACTERS, client_address, user_agent
+from app.web.proxies import IP_ADDRESS_CHARACTERS, client_ip_address, user_agent
 from flask_belfry.changes import for_school, subject_of
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
@@ -35,7 +36,10 @@ NO_SUCH_LINK = "This link does not work: it has expired, or the IP address was r
 USED_LINK = "This link was already used: you have answered whether the login was yours."
 
 
-def is_admitted() -> sa.ColumnElement[bool]:
+allow("addresses.change", lambda user, _: is_known_ip_address(user))
+
+
+def is_not_blocked() -> sa.ColumnElement[bool]:
     """A condition on who logs in: they have not blocked the present address."""
     return ~sa.exists().where(*_here(User.id), LoginAddress.state == AddressState.BLOCKED)
 
@@ -56,11 +60,11 @@ def note(user: User, *, is_registration: bool = False) -> None:
         return
     found = db.session.scalar(sa.select(LoginAddress).where(*_here(user.id)))
     if found is not None:
-        found.address, found.user_agent, found.last_seen_at = client_address() or "", user_agent(), utc_now()
+        found.address, found.user_agent, found.last_seen_at = client_ip_address() or "", user_agent(), utc_now()
     elif is_registration:
         _add(user, AddressState.TRUSTED)
     elif user.is_confirmed:
-        _tell(_add(user, AddressState.NEW))
+        _notify(_add(user, AddressState.NEW))
 
 
 @use_scope(ALL_TENANTS)  # who is asked for is only known then
@@ -73,7 +77,7 @@ def find(token: str) -> LoginAddress | None:
     return db.session.scalar(sa.select(LoginAddress).options(*whole).where(LoginAddress.code_id == code.id))
 
 
-def why_dead(token: str) -> str:
+def why_link_fails(token: str) -> str:
     """Why the links of a mail do not work."""
     return USED_LINK if codes.was_used(CodePurpose.ADDRESS, token) else NO_SUCH_LINK
 
@@ -81,13 +85,13 @@ def why_dead(token: str) -> str:
 @use_scope(ALL_TENANTS)
 def trust_by_link(token: str) -> None:
     """It was the user. Commits. Raises InvalidInputError: the link does not work."""
-    trust(_answered(token))
+    trust(_use_link(token))
 
 
 @use_scope(ALL_TENANTS)
 def block_by_link(token: str) -> None:
     """It was not the user: see `block`. Commits. Raises InvalidInputError: the link does not work."""
-    block(_answered(token))
+    block(_use_link(token))
 
 
 def trust(found: LoginAddress) -> None:
@@ -118,7 +122,7 @@ def forget(found: LoginAddress) -> None:
     db.session.commit()
 
 
-def forget_unproven(user: User) -> None:
+def remove_unconfirmed(user: User) -> None:
     """Removes the addresses that a user had before confirming the email address; the present request's is kept. The
     caller commits."""
     here = _network() if has_request_context() else ""
@@ -126,13 +130,13 @@ def forget_unproven(user: User) -> None:
     db.session.execute(statement, execution_options={"synchronize_session": False})
 
 
-def addresses_of(user: User, *, cursor: str | None = None) -> Page[LoginAddress]:
+def login_addresses_of(user: User, *, cursor: str | None = None) -> Page[LoginAddress]:
     """One page of the user's addresses, the one used last first."""
     query = sa.select(LoginAddress).where(LoginAddress.user_id == user.id)
     return page_by_key(db.session(), query, (LoginAddress.last_seen_at, LoginAddress.id), cursor=cursor)
 
 
-def get_address(user: User, address_id: int) -> LoginAddress:
+def get_login_address(user: User, address_id: int) -> LoginAddress:
     """One of the user's addresses. Raises NotFoundError."""
     query = sa.select(LoginAddress).where(LoginAddress.user_id == user.id, LoginAddress.id == address_id)
     found = db.session.scalar(query)
@@ -146,7 +150,7 @@ def is_here(found: LoginAddress) -> bool:
     return found.network == _network()
 
 
-def is_vouched_for(user: User) -> bool:
+def is_known_ip_address(user: User) -> bool:
     """Whether the present address is known to be the user's: they said so, or have let the time to deny it pass.
 
     Whoever has stolen a password can log in from elsewhere; from there they neither trust themselves nor lock out the
@@ -176,7 +180,7 @@ def prune_addresses(session: Session) -> int:
 
 
 def _network() -> str:
-    return client_key()[:ADDRESS_CHARACTERS]
+    return client_key()[:IP_ADDRESS_CHARACTERS]
 
 
 def _here(user_id: sa.SQLColumnExpression[int] | int) -> tuple[sa.ColumnElement[bool], ...]:
@@ -185,23 +189,23 @@ def _here(user_id: sa.SQLColumnExpression[int] | int) -> tuple[sa.ColumnElement[
 
 def _add(user: User, state: AddressState) -> LoginAddress:
     found = LoginAddress(user=user, network=_network(), state=state)
-    found.address, found.user_agent = client_address() or "", user_agent()
+    found.address, found.user_agent = client_ip_address() or "", user_agent()
     db.session.add(found)
     return found
 
 
-def _tell(found: LoginAddress) -> None:
+def _notify(found: LoginAddress) -> None:
     code = codes.issue(found.user, CodePurpose.ADDRESS)
     found.code = code
-    send_new_address(code, found.address, found.user_agent)
+    send_new_ip_address(code, found.address, found.user_agent)
 
 
-def _answered(token: str) -> LoginAddress:
+def _use_link(token: str) -> LoginAddress:
     """Uses the link up, and gives the address that it is about."""
     found = find(token)
     if found is None or found.code is None or not codes.use(found.code):
         db.session.rollback()
-        raise InvalidInputError(why_dead(token), {"token": ["does not work"]})
+        raise InvalidInputError(why_link_fails(token), {"token": ["invalid or expired"]})
     return found
 
 

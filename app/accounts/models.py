@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validates
 
 from app.schools import default_school_id
-from app.web.proxies import ADDRESS_CHARACTERS, USER_AGENT_CHARACTERS
+from app.web.proxies import IP_ADDRESS_CHARACTERS, USER_AGENT_CHARACTERS
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base, db
 from flask_belfry.db.columns import UtcDateTime, text_enum
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 else:
     from flask_login import UserMixin
 
+MAX_USERNAME_CHARACTERS = 40
+MAX_EMAIL_CHARACTERS = 254  # RFC 5321, section 4.5.3.1.3, without the angle brackets
+MAX_NAME_CHARACTERS = 120
+MAX_TIME_ZONE_CHARACTERS = 60
 MAX_TOKEN_NAME_CHARACTERS = 80
 
 
@@ -93,16 +97,16 @@ class User(OfSchool, SecurityUser, db.Model):
     school_id: Mapped[int] = mapped_column(
         sa.ForeignKey("schools.id"), default=default_school_id(), index=True, active_history=True
     )
-    username: Mapped[str] = mapped_column(sa.String(40), active_history=True)
-    username_key: Mapped[str] = mapped_column(sa.String(40), unique=True)
-    email: Mapped[str] = mapped_column(sa.String(254), active_history=True)
+    username: Mapped[str] = mapped_column(sa.String(MAX_USERNAME_CHARACTERS), active_history=True)
+    username_key: Mapped[str] = mapped_column(sa.String(MAX_USERNAME_CHARACTERS), unique=True)
+    email: Mapped[str] = mapped_column(sa.String(MAX_EMAIL_CHARACTERS), active_history=True)
     # When the user showed that mails to the address reach them; a user without it may do next to nothing.
     confirmed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    name: Mapped[str] = mapped_column(sa.String(120), active_history=True)
+    name: Mapped[str] = mapped_column(sa.String(MAX_NAME_CHARACTERS), active_history=True)
     password_hash: Mapped[str] = mapped_column(sa.String(200), active_history=True)
     role: Mapped[Role] = mapped_column(text_enum(Role), default=Role.MEMBER, active_history=True)
     active: Mapped[bool] = mapped_column(default=True, active_history=True)
-    time_zone: Mapped[str | None] = mapped_column(sa.String(60), active_history=True)
+    time_zone: Mapped[str | None] = mapped_column(sa.String(MAX_TIME_ZONE_CHARACTERS), active_history=True)
     # Whether they want no message of a change that they made themselves.
     skips_own_changes: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
@@ -203,7 +207,7 @@ class LoginSession(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     # Of the login.
-    address: Mapped[str | None] = mapped_column(sa.String(ADDRESS_CHARACTERS))
+    address: Mapped[str | None] = mapped_column(sa.String(IP_ADDRESS_CHARACTERS))
     user_agent: Mapped[str | None] = mapped_column(sa.String(USER_AGENT_CHARACTERS))
 
     user: Mapped[User] = relationship()
@@ -258,8 +262,8 @@ class LoginAddress(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"))
     # What is compared; `address` and `user_agent` are those of the last login, for people.
-    network: Mapped[str] = mapped_column(sa.String(ADDRESS_CHARACTERS))
-    address: Mapped[str] = mapped_column(sa.String(ADDRESS_CHARACTERS))
+    network: Mapped[str] = mapped_column(sa.String(IP_ADDRESS_CHARACTERS))
+    address: Mapped[str] = mapped_column(sa.String(IP_ADDRESS_CHARACTERS))
     user_agent: Mapped[str | None] = mapped_column(sa.String(USER_AGENT_CHARACTERS))
     state: Mapped[AddressState] = mapped_column(text_enum(AddressState), default=AddressState.NEW)
     first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

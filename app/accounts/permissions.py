@@ -1,6 +1,6 @@
-"""The one place that decides who may do what. Closed by default: what no rule allows is refused.
+"""Permissions. Denied by default: an action without a rule is refused.
 
-A slice declares the rules of its own actions with `allow`; nobody asks for a role anywhere else than here.
+A slice declares the rules of its actions with `allow`; roles are not checked outside of rules.
 """
 
 from __future__ import annotations
@@ -16,57 +16,56 @@ from flask_login import current_user
 
 from app.accounts import sessions
 from app.accounts.models import Role, User
-from app.api import UnauthenticatedError, is_api_request
+from app.api import READING_METHODS, UnauthenticatedError, is_api_request
 from flask_belfry.core.access import is_for_unconfirmed, is_public, public
 from flask_belfry.core.errors import ForbiddenError
 
 P = ParamSpec("P")
 Rule = Callable[[User, Any], bool]
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _rules: dict[str, Rule] = {"schools.view_all": lambda user, _: user.role is Role.ADMIN}
 
 
 class UnconfirmedError(ForbiddenError):
-    """You are known, and have yet to confirm your email address."""
+    """The user has not confirmed the email address."""
 
 
 class StaleLoginError(ForbiddenError):
-    """You are known, and your login is too old for this."""
+    """The login is too old for this."""
 
 
 def allow(action: str, rule: Rule) -> None:
-    """Declares who may do `action`, `<slice>.<verb>`. The rule gets an active user, and the row if there is one."""
+    """Declare the rule of `action`, `<slice>.<verb>`. The rule receives an active user, and the row if there is one."""
     _rules[action] = rule
 
 
 def can(user: User | None, action: str, row: object = None) -> bool:
-    """Whether `user` may do `action` to `row`. Nobody, a disabled or unconfirmed user and an unknown action: no."""
+    """Return whether `user` may do `action` to `row`; no for disabled or unconfirmed users and for unknown actions."""
     rule = _rules.get(action)
     return rule is not None and user is not None and user.is_active and user.is_confirmed and rule(user, row)
 
 
 def require(user: User | None, action: str, row: object = None, *, message: str = "") -> None:
-    """Raises ForbiddenError unless `can`."""
+    """Raise ForbiddenError unless `can`."""
     if not can(user, action, row):
         raise ForbiddenError(message or "You may not do this.")
 
 
 def acting_user() -> User:
-    """Who makes this request.
+    """Return the user of this request.
 
     Raises:
-        UnauthenticatedError: nobody is logged in.
-        UnconfirmedError: the user has yet to confirm the address.
+        UnauthenticatedError: the request has no login.
+        UnconfirmedError: the user has not confirmed the email address.
     """
-    user = _present_user()
+    user = _current_user()
     if not user.is_confirmed:
         raise UnconfirmedError("Confirm your email address first: the code is in the email that you received.")
     return user
 
 
-def _present_user() -> User:
-    """Who makes this request, confirmed or not. Raises UnauthenticatedError."""
+def _current_user() -> User:
+    """Return the user of this request, confirmed or not. Raises UnauthenticatedError."""
     user = current_user._get_current_object()  # noqa: SLF001 - werkzeug's documented way through its proxies
     if not isinstance(user, User):
         raise UnauthenticatedError("Log in first.")
@@ -74,24 +73,24 @@ def _present_user() -> User:
 
 
 def claimant() -> User | None:
-    """Who makes this request, if it is a user who has yet to confirm the address."""
-    return _present_user() if current_user.is_authenticated and not current_user.is_confirmed else None
+    """Return the user of this request if the email address is not confirmed yet, or None."""
+    return _current_user() if current_user.is_authenticated and not current_user.is_confirmed else None
 
 
 def require_fresh_login() -> None:
-    """For what changes how one logs in, or gives out more than a page shows. Raises StaleLoginError."""
+    """Raise StaleLoginError unless the login is recent: for changes of credentials and for exports."""
     if not sessions.is_fresh():
         minutes = round(sessions.FRESH_FOR.total_seconds() / 60)
         raise StaleLoginError(f"This requires a login of the last {minutes} minutes: log in again.")
 
 
 def close(app: Flask) -> None:
-    """Admits only users with a confirmed email address, except to what is `public`."""
-    app.before_request(_ask_who)
+    """Restrict all views but `public` ones to users with a confirmed email address."""
+    app.before_request(_require_login)
 
 
 def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
-    """Lets only those in who have confirmed their address; others are led to where they do."""
+    """Restrict a view to users with a confirmed email address; others are redirected to the confirmation."""
 
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
@@ -102,7 +101,7 @@ def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, Respon
 
 
 def fresh_login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
-    """As `login_required`, and asks for the password again when the login was long ago."""
+    """As `login_required`, and redirect to the password if the login is not recent."""
 
     @login_required
     @wraps(view)
@@ -116,7 +115,7 @@ def fresh_login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, 
 def require_role(
     *roles: Role | str,
 ) -> Callable[[Callable[P, ResponseReturnValue]], Callable[P, ResponseReturnValue]]:
-    """Lets only users of these roles in: others get a 403, and who has yet to confirm what `login_required` gives."""
+    """As `login_required`, and respond with 403 to users of other roles."""
     wanted = frozenset(Role(role) for role in roles)
     named = " and ".join("staff" if role is Role.STAFF else f"{role}s" for role in sorted(wanted, reverse=True))
 
@@ -134,27 +133,27 @@ def require_role(
 
 
 def ask_to_log_in() -> Response:
-    """The way to the login page and back. Raises UnauthenticatedError in the API."""
+    """Redirect to the login page, with the way back. Raises UnauthenticatedError in the API."""
     if is_api_request():
         raise UnauthenticatedError.of_request()
-    return _lead_to("security.login", _page_to_return_to())
+    return _redirect_to("security.login", _page_to_return_to())
 
 
 def ask_for_password() -> Response:
-    """The way to the page that asks for the password again, and back to the page with the form."""
-    return _lead_to("security.verify", _page_to_return_to() or _path_of(request.referrer or ""))
+    """Redirect to the page that asks for the password, with the way back to the page of the form."""
+    return _redirect_to("security.verify", _page_to_return_to() or _path_of(request.referrer or ""))
 
 
-def _lead_to(endpoint: str, next_path: str | None) -> Response:
+def _redirect_to(endpoint: str, next_path: str | None) -> Response:
     if "HX-Request" not in request.headers:
         return make_response(redirect(url_for(endpoint, next=next_path)))
-    # A part of a page that htmx asked for: a redirect would put the form into that part.
+    # A fragment requested by htmx: a redirect would load the form into the fragment.
     response = make_response("", 401)
     response.headers["HX-Redirect"] = url_for(endpoint, next=_path_of(request.headers.get("HX-Current-URL", "")))
     return response
 
 
-def _ask_who() -> Response | None:
+def _require_login() -> Response | None:
     view = current_app.view_functions.get(request.endpoint or "", _nowhere)
     if is_public(view):
         return None
@@ -168,12 +167,12 @@ def _ask_who() -> Response | None:
 
 @public
 def _nowhere() -> None:
-    """Where no route leads: that is told to everybody."""
+    """Stand for a path without a route: its 404 is public."""
 
 
 def _page_to_return_to() -> str | None:
-    # What was posted is lost; to come back with a GET would be an error page.
-    return request.full_path.rstrip("?") if request.method in SAFE_METHODS else None
+    # A POST is lost: a GET of the same path would be an error page.
+    return request.full_path.rstrip("?") if request.method in READING_METHODS else None
 
 
 def _path_of(url: str) -> str | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
+from flask import current_app
 
 from app.accounts.models import AccessToken, AccountCode, LoginAddress, LoginSession, MessagePreference, User
 from app.audit import AuditEntry
-from app.personal_data import Part, Person, register, rows_of
+from app.personal_data import Part, Person, exempt, register, rows_of
 from flask_belfry.changes import StatusChange, subject_type
 from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage, check_address, erase_mails
 
 # Of the user's row: all but what is secret, or of no meaning to people.
 PROFILE = (
@@ -49,7 +51,9 @@ ADDRESSES = (
 SESSIONS = (LoginSession.created_at, LoginSession.last_seen_at, LoginSession.address, LoginSession.user_agent)
 CHOICES = (MessagePreference.kind, MessagePreference.channel, MessagePreference.is_wanted)
 # Watched columns of users whose old and new values tell who somebody is.
-TELLING = (User.username.key, User.email.key, User.time_zone.key)
+IDENTIFYING = (User.username.key, User.email.key, User.time_zone.key)
+
+MAILS_ERASED = "the recipient has deleted the account"
 
 
 def export(person: Person) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def erase(person: Person) -> None:
     for model in (AccessToken, LoginSession, LoginAddress, AccountCode, MessagePreference):
         _execute(sa.delete(model).where(model.user_id == person.id))
     of_user = sa.and_(StatusChange.subject_type == subject_type(User), StatusChange.subject_id == person.id)
-    _execute(sa.update(StatusChange).where(of_user, StatusChange.field.in_(TELLING)).values(old=None, new=None))
+    _execute(sa.update(StatusChange).where(of_user, StatusChange.field.in_(IDENTIFYING)).values(old=None, new=None))
     # What they said of an address names it.
     about_user = sa.and_(AuditEntry.subject_type == subject_type(User), AuditEntry.subject_id == person.id)
     _execute(sa.update(AuditEntry).where(about_user, AuditEntry.action.startswith("user.address_")).values(details={}))
@@ -96,3 +100,44 @@ register(
         "The username and the email address can be registered again, by you or by others.",
     )
 )
+
+
+def export_mails(person: Person) -> list[dict[str, Any]]:
+    """The mails to the person. What they said is not kept by anybody."""
+    columns = (
+        EmailMessage.kind,
+        EmailMessage.recipient,
+        EmailMessage.state,
+        EmailMessage.subject_type.label("about"),
+        EmailMessage.subject_id.label("about_id"),
+        EmailMessage.created_at.label("asked_for_at"),
+        EmailMessage.sent_at,
+    )
+    return rows_of(sa.select(*columns).where(_is_theirs(person)).order_by(EmailMessage.id))
+
+
+def erase_mails_to(person: Person) -> None:
+    """Takes the address out of all mails to the person; those that wait are not sent."""
+    erase_mails(db.session(), _is_theirs(person), MAILS_ERASED)
+
+
+def _is_theirs(person: Person) -> sa.ColumnElement[bool]:
+    is_about = sa.and_(EmailMessage.subject_type == "user", EmailMessage.subject_id == person.id)
+    address = check_address(person.email).address.lower()
+    # The desk's address is the school's, also when somebody logs in with it: what the desk gets is not theirs.
+    if address == check_address(current_app.config["ADMIN_EMAIL"]).address.lower():
+        return is_about
+    return sa.or_(EmailMessage.recipient == address, is_about)
+
+
+register(
+    Part(
+        "mails",
+        (),
+        export_mails,
+        erase_mails_to,
+        "Emails to you that are waiting are not sent, and your email address is removed from the records of sent ones. "
+        "One last email confirms that the account was deleted.",
+    )
+)
+exempt("who asked for a mail: the number of a user who has no name any more", EmailMessage.user_id)

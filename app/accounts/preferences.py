@@ -1,6 +1,6 @@
-"""Which messages a user wants, and by which channel: asked when a mail is delivered, and nowhere else.
+"""Message preferences of users by kind and channel. They are checked when a mail is delivered.
 
-The kinds are those of `flask_belfry.mail` that say they may be switched off; all others always go out.
+The kinds are the optional ones of `flask_belfry.mail`; all others are always sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.mail import opt_out_lookup, optional_kinds
 
-# What is wanted of whoever has not said otherwise.
+# The preferences of users who have not changed them.
 DEFAULTS: Mapping[Channel, bool] = {Channel.MAIL: True, Channel.PUSH: True}
 IDNA_PREFIX = "xn--"
 
@@ -24,7 +24,7 @@ Preferences = dict[str, dict[str, bool]]
 
 
 def preferences_of(user: User) -> Preferences:
-    """For each optional kind, by channel, whether the user wants it."""
+    """Return whether the user wants each optional kind, by channel."""
     columns = MessagePreference.kind, MessagePreference.channel, MessagePreference.is_wanted
     query = sa.select(*columns).where(MessagePreference.user_id == user.id)
     chosen = {(kind, channel): is_wanted for kind, channel, is_wanted in db.session.execute(query)}
@@ -35,14 +35,14 @@ def preferences_of(user: User) -> Preferences:
 
 
 def change_preferences(user: User, changes: Mapping[str, Mapping[str, bool]]) -> None:
-    """Keeps what the user wants of some kinds; others stay. Whoever calls holds the user's row, and commits.
+    """Change the preferences of some kinds. The caller has locked the user's row, and commits.
 
     Raises:
-        InvalidInputError: names each kind that cannot be switched off, or is none.
+        InvalidInputError: names each kind that is unknown or not optional.
     """
-    unknown = {f"preferences.{kind}": ["is no kind that can be chosen"] for kind in changes.keys() - optional_kinds()}
+    unknown = {f"preferences.{kind}": ["not an optional kind of message"] for kind in changes.keys() - optional_kinds()}
     if unknown:
-        raise InvalidInputError("Some fields are wrong.", unknown)
+        raise InvalidInputError("Some fields are invalid.", unknown)
     for kind, by_channel in changes.items():
         for channel, is_wanted in by_channel.items():
             _keep(user, kind, Channel(channel), is_wanted)
@@ -50,10 +50,10 @@ def change_preferences(user: User, changes: Mapping[str, Mapping[str, bool]]) ->
 
 
 @opt_out_lookup
-@use_scope(ALL_TENANTS)  # an address is one person's, whatever the school of the mail
+@use_scope(ALL_TENANTS)  # an email address is unique across schools
 def who_refuses(kind: str, addresses: Collection[str]) -> set[str]:
-    """Those of the addresses, as mails have them, whose users do not want mails of a kind."""
-    by_email = {_as_kept(address): address for address in addresses}
+    """Return those of the recipients' email addresses whose users have opted out of a kind."""
+    by_email = {_stored_form(address): address for address in addresses}
     refuses = sa.exists().where(
         MessagePreference.user_id == User.id,
         MessagePreference.kind == kind,
@@ -75,6 +75,6 @@ def _keep(user: User, kind: str, channel: Channel, is_wanted: bool) -> None:
     db.session.add(row)
 
 
-def _as_kept(address: str) -> str:
-    # SMTP takes domains in ASCII; accounts keep them as people write them.
+def _stored_form(address: str) -> str:
+    # Mails have domains in ASCII, users in Unicode.
     return valid_email(address) if IDNA_PREFIX in address else address

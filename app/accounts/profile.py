@@ -1,4 +1,4 @@
-"""What users do with themselves: their name, zone and preferences, getting all that is kept of them, and leaving."""
+"""The profile of a user: changing it, exporting all data about the user, and deleting the account."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app import audit, personal_data
 from app.accounts import limits, second_factor
 from app.accounts.emails import send_account_deleted
 from app.accounts.models import User
-from app.accounts.permissions import require
+from app.accounts.permissions import allow, require
 from app.accounts.preferences import change_preferences, preferences_of
 from app.accounts.services import check_not_last_admin, end_sessions_and_tokens, validated
 from app.personal_data import Person
@@ -22,31 +22,33 @@ from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 NAME_OF_THE_DELETED = "Deleted user"
 
+for verb in ("update", "export", "delete"):
+    allow(f"profile.{verb}", lambda user, row: isinstance(row, User) and row.id == user.id)
+
 
 def profile_of(user: User) -> dict[str, Any]:
-    """The user as they see themselves, for `ProfileSchema`."""
+    """Return the user's profile for `ProfileSchema`."""
     names = ("id", "username", "email", "name", "role", "time_zone", "is_confirmed", "created_at", "skips_own_changes")
     return {name: getattr(user, name) for name in names} | {"preferences": preferences_of(user)}
 
 
-def hold(user: User) -> User:
-    """The user as they are now, held until the commit: two who change them take turns."""
+def lock(user: User) -> User:
+    """Reload the user and lock the row until the commit."""
     db.session.refresh(user, with_for_update={"key_share": True})
     return user
 
 
 def update(user: User, changes: Mapping[str, Any]) -> None:
-    """Changes some of `name`, `time_zone`, `preferences` and `skips_own_changes`, flushed.
+    """Change some of `name`, `time_zone`, `preferences` and `skips_own_changes`, and flush.
 
     Args:
-        user: who asks, and who is changed.
-        changes: a zone of None is the school's; preferences by kind and channel, only those that change.
+        user: who asks and is changed; see `lock`.
+        changes: `time_zone` None means the school's; `preferences` by kind and channel, only those that change.
 
     Raises:
-        InvalidInputError: names every field that is wrong.
+        InvalidInputError: names every invalid field.
     """
     require(user, "profile.update", user)
-    hold(user)
     fields = {name: changes[name] for name in ("name", "time_zone") if changes.get(name) is not None}
     values = validated(fields) | ({"time_zone": None} if "time_zone" in changes and not changes["time_zone"] else {})
     for name, value in values.items():
@@ -55,9 +57,9 @@ def update(user: User, changes: Mapping[str, Any]) -> None:
     change_preferences(user, changes.get("preferences", {}))
 
 
-@use_scope(ALL_TENANTS)  # what is theirs, wherever they were when it was made
+@use_scope(ALL_TENANTS)  # rows of the user can belong to an earlier school
 def export(user: User) -> dict[str, Any]:
-    """All that is kept of the user, by part, as JSON takes it; no secrets. Recorded. The caller commits."""
+    """Return all data about the user, by part, as JSON values without secrets, and record it. The caller commits."""
     require(user, "profile.export", user)
     person = Person(user.id, user.email)
     data = {part.name: part.export(person) for part in personal_data.parts()}
@@ -66,40 +68,40 @@ def export(user: User) -> dict[str, Any]:
 
 
 def export_headers(exported: Mapping[str, Any]) -> dict[str, str]:
-    """The name under which a browser keeps it. Usernames are such that they need no quoting."""
+    """Return the header with the file name. The characters of usernames need no quoting."""
     name = f"belfry-{exported['username']}-{exported['exported_at']:%Y-%m-%d}.json"
     return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
 def prove(user: User, password: str, code: str | None) -> None:
-    """Asks again who somebody is who is logged in, as a login does, and within its limits.
+    """Check the password and the code of a logged-in user, within the limits of logins.
 
-    Ends the session's transaction, since checking a password takes long. What is used up of codes the caller commits.
+    Ends the transaction, since checking a password is slow. The caller commits the use of a code.
 
     Raises:
-        InvalidInputError: the password is wrong, or the user has a second factor and the code is not right.
-        TooManyRequests: that was tried too often.
+        InvalidInputError: the password is wrong, or the user has a second factor and the code is wrong.
+        TooManyRequests: too many attempts.
     """
     found = limits.authenticate(user.username, password)
     if found is None or found.id != user.id:
-        raise InvalidInputError("The password is wrong.", {"password": ["is wrong"]})
+        raise InvalidInputError("The password is wrong.", {"password": ["wrong password"]})
     if user.tf_primary_method:
-        limits.spend_code()
+        limits.hit_code()
     if not second_factor.is_satisfied(user, code):
         raise InvalidInputError("The code is wrong.", {"code": ["must be a new code from the authenticator app"]})
 
 
-@use_scope(ALL_TENANTS)  # what is theirs, wherever they were when it was made
+@use_scope(ALL_TENANTS)  # rows of the user can belong to an earlier school
 def delete(user: User) -> None:
-    """Deletes what is known of the user, and ends all they had; an anonymous row stays for what refers to it. Flushed.
+    """Delete the user's data, sessions and tokens, and flush; an anonymous row remains for references to it.
 
     Raises:
         ConflictError: the user is the last admin.
     """
     check_not_last_admin(user)
-    require(hold(user), "profile.delete", user)
+    require(lock(user), "profile.delete", user)
     person, zone = Person(user.id, user.email), user.time_zone
-    # What this writes down must not tell from where it was done: that is erased.
+    # The recorded changes must not contain the IP address and the browser, which are being erased.
     with use_actor(replace(current_actor(), address=None, user_agent=None)):
         _make_anonymous(user)
         for part in personal_data.parts():
@@ -110,9 +112,9 @@ def delete(user: User) -> None:
 
 
 def _make_anonymous(user: User) -> None:
-    """First of all: from here on nothing that is asked for finds an address, or a name."""
+    """Must come first: from here on, no job or mail finds the email address or the name."""
     end_sessions_and_tokens(user)
-    # Not a username that anybody can take, and one for each.
+    # A unique name that is not a valid username.
     user.username, user.email, user.name = f"deleted user {user.id}", "", NAME_OF_THE_DELETED
     user.confirmed_at, user.active, user.password_hash, user.time_zone = None, False, "", None
     second_factor.remove(user)

@@ -1,4 +1,4 @@
-"""The pages on which users see to themselves: name, zone, messages; what is kept of them; leaving."""
+"""The pages of the profile: name, time zone, message preferences, data export and account deletion."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from flask.typing import ResponseReturnValue
 
 from app import personal_data
 from app.accounts import profile
-from app.accounts.forms import DeletionForm, ProfileForm, wishes
+from app.accounts.forms import DeletionForm, ProfileForm, message_choices
 from app.accounts.models import User
 from app.accounts.permissions import acting_user, fresh_login_required, login_required
 from app.accounts.preferences import Preferences, preferences_of
-from app.accounts.registration_pages import show
 from app.accounts.schemas import ExportSchema
 from flask_belfry.core.errors import ConflictError, InvalidInputError
 from flask_belfry.db import commit_and_keep, db
@@ -23,17 +22,17 @@ pages = Blueprint("profile", __name__, url_prefix="/account")
 @pages.get("")
 @login_required
 def show_profile() -> ResponseReturnValue:
-    """The form, and the way to everything else that is about oneself."""
+    """Show the form and the links to the other account pages."""
     user = acting_user()
     preferences = preferences_of(user)
-    wanted = [wish for wish, (kind, channel) in wishes().items() if preferences[kind][channel]]
+    wanted = [choice for choice, (kind, channel) in message_choices().items() if preferences[kind][channel]]
     return _page(ProfileForm(obj=user, time_zone=user.time_zone or "", wanted=wanted))
 
 
 @pages.post("")
 @login_required
 def update() -> ResponseReturnValue:
-    """Saves the form."""
+    """Save the form."""
     form = ProfileForm()
     if not form.validate_on_submit() or not _update(acting_user(), form):
         return _page(form), 422
@@ -44,7 +43,7 @@ def update() -> ResponseReturnValue:
 @pages.post("/export")
 @fresh_login_required
 def export() -> ResponseReturnValue:
-    """Gives out, as a file, all that is kept of oneself."""
+    """Return all data about the user as a file."""
     exported = profile.export(acting_user())
     commit_and_keep()
     answer = jsonify(ExportSchema().dump(exported))
@@ -55,14 +54,14 @@ def export() -> ResponseReturnValue:
 @pages.get("/delete")
 @login_required
 def ask_about_deletion() -> ResponseReturnValue:
-    """Says what will happen."""
+    """Show what the deletion does."""
     return _deletion_page(DeletionForm())
 
 
 @pages.post("/delete")
 @login_required
 def delete() -> ResponseReturnValue:
-    """Deletes the account of whoever shows again who they are."""
+    """Delete the account after checking the password and the code."""
     form = DeletionForm()
     if not form.validate_on_submit():
         return _deletion_page(form), 422
@@ -71,7 +70,7 @@ def delete() -> ResponseReturnValue:
         profile.delete(acting_user())
     except (InvalidInputError, ConflictError) as error:
         db.session.rollback()
-        show(error, form)
+        form.take_errors(error.message, error.fields)
         return _deletion_page(form), error.status
     db.session.commit()
     session.clear()
@@ -81,8 +80,8 @@ def delete() -> ResponseReturnValue:
 
 def _update(user: User, form: ProfileForm) -> bool:
     preferences: Preferences = {}
-    for wish, (kind, channel) in wishes().items():
-        preferences.setdefault(kind, {})[channel.value] = wish in (form.wanted.data or [])
+    for choice, (kind, channel) in message_choices().items():
+        preferences.setdefault(kind, {})[channel.value] = choice in (form.wanted.data or [])
     changes = {
         "name": form.name.data,
         "time_zone": form.time_zone.data or None,
@@ -90,10 +89,10 @@ def _update(user: User, form: ProfileForm) -> bool:
         "skips_own_changes": form.skips_own_changes.data,
     }
     try:
-        profile.update(user, changes)
+        profile.update(profile.lock(user), changes)
     except InvalidInputError as error:
         db.session.rollback()
-        show(error, form)
+        form.take_errors(error.message, error.fields)
         return False
     db.session.commit()
     return True

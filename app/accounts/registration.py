@@ -1,7 +1,7 @@
-"""Registering, confirming an address, and a new password for who forgot it.
+"""Registration, confirmation of an email address, and a new password for a forgotten one.
 
-No answer tells whether an address is registered, and none takes longer for it: where the ways part, a job takes them.
-Whoever asks is nobody yet, and an address is one person's whatever the school: what finds a user here sees all schools.
+Neither the content nor the duration of a response reveals whether an email address is registered: jobs do what differs.
+These requests have no user, and email addresses are unique across schools, so lookups see all schools.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.mail import send_inline
 from flask_belfry.outbox import enqueue, publisher
 
-# How long the mails of a mailbox that has had too many wait for each other: one is sent for all.
-GATHERED_FOR = timedelta(minutes=10)
-# Codes last an hour and can be asked for anew: whoever wanted in is in by then.
+# How long the mails to a mailbox over its limit are collected: one mail is sent for all.
+COLLECTED_FOR = timedelta(minutes=10)
+# Codes work for an hour and can be requested again, so no one is still confirming after this.
 UNCONFIRMED_KEPT = timedelta(days=30)
 RESEND = "accounts.resend_confirmation"
 RESET = "accounts.send_password_reset"
@@ -41,11 +41,11 @@ NO_SUCH_LINK = "This link does not work: it was already used, has expired, or wa
 
 @dataclass(frozen=True)
 class Posted:
-    """What became of a mail by the time that somebody is answered.
+    """The state of a mail at the time of the response.
 
     Args:
-        is_queued: its job is at the broker.
-        is_sent: the broker was away, and the mail server has taken it.
+        is_queued: the broker has its job.
+        is_sent: the broker is unavailable, and the mail server has accepted the mail.
     """
 
     is_queued: bool
@@ -53,20 +53,20 @@ class Posted:
 
     @property
     def is_on_its_way(self) -> bool:
-        """Whether the mail needs nothing more."""
+        """Whether the mail is queued or sent."""
         return self.is_queued or self.is_sent
 
     @property
     def message(self) -> str:
-        """The same for people."""
+        """The state as a message."""
         if self.is_queued:
-            return "The mail with your code is on its way."
+            return "The mail with your code is being sent."
         if self.is_sent:
             return "The mail with your code was sent."
         return "The mail with your code cannot be sent at the moment. It is sent automatically as soon as possible."
 
     def describe(self) -> Mapping[str, Any]:
-        """The `email_info` of the API."""
+        """Return the `email_info` of the API."""
         if self.is_queued:
             return {"email_queued": True, "message": self.message}
         if self.is_sent:
@@ -76,23 +76,23 @@ class Posted:
 
 @use_scope(ALL_TENANTS)
 def register(
-    username: str, email: str, password: str, name: str = "", *, gathers_mail: bool = False
+    username: str, email: str, password: str, name: str = "", *, collects_mail: bool = False
 ) -> tuple[User, str | None]:
-    """Makes a user whose address is not confirmed, and asks for the mail that lets it be. The caller commits.
+    """Create a user with an unconfirmed email address, and send the mail with the code. The caller commits.
 
     Args:
         username, email, password, name: as for `create_user`.
-        gathers_mail: the mailbox has had too many mails, see `limits.spend_mail`.
+        collects_mail: the mailbox is over its limit, see `limits.hit_mail`.
 
     Returns:
-        the user, and the id of the mail for `post`; None when it is gathered.
+        the user, and the id of the mail for `post`; None if it is collected.
 
     Raises:
-        InvalidInputError: names every field that is wrong, and a username that is taken.
+        InvalidInputError: names every invalid field, and a username that is taken.
     """
     user = create_user(username=username, email=email, password=password, name=name, is_confirmed=False)
-    if gathers_mail:
-        _enqueue_mail(RESEND, email, user.id, gathers=True)
+    if collects_mail:
+        _enqueue_mail(RESEND, email, user.id, collects=True)
         return user, None
     delay = timedelta(seconds=current_app.config["REGISTRATION_MAIL_DELAY_SECONDS"])
     return user, ask_to_confirm(user, delay)
@@ -100,9 +100,9 @@ def register(
 
 @use_scope(ALL_TENANTS)
 def ask_to_confirm(user: User, delay: timedelta | None = None) -> str | None:
-    """Asks for the mail with a code; when the address is another user's, for one that tells them. The caller commits.
+    """Send the mail with a code; if the email address belongs to another user, notify that user. The caller commits.
 
-    A code is made in either case, so that both take the same time: one whose mail never leaves never works.
+    A code is created in both cases, so that both take the same time; a code whose mail is not sent does not work.
 
     Returns:
         the ledger id of the mail.
@@ -112,104 +112,103 @@ def ask_to_confirm(user: User, delay: timedelta | None = None) -> str | None:
 
 
 def post(mail_id: str | None) -> Posted:
-    """Sees to a mail after the commit that asked for it: while the broker is away, it is sent from here.
+    """Send a mail from this process if the broker is unavailable. Called after the commit that enqueued it.
 
-    Takes at most REGISTRATION_DIRECT_MAIL_SECONDS, and ends the session's transaction.
+    Takes at most REGISTRATION_DIRECT_MAIL_SECONDS, and ends the transaction.
     """
     settings = current_app.config
     if mail_id is None or not settings["MAIL_ENABLED"]:
         return Posted(is_queued=False)
-    # The commit has just published: the breaker knows whether that arrived.
+    # The commit has just published, so the breaker knows whether the broker is available.
     if not publisher().breaker.is_open:
         return Posted(is_queued=True)
     return Posted(is_queued=False, is_sent=send_inline(mail_id, settings["REGISTRATION_DIRECT_MAIL_SECONDS"]))
 
 
 def confirm(user: User) -> None:
-    """Takes the address of a user for confirmed, clears what was set up before (tokens, a second factor, sessions other
-    than the one that confirms, trust in IP addresses other than this one), and welcomes them by mail. The caller
-    commits.
+    """Mark the email address of a user as confirmed, remove what was set up before (tokens, a second factor, sessions
+    and trusted IP addresses other than those of this request), and send the welcome mail. The caller commits.
 
     Raises:
-        ConflictError: the address is another user's.
+        ConflictError: the email address belongs to another user.
     """
     try:
         with db.session.begin_nested():
             user.confirmed_at = utc_now()
     except IntegrityError as error:
-        raise ConflictError("The address is another user's already.") from error
-    # Who registered may not be who reads the mailbox: what they have set up must not outlive the confirmation.
+        raise ConflictError("This email address already belongs to another user.") from error
+    # The person who registered may not own the mailbox: what they set up must not outlive the confirmation.
     second_factor.remove(user)
     end_sessions_and_tokens(user, keeps_current=True)
-    logins.forget_unproven(user)
-    # Who else claims the address cannot have it any more. They are not told: they would learn that it is somebody's.
+    logins.remove_unconfirmed(user)
+    # Other claims of the email address are void. Claimants are not notified: that would reveal that it has an owner.
     codes.void(CodePurpose.CONFIRM, AccountCode.user_id.in_(sa.select(User.id).where(User.email == user.email)))
     send_welcome(user)
 
 
 @use_scope(ALL_TENANTS)
 def confirm_by_digits(email: str, digits: str) -> User:
-    """Confirms the address of the user to whom a mail brought these digits. Commits.
+    """Confirm an email address by the six-digit code of the mail. Commits.
 
     Raises:
-        InvalidInputError: they do not work.
+        InvalidInputError: the code is invalid.
     """
     is_meant = User.email == lookup_email(email), User.confirmed_at.is_(None)
     code = codes.try_digits(CodePurpose.CONFIRM, digits, *is_meant)
     user = _confirm(code)
     if user is None:
-        raise InvalidInputError(NO_SUCH_CODE, {"code": ["does not work"]})
+        raise InvalidInputError(NO_SUCH_CODE, {"code": ["invalid or expired"]})
     return user
 
 
 @use_scope(ALL_TENANTS)
 def confirm_by_token(token: str) -> User:
-    """Confirms the address of the user to whom a mail brought this link. Commits.
+    """Confirm an email address by the link of the mail. Commits.
 
     Raises:
-        InvalidInputError: it does not work.
+        InvalidInputError: the link is invalid.
     """
     user = _confirm(codes.find_by_token(CodePurpose.CONFIRM, token))
     if user is None:
-        raise InvalidInputError(NO_SUCH_LINK, {"token": ["does not work"]})
+        raise InvalidInputError(NO_SUCH_LINK, {"token": ["invalid or expired"]})
     return user
 
 
 @use_scope(ALL_TENANTS)
-def request_confirmation(email: str, asker: User | None = None, *, gathers_mail: bool = False) -> None:
-    """Asks for a new code for the last user who claims an address, if anybody does. Commits.
+def request_confirmation(email: str, asker: User | None = None, *, collects_mail: bool = False) -> None:
+    """Send a new code to the last user who claims an email address, if there is one. Commits.
 
     Args:
-        email: the address.
-        asker: who makes the request and has yet to confirm an address; None for anybody else. Who asks for their own
-            learns nothing by how long it takes: while the broker is away, that mail is sent from here.
-        gathers_mail: the mailbox has had too many mails, see `limits.spend_mail`.
+        email: the email address.
+        asker: the unconfirmed user of this request, or None. The duration reveals nothing to a user who asks for their
+            own code, so that mail is sent from this process while the broker is unavailable.
+        collects_mail: the mailbox is over its limit, see `limits.hit_mail`.
     """
     is_own = asker is not None and asker.email == lookup_email(email)
-    if asker is not None and is_own and not gathers_mail:
+    if asker is not None and is_own and not collects_mail:
         mail_id = ask_to_confirm(asker)
         db.session.commit()
         post(mail_id)
     else:
         user_id = asker.id if asker is not None and is_own else _id_of(email, User.confirmed_at.is_(None))
-        _enqueue_mail(RESEND, email, user_id, gathers=gathers_mail)
+        _enqueue_mail(RESEND, email, user_id, collects=collects_mail)
         db.session.commit()
 
 
 @use_scope(ALL_TENANTS)
-def request_password_reset(email: str, *, gathers_mail: bool = False) -> None:
-    """Asks for the mail with a link to a new password, if the address is a confirmed user's. Commits.
+def request_password_reset(email: str, *, collects_mail: bool = False) -> None:
+    """Send the mail with a link to set a new password, if the email address belongs to a confirmed user. Commits.
 
     Args:
-        email: the address.
-        gathers_mail: the mailbox has had too many mails, see `limits.spend_mail`.
+        email: the email address.
+        collects_mail: the mailbox is over its limit, see `limits.hit_mail`.
     """
-    _enqueue_mail(RESET, email, _id_of(email, User.confirmed_at.is_not(None)), gathers=gathers_mail)
+    _enqueue_mail(RESET, email, _id_of(email, User.confirmed_at.is_not(None)), collects=collects_mail)
     db.session.commit()
 
 
 def resend_confirmation(user_id: int) -> bool:
-    """The job behind `request_confirmation`: whether there was a mail to ask for."""
+    """Do the work of `request_confirmation` in its job. Return whether a mail was enqueued."""
     user = db.session.get(User, user_id)
     if user is None or user.is_confirmed or not user.active:
         return False
@@ -217,7 +216,7 @@ def resend_confirmation(user_id: int) -> bool:
 
 
 def send_password_reset(user_id: int) -> bool:
-    """The job behind `request_password_reset`: whether there was a mail to ask for."""
+    """Do the work of `request_password_reset` in its job. Return whether a mail was enqueued."""
     user = db.session.get(User, user_id)
     if user is None or not user.is_confirmed or not user.active:
         return False
@@ -226,49 +225,48 @@ def send_password_reset(user_id: int) -> bool:
 
 @use_scope(ALL_TENANTS)
 def reset_password(token: str, password: str) -> User:
-    """Sets the password of the user to whom a mail brought this link. Commits.
+    """Set a new password by the link of the mail. Commits.
 
     Raises:
-        InvalidInputError: the link does not work, or the password is none.
+        InvalidInputError: the link or the password is invalid.
     """
     code = codes.find_by_token(CodePurpose.RESET, token)
     if code is not None:
         check_password(code.user, password)
     if code is None or not code.user.active or not codes.use(code):
         db.session.rollback()
-        raise InvalidInputError(NO_SUCH_LINK, {"token": ["does not work"]})
+        raise InvalidInputError(NO_SUCH_LINK, {"token": ["invalid or expired"]})
     change_password(code.user, password)
     db.session.commit()
     return code.user
 
 
 def prune_unconfirmed(session: Session) -> int:
-    """Deletes users who never confirmed their address: they could do next to nothing, and hold a username. The caller
-    commits.
+    """Delete users who never confirmed their email address, which frees their usernames. The caller commits.
 
     Returns:
-        how many there were.
+        the number of deleted users.
     """
-    # Who has deleted their account is unconfirmed too, and no longer active.
+    # A deleted account is unconfirmed as well, but not active.
     is_over = sa.and_(User.confirmed_at.is_(None), User.active, User.created_at < utc_now() - UNCONFIRMED_KEPT)
     statement = sa.delete(User).where(is_over).returning(User.id)
     return len(session.scalars(statement, execution_options={"synchronize_session": False}).all())
 
 
-def _enqueue_mail(job: str, email: str, user_id: int, *, gathers: bool) -> None:
-    """Enqueues the job behind a mail; one for all requests of a mailbox that has had too many."""
-    if gathers:
+def _enqueue_mail(job: str, email: str, user_id: int, *, collects: bool) -> None:
+    """Enqueue the job of a mail; one job for all requests of a mailbox over its limit."""
+    if collects:
         key = f"{job}/{keyed_digest('mailbox', lookup_email(email)).hex()}"
-        enqueue(job, unique_key=key, unique_while_waiting=True, delay=GATHERED_FOR, user_id=user_id)
+        enqueue(job, unique_key=key, unique_while_waiting=True, delay=COLLECTED_FOR, user_id=user_id)
     else:
         enqueue(job, user_id=user_id)
 
 
 def _confirm(code: AccountCode | None) -> User | None:
-    """Uses a code up and confirms its user; None when it does not work, or somebody else has confirmed the address."""
+    """Use a code and confirm its user; None if it is invalid, or another user has confirmed the email address."""
     if code is None:
         return None
-    _hold_claims(code.user.email)
+    _lock_claims(code.user.email)
     if not code.user.active or not codes.use(code):
         db.session.rollback()
         return None
@@ -281,9 +279,9 @@ def _confirm(code: AccountCode | None) -> User | None:
     return code.user
 
 
-def _hold_claims(email: str) -> None:
-    """Has all who claim an address take turns: each confirmation writes to its own rows first and to the others' after,
-    and two at the same time would wait for each other."""
+def _lock_claims(email: str) -> None:
+    """Lock all users who claim an email address, in one order: a confirmation writes to its own rows first and to the
+    others' after, so two concurrent ones would deadlock."""
     claims = sa.select(User.id).where(User.email == email).order_by(User.id).with_for_update(key_share=True)
     db.session.execute(claims)
 
@@ -294,6 +292,6 @@ def _is_others(user: User) -> bool:
 
 
 def _id_of(email: str, condition: sa.ColumnElement[bool]) -> int:
-    """The id of the newest user who meets the condition, 0 when there is none."""
+    """Return the id of the newest user who meets the condition, or 0."""
     query = sa.select(User.id).where(User.email == lookup_email(email), condition).order_by(User.id.desc()).limit(1)
     return db.session.scalar(query) or 0

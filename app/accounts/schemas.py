@@ -1,4 +1,4 @@
-"""What the API takes and gives of accounts."""
+"""The schemas of the API of accounts."""
 
 from __future__ import annotations
 
@@ -8,60 +8,72 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import validate
 
-from app.accounts.models import MAX_TOKEN_NAME_CHARACTERS, Role
-from app.accounts.validation import MAX_NAME_CHARACTERS
+from app.accounts.models import (
+    MAX_EMAIL_CHARACTERS,
+    MAX_NAME_CHARACTERS,
+    MAX_TIME_ZONE_CHARACTERS,
+    MAX_TOKEN_NAME_CHARACTERS,
+    Role,
+)
+from app.accounts.validation import MAX_CODE_INPUT_CHARACTERS, MAX_PASSWORD_INPUT_CHARACTERS
 from app.api import SCOPES
 from app.api.web import Moment, Schema, check_control_characters
 
+_LOGIN = validate.Length(1, MAX_EMAIL_CHARACTERS)
+_PASSWORD = validate.Length(1, MAX_PASSWORD_INPUT_CHARACTERS)
+_CODE = validate.Length(1, MAX_CODE_INPUT_CHARACTERS)
+_TOKEN = validate.Length(1, 200)
+_SECOND_FACTOR_CODE = {"description": "A code of the authenticator app or a recovery code, if a second factor is on."}
+
 
 class LoginSchema(Schema):
-    """A login: one of username and email, and the password."""
+    """A login: either username or email, and the password."""
 
-    username = ma.fields.String(validate=validate.Length(1, 254))
-    email = ma.fields.String(validate=validate.Length(1, 254))
-    password = ma.fields.String(required=True, validate=validate.Length(1, 1_000))
+    username = ma.fields.String(validate=_LOGIN)
+    email = ma.fields.String(validate=_LOGIN)
+    password = ma.fields.String(required=True, validate=_PASSWORD)
     code = ma.fields.String(
-        validate=validate.Length(1, 40),
-        metadata={"description": "Of the authenticator app, or a recovery code, where the user has a second factor."},
+        validate=_CODE,
+        metadata=_SECOND_FACTOR_CODE,
     )
 
     @ma.validates_schema
     def validate_login(self, data: Mapping[str, Any], **_: object) -> None:
-        """Called with the loaded fields: exactly one of the two names the user."""
+        """Check that exactly one of username and email is given."""
         if ("username" in data) == ("email" in data):
-            raise ma.ValidationError({"username": ["Give username or email, one of them."]})
+            raise ma.ValidationError({"username": ["Send either username or email."]})
 
 
 class RegistrationSchema(Schema):
-    """Who wants to join."""
+    """A registration."""
 
-    username = ma.fields.String(required=True, validate=validate.Length(1, 254))
-    email = ma.fields.String(required=True, validate=validate.Length(1, 254))
-    password = ma.fields.String(required=True, validate=validate.Length(1, 1_000))
+    username = ma.fields.String(required=True, validate=_LOGIN)
+    email = ma.fields.String(required=True, validate=_LOGIN)
+    password = ma.fields.String(required=True, validate=_PASSWORD)
 
 
 class CodeSchema(Schema):
-    """An address, and the six digits that a mail brought there."""
+    """An email address and the six-digit code of the mail sent to it."""
 
-    email = ma.fields.String(required=True, validate=validate.Length(1, 254))
-    code = ma.fields.String(required=True, validate=validate.Length(1, 20))
+    email = ma.fields.String(required=True, validate=_LOGIN)
+    code = ma.fields.String(required=True, validate=_CODE)
 
 
-class AddressSchema(Schema):
-    """An address to send a mail to."""
+class EmailSchema(Schema):
+    """The email address to send a mail to."""
 
-    email = ma.fields.String(required=True, validate=validate.Length(1, 254))
+    email = ma.fields.String(required=True, validate=_LOGIN)
 
 
 class NewPasswordSchema(Schema):
-    """The end of the link that a mail brought, and a password."""
+    """The token at the end of the link in the mail, and the new password."""
 
-    token = ma.fields.String(required=True, validate=validate.Length(1, 200))
-    password = ma.fields.String(required=True, validate=validate.Length(1, 1_000))
+    token = ma.fields.String(required=True, validate=_TOKEN)
+    password = ma.fields.String(required=True, validate=_PASSWORD)
 
 
 class UserSchema(Schema):
-    """A user, as they and staff see them."""
+    """A user, as shown to the user and to staff."""
 
     id = ma.fields.Integer(required=True)
     username = ma.fields.String(required=True)
@@ -70,13 +82,14 @@ class UserSchema(Schema):
     role = ma.fields.Enum(Role, by_value=True, required=True)
     time_zone = ma.fields.String(required=True, allow_none=True)
     is_confirmed = ma.fields.Boolean(
-        required=True, metadata={"description": "Whether the address is; until then, next to nothing is allowed."}
+        required=True,
+        metadata={"description": "Whether the email address is confirmed; most endpoints require it."},
     )
     created_at = ma.fields.AwareDateTime(format="iso", required=True)
 
 
 class StrictBoolean(ma.fields.Boolean):
-    """true or false; marshmallow's own takes "yes", "off" and 1 too."""
+    """true or false; marshmallow's Boolean also accepts "yes", "off" and 1."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
@@ -85,7 +98,7 @@ class StrictBoolean(ma.fields.Boolean):
 
 
 class ByKind(ma.fields.Dict):
-    """A dictionary whose errors say which entry they are about, as those of fields do."""
+    """A dictionary whose errors have the keys of the invalid entries."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         try:
@@ -93,109 +106,111 @@ class ByKind(ma.fields.Dict):
         except ma.ValidationError as error:
             if not isinstance(error.messages, dict):
                 raise
-            said = {kind: of_kind.get("value") or of_kind["key"] for kind, of_kind in error.messages.items()}
-            raise ma.ValidationError(said) from error
+            messages = {kind: of_kind.get("value") or of_kind["key"] for kind, of_kind in error.messages.items()}
+            raise ma.ValidationError(messages) from error
 
 
 class ChannelsSchema(Schema):
-    """Whether messages of a kind are wanted, by channel."""
+    """Whether the user wants messages of a kind, by channel."""
 
     mail = ma.fields.Boolean(required=True)
     push = ma.fields.Boolean(required=True)
 
 
 class ChannelChangesSchema(Schema):
-    """The same to change: what is absent stays."""
+    """Changes of the channels of a kind; absent channels do not change."""
 
     mail = StrictBoolean()
     push = StrictBoolean()
 
 
 class ProfileSchema(UserSchema):
-    """A user, as only they see themselves."""
+    """The user's own profile."""
 
     preferences = ma.fields.Dict(
         keys=ma.fields.String(),
         values=ma.fields.Nested(ChannelsSchema),
         required=True,
-        metadata={"description": "By kind of message; kinds that are not here always go out."},
+        metadata={"description": "By kind of message; all other kinds are always sent."},
     )
     skips_own_changes = ma.fields.Boolean(
-        required=True, metadata={"description": "Whether they get no message of changes that they made themselves."}
+        required=True, metadata={"description": "Whether the user is not notified of their own changes."}
     )
 
 
 class ProfileChangesSchema(Schema):
-    """Changes of oneself: what is absent stays."""
+    """Changes of the profile; absent fields do not change."""
 
     name = ma.fields.String(validate=validate.Length(1, MAX_NAME_CHARACTERS))
     time_zone = ma.fields.String(
         allow_none=True,
-        validate=validate.Length(1, 60),
-        metadata={"description": "An IANA name, as Europe/Berlin; null: the school's."},
+        validate=validate.Length(1, MAX_TIME_ZONE_CHARACTERS),
+        metadata={"description": "An IANA name such as Europe/Berlin; null for the school's time zone."},
     )
     preferences = ByKind(
         keys=ma.fields.String(),
         values=ma.fields.Nested(ChannelChangesSchema),
-        metadata={"description": "By kind of message, those of `GET /me`; kinds and channels that are absent stay."},
+        metadata={"description": "By kind of message, as in `GET /me`; absent kinds and channels do not change."},
     )
     skips_own_changes = ma.fields.Boolean(truthy={True}, falsy={False})
 
 
 class ExportSchema(Schema):
-    """All that is kept of a user."""
+    """All data about a user."""
 
     exported_at = ma.fields.AwareDateTime(format="iso", required=True)
     username = ma.fields.String(required=True)
     data = ma.fields.Dict(
-        keys=ma.fields.String(), required=True, metadata={"description": "What each part of the application keeps."}
+        keys=ma.fields.String(), required=True, metadata={"description": "The data of each part of the application."}
     )
 
 
 class DeletionSchema(Schema):
-    """Who deletes an account: proven again."""
+    """The proof of identity for the deletion of an account."""
 
-    password = ma.fields.String(required=True, validate=validate.Length(1, 1_000))
+    password = ma.fields.String(required=True, validate=_PASSWORD)
     code = ma.fields.String(
-        validate=validate.Length(1, 40),
-        metadata={"description": "Of the authenticator app, or a recovery code, where the user has a second factor."},
+        validate=_CODE,
+        metadata=_SECOND_FACTOR_CODE,
     )
 
 
 class PairSchema(Schema):
     """A pair of tokens."""
 
-    access_token = ma.fields.String(required=True, metadata={"description": "Shown this once."})
+    access_token = ma.fields.String(required=True, metadata={"description": "Shown once."})
     token_type = ma.fields.Constant("Bearer", required=True)
-    expires_in = ma.fields.Integer(required=True, metadata={"description": "Seconds that the access token works."})
-    refresh_token = ma.fields.String(required=True, metadata={"description": "Shown this once, works once."})
+    expires_in = ma.fields.Integer(required=True, metadata={"description": "Lifetime of the access token in seconds."})
+    refresh_token = ma.fields.String(required=True, metadata={"description": "Shown once; works once."})
     refresh_expires_in = ma.fields.Integer(
-        required=True, metadata={"description": "Seconds that the refresh token works."}
+        required=True, metadata={"description": "Lifetime of the refresh token in seconds."}
     )
     user = ma.fields.Nested(UserSchema, required=True)
 
 
 class MessageSchema(Schema):
-    """What happened, in words."""
+    """The result as a message."""
 
     message = ma.fields.String(required=True)
 
 
 class EmailInfoSchema(Schema):
-    """What became of a mail by the time of the answer. It goes out by itself in every case."""
+    """The state of a mail at the time of the response. It is sent automatically in every case."""
 
     email_queued = ma.fields.Boolean(required=True, metadata={"description": "A worker is about to send it."})
-    email_sent = ma.fields.Boolean(metadata={"description": "The broker was away: whether the mail server has it."})
+    email_sent = ma.fields.Boolean(
+        metadata={"description": "Without a broker: whether the mail server has accepted it."}
+    )
     message = ma.fields.String()
-    error = ma.fields.String(metadata={"description": "Why it is not out yet."})
+    error = ma.fields.String(metadata={"description": "Why it has not been sent yet."})
     can_resend = ma.fields.Boolean(metadata={"description": "Whether to offer `POST /auth/resend-confirmation`."})
 
 
 class RegisteredSchema(Schema):
-    """The answer to a registration."""
+    """The response to a registration."""
 
-    access_token = ma.fields.String(required=True, metadata={"description": "Shown this once."})
-    refresh_token = ma.fields.String(required=True, metadata={"description": "Shown this once."})
+    access_token = ma.fields.String(required=True, metadata={"description": "Shown once."})
+    refresh_token = ma.fields.String(required=True, metadata={"description": "Shown once."})
     token_type = ma.fields.Constant("Bearer", required=True)
     expires_in = ma.fields.Integer(required=True, metadata={"description": "Seconds."})
     refresh_expires_in = ma.fields.Integer(required=True, metadata={"description": "Seconds."})
@@ -206,29 +221,29 @@ class RegisteredSchema(Schema):
 
 
 class RefreshSchema(Schema):
-    """A refresh token to use."""
+    """A refresh token."""
 
-    refresh_token = ma.fields.String(required=True, validate=validate.Length(1, 200))
+    refresh_token = ma.fields.String(required=True, validate=_TOKEN)
 
 
 class NewPersonalTokenSchema(Schema):
-    """A personal token to make."""
+    """A personal token to create."""
 
     name = ma.fields.String(
         required=True,
         validate=[validate.Length(1, MAX_TOKEN_NAME_CHARACTERS), check_control_characters],
-        metadata={"description": "What it is for."},
+        metadata={"description": "The purpose of the token."},
     )
     scopes = ma.fields.List(
         ma.fields.String(validate=validate.OneOf(SCOPES)),
         required=True,
         validate=validate.Length(1, len(SCOPES)),
-        metadata={"description": "What it may be used for; `write` includes `read`."},
+        metadata={"description": "What the token allows; `write` includes `read`."},
     )
     expires_at = Moment(
         load_default=None,
         allow_none=True,
-        metadata={"description": "In the future. Absent: it works until it is revoked."},
+        metadata={"description": "A time in the future; if absent, the token works until it is revoked."},
     )
 
 
@@ -241,11 +256,11 @@ class PersonalTokenSchema(Schema):
     created_at = ma.fields.AwareDateTime(format="iso", required=True)
     expires_at = ma.fields.AwareDateTime(format="iso", required=True, allow_none=True)
     last_used_at = ma.fields.AwareDateTime(
-        format="iso", required=True, allow_none=True, metadata={"description": "To the minute."}
+        format="iso", required=True, allow_none=True, metadata={"description": "With a precision of one minute."}
     )
 
 
 class ShownPersonalTokenSchema(PersonalTokenSchema):
-    """A personal token that was made now."""
+    """A new personal token."""
 
-    token = ma.fields.String(required=True, metadata={"description": "The token: shown this once."})
+    token = ma.fields.String(required=True, metadata={"description": "The token; shown once."})

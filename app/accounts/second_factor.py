@@ -1,4 +1,4 @@
-"""The second factor of a login: codes of an authenticator app (RFC 6238), and recovery codes that stand in for them."""
+"""The second factor of a login: codes of an authenticator app (RFC 6238), and recovery codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flask_belfry.core.errors import ConflictError
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
-# For a user, whatever the IP addresses: who knows the password has few guesses at a code. A success clears it.
+# Per user, for all IP addresses: a stolen password allows few guesses of a code. A success clears the count.
 CODES_OF_USER = Limit("codes-of-user", 10, 15 * 60)
 TOTP_DIGITS = 6
 
@@ -41,15 +41,15 @@ def is_satisfied(user: User, code: str | None) -> bool:
 
 
 def remove(user: User) -> None:
-    """Takes the second factor away, and the recovery codes with it. The caller commits."""
+    """Remove the second factor and the recovery codes. The caller commits."""
     user.tf_primary_method, user.tf_totp_secret, user.tf_last_counter, user.mf_recovery_codes = None, None, None, None
 
 
 def reset(user: User) -> None:
-    """Takes the second factor of a user who has lost it away, and mails them. The caller commits.
+    """Remove the second factor of a user who has lost it, and notify the user by mail. The caller commits.
 
     Raises:
-        ConflictError: there is none.
+        ConflictError: the user has no second factor.
     """
     if not user.tf_primary_method:
         raise ConflictError(f"{user.username} has no second factor.")
@@ -59,7 +59,7 @@ def reset(user: User) -> None:
 
 @use_scope(ALL_TENANTS)
 def was_set_up_since(user: User, moment: datetime) -> bool:
-    """Whether the user has come to a second factor after `moment`."""
+    """Return whether the user has set up a second factor since `moment`."""
     subject = subject_of(user)
     query = sa.select(StatusChange.id).where(
         StatusChange.subject_type == subject.type,
@@ -71,8 +71,8 @@ def was_set_up_since(user: User, moment: datetime) -> bool:
     return db.session.scalar(query.limit(1)) is not None
 
 
-def settle(user: User, *, is_right: bool) -> bool:
-    """Count and record a code that was tried; return whether it was right."""
+def record_result(user: User, *, is_right: bool) -> bool:
+    """Count and record an attempt with a code; return whether it was right."""
     if is_right:
         clear(CODES_OF_USER, str(user.id))
     else:
@@ -80,7 +80,7 @@ def settle(user: User, *, is_right: bool) -> bool:
     return is_right
 
 
-@use_scope(ALL_TENANTS)  # of which school is only known when the login is through
-def take_turn(user: User) -> None:
-    """Two logins with one code come one after the other; the second finds it used. Held until the caller commits."""
+@use_scope(ALL_TENANTS)  # the school is set only after the login
+def lock_second_factor(user: User) -> None:
+    """Lock the second factor until the caller commits: the second of two logins with one code finds it used."""
     db.session.refresh(user, ["tf_last_counter", "mf_recovery_codes"], with_for_update=True)

@@ -1,7 +1,7 @@
-"""Flask-Security-Too: logging in and out, second factors, changing the password, and the record of logins.
+"""Flask-Security-Too: login, logout, second factors, changes of the password, and the record of logins.
 
-It brings the views, the forms and the state between them; ours are the templates, the login's form, and what happens
-around it. Its JSON answers and its header with a token are off: the API has tokens of its own.
+It provides the views, the forms and the state between them; the templates and the effects of a login are defined here.
+Its JSON responses and its authentication token are off: the API has its own tokens.
 """
 
 from __future__ import annotations
@@ -44,21 +44,22 @@ from app.accounts import limits, logins, second_factor, sessions
 from app.accounts.emails import send_password_changed, send_second_factor
 from app.accounts.factors import HashedRecoveryCodes, OnceOnlyTotp
 from app.accounts.failures import record_failure
-from app.accounts.models import SecurityUser, User
+from app.accounts.models import MAX_EMAIL_CHARACTERS, SecurityUser, User
 from app.accounts.passwords import ARGON2_COSTS, NORMAL_FORM
 from app.accounts.permissions import acting_user, ask_to_log_in, require_fresh_login
 from app.accounts.requests import act_as, forget
 from app.accounts.tokens import revoke_all
-from app.accounts.validation import valid_password
+from app.accounts.validation import MAX_CODE_INPUT_CHARACTERS, MAX_PASSWORD_INPUT_CHARACTERS, valid_password
 from app.web.keys import derived_key
 from flask_belfry.changes import subject_of
 from flask_belfry.core.access import open_endpoints, public
 from flask_belfry.core.clock import utc_now
+from flask_belfry.core.presentation import sentence
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
-# Six digits, and a password, can be guessed by who may go on guessing.
-TAKES_SECRETS = frozenset(
+# Views that check a code or a password, which can be guessed without a limit.
+SECRET_VIEWS = frozenset(
     f"security.{view}"
     for view in (
         *("two_factor_token_validation", "mf_recovery", "verify", "change_password"),
@@ -68,15 +69,15 @@ TAKES_SECRETS = frozenset(
 NEEDS_FRESH_LOGIN = frozenset(
     f"security.{view}" for view in ("two_factor_setup", "two_factor_setup_validate", "mf_recovery_codes")
 )
-# For who is about to log in only: the library would log out who is in already, on a GET too.
-STEPS_OF_LOGIN = frozenset(f"security.{view}" for view in ("two_factor_token_validation", "tf_select", "mf_recovery"))
-# Who brings a password, and then a code. They see nothing yet.
+# Steps of a login: the library would log out a logged-in user, also on GET.
+LOGIN_STEPS = frozenset(f"security.{view}" for view in ("two_factor_token_validation", "tf_select", "mf_recovery"))
+# Public views: the user has not yet passed both factors.
 OPEN_VIEWS = ("login", "logout", "two_factor_token_validation", "tf_select", "mf_recovery")
 SETTINGS: dict[str, Any] = {
     "LOGIN_URL": "/login",
     "LOGOUT_URL": "/logout",
     "LOGOUT_METHODS": ["POST"],
-    "CACHE_CONTROL": None,  # our headers say it for every page
+    "CACHE_CONTROL": None,  # app.web.headers sets it for every page
     "VERIFY_URL": "/account/verify",
     "CHANGE_URL": "/account/password",
     "TWO_FACTOR_SETUP_URL": "/account/two-factor",
@@ -110,10 +111,10 @@ SETTINGS: dict[str, Any] = {
     "TWO_FACTOR_RESCUE_EMAIL": False,
     "MULTI_FACTOR_RECOVERY_CODES": True,
     "TOTP_ISSUER": "Belfry",
-    # In seconds: one step before and one after the present one.
+    # In seconds: accepts the previous, the current and the next step.
     "TWO_FACTOR_AUTHENTICATOR_VALIDITY": 30,
     "FRESHNESS": sessions.FRESH_FOR,
-    "FRESHNESS_GRACE_PERIOD": timedelta(0),  # else each look would make a login fresh for longer
+    "FRESHNESS_GRACE_PERIOD": timedelta(0),  # otherwise each request would extend the freshness of a login
     "API_ENABLED_METHODS": ["session"],
     "DATETIME_FACTORY": utc_now,
     "JOIN_USER_ROLES": False,
@@ -124,7 +125,7 @@ SETTINGS: dict[str, Any] = {
     "PASSWORD_NORMALIZE_FORM": NORMAL_FORM,
     "PASSWORD_HASH": "argon2",
     "PASSWORD_SCHEMES": ["argon2"],
-    # Argon2 salts by itself: no second secret without which no hash can be checked.
+    # Argon2 has its own salt: no second secret is needed to check a hash.
     "PASSWORD_SINGLE_HASH": {"argon2"},
     "PASSWORD_HASH_PASSLIB_OPTIONS": {f"argon2__{name}": value for name, value in ARGON2_COSTS.items()},
 }
@@ -138,22 +139,25 @@ class RoleOfSecurity(RoleMixin):
 
 
 class LoginByNameForm(LoginForm):
-    """A username or email address, and the password. What is wrong is the same, whatever is wrong."""
+    """A username or email address, and the password. The error does not reveal which of them is wrong."""
 
     email = None  # pyright: ignore[reportAssignmentType] - how a form of WTForms loses a field
     login = StringField(
-        "Username or email address", [InputRequired("Enter your username or email address."), Length(max=254)]
+        "Username or email address",
+        [InputRequired("Enter your username or email address."), Length(max=MAX_EMAIL_CHARACTERS)],
     )
-    password = PasswordField("Password", [InputRequired("Enter your password."), Length(max=1_000)])
+    password = PasswordField(
+        "Password", [InputRequired("Enter your password."), Length(max=MAX_PASSWORD_INPUT_CHARACTERS)]
+    )
     remember = BooleanField("Stay logged in on this device")
 
     def validate_next(self, field: Field) -> None:
-        """A page elsewhere is not gone to; the login goes on to where it would without it."""
+        """Ignore a URL of another site."""
         if not validate_redirect_url(field.data or ""):
             field.data = ""
 
     def validate(self, **options: Any) -> bool:
-        """Whether the login is right; `user` is whose it is then."""
+        """Return whether the login is correct, and set `user`."""
         if not Form.validate(self, **options):
             return False
         self.user = limits.authenticate(self.login.data or "", self.password.data or "")
@@ -165,15 +169,19 @@ class LoginByNameForm(LoginForm):
 class OurChangePasswordForm(ChangePasswordForm):
     """The current password, and the new one twice."""
 
-    password = PasswordField("Current password", [InputRequired("Enter your current password."), Length(max=1_000)])
-    new_password = PasswordField("New password", [InputRequired("Enter a new password."), Length(max=1_000)])
+    password = PasswordField(
+        "Current password", [InputRequired("Enter your current password."), Length(max=MAX_PASSWORD_INPUT_CHARACTERS)]
+    )
+    new_password = PasswordField(
+        "New password", [InputRequired("Enter a new password."), Length(max=MAX_PASSWORD_INPUT_CHARACTERS)]
+    )
     new_password_confirm = PasswordField(
         "New password again",
         [InputRequired("Enter the new password again."), EqualTo("new_password", "The passwords do not match.")],
     )
 
     def validate(self, **options: Any) -> bool:
-        """Whether both are right; a wrong present password is recorded."""
+        """Return whether both passwords are valid; a wrong current password is recorded."""
         is_valid = super().validate(**options)
         if self.password.errors and self.password.data != self.new_password.data:
             record_failure("user.password_failed", acting_user())
@@ -181,12 +189,14 @@ class OurChangePasswordForm(ChangePasswordForm):
 
 
 class OurVerifyForm(VerifyForm):
-    """The password once more."""
+    """The password, to confirm a recent login."""
 
-    password = PasswordField("Password", [InputRequired("Enter your password."), Length(max=1_000)])
+    password = PasswordField(
+        "Password", [InputRequired("Enter your password."), Length(max=MAX_PASSWORD_INPUT_CHARACTERS)]
+    )
 
     def validate(self, **options: Any) -> bool:
-        """Whether it is right; a wrong one is recorded."""
+        """Return whether the password is correct; a wrong one is recorded."""
         is_valid = super().validate(**options)
         if not is_valid and self.password.data:
             record_failure("user.password_failed", acting_user())
@@ -196,11 +206,13 @@ class OurVerifyForm(VerifyForm):
 class OurCodeForm(TwoFactorVerifyCodeForm):
     """A code of the authenticator app."""
 
-    code = StringField("Code", [InputRequired("Enter the code that the app shows."), Length(max=20)])
+    code = StringField(
+        "Code", [InputRequired("Enter the code that the app shows."), Length(max=MAX_CODE_INPUT_CHARACTERS)]
+    )
 
     def validate(self, **options: Any) -> bool:
-        """Whether it is right. A second factor is set up in the session that began it: the library signs its secret for
-        no user in particular."""
+        """Return whether the code is correct. A second factor must be set up in the session that began it: the secret
+        that the library signs is not bound to a user."""
         if self.is_setup:
             self.user = acting_user()  # not the proxy
             if self.tf_totp_secret != session.get("tf_totp_secret"):
@@ -209,16 +221,18 @@ class OurCodeForm(TwoFactorVerifyCodeForm):
 
 
 class OurTwoFactorSetupForm(TwoFactorSetupForm):
-    """Setting up a second factor; turning it off, or replacing it, takes a code of it."""
+    """Setting up a second factor; turning it off or replacing it requires a code."""
 
-    code = StringField("Code", [Length(max=40)], description="From your authenticator app, or a recovery code.")
+    code = StringField(
+        "Code", [Length(max=MAX_CODE_INPUT_CHARACTERS)], description="From your authenticator app, or a recovery code."
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.code.flags.required = bool(acting_user().tf_primary_method)
 
     def validate(self, **options: Any) -> bool:
-        """Whether it may be done."""
+        """Return whether the form and the code are valid."""
         if not super().validate(**options):
             return False
         if second_factor.is_satisfied(acting_user(), self.code.data):
@@ -228,41 +242,41 @@ class OurTwoFactorSetupForm(TwoFactorSetupForm):
 
 
 class Users(SQLAlchemyUserDatastore):
-    """Where Flask-Security finds who somebody is: of which school is only known then."""
+    """The users of all schools: the school of a user is known only after the lookup."""
 
     @use_scope(ALL_TENANTS)
     def find_user(self, *args: Any, **kwargs: Any) -> Any:
-        """The user who has one value in one column, or None."""
+        """Return the user by the value of a column, or None."""
         return super().find_user(*args, **kwargs)
 
 
 class LedgerMailUtil(MailUtil):
-    """Flask-Security's mails are ours: asked for in the transaction, and sent by a job."""
+    """Sends Flask-Security's mails through the ledger, in the transaction of the request."""
 
     def send_mail(self, template: str, *_: Any, user: User, **__: Any) -> None:
-        """Called for the one mail that these settings leave to it: the password was changed."""
+        """Send the notice of a changed password, the only mail that these settings leave to the library."""
         assert template.endswith("change_notice"), template
         send_password_changed(user)
 
 
 class SamePasswordRules(PasswordUtil):
-    """The rules of all passwords, wherever they are set."""
+    """Checks passwords with the rules of the application."""
 
     def validate(self, password: str, is_register: bool, **given: Any) -> tuple[list[str] | None, str]:
-        """Returns what is wrong, or None, and the password in the form in which it is hashed."""
+        """Return the errors or None, and the normalized password."""
         user = given["user"]
         try:
             return None, self.normalize(valid_password(password, user.username, user.email))
         except ValueError as error:
-            return [str(error)], password
+            return [sentence(str(error))], password
 
 
 def init_app(app: Flask) -> None:
-    """Adds the views, and has the user of every session recognised by Flask-Security."""
+    """Add the views and load the user of each session."""
     app.config.from_mapping({f"SECURITY_{name}": value for name, value in SETTINGS.items()})
     with app.app_context():
         app.config["SECURITY_TOTP_SECRETS"] = {"1": derived_key("totp").hex()}
-        # Asked for, and of use for other kinds of hashes only.
+        # Required by the library, but used only for other kinds of hashes.
         app.config["SECURITY_PASSWORD_SALT"] = derived_key("password").hex()
     security = Security(
         app,
@@ -279,12 +293,13 @@ def init_app(app: Flask) -> None:
         render_template=_render,
     )
     # Flask-Principal would load the user of every request, static files included, for rules that no view uses.
-    app.before_request_funcs[None].remove(security.principal._on_before_request)
+    functions = app.before_request_funcs[None]
+    functions[:] = [each for each in functions if getattr(each, "__self__", None) is not security.principal]
     security.want_json(lambda _: False)
     security.unauthn_handler(lambda *_, **__: ask_to_log_in())
     _recognise_sessions(security.login_manager)
     open_endpoints(app, *(f"security.{view}" for view in OPEN_VIEWS))
-    # It would mail the operators for whoever has lost the second factor; recovery codes are for that.
+    # The view mails the operators if a user has lost the second factor; recovery codes replace it.
     app.view_functions["security.two_factor_rescue"] = public(lambda: abort(404))
     app.before_request(_check_broken_next)
     app.before_request(_guard_views)
@@ -293,12 +308,12 @@ def init_app(app: Flask) -> None:
     user_logged_out.connect(_end, app)
     user_loaded_from_cookie.connect(_forget_freshness, app)
     password_changed.connect(_end_tokens, app)
-    tf_profile_changed.connect(_tell_of_second_factor, app)
-    tf_disabled.connect(_tell_of_no_second_factor, app)
+    tf_profile_changed.connect(_notify_second_factor_on, app)
+    tf_disabled.connect(_notify_second_factor_off, app)
 
 
 def _render(template: str, **context: Any) -> Any:
-    """A page of Flask-Security's views; with the status of a refusal when a form in it has errors."""
+    """Return a page of Flask-Security's views, with status 422 if a form has errors."""
     html = render_template(template, **context)
     is_refused = any(isinstance(value, BaseForm) and (value.errors or value.form_errors) for value in context.values())
     return Response(html, 422) if is_refused else html
@@ -307,29 +322,29 @@ def _render(template: str, **context: Any) -> Any:
 def _recognise_sessions(login_manager: LoginManager) -> None:
     @login_manager.user_loader
     def load_session_user(session_id: str) -> User | None:
-        """Called when a page first asks for its user, with the id of either cookie."""
+        """Load the user at the first access to `current_user`, by the id of either cookie."""
         row = sessions.find(session_id)
         if row is None:
             return None
         g.login_session = row
-        # Flask-Security's views look there.
+        # Flask-Security's views read these.
         set_request_attr("fs_authn_via", "session")
         set_request_attr(sessions.AUTHENTICATED_AT, session.get(sessions.AUTHENTICATED_AT, 0))
         act_as(row.user)
         return row.user
 
-    # Flask-Security's own token in a header or a query: pages take no tokens.
+    # Flask-Security's token in a header or query: pages accept no tokens.
     login_manager.request_loader(lambda _: None)
 
 
 def _forget_freshness(_: Flask, **__: Any) -> None:
-    """Called when the remember cookie was taken for a session: what the cookie of another session says is no proof."""
+    """Forget the time of the login if the remember cookie restored the session: it belongs to another session."""
     session.pop(sessions.AUTHENTICATED_AT, None)
     set_request_attr(sessions.AUTHENTICATED_AT, 0)
 
 
 def _check_broken_next() -> None:
-    """What is no address, as `//[::1`, is refused here: Flask-Security's look at it fails."""
+    """Reject an invalid URL such as `//[::1`, which Flask-Security cannot parse."""
     if request.blueprint == "security":
         for given in (*request.args.getlist("next"), *request.form.getlist("next")):
             try:
@@ -341,33 +356,32 @@ def _check_broken_next() -> None:
 def _guard_views() -> ResponseReturnValue | None:
     if request.endpoint in NEEDS_FRESH_LOGIN:
         require_fresh_login()
-    if request.endpoint in STEPS_OF_LOGIN and current_user.is_authenticated:
+    if request.endpoint in LOGIN_STEPS and current_user.is_authenticated:
         return redirect(url_for("accounts.start"))
     return None
 
 
 def _limit_guesses() -> None:
-    if request.method == "POST" and request.endpoint in TAKES_SECRETS:
-        limits.spend_code()
+    if request.method == "POST" and request.endpoint in SECRET_VIEWS:
+        limits.hit_code()
 
 
 def _begin(_: Flask, user: User, authn_via: Collection[str] | None, **__: Any) -> None:
-    """Called when somebody has logged in, with both factors if there are two, or goes on with a new password. The view
-    commits."""
+    """Called after a login with all its factors, and after a change of the password. The view commits."""
     act_as(user)
     sessions.begin(user)
-    ways = authn_via or ()  # nothing is said of how a second factor was passed
+    ways = authn_via or ()  # None after a second factor
     if "change" not in ways:
         audit.record("user.login", subject_of(user))
         logins.note(user, is_registration="registration" in ways)
 
 
 def _end(_: Flask, user: User | None, **__: Any) -> None:
-    """Called when somebody logs out."""
+    """Called at a logout."""
     if user is not None:
         audit.record("user.logout", subject_of(user))
         sessions.end_presented()
-        db.session.commit()  # the view has nothing else to
+        db.session.commit()  # the view does not commit
         forget()
 
 
@@ -376,10 +390,10 @@ def _end_tokens(_: Flask, user: User, **__: Any) -> None:
     sessions.end_all(user, but=sessions.current_of(user))
 
 
-def _tell_of_second_factor(_: Flask, **__: Any) -> None:
+def _notify_second_factor_on(_: Flask, **__: Any) -> None:
     send_second_factor(acting_user(), "set-up")
 
 
-def _tell_of_no_second_factor(_: Flask, **__: Any) -> None:
+def _notify_second_factor_off(_: Flask, **__: Any) -> None:
     second_factor.remove(acting_user())
     send_second_factor(acting_user(), "turned-off")

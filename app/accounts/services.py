@@ -1,4 +1,4 @@
-"""What can be done with users: making, recognising, changing and shutting out. The caller commits."""
+"""Creating, authenticating, changing and disabling users. The caller commits."""
 
 from __future__ import annotations
 
@@ -50,37 +50,37 @@ def create_user(
     is_confirmed: bool = True,
     school: School | None = None,
 ) -> User:
-    """Makes a user, flushed.
+    """Create a user and flush.
 
     Args:
         username: 3 to 40 characters, unique whatever its case.
         email: unique among confirmed users, whatever its case.
         password: 8 to 200 characters.
         role: a `Role` or its value.
-        name: as others see it; the username when empty.
-        time_zone: an IANA name; None takes the setting TIMEZONE.
-        is_confirmed: whether somebody vouches for the address. When nobody does, it may be another user's too, and
-            nothing tells whether it is.
-        school: whose user it is; None is the school of the installation.
+        name: as shown to other users; the username if empty.
+        time_zone: an IANA name; None means the setting TIMEZONE.
+        is_confirmed: whether the email address is known to be the user's. If not, it may also belong to another user,
+            which is not revealed.
+        school: the user's school; None means the school of the installation.
 
     Raises:
-        InvalidInputError: names every field that is wrong or taken.
+        InvalidInputError: names every field that is invalid or taken.
     """
     given = {"username": username, "email": email, "password": password, "role": role}
     optional = {"name": name, "time_zone": time_zone}
     values = validated(given | {field: value for field, value in optional.items() if value}, (username, email))
     values.setdefault("name", values["username"])
-    # Before the first query: hashing takes long on purpose, and no transaction is open meanwhile.
+    # Before the first query: hashing is slow by design, and must not keep a transaction open.
     values["password_hash"] = hash_password(values.pop("password"))
     values["confirmed_at"] = utc_now() if is_confirmed else None
     _check_taken(values["username"], values["email"] if is_confirmed else None)
     user = User(**values, **({"school_id": school.id} if school else {}))
     try:
-        # Whoever registers is nobody yet.
+        # A registration has no user and so no scope yet.
         with use_scope(ALL_TENANTS), db.session.begin_nested():
             db.session.add(user)
     except IntegrityError:
-        # Somebody took it between our look and our insert.
+        # Another transaction took it between the check and the insert.
         _check_taken(values["username"], values["email"] if is_confirmed else None)
         raise
     if user.role is Role.ADMIN:
@@ -88,29 +88,28 @@ def create_user(
     return user
 
 
-@use_scope(ALL_TENANTS)  # of which school is only known then
+@use_scope(ALL_TENANTS)  # the school is known only after the lookup
 def authenticate(login: str, password: str, *conditions: sa.ColumnElement[bool]) -> User | None:
-    """The active user of this username or email address and password, or None. They are held until the commit: what
-    ends logins meanwhile finds this one.
+    """Return the active user of a username or email address and a password, or None. The row is locked until the
+    commit, so that a concurrent end of all logins also ends this one.
 
-    An address may be one confirmed user's, and be claimed by others besides. Who claims it logs in with it as well, or
-    one could find out whose it is by registering with it; of those that claim it, only the last one does.
+    An email address can belong to one confirmed user and be claimed by others. A claimant can log in with it as well:
+    otherwise a registration would reveal whether it belongs to a user. Of several claimants only the last one can.
 
-    Takes the same time whether or not the login exists, so that nobody finds out who is a user, and whatever it was
-    that kept somebody out.
+    The duration does not depend on whether the login exists, nor on the reason of a refusal.
 
     Args:
-        login, password: as somebody types them.
-        conditions: on the user, beside those.
+        login, password: as typed.
+        conditions: further conditions on the user.
     """
     candidates = _candidates(login)
     known = [(user.id, user.password_hash) for user in candidates if user is not None and user.active]
-    # Checking takes long on purpose: no transaction is open meanwhile.
+    # Checking is slow by design, and must not keep a transaction open.
     db.session.rollback()
     matching = [each for each in known if is_password(each[1], password)]
     for _ in candidates[len(known) :]:
-        hash_password(password)  # as long as checking one
-    # Asked for anew, also for nobody: a password that was changed meanwhile opens nothing any more.
+        hash_password(password)  # takes as long as checking one
+    # Query again, also without a match: the password may have been changed meanwhile.
     id, stored = matching[0] if matching else (0, "")
     query = sa.select(User).where(User.id == id, User.password_hash == stored, User.active, *conditions)
     user = db.session.scalar(query.with_for_update(key_share=True))
@@ -120,8 +119,8 @@ def authenticate(login: str, password: str, *conditions: sa.ColumnElement[bool])
 
 
 def find_user(login: str) -> User | None:
-    """The user of a username or an email address, whatever its case, if the present scope shows them; of several the
-    one who has confirmed it."""
+    """Return the user of a username or an email address in any case, within the current scope, or None. Prefer the
+    user who has confirmed it."""
     return next((user for user in _candidates(login) if user is not None), None)
 
 
@@ -140,7 +139,7 @@ def list_users(*, role: str | None, school: School | None, text: str | None, lim
 
 
 def get_user(login: str) -> User:
-    """The user of a username or an email address. Raises NotFoundError."""
+    """Return the user of a username or an email address. Raises NotFoundError."""
     user = find_user(login)
     if user is None:
         raise NotFoundError(f"There is no user {login!r}.")
@@ -148,20 +147,19 @@ def get_user(login: str) -> User:
 
 
 def check_password(user: User, password: str) -> None:
-    """Raises InvalidInputError when `password` cannot be the user's."""
+    """Raise InvalidInputError if `password` is not valid for the user."""
     validated({"password": password}, (user.username, user.email))
 
 
 def names_of(user_ids: Iterable[int | None]) -> dict[int, str]:
-    """The names of who did something, by id, whatever their school: whoever may see the deed may know whose it was."""
+    """Return the names of users by id, of all schools: who may see an action may see who did it."""
     query = sa.select(User.id, User.name).where(User.id.in_(set(user_ids) - {None}))
     with use_scope(ALL_TENANTS):
         return {row.id: row.name for row in db.session.execute(query)}
 
 
 def change_password(user: User, password: str) -> None:
-    """Sets a password, ends all of the user's sessions and tokens, and tells the user by mail. Raises
-    InvalidInputError."""
+    """Set a password, end all sessions and tokens, and notify the user by mail. Raises InvalidInputError."""
     check_password(user, password)
     user.password_hash = hash_password(password)
     end_sessions_and_tokens(user)
@@ -169,14 +167,14 @@ def change_password(user: User, password: str) -> None:
 
 
 def change_user(user: User, changes: Mapping[str, Any]) -> None:
-    """Changes a user, flushed. Who is shut out loses sessions and tokens at once; of a new admin all admins are mailed.
+    """Change a user and flush. Disabling ends all sessions and tokens; all admins are notified of a new admin.
 
     Args:
-        user: who is changed.
-        changes: some of username, email, name, role, time_zone (None takes the setting TIMEZONE) and active.
+        user: the user to change.
+        changes: some of username, email, name, role, time_zone (None means the setting TIMEZONE) and active.
 
     Raises:
-        InvalidInputError: names every field that is wrong or taken.
+        InvalidInputError: names every field that is invalid or taken.
         ConflictError: the last admin would be demoted or disabled.
     """
     given = {name: value for name, value in changes.items() if name in VALIDATORS and value is not None}
@@ -197,40 +195,39 @@ def change_user(user: User, changes: Mapping[str, Any]) -> None:
 
 
 def disable(user: User) -> None:
-    """Shuts the user out: no login, no session and no token works from the commit on. Raises ConflictError."""
+    """Disable the user: from the commit on, no login, session or token works. Raises ConflictError."""
     change_user(user, {"active": False})
 
 
 @use_scope(ALL_TENANTS)  # admins of every school count
 def check_not_last_admin(user: User) -> None:
-    """Raises ConflictError if `user` is the only one who can administrate; holds all admins until the commit."""
-    # Held, so that of two who leave at the same time the second one sees that the first has gone.
+    """Raise ConflictError if `user` is the only active admin. Locks all admins until the commit."""
+    # Locked, so that the second of two admins who leave at the same time sees the first one leave.
     admins = sa.select(User.id).where(User.role == Role.ADMIN, User.active, User.confirmed_at.is_not(None))
     if list(db.session.scalars(admins.order_by(User.id).with_for_update(key_share=True))) == [user.id]:
         raise ConflictError("This is the only admin: make another user an admin first.")
 
 
 def end_sessions_and_tokens(user: User, *, keeps_current: bool = False) -> None:
-    """Ends all logins and personal tokens of the user; except, if wanted, the login behind this request. The caller
-    commits."""
+    """End all logins and tokens of the user, optionally except the login of this request. The caller commits."""
     user.fs_uniquifier = new_uniquifier()
     sessions.end_all(user, but=sessions.current_of(user) if keeps_current else None)
     revoke_all(user, but=current_token_of(user) if keeps_current else None)
 
 
 def end_access(user: User) -> None:
-    """The same, and nobody knows the user's password any more: the next one comes with the link of a mail."""
-    # A hash like all others: a check that took no time would tell that there is none.
+    """End all logins and tokens, and replace the password: the link in a mail sets a new one."""
+    # A real hash: a check that takes no time would reveal that there is none.
     user.password_hash = hash_password(secrets.token_urlsafe(32))
     end_sessions_and_tokens(user)
 
 
 def validated(given: dict[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
-    """Fields of a user as they are kept. Raises InvalidInputError, which names every field that is wrong.
+    """Return the normalized fields of a user. Raises InvalidInputError, which names every invalid field.
 
     Args:
         given: values by field.
-        names: what a password must not be made of.
+        names: what a password must not consist of.
     """
     values: dict[str, Any] = {}
     problems: dict[str, list[str]] = {}
@@ -240,19 +237,19 @@ def validated(given: dict[str, Any], names: Sequence[str] = ()) -> dict[str, Any
         except ValueError as error:
             problems[field] = [str(error)]
     if problems:
-        raise InvalidInputError("Some fields are wrong.", problems)
+        raise InvalidInputError("Some fields are invalid.", problems)
     return values
 
 
-@use_scope(ALL_TENANTS)  # an admin is one of all schools
+@use_scope(ALL_TENANTS)  # admins administrate all schools
 def _other_admins(user: User) -> Sequence[User]:
     is_admin = sa.and_(User.role == Role.ADMIN, User.active, User.confirmed_at.is_not(None))
     return db.session.scalars(sa.select(User).where(is_admin, User.id != user.id).order_by(User.id)).all()
 
 
 def _candidates(login: str) -> list[User | None]:
-    """Who may be meant, best first, None for nobody: one by a username; by an address who has confirmed it, and the
-    last one who claims it."""
+    """Return the possible users of a login, best first, None for missing ones: one for a username; for an email address
+    the one who has confirmed it and the last claimant."""
     wanted = lookup_email(login)
     if "@" not in wanted:
         return [_newest(User.username_key == wanted)]
@@ -265,19 +262,19 @@ def _newest(*conditions: sa.ColumnElement[bool]) -> User | None:
 
 
 def _check_taken(username: str, email: str | None, own_id: int | None = None) -> None:
-    """Usernames are public, so one that is taken is said to be; `email` is None where nobody is to learn of it. What
-    the user `own_id` has is not taken."""
+    """Raise InvalidInputError if the username or the email address is taken by a user other than `own_id`. `email` is
+    None if that must not be revealed; usernames are public."""
     is_same_address = sa.and_(User.email == email, User.confirmed_at.is_not(None))
     query = sa.select(User.username_key, User.email, User.confirmed_at).where(
         sa.or_(User.username_key == username.lower(), is_same_address), User.id != (own_id or 0)
     )
     problems: dict[str, list[str]] = {}
-    with use_scope(ALL_TENANTS):  # a login is one person's, whatever the school
+    with use_scope(ALL_TENANTS):  # logins are unique across schools
         rows = db.session.execute(query).all()
     for taken_username, taken_email, confirmed_at in rows:
         if taken_username == username.lower():
-            problems["username"] = ["is taken"]
+            problems["username"] = ["already taken"]
         if taken_email == email and confirmed_at is not None:
-            problems["email"] = ["is taken"]
+            problems["email"] = ["already taken"]
     if problems:
         raise InvalidInputError("A user with this username or email address already exists.", problems)

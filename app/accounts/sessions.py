@@ -1,7 +1,7 @@
-"""Sessions of pages: one row for each login, found by the random id that its cookies carry.
+"""Login sessions in browsers: one row for each login, found by the random id in its cookies.
 
-The session cookie and the remember cookie of a login carry the same id, signed. Deleting the row ends the login on
-every machine that has a copy of either cookie. A row ends by itself LOGIN_SESSION_DAYS after the login.
+The session cookie and the remember cookie of a login contain the same signed id. Deleting the row ends the login for
+every copy of either cookie. A session expires LOGIN_SESSION_DAYS after the login.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from sqlalchemy.orm import Session, contains_eager
 
 from app.accounts.models import LoginSession, User
 from app.api import UnauthenticatedError
-from app.web.proxies import client_address, user_agent
+from app.web.proxies import client_ip_address, user_agent
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import commit_and_keep, db
 from flask_belfry.db.pagination import Page, page_by_key
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
-# How exact `last_seen_at` is: a write per request would cost more than the request.
+# The precision of `last_seen_at`: a write per request would cost more than the request.
 USE_RECORDED_EVERY = timedelta(minutes=15)
-# How long after a login a person may change how they log in without proving again who they are.
+# How long after a login a user can change passwords, factors and tokens without entering the password again.
 FRESH_FOR = timedelta(minutes=30)
-# What a login has written into the session cookie; everything older, the CSRF secret included, is dropped.
+# Keys written to the session cookie by a login; everything older, including the CSRF secret, is dropped.
 KEPT_AT_LOGIN = ("_fresh", "_id", "_remember", "_flashes", "fs_cc", "fs_paa")
 AUTHENTICATED_AT = "fs_paa"  # Flask-Security's name
-# Built once: every page asks it.
+# Built once: it runs for every page.
 _CURRENT = (
     sa.select(LoginSession)
     .join(LoginSession.user)
@@ -43,10 +43,10 @@ _CURRENT = (
 
 
 def begin(user: User) -> None:
-    """Creates the session of a login and ends those whose cookies this browser sent. The caller commits.
+    """Create the session of a login and end the sessions of the cookies in this request. The caller commits.
 
     Raises:
-        UnauthenticatedError: the user's sessions were ended after this login had begun.
+        UnauthenticatedError: the user's sessions were ended since this login began.
     """
     known = user.fs_uniquifier
     held = sa.select(User.fs_uniquifier).where(User.id == user.id, User.active).with_for_update(key_share=True)
@@ -55,7 +55,7 @@ def begin(user: User) -> None:
         raise UnauthenticatedError("The account was changed during this login: log in again.")
     end_presented()
     id = secrets.token_urlsafe(32)
-    row = LoginSession(user=user, hash=_hash(id), address=client_address(), user_agent=user_agent())
+    row = LoginSession(user=user, hash=_hash(id), address=client_ip_address(), user_agent=user_agent())
     db.session.add(row)
     kept = {name: session[name] for name in KEPT_AT_LOGIN if name in session}
     session.clear()
@@ -64,20 +64,20 @@ def begin(user: User) -> None:
     g.login_session = row
 
 
-@use_scope(ALL_TENANTS)  # of which school the user is only known then
+@use_scope(ALL_TENANTS)  # the school is known only after the lookup
 def find(id: str) -> LoginSession | None:
-    """The session of this id with its user, while it works."""
+    """Return the active session of this id with its user, or None."""
     return db.session.scalar(_CURRENT, {"hash": _hash(id), "since": _oldest()})
 
 
 def current_of(user: User) -> LoginSession | None:
-    """The session with which `user` makes this request, if it is one."""
+    """Return the session with which `user` makes this request, or None."""
     row: LoginSession | None = g.get("login_session")
     return row if row is not None and row.user_id == user.id else None
 
 
 def note_use() -> None:
-    """Records the use of this request's session, once in `USE_RECORDED_EVERY`. Called before the view; commits."""
+    """Record the use of this request's session, once in `USE_RECORDED_EVERY`. Called before the view; commits."""
     row: LoginSession | None = g.get("login_session")
     if row is not None and row.last_seen_at < utc_now() - USE_RECORDED_EVERY:
         db.session.execute(sa.update(LoginSession).where(LoginSession.id == row.id).values(last_seen_at=utc_now()))
@@ -85,9 +85,9 @@ def note_use() -> None:
 
 
 def is_fresh() -> bool:
-    """Whether the login behind this request, by session or access token, is younger than `FRESH_FOR`.
+    """Return whether the login of this request, by session or access token, is younger than `FRESH_FOR`.
 
-    A session that was restored from the remember cookie is not: the time of the login is in the session cookie only.
+    A session restored from the remember cookie is not: only the session cookie contains the time of the login.
     """
     token = g.get("access_token")
     if token is not None:
@@ -96,8 +96,8 @@ def is_fresh() -> bool:
 
 
 def end_presented() -> None:
-    """Ends the sessions whose cookies this request carries. The caller commits."""
-    # As it was sent: a login has written over the session already.
+    """End the sessions of the cookies in this request. The caller commits."""
+    # Read the cookie again: a login has already changed `session`.
     sent = current_app.session_interface.open_session(current_app, request)
     remembered = request.cookies.get(current_app.config.get("REMEMBER_COOKIE_NAME", COOKIE_NAME))
     ids = {(sent or {}).get("_user_id"), decode_cookie(remembered) if remembered else None} - {None}
@@ -106,23 +106,23 @@ def end_presented() -> None:
 
 
 def end_all(user: User, *, but: LoginSession | None = None) -> None:
-    """Ends all sessions of a user, or all but one. The caller commits."""
+    """End all sessions of a user, or all but one. The caller commits."""
     db.session.flush()
     _delete(LoginSession.user_id == user.id, LoginSession.id != (but.id if but else 0))
 
 
 def end(row: LoginSession) -> None:
-    """Ends a session. The caller commits."""
+    """End a session. The caller commits."""
     _delete(LoginSession.id == row.id)
 
 
 def sessions_of(user: User, *, cursor: str | None = None) -> Page[LoginSession]:
-    """One page of the user's sessions that work, the latest login first."""
+    """Return a page of the user's active sessions, newest login first."""
     return page_by_key(db.session(), _working(user), (LoginSession.id,), cursor=cursor)
 
 
 def get_session(user: User, session_id: int) -> LoginSession:
-    """One of the user's sessions that work. Raises NotFoundError."""
+    """Return an active session of the user. Raises NotFoundError."""
     row = db.session.scalar(_working(user).where(LoginSession.id == session_id))
     if row is None:
         raise NotFoundError(f"You have no session #{session_id}.")
@@ -130,10 +130,10 @@ def get_session(user: User, session_id: int) -> LoginSession:
 
 
 def prune_sessions(session: Session) -> int:
-    """Deletes sessions that have ended by themselves. The caller commits.
+    """Delete expired sessions. The caller commits.
 
     Returns:
-        how many were deleted.
+        the number of deleted sessions.
     """
     statement = sa.delete(LoginSession).where(LoginSession.created_at <= _oldest()).returning(LoginSession.id)
     return len(session.scalars(statement, execution_options={"synchronize_session": False}).all())
@@ -144,7 +144,7 @@ def _working(user: User) -> sa.Select[LoginSession]:
 
 
 def _oldest() -> datetime:
-    """Sessions whose login was before that work no more."""
+    """Return the time before which sessions have expired."""
     return utc_now() - timedelta(days=current_app.config["LOGIN_SESSION_DAYS"])
 
 
@@ -153,5 +153,5 @@ def _delete(*conditions: sa.ColumnElement[bool]) -> None:
 
 
 def _hash(id: str) -> str:
-    # A plain hash will do: the id is 256 random bits.
+    # A plain hash is enough: the id has 256 random bits.
     return hashlib.sha256(id.encode(errors="surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""The page of one's personal tokens: made here, shown once, revoked."""
+"""The page of the user's personal tokens."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ pages = Blueprint("tokens", __name__, url_prefix="/account/tokens")
 @pages.get("")
 @login_required
 def list_() -> ResponseReturnValue:
-    """One's tokens that work, and the form for another."""
+    """Show the active tokens and the form for a new one."""
     return _page(PersonalTokenForm())
 
 
 @pages.post("")
 @fresh_login_required
 def create() -> ResponseReturnValue:
-    """Makes a token, and shows it on this one answer: it is kept nowhere, a redirect would have to carry it."""
+    """Create a token and show it in this response: it is not stored, so a redirect could not show it."""
     require(acting_user(), "tokens.create")
     form = PersonalTokenForm()
     if not form.validate_on_submit():
@@ -41,7 +41,7 @@ def create() -> ResponseReturnValue:
 @pages.post("/<id:token_id>/revoke")
 @login_required
 def revoke_token(token_id: int) -> ResponseReturnValue:
-    """Ends a token."""
+    """Revoke a token."""
     token = get_personal_token(acting_user(), token_id)
     revoke(token)
     name = token.name

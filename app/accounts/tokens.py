@@ -1,8 +1,8 @@
-"""The keys to the API: the pair of a login, which lives for minutes and is renewed, and personal tokens of scripts.
+"""Tokens of the API: the short-lived pair of a login, which is renewed, and personal tokens of scripts.
 
-A refresh token works once. Its second use means that two have it, one of them a thief, so it ends the whole family; a
-client that lost the answer to its refresh logs in again. A grace of some seconds for such clients would swallow the
-only sign that a theft gives. Two refreshes at the same time are a second use too: a client refreshes in one place.
+A refresh token works once. A second use means that two clients have it and one of them stole it, so it ends the whole
+family; a client that lost the response to its refresh logs in again. A grace period for such clients would hide the
+only sign of a theft. Two concurrent refreshes are a second use as well: a client must refresh in one place.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, contains_eager
 
 from app.accounts.emails import send_token_created
 from app.accounts.models import AccessToken, User
+from app.accounts.permissions import allow
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.db import commit_and_keep, db
@@ -28,15 +29,15 @@ from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 log = structlog.get_logger(__name__)
 
-# Recognisable, so that secret scanners find a token that was committed by mistake.
+# Secret scanners find a committed token by its prefix.
 TOKEN_PREFIX = "belfry_"  # noqa: S105 - a prefix, not a secret
 REFRESH_PREFIX = "belfry_refresh_"
 LOGIN_NAME = "login"
-# How exactly `last_used_at` tells: a write per request would cost more than the request.
+# The precision of `last_used_at`: a write per request would cost more than the request.
 USE_RECORDED_EVERY = timedelta(minutes=1)
-# How long one that works no more stays on record, for who asks what happened.
+# How long a revoked or expired token is kept for questions about it.
 DEAD_KEPT = timedelta(days=7)
-# Built once: every request to the API asks it.
+# Built once: it runs for every request to the API.
 _WORKING = (
     sa.select(AccessToken)
     .join(AccessToken.user)
@@ -50,14 +51,17 @@ _WORKING = (
 )
 
 
+allow("tokens.create", lambda *_: True)
+
+
 @dataclass(frozen=True)
 class Pair:
-    """What a client gets at its login and at each refresh, shown this once.
+    """The tokens that a client receives at its login and at each refresh; shown once.
 
     Args:
-        access_token: opens the API, for `expires_in` seconds.
-        refresh_token: gives the next pair, once, within `refresh_expires_in` seconds.
-        user: whose they are.
+        access_token: valid for `expires_in` seconds.
+        refresh_token: returns the next pair, once, within `refresh_expires_in` seconds.
+        user: the owner.
     """
 
     access_token: str
@@ -68,7 +72,7 @@ class Pair:
 
 
 def issue_pair(user: User) -> Pair:
-    """Begins a family: the tokens of one login. The caller commits."""
+    """Create the first pair of a family, which holds the tokens of one login. The caller commits."""
     family = secrets.token_urlsafe(16)
     token = AccessToken()
     token.user, token.name, token.family_hash = user, LOGIN_NAME, _hash(family)
@@ -76,12 +80,12 @@ def issue_pair(user: User) -> Pair:
     return _renew(token, family)
 
 
-@use_scope(ALL_TENANTS)  # whose it is is only known then
+@use_scope(ALL_TENANTS)  # the school is known only after the lookup
 def refresh_pair(refresh_token: str) -> Pair | None:
-    """The next pair of a family; the last one is void. The caller commits, whatever comes back.
+    """Return the next pair of a family and revoke the last one. The caller always commits.
 
     Returns:
-        None when the token is unknown, expired or revoked; when it was used before, that has now ended its family.
+        None if the token is unknown, expired or revoked; if it was used before, its family is now revoked.
     """
     family, _, secret = refresh_token.removeprefix(REFRESH_PREFIX).partition(".")
     token = db.session.scalar(_family(family))
@@ -97,22 +101,22 @@ def refresh_pair(refresh_token: str) -> Pair | None:
 def issue_personal_token(
     user: User, name: str, scopes: Sequence[str], expires_at: datetime | None = None
 ) -> tuple[str, AccessToken]:
-    """Makes a token for the user's scripts, and mails the user. The caller commits.
+    """Create a token for scripts and notify the user by mail. The caller commits.
 
     Args:
-        user: whose it is.
-        name: what it is for.
+        user: the owner.
+        name: the purpose.
         scopes: some of `app.api.SCOPES`.
-        expires_at: when it ends; None: when it is revoked.
+        expires_at: None means unlimited.
 
     Returns:
-        the token itself, which is shown this once, and its row.
+        the token itself, which is not stored, and its row.
 
     Raises:
-        InvalidInputError: it would have ended already.
+        InvalidInputError: `expires_at` is in the past.
     """
     if expires_at is not None and expires_at <= utc_now():
-        raise InvalidInputError("The token would not work.", {"expires_at": ["Choose a time in the future."]})
+        raise InvalidInputError("The token would already be expired.", {"expires_at": ["Choose a time in the future."]})
     text = _new_access_token()
     token = AccessToken()
     token.user, token.name, token.scopes = user, name, list(scopes)
@@ -124,12 +128,12 @@ def issue_personal_token(
 
 
 def personal_tokens(user: User, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[AccessToken]:
-    """One page of the user's personal tokens that work, newest first."""
+    """Return a page of the user's active personal tokens, newest first."""
     return page_by_key(db.session(), _personal(user), (AccessToken.id,), limit=limit, cursor=cursor)
 
 
 def get_personal_token(user: User, token_id: int) -> AccessToken:
-    """One of the user's personal tokens that work. Raises NotFoundError."""
+    """Return an active personal token of the user. Raises NotFoundError."""
     token = db.session.scalar(_personal(user).where(AccessToken.id == token_id))
     if token is None:
         raise NotFoundError(f"You have no token #{token_id}.")
@@ -137,9 +141,9 @@ def get_personal_token(user: User, token_id: int) -> AccessToken:
 
 
 def verify_token(text: str) -> AccessToken | None:
-    """The row of a token that works now, its user with it; None when it is unknown, expired, revoked or its user out.
+    """Return the row of an active token with its user; None if it is unknown, expired or revoked, or its user disabled.
 
-    Called at the start of a request. Once a minute it commits that the token was used, before anything else is done.
+    Called at the start of a request. Once a minute it records the use of the token and commits, before anything else.
     """
     token = _find_working(text)
     if token is None:
@@ -151,18 +155,18 @@ def verify_token(text: str) -> AccessToken | None:
 
 
 def revoke(token: AccessToken) -> None:
-    """Ends a token and its family; again does nothing. The caller commits."""
+    """Revoke a token and its family, if it is not revoked yet. The caller commits."""
     token.revoked_at = token.revoked_at or utc_now()
 
 
 def current_token_of(user: User) -> AccessToken | None:
-    """The login of the API with which `user` makes this request, if it is one."""
+    """Return the API login with which `user` makes this request, or None."""
     token: AccessToken | None = g.get("access_token")
     return token if token is not None and token.user_id == user.id and token.scopes is None else None
 
 
 def revoke_all(user: User, *, but: AccessToken | None = None) -> None:
-    """Ends every login and every personal token of the user in the API, or all but one. The caller commits."""
+    """Revoke all API logins and personal tokens of the user, or all but one. The caller commits."""
     own = sa.and_(
         AccessToken.user_id == user.id, AccessToken.revoked_at.is_(None), AccessToken.id != (but.id if but else 0)
     )
@@ -170,16 +174,16 @@ def revoke_all(user: User, *, but: AccessToken | None = None) -> None:
 
 
 def revoke_logins(user: User) -> None:
-    """Ends every login of the user in the API; personal tokens stay. The caller commits."""
+    """Revoke all API logins of the user, but not the personal tokens. The caller commits."""
     own = sa.and_(AccessToken.user_id == user.id, AccessToken.revoked_at.is_(None), AccessToken.scopes.is_(sa.null()))
     db.session.execute(sa.update(AccessToken).where(own).values(revoked_at=utc_now()))
 
 
 def prune_tokens(session: Session) -> int:
-    """Deletes tokens that have worked no more for `DEAD_KEPT`. The caller commits.
+    """Delete tokens that ended more than `DEAD_KEPT` ago. The caller commits.
 
     Returns:
-        how many were deleted.
+        the number of deleted tokens.
     """
     before = utc_now() - DEAD_KEPT
     ends_at = sa.func.coalesce(AccessToken.refresh_expires_at, AccessToken.expires_at)
@@ -206,7 +210,7 @@ def _renew(token: AccessToken, family: str) -> Pair:
 
 
 def _family(family: str) -> sa.Select[AccessToken]:
-    """A family that works, held until the commit: of two refreshes with one token, the second sees the first."""
+    """Select an active family and lock it: the second of two concurrent refreshes sees the first."""
     return (
         sa.select(AccessToken)
         .where(
@@ -242,5 +246,5 @@ def _new_access_token() -> str:
 
 
 def _hash(text: str) -> str:
-    # A plain hash will do: the token is 256 random bits, there is nothing to guess.
+    # A plain hash is enough: the token has 256 random bits.
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""What a user's fields take. Each function returns the value as it is kept, or raises ValueError with the reason."""
+"""Validators of a user's fields. Each returns the normalized value, or raises ValueError with the reason."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from zoneinfo import available_timezones
 
 from flask import current_app
 
-from app.accounts.common_passwords import is_common
-from app.accounts.models import Role
-from app.accounts.passwords import MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS
+from app.accounts.models import MAX_NAME_CHARACTERS, Role
+from app.accounts.passwords import MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS, is_common
 
-# No @: so that a login is either a username or an address. ASCII: lower() of SQLite knows no other letters.
+# No @, so that a login is either a username or an email address. ASCII, since lower() of SQLite is limited to it.
 USERNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{1,38}[A-Za-z0-9])")
-MAX_NAME_CHARACTERS = 120
+# Of what is typed, before it is checked: long enough for any password, and for any code with spaces.
+MAX_PASSWORD_INPUT_CHARACTERS = 1_000
+MAX_CODE_INPUT_CHARACTERS = 40
 
 
 def valid_username(username: str) -> str:
-    """3 to 40 characters."""
+    """Validate a username."""
     if not USERNAME.fullmatch(username):
         raise ValueError(
             "must be 3 to 40 letters, digits, dots, dashes or underscores, with a letter or digit at both ends"
@@ -26,16 +27,16 @@ def valid_username(username: str) -> str:
 
 
 def valid_email(email: str) -> str:
-    """The address, normalised and in lower case: two people never share one, and shift keys make no second."""
+    """Return the email address normalized and in lower case: its spelling and case make no difference."""
     # Imported here: it compiles expressions for 60 ms, which most commands never use.
     from email_validator import EmailNotValidError, validate_email
 
     try:
         checked = validate_email(
             email,
-            # Whether its domain takes mail is not asked: that needs the network.
+            # Checking that the domain accepts mail would need the network.
             check_deliverability=False,
-            # What mails can be sent to: only ASCII before the @, and `.test` for tests only.
+            # Only what mails can be sent to: ASCII before the @, and `.test` in tests only.
             allow_smtputf8=False,
             test_environment=current_app.config["APP_ENV"] != "production",
         )
@@ -45,38 +46,36 @@ def valid_email(email: str) -> str:
 
 
 def lookup_email(text: str) -> str:
-    """An address as `valid_email` keeps it, however it was typed. What is not an address, as a username, is stripped
-    and in lower case."""
+    """Return a typed email address as `valid_email` stores it; other text, such as a username, stripped and in lower
+    case."""
     try:
         return valid_email(text.strip())
     except ValueError:
-        return text.strip().lower().replace("\x00", " ")  # PostgreSQL takes no NUL in text
+        return text.strip().lower().replace("\x00", " ")  # PostgreSQL accepts no NUL in text
 
 
 def valid_password(password: str, *names: str) -> str:
-    """Long enough and none that a guesser tries first; what else it is made of is the person's own business (NIST SP
-    800-63B, section 5.1.1.2).
+    """Validate a password: long enough and not common, without rules of composition (NIST SP 800-63B, section 5.1.1.2).
 
     Args:
-        password: as it was typed.
-        names: the username and the email address of the user, as far as they are known. What is left of the password
-            without them must be long enough.
+        password: as typed.
+        names: the username and the email address, if known. The rest of the password without them must be long enough.
     """
     if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_PASSWORD_CHARACTERS:
         raise ValueError(f"must have {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters")
     if is_common(password):
-        raise ValueError("is too common: many people use it or a similar one")
+        raise ValueError("too common: many people use it or a similar one")
     lowered = password.lower()
-    # The whole address before its parts.
+    # The whole email address before its parts.
     for name in (*names, *(name.partition("@")[0] for name in names)):
         rest = lowered.replace(name.lower(), "") if name else lowered
         if rest != lowered and len(rest) < MIN_PASSWORD_CHARACTERS:
-            raise ValueError("must not be made of the username or the email address")
+            raise ValueError("must not consist of the username or the email address")
     return password
 
 
 def valid_name(name: str) -> str:
-    """The name with single spaces."""
+    """Return the name with single spaces."""
     cleaned = " ".join(name.split())
     if not cleaned or len(cleaned) > MAX_NAME_CHARACTERS or not cleaned.isprintable():
         raise ValueError(f"must have 1 to {MAX_NAME_CHARACTERS} printable characters")
@@ -84,7 +83,7 @@ def valid_name(name: str) -> str:
 
 
 def valid_role(role: str) -> Role:
-    """The role of that name."""
+    """Return the role of a name."""
     try:
         return Role(role)
     except ValueError:
@@ -92,7 +91,7 @@ def valid_role(role: str) -> Role:
 
 
 def valid_time_zone(time_zone: str) -> str:
-    """An IANA name."""
+    """Validate an IANA name."""
     if time_zone not in available_timezones():
         raise ValueError("must be the name of a time zone, for example Europe/Berlin")
     return time_zone

@@ -5,15 +5,14 @@ from __future__ import annotations
 from flask import Flask
 
 from app.accounts import (
-    address_views,
     api,
+    login_views,
     permissions,
     profile_views,
-    registration_pages,
     requests,
     security,
-    session_views,
     token_views,
+    views,
 )
 from app.api.web import register_api
 
@@ -26,10 +25,10 @@ def init_app(app: Flask) -> None:
     requests.init_app(app)
     permissions.close(app)
     security.init_app(app)
-    app.register_blueprint(registration_pages.pages)
+    app.register_blueprint(views.pages)
     app.register_blueprint(token_views.pages)
     app.register_blueprint(profile_views.pages)
-    app.register_blueprint(address_views.pages)
-    app.register_blueprint(session_views.pages)
+    app.register_blueprint(login_views.pages)
+    app.register_blueprint(login_views.session_pages)
     register_api(app, api.blueprint)
     register_api(app, api.profile)

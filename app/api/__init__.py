@@ -1,20 +1,20 @@
-"""The JSON API's common ground: bearer tokens, the shape of errors, paging, ETags, idempotency keys, and the document
-that describes all of it. No endpoint of a slice is here.
+"""What the endpoints of all slices share: scopes, errors, pagination, ETags, idempotency keys and documentation.
 
-This package is what every process knows of it; what endpoints are made of is in `app.api.web`. A slice makes an
-`ApiBlueprint` and registers it with `register_api`. Its endpoints are closed to all but the bearers of an access token,
-whom `app.accounts` recognises; `flask_belfry.core.access.public` opens one.
+Every process imports this package; the parts of endpoints are in `app.api.web`. A slice creates an `ApiBlueprint` and
+registers it with `register_api`. Its endpoints require an access token, which `app.accounts` verifies, unless they are
+marked with `flask_belfry.core.access.public`.
 """
 
 from app.api.errors import UnauthenticatedError, error_response
 from app.api.idempotency import IdempotencyRecord, prune_idempotency_records, secret_response
 from app.api.paths import MAX_ID, is_api_request
-from app.api.scopes import AREAS, READ, SCOPES, WRITE
+from app.api.scopes import AREAS, READ, READING_METHODS, SCOPES, WRITE
 
 __all__ = [
     "AREAS",
     "MAX_ID",
     "READ",
+    "READING_METHODS",
     "SCOPES",
     "WRITE",
     "IdempotencyRecord",

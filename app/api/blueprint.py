@@ -1,8 +1,7 @@
-"""A part of the API: who is let in, and what the document says of every endpoint."""
+"""The blueprint of a slice's endpoints: scopes, idempotency and documentation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import marshmallow as ma
@@ -19,13 +18,13 @@ from flask_belfry.core.access import is_public
 
 
 class ApiBlueprint(Blueprint):
-    """A part of the API. Its endpoints take a bearer token and no cookie, so they need no CSRF token.
+    """The endpoints of a slice. They authenticate by bearer token, not by cookie, so they need no CSRF token.
 
     Args:
-        name: of the slice.
+        name: the name of the slice.
         import_name: the module's `__name__`.
         description: one line for the documentation.
-        area: one of `scopes.AREAS`, in which personal tokens may be used; None: tokens of logins only.
+        area: one of `scopes.AREAS` for personal tokens; None accepts access tokens of logins only.
         url_prefix: below /api/v1.
     """
 
@@ -50,33 +49,33 @@ class ApiBlueprint(Blueprint):
         provide_automatic_options: bool | None = None,
         **options: Any,
     ) -> None:
-        """Called by `route`: gives the endpoint what all have."""
+        """Add what all endpoints have. Called by `route`."""
         view = idempotent(view_func) if "POST" in options.get("methods", ()) else view_func
-        told = Endpoint(
+        endpoint_info = Endpoint(
             has_id="<" in rule,
             is_public=is_public(view),
             is_versioned=hasattr(view, "is_versioned"),
             area=self.area,
         )
-        view.__dict__["_apidoc"] = {**view.__dict__.get("_apidoc", {}), "endpoint": told}
+        view.__dict__["_apidoc"] = {**view.__dict__.get("_apidoc", {}), "endpoint": endpoint_info}
         super().add_url_rule(rule, endpoint, view, provide_automatic_options, **options)
 
-    def arguments(self, schema: type[ma.Schema], **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Declare the schema of the arguments. webargs would instantiate a class again for each request."""
+    def arguments(self, schema: type[ma.Schema], **options: Any) -> Any:
+        """Declare the schema of the arguments. webargs would instantiate the class for each request."""
         return super().arguments(schema(), **options)
 
     def _guard(self) -> None:
-        # That somebody bears a token is seen to before, as on pages.
+        # That the request has a login is checked earlier, as for pages.
         if not is_public(current_app.view_functions[request.endpoint or ""]):
             _require_scope(self.area)
 
 
 def _require_scope(area: str | None) -> None:
-    # Set with the user. None: a login's token.
+    # Set with the user. None: an access token of a login.
     scopes = g.token_scopes
     if scopes is None or is_in_scope(scopes, area, request.method):
         return
     if area is None:
-        raise ScopeError("Personal tokens are not taken here: log in.")
+        raise ScopeError("Personal tokens are not accepted here: log in.")
     needed = f"{area}:{verb_of(request.method)}"
-    raise ScopeError(f"This token may not do this: it takes the scope {needed}.", needed)
+    raise ScopeError(f"This token lacks the scope {needed}.", needed)

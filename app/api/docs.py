@@ -1,4 +1,4 @@
-"""The documentation at /api/docs: the OpenAPI document as a page of ours, which needs nothing from elsewhere."""
+"""The API documentation at /api/docs: the OpenAPI document as a page without third-party scripts."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Field:
 
     name: str
     place: str
-    takes: str
+    value: str
     is_required: bool
     text: str
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What an operation may answer with; `schema` is the name of its body's."""
+class Response:
+    """A possible response of an operation; `schema` is the name of its body's schema."""
 
     status: str
     text: str
@@ -41,7 +41,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path. `scope` is what a personal token needs; None: none will do."""
+    """One method of one path. `scope` is the scope that a personal token needs; None: no personal token is accepted."""
 
     anchor: str
     method: str
@@ -51,7 +51,7 @@ class Operation:
     scope: str | None
     parameters: list[Field]
     body: str | None
-    answers: list[Answer]
+    responses: list[Response]
     example: str
 
 
@@ -67,7 +67,7 @@ class Part:
 @pages.get(DOCS_PATH)
 @public
 def show() -> ResponseReturnValue:
-    """The page, open to everybody as the document is; beside the navigation for those who are logged in."""
+    """Show the page, which is public like the document; logged-in users see it with the navigation."""
     document = current_app.extensions["flask-smorest"]["apis"][""]["ext_obj"].document()
     reader = Reader(document, current_app.config["PUBLIC_URL"])
     template = "api/docs.html" if current_user.is_authenticated else "api/docs_bare.html"
@@ -75,18 +75,18 @@ def show() -> ResponseReturnValue:
 
 
 class Reader:
-    """Reads an OpenAPI document for people.
+    """Reads an OpenAPI document for its page.
 
     Args:
         document: the document.
-        url: the address of the server, for the examples.
+        url: the URL of the server, for the examples.
     """
 
     def __init__(self, document: Json, url: str) -> None:
         self.document, self.url = document, url
 
     def parts(self) -> list[Part]:
-        """The operations by slice, in the order of the document."""
+        """Return the operations by slice, in the order of the document."""
         operations = [
             (entry["tags"], self._operation(path, method, entry))
             for path, methods in self.document["paths"].items()
@@ -103,7 +103,7 @@ class Reader:
         ]
 
     def schemas(self) -> dict[str, list[Field]]:
-        """The fields of every schema that an operation names, by its name."""
+        """Return the fields of each schema that an operation refers to, by the name of the schema."""
         named = {name for part in self.parts() for operation in part.operations for name in _names(operation)}
         return {name: list(self._fields(name)) for name in sorted(named)}
 
@@ -117,15 +117,15 @@ class Reader:
             summary=entry.get("summary", ""),
             is_public=not entry["security"],
             scope=needed[0] if needed else None,
-            parameters=[_parameter(one) for one in [*shared, *entry.get("parameters", [])]],
+            parameters=[_parameter(each) for each in [*shared, *entry.get("parameters", [])]],
             body=_schema_name(entry.get("requestBody", {})),
-            answers=[self._answer(*each) for each in sorted(entry["responses"].items())],
+            responses=[self._response(*each) for each in sorted(entry["responses"].items())],
             example=self._example(path, method.upper(), entry),
         )
 
-    def _answer(self, status: str, response: Json) -> Answer:
+    def _response(self, status: str, response: Json) -> Response:
         described = self._resolved(response)
-        return Answer(status, described["description"], _schema_name(described))
+        return Response(status, described["description"], _schema_name(described))
 
     def _fields(self, name: str) -> Iterator[Field]:
         schema = self.document["components"]["schemas"][name]
@@ -158,7 +158,7 @@ class Reader:
 
 
 def in_words(schema: Json) -> str:
-    """What a value is, as `integer, 15 to 1440, 60 by default`."""
+    """Describe the values of a schema, for example `integer, 15 to 1440, 60 by default`."""
     if "$ref" in schema:
         return schema["$ref"].rpartition("/")[2]
     if "enum" in schema:
@@ -167,9 +167,9 @@ def in_words(schema: Json) -> str:
     kind = " or ".join(kinds) if isinstance(kinds, list) else kinds
     if "items" in schema:
         kind = f"{kind} of {in_words(schema['items'])}"
-    said = [kind, schema.get("format"), _span(schema, "minimum", "maximum"), _length(schema)]
+    parts = [kind, schema.get("format"), _span(schema, "minimum", "maximum"), _length(schema)]
     default = schema.get("default")
-    return ", ".join([part for part in said if part] + ([f"{default} by default"] if default is not None else []))
+    return ", ".join([part for part in parts if part] + ([f"{default} by default"] if default is not None else []))
 
 
 def _length(schema: Json) -> str:
@@ -197,7 +197,7 @@ def _schema_name(holder: Json) -> str | None:
 
 
 def _names(operation: Operation) -> Iterator[str]:
-    for name in (operation.body, *(answer.schema for answer in operation.answers)):
+    for name in (operation.body, *(response.schema for response in operation.responses)):
         if name:
             yield name
 

@@ -1,5 +1,7 @@
-"""What the OpenAPI document says of every endpoint: the answers, headers and rights that follow from its kind, so that
-no view has to repeat them. What a view says of an answer itself wins."""
+"""The parts of the OpenAPI document that follow from the kind of an endpoint: responses, headers and scopes.
+
+A view declares only what differs; its own declaration of a response wins.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,20 @@ from app.api.schemas import ErrorSchema
 from app.api.scopes import verb_of
 
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
-ETAG_DOC = {"description": "What If-Match and If-None-Match take.", "schema": {"type": "string"}}
-LOCATION_DOC = {"description": "Where it is.", "schema": {"type": "string", "format": "uri-reference"}}
+ETAG_DOC = {"description": "The value for If-Match and If-None-Match.", "schema": {"type": "string"}}
+LOCATION_DOC = {"description": "The URL of the new resource.", "schema": {"type": "string", "format": "uri-reference"}}
 RETRY_DOC = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}}
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What the blueprint knows of an endpoint.
+    """What the blueprint knows about an endpoint.
 
     Args:
-        has_id: its path names a row.
-        is_public: it takes no token.
+        has_id: its path contains the id of a row.
+        is_public: it requires no token.
         is_versioned: its row has an ETag.
-        area: where personal tokens may be used; None takes those of logins only.
+        area: the area of the scopes of personal tokens; None accepts only access tokens of logins.
     """
 
     has_id: bool
@@ -41,10 +43,10 @@ class Endpoint:
 
 
 class BelfryApi(Api):
-    """flask-smorest's Api without its error handler, which would answer pages in JSON too."""
+    """flask-smorest's Api without its error handler, which would also respond to pages in JSON."""
 
     ERROR_SCHEMA = ErrorSchema
-    # It would allow every status, and so say nothing.
+    # A default response would document any status, and so none.
     DEFAULT_ERROR_RESPONSE_NAME = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -53,15 +55,15 @@ class BelfryApi(Api):
         super().__init__(*args, **options)
 
     def register_blueprint(self, blp: ApiPart, **options: Any) -> None:
-        """Adds the endpoints. What the document says of them is written when somebody first asks for it: most processes
-        never do, and it takes longer than the rest of an application's start."""
+        """Add the endpoints, without the document: generating it takes longer than the rest of an application's start,
+        and most processes never serve it."""
         app: Any = self._app
         app.extensions["flask-smorest"]["blp_name_to_api"][blp.name] = self
         app.register_blueprint(blp, **options)
         self._unwritten.append(blp)
 
     def document(self) -> dict[str, Any]:
-        """The document, whole."""
+        """Return the document; the first call generates it."""
         with self._writing:
             while self._unwritten:
                 self._write(self._unwritten.pop(0))
@@ -78,11 +80,11 @@ class BelfryApi(Api):
         return current_app.response_class(text, mimetype="application/json")
 
     def _register_error_handlers(self) -> None:
-        """Left to `app.web.error_handlers`, which knows pages from the API."""
+        """Do nothing: `app.web.error_handlers` handles errors of pages and of the API."""
 
 
 def describe(doc: dict[str, Any], doc_info: dict[str, Any], *, method: str, **_: Any) -> dict[str, Any]:
-    """Called by flask-smorest for each method of each endpoint, after its own: completes the document's entry."""
+    """Complete the entry of a method of an endpoint. Called by flask-smorest after its own functions."""
     endpoint: Endpoint = doc_info["endpoint"]
     verb = method.upper()
     doc["security"] = [] if endpoint.is_public else [{"bearer": _scopes(endpoint, verb)}]
@@ -103,11 +105,13 @@ def _scopes(endpoint: Endpoint, verb: str) -> list[str]:
 def _headers(endpoint: Endpoint, verb: str) -> Iterator[dict[str, Any]]:
     if verb == "POST" and not endpoint.is_public:
         key = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": KEY_PATTERN}
-        yield _header(HEADER, "The same key again gives the first answer again, and does nothing.", key)
+        yield _header(HEADER, "A request with the same key returns the first response and has no further effect.", key)
     if endpoint.is_versioned and verb == "GET":
-        yield _header("If-None-Match", "An ETag: 304 if it is still that one.", {"type": "string"})
+        yield _header("If-None-Match", "An ETag: if it is current, the response is 304.", {"type": "string"})
     elif endpoint.is_versioned and verb != "POST":
-        yield _header("If-Match", "The ETag you saw: 412 if it is another one now.", {"type": "string"})
+        yield _header(
+            "If-Match", "The ETag of the last response: if it is not current, the response is 412.", {"type": "string"}
+        )
 
 
 def _header(name: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -116,28 +120,28 @@ def _header(name: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _errors(endpoint: Endpoint, verb: str, *, has_body: bool) -> Iterator[tuple[HTTPStatus, str]]:
     if has_body:
-        yield HTTPStatus.BAD_REQUEST, "The body is no valid JSON."
-        yield HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is no JSON."
+        yield HTTPStatus.BAD_REQUEST, "The body is not valid JSON."
+        yield HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not JSON."
     if has_body or verb in BODY_METHODS:
         yield HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large."
     if endpoint.is_public:
-        yield HTTPStatus.TOO_MANY_REQUESTS, "Too often: wait as long as Retry-After says."
+        yield HTTPStatus.TOO_MANY_REQUESTS, "Too many requests: wait for the seconds of Retry-After."
     else:
-        yield HTTPStatus.UNAUTHORIZED, "No token, or it is unknown, expired or revoked."
-        yield HTTPStatus.FORBIDDEN, "The user, or the token's scopes, may not do this."
+        yield HTTPStatus.UNAUTHORIZED, "The token is missing, unknown, expired or revoked."
+        yield HTTPStatus.FORBIDDEN, "The user's role or the token's scopes do not allow this."
     if endpoint.has_id:
-        yield HTTPStatus.NOT_FOUND, "There is none, or it is not yours."
+        yield HTTPStatus.NOT_FOUND, "It does not exist, or you may not see it."
     if endpoint.is_versioned:
         yield from _of_versions(verb)
     if verb == "POST" and not endpoint.is_public:
-        yield HTTPStatus.CONFLICT, "A request with this key is under way."
-        yield HTTPStatus.UNPROCESSABLE_ENTITY, "The key is not usable, or belongs to another request."
-    yield HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer: try again."
+        yield HTTPStatus.CONFLICT, "A request with this key is in progress."
+        yield HTTPStatus.UNPROCESSABLE_ENTITY, "The key is invalid, or belongs to another request."
+    yield HTTPStatus.SERVICE_UNAVAILABLE, "The database is unavailable: try again."
 
 
 def _of_versions(verb: str) -> Iterator[tuple[HTTPStatus, str]]:
     if verb == "GET":
-        yield HTTPStatus.NOT_MODIFIED, "It is still what you have."
+        yield HTTPStatus.NOT_MODIFIED, "It has not changed."
     elif verb != "POST":
         yield HTTPStatus.PRECONDITION_FAILED, "It has changed since you read it."
 

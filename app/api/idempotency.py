@@ -1,8 +1,8 @@
-"""`Idempotency-Key`: a POST that is sent again, because its answer was lost, is answered again and done once.
+"""`Idempotency-Key`: a POST that a client repeats, because the response was lost, is executed once.
 
-The header is that of the IETF draft (draft-ietf-httpapi-idempotency-key-header-07). The answer is kept in the
-transaction of what was done: a crash leaves both or neither. Errors are not kept: they did nothing, so asking again is
-safe.
+The header is that of the IETF draft (draft-ietf-httpapi-idempotency-key-header-07). The response is stored in the
+transaction of the changes: a crash leaves both or neither. Error responses are not stored: they have no effect, so
+a repeated request is safe.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ REPLAYED = "Idempotency-Replayed"
 MAX_KEY_CHARACTERS = 255
 KEY_PATTERN = f"^[!-~]{{1,{MAX_KEY_CHARACTERS}}}$"
 KEEP = timedelta(hours=24)
-# What a client needs of the answer beside its body.
+# Headers that a client needs beside the body.
 KEPT_HEADERS = ("Location", "ETag")
 
 
 class IdempotencyRecord(db.Model):
-    """What a user's POST with a key was answered. The fingerprint tells whether the same is asked again."""
+    """The response to a user's POST with a key. The fingerprint identifies a repetition of the same request."""
 
     __tablename__ = "kept_answers"
 
@@ -47,19 +47,19 @@ class IdempotencyRecord(db.Model):
     fingerprint: Mapped[str] = mapped_column(sa.String(64))
     status: Mapped[int]
     headers: Mapped[dict[str, str]] = mapped_column(sa.JSON)
-    # None: it held a secret, which is kept nowhere.
+    # None: the body contained a secret, which is not stored.
     body: Mapped[str | None] = mapped_column(sa.Text)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
 
 
-def export_answers(person: Person) -> list[dict[str, Any]]:
-    """Which answers are kept; what they said the person has been told elsewhere."""
+def export_records(person: Person) -> list[dict[str, Any]]:
+    """Return which responses are stored; their content is exported by the slices."""
     columns = (IdempotencyRecord.key, IdempotencyRecord.status, IdempotencyRecord.created_at)
     return rows_of(sa.select(*columns).where(IdempotencyRecord.user_id == person.id))
 
 
-def erase_answers(person: Person) -> None:
-    """Deletes them."""
+def erase_records(person: Person) -> None:
+    """Delete them."""
     db.session.execute(sa.delete(IdempotencyRecord).where(IdempotencyRecord.user_id == person.id))
 
 
@@ -67,51 +67,51 @@ register(
     Part(
         "answers",
         (IdempotencyRecord.user_id,),
-        export_answers,
-        erase_answers,
-        "Responses that the API keeps for a day for repeated requests are deleted.",
+        export_records,
+        erase_records,
+        "API responses that are stored for a day for repeated requests are deleted.",
     )
 )
 
 
 def secret_response(view: View) -> View:
-    """For endpoints whose answer holds a secret: it is not kept. Goes right above the function."""
-    view.__dict__["has_secret_answer"] = True
+    """Mark an endpoint whose response contains a secret: it is not stored. Goes directly above the function."""
+    view.__dict__["has_secret_response"] = True
     return view
 
 
 def idempotent(view: View) -> View:
-    """A view that does with a key what it does without, once for each user and key."""
+    """Return a view that is executed once for each user and key."""
 
     @wraps(view)
-    def answer(*args: Any, **kwargs: Any) -> Response:
+    def execute_once(*args: Any, **kwargs: Any) -> Response:
         key = request.headers.get(HEADER)
-        # Keys are told apart by user; what is open to everybody mostly gives out secrets, and is harmless to repeat.
+        # Keys belong to users; responses of public endpoints mostly contain secrets, and repeating those is harmless.
         if key is None or is_public(view):
             return current_app.make_response(view(*args, **kwargs))
         if not re.fullmatch(KEY_PATTERN, key):
-            takes = f"must be 1 to {MAX_KEY_CHARACTERS} printable ASCII characters without spaces"
-            raise InvalidInputError("The key is not usable.", {HEADER: [takes]})
+            valid = f"must be 1 to {MAX_KEY_CHARACTERS} printable ASCII characters without spaces"
+            raise InvalidInputError("Invalid idempotency key.", {HEADER: [valid]})
         session, user_id = db.session(), current_user.id
         _check_unfinished(session, user_id, key)
-        kept = session.get(IdempotencyRecord, (user_id, key), with_for_update=True)
-        if kept is not None:
-            return _answer_again(kept)
+        record = session.get(IdempotencyRecord, (user_id, key), with_for_update=True)
+        if record is not None:
+            return _replay(record)
         with commits_held(session):
             response = current_app.make_response(view(*args, **kwargs))
             if response.status_code < 300:
-                session.add(_kept(user_id, key, response, is_secret=hasattr(view, "has_secret_answer")))
+                session.add(_record(user_id, key, response, is_secret=hasattr(view, "has_secret_response")))
         session.commit()
         return response
 
-    return answer
+    return execute_once
 
 
 def prune_idempotency_records(session: Session) -> int:
-    """Deletes answers that were kept for `KEEP`. The caller commits.
+    """Delete records older than `KEEP`. The caller commits.
 
     Returns:
-        how many were deleted.
+        the number of deleted records.
     """
     statement = sa.delete(IdempotencyRecord).where(IdempotencyRecord.created_at < utc_now() - KEEP)
     result = session.execute(statement, execution_options={"synchronize_session": False})
@@ -119,39 +119,41 @@ def prune_idempotency_records(session: Session) -> int:
 
 
 def _check_unfinished(session: Session, user_id: int, key: str) -> None:
-    """Makes this request the one with its key, until its transaction ends; raises ConflictError when there is another.
+    """Reserve the key until the transaction ends. Raises ConflictError if another request has it.
 
-    On SQLite, the query for the kept answer does that: the second request waits for the first, and finds its answer.
+    On SQLite the query for the record is enough: the second request waits for the first one and finds its record.
     """
     if session.get_bind().dialect.name != "postgresql":
         return
     digest = hashlib.sha256(f"idempotency/{user_id}/{key}".encode()).digest()
     number = int.from_bytes(digest[:8], signed=True)
     if not session.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(number))):
-        raise ConflictError("A request with this key is under way: ask again in a moment.")
+        raise ConflictError("A request with this key is in progress: try again in a moment.")
 
 
-def _kept(user_id: int, key: str, response: Response, *, is_secret: bool) -> IdempotencyRecord:
-    kept = IdempotencyRecord()
-    kept.user_id, kept.key, kept.fingerprint = user_id, key, _fingerprint()
-    kept.status = response.status_code
-    kept.headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
-    kept.body = None if is_secret else response.get_data(as_text=True)
-    return kept
+def _record(user_id: int, key: str, response: Response, *, is_secret: bool) -> IdempotencyRecord:
+    record = IdempotencyRecord()
+    record.user_id, record.key, record.fingerprint = user_id, key, _fingerprint()
+    record.status = response.status_code
+    record.headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+    record.body = None if is_secret else response.get_data(as_text=True)
+    return record
 
 
-def _answer_again(kept: IdempotencyRecord) -> Response:
-    if kept.fingerprint != _fingerprint():
-        used = "was used for another request; take a new one for each"
+def _replay(record: IdempotencyRecord) -> Response:
+    if record.fingerprint != _fingerprint():
+        used = "was used for another request; use a new key for each request"
         raise InvalidInputError("This key belongs to another request.", {HEADER: [used]})
-    if kept.body is None:
-        raise ConflictError("This was done already. Its answer held a secret, which was shown once and is not kept.")
-    response = current_app.response_class(kept.body, kept.status, mimetype="application/json")
-    response.headers.update(kept.headers)
+    if record.body is None:
+        raise ConflictError(
+            "This request was already executed. Its response contained a secret, which is shown once and not stored."
+        )
+    response = current_app.response_class(record.body, record.status, mimetype="application/json")
+    response.headers.update(record.headers)
     response.headers[REPLAYED] = "true"
     return response
 
 
 def _fingerprint() -> str:
-    asked = (request.method.encode(), request.path.encode(), request.query_string, request.get_data(cache=True))
-    return hashlib.sha256(b"\n".join(asked)).hexdigest()
+    parts = (request.method.encode(), request.path.encode(), request.query_string, request.get_data(cache=True))
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()

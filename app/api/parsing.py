@@ -1,4 +1,4 @@
-"""Reading what a request brings. What is wrong with it is said in the API's shape; nothing unknown is passed over."""
+"""Parsing of API requests. Unknown parameters and fields are rejected, and errors have the form of the API."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from webargs.flaskparser import FlaskParser, abort
 
 from flask_belfry.core.text import is_encodable
 
-# Keys of objects and entries of lists, all together: schemas take as long, and say as much, for each of them.
+# Keys of objects and entries of lists in total: schemas spend time and produce errors for each of them.
 MAX_VALUES = 2_000
 
 
 class ApiParser(FlaskParser):
-    """Refuses what it does not know: unknown query parameters, and bodies that are not JSON."""
+    """Rejects unknown query parameters, and bodies that are not JSON."""
 
     DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {
         **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
@@ -25,23 +25,23 @@ class ApiParser(FlaskParser):
     }
 
     def _raw_load_json(self, req: Request) -> Any:
-        """The JSON body; webargs takes a body of another type for an absent one."""
+        """Return the JSON body. webargs would ignore a body of another type."""
         if not core.is_json(req.mimetype):
             if req.get_data(cache=True):
                 abort(415, message="The body must be JSON, with Content-Type: application/json.")
             return core.missing
         try:
             body = core.parse_json(req.get_data(cache=True))
-            is_text_whole = is_encodable(body)
+            is_valid_text = is_encodable(body)
         except (json.JSONDecodeError, UnicodeDecodeError):
-            raise  # webargs answers these
-        # Nested 100,000 deep, or a number of 5,000 digits: Python gives up with errors of its own.
+            raise  # webargs handles these
+        # Python raises these for 100,000 nested levels, and for a number of 5,000 digits.
         except (RecursionError, ValueError):
             abort(400, message="The JSON is nested too deep, or a number in it has too many digits.")
         if _number_of_values(body) > MAX_VALUES:
             abort(400, message=f"The JSON has more than {MAX_VALUES:,} values.")
-        if not is_text_whole:
-            abort(400, message="The JSON has half a pair of surrogates in a text, which is no character.")
+        if not is_valid_text:
+            abort(400, message="A text in the JSON contains an unpaired surrogate.")
         return body
 
     def _handle_invalid_json_error(self, *args: object, **kwargs: object) -> NoReturn:

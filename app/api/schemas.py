@@ -1,4 +1,4 @@
-"""The schemas that all slices share: the shape of errors, pages of lists, and fields that a database takes."""
+"""The schemas that all slices share: errors, pages of lists, and fields within the limits of the database."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from flask_belfry.db.pagination import DEFAULT_LIMIT, MAX_LIMIT, Page
 
 
 class Schema(ma.Schema):
-    """The base of every schema: an unknown field is refused, and the document says so."""
+    """The base of every schema: unknown fields are rejected, and the document says so."""
 
     class Meta:
-        # marshmallow's own default; said aloud, it becomes `additionalProperties: false` in the document.
+        # marshmallow's default; if explicit, it becomes `additionalProperties: false` in the document.
         unknown = ma.RAISE
 
 
 class ErrorSchema(Schema):
-    """What every error of the API looks like."""
+    """An error of the API."""
 
     code = ma.fields.Integer(required=True, metadata={"description": "The HTTP status code."})
-    status = ma.fields.String(required=True, metadata={"description": "The name of that code."})
-    message = ma.fields.String(required=True, metadata={"description": "What happened, and what to do."})
+    status = ma.fields.String(required=True, metadata={"description": "The name of the status code."})
+    message = ma.fields.String(required=True, metadata={"description": "What happened and what to do."})
     errors = ma.fields.Dict(
         keys=ma.fields.String(),
         values=ma.fields.List(ma.fields.String()),
         required=True,
-        metadata={"description": "Messages by the name of the field they belong to."},
+        metadata={"description": "Messages by field name."},
     )
 
 
@@ -42,33 +42,33 @@ class QueryOfPage(Schema):
     limit = ma.fields.Integer(
         load_default=DEFAULT_LIMIT,
         validate=validate.Range(1, MAX_LIMIT),
-        metadata={"description": "The most items of one page."},
+        metadata={"description": "The maximum number of items of a page."},
     )
     cursor = ma.fields.String(
         load_default=None,
         validate=validate.Length(max=500),
-        metadata={"description": "`next_cursor` of the page before."},
+        metadata={"description": "`next_cursor` of the previous page."},
     )
 
 
 def page_schema(item: type[ma.Schema]) -> type[ma.Schema]:
-    """The schema of one page of a list of `item`."""
+    """Return the schema of a page of a list of `item`."""
     fields: dict[str, ma.fields.Field[Any]] = {
         "items": ma.fields.List(ma.fields.Nested(item), required=True),
         "next_cursor": ma.fields.String(
-            required=True, allow_none=True, metadata={"description": "None: these are the last items."}
+            required=True, allow_none=True, metadata={"description": "null on the last page."}
         ),
     }
     return type(f"{item.__name__.removesuffix('Schema')}PageSchema", (Schema,), fields)
 
 
 def page_response(page: Page[Any]) -> Mapping[str, Any]:
-    """A page as its schema dumps it."""
+    """Return a page for its schema."""
     return {"items": page.items, "next_cursor": page.next_cursor}
 
 
 class Moment(ma.fields.AwareDateTime):
-    """A time with its offset, in UTC. The ends of the calendar in other zones lie beyond that of UTC."""
+    """A time with an offset, loaded as UTC. A time at either end of the calendar may not exist in UTC."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(format="iso", **options)
@@ -81,13 +81,13 @@ class Moment(ma.fields.AwareDateTime):
 
 
 def id_field(description: str, **options: Any) -> ma.fields.Integer:
-    """A field for the id of a row: whole, and no larger than a database takes."""
+    """Return a field for the id of a row: an integer within the range of the column."""
     return ma.fields.Integer(
         strict=True, validate=validate.Range(1, MAX_ID), metadata={"description": description}, **options
     )
 
 
 def check_control_characters(text: str) -> None:
-    """A validator of text fields: raises ValidationError for NUL and its like."""
+    """Validate text: raise ValidationError for control characters."""
     if CONTROL_CHARACTERS.search(text):
         raise ma.ValidationError(CONTROL_CHARACTERS_REFUSED)

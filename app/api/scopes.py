@@ -1,6 +1,6 @@
-"""What a personal token may be used for. A login's token has no scopes: it may do whatever its user may.
+"""Scopes of personal tokens. The access token of a login has no scopes: it may do what its user may do.
 
-A scope narrows what its user may do and widens nothing; the permissions are asked all the same.
+A scope only restricts: the permissions of the user are checked as well.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Collection
 
 READ, WRITE = "read", "write"
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# The parts of the API that personal tokens are taken in; an `ApiBlueprint` of no area takes tokens of logins only.
-# Each with what its two scopes allow, as the page of the tokens says it.
+# The areas of the API that accept personal tokens, each with the texts of its two scopes on the page of tokens. An
+# `ApiBlueprint` without an area accepts access tokens of logins only.
 AREAS = {
     "profile": ("See your profile", "See and change your profile"),
     "reservations": ("See reservations and resources", "See, create, change and cancel reservations"),
@@ -20,12 +20,12 @@ SCOPES = (READ, WRITE, *(f"{area}:{verb}" for area in AREAS for verb in (READ, W
 
 
 def verb_of(method: str) -> str:
-    """What an HTTP method does: `read` or `write`."""
+    """Return `read` or `write` for an HTTP method."""
     return READ if method in READING_METHODS else WRITE
 
 
 def is_in_scope(scopes: Collection[str], area: str | None, method: str) -> bool:
-    """Whether a token with `scopes` may be used for `method` in `area`. Writing includes reading."""
+    """Return whether `scopes` allow `method` in `area`. Write scopes include reading."""
     if area is None:
         return False
     enough = {WRITE, f"{area}:{WRITE}"}

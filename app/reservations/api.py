@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flask import url_for
+from flask import request, url_for
 
 from app.accounts import acting_user
 from app.api.web import ApiBlueprint, QueryOfPage, check_stale, page_response, page_schema, versioned
@@ -88,5 +88,5 @@ def list_resources(query: dict[str, Any]) -> Mapping[str, Any]:
 def _lock(reservation_id: int) -> Reservation:
     """Load the row of a write with its lock, and check `If-Match` on it."""
     reservation = queries.get(acting_user(), reservation_id, for_update=True)
-    check_stale(ReservationSchema, lambda: reservation)
+    check_stale(ReservationSchema, reservation)
     return reservation

@@ -13,6 +13,7 @@ from flask_belfry.db.columns import UtcDateTime
 
 # The school that the migration makes: an installation for one school never sees another.
 DEFAULT_SLUG = "school"
+MAX_SLUG_CHARACTERS = 60
 
 
 class School(Base):
@@ -22,7 +23,7 @@ class School(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(sa.String(120))
-    slug: Mapped[str] = mapped_column(sa.String(60), unique=True)
+    slug: Mapped[str] = mapped_column(sa.String(MAX_SLUG_CHARACTERS), unique=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
     # An id that comes back would give a new school what was written about the old one.

@@ -6,12 +6,11 @@ import re
 
 import sqlalchemy as sa
 
-from app.schools.models import DEFAULT_SLUG, School
+from app.schools.models import DEFAULT_SLUG, MAX_SLUG_CHARACTERS, School
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.db import db, table_of
 
 SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-MAX_SLUG_CHARACTERS = 60
 
 
 def default_school() -> School:
@@ -48,7 +47,7 @@ def create_school(name: str, slug: str) -> School:
             "Invalid slug.", {"slug": ["must consist of lower-case letters, digits and single hyphens"]}
         )
     if db.session.scalar(sa.select(School.id).where(School.slug == slug)) is not None:
-        raise InvalidInputError("A school with this slug already exists.", {"slug": ["is taken"]})
+        raise InvalidInputError("A school with this slug already exists.", {"slug": ["already taken"]})
     school = School()
     school.name, school.slug = name, slug
     db.session.add(school)

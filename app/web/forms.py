@@ -1,4 +1,4 @@
-"""What the forms of all slices share: text without control characters, and a service's refusal beside its fields."""
+"""What the forms of all slices share: validators, whole numbers, and the errors of services beside their fields."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from flask_belfry.core.presentation import sentence
 from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
 from flask_belfry.db.pagination import MAX_INTEGER
 
+REQUIRED = "This field is required."
+
 
 class ServiceForm(FlaskForm):
-    """A form whose values a service takes, which may refuse them."""
+    """A form whose values are passed to a service, which may refuse them."""
 
-    # The form's fields, by the service's; the others have one name.
+    # Names of form fields by the service's names, where the two differ.
     FORM_FIELDS: ClassVar[Mapping[str, str]] = {}
 
     def take_errors(self, message: str, fields: Mapping[str, Sequence[str]]) -> None:
-        """Puts a service's refusal beside the fields that it names; what names none goes on top."""
+        """Show a service's error beside the fields that it names, or above the form if it names none of them."""
         named = False
         for name, messages in fields.items():
             field = self._fields.get(self.FORM_FIELDS.get(name, name))
@@ -33,10 +35,10 @@ class ServiceForm(FlaskForm):
 
 
 class WholeNumberField(IntegerField):
-    """A whole number that a column can have. Of a longer one, validators and pages fail."""
+    """A whole number that fits into a column: a longer one breaks validators and pages."""
 
     def process_formdata(self, valuelist: list[str]) -> None:
-        """Called with what was typed."""
+        """Read the typed text."""
         super().process_formdata(valuelist)
         if self.data is not None and abs(self.data) > MAX_INTEGER:
             self.data = None
@@ -44,17 +46,17 @@ class WholeNumberField(IntegerField):
 
 
 def plain_text(_: FlaskForm, field: Field) -> None:
-    """A validator: what the API's fields refuse, a form's refuse too."""
+    """Refuse control characters, as the fields of the API do."""
     if CONTROL_CHARACTERS.search(field.data or ""):
         raise ValidationError(CONTROL_CHARACTERS_REFUSED)
 
 
 def unix_lines(text: str | None) -> str:
-    """Text as it was typed: browsers send line ends as CR LF (HTML, "constructing the entry list")."""
+    r"""Return text stripped and with `\n` at line ends: browsers send CR LF (HTML, "constructing the entry list")."""
     return (text or "").replace("\r\n", "\n").strip()
 
 
 def add_error(field: Field, *messages: str) -> None:
-    """Says what is wrong with a field."""
-    # A tuple until the field was validated.
+    """Add errors to a field."""
+    # The errors are a tuple until the field has been validated.
     field.errors = [*field.errors, *messages]

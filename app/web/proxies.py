@@ -7,7 +7,7 @@ from flask import Flask, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 # As in the columns that keep them: an IPv6 address with a zone is shorter.
-ADDRESS_CHARACTERS = 64
+IP_ADDRESS_CHARACTERS = 64
 USER_AGENT_CHARACTERS = 160
 
 
@@ -18,9 +18,9 @@ def init_app(app: Flask) -> None:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)
 
 
-def client_address() -> str | None:
+def client_ip_address() -> str | None:
     """The network address of whoever makes this request; None when the server was not told."""
-    return (request.remote_addr or "")[:ADDRESS_CHARACTERS] or None
+    return (request.remote_addr or "")[:IP_ADDRESS_CHARACTERS] or None
 
 
 def user_agent() -> str | None:

@@ -88,7 +88,7 @@ def _blueprint_of(kind: Kind) -> ApiBlueprint:
     def lock(item_id: int) -> WorkItem:
         """Load the row of a write with its lock, and check `If-Match` on it."""
         item = queries.get(acting_user(), item_id, kind=kind, for_update=True)
-        check_stale(schemas.item, lambda: item)
+        check_stale(schemas.item, item)
         return item
 
     _add_conversation(blueprint, kind, one)

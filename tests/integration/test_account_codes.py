@@ -268,7 +268,7 @@ def test_to_look_at_a_link_uses_nothing_up(client, session):
     assert not code.user.is_confirmed
     assert client.post(path).status_code == 302
     assert client.get(path).status_code == client.post(path).status_code == 410
-    assert "Request a new one" in client.get("/reset-password/nothing").text
+    assert "Request a new link" in client.get("/reset-password/nothing").text
 
 
 @ONLY_SQLITE
@@ -276,9 +276,9 @@ def test_a_wrong_field_of_a_form_is_said_beside_it(client, session):
     make_user(username="taken")
     answer = client.post("/register", data={"username": "taken", "email": "ada@example.org", "password": PASSWORD})
     assert answer.status_code == 422
-    assert "It is taken." in answer.text
+    assert "Already taken." in answer.text
     answer = client.post("/register", data={"username": "ada", "email": "<b>@x", "password": "short"})
-    assert "It must have 8 to 200 characters." in answer.text
+    assert "Must have 8 to 200 characters." in answer.text
     assert "<b>@x" not in answer.text
 
 

@@ -52,7 +52,7 @@ def test_usernames_and_addresses_are_unique_whatever_their_case(session, change,
     session.commit()
     with pytest.raises(InvalidInputError) as refused:
         create_user(**GOOD | {"email": "ADA@example.org"} | change)
-    assert refused.value.fields == {field: ["is taken"]}
+    assert refused.value.fields == {field: ["already taken"]}
 
 
 def test_a_name_taken_between_the_look_and_the_insert_is_said_too_and_the_session_goes_on(session, monkeypatch):

@@ -9,7 +9,7 @@ from tests.reservation_factories import log_in, make_user
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 ORIGIN = "http://localhost"
-BACK = '<a class="btn btn-primary" href="{}">Back to the page</a>'
+BACK = '<a class="btn btn-primary" href="{}">Back to the previous page</a>'
 
 
 @pytest.mark.parametrize("is_logged_in", [False, True])
@@ -45,7 +45,7 @@ def test_too_many_attempts_say_in_minutes_when_to_try_again(client, clock):
 )
 def test_the_way_back_leads_to_another_page_of_ours_or_nowhere(client, referer):
     answer = client.get("/no-such-page", headers={"Referer": referer})
-    assert "Back to the page" not in answer.text
+    assert "Back to the previous page" not in answer.text
     assert "Go to the start page" in answer.text
 
 

@@ -204,7 +204,7 @@ def test_mails_that_wait_are_not_sent_and_what_stays_still_shows(client, user, h
     client.delete(ME, json=PROOF, headers=headers)
     log_in(client, make_user(Role.ADMIN))
     page = client.get(f"/mails/{mail_id}")
-    assert "its reader has deleted the account" in page.text
+    assert "the recipient has deleted the account" in page.text
     assert "was deleted" in client.get(f"/mails/{mail_id}/html").text
     history = client.get(f"/reservations/{row_id}")
     assert "Deleted user" in history.text

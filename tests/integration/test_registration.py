@@ -208,7 +208,7 @@ def test_a_registration_that_is_refused_leaves_nothing(client, session):
     users = session.scalar(sa.select(sa.func.count()).select_from(User))
     answer = register(client)
     assert answer.status_code == 422
-    assert answer.json["errors"] == {"username": ["is taken"]}
+    assert answer.json["errors"] == {"username": ["already taken"]}
     assert register(client, role="admin").json["errors"].keys() == {"role"}
     assert register(client, username="x", email="nowhere", password="short").json["errors"].keys() == {
         "username", "email", "password",

@@ -1,7 +1,7 @@
-"""What is kept about a person: every slice says what it keeps, how the person gets it, and how it is erased.
+"""Personal data: each slice declares what it stores about people, how it is exported and how it is erased.
 
-A slice registers its part when it is imported, in its `personal.py`. A test walks all columns that name a user and
-fails when one is in no part and not exempt: nothing that is kept of people is forgotten silently.
+A slice registers its part at import, in its `personal.py`. A test checks that every column that refers to a user is in
+a part or exempt, so that no personal data is forgotten.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from flask_belfry.db import db
 
 @dataclass(frozen=True)
 class Person:
-    """A user, or who was one until a moment ago: when a part is erased, the user's row has lost its address.
+    """A user whose data is exported or erased. During the erasure, the user's row no longer has the email address.
 
     Args:
-        id: the user's, which stays.
-        email: the address, confirmed, so that it is nobody else's.
+        id: the id of the user, which remains.
+        email: the confirmed email address, which no other user has.
     """
 
     id: int
@@ -33,14 +33,14 @@ class Person:
 
 @dataclass(frozen=True)
 class Part:
-    """What one slice keeps of people. Its functions run in a scope that sees all schools.
+    """The personal data of one slice. Its functions run in a scope that sees all schools.
 
     Args:
-        name: its place in what a person gets.
-        columns: the columns that say whose a row is.
-        export: gives all of it as JSON takes it; without secrets, and nothing of others.
-        erase: takes out of it what tells who the person was. It only flushes.
-        outcome: what becomes of it, as a person who is about to delete the account reads it.
+        name: the key in the export.
+        columns: the columns that refer to a user.
+        export: returns the data as JSON values, without secrets and without data of others.
+        erase: removes what identifies the person; flushes, but does not commit.
+        outcome: the consequence of a deletion, as shown on the page before it.
     """
 
     name: str
@@ -55,33 +55,33 @@ _exempt: dict[str, str] = {}
 
 
 def register(part: Part) -> None:
-    """Adds a slice's part, or puts it in the place of one with the same name."""
+    """Register a part, or replace the one of the same name."""
     _parts[part.name] = part
 
 
 def exempt(reason: str, *columns: InstrumentedAttribute[Any]) -> None:
-    """Says why columns that name a user are in no part."""
+    """Declare why columns that refer to a user are in no part."""
     for column in columns:
         _exempt[_name(column)] = reason
 
 
 def parts() -> Iterable[Part]:
-    """All parts, in the order of their names."""
+    """Return all parts by name."""
     return [_parts[name] for name in sorted(_parts)]
 
 
 def accounted_for() -> set[str]:
-    """The columns that parts have or that are exempt, each as `table.column`."""
+    """Return the columns in parts and exemptions, as `table.column`."""
     return {_name(column) for part in _parts.values() for column in part.columns} | _exempt.keys()
 
 
 def rows_of(query: sa.Select[*tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """What a query of columns finds, as JSON takes it: times in ISO 8601, enums by their values."""
+    """Return the rows of a query of columns as JSON values: times in ISO 8601, enums by value."""
     found = db.session.execute(query).mappings()
-    return [{name: _plain(value) for name, value in row.items()} for row in found]
+    return [{name: _json_value(value) for name, value in row.items()} for row in found]
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     return value.value if isinstance(value, Enum) else value

@@ -1,7 +1,4 @@
-"""Accounts: who somebody is, and what they may do.
-
-This face is all that other slices use: the user, the guards of pages, `can` and the rules behind it.
-"""
+"""Accounts: users, logins, tokens and permissions. Other slices use this public API only."""
 
 from __future__ import annotations
 

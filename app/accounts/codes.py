@@ -1,9 +1,9 @@
-"""Codes and links that mails carry: for one purpose of one user, working for a while, used once.
+"""One-time codes and links in mails, each for one purpose of one user and for a limited time.
 
-A table row holds a random nonce. The six digits and the link's token follow from it by SECRET_KEY, so they stand in no
-table, no job, no broker and no log, and who reads the database cannot use them. They are made when the mail is
-rendered: each attempt to send it, and each person who sends it again, makes the same ones. Their time begins when the
-mail leaves, however late an outage lets it; before, they do not work.
+A row stores a random nonce. The six digits and the link's token are derived from it and SECRET_KEY, so they are in no
+table, job, broker or log, and a copy of the database does not contain them. They are derived when the mail is rendered:
+every attempt to send it has the same ones. Their lifetime begins when the mail is sent, however late; before, they do
+not work.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import commit_and_keep, db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
-# With a million codes and five tries, a guess succeeds once in 200,000 mails. The link cannot be guessed and goes on.
+# With a million codes and five attempts, one in 200,000 codes is guessed. The link keeps working.
 MAX_TRIES = 5
 DIGITS = 6
-# The setting that says how long a code works, and its unit.
+# The setting of the lifetime of a code, and its unit.
 LIFETIMES = {
     CodePurpose.CONFIRM: ("CONFIRMATION_CODE_MINUTES", timedelta(minutes=1)),
     CodePurpose.RESET: ("PASSWORD_RESET_MINUTES", timedelta(minutes=1)),
     CodePurpose.ADDRESS: ("LOGIN_ADDRESS_DAYS", timedelta(days=1)),
 }
-# An expired code is worth nothing to anybody; a few days are for those who ask what became of theirs.
+# An expired code is kept for a few days for questions about it.
 KEPT = timedelta(days=7)
 
 
 def issue(user: User, purpose: CodePurpose) -> AccountCode:
-    """Makes a code, flushed. The caller commits, and asks for the mail.
+    """Create a code and flush. The caller sends the mail and commits.
 
-    Older ones of this purpose end, except those about addresses: each is about another login, and who could end the
-    mail about one by the next would do so.
+    Older codes of this purpose are voided, except those about IP addresses: each concerns another login, and an
+    attacker could void the code about one login by the next one.
     """
     if purpose is not CodePurpose.ADDRESS:
         void(purpose, AccountCode.user_id == user.id)
@@ -57,24 +57,24 @@ def issue(user: User, purpose: CodePurpose) -> AccountCode:
 
 
 def digits_of(code: AccountCode) -> str:
-    """What a person types."""
+    """Return the six digits that a person types."""
     return f"{int.from_bytes(_derived(code, 'digits')) % 10**DIGITS:0{DIGITS}d}"
 
 
 def token_of(code: AccountCode) -> str:
-    """What the link ends with: 256 bits."""
+    """Return the token at the end of the link: 256 bits."""
     return urlsafe_b64encode(_derived(code, "token")).rstrip(b"=").decode()
 
 
 def lifetime_of(purpose: CodePurpose) -> timedelta:
-    """How long a code of this purpose works."""
+    """Return the lifetime of the codes of a purpose."""
     setting, unit = LIFETIMES[purpose]
     return current_app.config[setting] * unit
 
 
 def start(session: Session, purpose: CodePurpose, ids: Collection[int]) -> None:
-    """Called when the mails that carry these codes are about to leave: their time begins, anew for a mail that is sent
-    again. Those that were used or voided stay so. The caller commits."""
+    """Start the lifetime of codes whose mails are about to be sent, and restart it if a mail is sent again. Used and
+    voided codes do not change. The caller commits."""
     statement = (
         sa.update(AccountCode)
         .where(AccountCode.id.in_(ids), AccountCode.used_at.is_(None), AccountCode.voided_at.is_(None))
@@ -83,9 +83,9 @@ def start(session: Session, purpose: CodePurpose, ids: Collection[int]) -> None:
     session.execute(statement, execution_options={"synchronize_session": False})
 
 
-@use_scope(ALL_TENANTS)  # who is asked for is only known then
+@use_scope(ALL_TENANTS)  # the school is known only after the lookup
 def find_by_token(purpose: CodePurpose, token: str) -> AccountCode | None:
-    """The code whose link ends with `token`, with its user, while it works; looking does not use it."""
+    """Return the valid code of a link's token with its user, or None; this does not use the code."""
     query = (
         sa.select(AccountCode)
         .options(joinedload(AccountCode.user))
@@ -94,18 +94,18 @@ def find_by_token(purpose: CodePurpose, token: str) -> AccountCode | None:
     return db.session.scalar(query)
 
 
-@use_scope(ALL_TENANTS)  # who is asked for is only known then
+@use_scope(ALL_TENANTS)  # the school is known only after the lookup
 def was_used(purpose: CodePurpose, token: str) -> bool:
-    """Whether the link that ends with `token` has done what it was for."""
+    """Return whether the link of a token was already used."""
     query = sa.select(AccountCode.used_at).where(AccountCode.token_hash == _hash(token), AccountCode.purpose == purpose)
     return db.session.scalar(query) is not None
 
 
 def use(code: AccountCode) -> bool:
-    """Uses a code up; of two who try at the same time one does. The caller commits.
+    """Use a code; of two concurrent uses one succeeds. The caller commits.
 
     Returns:
-        whether it still worked.
+        whether the code was valid.
     """
     statement = (
         sa.update(AccountCode)
@@ -116,16 +116,16 @@ def use(code: AccountCode) -> bool:
     return db.session.scalar(statement, execution_options={"synchronize_session": False}) is not None
 
 
-@use_scope(ALL_TENANTS)  # who is asked for is only known then
+@use_scope(ALL_TENANTS)  # the school is known only after the lookup
 def try_digits(purpose: CodePurpose, digits: str, *users: sa.ColumnElement[bool]) -> AccountCode | None:
-    """The working code of one of these users that has these digits. Commits that there was one try more of each.
+    """Return the valid code of one of the users with these digits, or None. Counts an attempt of each code and commits.
 
-    The statements are the same, and a row is written, whether or not there is such a user: neither the answer nor its
-    time tells.
+    The same statements run, and a row is written, whether or not there is such a user: neither the response nor its
+    duration reveals it.
 
     Args:
-        purpose: what the code is for.
-        digits: as a person types them, spaces and all.
+        purpose: the purpose of the code.
+        digits: as typed, possibly with spaces.
         users: conditions on the user.
     """
     statement = (
@@ -138,7 +138,7 @@ def try_digits(purpose: CodePurpose, digits: str, *users: sa.ColumnElement[bool]
         .values(tries=AccountCode.tries + 1)
         .returning(AccountCode)
     )
-    # Counted before it is looked at, and kept whatever follows: parallel guesses are tries too.
+    # Counted before the comparison, and committed in any case: parallel guesses are attempts as well.
     codes = db.session.scalars(statement, execution_options={"synchronize_session": False}).all()
     subject = Subject(subject_type(User), codes[0].user_id) if len(codes) == 1 else None
     audit.record("user.code_tried", subject, details={"for": purpose})
@@ -148,19 +148,19 @@ def try_digits(purpose: CodePurpose, digits: str, *users: sa.ColumnElement[bool]
 
 
 def void(purpose: CodePurpose, *conditions: sa.ColumnElement[bool]) -> None:
-    """Ends those codes of a purpose that meet the conditions and were not used. The caller commits."""
+    """Void the unused codes of a purpose that meet the conditions. The caller commits."""
     is_open = sa.and_(AccountCode.purpose == purpose, AccountCode.used_at.is_(None), AccountCode.voided_at.is_(None))
     statement = sa.update(AccountCode).where(is_open, *conditions).values(voided_at=utc_now())
     db.session.execute(statement, execution_options={"synchronize_session": False})
 
 
 def prune(session: Session) -> int:
-    """Deletes codes that can work no more. The caller commits.
+    """Delete codes that ended more than `KEPT` ago. The caller commits.
 
     Returns:
-        how many were deleted.
+        the number of deleted codes.
     """
-    # One that never started goes with its mail's last attempt, long before.
+    # A code that never started ends with the last attempt of its mail, long before.
     is_past = AccountCode.created_at < utc_now() - KEPT
     is_over = sa.or_(AccountCode.expires_at.is_(None), AccountCode.expires_at < utc_now())
     ids = session.scalars(sa.delete(AccountCode).where(is_past, is_over).returning(AccountCode.id)).all()
@@ -181,5 +181,5 @@ def _derived(code: AccountCode, what: str) -> bytes:
 
 
 def _hash(token: str) -> str:
-    # A plain hash will do: the token is 256 bits that nobody can guess.
+    # A plain hash is enough: the token has 256 random bits.
     return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()

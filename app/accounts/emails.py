@@ -1,4 +1,4 @@
-"""What the mails about accounts say, and asking for them. The codes in them are made here, when a mail is rendered."""
+"""The mails of accounts: sending them, and their contexts. Codes are derived when a mail is rendered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PASSWORD_RESET, PASSWORD_CHANGED, WELCOME = "password-reset", "password-changed"
 ACCOUNT_DELETED, NEW_IP_ADDRESS = "account-deleted", "login-new-address"
 TOKEN_CREATED, SECOND_FACTOR, ADMIN_ADDED = "token-created", "second-factor-changed", "admin-added"
 
-# What can happen to a second factor, as its mail says it.
+# The changes of a second factor and their texts in the mail.
 SECOND_FACTOR_CHANGES = {
     "set-up": "A second factor was set up",
     "turned-off": "The second factor was turned off",
@@ -40,12 +40,12 @@ SECOND_FACTOR_CHANGES = {
 
 
 def send_code(kind: str, code: AccountCode, delay: timedelta | None = None) -> str | None:
-    """Asks for the mail that carries a code, or for the one that goes out in its place.
+    """Send the mail with a code, or the one that replaces it.
 
     Args:
         kind: CONFIRMATION, ALREADY_REGISTERED or PASSWORD_RESET.
-        code: what it is about; flushed.
-        delay: how long the mail waits.
+        code: the code, flushed.
+        delay: the delay of the first attempt.
 
     Returns:
         the ledger id.
@@ -54,23 +54,23 @@ def send_code(kind: str, code: AccountCode, delay: timedelta | None = None) -> s
 
 
 def send_welcome(user: User) -> None:
-    """Asks for the mail that follows a confirmation; once for a user."""
+    """Send the mail after a confirmation; once per user."""
     _send(WELCOME, user, f"{WELCOME}/{user.id}")
 
 
 def send_password_changed(user: User) -> None:
-    """Asks for the mail that follows a new password."""
+    """Send the mail after a change of the password."""
     _send(PASSWORD_CHANGED, user, f"{PASSWORD_CHANGED}/{user.id}/{new_id()}", context={"at": utc_now().isoformat()})
 
 
 def send_account_deleted(user: User, email: str, time_zone: str | None) -> None:
-    """Asks for the mail that follows a deletion. The row keeps nothing of who it goes to but the address, and
-    `forget_deleted` takes that out when the mail has gone.
+    """Send the mail after a deletion. The ledger stores only the email address of the recipient, which `forget_deleted`
+    removes after the delivery.
 
     Args:
-        user: what stays of them.
-        email: the address that was theirs.
-        time_zone: the clock that was theirs.
+        user: the anonymous row.
+        email: the former email address.
+        time_zone: the former time zone.
     """
     context = {"at": utc_now().isoformat(), "zone": time_zone}
     with for_school(user.school_id):
@@ -78,36 +78,36 @@ def send_account_deleted(user: User, email: str, time_zone: str | None) -> None:
 
 
 def forget_deleted(session: Session) -> int:
-    """Takes the addresses of those who deleted their accounts out of the mails that told them so. The caller commits.
+    """Remove the email addresses from the delivered mails about deleted accounts. The caller commits.
 
     Returns:
-        how many there were.
+        the number of changed mails.
     """
     return erase_finalized_mails(session, ACCOUNT_DELETED)
 
 
 def send_new_ip_address(code: AccountCode, address: str, user_agent: str | None) -> None:
-    """Asks for the mail that follows a login from a new address.
+    """Send the mail after a login from a new IP address.
 
     Args:
-        code: behind its links; flushed.
-        address, user_agent: as they are now; when the mail leaves, the user may have logged in again.
+        code: the code of its links, flushed.
+        address, user_agent: those of this login; the row may have others when the mail is rendered.
     """
     context = {"code_id": code.id, "at": utc_now().isoformat(), "address": address, "user_agent": user_agent}
     _send(NEW_IP_ADDRESS, code.user, f"{NEW_IP_ADDRESS}/{code.id}", context=context)
 
 
 def send_token_created(token: AccessToken) -> None:
-    """Asks for the mail that follows a new personal token; flushed."""
+    """Send the mail after the creation of a personal token, which is flushed."""
     context = {"at": utc_now().isoformat(), "scopes": token.scopes}
     _send(TOKEN_CREATED, token.user, f"{TOKEN_CREATED}/{token.id}", context=context)
 
 
 def send_second_factor(user: User, change: str) -> None:
-    """Asks for the mail that follows a change of the second factor.
+    """Send the mail after a change of the second factor.
 
     Args:
-        user: whose it is.
+        user: the owner.
         change: one of `SECOND_FACTOR_CHANGES`.
     """
     context = {"at": utc_now().isoformat(), "change": change}
@@ -115,11 +115,11 @@ def send_second_factor(user: User, change: str) -> None:
 
 
 def send_admin_added(admin: User, readers: Iterable[User]) -> None:
-    """Asks for the mails that follow a new admin.
+    """Send the mails about a new admin.
 
     Args:
-        admin: who became one; flushed.
-        readers: who is mailed.
+        admin: the new admin, flushed.
+        readers: the recipients.
     """
     event, at = new_id(), utc_now().isoformat()
     for reader in readers:
@@ -128,18 +128,18 @@ def send_admin_added(admin: User, readers: Iterable[User]) -> None:
 
 
 def _send(kind: str, user: User, key: str, **options: Any) -> str | None:
-    """A mail to a user is their school's, also when nobody is logged in."""
+    """Send a mail of the user's school, also in a request without a login."""
     with for_school(user.school_id):
         return send_mail(kind, user.email, key, subject=subject_of(user), **options)
 
 
 def start_codes(purpose: CodePurpose, session: Session, entries: Sequence[MailEntry]) -> None:
-    """Called when mails with codes are about to leave: the time of the codes begins."""
+    """Start the lifetime of the codes of mails that are about to be sent."""
     codes.start(session, purpose, [entry.context["code_id"] for entry in entries])
 
 
 def sample_code(purpose: CodePurpose, path: str) -> Context:
-    """A code nobody has."""
+    """Return the sample context of a mail with a code."""
     return {
         "name": "Ada Lovelace",
         "username": "ada",
@@ -157,7 +157,7 @@ def sample_code(purpose: CodePurpose, path: str) -> Context:
     secrets=("code", "path"),
 )
 def confirmation(entries: Sequence[MailEntry]) -> Contexts:
-    """For who registered: the digits and the link, unless a newer mail has others."""
+    """Return the code and the link for a new user, unless a newer mail replaces them."""
     return _with_codes(entries, partial(_code_context, path="/confirm"))
 
 
@@ -169,7 +169,7 @@ def confirmation(entries: Sequence[MailEntry]) -> Contexts:
     secrets=("code", "path"),
 )
 def password_reset(entries: Sequence[MailEntry]) -> Contexts:
-    """For who forgot the password: the link."""
+    """Return the link to set a new password."""
     return _with_codes(entries, partial(_code_context, path="/reset-password"))
 
 
@@ -179,7 +179,7 @@ def password_reset(entries: Sequence[MailEntry]) -> Contexts:
     reason="someone tried to register with this email address",
 )
 def already_registered(entries: Sequence[MailEntry]) -> Contexts:
-    """For the owner of an address with which somebody, perhaps the owner, registered again."""
+    """Return the context for the owner of an email address that was registered again, possibly by the owner."""
     claimant, owner = aliased(User), aliased(User)
     ids = {entry.row_id for entry in entries}
     query = (
@@ -202,7 +202,7 @@ def already_registered(entries: Sequence[MailEntry]) -> Contexts:
     reason="you confirmed your email address",
 )
 def welcome(entries: Sequence[MailEntry]) -> Contexts:
-    """For who has just confirmed the address."""
+    """Return the context for a user who has confirmed the email address."""
     return _of_users(entries, lambda entry, user: {"name": user.name, "username": user.username})
 
 
@@ -218,7 +218,7 @@ def welcome(entries: Sequence[MailEntry]) -> Contexts:
     reason="it concerns the security of your account: the password was changed",
 )
 def password_changed(entries: Sequence[MailEntry]) -> Contexts:
-    """For who has a new password, on their clock: with the way back when it was somebody else."""
+    """Return the time in the user's time zone, and the path to a new password if the change was not theirs."""
     return _of_users(entries, _changed_context)
 
 
@@ -228,7 +228,7 @@ def password_changed(entries: Sequence[MailEntry]) -> Contexts:
     reason="an account with this email address was deleted",
 )
 def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
-    """For who was a user until then, on their clock. It says no name: none is kept."""
+    """Return the time in the former user's time zone. The name is no longer stored."""
     return {entry.id: _at("deleted_at", entry, entry.context["zone"]) for entry in entries}
 
 
@@ -250,7 +250,7 @@ def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
     secrets=("trust_path", "block_path"),
 )
 def login_new_address(entries: Sequence[MailEntry]) -> Contexts:
-    """For who has logged in from an address that they have not used before: whose it was, they say by a link."""
+    """Return the login and the links that answer whether it was the user's own."""
     return _with_codes(entries, _new_ip_address_context)
 
 
@@ -267,8 +267,7 @@ def login_new_address(entries: Sequence[MailEntry]) -> Contexts:
     reason="it concerns the security of your account: an API token was created",
 )
 def token_created(entries: Sequence[MailEntry]) -> Contexts:
-    """For the owner of a new personal token. The name of the token is text that anyone may have chosen: it is not in
-    the mail."""
+    """Return the context for the owner of a new personal token, without its name: an attacker may have chosen it."""
     return _of_users(
         entries,
         lambda entry, user: (
@@ -296,7 +295,7 @@ def token_created(entries: Sequence[MailEntry]) -> Contexts:
     reason="it concerns the security of your account: the second factor was changed",
 )
 def second_factor_changed(entries: Sequence[MailEntry]) -> Contexts:
-    """For the owner of a second factor that was set up, turned off or removed, or that has new recovery codes."""
+    """Return the change of the second factor for its owner."""
     return _of_users(
         entries,
         lambda entry, user: (
@@ -322,7 +321,7 @@ def second_factor_changed(entries: Sequence[MailEntry]) -> Contexts:
     reason="you are an admin",
 )
 def admin_added(entries: Sequence[MailEntry]) -> Contexts:
-    """For a new admin, and for all who were admins before."""
+    """Return the new admin for this admin and all others."""
     ids = {entry.context["admin_id"] for entry in entries}
     query = sa.select(User.id, User.username).where(User.id.in_(ids))
     usernames = {row.id: row.username for row in db.session.execute(query)}
@@ -339,7 +338,7 @@ def _with_codes(entries: Sequence[MailEntry], build: Callable[[MailEntry, Accoun
     query = (
         sa.select(AccountCode)
         .options(joinedload(AccountCode.user))
-        # One that was used or followed by a newer one helps nobody: its mail is skipped.
+        # The mail of a used or voided code is skipped.
         .where(AccountCode.id.in_(ids), AccountCode.used_at.is_(None), AccountCode.voided_at.is_(None))
     )
     found = {code.id: code for code in db.session.scalars(query)}
@@ -373,12 +372,12 @@ def _new_ip_address_context(entry: MailEntry, code: AccountCode) -> Context:
 
 
 def _changed_context(entry: MailEntry, user: User) -> Context:
-    told = {"name": user.name, "username": user.username, "path": "/forgot-password"}
-    return told | _at("changed_at", entry, user.time_zone)
+    context = {"name": user.name, "username": user.username, "path": "/forgot-password"}
+    return context | _at("changed_at", entry, user.time_zone)
 
 
 def _at(name: str, entry: MailEntry, time_zone: str | None) -> Context:
-    """When it happened, on a reader's clock."""
+    """Return the time of the event in a time zone."""
     zone = ZoneInfo(time_zone or current_app.config["TIMEZONE"])
     return {name: localtime(datetime.fromisoformat(entry.context["at"]), zone), "zone": zone.key}
 

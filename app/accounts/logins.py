@@ -1,7 +1,7 @@
-"""From where people log in: a mail tells them of an address that they have not used before, and they say whose it was.
+"""The IP addresses of logins: a mail notifies the user of a new one and asks whether the login was their own.
 
-Addresses are compared as for limits: of IPv6 the network that one customer has. Where the server is told none, as
-behind a Unix socket without TRUSTED_PROXIES, nothing is noted and nobody is blocked.
+IP addresses are compared as in rate limits: for IPv6 by the network of one customer. If the server does not know the
+IP address, as behind a Unix socket without TRUSTED_PROXIES, nothing is recorded or blocked.
 """
 
 from __future__ import annotations
@@ -27,34 +27,33 @@ from flask_belfry.db import db
 from flask_belfry.db.pagination import Page, page_by_key
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
-# An address that nobody used for so long may be somebody else's by now.
+# After this time an unused IP address may belong to someone else.
 KEPT = timedelta(days=365)
-# Of one user: who is on the way gets another address every day.
+# Per user: a traveller has a new IP address every day.
 MOST_KEPT = 100
 
 NO_SUCH_LINK = "This link does not work: it has expired, or the IP address was removed."
-USED_LINK = "This link was already used: you have answered whether the login was yours."
+USED_LINK = "This link was already used: you have already answered whether the login was yours."
 
 
 allow("addresses.change", lambda user, _: is_known_ip_address(user))
 
 
 def is_not_blocked() -> sa.ColumnElement[bool]:
-    """A condition on who logs in: they have not blocked the present address."""
+    """Return the condition that a user has not blocked the current IP address."""
     return ~sa.exists().where(*_here(User.id), LoginAddress.state == AddressState.BLOCKED)
 
 
 def note(user: User, *, is_registration: bool = False) -> None:
-    """Remembers from where a user has just logged in, and tells them by mail of an address that they have not used
-    before. The caller commits.
+    """Record the IP address of a login, and notify the user by mail of a new one. The caller commits.
 
-    Who has yet to confirm is told nothing: the mailbox may be somebody else's. The address then is a new one at the
-    first login that follows.
+    Users who have not confirmed their email address are not notified, since the mailbox may belong to someone else: the
+    IP address is new at their first login after the confirmation.
 
     Args:
-        user: who. Their row is held by this transaction or made by it, so of several logins at the same time from one
-            new address one tells.
-        is_registration: whether the user came to be from here.
+        user: the user. The row is locked or created by this transaction, so that one of several concurrent logins from
+            a new IP address notifies.
+        is_registration: whether the user has just registered.
     """
     if not _network():
         return
@@ -67,9 +66,9 @@ def note(user: User, *, is_registration: bool = False) -> None:
         _notify(_add(user, AddressState.NEW))
 
 
-@use_scope(ALL_TENANTS)  # who is asked for is only known then
+@use_scope(ALL_TENANTS)  # the school is known only after the lookup
 def find(token: str) -> LoginAddress | None:
-    """The address that the links of a mail are about, with its user, while they work; looking does not use them."""
+    """Return the IP address of a valid link with its user, or None; this does not use the link."""
     code = codes.find_by_token(CodePurpose.ADDRESS, token)
     if code is None or not code.user.active:
         return None
@@ -78,36 +77,36 @@ def find(token: str) -> LoginAddress | None:
 
 
 def why_link_fails(token: str) -> str:
-    """Why the links of a mail do not work."""
+    """Return the reason why a link does not work."""
     return USED_LINK if codes.was_used(CodePurpose.ADDRESS, token) else NO_SUCH_LINK
 
 
 @use_scope(ALL_TENANTS)
 def trust_by_link(token: str) -> None:
-    """It was the user. Commits. Raises InvalidInputError: the link does not work."""
+    """Trust the IP address of a link. Commits. Raises InvalidInputError if the link is invalid."""
     trust(_use_link(token))
 
 
 @use_scope(ALL_TENANTS)
 def block_by_link(token: str) -> None:
-    """It was not the user: see `block`. Commits. Raises InvalidInputError: the link does not work."""
+    """Block the IP address of a link. Commits. Raises InvalidInputError if the link is invalid."""
     block(_use_link(token))
 
 
 def trust(found: LoginAddress) -> None:
-    """Takes an address for the user's own, also one that was blocked. Commits."""
+    """Trust an IP address, also one that was blocked. Commits."""
     found.state = AddressState.TRUSTED
     _record("user.address_trusted", found)
     db.session.commit()
 
 
 def block(found: LoginAddress) -> None:
-    """Nobody logs in from there as the user, every session and token ends, and so does the password, for whoever it was
-    knew it: a mail brings the link to a new one. Commits."""
-    # Logins hold the user's row until they commit: they come before what this writes first, or after all of it.
+    """Refuse the user's logins from an IP address, end all sessions and tokens, replace the password, which is known to
+    the attacker, and send the link to set a new one. Commits."""
+    # Logins lock the user's row until they commit, so they come before all of these writes or after them.
     end_access(found.user)
     if second_factor.was_set_up_since(found.user, found.first_seen_at):
-        # It may be theirs: with it the user would be shut out, new password or not.
+        # The attacker may have set it up: then the user could not log in even with a new password.
         second_factor.remove(found.user)
     found.state = AddressState.BLOCKED
     send_code(PASSWORD_RESET, codes.issue(found.user, CodePurpose.RESET))
@@ -116,45 +115,48 @@ def block(found: LoginAddress) -> None:
 
 
 def forget(found: LoginAddress) -> None:
-    """Makes an address one that was never seen. Commits."""
+    """Forget an IP address: the next login from it counts as new. Commits."""
     _record("user.address_forgotten", found)
     db.session.delete(found)
     db.session.commit()
 
 
 def remove_unconfirmed(user: User) -> None:
-    """Removes the addresses that a user had before confirming the email address; the present request's is kept. The
-    caller commits."""
+    """Remove the IP addresses from before the confirmation of the email address, except that of this request.
+
+    The caller commits.
+    """
     here = _network() if has_request_context() else ""
     statement = sa.delete(LoginAddress).where(LoginAddress.user_id == user.id, LoginAddress.network != here)
     db.session.execute(statement, execution_options={"synchronize_session": False})
 
 
 def login_addresses_of(user: User, *, cursor: str | None = None) -> Page[LoginAddress]:
-    """One page of the user's addresses, the one used last first."""
+    """Return a page of the user's login IP addresses, most recently used first."""
     query = sa.select(LoginAddress).where(LoginAddress.user_id == user.id)
     return page_by_key(db.session(), query, (LoginAddress.last_seen_at, LoginAddress.id), cursor=cursor)
 
 
 def get_login_address(user: User, address_id: int) -> LoginAddress:
-    """One of the user's addresses. Raises NotFoundError."""
+    """Return a login IP address of the user. Raises NotFoundError."""
     query = sa.select(LoginAddress).where(LoginAddress.user_id == user.id, LoginAddress.id == address_id)
     found = db.session.scalar(query)
     if found is None:
-        raise NotFoundError(f"You have no address #{address_id}.")
+        raise NotFoundError(f"You have no login IP address #{address_id}.")
     return found
 
 
 def is_here(found: LoginAddress) -> bool:
-    """Whether the present request comes from this address."""
+    """Return whether this request comes from the IP address."""
     return found.network == _network()
 
 
 def is_known_ip_address(user: User) -> bool:
-    """Whether the present address is known to be the user's: they said so, or have let the time to deny it pass.
+    """Return whether the current IP address is known to be the user's.
 
-    Whoever has stolen a password can log in from elsewhere; from there they neither trust themselves nor lock out the
-    user.
+    It is if it is trusted, or was not denied within the lifetime of the links.
+
+    An attacker with a stolen password can log in from a new IP address, but can neither trust it nor block the user's.
     """
     is_settled = LoginAddress.first_seen_at < utc_now() - codes.lifetime_of(CodePurpose.ADDRESS)
     is_own = sa.or_(
@@ -164,11 +166,11 @@ def is_known_ip_address(user: User) -> bool:
 
 
 def prune_addresses(session: Session) -> int:
-    """Forgets addresses that were not used for `KEPT`, and of each user those past the last `MOST_KEPT`; never one that
-    is blocked. The caller commits.
+    """Delete IP addresses not used for `KEPT`, and for each user all but the last `MOST_KEPT`, but no blocked one. The
+    caller commits.
 
     Returns:
-        how many were forgotten.
+        the number of deleted IP addresses.
     """
     is_blocked = LoginAddress.state == AddressState.BLOCKED
     age = sa.func.row_number().over(partition_by=LoginAddress.user_id, order_by=LoginAddress.last_seen_at.desc())
@@ -201,7 +203,7 @@ def _notify(found: LoginAddress) -> None:
 
 
 def _use_link(token: str) -> LoginAddress:
-    """Uses the link up, and gives the address that it is about."""
+    """Use the link and return its IP address. Raises InvalidInputError."""
     found = find(token)
     if found is None or found.code is None or not codes.use(found.code):
         db.session.rollback()
@@ -210,5 +212,5 @@ def _use_link(token: str) -> LoginAddress:
 
 
 def _record(action: str, found: LoginAddress) -> None:
-    with for_school(found.user.school_id):  # who follows a link is nobody
+    with for_school(found.user.school_id):  # a request with a link has no user
         audit.record(action, subject_of(found.user), details={"address": found.address})

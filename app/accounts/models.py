@@ -1,7 +1,6 @@
-"""Who may come in, from where, and what they want to be told: users, their access tokens and addresses, and the codes
-that mails carry to them.
+"""The tables of accounts: users, tokens, sessions, message preferences, codes and login IP addresses.
 
-How they are made and checked stands in services.py, tokens.py, logins.py and codes.py.
+The services are in services.py, tokens.py, sessions.py, preferences.py, codes.py and logins.py.
 """
 
 # pyright: reportIncompatibleVariableOverride=false
@@ -37,7 +36,7 @@ MAX_TOKEN_NAME_CHARACTERS = 80
 
 
 class Role(StrEnum):
-    """What a user is to the school."""
+    """The role of a user at the school."""
 
     ADMIN = "admin"
     STAFF = "staff"
@@ -48,14 +47,14 @@ STAFF_ROLES = frozenset({Role.ADMIN, Role.STAFF})
 
 
 class Channel(StrEnum):
-    """How a message reaches a person."""
+    """The channel of a message."""
 
     MAIL = "mail"
     PUSH = "push"
 
 
 class CodePurpose(StrEnum):
-    """What a one-time code lets its bearer do."""
+    """The purpose of a one-time code."""
 
     CONFIRM = "confirm"
     RESET = "reset"
@@ -63,9 +62,9 @@ class CodePurpose(StrEnum):
 
 
 class AddressState(StrEnum):
-    """What a user has said of an address from which somebody has logged in as them."""
+    """The user's answer about the IP address of a login."""
 
-    NEW = "new"  # nothing yet
+    NEW = "new"  # no answer yet
     TRUSTED = "trusted"
     BLOCKED = "blocked"
 
@@ -74,7 +73,7 @@ _IS_CONFIRMED = sa.text("confirmed_at IS NOT NULL")
 
 
 def new_uniquifier() -> str:
-    """What a login that waits for its second factor carries: one that carries another value has ended."""
+    """Return a value that is stored in a login waiting for its second factor: a new one ends such logins."""
     return str(uuid.uuid4())
 
 
@@ -84,37 +83,37 @@ class SecurityUser(UserMixin):
 
 
 class User(OfSchool, SecurityUser, db.Model):
-    """A person who can log in. `username_key` makes the username unique whatever its case, on both databases.
+    """A person who can log in. `username_key` makes usernames unique regardless of case on both databases.
 
-    An address has one confirmed user. Before it is confirmed anybody may claim it: to refuse a second claim would tell
-    who is a user. Names that begin with `fs_`, `tf_` and `mf_`, and those of the logins, are Flask-Security's.
+    An email address has one confirmed user. Before its confirmation any user can claim it: refusing a second claim
+    would reveal users. Columns that begin with `fs_`, `tf_` and `mf_`, and those of logins, are Flask-Security's.
     """
 
     __tablename__ = "users"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    # Whoever is put nowhere else belongs to the school of the installation.
+    # By default the school of the installation.
     school_id: Mapped[int] = mapped_column(
         sa.ForeignKey("schools.id"), default=default_school_id(), index=True, active_history=True
     )
     username: Mapped[str] = mapped_column(sa.String(MAX_USERNAME_CHARACTERS), active_history=True)
     username_key: Mapped[str] = mapped_column(sa.String(MAX_USERNAME_CHARACTERS), unique=True)
     email: Mapped[str] = mapped_column(sa.String(MAX_EMAIL_CHARACTERS), active_history=True)
-    # When the user showed that mails to the address reach them; a user without it may do next to nothing.
+    # When the user confirmed the email address; without it almost nothing is allowed.
     confirmed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     name: Mapped[str] = mapped_column(sa.String(MAX_NAME_CHARACTERS), active_history=True)
     password_hash: Mapped[str] = mapped_column(sa.String(200), active_history=True)
     role: Mapped[Role] = mapped_column(text_enum(Role), default=Role.MEMBER, active_history=True)
     active: Mapped[bool] = mapped_column(default=True, active_history=True)
     time_zone: Mapped[str | None] = mapped_column(sa.String(MAX_TIME_ZONE_CHARACTERS), active_history=True)
-    # Whether they want no message of a change that they made themselves.
+    # Whether the user is not notified of their own changes.
     skips_own_changes: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
     fs_uniquifier: Mapped[str] = mapped_column(sa.String(64), default=new_uniquifier, unique=True)
     tf_primary_method: Mapped[str | None] = mapped_column(sa.String(64), active_history=True)
     tf_totp_secret: Mapped[str | None] = mapped_column(sa.String(255))  # encrypted
-    tf_last_counter: Mapped[int | None]  # of the last code that was taken: each works once
+    tf_last_counter: Mapped[int | None]  # the time step of the last accepted code: each works once
     mf_recovery_codes: Mapped[list[str] | None] = mapped_column(sa.JSON(none_as_null=True))  # hashed
     last_login_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_login_ip: Mapped[str | None] = mapped_column(sa.String(64))
@@ -133,7 +132,7 @@ class User(OfSchool, SecurityUser, db.Model):
             postgresql_where=_IS_CONFIRMED,
         ),
         sa.Index("ix_users_email", "email"),
-        # Without AUTOINCREMENT, SQLite gives the id of the last row to the next one once that row is deleted.
+        # Without AUTOINCREMENT, SQLite reuses the id of the last row after its deletion.
         {"sqlite_autoincrement": True},
     )
 
@@ -148,7 +147,7 @@ class User(OfSchool, SecurityUser, db.Model):
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether mails to the address are known to reach this user."""
+        """Whether the user has confirmed the email address."""
         return self.confirmed_at is not None
 
     @property
@@ -168,11 +167,11 @@ class User(OfSchool, SecurityUser, db.Model):
 
 
 class AccessToken(db.Model):
-    """A key to the API: a login, whose tokens change with every refresh, or a personal token of a script.
+    """A login to the API, whose tokens change with every refresh, or a personal token of a script.
 
     The row is the *family* of all tokens that descend from one login: revoking it ends them all. Only SHA-256 hashes
-    are kept: who reads the table can use none of them. `family_hash` stays, so that a refresh token that was used
-    before is recognised as one of this family.
+    are stored, so a copy of the table opens nothing. `family_hash` does not change, so that a used refresh token is
+    recognised as one of this family.
     """
 
     __tablename__ = "access_tokens"
@@ -181,10 +180,10 @@ class AccessToken(db.Model):
     hash: Mapped[str] = mapped_column(sa.String(64), unique=True)
     user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
     name: Mapped[str] = mapped_column(sa.String(MAX_TOKEN_NAME_CHARACTERS))
-    # None: a login, which may do whatever its user may.
+    # None: a login, which may do what its user may do.
     scopes: Mapped[list[str] | None] = mapped_column(sa.JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    # None: a personal token that works until it is revoked.
+    # None: a personal token without an expiry.
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     family_hash: Mapped[str | None] = mapped_column(sa.String(64), unique=True)
     refresh_hash: Mapped[str | None] = mapped_column(sa.String(64))
@@ -196,8 +195,7 @@ class AccessToken(db.Model):
 
 
 class LoginSession(Base):
-    """A login in a browser. Its cookies carry an id, of which only the SHA-256 hash is kept; without the row they open
-    nothing."""
+    """A login in a browser. Its cookies contain an id, of which only the SHA-256 hash is stored."""
 
     __tablename__ = "login_sessions"
 
@@ -206,7 +204,7 @@ class LoginSession(Base):
     user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    # Of the login.
+    # The IP address and the browser of the login.
     address: Mapped[str | None] = mapped_column(sa.String(IP_ADDRESS_CHARACTERS))
     user_agent: Mapped[str | None] = mapped_column(sa.String(USER_AGENT_CHARACTERS))
 
@@ -216,7 +214,7 @@ class LoginSession(Base):
 
 
 class MessagePreference(db.Model):
-    """Whether a user wants messages of a kind by a channel, where that is not what everybody gets."""
+    """Whether a user wants messages of a kind by a channel, if that differs from the default."""
 
     __tablename__ = "message_preferences"
 
@@ -227,9 +225,9 @@ class MessagePreference(db.Model):
 
 
 class AccountCode(db.Model):
-    """A code and a link that one mail carries to its reader. Neither is kept: both follow from `nonce` by SECRET_KEY.
+    """The code and the link of a mail. Neither is stored: both are derived from `nonce` and SECRET_KEY.
 
-    `expires_at` is empty until the mail leaves: before, the code does not work.
+    `expires_at` is empty until the mail is sent: before, the code does not work.
     """
 
     __tablename__ = "account_codes"
@@ -255,20 +253,20 @@ class AccountCode(db.Model):
 
 
 class LoginAddress(Base):
-    """From where a user has logged in. Of IPv6 the /64 network that one customer has is one row."""
+    """An IP address from which a user has logged in. For IPv6 one row is the /64 network of one customer."""
 
     __tablename__ = "login_addresses"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"))
-    # What is compared; `address` and `user_agent` are those of the last login, for people.
+    # Compared; `address` and `user_agent` are those of the last login, for display.
     network: Mapped[str] = mapped_column(sa.String(IP_ADDRESS_CHARACTERS))
     address: Mapped[str] = mapped_column(sa.String(IP_ADDRESS_CHARACTERS))
     user_agent: Mapped[str | None] = mapped_column(sa.String(USER_AGENT_CHARACTERS))
     state: Mapped[AddressState] = mapped_column(text_enum(AddressState), default=AddressState.NEW)
     first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    # Of the mail that asked whose the login was.
+    # The code in the mail that asks whether the login was the user's own.
     code_id: Mapped[int | None] = mapped_column(sa.ForeignKey("account_codes.id", ondelete="SET NULL"), index=True)
 
     user: Mapped[User] = relationship()

@@ -22,7 +22,7 @@ MIN_PASSWORD_CHARACTERS = 8
 MAX_PASSWORD_CHARACTERS = 200
 
 # OWASP's password storage cheat sheet for argon2id: 19 MiB, 2 passes, 1 lane. The library's own 64 MiB would be
-# 2 GiB when 32 threads log in at once.
+# 2 GiB for 32 concurrent logins.
 ARGON2_COSTS = {"time_cost": 2, "memory_cost": 19 * 1024, "parallelism": 1}
 
 # Keyboards send ü as one character or as two (NIST SP 800-63B, section 5.1.1.2).

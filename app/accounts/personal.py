@@ -1,4 +1,4 @@
-"""What accounts keep of people. The user's own row `profile.delete` makes anonymous before any part is erased."""
+"""Personal data of accounts and mails. `profile.delete` anonymizes the user's row before it erases the parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flask_belfry.changes import StatusChange, subject_type
 from flask_belfry.db import db
 from flask_belfry.mail import EmailMessage, check_address, erase_mails
 
-# Of the user's row: all but what is secret, or of no meaning to people.
+# The columns of the user without secrets and technical values.
 PROFILE = (
     User.id,
     User.username,
@@ -50,14 +50,14 @@ ADDRESSES = (
 )
 SESSIONS = (LoginSession.created_at, LoginSession.last_seen_at, LoginSession.address, LoginSession.user_agent)
 CHOICES = (MessagePreference.kind, MessagePreference.channel, MessagePreference.is_wanted)
-# Watched columns of users whose old and new values tell who somebody is.
+# Tracked columns of users whose recorded values identify a person.
 IDENTIFYING = (User.username.key, User.email.key, User.time_zone.key)
 
 MAILS_ERASED = "the recipient has deleted the account"
 
 
 def export(person: Person) -> dict[str, Any]:
-    """The user, what they chose, and what lets them in: without what would let anybody in."""
+    """Return the user, preferences, tokens, sessions, IP addresses and codes, without secrets."""
     (profile,) = rows_of(sa.select(*PROFILE).where(User.id == person.id))
     return {
         "profile": profile,
@@ -70,12 +70,12 @@ def export(person: Person) -> dict[str, Any]:
 
 
 def erase(person: Person) -> None:
-    """Deletes what lets them in and what they chose, and takes out of the log what they were called, and where."""
+    """Delete tokens, sessions, IP addresses, codes and preferences, and erase identifying values from the log."""
     for model in (AccessToken, LoginSession, LoginAddress, AccountCode, MessagePreference):
         _execute(sa.delete(model).where(model.user_id == person.id))
     of_user = sa.and_(StatusChange.subject_type == subject_type(User), StatusChange.subject_id == person.id)
     _execute(sa.update(StatusChange).where(of_user, StatusChange.field.in_(IDENTIFYING)).values(old=None, new=None))
-    # What they said of an address names it.
+    # Events about an IP address contain it.
     about_user = sa.and_(AuditEntry.subject_type == subject_type(User), AuditEntry.subject_id == person.id)
     _execute(sa.update(AuditEntry).where(about_user, AuditEntry.action.startswith("user.address_")).values(details={}))
 
@@ -103,7 +103,7 @@ register(
 
 
 def export_mails(person: Person) -> list[dict[str, Any]]:
-    """The mails to the person. What they said is not kept by anybody."""
+    """Return the mails to the person. Their text is not stored."""
     columns = (
         EmailMessage.kind,
         EmailMessage.recipient,
@@ -117,14 +117,14 @@ def export_mails(person: Person) -> list[dict[str, Any]]:
 
 
 def erase_mails_to(person: Person) -> None:
-    """Takes the address out of all mails to the person; those that wait are not sent."""
+    """Remove the email address from all mails to the person; waiting mails are not sent."""
     erase_mails(db.session(), _is_theirs(person), MAILS_ERASED)
 
 
 def _is_theirs(person: Person) -> sa.ColumnElement[bool]:
     is_about = sa.and_(EmailMessage.subject_type == "user", EmailMessage.subject_id == person.id)
     address = check_address(person.email).address.lower()
-    # The desk's address is the school's, also when somebody logs in with it: what the desk gets is not theirs.
+    # ADMIN_EMAIL belongs to the school, even if a user has it: mails to it are not personal.
     if address == check_address(current_app.config["ADMIN_EMAIL"]).address.lower():
         return is_about
     return sa.or_(EmailMessage.recipient == address, is_about)
@@ -140,4 +140,4 @@ register(
         "One last email confirms that the account was deleted.",
     )
 )
-exempt("who asked for a mail: the number of a user who has no name any more", EmailMessage.user_id)
+exempt("who caused a mail: the id of an anonymized user", EmailMessage.user_id)

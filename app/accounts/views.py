@@ -99,7 +99,7 @@ def confirm_by_link(token: str) -> ResponseReturnValue:
 @pages.post("/resend-confirmation")
 @public
 def resend_confirmation() -> ResponseReturnValue:
-    """Asks for a mail with another code."""
+    """Send a mail with another code."""
     form = EmailForm()
     if form.validate_on_submit():
         collects_mail = limits.hit_mail(form.email.data or "")

@@ -1,4 +1,4 @@
-"""Schools: what every user, and every row that is somebody's, belongs to."""
+"""Schools, the tenants: users and their rows belong to one."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
 from flask_belfry.db.columns import UtcDateTime
 
-# The school that the migration makes: an installation for one school never sees another.
+# The school that the migration creates; an installation for one school has no other.
 DEFAULT_SLUG = "school"
 MAX_SLUG_CHARACTERS = 60
 
 
 class School(Base):
-    """A school. Its slug names it in addresses and commands."""
+    """A school. Its slug identifies it in commands."""
 
     __tablename__ = "schools"
 
@@ -26,5 +26,5 @@ class School(Base):
     slug: Mapped[str] = mapped_column(sa.String(MAX_SLUG_CHARACTERS), unique=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
-    # An id that comes back would give a new school what was written about the old one.
+    # Without AUTOINCREMENT, SQLite could reuse an id, and a new school would inherit records of a deleted one.
     __table_args__ = {"sqlite_autoincrement": True}

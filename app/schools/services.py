@@ -1,4 +1,4 @@
-"""Finding and making schools. The caller commits."""
+"""Finding and creating schools. The caller commits."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 
 def default_school() -> School:
-    """The school that the installation came with: whoever registers belongs to it."""
+    """Return the school of the installation, to which new users belong."""
     return get_school(DEFAULT_SLUG)
 
 
 def default_school_id() -> sa.ScalarSelect[int]:
-    """Its id, in SQL: a column's default that costs no statement of its own."""
+    """Return its id as a subquery: the default of a column without a statement of its own."""
     schools = table_of(School)
     return sa.select(schools.c.id).where(schools.c.slug == DEFAULT_SLUG).scalar_subquery()
 
 
 def get_school(slug: str) -> School:
-    """The school of a slug. Raises NotFoundError."""
+    """Return the school of a slug. Raises NotFoundError."""
     school = db.session.scalar(sa.select(School).where(School.slug == slug))
     if school is None:
         raise NotFoundError(f"There is no school {slug!r}.")
@@ -33,14 +33,14 @@ def get_school(slug: str) -> School:
 
 
 def create_school(name: str, slug: str) -> School:
-    """Makes a school, flushed.
+    """Create a school and flush.
 
     Args:
-        name: as people see it.
-        slug: small letters, digits and single hyphens; unique.
+        name: the displayed name.
+        slug: lower-case letters, digits and single hyphens; unique.
 
     Raises:
-        InvalidInputError: the slug is none, or taken.
+        InvalidInputError: the slug is invalid or taken.
     """
     if not SLUG.fullmatch(slug) or len(slug) > MAX_SLUG_CHARACTERS:
         raise InvalidInputError(

@@ -1,1 +1,1 @@
-"""The core of the desk's web code: what all pages and endpoints have in common."""
+"""The web core of the desk, which all pages and endpoints share."""

@@ -1,6 +1,6 @@
-"""How large the body of a request may be. A form or JSON text is small; an endpoint that accepts more is marked.
+"""Limits of the size of request bodies. Endpoints that accept more than a form or JSON text are marked.
 
-The size is checked before anything reads the body: parsing costs many times what receiving does.
+The size is checked before the body is read: parsing costs many times as much as receiving.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 def accept_body(max_bytes: int) -> Callable[[View], View]:
-    """Lets a page or an endpoint accept a larger body, MAX_REQUEST_BYTES at most. Goes right above the function."""
+    """Mark a view that accepts a larger body, at most MAX_REQUEST_BYTES. Goes directly above the function."""
 
     def mark(view: View) -> View:
         view.__dict__["max_body_bytes"] = max_bytes
@@ -27,21 +27,21 @@ def accept_body(max_bytes: int) -> Callable[[View], View]:
 
 
 def init_app(app: Flask) -> None:
-    """Checks the size of every body. Must come before everything that reads one."""
+    """Check the size of every body. Must come before everything that reads one."""
     app.before_request(check_body_size)
 
 
 def largest_body_bytes(app: Flask) -> int:
-    """What the server has to receive for any endpoint of `app`."""
+    """Return the largest body that any endpoint of `app` accepts."""
     return max(map(_limit_of, app.view_functions.values()), default=MAX_BODY_BYTES)
 
 
 def check_body_size() -> None:
-    """Called first in a request. Raises RequestEntityTooLarge."""
+    """Check the size of the body before it is read. Raises RequestEntityTooLarge."""
     view = current_app.view_functions.get(request.endpoint or "")
     limit = min(_limit_of(view), current_app.config["MAX_CONTENT_LENGTH"])
     request.max_content_length = limit
-    # A server that receives no whole bodies passes chunks on, whose end werkzeug only looks for up to the limit.
+    # A server that does not buffer bodies passes on chunks, which werkzeug reads only up to the limit.
     size = len(request.get_data()) + 1 if request.content_length is None else request.content_length
     if size > limit:
         raise RequestEntityTooLarge(f"The body must have at most {limit:,} bytes.")

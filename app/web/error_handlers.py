@@ -1,4 +1,4 @@
-"""How an error becomes an answer: JSON for the API, a page for people. What the errors are stands in errors.py."""
+"""Error handlers: JSON for the API, a page for browsers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from flask_belfry.db import db
 
 log = structlog.get_logger(__name__)
 
-# In place of the names of the protocol, as "Unprocessable Entity".
+# Replaces names of the protocol such as "Unprocessable Entity".
 TITLES = {
     400: "The request is invalid",
     401: "Log in first",
     403: "Not allowed",
     404: "Not found",
-    405: "Not possible here",
+    405: "Method not allowed",
     409: "Conflict with another change",
     413: "Too large",
     422: "Invalid values",
@@ -46,31 +46,31 @@ HINTS = {
     503: "Try again in a moment. If you were saving something, check first whether it was saved.",
 }
 RETRY_AFTER_SECONDS = 5
-# In place of werkzeug's own words, which say half of what the hints say.
+# Replaces werkzeug's messages, which overlap with the hints.
 MESSAGES = {
     404: "This page does not exist.",
-    405: "This URL does not accept that.",
+    405: "This URL does not accept this method.",
     413: "The request is too large.",
 }
-FORM_EXPIRED = "This form has expired, and nothing was saved. Open the page again and send the form once more."
+FORM_EXPIRED = "This form has expired, and nothing was saved. Reload the page and submit the form again."
 
 
 def init_app(app: Flask) -> None:
-    """Answers every error of `app`, also those of addresses that do not exist."""
+    """Handle all errors of `app`, also for URLs without a route."""
     app.register_error_handler(AppError, handle_error)
     app.register_error_handler(HTTPException, handle_error)
-    app.register_error_handler(SQLAlchemyError, answer_outage)
+    app.register_error_handler(SQLAlchemyError, handle_database_error)
 
 
 def handle_error(error: AppError | HTTPException) -> ResponseReturnValue:
-    """Called with whatever a view raised; an unexpected exception comes wrapped in a 500."""
-    # The page reads nothing of what the failed request left in its transaction.
+    """Return the response for an error of a view; Flask wraps an unexpected exception in a 500."""
+    # The page must not read uncommitted changes of the failed request.
     db.session.rollback()
     return error_response(error) if is_api_request() else page_response(error)
 
 
-def answer_outage(error: SQLAlchemyError) -> ResponseReturnValue:
-    """Called with errors of the database: one that passes by itself is a 503, any other is a failure of ours."""
+def handle_database_error(error: SQLAlchemyError) -> ResponseReturnValue:
+    """Respond with 503 to a transient database error; any other database error is a 500."""
     if not is_transient(error):
         raise error
     is_away = is_database_away(error)
@@ -80,10 +80,10 @@ def answer_outage(error: SQLAlchemyError) -> ResponseReturnValue:
 
 
 def page_response(error: AppError | HTTPException) -> Response:
-    """The error's page."""
+    """Return the page of an error."""
     code, message = _code_and_message(error)
     if code >= 500 and not isinstance(error, ServiceUnavailable):
-        message = "Something went wrong on our side."
+        message = "An internal error occurred."
         log.error("request.failed", error=type(error).__name__, reason=str(error))
     page = render_template(
         "errors/shell.html" if _has_shell(code) else "errors/bare.html",
@@ -94,10 +94,10 @@ def page_response(error: AppError | HTTPException) -> Response:
         page_before=_page_before(),
         request_id=g.get("request_id"),
     )
-    answer = make_response(page, code)
+    response = make_response(page, code)
     if isinstance(error, HTTPException):
-        answer.headers.extend((n, v) for n, v in error.get_headers(request.environ) if n in ("Allow", "Retry-After"))
-    return answer
+        response.headers.extend((n, v) for n, v in error.get_headers(request.environ) if n in ("Allow", "Retry-After"))
+    return response
 
 
 def _code_and_message(error: AppError | HTTPException) -> tuple[int, str]:
@@ -111,7 +111,7 @@ def _code_and_message(error: AppError | HTTPException) -> tuple[int, str]:
 
 
 def _page_before() -> str | None:
-    """The page of ours that the request came from, if it is another than the one that failed."""
+    """Return the URL of the page of this site that sent the request, unless it is the one that failed."""
     before = request.referrer or ""
     is_ours = before.startswith(request.host_url)
     is_another = request.method == "POST" or before != request.url
@@ -119,9 +119,9 @@ def _page_before() -> str | None:
 
 
 def _has_shell(code: int) -> bool:
-    """Whether the page has the navigation, which is for those who are logged in.
+    """Return whether the page has the navigation, which is for logged-in users.
 
-    To know them takes a query: not after a failure, which may be the database's, and not for a static file. Should this
-    query fail, that is a failure, with a page of its own.
+    Loading the user takes a query, so not after an internal error, which may be the database's, and not for a static
+    file. If this query fails, its error has a page of its own.
     """
     return code < 500 and request.endpoint != "static" and current_user.is_authenticated

@@ -1,4 +1,4 @@
-"""Security headers of every answer: nothing is loaded from elsewhere, nothing is framed by others."""
+"""Security headers of every response: no resources of other sites, no frames in other sites."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 
 def init_app(app: Flask) -> None:
-    """Adds the headers where a view has not set its own."""
+    """Add the headers that a view has not set."""
 
     @app.after_request
     def add_headers(response: Response) -> Response:
@@ -27,8 +27,8 @@ def init_app(app: Flask) -> None:
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("X-Frame-Options", "SAMEORIGIN")
         response.headers.setdefault("Referrer-Policy", "same-origin")
-        # Pages show people and their doings: no cache, nor the next person at this browser, gets them. Flask sets the
-        # header for static files by itself.
+        # Pages contain personal data: no cache may store them, nor the next person at the browser go back to them.
+        # Flask sets the header of static files itself.
         response.headers.setdefault("Cache-Control", "no-store")
         if app.config["SESSION_COOKIE_SECURE"]:
             response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")

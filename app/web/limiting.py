@@ -1,7 +1,7 @@
-"""How often something may be tried, and by whom: moving windows, counted in the broker, for all processes together.
+"""Rate limits: moving windows, counted in the broker for all processes.
 
-While the broker is away each process counts for itself, and nobody waits: the publisher's circuit breaker is this one's
-too. What is limited, and how much, stands with the endpoints; nothing of a slice is here.
+While the broker is unavailable each process counts in memory, and no request waits: the publisher's circuit breaker is
+shared. The limits are defined next to the endpoints.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from flask_belfry.outbox.publisher import LIMITS_PREFIX, Publisher
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-# Whoever has one address of IPv6 has at least this network of them (RFC 6177).
+# A customer has at least this network of IPv6 addresses (RFC 6177).
 IPV6_PREFIX = 64
-# At most so many keys are kept in memory without looking for those whose windows have passed.
+# The number of keys in memory above which expired windows are removed.
 SWEPT_KEYS = 1_000
 
 
 @dataclass(frozen=True)
 class Limit:
-    """So many times within so many seconds, counted for each key by itself."""
+    """A number of hits within a number of seconds, counted separately for each key."""
 
     name: str
     times: int
@@ -48,14 +48,14 @@ class Limit:
 
     @cached_property
     def item(self) -> RateLimitItemPerSecond:
-        """The same in the library's words."""
+        """The limit as an item of the library."""
         return RateLimitItemPerSecond(self.times, self.seconds, namespace=self.name)
 
 
 class LocalWindows:
     """Moving windows in this process's memory, with the methods of the library's limiter.
 
-    The library's own storage in memory starts a thread with almost every hit, which looks through all keys.
+    The library's memory storage starts a thread at almost every hit, which scans all keys.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class LocalWindows:
         self._sweep_above = SWEPT_KEYS
 
     def hit(self, item: RateLimitItemPerSecond, *identifiers: str) -> bool:
-        """Uses one of the times; returns whether one was left."""
+        """Count a hit; return whether it was within the limit."""
         with self._lock:
             expirations, now = self._current(item, identifiers), time.time()
             if len(expirations) >= item.amount:
@@ -79,7 +79,7 @@ class LocalWindows:
             return True
 
     def test(self, item: RateLimitItemPerSecond, *identifiers: str) -> bool:
-        """Returns whether one of the times is left."""
+        """Return whether a hit would be within the limit."""
         return self.get_window_stats(item, *identifiers).remaining > 0
 
     def clear(self, item: RateLimitItemPerSecond, *identifiers: str) -> None:
@@ -88,7 +88,7 @@ class LocalWindows:
             self._expirations.pop(item.key_for(*identifiers), None)
 
     def get_window_stats(self, item: RateLimitItemPerSecond, *identifiers: str) -> WindowStats:
-        """Returns when the oldest hit expires, and how many times are left."""
+        """Return when the oldest hit expires, and the number of remaining hits."""
         with self._lock:
             expirations = self._current(item, identifiers)
             return WindowStats(expirations[0] if expirations else time.time(), item.amount - len(expirations))
@@ -104,21 +104,21 @@ Counters = MovingWindowRateLimiter | LocalWindows
 
 
 class Limiter:
-    """Counts in the broker, or in memory while the broker is away."""
+    """Counts in the broker, or in memory while the broker is unavailable."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._own = LocalWindows()
 
     def call(self, action: Callable[[Counters], T]) -> T:
-        """Gives the counters to `action`; to another set of them when the broker fails it."""
+        """Call `action` with the counters of the broker, or with those in memory if the broker fails."""
         breaker = self._publisher.breaker
         if breaker.admits():
             try:
                 self._publisher.ownership.check(self._publisher.connection)
                 result = action(self._shared)
             except redis.ResponseError as error:
-                # It answers: what it refuses here (scripts, say) need not stop the publisher.
+                # The broker responds: a refused command, such as a script, need not stop the publisher.
                 breaker.succeeded()
                 log.warning("limits.in_memory", error=type(error).__name__, reason=str(error))
             except redis.RedisError as error:
@@ -131,49 +131,49 @@ class Limiter:
 
     @cached_property
     def _shared(self) -> MovingWindowRateLimiter:
-        # With a pool the address is not looked at.
+        # With a pool the URL is ignored.
         pool = self._publisher.connection.connection_pool
         return MovingWindowRateLimiter(RedisStorage("redis://", connection_pool=pool, key_prefix=LIMITS_PREFIX))
 
 
 def init_app(app: Flask) -> None:
-    """Gives `app` its limiter. Must come after `flask_belfry.outbox.init_app`."""
+    """Create the limiter of `app`. Must come after `flask_belfry.outbox.init_app`."""
     app.extensions["limiter"] = Limiter(publisher(app))
 
 
 def hit(limit: Limit, *key: str) -> None:
-    """Uses one of the times that `key` has. Raises TooManyRequests when none is left."""
+    """Count a hit of `key`. Raises TooManyRequests above the limit."""
     if is_exhausted(limit, *key):
         _refuse(limit, key)
 
 
 def is_exhausted(limit: Limit, *key: str) -> bool:
-    """Uses one of the times that `key` has; returns whether none was left."""
+    """Count a hit of `key`; return whether it exceeds the limit."""
     return _is_enabled() and not _call(lambda counters: counters.hit(limit.item, _digest(key)))
 
 
 def test(limit: Limit, *key: str) -> None:
-    """Raises TooManyRequests when `key` has none of its times left; uses none of them."""
+    """Raise TooManyRequests if a hit of `key` would exceed the limit; count nothing."""
     if _is_enabled() and not _call(lambda counters: counters.test(limit.item, _digest(key))):
         _refuse(limit, key)
 
 
 def clear(limit: Limit, *key: str) -> None:
-    """Gives `key` all its times back."""
+    """Reset the count of `key`."""
     if _is_enabled():
         _call(lambda counters: counters.clear(limit.item, _digest(key)))
 
 
 def client_key() -> str:
-    """Who makes this request, as far as the network tells: see `network_of`."""
+    """Return the network of this request's client, see `network_of`."""
     return network_of(request.remote_addr or "")
 
 
 def network_of(text: str) -> str:
-    """An address, which may be empty; of IPv6 the network that one customer has."""
+    """Return an IP address, which may be empty, or the network of one customer for IPv6."""
     try:
         address = ip_address(text)
-    except ValueError:  # a Unix socket has none
+    except ValueError:  # a Unix socket has no IP address
         return text
     if isinstance(address, IPv6Address):
         return str(address.ipv4_mapped or IPv6Network((address, IPV6_PREFIX), strict=False))
@@ -196,5 +196,5 @@ def _is_enabled() -> bool:
 
 
 def _digest(key: tuple[str, ...]) -> str:
-    # Addresses of people and of their machines do not travel through the broker.
+    # Email and IP addresses must not be stored in the broker.
     return keyed_digest("limits", "\0".join(key)).hex()

@@ -1,4 +1,4 @@
-"""From a clock on the wall to UTC: what a person types in a form is local, and not every local time exists."""
+"""Conversion between UTC and local times, as typed in forms; not every local time exists."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from zoneinfo import ZoneInfo
 
 
 def utc_from_local(local: datetime, zone: ZoneInfo) -> datetime:
-    """The moment at which the clocks of `zone` show `local` (naive).
+    """Convert a naive local time of `zone` to UTC.
 
-    Of a time that the clocks show twice, in autumn, the first is meant.
+    A time that occurs twice, in autumn, means the first one.
 
     Raises:
-        ValueError: the clocks skip that time, in spring, or it lies beyond the calendar.
+        ValueError: the time does not exist, in spring, or is beyond the calendar.
     """
     try:
         moment = local.replace(tzinfo=zone, fold=0).astimezone(UTC)
@@ -25,5 +25,5 @@ def utc_from_local(local: datetime, zone: ZoneInfo) -> datetime:
 
 
 def local_from_utc(moment: datetime, zone: ZoneInfo) -> datetime:
-    """What the clocks of `zone` show at `moment`, naive."""
+    """Convert a time to the naive local time of `zone`."""
     return moment.astimezone(zone).replace(tzinfo=None, fold=0)

@@ -1,4 +1,4 @@
-"""Requests that are malformed in places which the libraries take for granted: each gets the 4xx that belongs to it."""
+"""Malformed requests that the libraries do not handle; each gets a 4xx response."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MAX_HOST_CHARACTERS = 260
 
 
 class NamedPartsParser(FormDataParser):
-    """A parser of forms. A part without a name is no field, and what reads fields fails at it."""
+    """A form parser that rejects parts without a name, which fail where fields are read."""
 
     def parse(self, stream: IO[bytes], mimetype: str, content_length: int | None, options: Any = None) -> Any:
-        """Called with the first look at a form. Raises BadRequest."""
+        """Parse the form at its first access. Raises BadRequest."""
         stream, form, files = super().parse(stream, mimetype, content_length, options)
         if None in form or None in files:
             raise BadRequest("A part of the form has no name.")
@@ -37,26 +37,26 @@ class WellFormedRequest(Request):
 
     @property
     def authorization(self) -> Authorization | None:
-        """The credentials; None when they cannot be read."""
+        """The credentials, or None if they cannot be parsed."""
         try:
             return super().authorization
-        except ValueError:  # not ASCII where it is to be Base64
+        except ValueError:  # not ASCII instead of Base64
             return None
 
     @property
     def is_json(self) -> bool:
-        """False: a form would accept JSON, with values that are not text. The API reads its bodies itself."""
+        """Always False: forms would accept JSON with values that are not text. The API parses its own bodies."""
         return False
 
 
 class HostCheck:
-    """A middleware that refuses a Host header which is not a host: routes and links cannot be built from it."""
+    """A middleware that rejects an invalid Host header, from which no routes and URLs can be built."""
 
     def __init__(self, application: WSGIApplication) -> None:
         self.application = application
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Called with every request."""
+        """Handle a request."""
         host = environ.get("HTTP_HOST", "")
         if not host or is_host(host):
             return self.application(environ, start_response)
@@ -64,13 +64,13 @@ class HostCheck:
 
 
 def init_app(app: Flask) -> None:
-    """Has `app` refuse malformed requests. Must come before what else wraps `wsgi_app`."""
+    """Reject malformed requests of `app`. Must come before everything else that wraps `wsgi_app`."""
     app.request_class = WellFormedRequest
     app.wsgi_app = HostCheck(app.wsgi_app)
 
 
 def is_host(text: str) -> bool:
-    """Whether a Host header names a host, with or without a port."""
+    """Return whether a Host header is a valid host, with or without a port."""
     if len(text) > MAX_HOST_CHARACTERS or not HOST.fullmatch(text):
         return False
     try:

@@ -1,29 +1,28 @@
-"""Where a request comes from. Behind proxies the connection's own address is the proxy's: how many of them are to be
-believed is a setting."""
+"""The IP address and the user agent of a client, behind the trusted number of proxies."""
 
 from __future__ import annotations
 
 from flask import Flask, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-# As in the columns that keep them: an IPv6 address with a zone is shorter.
+# The length of the columns: an IPv6 address with a zone is shorter.
 IP_ADDRESS_CHARACTERS = 64
 USER_AGENT_CHARACTERS = 160
 
 
 def init_app(app: Flask) -> None:
-    """Has `app` believe the X-Forwarded-For and -Proto of its proxies, and of nobody else."""
+    """Trust the X-Forwarded-For and X-Forwarded-Proto headers of TRUSTED_PROXIES proxies, and no others."""
     proxies = app.config["TRUSTED_PROXIES"]
     if proxies > 0:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)
 
 
 def client_ip_address() -> str | None:
-    """The network address of whoever makes this request; None when the server was not told."""
+    """Return the IP address of this request's client, or None if the server does not know it."""
     return (request.remote_addr or "")[:IP_ADDRESS_CHARACTERS] or None
 
 
 def user_agent() -> str | None:
-    """What the request's browser or program calls itself, shortened."""
+    """Return the User-Agent header of this request without control characters, shortened, or None."""
     printable = "".join(letter for letter in request.user_agent.string if letter.isprintable())
     return printable[:USER_AGENT_CHARACTERS] or None

@@ -1,4 +1,4 @@
-"""Static files: open to everybody, and kept by browsers until they change."""
+"""Static files: public, and cached by browsers until they change."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from flask_belfry.core.access import open_endpoints
 
 
 def init_app(app: Flask) -> None:
-    """Adds the time of change to the URLs of static files."""
+    """Add the modification time to the URLs of static files."""
     app.url_defaults(_add_version)
     open_endpoints(app, "static")
 
 
 def _add_version(endpoint: str, values: dict[str, Any]) -> None:
-    """Called for every URL: a static file's carries its time of change, so that browsers may keep the file for ever."""
+    """Add the modification time to the URL of a static file, so that browsers can cache the file permanently."""
     if endpoint == "static" and "filename" in values and "v" not in values:
         path = Path(current_app.static_folder or "") / values["filename"]
         if path.is_file():

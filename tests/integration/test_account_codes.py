@@ -243,7 +243,7 @@ def test_the_pages_lead_from_a_registration_to_the_first_page(client, session):
     answer = client.post("/register", data={"username": "ada", "email": "ada@example.org", "password": PASSWORD})
     assert answer.location == "/confirm"
     page = client.get("/confirm").text
-    assert "The mail with your code is on its way." in page
+    assert "The mail with your code is being sent." in page
     assert "ada@example.org" in page
     (code,) = session.scalars(sa.select(AccountCode))
     codes.start(session, CONFIRM, [code.id])
@@ -262,7 +262,7 @@ def test_to_look_at_a_link_uses_nothing_up(client, session):
     code = sent(claim())
     path = f"/confirm/{codes.token_of(code)}"
     for _ in range(3):
-        assert "Confirm this address" in client.get(path).text
+        assert "Confirm this email address" in client.get(path).text
     session.refresh(code)
     assert code.used_at is None
     assert not code.user.is_confirmed

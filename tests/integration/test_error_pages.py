@@ -51,7 +51,7 @@ def test_the_way_back_leads_to_another_page_of_ours_or_nowhere(client, referer):
 
 @pytest.mark.parametrize(
     ("path", "method", "title"),
-    [("/no-such-page", "GET", "Not found"), ("/login", "DELETE", "Not possible here")],
+    [("/no-such-page", "GET", "Not found"), ("/login", "DELETE", "Method not allowed")],
 )
 def test_no_page_has_a_title_from_the_protocol(client, path, method, title):
     assert f"<h1>{title}</h1>" in client.open(path, method=method).text

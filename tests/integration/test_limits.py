@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from redis.connection import AbstractConnection
 
 from app.accounts import limits
-from app.accounts.registration import GATHERED_FOR
+from app.accounts.registration import COLLECTED_FOR
 from app.web import limiting
 from flask_belfry.core.clock import utc_now
 from flask_belfry.mail import EmailMessage
@@ -87,7 +87,7 @@ def test_a_client_asks_for_so_many_mails_to_one_mailbox_however_it_is_spelled(cl
 
     spellings = ["eve@bücher.example", "eve@xn--bcher-kva.example", "eve@ｂücher.example"] * 2
     assert [ask(email) for email in spellings] == [202] * 5 + [429]
-    assert [ask("ada@example.org") for _ in range(limits.MAILS_ASKED_FOR.times + 1)] == [202] * 5 + [429]
+    assert [ask("ada@example.org") for _ in range(limits.REQUESTED_MAILS.times + 1)] == [202] * 5 + [429]
     assert [ask(spelling) for spelling in ("Ada@example.org ", "ada@ｅxample.org", "ada@example。org")] == [429] * 3
     assert ask("ada@example.org", environ_base=ELSEWHERE) == 202
     assert ask("bob@example.org") == 202
@@ -116,7 +116,7 @@ def test_a_mailbox_that_others_have_flooded_still_gets_one_mail(client, session,
     (waiting,) = gathered
     assert waiting.state == JobState.SCHEDULED
     assert waiting.scheduled_at is not None
-    assert waiting.scheduled_at - waiting.created_at == pytest.approx(GATHERED_FOR, abs=timedelta(seconds=1))
+    assert waiting.scheduled_at - waiting.created_at == pytest.approx(COLLECTED_FOR, abs=timedelta(seconds=1))
     if path != "register":
         assert waiting.args == {"user_id": owner.id}
         assert session.scalar(sa.select(sa.func.count()).where(JobRecord.name == job)) == 3 + 1

@@ -102,7 +102,7 @@ def mails_to(smtp: SmtpServer, address: str) -> list[str]:
 def test_with_the_broker_the_mail_is_queued_for_two_seconds_later_and_confirms(client, session, smtp, arrive):
     answer = register(client)
     assert answer.status_code == 201
-    assert answer.json["email_info"] == {"email_queued": True, "message": "The mail with your code is on its way."}
+    assert answer.json["email_info"] == {"email_queued": True, "message": "The mail with your code is being sent."}
     assert answer.json["email_confirmation_sent"] is True
     assert answer.json["user_data"]["username"] == "ada"
     assert answer.json["user_data"]["is_confirmed"] is False

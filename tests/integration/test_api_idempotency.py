@@ -94,7 +94,7 @@ def test_an_error_is_not_kept(ask, session):
 def test_a_crash_before_the_commit_leaves_neither_the_effect_nor_the_answer(app, ask, session, monkeypatch):
     app.config["PROPAGATE_EXCEPTIONS"] = False
     with monkeypatch.context() as patched:
-        patched.setattr("app.api.idempotency._kept", lambda *_, **__: 1 / 0)
+        patched.setattr("app.api.idempotency._record", lambda *_, **__: 1 / 0)
         assert ask().status_code == 500
     assert count(session, Reservation) == count(session, JobRecord) == 0
     assert ask().status_code == 201

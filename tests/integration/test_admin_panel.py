@@ -377,7 +377,7 @@ def test_users_keep_to_the_rules_of_accounts(session, panel, admin):
     url = f"/admin/users/edit/?id={ada.id}"
     taken = edit(panel, url, email=other.email.upper(), username=other.username.upper())
     assert taken.status_code == 422
-    assert taken.text.count("Is taken.") == 2
+    assert taken.text.count("Already taken.") == 2
     text, _ = issue_personal_token(ada, "script", ["read"])
     session.commit()
     uniquifier = ada.fs_uniquifier

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flask import request, url_for
+from flask import url_for
 
 from app.accounts import acting_user
 from app.api.web import ApiBlueprint, QueryOfPage, check_stale, page_response, page_schema, versioned

@@ -31,7 +31,7 @@ NOT_YET: tuple[str, ...] = (
     "app/templates/work_items",
     "app/web",
     "app/work_items",
-    "docs",
+    "docs/settings.md",
     "flask_belfry",
     "flask_belfry/changes",
     "flask_belfry/core",
@@ -56,7 +56,7 @@ BANNED = {
     r"(?i:deeds?)": "action, audit event",
     r"(?i:wish|wishes|wished)": "opt-out, preference",
     r"(?i:(?<!there )(?<!where )is no)(?! longer| more| one)|(?i:that are no)(?! longer)": "is not a, is invalid",
-    r"is none|are none|be none": "is invalid, does not exist",
+    r"(?<!there )(?:is|are|be) none": "is invalid, does not exist",
     r"(?i:for good)": "permanently",
     r"(?i:at the present)|(?i:present moment)": "current, now",
     r"(?i:stands)(?! for | in for )": "is, is defined, is listed",
@@ -131,6 +131,8 @@ def findings(path: Path) -> list[str]:
 def _area(path: Path) -> str:
     """Return the package or page that a file belongs to."""
     parts = path.relative_to(ROOT).parts
+    if path.suffix == ".md":
+        return "/".join(parts)
     return "/".join(parts[: 3 if "templates" in parts else 2][: len(parts) - 1]) or parts[0]
 
 

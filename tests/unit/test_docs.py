@@ -1,4 +1,4 @@
-"""The documentation says what the code says, and its examples run."""
+"""The documentation agrees with the code, and its examples run."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ README, SETTINGS_PAGE = PAGES["README.md"], PAGES["settings.md"]
 OWN_COMMANDS = ("audit", "jobs", "schedule", "mail", "users", "demo", "doctor", "work-items")
 NO_SETTINGS = {"NO_RETRY"}
 MAX_IMAGE_BYTES = 150_000
+MAX_READING_LINES = 1_600
+LENGTH_TOLERANCE_LINES = 25
 
 
 class Block(NamedTuple):
@@ -94,7 +96,7 @@ def rows(text: str) -> list[list[str]]:
 # ── Settings ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def default_in_words(setting: Setting) -> str:
+def default_text(setting: Setting) -> str:
     match setting.default:
         case Derived(words=words):
             return words
@@ -111,7 +113,7 @@ def default_in_words(setting: Setting) -> str:
 
 
 def row(setting: Setting) -> str:
-    return f"| `{setting.name}` | {setting.parse.takes} | {default_in_words(setting)} | {setting.why} |"
+    return f"| `{setting.name}` | {setting.parse.takes} | {default_text(setting)} | {setting.why} |"
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
@@ -151,7 +153,7 @@ def test_every_setting_that_a_page_names_exists(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> tuple[click.Group, click.Context]:
-    """`flask` as it is with this application, and a context to ask it in."""
+    """Return `flask` with this application's commands, and a context for looking them up."""
     environ = {"APP_ENV": "testing", "DATABASE_URL": "sqlite:///unused.sqlite3", "REDIS_URL": "redis://127.0.0.1:1"}
     app = make_app(environ, tmp_path_factory.mktemp("cli"))
     group = FlaskGroup(create_app=lambda: app)
@@ -159,7 +161,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> tuple[click.Group, click.Co
 
 
 def command_of(cli: tuple[click.Group, click.Context], line: str) -> tuple[click.Command, list[str]]:
-    """The command that a line means, and the words that are left of it."""
+    """Return the command of a line, and the remaining words."""
     command, context = cli
     words = line.removeprefix("flask ").removeprefix("--app wsgi ").split()
     while isinstance(command, click.Group) and words and re.match(r"[a-z]", words[0]):
@@ -183,7 +185,7 @@ def test_every_command_that_a_page_names_exists_with_its_options(name: str, cli:
     for line in command_lines(PAGES[name]):
         command, rest = command_of(cli, line)
         named = {word for word in rest if word.startswith("--")}
-        # Commands of Flask and of its extensions have options by other routes.
+        # Commands of Flask and of its extensions have their options elsewhere.
         assert named <= options_of(command), line
 
 
@@ -249,7 +251,7 @@ def test_every_test_that_the_page_on_security_names_exists() -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors that GitHub gives the headings of a page."""
+    """Return the anchors that GitHub generates for the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -264,6 +266,25 @@ def test_every_link_points_to_something_that_exists(name: str) -> None:
         path = here / target if target else here / name
         assert path.is_file(), f"{name} links to {link}"
         assert not anchor or anchor in anchors(path), f"{name} links to {link}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_file_that_a_page_names_exists(name: str) -> None:
+    created = {block.path for block in blocks(PAGES[name])}
+    folders = "app|bench|docs|flask_belfry|jobs|tests"
+    named = {span for span in code_spans(PAGES[name]) if re.fullmatch(rf"({folders})/[\w./-]+\.\w+", span)}
+    assert {path for path in named - created if not (ROOT / path).is_file()} == set()
+
+
+def test_the_reading_order_has_the_length_that_it_states() -> None:
+    text = PAGES["architecture.md"].split("### How one job runs")[1].split("\n## ")[0]
+    files = re.findall(r"^\| .+ \| `(\S+)` \| (\d+) \|", text, re.MULTILINE)
+    actual = {path: len((ROOT / path).read_text().splitlines()) for path, _ in files}
+    assert len(actual) > 5
+    total = sum(actual.values())
+    for path, stated in files:
+        assert abs(int(stated) - actual[path]) <= LENGTH_TOLERANCE_LINES, f"{path} has {actual[path]} lines"
+    assert total <= MAX_READING_LINES, f"{total} lines: the path of a job became longer"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "images").iterdir()), ids=lambda path: path.name)
@@ -282,12 +303,12 @@ def test_every_state_of_a_job_is_documented_and_no_other() -> None:
     assert [cells[0].strip("`") for cells in rows(section(LIFECYCLE, "States"))] == list(JobState)
 
 
-def test_every_transition_stands_in_the_table_once_and_no_other() -> None:
+def test_every_transition_is_in_the_table_once_and_no_other() -> None:
     listed = [(cells[0].strip("`"), cells[1].strip("`")) for cells in rows(section(LIFECYCLE, "Transitions"))]
     assert sorted(listed) == sorted(ALLOWED)
 
 
-def test_every_transition_stands_in_the_diagram_once_and_no_other() -> None:
+def test_every_transition_is_in_the_diagram_once_and_no_other() -> None:
     arrows = re.findall(r"^ +(\w+) --> (\w+): ", section(LIFECYCLE, "Transitions"), re.MULTILINE)
     assert sorted(arrows) == sorted(ALLOWED)
 
@@ -300,7 +321,7 @@ def test_every_state_of_a_mail_is_documented_and_no_other() -> None:
 
 
 def enqueued_names() -> dict[str, str]:
-    """The job names that the application enqueues, with the file that does."""
+    """Return the job names that the application enqueues, each with the file that does it."""
     found: dict[str, str] = {}
     for path in sorted([*(ROOT / "app").rglob("*.py"), *(ROOT / "flask_belfry").rglob("*.py")]):
         tree = ast.parse(path.read_text())
@@ -335,7 +356,7 @@ def test_every_name_that_the_application_enqueues_is_a_registered_job() -> None:
     assert {name: path for name, path in enqueued.items() if name not in registered} == {}
 
 
-def test_every_job_of_the_project_has_a_name_of_its_module_and_says_what_it_does() -> None:
+def test_every_job_of_the_project_has_a_name_of_its_module_and_a_docstring() -> None:
     for found in job_registry.definitions():
         package, _, module = found.function.__module__.partition(".")
         if package == "jobs":
@@ -371,7 +392,7 @@ def test_every_folder_with_models_and_pages_is_among_the_slices() -> None:
     assert missing == set(), "add these to SLICES in app/__init__.py"
 
 
-def test_every_slice_is_shut_to_all_but_its_face() -> None:
+def test_every_slice_is_imported_through_its_public_api_only() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     shut = {name for contract in contracts for name in contract.get("protected_modules", ())}
     missing = {f"{name}.*" for name in application.SLICES} - shut
@@ -403,7 +424,7 @@ def test_every_call_in_an_example_fits_its_function(name: str) -> None:
 
 @pytest.fixture
 def untouched_registries() -> Iterator[None]:
-    """What an example declares is forgotten after its test."""
+    """Remove after the test what an example has registered."""
     jobs_before, mails_before = dict(job_registry._definitions), dict(registry._kinds)
     watch = changes._tracked_models[Reservation]
     hooks_before = {column: list(hooks) for column, hooks in watch.changed.items()}
@@ -451,7 +472,7 @@ def test_the_example_of_the_readme_runs(settings: dict[str, Any], tmp_path: Path
 
 
 def line_changes(block: Block) -> Iterator[tuple[str, str, str]]:
-    """The file, the old and the new lines of each part of a block that changes lines."""
+    """Yield the file, the old and the new lines of each part of a block that changes lines."""
     for part in re.split(r"^--- ", block.text, flags=re.MULTILINE)[1:]:
         path, *lines = part.splitlines()
         old, new = ("\n".join(line[1:] for line in lines if line[0] in marks) for marks in (" -", " +"))
@@ -470,7 +491,7 @@ def test_the_lines_that_a_recipe_changes_are_in_their_file(path: str, old: str) 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of the project to which the recipes were applied."""
+    """Return a copy of the project to which the recipes were applied."""
     copy = tmp_path / "project"
     leave = shutil.ignore_patterns("__pycache__", "*.pyc")
     for folder in ("app", "bench", "docs", "flask_belfry", "jobs", "migrations", "tests"):
@@ -503,7 +524,7 @@ def _run(project: Path, *command: str) -> None:
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
 
 
-# The slice's own tests, and those that look for what a slice may have forgotten.
+# The slice's own tests, and those that find what a slice may lack.
 TESTS_OF_A_SLICE = (
     "tests/integration/test_lost_items.py",
     "tests/integration/test_tenancy_routes.py",
@@ -514,10 +535,10 @@ TESTS_OF_A_SLICE = (
     "tests/integration/test_ways_back.py::test_every_other_page_is_in_the_navigation_or_leads_back",
     "tests/integration/test_tokens_pages.py::test_every_scope_is_a_box_with_what_it_allows",
     "tests/unit/test_docs.py::test_every_name_that_the_application_enqueues_is_a_registered_job",
-    "tests/unit/test_docs.py::test_every_job_of_the_project_has_a_name_of_its_module_and_says_what_it_does",
+    "tests/unit/test_docs.py::test_every_job_of_the_project_has_a_name_of_its_module_and_a_docstring",
     "tests/unit/test_docs.py::test_every_folder_of_mail_templates_belongs_to_a_mail",
     "tests/unit/test_docs.py::test_every_folder_with_models_and_pages_is_among_the_slices",
-    "tests/unit/test_docs.py::test_every_slice_is_shut_to_all_but_its_face",
+    "tests/unit/test_docs.py::test_every_slice_is_imported_through_its_public_api_only",
 )
 
 

@@ -320,6 +320,15 @@ def test_every_state_of_a_mail_is_documented_and_no_other() -> None:
 # ── Names ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("name", ["accounts.md", "lifecycle.md", "mail.md", "operations.md", "work-items.md"])
+def test_every_job_action_and_log_event_that_a_page_names_exists(name: str) -> None:
+    paths = [path for folder in ("app", "flask_belfry", "jobs") for path in (ROOT / folder).rglob("*.py")]
+    code = "\n".join(path.read_text() for path in paths)
+    spans = {span for span in code_spans(PAGES[name]) if re.fullmatch(r"(?!parts\.)[a-z_]+\.[a-z_]+", span)}
+    files = {path.name for path in [*(ROOT / "app").rglob("*.*"), *ROOT.glob("*.py")]}
+    assert {span for span in spans - files if f'"{span}"' not in code} == set()
+
+
 def enqueued_names() -> dict[str, str]:
     """Return the job names that the application enqueues, each with the file that does it."""
     found: dict[str, str] = {}

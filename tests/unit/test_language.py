@@ -109,12 +109,13 @@ def prose(path: Path) -> Iterator[Line]:
         return _in_glossary(text)
     if path.suffix == ".py":
         return _in_python(text)
-    return _in_template(text) if path.is_relative_to(ROOT / "app" / "templates") else _numbered(text)
+    return _in_template(text) if "templates" in path.parts else _numbered(text)
 
 
 def _paths() -> list[Path]:
-    code = [path for folder in ("flask_belfry", "app", "jobs") for path in (ROOT / folder).rglob("*.py")]
-    templates = [path for path in (ROOT / "app" / "templates").rglob("*") if path.is_file()]
+    folders = [ROOT / name for name in ("flask_belfry", "app", "jobs")]
+    code = [path for folder in folders for path in folder.rglob("*.py")]
+    templates = [path for folder in folders for path in folder.rglob("templates/**/*") if path.is_file()]
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     return sorted([*code, *templates, *pages, *ROOT.glob("*.py"), *(ROOT / "app" / "static").glob("*.js")])
 
@@ -133,7 +134,7 @@ def _area(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
     if path.suffix == ".md":
         return "/".join(parts)
-    return "/".join(parts[: 3 if "templates" in parts else 2][: len(parts) - 1]) or parts[0]
+    return "/".join(parts[: 3 if parts[:2] == ("app", "templates") else 2][: len(parts) - 1]) or parts[0]
 
 
 AREAS = sorted({_area(path) for path in _paths()})

@@ -55,7 +55,7 @@ BANNED = {
     r"(?i:anew)": "again",
     r"(?i:deeds?)": "action, audit event",
     r"(?i:wish|wishes|wished)": "opt-out, preference",
-    r"(?i:(?<!there )(?<!where )is no)(?! longer| more| one)|(?i:that are no)(?! longer)": "is not a, is invalid",
+    r"(?i:(?<!there )is no)(?! longer| more| one)|(?i:that are no)(?! longer)": "is not a, is invalid",
     r"(?<!there )(?:is|are|be) none": "is invalid, does not exist",
     r"(?i:for good)": "permanently",
     r"(?i:at the present)|(?i:present moment)": "current, now",
@@ -91,8 +91,7 @@ def _in_template(text: str) -> Iterator[Line]:
     """Yield what a template shows: its text, and the strings within its expressions."""
 
     def strings(match: re.Match[str]) -> str:
-        kept = re.sub(r"""("[^"]*"|'[^']*')|[^\n]""", lambda part: part[1] or " ", match[0])
-        return kept if match[0].startswith(("{{", "{%")) else match[0]
+        return re.sub(r"""("[^"]*"|'[^']*')|[^\n]""", lambda part: part[1] or " ", match[0])
 
     yield from _numbered(re.sub(r"\{\{.*?\}\}|\{%.*?%\}", strings, text, flags=re.DOTALL))
 

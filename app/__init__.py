@@ -1,4 +1,4 @@
-"""The Flask application: data and pages. It asks for jobs by name and never imports them."""
+"""The Flask application: data and pages. It enqueues jobs by name and never imports them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def create_app(
 
 
 def _load(app: Flask, *, with_web: bool) -> None:
-    # The database, the broker's log and the caught mails are nobody else's on this machine.
+    # The database, the log of the broker and the caught mails must not be readable by other users of this machine.
     Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
     for part in (logs, database, outbox, limiting, presentation):
         part.init_app(app)

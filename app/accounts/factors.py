@@ -44,7 +44,7 @@ class HashedRecoveryCodes(MfRecoveryCodesUtil):
         return super().create_recovery_codes(user)
 
     def get_recovery_codes(self, user: Any) -> list[str]:
-        """Nobody sees them again."""
+        """Return none: codes are shown once, when they are made."""
         return []
 
     def check_recovery_code(self, user: Any, code: str) -> bool:

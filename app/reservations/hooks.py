@@ -47,9 +47,7 @@ def notify_desk(creations: Sequence[Creation]) -> None:
 def notify_customers(changes: Sequence[Change]) -> None:
     """Called with confirmed and cancelled reservations. Completed ones need no mail."""
     addresses = _addresses([change.subject.id for change in changes])
-    send_mails(
-        "reservation-status", [_status_mail(change, addresses.get(change.subject.id)) for change in changes]
-    )
+    send_mails("reservation-status", [_status_mail(change, addresses.get(change.subject.id)) for change in changes])
 
 
 # The audit log is the only record of a deletion.

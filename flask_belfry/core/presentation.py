@@ -191,7 +191,7 @@ def between(start: datetime | None, end: datetime | None) -> str:
 
 
 def plain(value: object) -> str:
-    """The word an enum member stands for, or the value itself, as text."""
+    """Return the value of an enum member, or the value itself, as text."""
     return str(value.value if isinstance(value, Enum) else value) if value is not None else ""
 
 

@@ -11,7 +11,7 @@ from flask_belfry.outbox import UnknownJobError, publisher
 from flask_belfry.outbox.registry import definitions
 from flask_belfry.scheduler import ScheduleEntry, ScheduleError, schedule
 from flask_belfry.workers.entry import ENTRY_POINT
-from flask_belfry.workers.inline import direct_runner, eager_runner
+from flask_belfry.workers.inline import inline_job_runner, inline_runner
 
 
 def init_app(app: Flask, entries: Sequence[ScheduleEntry]) -> None:
@@ -21,9 +21,9 @@ def init_app(app: Flask, entries: Sequence[ScheduleEntry]) -> None:
         SystemExit: an entry of the schedule is invalid; the message names it and the reason.
     """
     publisher(app).entry_point = ENTRY_POINT
-    publisher(app).run_directly = direct_runner(app)
+    publisher(app).run_job_inline = inline_job_runner(app)
     if app.config["JOBS_EAGER"]:
-        publisher(app).run_eagerly = eager_runner(app)
+        publisher(app).run_inline = inline_runner(app)
     app.extensions["schedule"] = list(entries)
     with app.app_context():
         for found in definitions():

@@ -39,7 +39,7 @@ QUOTED = re.compile(r'".*"', re.DOTALL)
 # For the work of a process outside of its threads, such as claims and group commits.
 OTHER_CONNECTIONS = 5
 # An engine with one connection of its own, for heartbeats, which must not wait for a connection of the pool.
-SIGNS_OF_LIFE = "signs_of_life"
+HEARTBEAT = "heartbeat"
 
 # A connection that was idle for longer is pinged before it is used.
 PING_AFTER_SECONDS = 1.0
@@ -51,7 +51,7 @@ def init_app(app: Flask) -> None:
     url, threads = settings["SQLALCHEMY_DATABASE_URI"], max(settings["WEB_THREADS"], settings["WORKER_THREADS"])
     options = engine_options(url, settings["SQLITE_BUSY_TIMEOUT_SECONDS"], threads)
     settings["SQLALCHEMY_ENGINE_OPTIONS"] = options
-    settings["SQLALCHEMY_BINDS"] = {SIGNS_OF_LIFE: {"url": url, **options, "pool_size": 1, "max_overflow": 0}}
+    settings["SQLALCHEMY_BINDS"] = {HEARTBEAT: {"url": url, **options, "pool_size": 1, "max_overflow": 0}}
     db.init_app(app)
     app.shell_context_processor(lambda: {"db": db})
     with app.app_context():
@@ -75,10 +75,10 @@ def engine_options(uri: str, busy_timeout_seconds: float, threads: int) -> dict[
 
 
 @contextmanager
-def signs_of_life_context(app: Flask) -> Iterator[None]:
+def heartbeat_context(app: Flask) -> Iterator[None]:
     """Enter an application context whose session has its own connection, also when the pool has none left."""
     with app.app_context():
-        db.session(bind=db.engines[SIGNS_OF_LIFE])  # the first call in a context makes its session
+        db.session(bind=db.engines[HEARTBEAT])  # the first call in a context makes its session
         yield
 
 

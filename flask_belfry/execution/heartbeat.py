@@ -16,7 +16,7 @@ from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from flask_belfry.db import db, signs_of_life_context
+from flask_belfry.db import db, heartbeat_context
 from flask_belfry.db.columns import database_now
 from flask_belfry.execution import attempts
 from flask_belfry.execution import claim as claims
@@ -56,7 +56,7 @@ def kept_alive(app: Flask, name: str, kind: str) -> Iterator[None]:
 
     def beat_regularly() -> None:
         while not done.wait(app.config["HEARTBEAT_SECONDS"]):
-            with signs_of_life_context(app):
+            with heartbeat_context(app):
                 beat_or_register(name, kind, [])
 
     threading.Thread(target=beat_regularly, name="heartbeat", daemon=True).start()

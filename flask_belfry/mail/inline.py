@@ -50,7 +50,7 @@ def send_inline(mail_id: str, within_seconds: float) -> bool:
 
 def _send(app: Flask, job_id: str) -> None:
     try:
-        publisher(app).run_directly(job_id)
+        publisher(app).run_job_inline(job_id)
     except Exception:
         log.exception("mail.inline_failed", job_id=job_id)  # the relay or the rescuer enqueues it again
     finally:

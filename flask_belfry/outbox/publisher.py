@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 # A busy broker executes a pipeline of this size within the timeout of a request. Larger ones are not faster.
 PIPELINE_RECORDS = 100
-TIMERS_KEY = Scheduler.scheduled_jobs_key
+DELAYED_KEY = Scheduler.scheduled_jobs_key
 LIMITS_PREFIX = "belfry:limits"
 PROBE = "probe"
 _SCRIPT = "return redis.call('set', KEYS[1], '', 'PX', 1)"
@@ -44,8 +44,8 @@ class Publisher:
         breaker: keeps the next callers from waiting after a failure.
         entry_point: dotted name of the function that a stock RQ worker calls with the record's id.
         result_ttl_seconds: how long RQ keeps its own copy of a finalized job.
-        run_eagerly: with JOBS_EAGER: runs the records in the caller instead of publishing them.
-        run_directly: runs one record in the caller now, also one that is due later, unless a worker has claimed it.
+        run_inline: with JOBS_EAGER: runs the records in the caller instead of publishing them.
+        run_job_inline: runs one record in the caller now, also one that is due later, unless a worker has claimed it.
         ownership: checks that the Redis database belongs to this deployment.
     """
 
@@ -53,8 +53,8 @@ class Publisher:
     breaker: CircuitBreaker
     entry_point: str
     result_ttl_seconds: int
-    run_eagerly: Callable[[Sequence[str]], None] | None = None
-    run_directly: Callable[[str], None] = _run_nothing
+    run_inline: Callable[[Sequence[str]], None] | None = None
+    run_job_inline: Callable[[str], None] = _run_nothing
     ownership: BrokerOwnership = field(default_factory=BrokerOwnership)
 
     def publish(self, records: Sequence[PendingMessage]) -> bool:
@@ -63,8 +63,8 @@ class Publisher:
         Returns:
             whether all of them were published.
         """
-        if self.run_eagerly is not None:
-            self.run_eagerly([record.id for record in records if record.scheduled_at is None])
+        if self.run_inline is not None:
+            self.run_inline([record.id for record in records if record.scheduled_at is None])
             return True
         if not self.breaker.admits():
             return False
@@ -92,35 +92,35 @@ class Publisher:
             pipeline.delete(job)
             pipeline.rpush(queue, "")
             pipeline.lpop(queue)
-            pipeline.zadd(TIMERS_KEY, {PROBE: "inf"})
-            pipeline.zrem(TIMERS_KEY, PROBE)
+            pipeline.zadd(DELAYED_KEY, {PROBE: "inf"})
+            pipeline.zrem(DELAYED_KEY, PROBE)
             pipeline.exists(Scheduler.scheduler_lock_key)
             # Rate limits use scripts; without them each process counts separately.
             pipeline.eval(_SCRIPT, 1, f"{LIMITS_PREFIX}:{PROBE}")
             pipeline.execute()
 
-    def push(self, records: Iterable[PendingMessage], *, timers: Sequence[bytes] = ()) -> None:
+    def push(self, records: Iterable[PendingMessage], *, members: Sequence[bytes] = ()) -> None:
         """Push `records` to RQ, in pipelines of 100. Raises redis.RedisError.
 
         Args:
             records: what to push.
-            timers: the members of rq-scheduler's sorted set to remove, in the order of `records`: each is removed
+            members: the members of rq-scheduler's sorted set to remove, in the order of `records`: each is removed
                 with the push of its record, or neither happens.
         """
-        remaining, ended = iter(records), iter(timers)
+        remaining, ended = iter(records), iter(members)
         while batch := list(islice(remaining, PIPELINE_RECORDS)):
             with self.connection.pipeline(transaction=True) as pipeline:
                 for record in batch:
                     self._push(pipeline, record)
-                for timer in islice(ended, PIPELINE_RECORDS):
-                    pipeline.zrem(TIMERS_KEY, timer)
+                for member in islice(ended, PIPELINE_RECORDS):
+                    pipeline.zrem(DELAYED_KEY, member)
                 pipeline.execute()
 
     def _push(self, pipeline: Any, record: PendingMessage) -> None:
         is_later = record.scheduled_at is not None and record.scheduled_at > utc_now()
         self._save_job(pipeline, record, JobStatus.SCHEDULED if is_later else JobStatus.QUEUED)
         if is_later and record.scheduled_at is not None:
-            pipeline.zadd(TIMERS_KEY, {record.id: _unix(record.scheduled_at)})
+            pipeline.zadd(DELAYED_KEY, {record.id: _unix(record.scheduled_at)})
         else:
             key = Queue.redis_queue_namespace_prefix + record.queue
             pipeline.sadd(Queue.redis_queues_keys, key)

@@ -56,7 +56,7 @@ def relay_pages(publisher: Publisher) -> Iterator[RelayReport]:
     present = ids_at_rq(publisher)
     for page in _pages():
         missing = [record for record in page if record.id not in present]
-        publisher.push(missing, timers=[record.id.encode() for record in missing])
+        publisher.push(missing, members=[record.id.encode() for record in missing])
         _mark_queued([record.id for record in page])
         yield RelayReport(len(missing), len(page) - len(missing))
 

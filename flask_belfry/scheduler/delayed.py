@@ -18,7 +18,7 @@ from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.locking import unlocked
 from flask_belfry.outbox.pending import PendingMessage
-from flask_belfry.outbox.publisher import TIMERS_KEY, Publisher
+from flask_belfry.outbox.publisher import DELAYED_KEY, Publisher
 from flask_belfry.outbox.states import TIMED, sources_of
 
 PAGE_SIZE = 1_000
@@ -39,23 +39,23 @@ class ScheduledSet:
     def set(self, times: Mapping[str, datetime]) -> None:
         """Set members to their times, replacing earlier ones."""
         if times:
-            self._connection.zadd(TIMERS_KEY, {member: moment.timestamp() for member, moment in times.items()})
+            self._connection.zadd(DELAYED_KEY, {member: moment.timestamp() for member, moment in times.items()})
 
     def remove(self, members: Collection[str | bytes]) -> None:
         """Remove members."""
         if members:
-            self._connection.zrem(TIMERS_KEY, *members)
+            self._connection.zrem(DELAYED_KEY, *members)
 
     def due_among(self, members: Sequence[str]) -> list[str]:
         """Return those of `members` that are due, and those that the set has lost."""
         if not members:
             return []
-        now, times = utc_now().timestamp(), self._connection.zmscore(TIMERS_KEY, list(members))
+        now, times = utc_now().timestamp(), self._connection.zmscore(DELAYED_KEY, list(members))
         return [member for member, at in zip(members, times, strict=True) if at is None or at <= now]
 
     def due(self) -> Sequence[Any]:
         """Return the members that have been due for longest, at most PAGE_SIZE."""
-        return self._connection.zrangebyscore(TIMERS_KEY, "-inf", utc_now().timestamp(), start=0, num=PAGE_SIZE)
+        return self._connection.zrangebyscore(DELAYED_KEY, "-inf", utc_now().timestamp(), start=0, num=PAGE_SIZE)
 
     def move(self, members: Sequence[bytes]) -> None:
         """Push the due records among `members` and remove them from the set, both in one transaction of Redis.
@@ -69,7 +69,7 @@ class ScheduledSet:
         # First in SQL: a worker whose clock is slow would not claim a record that is not yet due for it.
         records = _mark_queued(list(by_id))
         moved = [by_id[record.id] for record in records]
-        self._publisher.push(records, timers=moved)
+        self._publisher.push(records, members=moved)
         if left := set(members).difference(moved):
             later = _due_later(list(by_id))
             self.set(later)

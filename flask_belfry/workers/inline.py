@@ -18,7 +18,7 @@ from flask_belfry.outbox import JobRecord, JobState
 _waiting: ContextVar[list[str] | None] = ContextVar("eager_jobs", default=None)
 
 
-def eager_runner(app: Flask) -> Callable[[Sequence[str]], None]:
+def inline_runner(app: Flask) -> Callable[[Sequence[str]], None]:
     """Return a function that runs records by id, each in a session of its own, for JOBS_EAGER.
 
     Jobs that these enqueue run after them, in the order of their commits. Delayed jobs and retries wait for a worker.
@@ -38,7 +38,7 @@ def eager_runner(app: Flask) -> Callable[[Sequence[str]], None]:
     return run
 
 
-def direct_runner(app: Flask) -> Callable[[str], None]:
+def inline_job_runner(app: Flask) -> Callable[[str], None]:
     """Return a function that runs one record by id immediately, also when it is scheduled for later.
 
     It does nothing when a worker has claimed the record. If this process crashes, the rescuer finds the record, as with

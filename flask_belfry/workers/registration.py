@@ -22,7 +22,7 @@ from rq.worker import BaseWorker
 from rq.worker.base import WorkerStatus
 from sqlalchemy.exc import SQLAlchemyError
 
-from flask_belfry.db import db, signs_of_life_context
+from flask_belfry.db import db, heartbeat_context
 from flask_belfry.execution import heartbeat
 from flask_belfry.execution.application import application
 from flask_belfry.outbox import JobState, publisher
@@ -132,7 +132,7 @@ class RegisteredWorker(BaseWorker):
     def _beat(self) -> None:
         # In SQL first: the rescuer goes by it, and Redis may be unavailable.
         try:
-            with signs_of_life_context(self._app):
+            with heartbeat_context(self._app):
                 publisher().ownership.learn(db.session())
                 heartbeat.beat_or_register(self.name, self.kind, self.queue_names())
                 heartbeat.recover_orphans(db.session(), self.name, {claim.id for claim in self._in_flight.claims()})

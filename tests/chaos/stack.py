@@ -30,7 +30,7 @@ SCHEDULERS = ("scheduler-1", "scheduler-2")
 START_SECONDS = 120
 POOL_PROCESSES = 2
 # How many processes of each service give signs of life.
-SIGNS_OF_LIFE = {"light": 1, "pool": POOL_PROCESSES, "heavy": 1, **dict.fromkeys(SCHEDULERS, 1)}
+HEARTBEATS = {"light": 1, "pool": POOL_PROCESSES, "heavy": 1, **dict.fromkeys(SCHEDULERS, 1)}
 
 SETTINGS = {
     "APP_ENV": "production",
@@ -110,7 +110,7 @@ class Stack:
     def _is_ready(self) -> bool:
         with self.app.app_context():
             alive = db.session.scalar(sa.select(sa.func.count(WorkerProcess.name))) or 0
-        return alive >= sum(SIGNS_OF_LIFE.get(name, 0) for name in self.manager.services)
+        return alive >= sum(HEARTBEATS.get(name, 0) for name in self.manager.services)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import claim
 from flask_belfry.outbox import JobRecord, JobRequest, JobState, WorkerProcess, enqueue_many, publisher
 from flask_belfry.outbox.broker import connect
-from flask_belfry.outbox.publisher import PIPELINE_RECORDS, TIMERS_KEY
+from flask_belfry.outbox.publisher import PIPELINE_RECORDS, DELAYED_KEY
 from flask_belfry.outbox.relay import relay
 from flask_belfry.scheduler.scheduler import BelfryScheduler
 from flask_belfry.workers.forking import ForkingWorker
@@ -91,7 +91,7 @@ def test_a_wiped_redis_gets_back_all_that_waits_and_every_timer_once(app, sessio
     for seconds in (21, 25, 29):
         look_at_everything(app, began + timedelta(seconds=seconds))
     assert queued_ids(broker) == Counter(waiting)
-    assert {member.decode() for member in broker.zrange(TIMERS_KEY, 0, -1)} == set(later)
+    assert {member.decode() for member in broker.zrange(DELAYED_KEY, 0, -1)} == set(later)
 
 
 def look_at_everything(app, moment: datetime) -> None:

@@ -12,7 +12,7 @@ __all__ = [
     "commits_held",
     "db",
     "engine_options",
-    "insert_ignoring_conflicts",
     "heartbeat_context",
+    "insert_ignoring_conflicts",
     "table_of",
 ]

@@ -18,7 +18,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import claim
 from flask_belfry.outbox import JobRecord, JobRequest, JobState, WorkerProcess, enqueue_many, publisher
 from flask_belfry.outbox.broker import connect
-from flask_belfry.outbox.publisher import PIPELINE_RECORDS, DELAYED_KEY
+from flask_belfry.outbox.publisher import DELAYED_KEY, PIPELINE_RECORDS
 from flask_belfry.outbox.relay import relay
 from flask_belfry.scheduler.scheduler import BelfryScheduler
 from flask_belfry.workers.forking import ForkingWorker

@@ -143,7 +143,7 @@ def test_a_wrong_schedule_stops_the_start_with_one_line(settings, tmp_path):
     app = create_app(environ=settings, instance_path=tmp_path)
     with pytest.raises(SystemExit) as stop:
         init_app(app, [ScheduleEntry("nightly", job="test.act", cron="R 3 * * *")])
-    line = "belfry: schedule nightly: cron must not have random times (R), which differ in each scheduler: 'R 3 * * *'"
+    line = "belfry: schedule nightly: cron must have five fields such as '0 3 * * *', not 'R 3 * * *': Bad minute"
     assert stop.value.code == line
 
 

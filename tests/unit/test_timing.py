@@ -120,7 +120,9 @@ def test_timings_in_words(timing, words):
     assert timing.describe() == words
 
 
-@pytest.mark.parametrize("line", ["", "* * * *", "61 * * * *", "0 3 * * * *", "@daily", "nonsense", "R R * * *", "0 0 30 2 *"])
+@pytest.mark.parametrize(
+    "line", ["", "* * * *", "61 * * * *", "0 3 * * * *", "@daily", "nonsense", "R R * * *", "0 0 30 2 *"]
+)
 def test_a_wrong_cron_line_is_refused(line):
     with pytest.raises(ScheduleError, match="cron must have five fields"):
         Cron(line)

@@ -23,7 +23,7 @@ class PasswordOption(click.Option):
     """A password: prompted for at a terminal, otherwise the first line of standard input."""
 
     def prompt_for_value(self, ctx: click.Context) -> Any:
-        """Read the password. Raises click.UsageError if there is none."""
+        """Read the password. Raises click.UsageError without one."""
         if sys.stdin.isatty():
             return super().prompt_for_value(ctx)
         if not (password := sys.stdin.readline().rstrip("\r\n")):

@@ -217,7 +217,7 @@ def end_sessions_and_tokens(user: User, *, keeps_current: bool = False) -> None:
 
 def end_access(user: User) -> None:
     """End all logins and tokens, and replace the password: the link in a mail sets a new one."""
-    # A real hash: a check that takes no time would reveal that there is none.
+    # A real hash: a check that takes no time would reveal that no such user exists.
     user.password_hash = hash_password(secrets.token_urlsafe(32))
     end_sessions_and_tokens(user)
 

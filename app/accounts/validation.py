@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from zoneinfo import available_timezones
 
-from flask import current_app
-
 from app.accounts.models import MAX_NAME_CHARACTERS, Role
 from app.accounts.passwords import MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS, is_common
+from flask_belfry.mail import parse_address
 
 # No @, so that a login is either a username or an email address. ASCII, since lower() of SQLite is limited to it.
 USERNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{1,38}[A-Za-z0-9])")
@@ -28,21 +27,10 @@ def valid_username(username: str) -> str:
 
 def valid_email(email: str) -> str:
     """Return the email address normalized and in lower case: its spelling and case make no difference."""
-    # Imported here: it compiles expressions for 60 ms, which most commands never use.
-    from email_validator import EmailNotValidError, validate_email
-
     try:
-        checked = validate_email(
-            email,
-            # Checking that the domain accepts mail would need the network.
-            check_deliverability=False,
-            # Only what mails can be sent to: ASCII before the @, and `.test` in tests only.
-            allow_smtputf8=False,
-            test_environment=current_app.config["APP_ENV"] != "production",
-        )
-    except EmailNotValidError as error:
+        return parse_address(email).normalized.lower()
+    except ValueError as error:
         raise ValueError(f"must be an email address: {error}") from error
-    return checked.normalized.lower()
 
 
 def lookup_email(text: str) -> str:

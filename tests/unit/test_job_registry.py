@@ -126,7 +126,9 @@ def test_the_arguments_of_a_chunk_are_those_that_it_takes():
 
 def test_a_name_belongs_to_one_module():
     first = job("test.of_one_module")(lambda session: None)
-    other = lambda session: None  # noqa: E731
+
+    def other(session: object) -> None: ...
+
     other.__module__ = "another"
     try:
         with pytest.raises(ValueError, match=r"is registered by .*test_job_registry already"):

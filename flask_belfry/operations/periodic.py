@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from flask import current_app
 
-from flask_belfry.changes import Subject, for_school
+from flask_belfry.changes import for_school
 from flask_belfry.changes.host import current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import NotFoundError
@@ -20,8 +20,6 @@ from flask_belfry.scheduler import ScheduleEntry
 from flask_belfry.scheduler import schedule as schedules
 
 NEXT_RUNS = 3
-# The length of the column `subject_id`.
-SUBJECT_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def run_now(name: str) -> str:
     entry = _entry(name)
     with for_school(None):
         job_id = schedules.run_now(db.session(), entry)
-        current_host().record_action("schedule.run", {_subject(name): None})
+        current_host().record_action("schedule.run", {schedules.subject_of(name): None})
     db.session.commit()
     return job_id
 
@@ -94,9 +92,9 @@ def _set_paused(name: str, paused_at: datetime | None) -> None:
     schedules.ensure_row(db.session(), _entry(name))
     db.session.execute(sa.update(Schedule).where(Schedule.name == name).values(paused_at=paused_at))
     if paused_at is None:
-        current_host().record_action("schedule.resume", {_subject(name): None})
+        current_host().record_action("schedule.resume", {schedules.subject_of(name): None})
     else:
-        current_host().record_action("schedule.pause", {_subject(name): None})
+        current_host().record_action("schedule.pause", {schedules.subject_of(name): None})
     db.session.commit()
 
 
@@ -107,12 +105,8 @@ def _entry(name: str) -> ScheduleEntry:
     return entry
 
 
-def _subject(name: str) -> Subject:
-    return Subject("schedule", name[:SUBJECT_CHARACTERS])
-
-
 def _last_job(name: str) -> JobRecord | None:
-    subject = _subject(name)
+    subject = schedules.subject_of(name)
     query = sa.select(JobRecord).where(JobRecord.subject_type == subject.type, JobRecord.subject_id == subject.id)
     with use_scope(ALL_TENANTS):  # a job of the system; its time and state are shown to staff too
         return db.session.scalar(query.order_by(JobRecord.id.desc()).limit(1))

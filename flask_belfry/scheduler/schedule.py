@@ -13,6 +13,7 @@ from flask import current_app
 from sqlalchemy.orm import Session
 
 from flask_belfry.changes import Subject
+from flask_belfry.changes.actor import SUBJECT_ID_CHARACTERS
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import insert_ignoring_conflicts, table_of
 from flask_belfry.outbox import JobRequest, Schedule, ScheduleTick, enqueue_many
@@ -220,7 +221,12 @@ def _enqueue(session: Session, entry: ScheduleEntry, tick_at: datetime) -> None:
 def _request(name: str, job_name: str) -> JobRequest:
     # At most one job of a schedule is not finalized.
     key = None if definition(job_name).is_singleton else f"schedule/{name}"
-    return JobRequest(unique_key=key, subject=Subject("schedule", name[:40]))
+    return JobRequest(unique_key=key, subject=subject_of(name))
+
+
+def subject_of(name: str) -> Subject:
+    """Return the subject of the jobs of a schedule."""
+    return Subject("schedule", name[:SUBJECT_ID_CHARACTERS])
 
 
 def prune_ticks(session: Session, before: datetime) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
 import structlog
 from sqlalchemy.orm import Session
 
@@ -21,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 # The shortest time between two commits of one chunk, so that the database does not slow down a fast server.
 COMMIT_SECONDS = 0.1
+# Built once, as in `claim`.
+_LOCK_HELD = sa.select(claims.RECORDS.c.id).where(claims.IS_HELD).with_for_update()
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Chunk:
 
         This is the fence for what a function commits before it does something that cannot be undone.
         """
-        return claims.lock_held(self.session, items)
+        return set(self.session.connection().execute(_LOCK_HELD, claims.held_values(items)).scalars())
 
     def answer(self, item: Claim, result: Any = None) -> None:
         """Complete the item. Raise JobResultError when `result` is not small JSON."""

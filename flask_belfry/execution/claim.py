@@ -71,7 +71,6 @@ IS_HELD = sa.and_(
     sa.tuple_(RECORDS.c.id, RECORDS.c.claims).in_(sa.bindparam("held", expanding=True)),
     RECORDS.c.state == JobState.RUNNING,
 )
-_LOCK_HELD = sa.select(RECORDS.c.id).where(IS_HELD).with_for_update()
 _NOW = sa.bindparam("now", type_=UtcDateTime)
 _RESULT = sa.bindparam("value", type_=JsonText)
 _MAY_RUN = (
@@ -182,11 +181,6 @@ def complete(session: Session, completions: Sequence[tuple[Claim, str | None]]) 
     finalized = [(claim.id, claim.name) for claim, _ in completions if claim.id in completed]
     announce_finalized(session, finalized, JobState.COMPLETED)
     return completed
-
-
-def lock_held(session: Session, claims: Sequence[Claim]) -> set[str]:
-    """Lock the records that are still held by these claims until the transaction ends; return their ids."""
-    return set(session.connection().execute(_LOCK_HELD, held_values(claims)).scalars())
 
 
 def claims_of(session: Session, *conditions: sa.ColumnElement[bool]) -> list[Claim]:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import structlog
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from flask_belfry.changes import Actor, use_actor
 from flask_belfry.core.clock import utc_now
@@ -89,7 +88,9 @@ def _run_one(
             if complete_later is not None and not session.in_transaction():
                 complete_later(item, result)
                 return []
-            _complete_with_changes(session, item, result)
+            if not claims.complete(session, [(item, result)]):
+                raise ClaimLostError(f"claim {item.number} of {item.name} is no longer the latest")
+            session.commit()
         except BaseException as error:
             cause = job.outage or error
             session.rollback()
@@ -97,12 +98,6 @@ def _run_one(
             return _fail([item], cause, found)
     _log_completed(item)
     return [(item.id, JobState.COMPLETED)]
-
-
-def _complete_with_changes(session: Session, item: Claim, result: str | None) -> None:
-    if not claims.complete(session, [(item, result)]):
-        raise ClaimLostError(f"claim {item.number} of {item.name} is no longer the latest")
-    session.commit()
 
 
 def complete(app: Flask, completions: Sequence[tuple[Claim, str | None]]) -> Transitions:

@@ -28,7 +28,8 @@ def run(record_id: str) -> str | None:
         the state it went to; None when it was not claimed: unknown, finalized, or another worker's.
     """
     app = application()
-    name = _worker_name()
+    # RQ passes the worker's name to its work horses. RQ's own worker classes send no heartbeats for it.
+    name = os.environ.get("RQ_WORKER_ID") or heartbeat.process_name("process")
     with app.app_context():
         items = claims.claim(db.session(), [record_id], name)
     if not items:
@@ -37,8 +38,3 @@ def run(record_id: str) -> str | None:
     with heartbeat.kept_alive(app, name, "horse"):
         state: JobState | None = dict(executor.run(app, items, alarm)).get(record_id)
     return state.value if state else None
-
-
-def _worker_name() -> str:
-    # RQ passes the worker's name to its work horses. RQ's own worker classes send no heartbeats for it.
-    return os.environ.get("RQ_WORKER_ID") or heartbeat.process_name("process")

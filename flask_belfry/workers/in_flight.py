@@ -14,15 +14,11 @@ class InFlightJobs:
 
     def __init__(self) -> None:
         self._by_id: dict[str, Claim] = {}
-        self._by_queue: Counter[str] = Counter()
+        self.by_queue: Counter[str] = Counter()  # how many came from each queue
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
         return len(self._by_id)
-
-    def of_queue(self, queue: str) -> int:
-        """Return how many of them came from this queue."""
-        return self._by_queue[queue]
 
     def claims(self) -> list[Claim]:
         """Return all of them."""
@@ -35,7 +31,7 @@ class InFlightJobs:
             for item in items:
                 self._discard(self._by_id.get(item.id))
                 self._by_id[item.id] = item
-                self._by_queue[item.queue] += 1
+                self.by_queue[item.queue] += 1
 
     def discard(self, items: Collection[Claim]) -> None:
         """Remove claims that are finished or lost, but not a later claim of the same record."""
@@ -53,4 +49,4 @@ class InFlightJobs:
     def _discard(self, item: Claim | None) -> None:
         if item is not None:
             del self._by_id[item.id]
-            self._by_queue[item.queue] -= 1
+            self.by_queue[item.queue] -= 1

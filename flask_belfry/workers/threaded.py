@@ -119,7 +119,7 @@ class ThreadedWorker(EngineWorker):
         capacity = {}
         for queue in self.queues:
             limit = prefetch_limit(self._job_times[queue.name].seconds, self._threads.count, self.batch)
-            if (free := limit - self._in_flight.of_queue(queue.name)) > 0:
+            if (free := limit - self._in_flight.by_queue[queue.name]) > 0:
                 capacity[queue.key] = free
         return capacity
 

@@ -73,7 +73,10 @@ class EngineWorker(RegisteredWorker):
                 claims = self._claim(ids)
                 backoff = 1.0
             except (redis.RedisError, SQLAlchemyError) as error:
-                backoff = self._wait_out(error, backoff)
+                reason = str(getattr(error, "orig", error))
+                log.warning("worker.waiting", error=type(error).__name__, reason=reason, seconds=backoff)
+                self._pause(backoff)
+                backoff = min(backoff * 2, MAX_PAUSE_SECONDS)
                 continue
             self._execute(claims)
             started += len(claims)
@@ -139,17 +142,6 @@ class EngineWorker(RegisteredWorker):
 
     def _drain(self) -> None:
         """Wait for the jobs in flight; after a signal, release those that exceed the grace period."""
-
-    def _wait_out(self, error: Exception, seconds: float) -> float:
-        """Wait while Redis or the database is unavailable.
-
-        Returns:
-            how many seconds to wait the next time.
-        """
-        reason = str(getattr(error, "orig", error))
-        log.warning("worker.waiting", error=type(error).__name__, reason=reason, seconds=seconds)
-        self._pause(seconds)
-        return min(seconds * 2, MAX_PAUSE_SECONDS)
 
     def _pause(self, seconds: float) -> None:
         self._stopping.wait(seconds)

@@ -23,7 +23,6 @@ from flask_belfry.db import BelfrySession, db, table_of
 from flask_belfry.db.columns import new_id
 from flask_belfry.execution import NO_RETRY, RetryPolicy, attempts, check_cancelled, claim, executor
 from flask_belfry.execution.attempts import Part
-from flask_belfry.execution.errors import ClaimLostError
 from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.outbox import (
     JobArgumentError,
@@ -251,15 +250,6 @@ def test_of_two_claims_the_later_wins_and_the_earlier_cannot_commit(app, session
     run(app, current)
     assert read(session, id).state is JobState.COMPLETED
     assert len(session.scalars(sa.select(Ticket.title)).all()) == 1
-
-
-def test_a_lost_claim_is_an_error_of_its_own(app, session):
-    id = asked(session)
-    (item,) = claim.claim(session, [id], "w")
-    attempts.release(session, item)
-    session.commit()
-    with pytest.raises(ClaimLostError):
-        executor._complete_with_changes(session, item, None)
 
 
 def test_an_interruption_uses_up_no_attempt_and_the_third_in_a_row_is_poison(session):

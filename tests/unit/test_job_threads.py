@@ -228,9 +228,9 @@ def test_a_claim_is_held_until_it_is_discarded_and_a_newer_one_stays():
     held.add([new])
     held.discard([old])
     assert [claim.number for claim in held.claims() if claim.id == "1"] == [2]
-    assert (held.of_queue("default"), held.of_queue("mail"), len(held)) == (1, 1, 2)
+    assert (held.by_queue["default"], held.by_queue["mail"], len(held)) == (1, 1, 2)
     held.discard([new])
-    assert (held.of_queue("default"), len(held)) == (0, 1)
+    assert (held.by_queue["default"], len(held)) == (0, 1)
 
 
 def test_whoever_waits_for_room_is_woken_when_there_is_some():

@@ -69,23 +69,19 @@ class SerializedConnection(sqlite3.Connection):
 
     write_lock: WriteLock
     _held_lock: threading.Lock | None = None
-    _has_begun: bool = False
+    has_begun: bool = False  # a transaction, which only SQLite can have ended when `in_transaction` is false
 
     def acquire_write_lock(self) -> None:
         """Wait for the write lock before a transaction begins; the end of the transaction or connection releases it."""
         if self._held_lock is None:
             self._held_lock = self.write_lock.acquire()
 
-    def note_begin(self) -> None:
-        """Note that a transaction has begun."""
-        self._has_begun = True
-
     def check_transaction(self) -> None:
         """Raise sqlite3.OperationalError when SQLite has rolled back the transaction by itself.
 
         It does so after some errors of the disk. Later statements would be a transaction without its first half.
         """
-        if self._has_begun and not self.in_transaction:
+        if self.has_begun and not self.in_transaction:
             error = sqlite3.OperationalError("SQLite has rolled this transaction back after an error")
             error.sqlite_errorcode = sqlite3.SQLITE_ABORT_ROLLBACK
             raise error
@@ -115,7 +111,7 @@ class SerializedConnection(sqlite3.Connection):
     def release_write_lock(self) -> None:
         """Release the write lock, unless this connection's transaction is open."""
         if not self.in_transaction:
-            self._has_begun = False
+            self.has_begun = False
             self._release()
 
     def _release(self) -> None:
@@ -186,7 +182,7 @@ def _begin_if_needed(
     except BaseException:
         driver.release_write_lock()
         raise
-    driver.note_begin()
+    driver.has_begun = True
 
 
 def _read_to_the_end(

@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.orm import LoaderCallableStatus, Mapped, ORMExecuteState, Session, mapped_column, with_loader_criteria
+from sqlalchemy.orm import Mapped, ORMExecuteState, Session, mapped_column, with_loader_criteria
 from sqlalchemy.orm.attributes import get_history
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
@@ -96,11 +96,6 @@ def scoped(statement: Any) -> Any:
     return statement if scope.sees_all else statement.options(_criteria(scope.school_id))
 
 
-def is_hidden(row: object) -> bool:
-    """Return whether the current scope hides a row that was loaded before the scope was set."""
-    return isinstance(row, Tenant) and not current_scope().admits(row)
-
-
 def listen(session_class: type[Session]) -> None:
     """Apply the scope in all sessions of `session_class`. Call it before other listeners that read statements."""
 
@@ -172,5 +167,6 @@ def _is_of_tenant(execution: ORMExecuteState) -> bool:
 
 
 def visible(found: Any) -> Any:
-    """Return a row of the identity map, or None when the scope hides it."""
-    return None if not isinstance(found, LoaderCallableStatus) and is_hidden(found) else found
+    """Return what was found in the identity map, or None for a row that was loaded before a scope that hides it."""
+    is_hidden = isinstance(found, Tenant) and not current_scope().admits(found)
+    return None if is_hidden else found

@@ -58,10 +58,6 @@ class Finding:
     is_ok: bool
     message: str
 
-    def as_dict(self) -> dict[str, object]:
-        """Return the finding as JSON values."""
-        return asdict(self)
-
 
 class _CheckError(Exception):
     """A failed check; the message names the cause and the remedy."""
@@ -130,7 +126,7 @@ def doctor_command(as_json: bool) -> None:
     """Check every part. Print one line for each: ok, or the cause and the remedy. Exit status 1 if a check fails."""
     findings = check_all(app_ctx.app)
     if as_json:
-        echo_json([finding.as_dict() for finding in findings])
+        echo_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
             click.echo(f"{'ok ' if finding.is_ok else 'BAD'}  {finding.part:<14} {finding.message}")
@@ -183,7 +179,8 @@ def _without_repetition(found: Mapping[str, Finding]) -> list[Finding]:
 
 def _settings(app: Flask) -> str:
     # Invalid values stop the process at start. Left are unknown names, and values that are wrong in production only.
-    problems = [f"{name} is not a setting (did you mean {near}?)" for name, near in _unknown_settings(app).items()]
+    unknown: dict[str, str] = app.extensions["unknown_settings"]
+    problems = [f"{name} is not a setting (did you mean {near}?)" for name, near in unknown.items()]
     if app.config["APP_ENV"] == "production":
         if not app.config["ADMIN_EMAIL"]:
             problems.append("ADMIN_EMAIL is not set: no one is notified of new reservations")
@@ -192,10 +189,6 @@ def _settings(app: Flask) -> str:
     if problems:
         raise _CheckError("; ".join(problems))
     return f"APP_ENV={app.config['APP_ENV']}"
-
-
-def _unknown_settings(app: Flask) -> dict[str, str]:
-    return app.extensions["unknown_settings"]
 
 
 def _database(app: Flask) -> str:

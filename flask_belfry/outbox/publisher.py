@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -31,10 +30,6 @@ PROBE = "probe"
 _SCRIPT = "return redis.call('set', KEYS[1], '', 'PX', 1)"
 
 
-def _run_nothing(_: str) -> None:
-    """The runner of an application without jobs."""
-
-
 @dataclass
 class Publisher:
     """Publishes records to RQ's queues, and those that are due later to rq-scheduler's sorted set.
@@ -54,7 +49,7 @@ class Publisher:
     entry_point: str
     result_ttl_seconds: int
     run_inline: Callable[[Sequence[str]], None] | None = None
-    run_job_inline: Callable[[str], None] = _run_nothing
+    run_job_inline: Callable[[str], None] = lambda _: None  # until an application binds its jobs
     ownership: BrokerOwnership = field(default_factory=BrokerOwnership)
 
     def publish(self, records: Sequence[PendingMessage]) -> bool:
@@ -120,7 +115,7 @@ class Publisher:
         is_later = record.scheduled_at is not None and record.scheduled_at > utc_now()
         self._save_job(pipeline, record, JobStatus.SCHEDULED if is_later else JobStatus.QUEUED)
         if is_later and record.scheduled_at is not None:
-            pipeline.zadd(DELAYED_KEY, {record.id: _unix(record.scheduled_at)})
+            pipeline.zadd(DELAYED_KEY, {record.id: record.scheduled_at.timestamp()})
         else:
             key = Queue.redis_queue_namespace_prefix + record.queue
             pipeline.sadd(Queue.redis_queues_keys, key)
@@ -140,7 +135,3 @@ class Publisher:
             "timeout": record.timeout_seconds,
         }
         pipeline.hset(Job.key_for(record.id), mapping=fields)
-
-
-def _unix(moment: datetime) -> float:
-    return moment.timestamp()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -74,16 +74,13 @@ def _condition() -> sa.ColumnElement[bool]:
     now, settings = utc_now(), current_app.config
     pending_since = now - timedelta(seconds=settings["RELAY_GRACE_SECONDS"])
     queued_since = now - timedelta(seconds=settings["RESCUE_AFTER_SECONDS"])
+    # A record that was released or retried by hand is pending since then, not since its creation.
+    pending_at = sa.func.coalesce(JobRecord.enqueued_at, JobRecord.created_at)
     return sa.or_(
-        sa.and_(JobRecord.state == JobState.PENDING, _touched_before(pending_since)),
+        sa.and_(JobRecord.state == JobState.PENDING, pending_at < pending_since),
         sa.and_(JobRecord.state.in_(TIMED), JobRecord.scheduled_at < now - timedelta(seconds=TIMER_GRACE_SECONDS)),
         sa.and_(JobRecord.state == JobState.QUEUED, JobRecord.enqueued_at < queued_since),
     )
-
-
-def _touched_before(moment: datetime) -> sa.ColumnElement[bool]:
-    # The age of a record that was released or retried by hand counts from then, not from its creation.
-    return sa.func.coalesce(JobRecord.enqueued_at, JobRecord.created_at) < moment
 
 
 def _has_candidates() -> bool:

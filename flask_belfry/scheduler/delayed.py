@@ -85,7 +85,8 @@ class ScheduledSet:
                 if len(rows) < PAGE_SIZE:
                     break
                 yield
-                page = _timed(state, until).where(_position() > (rows[-1].scheduled_at, rows[-1].id))
+                position = sa.tuple_(JobRecord.scheduled_at, JobRecord.id)
+                page = _timed(state, until).where(position > (rows[-1].scheduled_at, rows[-1].id))
             db.session.rollback()
 
 
@@ -116,7 +117,3 @@ def _timed(state: JobState, until: datetime | None) -> sa.Select[str, datetime |
     if until is not None:
         query = query.where(JobRecord.scheduled_at < until)
     return query.order_by(JobRecord.scheduled_at, JobRecord.id).limit(PAGE_SIZE)
-
-
-def _position() -> sa.Tuple:
-    return sa.tuple_(JobRecord.scheduled_at, JobRecord.id)

@@ -23,7 +23,7 @@ from flask_belfry.db.columns import error_text
 from flask_belfry.execution.claim import IS_HELD, RECORDS, Claim, held_values
 from flask_belfry.execution.errors import JobCancelledError, PoisonPillError
 from flask_belfry.outbox import FINALIZED, JobAttempt, JobRecord, JobState, JobTimeoutError, RetryPolicy, WorkerProcess
-from flask_belfry.outbox.finalizing import announce_finalized
+from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
 from flask_belfry.outbox.models import QUARANTINE, AttemptOutcome
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
 
@@ -127,11 +127,12 @@ def _return_to_queue(
 
 def _move(session: Session, claim: Claim, values: Mapping[str, Any]) -> bool:
     """Update the record; return False when the claim is lost."""
-    statement = sa.update(RECORDS).where(IS_HELD).values(dict(values)).returning(RECORDS.c.id)
-    is_held = bool(session.connection().execute(statement, held_values([claim])).scalars().all())
-    if is_held and (state := values["state"]) in FINALIZED:
-        announce_finalized(session, [(claim.id, claim.name)], state)
-    return is_held
+    statement = sa.update(RECORDS).where(IS_HELD).values(dict(values)).returning(RECORDS.c.has_successors)
+    moved = session.connection().execute(statement, held_values([claim])).first()
+    if moved is not None and (state := values["state"]) in FINALIZED:
+        job = FinalizedJob(claim.id, claim.name, claim.batch_id, moved.has_successors)
+        announce_finalized(session, [job], state)
+    return moved is not None
 
 
 def _is_cancel_requested(session: Session, claim: Claim) -> bool:

@@ -15,10 +15,10 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import JsonText, UtcDateTime, database_now
 from flask_belfry.outbox import JobRecord, JobState
-from flask_belfry.outbox.finalizing import announce_finalized
+from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
 from flask_belfry.outbox.locking import unlocked
 from flask_belfry.outbox.models import QUARANTINE
-from flask_belfry.outbox.states import TIMED, WAITING, sources_of
+from flask_belfry.outbox.states import CLAIMABLE, TIMED, sources_of
 
 MAX_INTEGER = 2**31 - 1
 LOCK_PAUSES_SECONDS = (0.01, 0.04, 0.2)
@@ -43,6 +43,8 @@ class Claim:
     user_id: int | None
     school_id: int | None
     request_id: str | None
+    batch_id: str | None = None
+    limit_key: str | None = None
 
 
 _COLUMNS = (
@@ -61,6 +63,8 @@ _COLUMNS = (
     JobRecord.user_id,
     JobRecord.school_id,
     JobRecord.request_id,
+    JobRecord.batch_id,
+    JobRecord.limit_key,
 )
 
 
@@ -90,6 +94,10 @@ _CLAIM = (
         worker=sa.bindparam("by"),
         started_at=database_now(),  # the rescuer compares it
         finished_at=None,
+        rate_slot_at=None,
+        progress_done=None,
+        progress_total=None,
+        progress_text=None,
     )
     .returning(*_COLUMNS)
 )
@@ -105,7 +113,7 @@ _COMPLETE = (
         interruptions=0,
         suspicion=0,
     )
-    .returning(RECORDS.c.id)
+    .returning(RECORDS.c.id, RECORDS.c.has_successors)
 )
 _SET_RESULT = sa.update(RECORDS).where(RECORDS.c.id == sa.bindparam("of")).values(result=_RESULT)
 
@@ -147,14 +155,14 @@ def _has_skipped(session: Session, values: Mapping[str, Any]) -> bool:
 
 def quarantined_among(session: Session, ids: Collection[str]) -> list[str]:
     """Return those of `ids` that wait and are quarantined: they run alone, so that a crash has one possible cause."""
-    query = sa.select(JobRecord.id).where(JobRecord.id.in_(ids), JobRecord.state.in_(WAITING), _IS_QUARANTINED)
+    query = sa.select(JobRecord.id).where(JobRecord.id.in_(ids), JobRecord.state.in_(CLAIMABLE), _IS_QUARANTINED)
     return list(session.execute(query).scalars())
 
 
 def next_quarantined(session: Session, queues: Sequence[str]) -> str | None:
     """Return the oldest quarantined job of these queues that is due."""
     is_due = sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now())
-    conditions = JobRecord.state.in_(WAITING), JobRecord.queue.in_(queues), is_due, _IS_QUARANTINED
+    conditions = JobRecord.state.in_(CLAIMABLE), JobRecord.queue.in_(queues), is_due, _IS_QUARANTINED
     id = session.scalar(unlocked(*conditions).order_by(JobRecord.id).limit(1))
     session.rollback()
     return id
@@ -174,13 +182,18 @@ def complete(session: Session, completions: Sequence[tuple[Claim, str | None]]) 
         return set()
     connection, first = session.connection(), completions[0][1]
     held = held_values(claim for claim, _ in completions)
-    completed = set(connection.execute(_COMPLETE, {**held, "value": first, "now": utc_now()}).scalars())
+    rows = connection.execute(_COMPLETE, {**held, "value": first, "now": utc_now()})
+    completed: dict[str, bool] = {row.id: row.has_successors for row in rows}
     others = [{"of": claim.id, "value": result} for claim, result in completions if result != first]
     if results := [other for other in others if other["of"] in completed]:
         connection.execute(_SET_RESULT, results)
-    finalized = [(claim.id, claim.name) for claim, _ in completions if claim.id in completed]
+    finalized = [
+        FinalizedJob(claim.id, claim.name, claim.batch_id, completed[claim.id])
+        for claim, _ in completions
+        if claim.id in completed
+    ]
     announce_finalized(session, finalized, JobState.COMPLETED)
-    return completed
+    return set(completed)
 
 
 def claims_of(session: Session, *conditions: sa.ColumnElement[bool]) -> list[Claim]:

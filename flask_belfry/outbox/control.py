@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.outbox.errors import JobStateError
-from flask_belfry.outbox.finalizing import announce_finalized
+from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
 from flask_belfry.outbox.models import JobRecord
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
 from flask_belfry.outbox.states import WAITING, JobState
@@ -63,7 +63,7 @@ def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:
         sa.update(JobRecord)
         .where(JobRecord.id.in_(ids), JobRecord.state.in_(WAITING))
         .values(state=JobState.CANCELLED, finished_at=utc_now())
-        .returning(JobRecord.id, JobRecord.name)
+        .returning(JobRecord.id, JobRecord.name, JobRecord.batch_id, JobRecord.has_successors)
     )
     running = (
         sa.update(JobRecord)
@@ -73,5 +73,5 @@ def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:
     )
     cancelled = db.session.execute(waiting, execution_options=options).all()
     asked = list(db.session.execute(running, execution_options=options).scalars())
-    announce_finalized(db.session(), [(row.id, row.name) for row in cancelled], JobState.CANCELLED)
+    announce_finalized(db.session(), [FinalizedJob(*row) for row in cancelled], JobState.CANCELLED)
     return [row.id for row in cancelled], asked

@@ -22,6 +22,11 @@ def enqueue(
     delay: timedelta | float | None = None,
     subject: Subject | None = None,
     change_id: str | None = None,
+    unique_for: timedelta | None = None,
+    queue: str | None = None,
+    expires_at: datetime | None = None,
+    after: str | None = None,
+    with_result: str | None = None,
     **args: Any,
 ) -> str:
     """Write a job record in the current session's transaction: the job exists iff that commits.
@@ -36,6 +41,12 @@ def enqueue(
         delay: the time from now until the job may run, a timedelta or seconds; not together with `scheduled_at`.
         subject: the row that the job is about.
         change_id: the status change that caused it.
+        unique_for: with `unique_key`: the key is taken for this time from now, also after the job is finalized.
+        queue: another queue than the job's own.
+        expires_at: an aware datetime after which the job is cancelled instead of run.
+        after: the id of a job or a batch: the job waits until that one is completed, in the same commit; when that one
+            fails or is cancelled, the job is cancelled.
+        with_result: the name of the argument that gets the result of the job it is enqueued after.
         args: the function's arguments.
 
     Returns:
@@ -53,6 +64,11 @@ def enqueue(
         delay=delay,
         subject=subject,
         change_id=change_id,
+        unique_for=unique_for,
+        queue=queue,
+        expires_at=expires_at,
+        after=after,
+        with_result=with_result,
     )
     return configured.enqueue(**args)
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
 from flask_belfry.outbox.states import JobState
+
+
+class FinalizedJob(NamedTuple):
+    """A job that the open transaction has just finalized."""
+
+    id: str
+    name: str
+    batch_id: str | None
+    has_successors: bool
+
 
 Finalized = Callable[[Session, Sequence[str], JobState], None]
 _listeners: dict[tuple[str, JobState], list[Finalized]] = {}
@@ -33,18 +44,18 @@ def on_finalized(name: str, *states: JobState) -> Callable[[Finalized], Finalize
     return register
 
 
-def announce_finalized(session: Session, records: Iterable[tuple[str, str]], state: JobState) -> None:
-    """Call the functions that are registered for records which the open transaction has just finalized.
+def announce_finalized(session: Session, jobs: Iterable[FinalizedJob], state: JobState) -> None:
+    """Call the functions that are registered for jobs which the open transaction has just finalized.
 
     Args:
         session: the session of that transaction.
-        records: ids and job names.
+        jobs: what it has finalized.
         state: the new state of all of them.
     """
     ids: defaultdict[str, list[str]] = defaultdict(list)
-    for id, name in records:
-        if (name, state) in _listeners:
-            ids[name].append(id)
+    for job in jobs:
+        if (job.name, state) in _listeners:
+            ids[job.name].append(job.id)
     for name, of_name in ids.items():
         for function in _listeners[name, state]:
             function(session, of_name, state)

@@ -14,17 +14,34 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
 from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, database_now, new_id, text_enum
 from flask_belfry.db.tenancy import OfSchoolOrSystem
-from flask_belfry.outbox.states import LIVE, JobState
+from flask_belfry.outbox.states import LIVE, WAITING, JobState
 
 JOB_NAME_CHARACTERS = 120
 UNIQUE_KEY_CHARACTERS = 200
+BATCH_NAME_CHARACTERS = 120
+LIMIT_KEY_CHARACTERS = 200
+REASON_CHARACTERS = 200
 _LIVE_STATES = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
+_WAITING_STATES = ", ".join(f"'{state.value}'" for state in sorted(WAITING))
 _HOLDS_KEY = sa.text(
     f"unique_key IS NOT NULL AND state IN ({_LIVE_STATES}) AND (claims = 0 OR NOT unique_while_waiting)"
 )
 # With this `suspicion` a job runs in quarantine: alone in its process.
 QUARANTINE = 2
 _IS_QUARANTINED = sa.text(f"suspicion >= {QUARANTINE}")
+_CAN_EXPIRE = sa.text(f"expires_at IS NOT NULL AND state IN ({_WAITING_STATES})")
+
+
+class BlockedBy(StrEnum):
+    """What a blocked job waits for."""
+
+    PREDECESSOR = "predecessor"  # the job or batch that it is enqueued after
+    LIMIT = "limit"  # a free slot among the running jobs of its limit key
+    PAUSE = "pause"  # the end of a pause of its queue, its name or its limit key
+
+
+def _partial_index(name: str, condition: sa.TextClause, *columns: str) -> sa.Index:
+    return sa.Index(f"ix_job_records_{name}", *columns, sqlite_where=condition, postgresql_where=condition)
 
 
 class JobRecord(OfSchoolOrSystem, Base):
@@ -32,7 +49,7 @@ class JobRecord(OfSchoolOrSystem, Base):
 
     `attempt` counts against `max_attempts`. `claims` counts every claim, also those that were released or interrupted,
     and is the fence: only the latest claim may finalize the job. `suspicion` is 1 after a crash that this job may have
-    caused, and QUARANTINE when it must run alone.
+    caused, and QUARANTINE when it must run alone. `snoozes` counts the claims that ended with a snooze.
     """
 
     __tablename__ = "job_records"
@@ -53,6 +70,25 @@ class JobRecord(OfSchoolOrSystem, Base):
     suspicion: Mapped[int] = mapped_column(default=0, server_default="0")
     timeout_seconds: Mapped[int]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    snoozes: Mapped[int] = mapped_column(default=0, server_default="0")
+
+    batch_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    # The job or batch whose completion enqueues this one, and the argument that gets the job's result.
+    after_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    result_as: Mapped[str | None] = mapped_column(sa.String(120))
+    # Whether jobs are enqueued after this one: only then is its end followed by a query for them.
+    has_successors: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
+    blocked_by: Mapped[BlockedBy | None] = mapped_column(text_enum(BlockedBy))
+    limit_key: Mapped[str | None] = mapped_column(sa.String(LIMIT_KEY_CHARACTERS))
+    # The start time that the rate of its limit gave it: due then, it is not counted a second time.
+    rate_slot_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    # Where its steps continue, by their names; committed with the changes of each page.
+    cursor: Mapped[Any | None] = mapped_column(sa.JSON(none_as_null=True))
+    progress_done: Mapped[int | None] = mapped_column(sa.BigInteger)
+    progress_total: Mapped[int | None] = mapped_column(sa.BigInteger)
+    progress_text: Mapped[str | None] = mapped_column(sa.String(REASON_CHARACTERS))
 
     subject_type: Mapped[str | None] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
     subject_id: Mapped[str | None] = mapped_column(RowIdText(SUBJECT_ID_CHARACTERS))
@@ -86,8 +122,14 @@ class JobRecord(OfSchoolOrSystem, Base):
         sa.Index("ix_job_records_name_id", "name", "id"),
         sa.Index("ix_job_records_school_id_id", "school_id", "id"),
         sa.Index("ix_job_records_finished_at", "finished_at"),
+        _partial_index("batch", sa.text("batch_id IS NOT NULL"), "batch_id", "state"),
+        _partial_index("after", sa.text("after_id IS NOT NULL"), "after_id"),
+        _partial_index("limit", sa.text("limit_key IS NOT NULL"), "limit_key", "state", "id"),
+        _partial_index("expires_at", _CAN_EXPIRE, "expires_at"),
+        # The backlog of each school, oldest first, for the fair share.
+        _partial_index("backlog", sa.text("state = 'pending'"), "queue", "school_id", "id"),
         # Few rows, so that the query for them is cheap.
-        sa.Index("ix_job_records_quarantine", "id", sqlite_where=_IS_QUARANTINED, postgresql_where=_IS_QUARANTINED),
+        _partial_index("quarantine", _IS_QUARANTINED, "id"),
     )
 
     @classmethod
@@ -103,6 +145,7 @@ class AttemptOutcome(StrEnum):
     TIMED_OUT = "timed_out"
     INTERRUPTED = "interrupted"
     CANCELLED = "cancelled"
+    SNOOZED = "snoozed"
 
 
 class JobAttempt(Base):
@@ -123,6 +166,107 @@ class JobAttempt(Base):
     error_type: Mapped[str | None] = mapped_column(sa.String(120))
     error_message: Mapped[str | None] = mapped_column(StorableText)
     traceback: Mapped[str | None] = mapped_column(StorableText)
+
+
+class JobLog(Base):
+    """The log lines of one claim of a job, as far as they are kept: see `flask_belfry.execution.journal`."""
+
+    __tablename__ = "job_logs"
+
+    job_id: Mapped[str] = mapped_column(
+        sa.Uuid(as_uuid=False), sa.ForeignKey("job_records.id", ondelete="CASCADE"), primary_key=True
+    )
+    claim: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    worker: Mapped[str | None] = mapped_column(sa.String(80))
+    lines: Mapped[Any] = mapped_column(sa.JSON)
+    # How many lines were dropped between the first and the last ones.
+    dropped: Mapped[int] = mapped_column(default=0)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class JobBatch(OfSchoolOrSystem, Base):
+    """Jobs that belong together. The commit that ends the last of them finishes the batch and enqueues `then_job`.
+
+    `finished_at` is set while all of its jobs are finalized; retrying one of them clears it. The counts are those of
+    its last finish.
+    """
+
+    __tablename__ = "job_batches"
+
+    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(sa.String(BATCH_NAME_CHARACTERS))
+    then_job: Mapped[str | None] = mapped_column(sa.String(JOB_NAME_CHARACTERS))
+    then_args: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    then_job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    has_successors: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
+
+    subject_type: Mapped[str | None] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
+    subject_id: Mapped[str | None] = mapped_column(RowIdText(SUBJECT_ID_CHARACTERS))
+    user_id: Mapped[int | None]
+    request_id: Mapped[str | None] = mapped_column(sa.String(REQUEST_ID_CHARACTERS))
+
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    cancelled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    completed: Mapped[int | None]
+    failed: Mapped[int | None]
+    cancelled: Mapped[int | None]
+
+    __table_args__ = (
+        sa.Index(
+            "ix_job_batches_open",
+            "id",
+            sqlite_where=sa.text("finished_at IS NULL"),
+            postgresql_where=sa.text("finished_at IS NULL"),
+        ),
+        sa.Index("ix_job_batches_school_id_id", "school_id", "id"),
+        sa.Index("ix_job_batches_subject", "subject_type", "subject_id"),
+        sa.Index("ix_job_batches_finished_at", "finished_at"),
+    )
+
+
+class JobLimit(Base):
+    """One limit key. Its row is locked by what counts and frees the key's slots, and holds the next start of its rate.
+
+    It is written by the first claim of a job with the key.
+    """
+
+    __tablename__ = "job_limits"
+
+    key: Mapped[str] = mapped_column(sa.String(LIMIT_KEY_CHARACTERS), primary_key=True)
+    next_start_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class PauseKind(StrEnum):
+    """What a pause stops."""
+
+    QUEUE = "queue"
+    JOB = "job"
+    LIMIT = "limit"
+
+
+class JobPause(Base):
+    """A pause of a queue, a job name or a limit key: no job of it is claimed until it is resumed, or until its end."""
+
+    __tablename__ = "job_pauses"
+
+    kind: Mapped[PauseKind] = mapped_column(text_enum(PauseKind), primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(LIMIT_KEY_CHARACTERS), primary_key=True)
+    reason: Mapped[str | None] = mapped_column(sa.String(REASON_CHARACTERS))
+    user_id: Mapped[int | None]
+    paused_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    ends_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class UniquePeriod(Base):
+    """A unique key that is taken for a period, also after its job has been finalized."""
+
+    __tablename__ = "unique_periods"
+
+    key: Mapped[str] = mapped_column(sa.String(UNIQUE_KEY_CHARACTERS), primary_key=True)
+    job_id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False))
+    ends_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
 class Schedule(Base):

@@ -24,7 +24,8 @@ from flask_belfry.db import table_of
 from flask_belfry.db.columns import as_uuid_text, new_id, text_problem
 from flask_belfry.db.inserts import insert_ignoring_conflicts
 from flask_belfry.outbox.errors import JobArgumentError, UnknownJobError
-from flask_belfry.outbox.models import JOB_NAME_CHARACTERS, JobRecord
+from flask_belfry.outbox.limit import Limit
+from flask_belfry.outbox.models import JOB_NAME_CHARACTERS, LIMIT_KEY_CHARACTERS, JobRecord
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
 from flask_belfry.outbox.requests import JobRequest, due_after, problems_of_options, problems_of_values
 from flask_belfry.outbox.retry_policy import NO_RETRY, RetryPolicy
@@ -54,6 +55,7 @@ class JobDefinition(Generic[P, R]):
         takes: the arguments of each record of a chunk, by name.
         is_singleton: whether at most one job of this name is live.
         unique_while_waiting: of a singleton: whether at most one has not been claimed yet.
+        limit: how many of its jobs run at the same time, or start in a minute; None is any number.
     """
 
     name: str
@@ -65,6 +67,7 @@ class JobDefinition(Generic[P, R]):
     takes: tuple[str, ...] = ()
     is_singleton: bool = False
     unique_while_waiting: bool = False
+    limit: Limit | None = None
 
     def __call__(self, session: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, with a session or a chunk first."""
@@ -120,12 +123,28 @@ class JobDefinition(Generic[P, R]):
         delay: timedelta | float | None = None,
         subject: Subject | None = None,
         change_id: str | None = None,
+        unique_for: timedelta | None = None,
+        queue: str | None = None,
+        expires_at: datetime | None = None,
+        after: str | None = None,
+        with_result: str | None = None,
     ) -> Enqueuer[P]:
         """Return an object whose `enqueue` and `request` use these options, which `enqueue` by name describes."""
         if scheduled_at is not None and delay is not None:
             raise JobArgumentError("give scheduled_at or delay, not both")
         due = scheduled_at if delay is None else due_after(delay)
-        options = JobRequest({}, unique_key, due, subject, change_id, unique_while_waiting=unique_while_waiting)
+        options = JobRequest(
+            unique_key=unique_key,
+            unique_while_waiting=unique_while_waiting,
+            scheduled_at=due,
+            subject=subject,
+            change_id=change_id,
+            unique_for=unique_for,
+            queue=queue,
+            expires_at=expires_at,
+            after=after,
+            with_result=with_result,
+        )
         return Enqueuer(self, options)
 
     def enqueue_many(self, requests: Iterable[JobRequest], *, session: Session | None = None) -> list[str]:
@@ -156,7 +175,12 @@ class JobDefinition(Generic[P, R]):
 
     def _check(self, request: JobRequest) -> None:
         problems = {name: [f"is not an argument of {self.name}"] for name in request.args.keys() - {*self.parameters}}
-        problems |= {name: [f"is required by {self.name}"] for name in self.required - request.args.keys()}
+        given = request.args.keys() | {request.with_result}
+        problems |= {name: [f"is required by {self.name}"] for name in self.required - given}
+        if request.with_result is not None and request.with_result not in self.parameters:
+            problems["with_result"] = [f"must name an argument of {self.name}"]
+        if request.queue is not None and request.queue not in QUEUES:
+            problems["queue"] = [f"must be one of {', '.join(QUEUES)}"]
         problems = dict(sorted(problems.items())) | problems_of_values(request.args) | problems_of_options(request)
         if problems:
             listed = "; ".join(f"{name}: {', '.join(messages)}" for name, messages in problems.items())
@@ -169,7 +193,7 @@ class JobDefinition(Generic[P, R]):
         return {
             "id": as_uuid_text(request.id) or new_id(),
             "name": self.name,
-            "queue": self.queue,
+            "queue": request.queue or self.queue,
             "state": JobState.SCHEDULED if is_later else JobState.PENDING,
             "args": dict(request.args),
             "unique_key": request.unique_key,
@@ -184,7 +208,17 @@ class JobDefinition(Generic[P, R]):
             "request_id": actor.request_id,
             "created_at": now,
             "scheduled_at": request.scheduled_at if is_later else None,
+            "expires_at": request.expires_at,
+            "limit_key": self._limit_key(request.args),
         }
+
+    def _limit_key(self, args: Mapping[str, Any]) -> str | None:
+        if self.limit is None:
+            return None
+        key = self.limit.key_of(args)
+        if problem := text_problem(key, LIMIT_KEY_CHARACTERS):
+            raise JobArgumentError(f"{self.name}: the key of its limit {problem}, not {key!r}", {"limit": [problem]})
+        return key
 
 
 @dataclass(frozen=True)
@@ -252,6 +286,7 @@ def job(
     timeout_seconds: int | None = None,
     is_singleton: bool = False,
     unique_while_waiting: bool = False,
+    limit: Limit | None = None,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], JobDefinition[P, R]]: ...
 
 
@@ -266,6 +301,7 @@ def job(
     takes: tuple[str, ...] = (),
     is_singleton: bool = False,
     unique_while_waiting: bool = False,
+    limit: Limit | None = None,
 ) -> Callable[[Callable[[Any], R]], JobDefinition[..., R]]: ...
 
 
@@ -279,6 +315,7 @@ def job(
     takes: tuple[str, ...] = (),
     is_singleton: bool = False,
     unique_while_waiting: bool = False,
+    limit: Limit | None = None,
 ) -> Callable[[Callable[..., Any]], JobDefinition[..., Any]]:
     """Register a function as a job. Returns a decorator, which returns the function's `JobDefinition`.
 
@@ -289,7 +326,7 @@ def job(
     Args:
         name: stable and dotted, `<slice>.<verb>_<what>`; it is stored, so a renamed job leaves its waiting records
             without a function.
-        queue, retry, timeout_seconds, chunk, takes, is_singleton, unique_while_waiting: see `JobDefinition`.
+        queue, retry, timeout_seconds, chunk, takes, is_singleton, unique_while_waiting, limit: see `JobDefinition`.
 
     Raises:
         ValueError: the name, the queue or the function's parameters are not ones that a job can have.
@@ -299,7 +336,7 @@ def job(
 
     def register(function: Callable[..., Any]) -> JobDefinition[..., Any]:
         found = JobDefinition(
-            name, function, queue, retry, timeout_seconds, chunk, takes, is_singleton, unique_while_waiting
+            name, function, queue, retry, timeout_seconds, chunk, takes, is_singleton, unique_while_waiting, limit
         )
         if problem := _problem_of_options(found) or _problem_of_function(found):
             raise ValueError(f"{name}: {problem}")

@@ -17,6 +17,7 @@ from flask_belfry.outbox.errors import JobArgumentError
 from flask_belfry.outbox.models import UNIQUE_KEY_CHARACTERS
 
 MAX_ARGS_BYTES = 2_000
+MAX_UNIQUE_PERIOD = timedelta(days=366)
 # Years near 10,000 are outside of Python's calendar in some time zones.
 LATEST = datetime(9_999, 1, 1, tzinfo=UTC)
 _SCALARS = (str, int, float, bool, type(None))
@@ -35,6 +36,11 @@ class JobRequest:
         subject: the row that the job is about.
         change_id: the status change that caused it.
         id: the record's id, from `new_id`, for callers whose own rows refer to it; None makes one.
+        unique_for: with `unique_key`: the key is taken for this time from now, also after the job is finalized.
+        queue: another queue than the job's own.
+        expires_at: an aware datetime after which the job is cancelled instead of run.
+        after: the id of the job or batch whose completion enqueues this job.
+        with_result: the name of the argument that gets the result of the job that it is enqueued after.
     """
 
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -44,6 +50,11 @@ class JobRequest:
     change_id: str | None = None
     id: str | None = None
     unique_while_waiting: bool = False
+    unique_for: timedelta | None = None
+    queue: str | None = None
+    expires_at: datetime | None = None
+    after: str | None = None
+    with_result: str | None = None
 
 
 def due_after(delay: timedelta | float) -> datetime:
@@ -71,11 +82,34 @@ def problems_of_options(request: JobRequest) -> dict[str, list[str]]:
         problems["unique_key"] = [problem]
     if request.unique_while_waiting and request.unique_key is None:
         problems["unique_while_waiting"] = ["must come with a unique_key"]
-    if request.scheduled_at is not None and not _is_moment(request.scheduled_at):
-        problems["scheduled_at"] = [f"must be an aware datetime before {LATEST:%Y-%m-%d}"]
+    for name, moment in (("scheduled_at", request.scheduled_at), ("expires_at", request.expires_at)):
+        if moment is not None and not _is_moment(moment):
+            problems[name] = [f"must be an aware datetime before {LATEST:%Y-%m-%d}"]
     if request.id is not None and as_uuid_text(request.id) is None:
         problems["id"] = ["must be a UUID, as new_id makes it"]
-    return problems
+    return problems | _problems_of_unique_period(request) | _problems_of_predecessor(request)
+
+
+def _problems_of_unique_period(request: JobRequest) -> dict[str, list[str]]:
+    if request.unique_for is None:
+        return {}
+    if request.unique_key is None or request.unique_while_waiting:
+        return {"unique_for": ["must come with a unique_key, and without unique_while_waiting"]}
+    if not timedelta(0) < request.unique_for <= MAX_UNIQUE_PERIOD:
+        return {"unique_for": [f"must be more than 0 and at most {MAX_UNIQUE_PERIOD.days} days"]}
+    return {}
+
+
+def _problems_of_predecessor(request: JobRequest) -> dict[str, list[str]]:
+    if request.after is not None and as_uuid_text(request.after) is None:
+        return {"after": ["must be the id of a job or a batch"]}
+    if request.after is not None and request.scheduled_at is not None:
+        return {"after": ["must come without scheduled_at and delay: the job starts when that one is completed"]}
+    if request.with_result is not None and request.after is None:
+        return {"with_result": ["must come with after"]}
+    if request.with_result in request.args:
+        return {"with_result": [f"{request.with_result} must not be given as an argument too"]}
+    return {}
 
 
 def _problem_of_value(value: object) -> str | None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 class JobState(StrEnum):
     """The state of a job."""
 
+    BLOCKED = "blocked"  # waits in SQL for another job, a free slot of its limit, or the end of a pause
     PENDING = "pending"  # committed; not yet known to be at RQ
     SCHEDULED = "scheduled"  # due later
     QUEUED = "queued"  # known to be at RQ
@@ -18,26 +19,32 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"  # by a user
 
 
+# Where a job goes that a worker may not run yet: a pause, a limit, or the start time that its rate gives it.
+_HELD_BACK = frozenset({JobState.BLOCKED, JobState.SCHEDULED})
+
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    JobState.PENDING: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED}),
-    JobState.SCHEDULED: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED}),
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    JobState.BLOCKED: frozenset({JobState.PENDING, JobState.CANCELLED}),
+    JobState.PENDING: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED}) | _HELD_BACK,
+    JobState.SCHEDULED: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED, JobState.BLOCKED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}) | _HELD_BACK,
     JobState.RUNNING: frozenset(
         {
             JobState.COMPLETED,
             JobState.FAILED,
             JobState.RETRYABLE,
+            JobState.SCHEDULED,
             JobState.PENDING,
             JobState.CANCELLED,
         }
     ),
-    JobState.RETRYABLE: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED}),
+    JobState.RETRYABLE: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED}) | _HELD_BACK,
     JobState.COMPLETED: frozenset(),
     JobState.FAILED: frozenset({JobState.PENDING}),
     JobState.CANCELLED: frozenset({JobState.PENDING}),
 }
 
-WAITING = frozenset({JobState.PENDING, JobState.SCHEDULED, JobState.QUEUED, JobState.RETRYABLE})
+CLAIMABLE = frozenset({JobState.PENDING, JobState.SCHEDULED, JobState.QUEUED, JobState.RETRYABLE})
+WAITING = CLAIMABLE | {JobState.BLOCKED}
 TIMED = frozenset({JobState.SCHEDULED, JobState.RETRYABLE})
 FINALIZED = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 LIVE = frozenset(JobState) - FINALIZED

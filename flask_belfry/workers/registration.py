@@ -41,6 +41,7 @@ SAME_SIGNAL_SECONDS = 1.0
 MAX_NAME_CHARACTERS = 20  # of the part of a worker's name before the host
 
 RQ_STATUS: dict[JobState, JobStatus] = {
+    JobState.BLOCKED: JobStatus.DEFERRED,
     JobState.PENDING: JobStatus.CREATED,
     JobState.SCHEDULED: JobStatus.SCHEDULED,
     JobState.QUEUED: JobStatus.QUEUED,

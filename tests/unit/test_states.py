@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flask_belfry.outbox import FINALIZED, LIVE, JobState
-from flask_belfry.outbox.states import TRANSITIONS, WAITING, sources_of
+from flask_belfry.outbox.states import CLAIMABLE, TRANSITIONS, WAITING, sources_of
 from flask_belfry.workers.registration import RQ_STATUS
 
 
@@ -27,7 +27,8 @@ def test_every_live_state_leads_to_an_end():
 
 
 def test_every_waiting_job_can_run_and_be_cancelled():
-    assert sources_of(JobState.RUNNING) == WAITING
+    assert sources_of(JobState.RUNNING) == CLAIMABLE == WAITING - {JobState.BLOCKED}
+    assert JobState.PENDING in TRANSITIONS[JobState.BLOCKED]
     assert sources_of(JobState.CANCELLED) >= WAITING
 
 

@@ -36,7 +36,7 @@ DATABASES = ("sqlite", "postgresql")
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_password_hashes() -> Iterator[None]:
-    """Argon2 at its least cost, where each test logs somebody in; test_accounts_services tells what it costs really."""
+    """Argon2 at its least cost, because each test logs in; accounts/test_services.py is about its real cost."""
     least = {"argon2__time_cost": 1, "argon2__memory_cost": 8, "argon2__parallelism": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(security.SETTINGS, "PASSWORD_HASH_PASSLIB_OPTIONS", least)

@@ -19,7 +19,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base, db
 from flask_belfry.mail import EmailMessage, MailState, close_connections, send_notice
 from tests.everything import everything_kept
-from tests.integration.test_account_security import set_up_second_factor
+from tests.integration.accounts.test_security import set_up_second_factor
 from tests.reservation_factories import (
     PASSWORD,
     bearer,

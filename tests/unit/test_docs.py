@@ -239,9 +239,9 @@ def test_the_worker_classes_that_the_readme_names_exist(path: str) -> None:
 
 
 def test_every_test_that_the_page_on_security_names_exists() -> None:
-    named = re.findall(r"`((?:tests/unit/)?test_\w+\.py)`", PAGES["security.md"])
+    named = re.findall(r"`((?:\w+/)*test_\w+\.py)`", PAGES["security.md"])
     assert len(named) > 20
-    paths = [ROOT / name if "/" in name else ROOT / "tests/integration" / name for name in named]
+    paths = [ROOT / name if name.startswith("tests/") else ROOT / "tests/integration" / name for name in named]
     assert [path.name for path in paths if not path.exists()] == []
 
 
@@ -522,14 +522,14 @@ def _run(project: Path, *command: str) -> None:
 
 # The slice's own tests, and those that find what a slice may lack.
 TESTS_OF_A_SLICE = (
-    "tests/integration/test_lost_items.py",
-    "tests/integration/test_tenancy_routes.py",
+    "tests/integration/lost_items/test_lost_items.py",
+    "tests/integration/schools/test_tenancy_routes.py",
     "tests/integration/test_personal_data.py::test_every_column_that_names_a_user_is_in_a_part_or_exempt_for_a_reason",
-    "tests/integration/test_audit.py::test_every_action_that_is_recorded_is_under_a_tab",
-    "tests/integration/test_admin_panel.py::test_every_model_is_in_the_panel_or_left_out_for_a_reason",
-    "tests/integration/test_admin_panel.py::test_what_can_only_be_looked_at_has_no_address_for_more",
-    "tests/integration/test_ways_back.py::test_every_other_page_is_in_the_navigation_or_leads_back",
-    "tests/integration/test_tokens_pages.py::test_every_scope_is_a_box_with_what_it_allows",
+    "tests/integration/audit/test_audit_log.py::test_every_action_that_is_recorded_is_under_a_tab",
+    "tests/integration/admin/test_panel.py::test_every_model_is_in_the_panel_or_left_out_for_a_reason",
+    "tests/integration/admin/test_panel.py::test_what_can_only_be_looked_at_has_no_address_for_more",
+    "tests/integration/web/test_navigation.py::test_every_other_page_is_in_the_navigation_or_leads_back",
+    "tests/integration/accounts/test_token_pages.py::test_every_scope_is_a_box_with_what_it_allows",
     "tests/unit/test_docs.py::test_every_name_that_the_application_enqueues_is_a_registered_job",
     "tests/unit/test_docs.py::test_every_job_of_the_project_has_a_name_of_its_module_and_a_docstring",
     "tests/unit/test_docs.py::test_every_folder_of_mail_templates_belongs_to_a_mail",

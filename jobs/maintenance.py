@@ -8,7 +8,14 @@ from typing import Any
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.accounts import forget_deleted, prune_addresses, prune_codes, prune_sessions, prune_tokens, prune_unconfirmed
+from app.accounts import (
+    forget_deleted,
+    prune_codes,
+    prune_login_addresses,
+    prune_sessions,
+    prune_tokens,
+    prune_unconfirmed,
+)
 from app.api import prune_idempotency_records
 from app.audit import prune_audit
 from flask_belfry.core.clock import utc_now
@@ -24,7 +31,7 @@ SCHEDULE = [ScheduleEntry("maintenance.prune", job="maintenance.prune", cron="17
 @job("maintenance.prune", queue="bulk", timeout_seconds=600, is_singleton=True)
 def prune(session: Session) -> dict[str, Any]:
     """Deletes old data: finished jobs, past run times, sent mails and audit events after the number of days in the
-    settings; expired tokens, codes, sessions and idempotency records, old login addresses, and users who never
+    settings; expired tokens, codes, sessions and idempotency records, old IP addresses of logins, and users who never
     confirmed their email address. Removes the email addresses of deleted accounts from their last mails."""
     settings = current_app.config
     deleted = prune_records(
@@ -44,7 +51,7 @@ def prune(session: Session) -> dict[str, Any]:
         "tokens": tokens,
         "codes": codes,
         "sessions": prune_sessions(session),
-        "addresses": prune_addresses(session),
+        "addresses": prune_login_addresses(session),
         "unconfirmed": prune_unconfirmed(session),
         "answers": answers,
         "forgotten": forget_deleted(session),

@@ -35,7 +35,7 @@ def changes(subject: str, field: str) -> list[tuple[Any, ...]]:
     kind, _, id = subject.partition("/")
     query = sa.select(StatusChange).where(StatusChange.subject_type == kind, StatusChange.subject_id == id)
     found = db.session.scalars(query.where(StatusChange.field == field).order_by(StatusChange.id))
-    return [(row.old, row.new, row.user_id, row.address) for row in found]
+    return [(row.old, row.new, row.user_id, row.ip_address) for row in found]
 
 
 def pages(app, panel) -> Iterable[tuple[str, Any]]:

@@ -46,7 +46,7 @@ def make_user(role: Role = Role.MEMBER, **values: Any) -> User:
         "password_hash": password_hash(),
     }
     user = User(**{"role": role, **defaults, **values})
-    here = {"network": HERE, "address": HERE, "state": AddressState.TRUSTED}
+    here = {"network": HERE, "ip_address": HERE, "state": AddressState.TRUSTED}
     db.session.add_all([user, LoginAddress(user=user, **here)])
     db.session.commit()
     return user

@@ -7,7 +7,7 @@ from flask import Flask
 from app.accounts import hooks, personal, preferences
 from app.accounts.codes import prune as prune_codes
 from app.accounts.emails import forget_deleted
-from app.accounts.logins import prune_addresses
+from app.accounts.logins import prune_login_addresses
 from app.accounts.models import (
     STAFF_ROLES,
     AccessToken,
@@ -92,8 +92,8 @@ __all__ = [
     "on_behalf_of",
     "personal",
     "preferences",
-    "prune_addresses",
     "prune_codes",
+    "prune_login_addresses",
     "prune_sessions",
     "prune_tokens",
     "prune_unconfirmed",

@@ -34,7 +34,7 @@ DIGITS = 6
 LIFETIMES = {
     CodePurpose.CONFIRM: ("CONFIRMATION_CODE_MINUTES", timedelta(minutes=1)),
     CodePurpose.RESET: ("PASSWORD_RESET_MINUTES", timedelta(minutes=1)),
-    CodePurpose.ADDRESS: ("LOGIN_ADDRESS_DAYS", timedelta(days=1)),
+    CodePurpose.IP_ADDRESS: ("LOGIN_ADDRESS_DAYS", timedelta(days=1)),
 }
 # An expired code is kept for a few days for questions about it.
 KEPT = timedelta(days=7)
@@ -46,7 +46,7 @@ def issue(user: User, purpose: CodePurpose) -> AccountCode:
     Older codes of this purpose are voided, except those about IP addresses: each concerns another login, and an
     attacker could void the code about one login by the next one.
     """
-    if purpose is not CodePurpose.ADDRESS:
+    if purpose is not CodePurpose.IP_ADDRESS:
         void(purpose, AccountCode.user_id == user.id)
     code = AccountCode()
     code.user, code.purpose, code.nonce = user, purpose, secrets.token_hex(32)

@@ -86,14 +86,14 @@ def forget_deleted(session: Session) -> int:
     return erase_finalized_mails(session, ACCOUNT_DELETED)
 
 
-def send_new_ip_address(code: AccountCode, address: str, user_agent: str | None) -> None:
+def send_new_ip_address(code: AccountCode, ip_address: str, user_agent: str | None) -> None:
     """Send the mail after a login from a new IP address.
 
     Args:
         code: the code of its links, flushed.
-        address, user_agent: those of this login; the row may have others when the mail is rendered.
+        ip_address, user_agent: those of this login; the row may have others when the mail is rendered.
     """
-    context = {"code_id": code.id, "at": utc_now().isoformat(), "address": address, "user_agent": user_agent}
+    context = {"code_id": code.id, "at": utc_now().isoformat(), "address": ip_address, "user_agent": user_agent}
     _send(NEW_IP_ADDRESS, code.user, f"{NEW_IP_ADDRESS}/{code.id}", context=context)
 
 
@@ -239,14 +239,14 @@ def account_deleted(entries: Sequence[MailEntry]) -> Contexts:
         "username": "ada",
         "at": "Mon 24 Nov 2025, 09:12",
         "zone": "UTC",
-        "address": "203.0.113.7",
+        "ip_address": "203.0.113.7",
         "browser": "Firefox on Linux",
         "trust_path": "/login-address/sample/trust",
         "block_path": "/login-address/sample/block",
-        "lifetime": whole_span(codes.lifetime_of(CodePurpose.ADDRESS)),
+        "lifetime": whole_span(codes.lifetime_of(CodePurpose.IP_ADDRESS)),
     },
     reason="it concerns the security of your account: there was a login from a new IP address",
-    on_sending=partial(start_codes, CodePurpose.ADDRESS),
+    on_sending=partial(start_codes, CodePurpose.IP_ADDRESS),
     secrets=("trust_path", "block_path"),
 )
 def login_new_address(entries: Sequence[MailEntry]) -> Contexts:
@@ -363,7 +363,7 @@ def _new_ip_address_context(entry: MailEntry, code: AccountCode) -> Context:
     return {
         "name": code.user.name,
         "username": code.user.username,
-        "address": entry.context["address"],
+        "ip_address": entry.context["address"],
         "browser": browser_of(entry.context["user_agent"]),
         "trust_path": f"{path}/trust",
         "block_path": f"{path}/block",

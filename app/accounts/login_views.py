@@ -57,7 +57,7 @@ def answer_link(token: str, answer: str) -> ResponseReturnValue:
     found = logins.find(token)
     if found is None:
         return _dead_link(token)
-    return render_template("accounts/address_link.html", found=found, answer=answer)
+    return render_template("accounts/login_address_link.html", found=found, answer=answer)
 
 
 @pages.get("/account/addresses")
@@ -66,8 +66,8 @@ def list_() -> ResponseReturnValue:
     """Show the IP addresses of the user's logins."""
     page = logins.login_addresses_of(acting_user(), cursor=request.args.get("cursor"))
     return render_template(
-        "accounts/addresses.html",
-        addresses=page.items,
+        "accounts/login_addresses.html",
+        login_addresses=page.items,
         next_cursor=page.next_cursor,
         is_here=logins.is_here,
         browser_of=browser_of,
@@ -76,20 +76,20 @@ def list_() -> ResponseReturnValue:
     )
 
 
-@pages.post("/account/addresses/<id:address_id>/trust")
+@pages.post("/account/addresses/<id:login_address_id>/trust")
 @fresh_login_required
-def trust(address_id: int) -> ResponseReturnValue:
+def trust(login_address_id: int) -> ResponseReturnValue:
     """Trust an IP address, also one that was blocked."""
-    logins.trust(_own(address_id))
+    logins.trust(_own(login_address_id))
     flash(TRUSTED, "success")
     return redirect(url_for("addresses.list_"), 303)
 
 
-@pages.post("/account/addresses/<id:address_id>/block")
+@pages.post("/account/addresses/<id:login_address_id>/block")
 @fresh_login_required
-def block(address_id: int) -> ResponseReturnValue:
+def block(login_address_id: int) -> ResponseReturnValue:
     """Block an IP address, which also ends this session."""
-    found = _own(address_id)
+    found = _own(login_address_id)
     if logins.is_here(found):
         raise ConflictError("You are using this IP address now; it cannot be blocked from here.")
     logins.block(found)
@@ -97,11 +97,11 @@ def block(address_id: int) -> ResponseReturnValue:
     return redirect(url_for("security.login"), 303)
 
 
-@pages.post("/account/addresses/<id:address_id>/forget")
+@pages.post("/account/addresses/<id:login_address_id>/forget")
 @fresh_login_required
-def forget(address_id: int) -> ResponseReturnValue:
+def forget(login_address_id: int) -> ResponseReturnValue:
     """Forget an IP address: the next login from it counts as new."""
-    logins.forget(_own(address_id))
+    logins.forget(_own(login_address_id))
     flash("IP address removed: you are notified of the next login from there.", "success")
     return redirect(url_for("addresses.list_"), 303)
 
@@ -145,9 +145,9 @@ def end_others() -> ResponseReturnValue:
     return redirect(url_for("sessions.list_sessions"), 303)
 
 
-def _own(address_id: int) -> LoginAddress:
+def _own(login_address_id: int) -> LoginAddress:
     """Return a login IP address of the user after checking that it may be changed."""
-    found = logins.get_login_address(acting_user(), address_id)
+    found = logins.get_login_address(acting_user(), login_address_id)
     require(acting_user(), "addresses.change", found, message=NOT_FROM_HERE)
     return found
 

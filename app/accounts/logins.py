@@ -59,7 +59,7 @@ def note(user: User, *, is_registration: bool = False) -> None:
         return
     found = db.session.scalar(sa.select(LoginAddress).where(*_here(user.id)))
     if found is not None:
-        found.address, found.user_agent, found.last_seen_at = client_ip_address() or "", user_agent(), utc_now()
+        found.ip_address, found.user_agent, found.last_seen_at = client_ip_address() or "", user_agent(), utc_now()
     elif is_registration:
         _add(user, AddressState.TRUSTED)
     elif user.is_confirmed:
@@ -69,7 +69,7 @@ def note(user: User, *, is_registration: bool = False) -> None:
 @use_scope(ALL_TENANTS)  # the school is known only after the lookup
 def find(token: str) -> LoginAddress | None:
     """Return the IP address of a valid link with its user, or None; this does not use the link."""
-    code = codes.find_by_token(CodePurpose.ADDRESS, token)
+    code = codes.find_by_token(CodePurpose.IP_ADDRESS, token)
     if code is None or not code.user.active:
         return None
     whole = joinedload(LoginAddress.user), joinedload(LoginAddress.code)
@@ -78,7 +78,7 @@ def find(token: str) -> LoginAddress | None:
 
 def why_link_fails(token: str) -> str:
     """Return the reason why a link does not work."""
-    return USED_LINK if codes.was_used(CodePurpose.ADDRESS, token) else NO_SUCH_LINK
+    return USED_LINK if codes.was_used(CodePurpose.IP_ADDRESS, token) else NO_SUCH_LINK
 
 
 @use_scope(ALL_TENANTS)
@@ -137,12 +137,12 @@ def login_addresses_of(user: User, *, cursor: str | None = None) -> Page[LoginAd
     return page_by_key(db.session(), query, (LoginAddress.last_seen_at, LoginAddress.id), cursor=cursor)
 
 
-def get_login_address(user: User, address_id: int) -> LoginAddress:
+def get_login_address(user: User, login_address_id: int) -> LoginAddress:
     """Return a login IP address of the user. Raises NotFoundError."""
-    query = sa.select(LoginAddress).where(LoginAddress.user_id == user.id, LoginAddress.id == address_id)
+    query = sa.select(LoginAddress).where(LoginAddress.user_id == user.id, LoginAddress.id == login_address_id)
     found = db.session.scalar(query)
     if found is None:
-        raise NotFoundError(f"You have no login IP address #{address_id}.")
+        raise NotFoundError(f"You have no login IP address #{login_address_id}.")
     return found
 
 
@@ -158,14 +158,14 @@ def is_known_ip_address(user: User) -> bool:
 
     An attacker with a stolen password can log in from a new IP address, but can neither trust it nor block the user's.
     """
-    is_settled = LoginAddress.first_seen_at < utc_now() - codes.lifetime_of(CodePurpose.ADDRESS)
+    is_settled = LoginAddress.first_seen_at < utc_now() - codes.lifetime_of(CodePurpose.IP_ADDRESS)
     is_own = sa.or_(
         LoginAddress.state == AddressState.TRUSTED, sa.and_(LoginAddress.state == AddressState.NEW, is_settled)
     )
     return db.session.scalar(sa.select(LoginAddress.id).where(*_here(user.id), is_own)) is not None
 
 
-def prune_addresses(session: Session) -> int:
+def prune_login_addresses(session: Session) -> int:
     """Delete IP addresses not used for `KEPT`, and for each user all but the last `MOST_KEPT`, but no blocked one. The
     caller commits.
 
@@ -191,15 +191,15 @@ def _here(user_id: sa.SQLColumnExpression[int] | int) -> tuple[sa.ColumnElement[
 
 def _add(user: User, state: AddressState) -> LoginAddress:
     found = LoginAddress(user=user, network=_network(), state=state)
-    found.address, found.user_agent = client_ip_address() or "", user_agent()
+    found.ip_address, found.user_agent = client_ip_address() or "", user_agent()
     db.session.add(found)
     return found
 
 
 def _notify(found: LoginAddress) -> None:
-    code = codes.issue(found.user, CodePurpose.ADDRESS)
+    code = codes.issue(found.user, CodePurpose.IP_ADDRESS)
     found.code = code
-    send_new_ip_address(code, found.address, found.user_agent)
+    send_new_ip_address(code, found.ip_address, found.user_agent)
 
 
 def _use_link(token: str) -> LoginAddress:
@@ -213,4 +213,4 @@ def _use_link(token: str) -> LoginAddress:
 
 def _record(action: str, found: LoginAddress) -> None:
     with for_school(found.user.school_id):  # a request with a link has no user
-        audit.record(action, subject_of(found.user), details={"address": found.address})
+        audit.record(action, subject_of(found.user), details={"address": found.ip_address})

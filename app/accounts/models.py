@@ -58,7 +58,7 @@ class CodePurpose(StrEnum):
 
     CONFIRM = "confirm"
     RESET = "reset"
-    ADDRESS = "address"
+    IP_ADDRESS = "address"
 
 
 class AddressState(StrEnum):
@@ -205,7 +205,7 @@ class LoginSession(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     # The IP address and the browser of the login.
-    address: Mapped[str | None] = mapped_column(sa.String(IP_ADDRESS_CHARACTERS))
+    ip_address: Mapped[str | None] = mapped_column("address", sa.String(IP_ADDRESS_CHARACTERS))
     user_agent: Mapped[str | None] = mapped_column(sa.String(USER_AGENT_CHARACTERS))
 
     user: Mapped[User] = relationship()
@@ -259,9 +259,9 @@ class LoginAddress(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"))
-    # Compared; `address` and `user_agent` are those of the last login, for display.
+    # Compared; `ip_address` and `user_agent` are those of the last login, for display.
     network: Mapped[str] = mapped_column(sa.String(IP_ADDRESS_CHARACTERS))
-    address: Mapped[str] = mapped_column(sa.String(IP_ADDRESS_CHARACTERS))
+    ip_address: Mapped[str] = mapped_column("address", sa.String(IP_ADDRESS_CHARACTERS))
     user_agent: Mapped[str | None] = mapped_column(sa.String(USER_AGENT_CHARACTERS))
     state: Mapped[AddressState] = mapped_column(text_enum(AddressState), default=AddressState.NEW)
     first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -12,7 +12,7 @@ from app.audit import AuditEntry
 from app.personal_data import Part, Person, exempt, register, rows_of
 from flask_belfry.changes import StatusChange, subject_type
 from flask_belfry.db import db
-from flask_belfry.mail import EmailMessage, check_address, erase_mails
+from flask_belfry.mail import EmailMessage, check_email, erase_mails
 
 # The columns of the user without secrets and technical values.
 PROFILE = (
@@ -41,14 +41,14 @@ TOKENS = (
     AccessToken.revoked_at,
 )
 CODES = (AccountCode.purpose, AccountCode.created_at, AccountCode.expires_at, AccountCode.used_at)
-ADDRESSES = (
-    LoginAddress.address,
+LOGIN_ADDRESSES = (
+    LoginAddress.ip_address,
     LoginAddress.state,
     LoginAddress.user_agent,
     LoginAddress.first_seen_at,
     LoginAddress.last_seen_at,
 )
-SESSIONS = (LoginSession.created_at, LoginSession.last_seen_at, LoginSession.address, LoginSession.user_agent)
+SESSIONS = (LoginSession.created_at, LoginSession.last_seen_at, LoginSession.ip_address, LoginSession.user_agent)
 CHOICES = (MessagePreference.kind, MessagePreference.channel, MessagePreference.is_wanted)
 # Tracked columns of users whose recorded values identify a person.
 IDENTIFYING = (User.username.key, User.email.key, User.time_zone.key)
@@ -64,7 +64,9 @@ def export(person: Person) -> dict[str, Any]:
         "preferences": rows_of(sa.select(*CHOICES).where(MessagePreference.user_id == person.id)),
         "tokens": rows_of(sa.select(*TOKENS).where(AccessToken.user_id == person.id).order_by(AccessToken.id)),
         "sessions": rows_of(sa.select(*SESSIONS).where(LoginSession.user_id == person.id).order_by(LoginSession.id)),
-        "addresses": rows_of(sa.select(*ADDRESSES).where(LoginAddress.user_id == person.id).order_by(LoginAddress.id)),
+        "addresses": rows_of(
+            sa.select(*LOGIN_ADDRESSES).where(LoginAddress.user_id == person.id).order_by(LoginAddress.id)
+        ),
         "codes": rows_of(sa.select(*CODES).where(AccountCode.user_id == person.id).order_by(AccountCode.id)),
     }
 
@@ -123,11 +125,11 @@ def erase_mails_to(person: Person) -> None:
 
 def _is_theirs(person: Person) -> sa.ColumnElement[bool]:
     is_about = sa.and_(EmailMessage.subject_type == "user", EmailMessage.subject_id == person.id)
-    address = check_address(person.email).address.lower()
+    email = check_email(person.email).email.lower()
     # ADMIN_EMAIL belongs to the school, even if a user has it: mails to it are not personal.
-    if address == check_address(current_app.config["ADMIN_EMAIL"]).address.lower():
+    if email == check_email(current_app.config["ADMIN_EMAIL"]).email.lower():
         return is_about
-    return sa.or_(EmailMessage.recipient == address, is_about)
+    return sa.or_(EmailMessage.recipient == email, is_about)
 
 
 register(

@@ -51,9 +51,9 @@ def change_preferences(user: User, changes: Mapping[str, Mapping[str, bool]]) ->
 
 @opt_out_lookup
 @use_scope(ALL_TENANTS)  # an email address is unique across schools
-def who_refuses(kind: str, addresses: Collection[str]) -> set[str]:
+def who_refuses(kind: str, emails: Collection[str]) -> set[str]:
     """Return those of the recipients' email addresses whose users have opted out of a kind."""
-    by_email = {_stored_form(address): address for address in addresses}
+    by_email = {_stored_form(email): email for email in emails}
     refuses = sa.exists().where(
         MessagePreference.user_id == User.id,
         MessagePreference.kind == kind,
@@ -75,6 +75,6 @@ def _keep(user: User, kind: str, channel: Channel, is_wanted: bool) -> None:
     db.session.add(row)
 
 
-def _stored_form(address: str) -> str:
+def _stored_form(email: str) -> str:
     # Mails have domains in ASCII, users in Unicode.
-    return valid_email(address) if IDNA_PREFIX in address else address
+    return valid_email(email) if IDNA_PREFIX in email else email

@@ -102,7 +102,7 @@ def delete(user: User) -> None:
     require(lock(user), "profile.delete", user)
     person, zone = Person(user.id, user.email), user.time_zone
     # The recorded changes must not contain the IP address and the browser, which are being erased.
-    with use_actor(replace(current_actor(), address=None, user_agent=None)):
+    with use_actor(replace(current_actor(), ip_address=None, user_agent=None)):
         _make_anonymous(user)
         for part in personal_data.parts():
             part.erase(person)

@@ -42,7 +42,7 @@ def begin_request() -> None:
     g.request_id = _request_id(request.headers.get("X-Request-Id", ""))
     g.actor_before = current_actor()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
-    set_actor(Actor(None, g.request_id, address=client_ip_address(), user_agent=user_agent()))
+    set_actor(Actor(None, g.request_id, ip_address=client_ip_address(), user_agent=user_agent()))
     g.scope_before = current_scope()
     set_scope(NOTHING)
     if is_api_request():

@@ -264,9 +264,9 @@ def _newest(*conditions: sa.ColumnElement[bool]) -> User | None:
 def _check_taken(username: str, email: str | None, own_id: int | None = None) -> None:
     """Raise InvalidInputError if the username or the email address is taken by a user other than `own_id`. `email` is
     None if that must not be revealed; usernames are public."""
-    is_same_address = sa.and_(User.email == email, User.confirmed_at.is_not(None))
+    is_same_email = sa.and_(User.email == email, User.confirmed_at.is_not(None))
     query = sa.select(User.username_key, User.email, User.confirmed_at).where(
-        sa.or_(User.username_key == username.lower(), is_same_address), User.id != (own_id or 0)
+        sa.or_(User.username_key == username.lower(), is_same_email), User.id != (own_id or 0)
     )
     problems: dict[str, list[str]] = {}
     with use_scope(ALL_TENANTS):  # logins are unique across schools

@@ -55,7 +55,7 @@ def begin(user: User) -> None:
         raise UnauthenticatedError("The account was changed during this login: log in again.")
     end_presented()
     id = secrets.token_urlsafe(32)
-    row = LoginSession(user=user, hash=_hash(id), address=client_ip_address(), user_agent=user_agent())
+    row = LoginSession(user=user, hash=_hash(id), ip_address=client_ip_address(), user_agent=user_agent())
     db.session.add(row)
     kept = {name: session[name] for name in KEPT_AT_LOGIN if name in session}
     session.clear()

@@ -7,7 +7,7 @@ from zoneinfo import available_timezones
 
 from app.accounts.models import MAX_NAME_CHARACTERS, Role
 from app.accounts.passwords import MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS, is_common
-from flask_belfry.mail import parse_address
+from flask_belfry.mail import parse_email
 
 # No @, so that a login is either a username or an email address. ASCII, since lower() of SQLite is limited to it.
 USERNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{1,38}[A-Za-z0-9])")
@@ -28,7 +28,7 @@ def valid_username(username: str) -> str:
 def valid_email(email: str) -> str:
     """Return the email address normalized and in lower case: its spelling and case make no difference."""
     try:
-        return parse_address(email).normalized.lower()
+        return parse_email(email).normalized.lower()
     except ValueError as error:
         raise ValueError(f"must be an email address: {error}") from error
 

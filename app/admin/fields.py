@@ -37,7 +37,7 @@ CHOSEN_FROM = (School, Resource)
 # Columns whose label differs from the name.
 LABELS = {
     "id": "ID",
-    "address": "IP address",
+    "ip_address": "IP address",
     "args": "Arguments",
     "at": "Time",
     "duration_minutes": "Duration in minutes",

@@ -34,4 +34,4 @@ def list_(action: str | None, user_id: int | None, subject: str | None, limit: i
 def _line(event: AuditEvent) -> str:
     who = f"user {event.user_id}" if event.user_id else "job" if event.job_id else "system"
     subject = f"{event.subject_type}/{event.subject_id}" if event.subject_type else "-"
-    return f"{event.at:%Y-%m-%d %H:%M:%S}  {who:<10}  {event.action:<24}  {subject:<24}  {event.address or '-'}"
+    return f"{event.at:%Y-%m-%d %H:%M:%S}  {who:<10}  {event.action:<24}  {subject:<24}  {event.ip_address or '-'}"

@@ -28,7 +28,7 @@ class AuditEntry(OfSchoolOrSystem, Base):
     user_id: Mapped[int | None]
     job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
     request_id: Mapped[str | None] = mapped_column(sa.String(64))
-    address: Mapped[str | None] = mapped_column(sa.String(64))
+    ip_address: Mapped[str | None] = mapped_column("address", sa.String(64))
     user_agent: Mapped[str | None] = mapped_column(sa.String(160))
     # Small; no secrets, no hashes, no text that users wrote.
     details: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)

@@ -20,7 +20,7 @@ def export(person: Person) -> dict[str, Any]:
         AuditEntry.action,
         AuditEntry.subject_type,
         AuditEntry.subject_id,
-        AuditEntry.address,
+        AuditEntry.ip_address,
         AuditEntry.user_agent,
         AuditEntry.details,
     )
@@ -29,7 +29,7 @@ def export(person: Person) -> dict[str, Any]:
         StatusChange.subject_type,
         StatusChange.subject_id,
         StatusChange.field,
-        StatusChange.address,
+        StatusChange.ip_address,
     )
     return {
         "events": rows_of(sa.select(*events).where(AuditEntry.user_id == person.id).order_by(AuditEntry.id)),
@@ -40,8 +40,8 @@ def export(person: Person) -> dict[str, Any]:
 def erase(person: Person) -> None:
     """Remove IP addresses and browsers of a person; the user id is kept."""
     erased: dict[type[AuditEntry] | type[StatusChange], dict[str, None]] = {
-        AuditEntry: {"address": None, "user_agent": None},
-        StatusChange: {"address": None},
+        AuditEntry: {"ip_address": None, "user_agent": None},
+        StatusChange: {"ip_address": None},
     }
     for model, values in erased.items():
         statement = sa.update(model).where(_is_theirs(model, person)).values(values)

@@ -28,7 +28,7 @@ class AuditEvent:
     school_id: int | None
     job_id: str | None
     request_id: str | None
-    address: str | None
+    ip_address: str | None
     user_agent: str | None
     details: Mapping[str, Any]
 
@@ -105,5 +105,5 @@ def _event_of(row: AuditEntry | StatusChange) -> AuditEvent:
 
 
 def _shared(row: AuditEntry | StatusChange) -> dict[str, Any]:
-    names = ("id", "at", "subject_type", "subject_id", "user_id", "school_id", "job_id", "request_id", "address")
+    names = ("id", "at", "subject_type", "subject_id", "user_id", "school_id", "job_id", "request_id", "ip_address")
     return {name: getattr(row, name) for name in names}

@@ -115,7 +115,7 @@ def _row(
         "user_id": actor.user_id,
         "job_id": actor.job_id,
         "request_id": actor.request_id,
-        "address": actor.address,
+        "address": actor.ip_address,
         "user_agent": actor.user_agent,
         "details": dict(details or {}),
     }

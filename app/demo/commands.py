@@ -52,7 +52,7 @@ CUSTOMERS = (
     Person("hopper", "Grace Hopper", Role.MEMBER),
     Person("banneker", "Benjamin Banneker", Role.MEMBER),
 )
-# Users with a known login address on this machine: a login of the third one sends the mail about a new address.
+# Users with a known IP address on this machine: a login of the third one sends the mail about a new IP address.
 KNOWN_HERE = ("admin", "staff")
 LOOPBACK = ("127.0.0.1", "::1")
 RESOURCES = {"Music room": 6, "Assembly hall": 120, "Chemistry lab": 24}
@@ -126,7 +126,7 @@ def load() -> int:
     """
     school_id = default_school().id
     ids = Ids(school_id, _load_users(school_id), _load_resources(school_id))
-    _load_addresses(ids)
+    _load_login_addresses(ids)
     zone = ZoneInfo(current_app.config["TIMEZONE"])
     made = load_work(school_id, ids.users, utc_now().astimezone(zone).date())
     if not _has_reservations(ids):
@@ -180,13 +180,13 @@ def _user_row(person: Person, password_hash: str, school_id: int) -> dict[str, A
     }
 
 
-def _load_addresses(ids: Ids) -> None:
+def _load_login_addresses(ids: Ids) -> None:
     now = utc_now()
     common = {"state": AddressState.TRUSTED, "first_seen_at": now, "last_seen_at": now}
     rows = [
-        {"user_id": ids.users[name], "network": network_of(address), "address": address, **common}
+        {"user_id": ids.users[name], "network": network_of(ip_address), "address": ip_address, **common}
         for name in KNOWN_HERE
-        for address in LOOPBACK
+        for ip_address in LOOPBACK
     ]
     insert_ignoring_conflicts(db.session(), LoginAddress, rows, key="network")
 

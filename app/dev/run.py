@@ -57,9 +57,9 @@ def run_everything(app: Flask) -> int:
         grace_seconds=app.config["SHUTDOWN_GRACE_SECONDS"] + PATIENCE_SECONDS,
         code_version=lambda: code_version(root),
     )
-    address = f"http://127.0.0.1:{port}"
-    welcome = _welcome(app, address, logins)
-    threading.Thread(target=_announce, args=(supervisor, address, welcome), daemon=True).start()
+    url = f"http://127.0.0.1:{port}"
+    welcome = _welcome(app, url, logins)
+    threading.Thread(target=_announce, args=(supervisor, url, welcome), daemon=True).start()
     return supervisor.run()
 
 
@@ -139,26 +139,26 @@ def _accepts(path: Path) -> bool:
         return probe.connect_ex(str(path)) == 0
 
 
-def _welcome(app: Flask, address: str, logins: str) -> list[str]:
-    places = [f"Belfry   {address}", f"Jobs     {address}/jobs"]
+def _welcome(app: Flask, url: str, logins: str) -> list[str]:
+    places = [f"Belfry   {url}", f"Jobs     {url}/jobs"]
     if not app.config["MAIL_SERVER"]:
-        places.append(f"Inbox    {address}/dev/inbox")
+        places.append(f"Inbox    {url}/dev/inbox")
     return ["", *places, "", *logins.strip().splitlines(), "", "Press Ctrl-C to stop all processes.", ""]
 
 
-def _announce(supervisor: Supervisor, address: str, lines: list[str]) -> None:
+def _announce(supervisor: Supervisor, url: str, lines: list[str]) -> None:
     """Print the URLs once the web process answers."""
-    if not _answers(f"{address}/healthz"):
-        lines = [f"{address}/healthz does not answer after {ANSWER_SECONDS} s; the lines above say why"]
+    if not _answers(f"{url}/healthz"):
+        lines = [f"{url}/healthz does not answer after {ANSWER_SECONDS} s; the lines above say why"]
     for line in lines:
         supervisor.say("belfry", line or " ")
 
 
-def _answers(address: str) -> bool:
+def _answers(url: str) -> bool:
     deadline = time.monotonic() + ANSWER_SECONDS
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(address, timeout=2):
+            with urllib.request.urlopen(url, timeout=2):
                 return True
         except (OSError, urllib.error.URLError):
             time.sleep(0.2)

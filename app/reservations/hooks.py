@@ -16,7 +16,7 @@ from flask_belfry.mail import MailRequest, send_mails
 # SQLite accepts at most 32,766 bound values in a statement; a bulk insert may have more ids.
 IDS_PER_QUERY = 10_000
 # Built once: every change of a status runs it.
-_ADDRESSES = (
+_EMAILS = (
     sa.select(Reservation.id, User.email)
     .join(Reservation.customer)
     .where(Reservation.id.in_(sa.bindparam("ids", expanding=True)))
@@ -46,8 +46,8 @@ def notify_desk(creations: Sequence[Creation]) -> None:
 @on_change(Reservation.status, to=(ReservationStatus.CONFIRMED, ReservationStatus.CANCELLED))
 def notify_customers(changes: Sequence[Change]) -> None:
     """Called with confirmed and cancelled reservations. Completed ones need no mail."""
-    addresses = _addresses([change.subject.id for change in changes])
-    send_mails("reservation-status", [_status_mail(change, addresses.get(change.subject.id)) for change in changes])
+    emails = _emails_of([change.subject.id for change in changes])
+    send_mails("reservation-status", [_status_mail(change, emails.get(change.subject.id)) for change in changes])
 
 
 # The audit log is the only record of a deletion.
@@ -64,9 +64,9 @@ record_changes(
 )
 
 
-def _status_mail(change: Change, address: str | None) -> MailRequest:
+def _status_mail(change: Change, email: str | None) -> MailRequest:
     return MailRequest(
-        to=[address],
+        to=[email],
         key=f"reservation-status/{change.subject.id}/{change.new}/{change.id}",
         context={"old": change.old, "new": change.new, "at": change.at.isoformat(), "by": change.user_id},
         subject=change.subject,
@@ -74,12 +74,12 @@ def _status_mail(change: Change, address: str | None) -> MailRequest:
     )
 
 
-def _addresses(reservation_ids: Sequence[int]) -> dict[int, str]:
+def _emails_of(reservation_ids: Sequence[int]) -> dict[int, str]:
     """Return the email addresses of customers, by reservation id."""
     found: dict[int, str] = {}
     for begin in range(0, len(reservation_ids), IDS_PER_QUERY):
         ids = reservation_ids[begin : begin + IDS_PER_QUERY]
         # On the connection: the session is in the middle of a flush.
-        rows = current_session().connection().execute(_ADDRESSES, {"ids": ids})
+        rows = current_session().connection().execute(_EMAILS, {"ids": ids})
         found.update({row.id: row.email for row in rows})
     return found

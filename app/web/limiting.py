@@ -172,11 +172,11 @@ def client_key() -> str:
 def network_of(text: str) -> str:
     """Return an IP address, which may be empty, or the network of one customer for IPv6."""
     try:
-        address = ip_address(text)
+        found = ip_address(text)
     except ValueError:  # a Unix socket has no IP address
         return text
-    if isinstance(address, IPv6Address):
-        return str(address.ipv4_mapped or IPv6Network((address, IPV6_PREFIX), strict=False))
+    if isinstance(found, IPv6Address):
+        return str(found.ipv4_mapped or IPv6Network((found, IPV6_PREFIX), strict=False))
     return text
 
 

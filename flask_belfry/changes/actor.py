@@ -14,7 +14,7 @@ from flask_belfry.db.columns import as_uuid_text, text_problem
 SUBJECT_TYPE_CHARACTERS = 60
 SUBJECT_ID_CHARACTERS = 40
 REQUEST_ID_CHARACTERS = 64
-ADDRESS_CHARACTERS = 64
+IP_ADDRESS_CHARACTERS = 64
 
 
 class Subject(NamedTuple):
@@ -33,7 +33,7 @@ class Actor:
         request_id: the id of the HTTP request that caused it.
         job_id: the job that makes it.
         school_id: the school of the user or of the job; None for the system.
-        address: the IP address of the request.
+        ip_address: the IP address of the request.
         user_agent: the User-Agent header of the request.
     """
 
@@ -41,12 +41,12 @@ class Actor:
     request_id: str | None = None
     job_id: str | None = None
     school_id: int | None = None
-    address: str | None = None
+    ip_address: str | None = None
     user_agent: str | None = None
 
     def __post_init__(self) -> None:
         """Raise ActorError for a text that cannot be recorded."""
-        limits = {"request_id": REQUEST_ID_CHARACTERS, "address": ADDRESS_CHARACTERS}
+        limits = {"request_id": REQUEST_ID_CHARACTERS, "ip_address": IP_ADDRESS_CHARACTERS}
         for name, characters in limits.items():
             value = getattr(self, name)
             if value is not None and (problem := text_problem(value, characters)):

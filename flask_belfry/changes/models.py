@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_belfry.changes.actor import (
-    ADDRESS_CHARACTERS,
+    IP_ADDRESS_CHARACTERS,
     REQUEST_ID_CHARACTERS,
     SUBJECT_ID_CHARACTERS,
     SUBJECT_TYPE_CHARACTERS,
@@ -38,7 +38,7 @@ class StatusChange(OfSchoolOrSystem, Base):
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     user_id: Mapped[int | None]
     request_id: Mapped[str | None] = mapped_column(sa.String(REQUEST_ID_CHARACTERS))
-    address: Mapped[str | None] = mapped_column(sa.String(ADDRESS_CHARACTERS))
+    ip_address: Mapped[str | None] = mapped_column("address", sa.String(IP_ADDRESS_CHARACTERS))
     # The job that made the change; None when a user did.
     job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
     # Set for the changes of one bulk statement, which then updates exactly these rows.

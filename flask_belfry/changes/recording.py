@@ -59,7 +59,7 @@ def record(
             "batch_id": batch_id,
             "request_id": actor.request_id,
             "job_id": actor.job_id,
-            "address": actor.address,
+            "address": actor.ip_address,
         }
         rows = [_row(change) | common for change in changes]
         session.connection().execute(_INSERT, rows)
@@ -97,7 +97,7 @@ def record_matching(
         "at": now,
         "user_id": actor.user_id,
         "school_id": school_id,
-        "address": actor.address,
+        "address": actor.ip_address,
         "field": column,
         "batch_id": batch_id,
         "request_id": actor.request_id,

@@ -228,11 +228,11 @@ def initials(name: str | None) -> str:
     return "".join(letters[:1] + letters[1:][-1:]).upper()
 
 
-# ── Addresses ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── URLs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def url_with(endpoint: str | None = None, **changes: Any) -> str:
-    """The address of this list with some query parameters changed; None drops one. The cursor goes unless it is given:
+    """The URL of this list with some query parameters changed; None drops one. The cursor goes unless it is given:
     another filter begins at the first page again."""
     query = request.args.to_dict(flat=False)
     query.pop("cursor", None)
@@ -241,9 +241,9 @@ def url_with(endpoint: str | None = None, **changes: Any) -> str:
         if value is not None:
             query[name] = [plain(value)]
     query = {name: [value for value in values if value != ""] for name, values in query.items()}
-    address = url_for(endpoint or request.endpoint or "index", **(request.view_args or {}))
+    url = url_for(endpoint or request.endpoint or "index", **(request.view_args or {}))
     encoded = urlencode(query, doseq=True)
-    return f"{address}?{encoded}" if encoded else address
+    return f"{url}?{encoded}" if encoded else url
 
 
 def has_endpoint(endpoint: str) -> bool:

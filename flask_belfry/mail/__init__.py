@@ -29,7 +29,7 @@ from flask_belfry.mail.inline import send_inline
 from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
 from flask_belfry.mail.pruning import erase_finalized_mails, erase_mails, prune_mails
 from flask_belfry.mail.queries import counts_by_state, find_mails, get_mail, mails_of_job
-from flask_belfry.mail.recipients import check_address, parse_address
+from flask_belfry.mail.recipients import check_email, parse_email
 from flask_belfry.mail.registry import mail_kind, opt_out_lookup, optional_kinds
 from flask_belfry.mail.services import MailRequest, resend, send_mail, send_mails
 from flask_belfry.mail.transport import close_connections, smtp_settings
@@ -50,8 +50,8 @@ __all__ = [
     "TemporaryMailError",
     "UncertainMailError",
     "UnknownMailError",
-    "check_address",
     "check_connection",
+    "check_email",
     "close_connections",
     "counts_by_state",
     "deliver",
@@ -66,7 +66,7 @@ __all__ = [
     "mails_of_job",
     "opt_out_lookup",
     "optional_kinds",
-    "parse_address",
+    "parse_email",
     "prune_mails",
     "resend",
     "send_inline",

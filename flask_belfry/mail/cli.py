@@ -15,7 +15,7 @@ from flask_belfry.mail import previews, queries, services, transport
 from flask_belfry.mail.delivery import message_for
 from flask_belfry.mail.emails import TEST_MESSAGE
 from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
-from flask_belfry.mail.recipients import check_address
+from flask_belfry.mail.recipients import check_email
 from flask_belfry.mail.registry import kinds
 
 commands = CommandGroup("mail", help="Lists, shows, previews and resends mails; sends a test message.")
@@ -76,17 +76,17 @@ def preview(name: str | None, part: str, as_json: bool) -> None:
 
 
 @commands.command("test")
-@click.argument("address")
-def test(address: str) -> None:
+@click.argument("email")
+def test(email: str) -> None:
     """Send a test message to ADDRESS, without the ledger, and print the server's reply."""
     if not current_app.config["MAIL_ENABLED"]:
         raise click.ClickException("MAIL_ENABLED is false: mail is not sent")
-    recipient = check_address(address)
+    recipient = check_email(email)
     if recipient.problem is not None:
-        raise click.ClickException(f"{address}: {recipient.problem}")
+        raise click.ClickException(f"{email}: {recipient.problem}")
     server = current_app.config["MAIL_SERVER"] or "the development inbox"
     id = new_id()
-    entry = MailEntry(id, TEST_MESSAGE, [recipient.address], message_id=services.new_message_id(id))
+    entry = MailEntry(id, TEST_MESSAGE, [recipient.email], message_id=services.new_message_id(id))
     try:
         receipt = transport.deliver_message(message_for(entry, {"server": server}))
     finally:

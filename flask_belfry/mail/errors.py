@@ -6,7 +6,7 @@ import re
 
 from flask_belfry.core.errors import AppError, ConflictError, InvalidInputError, NotFoundError
 
-_ADDRESS = re.compile(r"[^\s<>()\[\]:;,\"]+@[^\s<>()\[\]:;,\"]+")
+_EMAIL = re.compile(r"[^\s<>()\[\]:;,\"]+@[^\s<>()\[\]:;,\"]+")
 
 
 class MailError(AppError):
@@ -22,13 +22,13 @@ class MailError(AppError):
     status = 502
 
     def __init__(self, detail: str, code: int | None = None) -> None:
-        super().__init__(without_addresses(detail))
+        super().__init__(without_emails(detail))
         self.detail = detail
         self.code = code
 
     @property
     def for_operators(self) -> str:
-        """The full text: operators may see the addresses."""
+        """The full text: operators may see the email addresses."""
         return self.detail
 
 
@@ -94,12 +94,12 @@ class MailStateError(ConflictError):
     """The mail cannot be sent again in its current state."""
 
 
-def without_addresses(text: str) -> str:
+def without_emails(text: str) -> str:
     """Return `text` with every email address masked: servers quote recipients, which logs must not contain."""
-    return _ADDRESS.sub("…@…", text)
+    return _EMAIL.sub("…@…", text)
 
 
 def without_mailbox(text: str, mailbox: str) -> str:
     """Return `text` with every email address masked, and also the local part `mailbox` where it appears alone."""
     alone = re.compile(rf"(?<!\w){re.escape(mailbox)}(?!\w)", re.IGNORECASE)
-    return alone.sub("…", without_addresses(text)) if mailbox else without_addresses(text)
+    return alone.sub("…", without_emails(text)) if mailbox else without_emails(text)

@@ -25,8 +25,8 @@ PARTS = ("html", "text", "headers", "source")
 @pages.app_template_global()
 def inbox_is_open() -> bool:
     """Return whether the inbox is open without login: in development, for requests from this machine."""
-    address = request.remote_addr
-    return current_app.config["APP_ENV"] == "development" and bool(address) and ip_address(address).is_loopback
+    client = request.remote_addr
+    return current_app.config["APP_ENV"] == "development" and bool(client) and ip_address(client).is_loopback
 
 
 def open_on_this_machine(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:

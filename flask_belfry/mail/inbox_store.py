@@ -117,7 +117,7 @@ def _read(path: Path) -> CaughtMail:
     return CaughtMail(
         key=path.stem,
         sender=str(message["From"] or message["X-Envelope-From"] or ""),
-        recipients=[address.strip() for address in str(message["X-Envelope-To"] or "").split(",")],
+        recipients=[email.strip() for email in str(message["X-Envelope-To"] or "").split(",")],
         subject=str(message["Subject"] or ""),
         received_at=datetime.strptime(path.stem.partition("-")[0], KEY_TIME).replace(tzinfo=UTC),
         headers=[(name, str(value)) for name, value in message.items()],

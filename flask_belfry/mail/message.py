@@ -54,7 +54,7 @@ class OutgoingMessage(flask_mail.Message):
 
     Args:
         subject: one line.
-        recipients: ASCII addresses.
+        recipients: ASCII email addresses.
         text, html: the two bodies.
         message_id: with angle brackets.
         sender: an email address, with or without a name.
@@ -118,10 +118,10 @@ class OutgoingMessage(flask_mail.Message):
         return message
 
     def _headers(self) -> dict[str, str]:
-        name, address = parseaddr(str(self.sender))
+        name, email = parseaddr(str(self.sender))
         return {
             "Subject": _encoded_text("Subject", self.subject),
-            "From": _mailbox("From", name, address),
+            "From": _mailbox("From", name, email),
             "To": ", ".join(map(str, self.recipients)),
             "Date": format_datetime(utc_now()),
             "Message-ID": self.msgId,
@@ -136,15 +136,15 @@ def _encoded_text(header: str, text: str) -> str:
     return text if _is_literal(text) else _encoded_words(header, text)
 
 
-def _mailbox(header: str, name: str, address: str) -> str:
+def _mailbox(header: str, name: str, email: str) -> str:
     if not name:
-        return address
+        return email
     if not _is_literal(name):
         name = _encoded_words(header, name)
     elif not _ATOMS.fullmatch(name):
         escaped = name.replace("\\", r"\\").replace('"', r"\"")
         name = f'"{escaped}"'
-    return f"{name} <{address}>"
+    return f"{name} <{email}>"
 
 
 def _extra(header: str, value: str) -> str:

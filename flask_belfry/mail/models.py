@@ -19,7 +19,7 @@ from flask_belfry.db.tenancy import OfSchoolOrSystem
 
 KEY_CHARACTERS = 250
 KIND_CHARACTERS = 80
-ADDRESS_CHARACTERS = 320  # RFC 3696, section 3: 64 + "@" + 255
+EMAIL_CHARACTERS = 320  # RFC 3696, section 3: 64 + "@" + 255
 
 
 def _prefixed(characters: int) -> sa.String:
@@ -56,7 +56,7 @@ class EmailMessage(OfSchoolOrSystem, Base):
     kind: Mapped[str] = mapped_column(_prefixed(KIND_CHARACTERS))
     recipients: Mapped[list[str]] = mapped_column(sa.JSON)
     # The first recipient in lower case, for searching.
-    recipient: Mapped[str | None] = mapped_column(_prefixed(ADDRESS_CHARACTERS))
+    recipient: Mapped[str | None] = mapped_column(_prefixed(EMAIL_CHARACTERS))
     # The data of the change that the mail reports; the subject may have changed when it is rendered.
     context: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)
 

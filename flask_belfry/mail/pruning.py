@@ -43,7 +43,7 @@ def erase_mails(session: Session, condition: sa.ColumnElement[bool], reason: str
     Returns:
         the number of mails.
     """
-    # The replies of servers may quote the address.
+    # The replies of servers may quote the email address.
     values = ERASED | {
         "state": sa.case((EmailMessage.state.in_(WAITING), MailState.SKIPPED.value), else_=EmailMessage.state),
         "last_error": sa.case((EmailMessage.state == MailState.SENT, None), else_=reason),

@@ -13,7 +13,7 @@ from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.pagination import Page, page_by_key
 from flask_belfry.mail.errors import MailNotFoundError
 from flask_belfry.mail.models import IN_PROGRESS, EmailMessage, MailState
-from flask_belfry.mail.recipients import check_address
+from flask_belfry.mail.recipients import check_email
 from flask_belfry.outbox import LIVE, JobRecord
 
 # The states with a `last_error`; they have few rows, so its text can be searched without an index.
@@ -78,7 +78,7 @@ def counts_by_state() -> Mapping[str, int]:
 
 def _matches(text: str) -> sa.ColumnElement[bool]:
     found = [
-        _begins_with(EmailMessage.recipient, check_address(text).address.lower()),
+        _begins_with(EmailMessage.recipient, check_email(text).email.lower()),
         _begins_with(EmailMessage.kind, text.lower()),
         _begins_with(EmailMessage.unique_key, text),
         EmailMessage.state.in_(STATES_WITH_ERROR) & EmailMessage.last_error.icontains(text, autoescape=True),

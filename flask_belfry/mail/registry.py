@@ -114,7 +114,7 @@ def hourly_cap(name: str) -> int | None:
 
 
 def opt_out_lookup(lookup: OptOutLookup) -> OptOutLookup:
-    """Register a function that receives an optional kind and lower-case addresses, and returns those that opted out.
+    """Register a function that returns those of some lower-case email addresses that opted out of an optional kind.
 
     It is called once per kind, should use one query, and must not write.
     """
@@ -125,12 +125,12 @@ def opt_out_lookup(lookup: OptOutLookup) -> OptOutLookup:
 def opted_out(entries: Iterable[MailEntry]) -> set[str]:
     """Return the ids of the mails whose recipients opted out of their kind, with one lookup per optional kind."""
     optional = optional_kinds()
-    addresses: dict[str, dict[str, str]] = defaultdict(dict)
+    emails: dict[str, dict[str, str]] = defaultdict(dict)
     for entry in entries:
         if entry.kind in optional:
-            addresses[entry.kind][entry.id] = entry.recipients[0].lower()
+            emails[entry.kind][entry.id] = entry.recipients[0].lower()
     found: set[str] = set()
-    for kind, by_id in addresses.items():
-        refusing = {address for lookup in _opt_out_lookups for address in lookup(kind, set(by_id.values()))}
-        found |= {id for id, address in by_id.items() if address in refusing}
+    for kind, by_id in emails.items():
+        refusing = {email for lookup in _opt_out_lookups for email in lookup(kind, set(by_id.values()))}
+        found |= {id for id, email in by_id.items() if email in refusing}
     return found

@@ -18,8 +18,8 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db, insert_ignoring_conflicts
 from flask_belfry.db.columns import as_uuid_text, new_id, text_problem
 from flask_belfry.mail.errors import MailArgumentError, MailKeyError, MailNotFoundError, MailStateError
-from flask_belfry.mail.models import ADDRESS_CHARACTERS, KEY_CHARACTERS, EmailMessage, MailState
-from flask_belfry.mail.recipients import Recipient, check_address, distinct_recipients
+from flask_belfry.mail.models import EMAIL_CHARACTERS, KEY_CHARACTERS, EmailMessage, MailState
+from flask_belfry.mail.recipients import Recipient, check_email, distinct_recipients
 from flask_belfry.mail.registry import kind_of
 from flask_belfry.outbox import LIVE, JobRecord, JobRequest, enqueue_many
 from flask_belfry.outbox.requests import due_after
@@ -137,7 +137,7 @@ def new_message_id(unique: str) -> str:
 
 def _rows(kind: str, request: MailRequest) -> Iterator[dict[str, Any]]:
     _check_request(request)
-    recipients = distinct_recipients(request.to) or [check_address(None)]
+    recipients = distinct_recipients(request.to) or [check_email(None)]
     for recipient in recipients:
         key = f"{request.key}/{recipient.digest}" if len(recipients) > 1 else request.key
         yield _row(kind, request, recipient, _checked_key(key))
@@ -149,8 +149,8 @@ def _row(kind: str, request: MailRequest, recipient: Recipient, key: str) -> dic
         "id": id,
         "unique_key": key,
         "kind": kind,
-        "recipients": [recipient.address] if recipient.address else [],
-        "recipient": recipient.address.lower()[:ADDRESS_CHARACTERS] or None,
+        "recipients": [recipient.email] if recipient.email else [],
+        "recipient": recipient.email.lower()[:EMAIL_CHARACTERS] or None,
         "context": dict(request.context),
         "subject_type": request.subject.type if request.subject else None,
         "subject_id": request.subject.id if request.subject else None,
@@ -206,7 +206,7 @@ def _locked(mail_id: str) -> EmailMessage:
 def _check_resend(mail: EmailMessage) -> None:
     if not current_app.config["MAIL_ENABLED"]:
         raise MailStateError("MAIL_ENABLED is false: mail is not sent")
-    problems = [check_address(address).problem for address in mail.recipients or [None]]
+    problems = [check_email(email).problem for email in mail.recipients or [None]]
     if all(problems):
         raise MailStateError(f"it cannot be sent: {problems[0]}")
     if mail.job_id and _is_live(mail.job_id):

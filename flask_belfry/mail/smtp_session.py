@@ -36,12 +36,12 @@ Reply = tuple[int, bytes]
 class Refusal:
     """A recipient that the server refused."""
 
-    address: str
+    email: str
     code: int
     text: str
 
     def __str__(self) -> str:
-        return f"{self.address}: {self.code} {self.text}"
+        return f"{self.email}: {self.code} {self.text}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def mail_from(host: smtplib.SMTP, sender: str, size_bytes: int) -> None:
 
 
 def rcpt_to(host: smtplib.SMTP, recipients: Sequence[str]) -> tuple[Refusal, ...]:
-    """Send RCPT TO for each recipient, an ASCII address; the server must accept at least one.
+    """Send RCPT TO for each recipient, an ASCII email address; the server must accept at least one.
 
     Returns:
         the refused recipients.
@@ -76,12 +76,12 @@ def rcpt_to(host: smtplib.SMTP, recipients: Sequence[str]) -> tuple[Refusal, ...
         TemporaryMailError, PermanentMailError: the server refused all recipients, or the connection broke.
     """
     refusals: list[Refusal] = []
-    for address in recipients:
-        code, text = _command("a recipient", lambda address=address: host.rcpt(address))
+    for email in recipients:
+        code, text = _command("a recipient", lambda email=email: host.rcpt(email))
         if code == CLOSING:
             raise refusal_error("a recipient", code, text)
         if code not in (250, 251):
-            refusals.append(Refusal(address, code, _readable(text)))
+            refusals.append(Refusal(email, code, _readable(text)))
     if len(refusals) == len(recipients):
         raise _all_refused(refusals)
     return tuple(refusals)

@@ -84,7 +84,7 @@ class SmtpSettings(flask_mail._Mail):  # noqa: SLF001 - the class of Flask-Mail'
         )
         return next((public for name in names if (public := public_domain(name))), None)
 
-    def address(self) -> tuple[str, int]:
+    def host_and_port(self) -> tuple[str, int]:
         """Return host and port of the server, or of the development inbox. Raises ServerUnreachableError."""
         if self.server:
             return self.server, int(self.port or 0)
@@ -186,7 +186,7 @@ class Connection(flask_mail.Connection):
 
     def configure_host(self) -> smtplib.SMTP:
         """Connect, start TLS and log in, according to the settings. Raises ServerUnreachableError."""
-        server, port = self._settings.address()
+        server, port = self._settings.host_and_port()
         try:
             return self._connect(server, port)
         except (smtplib.SMTPException, OSError, ValueError) as error:
@@ -196,7 +196,7 @@ class Connection(flask_mail.Connection):
     def send(self, message: flask_mail.Message, envelope_from: str | tuple[str, str] | None = None) -> None:
         """Send a message of Flask-Mail; raises as `deliver` does."""
         sender = flask_mail.sanitize_address(envelope_from or message.sender)
-        recipients = [parseaddr(address)[1] for address in flask_mail.sanitize_addresses(message.send_to)]
+        recipients = [parseaddr(email)[1] for email in flask_mail.sanitize_addresses(message.send_to)]
         if message.has_bad_headers():
             raise flask_mail.BadHeaderError
         if not self._settings.suppress:
@@ -211,7 +211,7 @@ class Connection(flask_mail.Connection):
             TemporaryMailError, PermanentMailError: the mail was not sent.
             UncertainMailError: the mail may have been sent.
         """
-        recipients = [str(address) for address in message.recipients]
+        recipients = [str(email) for email in message.recipients]
         return self._transmit(message.envelope_sender, recipients, message.as_bytes())
 
     def check(self) -> str:
@@ -222,7 +222,7 @@ class Connection(flask_mail.Connection):
         """
         self.open()
         assert self.host is not None, "it is open"
-        server, port = self._settings.address()
+        server, port = self._settings.host_and_port()
         try:
             code, text = self.host.noop()
         except (smtplib.SMTPException, OSError) as error:

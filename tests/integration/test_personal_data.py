@@ -187,9 +187,9 @@ def test_whoever_leaves_is_nobody_any_more(app, client, user, headers, session, 
     assert "Asia/Tehran" not in kept
     stays = session.get_one(User, user_id)
     assert (stays.name, stays.email, stays.active, stays.school_id) == ("Deleted user", "", False, school_id)
-    done = sa.select(AuditEntry.action, AuditEntry.address).where(AuditEntry.user_id == user_id)
+    done = sa.select(AuditEntry.action, AuditEntry.ip_address).where(AuditEntry.user_id == user_id)
     assert ("user.delete_data", None) in session.execute(done).all()
-    assert {row.address for row in session.execute(done)} == {None}
+    assert {row.ip_address for row in session.execute(done)} == {None}
 
     # Username and address are anybody's again.
     again = {"username": "zarathustra", "email": "zarathustra@example.org", "password": PASSWORD}
@@ -209,7 +209,7 @@ def test_mails_that_wait_are_not_sent_and_what_stays_still_shows(client, user, h
     history = client.get(f"/reservations/{row_id}")
     assert "Deleted user" in history.text
     assert "note: no longer kept" in history.text
-    assert "no address" in history.text  # why nobody was mailed of the cancellation
+    assert "no email address" in history.text  # why nobody was mailed of the cancellation
     assert client.get("/reservations/?text=Deleted").status_code == 200
     assert client.get("/audit?action=user.delete_data").text.count("Deleted user") == 1
     work()

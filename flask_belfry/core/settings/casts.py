@@ -88,21 +88,20 @@ def _to_email_address(text: str) -> str:
 
 
 def _to_address_literal(text: str) -> str:
-    address = ip_address(text.removeprefix("[").removesuffix("]").removeprefix("IPv6:"))
-    return address_literal(str(address))
+    return address_literal(str(ip_address(text.removeprefix("[").removesuffix("]").removeprefix("IPv6:"))))
 
 
-def address_literal(address: str) -> str:
+def address_literal(text: str) -> str:
     """An IP address as SMTP writes it in place of a domain (RFC 5321, section 4.1.3)."""
-    is_ipv6 = isinstance(ip_address(address), IPv6Address)
-    return f"[IPv6:{address}]" if is_ipv6 else f"[{address}]"
+    is_ipv6 = isinstance(ip_address(text), IPv6Address)
+    return f"[IPv6:{text}]" if is_ipv6 else f"[{text}]"
 
 
 def _to_mailbox(text: str) -> str:
-    ((_, address),) = getaddresses([text])  # two of them are a name that lacks its quotation marks
+    ((_, email),) = getaddresses([text])  # two of them are a name that lacks its quotation marks
     if not text.isprintable():
         raise ValueError(text)
-    return text.replace(address, _to_email_address(address))
+    return text.replace(email, _to_email_address(email))
 
 
 def _to_zone_name(text: str) -> str:
@@ -204,6 +203,6 @@ domain_name = Cast("a domain name", ascii_domain)
 host = Cast("the name or IP address of a server", _to_host)
 zone_name = Cast("a time zone's name, as Europe/Berlin", _to_zone_name)
 existing_file = Cast("the path of a file that exists", _to_existing_file)
-web_url = Cast("an http:// or https:// address", _to_web_url)
-database_url = Cast("a sqlite:///file or postgresql:// address, with valid options", _to_database_url)
-broker_url = Cast("a redis://, rediss://, unix:// or redis+sentinel:// address, with valid options", _to_broker_url)
+web_url = Cast("an http:// or https:// URL", _to_web_url)
+database_url = Cast("a sqlite:///file or postgresql:// URL, with valid options", _to_database_url)
+broker_url = Cast("a redis://, rediss://, unix:// or redis+sentinel:// URL, with valid options", _to_broker_url)

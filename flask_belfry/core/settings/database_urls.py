@@ -1,4 +1,4 @@
-"""Reads a DATABASE_URL: SQLAlchemy's address of it, and options that its driver accepts."""
+"""Reads a DATABASE_URL: SQLAlchemy's URL, and options that its driver accepts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sqlalchemy.exc import ArgumentError, SAWarning
 SCHEMES = ("sqlite", "postgres", "postgresql", "postgresql+psycopg")
 
 
-def sqlalchemy_url(address: str) -> str:
-    """The address with the driver that is installed: hosts hand out `postgres://` and `postgresql://`."""
-    scheme, separator, rest = address.partition("://")
+def sqlalchemy_url(url: str) -> str:
+    """Return the URL with the driver that is installed: hosts hand out `postgres://` and `postgresql://`."""
+    scheme, separator, rest = url.partition("://")
     driver = "postgresql+psycopg" if scheme in ("postgres", "postgresql") else scheme
     return f"{driver}{separator}{rest}"
 
 
 def check_database_url(text: str) -> None:
-    """Checks an address with its options, without connecting.
+    """Check a URL with its options, without connecting.
 
     Raises:
         ValueError: it names no file or server, or has a port or an option that is invalid.

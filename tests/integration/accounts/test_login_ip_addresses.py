@@ -98,7 +98,7 @@ def told(client: FlaskClient, user: User, address: str = CAFE) -> dict[str, str]
 
 def links_of_last_code() -> dict[str, str]:
     code = db.session.scalars(sa.select(AccountCode).order_by(AccountCode.id.desc()).limit(1)).one()
-    codes.start(db.session(), CodePurpose.ADDRESS, [code.id])
+    codes.start(db.session(), CodePurpose.IP_ADDRESS, [code.id])
     db.session.commit()
     return {answer: f"/login-address/{codes.token_of(code)}/{answer}" for answer in ("trust", "block")}
 
@@ -235,7 +235,7 @@ def test_to_look_at_a_link_does_nothing(client, user, session):
     assert [client.get(path).status_code for path in links.values()] == [200, 200]
     assert state_of(user) is AddressState.NEW
     code = session.scalars(sa.select(AccountCode)).one()
-    assert (code.purpose, code.used_at) == (CodePurpose.ADDRESS, None)
+    assert (code.purpose, code.used_at) == (CodePurpose.IP_ADDRESS, None)
     assert client.get("/api/v1/me", headers=headers).status_code == 200
     assert events("user.address") == []
 
@@ -362,7 +362,7 @@ def test_the_links_stand_in_no_table_and_staff_see_dots(client, user, session, m
 
 
 def blocked(user: User, address: str = CAFE) -> None:
-    db.session.add(LoginAddress(user=user, network=address, address=address, state=AddressState.BLOCKED))
+    db.session.add(LoginAddress(user=user, network=address, ip_address=address, state=AddressState.BLOCKED))
     db.session.commit()
 
 
@@ -543,12 +543,12 @@ def test_old_addresses_and_too_many_are_forgotten_and_blocked_ones_never(session
     now = utc_now()
     for number in range(5):
         seen = {"first_seen_at": now, "last_seen_at": now - timedelta(minutes=number + 1)}
-        session.add(LoginAddress(user=user, network=f"n{number}", address="", **seen))
+        session.add(LoginAddress(user=user, network=f"n{number}", ip_address="", **seen))
     old = {"first_seen_at": now, "last_seen_at": now - logins.KEPT - timedelta(days=1)}
-    session.add(LoginAddress(user=other, network="old", address="", **old))
-    session.add(LoginAddress(user=other, network="blocked", address="", state=AddressState.BLOCKED, **old))
+    session.add(LoginAddress(user=other, network="old", ip_address="", **old))
+    session.add(LoginAddress(user=other, network="blocked", ip_address="", state=AddressState.BLOCKED, **old))
     session.commit()
-    assert logins.prune_addresses(session) == 4
+    assert logins.prune_login_addresses(session) == 4
     session.commit()
     left = session.execute(sa.select(LoginAddress.user_id, LoginAddress.network)).all()
     here = "127.0.0.1"

@@ -275,7 +275,7 @@ def test_wrong_passwords_are_in_the_audit_log_without_what_was_typed(client, use
     assert [entry.subject_id for entry in entries] == [own, own, None, None][: len(tries)]
     assert {entry.school_id for entry in entries if entry.subject_id} == {user.school_id}
     assert [entry.details for entry in entries] == [{}] * len(tries)
-    assert {entry.address for entry in entries} == {"127.0.0.1"}
+    assert {entry.ip_address for entry in entries} == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def test_rows_without_services_are_made_changed_and_deleted_and_on_record(sessio
     assert edit(panel, url, capacity="40", name="Great hall").status_code == 303
     assert entries("admin.update") == [(f"resource/{hall.id}", admin.id, {"fields": ["capacity", "name"]})]
     entry = session.scalars(sa.select(AuditEntry).where(AuditEntry.action == "admin.update")).one()
-    assert (entry.school_id, entry.address) == (school.id, "127.0.0.1")
+    assert (entry.school_id, entry.ip_address) == (school.id, "127.0.0.1")
     assert panel.post(f"/admin/resources/delete/?id={hall.id}").status_code == 303
     assert [subject for subject, _, _ in entries("resource.delete")] == [f"resource/{hall.id}"]
     assert panel.post("/admin/schools/new/", data={"name": "New", "slug": "Not one"}).status_code == 422

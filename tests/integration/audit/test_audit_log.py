@@ -110,11 +110,11 @@ def test_logins_logouts_and_tokens_are_recorded_with_where_they_come_from(sessio
         sa.select(AuditEntry).where(AuditEntry.action != "user.create").order_by(AuditEntry.id)
     ).all()
     assert sorted(row.action for row in rows) == ["access_token.create", "user.login", "user.login", "user.logout"]
-    assert {(row.user_id, row.school_id, row.address) for row in rows} == {(user.id, user.school_id, "127.0.0.1")}
+    assert {(row.user_id, row.school_id, row.ip_address) for row in rows} == {(user.id, user.school_id, "127.0.0.1")}
     assert all(row.request_id for row in rows)
     assert max(len(row.user_agent) for row in rows) == 160
     revoked = session.scalars(sa.select(StatusChange).where(StatusChange.field == "revoked_at")).one()
-    assert (revoked.subject_type, revoked.user_id, revoked.address) == ("access_token", user.id, "127.0.0.1")
+    assert (revoked.subject_type, revoked.user_id, revoked.ip_address) == ("access_token", user.id, "127.0.0.1")
     token = session.scalars(sa.select(AccessToken)).one()
     assert token.hash not in json.dumps([row.details for row in rows])
 
@@ -220,8 +220,10 @@ def test_each_list_is_answered_by_an_index_without_sorting(session, statements):
                 assert "TEMP B-TREE" not in str(plan)
 
 
-@pytest.mark.parametrize(("proxies", "address"), [(0, "127.0.0.1"), (1, "198.51.100.7"), (2, "203.0.113.9")])
-def test_behind_proxies_the_clients_address_is_that_of_the_outermost_trusted_one(settings, tmp_path, proxies, address):
+@pytest.mark.parametrize(("proxies", "ip_address"), [(0, "127.0.0.1"), (1, "198.51.100.7"), (2, "203.0.113.9")])
+def test_behind_proxies_the_clients_address_is_that_of_the_outermost_trusted_one(
+    settings, tmp_path, proxies, ip_address
+):
     app = make_app({**settings, "TRUSTED_PROXIES": str(proxies)}, tmp_path / "proxied")
     app.config["WTF_CSRF_ENABLED"] = False
     with app.app_context():
@@ -230,7 +232,7 @@ def test_behind_proxies_the_clients_address_is_that_of_the_outermost_trusted_one
         client.environ_base["HTTP_X_FORWARDED_FOR"] = "192.0.2.1, 203.0.113.9, 198.51.100.7"
         log_in(client, user)
         (event,) = list_events(Filters(action="user.login")).items
-        assert event.address == address
+        assert event.ip_address == ip_address
         db.session.remove()
         db.engine.dispose()
 
@@ -241,7 +243,7 @@ def test_an_api_change_of_a_status_has_the_address_it_came_from(client, session)
     answer = client.patch(f"/api/v1/reservations/{reservation.id}", json={"status": "confirmed"}, headers=headers)
     assert answer.status_code == 200
     (event,) = list_events(Filters(action="reservation.status")).items
-    assert (event.address, dict(event.details)) == ("127.0.0.1", {"old": "pending", "new": "confirmed"})
+    assert (event.ip_address, dict(event.details)) == ("127.0.0.1", {"old": "pending", "new": "confirmed"})
 
 
 def test_every_action_that_is_recorded_is_under_a_tab(app):

@@ -104,7 +104,7 @@ def test_the_list_is_paged_by_key(staff: FlaskClient, session: Session) -> None:
 
 def test_the_detail_page_shows_the_mail(staff: FlaskClient, mail_ids: list[str]) -> None:
     page = staff.get(f"/mails/{mail_ids[1]}").text
-    assert "not a valid address" in page
+    assert "not a valid email address" in page
     assert f"/mails/{mail_ids[1]}/html" in page
 
 
@@ -272,7 +272,7 @@ def test_the_resend_command_asks_for_a_new_job(app: Flask, session: Session, mai
         (["show", "nonsense"], "there is no mail with this id"),
         (["resend", "nonsense"], "there is no mail with this id"),
         (["preview", "nonsense"], "there is no mail named 'nonsense'"),
-        (["test", "nonsense"], "not a valid address"),
+        (["test", "nonsense"], "not a valid email address"),
     ],
 )
 def test_an_error_of_a_command_is_one_line(app: Flask, arguments: list[str], message: str) -> None:

@@ -52,7 +52,7 @@ def test_a_mail_on_its_way_is_not_sent_again(app: Flask, session: Session) -> No
 def test_a_mail_without_a_recipient_is_not_sent_again(app: Flask, session: Session) -> None:
     mail_id = send_mail(KIND, "nonsense", "test/1", context=CONTEXT)
     assert mail_id is not None
-    with pytest.raises(MailStateError, match="not a valid address"):
+    with pytest.raises(MailStateError, match="not a valid email address"):
         resend(mail_id)
 
 

@@ -78,8 +78,8 @@ def test_who_has_no_valid_address_is_skipped_with_the_reason(app: Flask, session
     nonsense, missing, empty = send_mails(KIND, [*requests, MailRequest([], "test/empty", CONTEXT)])
     session.commit()
     assert {state_of(id) for id in (nonsense, missing, empty)} == {MailState.SKIPPED}
-    assert "not a valid address" in (get_mail(nonsense).last_error or "")
-    assert get_mail(missing).last_error == get_mail(empty).last_error == "no address"
+    assert "not a valid email address" in (get_mail(nonsense).last_error or "")
+    assert get_mail(missing).last_error == get_mail(empty).last_error == "no email address"
     assert jobs(session) == 0
 
 

@@ -99,7 +99,7 @@ def test_what_some_database_would_not_take_is_refused_before_anything_is_written
             with pytest.raises(JobArgumentError, match="must be") as refused:
                 action()
             assert list(refused.value.fields) == [field]
-    for field, values in {"request_id": "r" * 65, "address": "a\0"}.items():
+    for field, values in {"request_id": "r" * 65, "ip_address": "a\0"}.items():
         with pytest.raises(ActorError, match=f"{field} must be"):
             Actor(**{field: values})
     assert session.scalars(sa.select(JobRecord)).all() == []
@@ -108,7 +108,7 @@ def test_what_some_database_would_not_take_is_refused_before_anything_is_written
 def test_what_is_at_the_limits_is_taken_by_both_databases(session):
     reference = {"subject": Subject("t" * 60, "9" * 40), "change_id": new_id().upper()}
     late = datetime(9998, 12, 31, 12, tzinfo=timezone(timedelta(hours=-5)))
-    with use_actor(Actor(request_id="r" * 64, address="a" * 64)):
+    with use_actor(Actor(request_id="r" * 64, ip_address="a" * 64)):
         id = enqueue("test.greet", ticket_id=1e308, unique_key="ü" * 200, scheduled_at=late, **reference)
         again = enqueue("test.greet", ticket_id=1, unique_key="ü" * 200)
         past = enqueue("test.greet", ticket_id=1, scheduled_at=datetime.min.replace(tzinfo=UTC))

@@ -109,9 +109,9 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("sessions.end_session", "POST"): one(USER, "/account/sessions/{session_id}/end"),
     ("sessions.end_others", "POST"): Route(USER),
     ("addresses.list_", "GET"): many(USER, "/account/addresses"),
-    ("addresses.trust", "POST"): one(USER, "/account/addresses/{address_id}/trust"),
-    ("addresses.block", "POST"): one(USER, "/account/addresses/{address_id}/block"),
-    ("addresses.forget", "POST"): one(USER, "/account/addresses/{address_id}/forget"),
+    ("addresses.trust", "POST"): one(USER, "/account/addresses/{login_address_id}/trust"),
+    ("addresses.block", "POST"): one(USER, "/account/addresses/{login_address_id}/block"),
+    ("addresses.forget", "POST"): one(USER, "/account/addresses/{login_address_id}/forget"),
     ("security.change_password", "GET"): many(USER, "/account/password"),
     ("security.verify", "GET"): many(USER, "/account/verify"),
     ("security.two_factor_setup", "GET"): many(USER, "/account/two-factor"),
@@ -216,7 +216,9 @@ def ids(session) -> dict[str, Any]:
     session.add(login)
     session.commit()
     found["session_id"] = login.id
-    found["address_id"] = session.scalars(sa.select(LoginAddress.id).where(LoginAddress.user_id == customer.id)).one()
+    found["login_address_id"] = session.scalars(
+        sa.select(LoginAddress.id).where(LoginAddress.user_id == customer.id)
+    ).one()
     found |= rows_of_parts(customer)
     session.expunge_all()
     return found
@@ -365,7 +367,7 @@ def test_every_statement_of_a_request_names_the_school(session, client, statemen
     job, mail = session.scalar(sa.select(JobRecord.id)), session.scalar(sa.select(EmailMessage.id))
     ids = {"reservation": row.id, "resource": row.resource_id, "customer": customer.id, "mail": mail, "job": job}
     ids |= {"failed_job": job, "name": "name", "address": customer.email, "day": tomorrow().date().isoformat()}
-    ids["token"] = ids["address_id"] = ids["session_id"] = 0
+    ids["token"] = ids["login_address_id"] = ids["session_id"] = 0
     user = make_user(Role.STAFF)
     ids |= rows_of_parts(user)
     client, headers = log_in(client, user), bearer(user)

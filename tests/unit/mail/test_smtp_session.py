@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flask_belfry.mail.errors import MailError, PermanentMailError, TemporaryMailError, without_addresses
+from flask_belfry.mail.errors import MailError, PermanentMailError, TemporaryMailError, without_emails
 from flask_belfry.mail.smtp_session import refusal_error
 
 
@@ -42,7 +42,7 @@ def test_an_answer_is_temporary_or_permanent(code: int, expected: type[MailError
     ],
 )
 def test_addresses_are_masked_in_messages(text: str, safe: str) -> None:
-    assert without_addresses(text) == safe
+    assert without_emails(text) == safe
     error = MailError(text)
     assert error.message == safe
     assert error.detail == text

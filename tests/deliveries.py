@@ -19,7 +19,7 @@ from flask_belfry.execution import claim as claims
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.mail import MailRequest, MailState, get_mail, send_mails
-from flask_belfry.mail.delivery import Delivery
+from flask_belfry.mail.outcomes import Outcomes
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.states import WAITING
 from tests.forks import exit_status, fork
@@ -65,7 +65,7 @@ def jobs(session: Session) -> int:
 
 
 def die_after_handing_over(
-    app: Flask, session: Session, monkeypatch: pytest.MonkeyPatch, instead_of: str = "_end"
+    app: Flask, session: Session, monkeypatch: pytest.MonkeyPatch, instead_of: str = "end"
 ) -> None:
     """Runs an attempt that dies between the server's answer and the commit, and lets the rescue find it."""
 
@@ -74,7 +74,7 @@ def die_after_handing_over(
 
     items = claim_due(session)
     with monkeypatch.context() as patch:
-        patch.setattr(Delivery, instead_of, die)
+        patch.setattr(Outcomes, instead_of, die)
         assert exit_status(fork(lambda: executor.run(app, items, no_limit))) == -signal.SIGKILL
     for item in items:
         attempts.interrupt(session, item, "killed")

@@ -12,9 +12,9 @@ from flask_belfry.db import db, table_of
 from flask_belfry.db.columns import new_id
 from flask_belfry.db.pagination import MAX_LIMIT
 from flask_belfry.mail import previews, queries, services, transport
-from flask_belfry.mail.delivery import message_for
 from flask_belfry.mail.emails import TEST_MESSAGE
 from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
+from flask_belfry.mail.preparation import message_for
 from flask_belfry.mail.recipients import check_email
 from flask_belfry.mail.registry import kinds
 

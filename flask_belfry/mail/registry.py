@@ -134,3 +134,11 @@ def opted_out(entries: Iterable[MailEntry]) -> set[str]:
         refusing = {email for lookup in _opt_out_lookups for email in lookup(kind, set(by_id.values()))}
         found |= {id for id, email in by_id.items() if email in refusing}
     return found
+
+
+def by_kind(entries: Iterable[MailEntry]) -> Mapping[str, list[MailEntry]]:
+    """Return the mails of each kind, by its name."""
+    found: dict[str, list[MailEntry]] = defaultdict(list)
+    for entry in entries:
+        found[entry.kind].append(entry)
+    return found

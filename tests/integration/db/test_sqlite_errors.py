@@ -18,7 +18,7 @@ from flask_belfry.core.access import public
 from flask_belfry.db import db
 from flask_belfry.execution import claim, executor
 from flask_belfry.execution.time_limits import no_limit
-from flask_belfry.mail import MailRequest, MailState, delivery, get_mail, send_mails
+from flask_belfry.mail import MailRequest, MailState, get_mail, preparation, send_mails
 from flask_belfry.outbox import JobState
 from tests.domain import Ticket, behaviour
 from tests.job_records import asked, count, read
@@ -133,7 +133,7 @@ def test_mails_whose_contexts_meet_it_are_sent_when_it_is_over(app, session, smt
         with locked():
             insert_much(session)
 
-    monkeypatch.setattr(delivery, "_contexts_of_kind", contexts)
+    monkeypatch.setattr(preparation, "_contexts_of_kind", contexts)
     context = {"server": "mail.example.org"}
     mails = send_mails("test-message", [MailRequest([f"p{n}@example.org"], f"t/{n}", context) for n in range(3)])
     session.commit()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_belfry.execution import attempts, claim, executor
-from flask_belfry.execution.errors import ClaimLostError
+from flask_belfry.execution import attempts, claim
 from flask_belfry.outbox import JobState
 from tests.domain import Ticket, behaviour
 from tests.executions import run
@@ -59,12 +57,3 @@ def test_of_two_claims_the_later_wins_and_the_earlier_cannot_commit(app, session
     run(app, current)
     assert read(session, id).state is JobState.COMPLETED
     assert len(session.scalars(sa.select(Ticket.title)).all()) == 1
-
-
-def test_a_lost_claim_is_an_error_of_its_own(app, session):
-    id = asked(session)
-    (item,) = claim.claim(session, [id], "w")
-    attempts.release(session, item)
-    session.commit()
-    with pytest.raises(ClaimLostError):
-        executor._complete_with_changes(session, item, None)

@@ -62,7 +62,7 @@ def test_an_uncertain_mail_is_held_for_a_person_when_the_setting_says_so(
     assert len({mail.message["Message-ID"] for mail in smtp.received}) == 1
 
 
-@pytest.mark.parametrize("instead_of", ["_end", "_save"])  # before the job's end is written, and within that
+@pytest.mark.parametrize("instead_of", ["end", "write"])  # before the job's end is written, and within that
 def test_a_death_between_answer_and_commit_is_counted_and_sent_again_with_the_same_message_id(
     app: Flask, session: Session, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch, instead_of: str
 ) -> None:

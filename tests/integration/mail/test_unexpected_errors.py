@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution import executor
 from flask_belfry.execution.time_limits import no_limit
-from flask_belfry.mail import MailEntry, MailRequest, MailState, delivery, get_mail, ledger, send_mails
+from flask_belfry.mail import MailEntry, MailRequest, MailState, delivery, get_mail, ledger, preparation, send_mails
 from flask_belfry.mail.ledger import Outcome
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.registry import MailKind, _kinds
@@ -50,18 +50,21 @@ class Panic(BaseException):
 
 @pytest.mark.parametrize("error", [RuntimeError, Panic])
 @pytest.mark.parametrize(
-    ("step", "state"), [("message_for", MailState.FAILED), ("deliver_message", MailState.UNCERTAIN)]
+    ("module", "step", "state"),
+    [(preparation, "message_for", MailState.FAILED), (delivery, "deliver_message", MailState.UNCERTAIN)],
 )
-def test_an_unexpected_error_over_one_mail_fails_that_mail_only(app, session, smtp, monkeypatch, step, state, error):
+def test_an_unexpected_error_over_one_mail_fails_that_mail_only(
+    app, session, smtp, monkeypatch, module, step, state, error
+):
     ids = ask(session, "ada", "bob")
-    goes_on = getattr(delivery, step)
+    goes_on = getattr(module, step)
 
     def stumble(subject: MailEntry | OutgoingMessage, *arguments: Any) -> Any:
         if "ada@example.org" in subject.recipients:
             raise error("a bug")
         return goes_on(subject, *arguments)
 
-    monkeypatch.setattr(delivery, step, stumble)
+    monkeypatch.setattr(module, step, stumble)
     work(app, session)
     session.expire_all()
     assert [get_mail(id).state for id in ids] == [state, MailState.SENT]

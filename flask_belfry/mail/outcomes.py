@@ -1,0 +1,166 @@
+"""The outcomes of a chunk of mails: how the job of each ends, and what the ledger records with that.
+
+The state `sent` is committed together with the end of the mail's job. The only window is a crash between the server's
+reply and that commit: the row is then still `sending`, so that the next attempt knows that the mail may have been sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+from flask import current_app
+from sqlalchemy.orm import Session
+
+from flask_belfry.db.columns import error_text
+from flask_belfry.mail import ledger
+from flask_belfry.mail.errors import MailError, MailTemplateError, UncertainMailError, without_mailbox
+from flask_belfry.mail.ledger import Outcome
+from flask_belfry.mail.message import OutgoingMessage
+from flask_belfry.mail.models import MailEntry, MailState
+from flask_belfry.outbox import JobState
+
+log = structlog.get_logger(__name__)
+
+STATES_AFTER = {
+    JobState.RETRYABLE: MailState.DEFERRED,
+    JobState.FAILED: MailState.FAILED,
+    JobState.CANCELLED: MailState.CANCELLED,
+}
+
+
+class Item(Protocol):
+    """A job of a chunk."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def args(self) -> Mapping[str, Any]: ...
+
+
+class ItemAnswer(Protocol):
+    """The result that the engine is about to commit for a job of a chunk."""
+
+    @property
+    def item(self) -> Item: ...
+    @property
+    def error(self) -> BaseException | None: ...
+    @property
+    def state(self) -> JobState: ...
+
+
+class MailChunk(Protocol):
+    """The part of the engine's chunk that delivery uses."""
+
+    session: Session
+
+    def __iter__(self) -> Iterator[Item]: ...
+    @property
+    def should_stop(self) -> bool: ...
+    def held(self, items: Any) -> set[str]: ...
+    def is_unanswered(self, item: Any) -> bool: ...
+    def release(self, item: Any) -> None: ...
+    def answer(self, item: Any, result: Any = None) -> None: ...
+    def fail(self, item: Any, error: BaseException) -> None: ...
+    def before_commit(self, save: Callable[[Session, Sequence[Any]], None]) -> None: ...
+
+
+@dataclass
+class ChunkMail:
+    """A mail in one attempt, with its job."""
+
+    item: Item
+    entry: MailEntry
+    message: OutgoingMessage | None = None
+    may_be_sent: bool = False
+
+
+@dataclass
+class Outcomes:
+    """The mails of a chunk in one attempt, by the ids of their jobs, and the outcomes so far."""
+
+    chunk: MailChunk
+    mails: dict[str, ChunkMail] = field(default_factory=dict)
+    _outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def end(self, mail: ChunkMail, state: MailState, last_error: str | None = None) -> None:
+        """Complete the job of a mail, which then has this state."""
+        self._outcomes[mail.item.id] = Outcome(mail.entry.id, mail.item.id, state, last_error)
+        self.chunk.answer(mail.item, {"state": state.value})
+
+    def hold(self, mail: ChunkMail, reason: str, is_new: bool) -> None:
+        """Complete the job of a mail that a person must decide about."""
+        self._outcomes[mail.item.id] = Outcome(
+            mail.entry.id, mail.item.id, MailState.UNCERTAIN, f"held: {reason}", is_new
+        )
+        self.chunk.answer(mail.item, {"state": MailState.UNCERTAIN.value, "held": True})
+
+    def end_uncertain(self, mail: ChunkMail, error: UncertainMailError) -> None:
+        """Hold a mail that may have been sent, or fail its job, according to MAIL_UNCERTAIN."""
+        log.warning("mail.uncertain", mail=mail.entry.id, reason=error.message)
+        if holds_uncertain():
+            self.hold(mail, error.detail, is_new=True)
+        else:
+            self.fail(mail, error)
+
+    def fail(self, mail: ChunkMail, error: MailError) -> None:
+        """Fail the job of a mail."""
+        mail.may_be_sent = isinstance(error, UncertainMailError)
+        self.chunk.fail(mail.item, error)
+
+    def fail_all(self, mails: Sequence[ChunkMail], error: MailError) -> None:
+        """Fail the jobs of several mails with one error."""
+        for mail in mails:
+            self.fail(mail, error)
+
+    def release(self, mails: Sequence[ChunkMail]) -> None:
+        """Release the claims: the jobs run again, and no attempt is used."""
+        for mail in mails:
+            self.chunk.release(mail.item)
+
+    def write(self, session: Session, answers: Sequence[ItemAnswer]) -> None:
+        """Write the outcomes in the transaction that ends the jobs, so that ledger and job records always agree."""
+        outcomes = [self._outcome(answer) for answer in answers]
+        ledger.write_outcomes(session, [outcome for outcome in outcomes if outcome is not None])
+
+    def _outcome(self, answer: ItemAnswer) -> Outcome | None:
+        mail = self.mails.get(answer.item.id)
+        if mail is None or mail.entry.job_id != answer.item.id:
+            return self._outcomes.get(answer.item.id)
+        is_released = answer.error is None and answer.state is JobState.RETRYABLE
+        if is_released or answer.state is JobState.PENDING:  # the job runs again
+            return None if mail.may_be_sent else Outcome(mail.entry.id, mail.item.id, MailState.QUEUED)
+        if answer.error is None:
+            return self._outcomes.get(answer.item.id)
+        is_uncertain = mail.may_be_sent
+        state = MailState.UNCERTAIN if is_uncertain else STATES_AFTER[answer.state]
+        _log_failure(mail.entry, answer.error, state)
+        return Outcome(mail.entry.id, answer.item.id, state, _in_full(answer.error), is_uncertain)
+
+
+def holds_uncertain() -> bool:
+    """Return whether mails that may have been sent are held for a person."""
+    return current_app.config["MAIL_UNCERTAIN"] == "hold"
+
+
+def _log_failure(entry: MailEntry, error: BaseException, state: MailState) -> None:
+    mailbox, _, domain = entry.recipients[0].rpartition("@") if entry.recipients else ("", "", "")
+    # Errors of templates and contexts may quote personal data; a server's reply may quote the mailbox.
+    reply = {}
+    if isinstance(error, MailError) and not isinstance(error, MailTemplateError):
+        reply["reply"] = without_mailbox(error.message, mailbox)
+    log.warning(
+        "mail.attempt_failed",
+        mail=entry.id,
+        kind=entry.kind,
+        domain=domain,
+        state=state.value,
+        error=type(error).__name__,
+        **reply,
+    )
+
+
+def _in_full(error: BaseException) -> str:
+    return error.detail if isinstance(error, MailError) else f"{type(error).__name__}: {error_text(error)}"

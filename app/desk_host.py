@@ -48,6 +48,10 @@ class DeskHost(Host):
         """Write the action to the audit log."""
         audit.record_many(action, schools)
 
+    def app_name(self) -> str:
+        """Return the name of the desk."""
+        return "Belfry"
+
     def mail_stylesheet(self) -> Path:
         """Return the style sheet of the pages."""
         return Path(__file__).parent / "static" / "app.css"

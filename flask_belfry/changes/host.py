@@ -50,6 +50,10 @@ class Host:
         """
         log.info(action, subjects=len(schools))
 
+    def app_name(self) -> str:
+        """Return the name of the application, which mails show."""
+        return current_app.name
+
     def mail_stylesheet(self) -> Path | None:
         """Return the style sheet whose colours the layout of mails uses; None when it uses only its own."""
         return None

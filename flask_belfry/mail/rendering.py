@@ -34,7 +34,6 @@ from flask_belfry.mail.errors import MailTemplateError
 from flask_belfry.mail.inlining import inline_css
 from flask_belfry.mail.registry import MailKind, kind_of
 
-APP_NAME = "Belfry"
 HTML_LAYOUT, TEXT_LAYOUT = "email/layout.html", "email/layout.txt"
 CONTENT_MARKER = "<!-- content -->"
 DARK_RULES = "@media (prefers-color-scheme: dark)"
@@ -176,7 +175,7 @@ def resolve_colors(layout: str, colors: Mapping[str, Color]) -> str:
 
 def _common_context(kind: MailKind, recipient: str) -> dict[str, Any]:
     common = {
-        "app_name": APP_NAME,
+        "app_name": current_host().app_name(),
         "public_url": current_app.config["PUBLIC_URL"],
         "recipient": recipient,
         "link": absolute_url,

@@ -233,7 +233,7 @@ def test_an_application_without_templates_and_style_sheet_has_the_kinds_and_the_
     for kind in ("notice", "test-message"):
         mail = preview(kind)
         assert "\n-- \nYou are receiving this email because " in mail.text
-        assert mail.text.endswith("Sent to ada@example.org by Belfry, https://desk.example.org/belfry")
+        assert mail.text.endswith(f"Sent to ada@example.org by {app.name}, https://desk.example.org/belfry")
         assert '<h1 style="margin: 0 0 16px;' in mail.html
         assert "var(" not in mail.html
         assert kind_of(kind).reason in mail.html

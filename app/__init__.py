@@ -65,7 +65,7 @@ def create_app(
         with_web: whether it serves requests. Workers, the scheduler and commands import no pages.
 
     Raises:
-        SystemExit: a setting is wrong; the one line says which, and what it takes.
+        SystemExit: a setting is wrong; the one line says which, and what is valid.
     """
     path = instance_path or ROOT / "instance"
     app = Flask(__name__, instance_path=str(path))

@@ -56,7 +56,7 @@ def _kept_secret_key(path: Path) -> str:
 
 def embedded_broker_url(values: Mapping[str, Any], instance_path: Path) -> str:
     if is_production(values):
-        raise SettingError(f"REDIS_URL must be {broker_url.takes}: it is not set, and production requires it")
+        raise SettingError(f"REDIS_URL must be {broker_url.valid_values}: it is not set, and production requires it")
     return f"unix://{embedded_broker_socket(instance_path)}"
 
 
@@ -71,14 +71,14 @@ def embedded_broker_socket(instance_path: Path) -> Path:
 
 def public_url(values: Mapping[str, Any], instance_path: Path) -> str:
     if is_production(values):
-        raise SettingError(f"PUBLIC_URL must be {web_url.takes}: it is not set, and production requires it")
+        raise SettingError(f"PUBLIC_URL must be {web_url.valid_values}: it is not set, and production requires it")
     return f"http://127.0.0.1:{values['PORT']}"
 
 
 def mail_server(values: Mapping[str, Any], instance_path: Path) -> None:
     if is_production(values) and values["MAIL_ENABLED"]:
         raise SettingError(
-            f"MAIL_SERVER must be {host.takes}: it is not set, and production requires it or MAIL_ENABLED=false"
+            f"MAIL_SERVER must be {host.valid_values}: it is not set, and production requires it or MAIL_ENABLED=false"
         )
 
 

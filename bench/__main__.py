@@ -96,13 +96,13 @@ def _print_new(comparison: Comparison, before: Sequence[Comparison]) -> None:
 
 def _rounds(text: str) -> int:
     if (rounds := int(text)) < 1:
-        raise argparse.ArgumentTypeError("takes 1 or more")
+        raise argparse.ArgumentTypeError("must be 1 or more")
     return rounds
 
 
 def _scale(text: str) -> float:
     if (scale := float(text)) <= 0:
-        raise argparse.ArgumentTypeError("takes more than 0")
+        raise argparse.ArgumentTypeError("must be more than 0")
     return scale
 
 

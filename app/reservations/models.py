@@ -136,8 +136,8 @@ def as_status(value: str) -> ReservationStatus:
     try:
         return ReservationStatus(value)
     except ValueError:
-        takes = f"must be one of {', '.join(ReservationStatus)}"
-        raise InvalidInputError("Invalid status.", {"status": [takes]}) from None
+        reason = f"must be one of {', '.join(ReservationStatus)}"
+        raise InvalidInputError("Invalid status.", {"status": [reason]}) from None
 
 
 def check_transition(reservation: Reservation, target: ReservationStatus) -> None:

@@ -226,15 +226,15 @@ def _see_to_parts(user: User, item: WorkItem, number: int, parts: Parts | None, 
 
 def _heir(user: User, item: WorkItem, to_id: int | None) -> WorkItem:
     """Return the new parent of the parts of an item that is deleted. Raises InvalidInputError."""
-    takes = {"to_id": [f"must be the id of another of the {item.kind.plural}"]}
+    problem = {"to_id": [f"must be the id of another of the {item.kind.plural}"]}
     if to_id is None or to_id == item.id:
-        raise InvalidInputError("Select where they move to.", takes)
+        raise InvalidInputError("Select where they move to.", problem)
     try:
         heir = get(user, to_id, kind=item.kind)
     except NotFoundError as error:
-        raise InvalidInputError(error.message, takes) from error
+        raise InvalidInputError(error.message, problem) from error
     if heir.school_id != item.school_id:
-        raise InvalidInputError("It belongs to another school.", takes)
+        raise InvalidInputError("It belongs to another school.", problem)
     return heir
 
 

@@ -111,7 +111,7 @@ def default_text(setting: Setting) -> str:
 
 
 def row(setting: Setting) -> str:
-    return f"| `{setting.name}` | {setting.parse.takes} | {default_text(setting)} | {setting.why} |"
+    return f"| `{setting.name}` | {setting.parse.valid_values} | {default_text(setting)} | {setting.why} |"
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)

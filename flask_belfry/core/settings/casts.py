@@ -24,9 +24,9 @@ FALSE_WORDS = frozenset({"false", "0", "no", "off"})
 
 @dataclass(frozen=True)
 class Cast:
-    """A kind of setting: `convert` raises ValueError for invalid text; `takes` describes the valid values."""
+    """A kind of setting: `convert` raises ValueError for invalid text; `valid_values` describes the valid values."""
 
-    takes: str
+    valid_values: str
     convert: Callable[[str], Any]
 
     def __call__(self, text: str) -> Any:
@@ -141,8 +141,8 @@ def _to_web_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def text(takes: str = "text") -> Cast:
-    return Cast(takes, str)
+def text(valid_values: str = "text") -> Cast:
+    return Cast(valid_values, str)
 
 
 def long_text(least: int) -> Cast:

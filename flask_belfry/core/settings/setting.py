@@ -60,7 +60,7 @@ class Setting:
 
     def _refusal(self, text_value: str) -> SettingError:
         shown = "the given value (not shown)" if self.secret else repr(text_value)
-        return SettingError(f"{self.name} must be {self.parse.takes}: {shown} is not")
+        return SettingError(f"{self.name} must be {self.parse.valid_values}: {shown} is not")
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,10 @@ def _confirm(code: AccountCode | None) -> User | None:
     """Use a code and confirm its user; None if it is invalid, or another user has confirmed the email address."""
     if code is None:
         return None
-    _lock_claims(code.user.email)
+    # Lock all users who claim the email address, in one order: a confirmation writes to its own rows first and to the
+    # others' after, so two concurrent ones would deadlock.
+    claims = sa.select(User.id).where(User.email == code.user.email).order_by(User.id)
+    db.session.execute(claims.with_for_update(key_share=True))
     if not code.user.active or not codes.use(code):
         db.session.rollback()
         return None
@@ -277,13 +280,6 @@ def _confirm(code: AccountCode | None) -> User | None:
         return None
     db.session.commit()
     return code.user
-
-
-def _lock_claims(email: str) -> None:
-    """Lock all users who claim an email address, in one order: a confirmation writes to its own rows first and to the
-    others' after, so two concurrent ones would deadlock."""
-    claims = sa.select(User.id).where(User.email == email).order_by(User.id).with_for_update(key_share=True)
-    db.session.execute(claims)
 
 
 def _is_others(user: User) -> bool:

@@ -39,7 +39,8 @@ def begin_request() -> None:
     # One application context can serve several requests, as in tests: reset the user of the last one.
     for name in ("_login_user", "login_session", "access_token", "token_scopes", "zone"):
         g.pop(name, None)
-    g.request_id = _request_id(request.headers.get("X-Request-Id", ""))
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
     g.actor_before = current_actor()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     set_actor(Actor(None, g.request_id, ip_address=client_ip_address(), user_agent=user_agent()))
@@ -109,7 +110,3 @@ def _verify_header() -> AccessToken | None:
     if header is None or header.type != "bearer" or not header.token:
         return None
     return verify_token(header.token)
-
-
-def _request_id(given: str) -> str:
-    return given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4())

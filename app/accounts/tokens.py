@@ -149,7 +149,8 @@ def verify_token(text: str) -> AccessToken | None:
     if token is None:
         return None
     if token.last_used_at is None or token.last_used_at < utc_now() - USE_RECORDED_EVERY:
-        _record_use(token.id)
+        db.session.execute(sa.update(AccessToken).where(AccessToken.id == token.id).values(last_used_at=utc_now()))
+        commit_and_keep()
         return _find_working(text)
     return token
 
@@ -234,11 +235,6 @@ def _personal(user: User) -> sa.Select[AccessToken]:
 
 def _find_working(text: str) -> AccessToken | None:
     return db.session.scalar(_WORKING, {"hash": _hash(text), "now": utc_now()})
-
-
-def _record_use(token_id: int) -> None:
-    db.session.execute(sa.update(AccessToken).where(AccessToken.id == token_id).values(last_used_at=utc_now()))
-    commit_and_keep()
 
 
 def _new_access_token() -> str:

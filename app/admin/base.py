@@ -86,7 +86,8 @@ class BaseView(Guarded, ModelView):
         self.column_details_list = self.column_export_list = self.shown
         self.column_labels = {each: label_of(each) for each in self.shown}
         self.column_searchable_list = searches
-        self.column_filters = self._few_values() if filters is None else filters
+        few_values = [name for name, type_ in self.types.items() if isinstance(type_, sa.Enum | sa.Boolean)]
+        self.column_filters = few_values if filters is None else filters
         self.column_sortable_list = [*self.key[:1], *sorts]
         self.creates, self.changes = creates, changes
         self.can_create, self.can_edit, self.can_delete = bool(creates), bool(changes), deletes
@@ -182,9 +183,6 @@ class BaseView(Guarded, ModelView):
         return f"#{id} {known}" if known and known != id else f"#{id}"
 
     # ── At start ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _few_values(self) -> list[str]:
-        return [name for name, type_ in self.types.items() if isinstance(type_, sa.Enum | sa.Boolean)]
 
     def _check_secrets(self, *names: str) -> None:
         if named := secrets_of(self.mapper.class_).intersection(names):

@@ -108,7 +108,8 @@ def _child_environment(root: Path, port: int) -> dict[str, str]:
 def _prepare_database(app: Flask, root: Path, environ: dict[str, str]) -> str:
     """Migrate; on a new database or the first run, load the demo. Return the logins of the demo."""
     kept = Path(app.instance_path) / "demo-logins.txt"
-    revisions = _current_revisions()
+    with db.engine.connect() as connection:
+        revisions = set(MigrationContext.configure(connection).get_current_heads())  # empty if the database is new
     if revisions != set(ScriptDirectory(str(root / "migrations")).get_heads()):
         click.echo("Migrating the database …")
         run_flask("db", "upgrade", root=root, environ=environ)
@@ -116,12 +117,6 @@ def _prepare_database(app: Flask, root: Path, environ: dict[str, str]) -> str:
         click.echo("Loading demo data …")
         kept.write_text(run_flask("demo", "load", root=root, environ=environ))
     return kept.read_text()
-
-
-def _current_revisions() -> set[str]:
-    """Return the migration revisions of the database, empty if it is new."""
-    with db.engine.connect() as connection:
-        return set(MigrationContext.configure(connection).get_current_heads())
 
 
 def _procfile(app: Flask, root: Path) -> dict[str, str]:

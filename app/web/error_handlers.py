@@ -85,8 +85,12 @@ def page_response(error: AppError | HTTPException) -> Response:
     if code >= 500 and not isinstance(error, ServiceUnavailable):
         message = "An internal error occurred."
         log.error("request.failed", error=type(error).__name__, reason=str(error))
+    # The shell has the navigation, which is for logged-in users. Loading the user takes a query, so not after an
+    # internal error, which may be the database's, and not for a static file. If this query fails, its error has a page
+    # of its own.
+    has_shell = code < 500 and request.endpoint != "static" and current_user.is_authenticated
     page = render_template(
-        "errors/shell.html" if _has_shell(code) else "errors/bare.html",
+        "errors/shell.html" if has_shell else "errors/bare.html",
         code=code,
         title="The form has expired" if isinstance(error, CSRFError) else TITLES.get(code, "Error"),
         message=sentence(message),
@@ -116,12 +120,3 @@ def _page_before() -> str | None:
     is_ours = before.startswith(request.host_url)
     is_another = request.method == "POST" or before != request.url
     return before if is_ours and is_another else None
-
-
-def _has_shell(code: int) -> bool:
-    """Return whether the page has the navigation, which is for logged-in users.
-
-    Loading the user takes a query, so not after an internal error, which may be the database's, and not for a static
-    file. If this query fails, its error has a page of its own.
-    """
-    return code < 500 and request.endpoint != "static" and current_user.is_authenticated

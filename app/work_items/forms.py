@@ -59,7 +59,8 @@ class WorkItemForm(ServiceForm):
         else:
             self.parent_id.label.text = kind.parent.value.capitalize()
             self.parent_id.choices = [("", "Select one"), *((item.id, f"#{item.id} {item.title}") for item in parents)]
-        named = [(person.id, person_label(person)) for person in people]
+        # With the username, for mentions.
+        named = [(person.id, f"{person.name} (@{person.username})") for person in people]
         self.responsible_id.label.text = kind.responsible.capitalize()
         self.responsible_id.choices = [("", "Unassigned"), *named]
         # A new item has a reporter; the reporter of an existing one may have been erased.
@@ -86,8 +87,3 @@ class CommentForm(ServiceForm):
         [DataRequired("Enter a comment."), Length(max=MAX_COMMENT_CHARACTERS), plain_text],
         description="Type @username to notify a person by email.",
     )
-
-
-def person_label(person: User) -> str:
-    """Return the label of a person in a list of choices, with the username for mentions."""
-    return f"{person.name} (@{person.username})"

@@ -34,7 +34,9 @@ def history_of(item: WorkItem) -> list[HistoryEntry]:
 def _notes(item: WorkItem, changes: Sequence[StatusChange]) -> dict[str, str]:
     people = {value for field in PEOPLE for value in _values(changes, field)}
     names = {str(id): name for id, name in names_of({int(id) for id in people}).items()}
-    titles = _titles(_values(changes, WorkItem.parent_id.key))
+    parent_ids = [int(id) for id in _values(changes, WorkItem.parent_id.key)]
+    parents = db.session.execute(sa.select(WorkItem.id, WorkItem.title).where(WorkItem.id.in_(parent_ids)))
+    titles = {str(row.id): f"#{row.id} {row.title}" for row in parents}
     return {change.id: _note(item, change, names, titles) for change in changes}
 
 
@@ -56,8 +58,3 @@ def _field(item: WorkItem, field: str) -> str:
 
 def _values(changes: Sequence[StatusChange], field: str) -> set[str]:
     return {value for change in changes if change.field == field for value in (change.old, change.new) if value}
-
-
-def _titles(ids: set[str]) -> dict[str, str]:
-    query = sa.select(WorkItem.id, WorkItem.title).where(WorkItem.id.in_([int(id) for id in ids]))
-    return {str(row.id): f"#{row.id} {row.title}" for row in db.session.execute(query)}

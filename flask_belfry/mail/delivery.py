@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import structlog
-from sqlalchemy.orm import Session
 
 from flask_belfry.mail import ledger
 from flask_belfry.mail.errors import (
@@ -19,7 +18,7 @@ from flask_belfry.mail.errors import (
     ServerUnreachableError,
     UncertainMailError,
 )
-from flask_belfry.mail.models import MailEntry, MailState
+from flask_belfry.mail.models import MailState
 from flask_belfry.mail.outcomes import ChunkMail, MailChunk, Outcomes
 from flask_belfry.mail.preparation import concerns_chunk, prepare
 from flask_belfry.mail.registry import by_kind, kind_of
@@ -82,13 +81,16 @@ class _Delivery:
                 if error and timeouts >= MAX_SERVER_TIMEOUTS:
                     # Each would wait for the same failure, and block the thread meanwhile.
                     return self._outcomes.fail_all(now + remaining, error)
-            wave = _next_wave(wave, time.monotonic() - began_at)
+            is_slow = time.monotonic() - began_at > WAVE_SECONDS
+            wave = max(FIRST_WAVE, wave // 2) if is_slow else min(LARGEST_WAVE, wave * 2)
         return None
 
     def _mark_sending(self, mails: Sequence[ChunkMail]) -> list[ChunkMail]:
         held = self._chunk.held([mail.item for mail in mails])
         mine = [mail for mail in mails if mail.item.id in held]
-        _call_on_sending(self._chunk.session, [mail.entry for mail in mine])
+        for name, of_kind in by_kind([mail.entry for mail in mine]).items():
+            if (on_sending := kind_of(name).on_sending) is not None:
+                on_sending(self._chunk.session, of_kind)
         marked = ledger.mark_sending(self._chunk.session, [mail.entry.id for mail in mine])
         self._held_at = time.monotonic()
         return [mail for mail in mine if mail.entry.id in marked]
@@ -146,20 +148,7 @@ class _Delivery:
         self._outcomes.release(mails)
 
 
-def _call_on_sending(session: Session, entries: Sequence[MailEntry]) -> None:
-    """Call the `on_sending` functions of the kinds."""
-    for name, of_kind in by_kind(entries).items():
-        if (on_sending := kind_of(name).on_sending) is not None:
-            on_sending(session, of_kind)
-
-
 def _pause(seconds: float, should_stop: Callable[[], bool]) -> None:
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at and not should_stop():
         time.sleep(0.1)
-
-
-def _next_wave(wave: int, took_seconds: float) -> int:
-    if took_seconds > WAVE_SECONDS:
-        return max(FIRST_WAVE, wave // 2)
-    return min(LARGEST_WAVE, wave * 2)

@@ -134,10 +134,11 @@ class Outcomes:
             return None if mail.may_be_sent else Outcome(mail.entry.id, mail.item.id, MailState.QUEUED)
         if answer.error is None:
             return self._outcomes.get(answer.item.id)
-        is_uncertain = mail.may_be_sent
+        is_uncertain, error = mail.may_be_sent, answer.error
         state = MailState.UNCERTAIN if is_uncertain else STATES_AFTER[answer.state]
-        _log_failure(mail.entry, answer.error, state)
-        return Outcome(mail.entry.id, answer.item.id, state, _in_full(answer.error), is_uncertain)
+        _log_failure(mail.entry, error, state)
+        reason = error.detail if isinstance(error, MailError) else f"{type(error).__name__}: {error_text(error)}"
+        return Outcome(mail.entry.id, answer.item.id, state, reason, is_uncertain)
 
 
 def holds_uncertain() -> bool:
@@ -160,7 +161,3 @@ def _log_failure(entry: MailEntry, error: BaseException, state: MailState) -> No
         error=type(error).__name__,
         **reply,
     )
-
-
-def _in_full(error: BaseException) -> str:
-    return error.detail if isinstance(error, MailError) else f"{type(error).__name__}: {error_text(error)}"

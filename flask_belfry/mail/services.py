@@ -209,10 +209,6 @@ def _check_resend(mail: EmailMessage) -> None:
     problems = [check_email(email).problem for email in mail.recipients or [None]]
     if all(problems):
         raise MailStateError(f"it cannot be sent: {problems[0]}")
-    if mail.job_id and _is_live(mail.job_id):
+    of_live_job = sa.select(JobRecord.id).where(JobRecord.id == mail.job_id, JobRecord.state.in_(LIVE))
+    if mail.job_id and db.session.scalar(of_live_job) is not None:
         raise MailStateError("it is in progress: its job has not finished")
-
-
-def _is_live(job_id: str) -> bool:
-    query = sa.select(JobRecord.id).where(JobRecord.id == job_id, JobRecord.state.in_(LIVE))
-    return db.session.scalar(query) is not None

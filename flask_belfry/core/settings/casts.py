@@ -84,17 +84,15 @@ def _to_email_address(text: str) -> str:
     local, _, domain = text.rpartition("@")
     if not LOCAL_PART.fullmatch(local):
         raise ValueError(text)
-    return f"{local}@{_to_address_literal(domain) if domain.startswith('[') else ascii_domain(domain)}"
-
-
-def _to_address_literal(text: str) -> str:
-    return address_literal(str(ip_address(text.removeprefix("[").removesuffix("]").removeprefix("IPv6:"))))
+    if not domain.startswith("["):
+        return f"{local}@{ascii_domain(domain)}"
+    return f"{local}@{address_literal(domain.removeprefix('[').removesuffix(']').removeprefix('IPv6:'))}"
 
 
 def address_literal(text: str) -> str:
     """An IP address as SMTP writes it in place of a domain (RFC 5321, section 4.1.3)."""
-    is_ipv6 = isinstance(ip_address(text), IPv6Address)
-    return f"[IPv6:{text}]" if is_ipv6 else f"[{text}]"
+    found = ip_address(text)
+    return f"[IPv6:{found}]" if isinstance(found, IPv6Address) else f"[{found}]"
 
 
 def _to_mailbox(text: str) -> str:

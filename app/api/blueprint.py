@@ -8,7 +8,7 @@ import marshmallow as ma
 from flask import current_app, g, request
 from flask_smorest import Blueprint
 
-from app.api.document import Endpoint, describe
+from app.api.document import Endpoint, describe, title_of
 from app.api.errors import ScopeError
 from app.api.idempotency import idempotent
 from app.api.parsing import ApiParser
@@ -58,7 +58,7 @@ class ApiBlueprint(Blueprint):
             area=self.area,
         )
         view.__dict__["_apidoc"] = {**view.__dict__.get("_apidoc", {}), "endpoint": endpoint_info}
-        super().add_url_rule(rule, endpoint, view, provide_automatic_options, **options)
+        super().add_url_rule(rule, endpoint, view, provide_automatic_options, **{**options, "tags": [title_of(self)]})
 
     def arguments(self, schema: type[ma.Schema], **options: Any) -> Any:
         """Declare the schema of the arguments. webargs would instantiate the class for each request."""

@@ -73,7 +73,7 @@ class BelfryApi(Api):
     def _write(self, part: ApiPart) -> None:
         spec: Any = self.spec
         part.register_views_in_doc(self, self._app, spec, name=part.name, parameters=None)
-        spec.tag({"name": part.name, "description": part.description})
+        spec.tag({"name": title_of(part), "description": part.description})
 
     def _openapi_json(self) -> Response:
         text = json.dumps(self.document(), indent=2, sort_keys=False)
@@ -83,11 +83,18 @@ class BelfryApi(Api):
         """Do nothing: `app.web.error_handlers` handles errors of pages and of the API."""
 
 
+def title_of(part: ApiPart) -> str:
+    """Return the title of the endpoints of a slice: their tag in the document."""
+    return part.name.removeprefix("api_").replace("_", " ").capitalize()
+
+
 def describe(doc: dict[str, Any], doc_info: dict[str, Any], *, method: str, **_: Any) -> dict[str, Any]:
     """Complete the entry of a method of an endpoint. Called by flask-smorest after its own functions."""
     endpoint: Endpoint = doc_info["endpoint"]
     verb = method.upper()
     doc["security"] = [] if endpoint.is_public else [{"bearer": _scopes(endpoint, verb)}]
+    docstring = doc_info["docstring"]
+    docstring["description"] = "\n\n".join(filter(None, (docstring.get("description"), _access(endpoint, verb))))
     doc.setdefault("parameters", []).extend(_headers(endpoint, verb))
     responses = doc.setdefault("responses", {})
     for status, text in _errors(endpoint, verb, has_body="requestBody" in doc):
@@ -100,6 +107,14 @@ def describe(doc: dict[str, Any], doc_info: dict[str, Any], *, method: str, **_:
 
 def _scopes(endpoint: Endpoint, verb: str) -> list[str]:
     return [f"{endpoint.area}:{verb_of(verb)}"] if endpoint.area else []
+
+
+def _access(endpoint: Endpoint, verb: str) -> str:
+    if endpoint.is_public:
+        return "Requires no token."
+    if scopes := _scopes(endpoint, verb):
+        return f"Requires an access token of a login, or a personal token with the scope `{scopes[0]}`."
+    return "Requires an access token of a login; personal tokens are not accepted."
 
 
 def _headers(endpoint: Endpoint, verb: str) -> Iterator[dict[str, Any]]:

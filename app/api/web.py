@@ -36,6 +36,8 @@ __all__ = [
     "versioned",
 ]
 
+TOKENS = "An access token of a login (`POST /api/v1/auth/login`), or a personal token."
+
 
 def register_api(app: Flask, blueprint: ApiBlueprint) -> None:
     """Called by a slice's `web` module: adds its endpoints and their documentation."""
@@ -58,7 +60,7 @@ def init_app(app: Flask) -> None:
             "version": "1",
             "openapi_version": "3.1.0",
             "security": [{"bearer": []}],
-            "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
+            "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": TOKENS}}},
         },
     )
     api.register_converter(IdConverter, lambda _: {"type": "integer", "minimum": 1, "maximum": MAX_ID})

@@ -27,7 +27,7 @@ from flask_belfry.changes.listeners import (
     tracked_models_of_table,
 )
 from flask_belfry.changes.models import StatusChange
-from flask_belfry.changes.recording import Difference, as_text, record_matching, stored_as_text
+from flask_belfry.changes.recording import ColumnDifferences, Difference, as_text, record_matching, stored_as_text
 from flask_belfry.db.columns import new_id
 from flask_belfry.db.tenancy import Tenant, scoped
 
@@ -37,16 +37,9 @@ UPSERTS = (postgresql.dml.OnConflictDoUpdate, sqlite.dml.OnConflictDoUpdate)
 
 
 class DispatchChanges(Protocol):
-    """Records differences of a column and calls its hooks."""
+    """Records differences of columns and calls their hooks."""
 
-    def __call__(
-        self,
-        session: Session,
-        model: type,
-        column: str,
-        differences: Iterable[Difference],
-        batch_id: str | None = None,
-    ) -> None: ...
+    def __call__(self, session: Session, found: Iterable[ColumnDifferences], batch_id: str | None = None) -> None: ...
 
 
 class DispatchCreations(Protocol):
@@ -159,7 +152,7 @@ def _update_by_key(
         )
     for column in tracked.changed:
         for chunk in _differences_by_key(session, model, column, rows):
-            dispatch(session, model, column, chunk)
+            dispatch(session, [ColumnDifferences(tracked, column, chunk)])
     return execution.invoke_statement()
 
 
@@ -197,7 +190,7 @@ def _fire(
         record_matching(session, tracked, column, query.with_only_columns(key, old, school), value, batch_id)
     else:
         for chunk in _chunks(session, query):
-            dispatch(session, model, column, chunk, batch_id)
+            dispatch(session, [ColumnDifferences(tracked, column, chunk)], batch_id)
     if session.get_bind().dialect.name != "postgresql":
         return statement  # SQLite: the query above has taken the only write lock, so the same rows match.
     recorded = sa.select(sa.cast(StatusChange.subject_id, key.type)).where(StatusChange.batch_id == batch_id)

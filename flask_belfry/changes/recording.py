@@ -30,6 +30,14 @@ class Difference(NamedTuple):
     school_id: int | None
 
 
+class ColumnDifferences(NamedTuple):
+    """The rows of a model in which a column changed."""
+
+    tracked: TrackedModel
+    column: str
+    differences: Iterable[Difference]
+
+
 def _next_number(subject_type: Any, subject_id: Any) -> sa.ColumnElement[int]:
     """Return the number of a subject's next change: unique, because a transaction that changes a row has its lock."""
     earlier = table_of(StatusChange).alias()
@@ -43,27 +51,30 @@ _INSERT = sa.insert(table_of(StatusChange)).values(
 
 
 def record(
-    session: Session, tracked: TrackedModel, column: str, differences: Iterable[Difference], batch_id: str | None
-) -> list[Change]:
-    """Record differences of a column with one insert, and return them as changes for its hooks."""
+    session: Session, found: Iterable[ColumnDifferences], batch_id: str | None
+) -> list[tuple[TrackedModel, str, list[Change]]]:
+    """Record differences of columns with one insert, and return them as changes for the hooks of each column."""
     actor, now = current_actor(), utc_now()
-    if column in tracked.secret:
-        differences = [Difference(id, None, None, school_id) for id, _, _, school_id in differences]
-    changes = [
-        Change(new_id(), Subject(tracked.type, id), as_text(old), as_text(new), now, actor.user_id, school_id)
-        for id, old, new, school_id in differences
-    ]
-    if changes:
-        common = {
-            "field": column,
-            "batch_id": batch_id,
-            "request_id": actor.request_id,
-            "job_id": actor.job_id,
-            "address": actor.ip_address,
-        }
-        rows = [_row(change) | common for change in changes]
+    common = {
+        "batch_id": batch_id,
+        "request_id": actor.request_id,
+        "job_id": actor.job_id,
+        "address": actor.ip_address,
+    }
+    recorded: list[tuple[TrackedModel, str, list[Change]]] = []
+    rows: list[dict[str, Any]] = []
+    for tracked, column, differences in found:
+        if column in tracked.secret:
+            differences = [Difference(id, None, None, school_id) for id, _, _, school_id in differences]
+        changes = [
+            Change(new_id(), Subject(tracked.type, id), as_text(old), as_text(new), now, actor.user_id, school_id)
+            for id, old, new, school_id in differences
+        ]
+        recorded.append((tracked, column, changes))
+        rows += [_row(change) | common | {"field": column} for change in changes]
+    if rows:
         session.connection().execute(_INSERT, rows)
-    return changes
+    return recorded
 
 
 def record_matching(

@@ -16,7 +16,7 @@ from flask_belfry.changes import bulk
 from flask_belfry.changes.actor import Subject, about, current_actor
 from flask_belfry.changes.errors import HookError
 from flask_belfry.changes.listeners import Creation, school_of_row, subject_of, tracked_model_of
-from flask_belfry.changes.recording import Difference, record
+from flask_belfry.changes.recording import ColumnDifferences, Difference, record
 from flask_belfry.changes.sessions import writing_to
 from flask_belfry.core.clock import utc_now
 
@@ -30,8 +30,8 @@ def listen(session_class: type[Session]) -> None:
     def notice(session: Session, flush: UOWTransaction) -> None:
         for model, rows in _by_tracked_model(session.new):
             dispatch_creations(session, model, [(subject_of(row).id, school_of_row(row)) for row in rows])
-        for model, column, differences in _changes(session.dirty):
-            dispatch_changes(session, model, column, differences)
+        if found := list(_changes(session.dirty)):
+            dispatch_changes(session, found)
 
     @event.listens_for(session_class, "do_orm_execute")
     def notice_bulk(execution: ORMExecuteState) -> sa.Result[Any] | None:
@@ -55,31 +55,23 @@ def dispatch_creations(session: Session, model: type, rows: Sequence[tuple[Any, 
             hook(creations)
 
 
-def dispatch_changes(
-    session: Session,
-    model: type,
-    column: str,
-    differences: Iterable[Difference],
-    batch_id: str | None = None,
-) -> None:
-    """Record the changes of a column and call its hooks, once for all of them."""
-    tracked = tracked_model_of(model)
-    if tracked is None:
-        return
-    changes = record(session, tracked, column, differences, batch_id)
-    with writing_to(session), about({change.subject: change.school_id for change in changes}):
-        for wanted, hook in tracked.changed.get(column, []):
-            chosen = changes if wanted is None else [change for change in changes if change.new in wanted]
-            if chosen:
-                hook(chosen)
+def dispatch_changes(session: Session, found: Iterable[ColumnDifferences], batch_id: str | None = None) -> None:
+    """Record the changes of columns with one insert, and call the hooks of each column, once for all of its changes."""
+    for tracked, column, changes in record(session, found, batch_id):
+        with writing_to(session), about({change.subject: change.school_id for change in changes}):
+            for wanted, hook in tracked.changed.get(column, []):
+                chosen = changes if wanted is None else [change for change in changes if change.new in wanted]
+                if chosen:
+                    hook(chosen)
 
 
-def _changes(rows: Iterable[object]) -> Iterator[tuple[type, str, list[Difference]]]:
+def _changes(rows: Iterable[object]) -> Iterator[ColumnDifferences]:
     """Yield the changes of tracked columns, by model and column."""
     for model, of_model in _by_tracked_model(rows):
+        tracked = tracked_model_of(model)
         for column in _tracked_columns(model):
-            if differences := _differences(of_model, column):
-                yield model, column, differences
+            if tracked and (differences := _differences(of_model, column)):
+                yield ColumnDifferences(tracked, column, differences)
 
 
 def _check_values(session: Session, *_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy.dialects import postgresql, sqlite
@@ -25,9 +26,15 @@ def insert_ignoring_conflicts(
     Returns:
         the keys of the inserted rows.
     """
-    table = table_of(model)
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).on_conflict_do_nothing().returning(table.c[key])
+    statement = _statement(session.get_bind().dialect.name, model, key)
     # Sorted, so that two transactions that insert the same keys wait for each other and do not deadlock.
     ordered = sorted(rows, key=lambda row: str(row.get("unique_key") or row[key]))
     return set(session.connection().execute(statement, ordered).scalars())
+
+
+@cache
+def _statement(dialect_name: str, model: type[Base], key: str) -> Any:
+    """Return the insert. Building it again takes as long as writing a row."""
+    table = table_of(model)
+    dialect = postgresql if dialect_name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing().returning(table.c[key])

@@ -36,6 +36,8 @@ LIGHT_QUEUES = QUEUES[:3]
 HEAVY_QUEUES = QUEUES[3:]
 
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+# Built once: enqueuing a job runs it.
+_INSERT = sa.insert(table_of(JobRecord))
 PolicyOrFactory = RetryPolicy | Callable[[Mapping[str, Any]], RetryPolicy]
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -245,7 +247,7 @@ def _insert(session: Session, rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     if not any(row["unique_key"] for row in rows):
-        session.connection().execute(sa.insert(table_of(JobRecord)), rows)
+        session.connection().execute(_INSERT, rows)
         publish_on_commit(session, [_message(row) for row in rows])
         return [row["id"] for row in rows]
     inserted = insert_ignoring_conflicts(session, JobRecord, rows)

@@ -128,6 +128,14 @@ def test_what_is_only_planned_is_not_done(staff: FlaskClient, session: Session) 
     assert staff.get(f"/jobs/{job.id}").text.count("cycle-label") == 5
 
 
+def test_a_tab_without_jobs_is_not_highlighted(staff: FlaskClient, session: Session) -> None:
+    counts = re.compile(r'class="chip tab state-failed".*?<span class="chip-count"( data-zero)?>([\d,]+)<', re.DOTALL)
+    assert counts.findall(staff.get("/jobs/").text) == [(" data-zero", "0")]
+    session.add(job_record(JobState.FAILED))
+    session.commit()
+    assert counts.findall(staff.get("/jobs/").text) == [("", "1")]
+
+
 def test_a_subject_with_a_name_has_no_number_sign(staff: FlaskClient, session: Session) -> None:
     session.add(job_record(subject_type="schedule", subject_id="reservations.sweep_overdue"))
     session.add(job_record(subject_type="Reservation", subject_id="7"))

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from click import Context
 
-from app import create_app
+from app import ABOVE_PAGES, BELOW_PAGES, create_app
 
 ROOT = Path(__file__).resolve().parents[2]
 # Libraries, and our modules that need them.
 PAGES = {"flask_admin", "flask_security", "flask_smorest", "flask_wtf", "marshmallow", "passlib", "webargs", "wtforms"}
-OUR_PAGES = ("admin", "api.web", "extensions", "overview", "web.error_handlers", "web.forms")
+# Every process imports the checks of requests that settings and models name.
+OUR_PAGES = {*BELOW_PAGES, *ABOVE_PAGES, "app.api.docs", "app.web.forms"} - {"app.web.bodies", "app.web.proxies"}
 MIGRATIONS = {"alembic", "flask_migrate", "mako"}
 ENDS_OF_WEB_MODULES = (".views", "_views", "_pages", ".forms", ".schemas", ".web")
 CALL = """
@@ -58,9 +59,8 @@ def _imported(program: str, environ: dict[str, str]) -> set[str]:
 
 def _pages(modules: set[str]) -> set[str]:
     ours = {name for name in modules if name.split(".")[0] in ("app", "flask_belfry")}
-    named = {f"app.{name}" for name in OUR_PAGES}
     return (modules & PAGES) | {
-        name for name in ours if name in named or (name.endswith(ENDS_OF_WEB_MODULES) and name != "app.web")
+        name for name in ours if name in OUR_PAGES or (name.endswith(ENDS_OF_WEB_MODULES) and name != "app.web")
     }
 
 

@@ -14,7 +14,7 @@ from app.accounts import Role, User, acting_user, allow, ask_to_log_in, can, nam
 from flask_belfry.changes import Subject
 from flask_belfry.changes.host import Host, set_host
 
-STAFF, ADMINS = "This page is for staff and administrators only.", "Only administrators can change the schedule."
+STAFF, ADMINS = "This page is for staff and admins only.", "Only admins can change the schedule."
 
 
 def _is_staff(user: User, _: object) -> bool:
@@ -27,7 +27,7 @@ allow("schedule.change", lambda user, _: user.role is Role.ADMIN)
 
 
 class DeskHost(Host):
-    """The job system's pages are for staff; administrators change the schedule."""
+    """The job system's pages are for staff; admins change the schedule."""
 
     def authorize(self, action: str) -> ResponseReturnValue | None:
         """Check a rule of `app.accounts`."""

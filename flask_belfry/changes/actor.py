@@ -79,7 +79,7 @@ def use_actor(actor: Actor) -> Iterator[None]:
 
 
 def for_school(school_id: int | None) -> AbstractContextManager[None]:
-    """Set the school of the current actor for a block: an administrator may act for another school than their own."""
+    """Set the school of the current actor for a block: an admin may act for another school than their own."""
     return use_actor(replace(current_actor(), school_id=school_id))
 
 

@@ -42,7 +42,7 @@ class OfSchool(Tenant):
 
 
 class OfSchoolOrSystem(Tenant):
-    """A mixin for records about rows of any slice: None is a record of the system, which administrators see."""
+    """A mixin for records about rows of any slice: None is a record of the system, which admins see."""
 
     school_id: Mapped[int | None] = mapped_column(sa.Integer)
 

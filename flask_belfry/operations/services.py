@@ -86,7 +86,7 @@ def get_job(job_id: str) -> JobRecord:
     id = as_uuid_text(job_id)
     record = db.session.get(JobRecord, id) if id else None
     if record is None:
-        raise NotFoundError("This job does not exist, was pruned, or is visible to administrators only.")
+        raise NotFoundError("This job does not exist, was pruned, or is visible to admins only.")
     return record
 
 

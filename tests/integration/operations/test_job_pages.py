@@ -155,7 +155,7 @@ def test_staff_see_the_number_of_hidden_system_jobs_and_nothing_of_other_schools
     session.add(job_record(school_id=user.school_id))
     session.commit()
     log_in(client, user)
-    note = re.compile(r"([\d,]+) system jobs? (?:is|are) visible to administrators only")
+    note = re.compile(r"([\d,]+) system jobs? (?:is|are) visible to admins only")
     found = {
         query: note.findall(client.get(f"/jobs/{query}").text)
         for query in ("", "live", "?state=failed", "?state=completed", "?name=other", "?text=secret", "?text=none")

@@ -1,4 +1,4 @@
-"""The page of the schedule: seen by staff, steered by administrators, recorded in the audit log."""
+"""The page of the schedule: seen by staff, steered by admins, recorded in the audit log."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_customers_do_not_see_it(client):
     assert client.get(PAGE).status_code == 403
 
 
-def test_an_administrator_pauses_and_resumes_and_nothing_is_caught_up_on(client, session, clock, admin):
+def test_an_admin_pauses_and_resumes_and_nothing_is_caught_up_on(client, session, clock, admin):
     assert client.post(f"{PAGE}/test.often/pause").status_code == 303
     session.expire_all()
     assert session.get(Schedule, "test.often").paused_at is not None
@@ -80,7 +80,7 @@ def test_an_administrator_pauses_and_resumes_and_nothing_is_caught_up_on(client,
     ]
 
 
-def test_what_an_administrator_runs_now_is_a_job_of_the_system_and_the_last_run(client, session, admin):
+def test_what_an_admin_runs_now_is_a_job_of_the_system_and_the_last_run(client, session, admin):
     assert client.post(f"{PAGE}/{ENTRY.name}/run").status_code == 303
     job = session.scalars(sa.select(JobRecord).where(JobRecord.subject_type == "schedule")).one()
     assert (job.name, job.subject_id, job.school_id, job.user_id) == ("maintenance.prune", ENTRY.name, None, admin.id)

@@ -19,7 +19,19 @@ from flask_belfry.changes import StatusChange
 from flask_belfry.core.presentation import label
 from flask_belfry.db import Base
 from flask_belfry.mail import EmailMessage
-from flask_belfry.outbox import Deployment, JobAttempt, JobRecord, Schedule, ScheduleTick, WorkerProcess
+from flask_belfry.outbox import (
+    Deployment,
+    JobAttempt,
+    JobBatch,
+    JobLimit,
+    JobLog,
+    JobPause,
+    JobRecord,
+    Schedule,
+    ScheduleTick,
+    UniquePeriod,
+    WorkerProcess,
+)
 
 PEOPLE, DESK, WORK, LEDGERS, SYSTEM = "People", "Reservations", "Work items", "Ledgers", "The job system"
 
@@ -181,6 +193,23 @@ def _described() -> list[PanelView]:
             columns=("id", "job_id", "number", "outcome", "worker", "error_type", "finished_at"),
             filters=("outcome", "job_id"),
         ),
+        PanelView(
+            JobBatch,
+            SYSTEM,
+            "Batches",
+            columns=("id", "name", *about, "created_at", "finished_at", "completed", "failed", "cancelled"),
+            filters=("name", *about, "school_id"),
+        ),
+        PanelView(
+            JobLog,
+            SYSTEM,
+            "Log lines",
+            columns=("job_id", "claim", "attempt", "worker", "dropped", "updated_at"),
+            filters=("job_id",),
+        ),
+        PanelView(JobLimit, SYSTEM, "Limits"),
+        PanelView(JobPause, SYSTEM, "Pauses", filters=("kind",)),
+        PanelView(UniquePeriod, SYSTEM, "Unique periods", filters=("job_id",)),
         PanelView(Schedule, SYSTEM, "Schedules"),
         PanelView(ScheduleTick, SYSTEM, "Run times", filters=("schedule", "outcome")),
         PanelView(WorkerProcess, SYSTEM, "Processes", filters=("kind", "host")),

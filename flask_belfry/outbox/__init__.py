@@ -19,7 +19,19 @@ from flask_belfry.outbox.control import cancel, retry
 from flask_belfry.outbox.enqueue import enqueue, enqueue_many
 from flask_belfry.outbox.errors import JobArgumentError, JobStateError, JobTimeoutError, UnknownJobError
 from flask_belfry.outbox.finalizing import on_finalized
-from flask_belfry.outbox.models import Deployment, JobAttempt, JobRecord, Schedule, ScheduleTick, WorkerProcess
+from flask_belfry.outbox.models import (
+    Deployment,
+    JobAttempt,
+    JobBatch,
+    JobLimit,
+    JobLog,
+    JobPause,
+    JobRecord,
+    Schedule,
+    ScheduleTick,
+    UniquePeriod,
+    WorkerProcess,
+)
 from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.pruning import prune_records
 from flask_belfry.outbox.publisher import Publisher
@@ -35,6 +47,10 @@ __all__ = [
     "Deployment",
     "JobArgumentError",
     "JobAttempt",
+    "JobBatch",
+    "JobLimit",
+    "JobLog",
+    "JobPause",
     "JobRecord",
     "JobRequest",
     "JobState",
@@ -43,6 +59,7 @@ __all__ = [
     "RetryPolicy",
     "Schedule",
     "ScheduleTick",
+    "UniquePeriod",
     "UnknownJobError",
     "WorkerProcess",
     "cancel",

@@ -87,7 +87,8 @@ def test_what_can_only_be_looked_at_has_no_address_for_more(app):
             "StatusChange",
             "AuditEntry",
         ),
-        *("JobRecord", "JobAttempt", "Schedule", "ScheduleTick", "WorkerProcess"),
+        *("JobRecord", "JobAttempt", "JobBatch", "JobLog", "JobLimit", "JobPause", "UniquePeriod"),
+        *("Schedule", "ScheduleTick", "WorkerProcess"),
     }
     assert routes["AccessToken"] == {*looked_at, "action_view"}
     assert routes["WorkItemComment"] == {*looked_at, "action_view", "delete_view"}

@@ -24,6 +24,9 @@ SMELL = re.compile(r"hash|secret|token|nonce|uniquifier|password|key|recovery|co
 EXCUSED = {
     ("users", "username_key"): "the username in small letters",
     ("job_records", "unique_key"): "what makes a job the only one of its kind: names and ids",
+    ("job_records", "limit_key"): "what jobs share a limit: names and ids",
+    ("job_limits", "key"): "the same",
+    ("unique_periods", "key"): "what makes a job the only one of its kind: names and ids",
     ("email_messages", "unique_key"): "what makes a mail the only one of its kind: names and ids",
 }
 INLINE = re.compile(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=|javascript:", re.IGNORECASE)

@@ -82,7 +82,7 @@ def test_the_pages_are_for_staff(app: Flask, client: FlaskClient, path: str) -> 
         ("?text=ADA@", ["ada"]),
         ("?text=test-mess", ["ada", "nonsense"]),
         ("?text=test/nons", ["nonsense"]),
-        ("?text=valid+ADDRESS", ["nonsense"]),
+        ("?text=valid+EMAIL", ["nonsense"]),
         ("?text=100%25", []),
     ],
 )

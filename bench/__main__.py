@@ -87,7 +87,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _print_new(comparison: Comparison, before: Sequence[Comparison]) -> None:
-    """Prints the lines of a comparison; what peers do without a database is told for the first one only."""
+    """Prints the lines of a comparison; what peers do without a database is printed for the first one only."""
     told = {line for earlier in before for line in earlier.lines()}
     for line in comparison.lines():
         if line not in told:

@@ -1,4 +1,4 @@
-"""Belfry and its peers: how each is prepared and started. What they are asked for stands in cases/."""
+"""Belfry and its peers: how each is prepared and started. Their tasks are in cases/."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Desk(Contestant):
     """An application of reservations.
 
     Args:
-        steps: how its Python is told to take a step of a case.
+        steps: how its Python runs a step of a case.
         application: what gunicorn serves, and the class of its worker.
         others: the rest of a complete installation.
         command: what an operator types.

@@ -1,4 +1,4 @@
-"""Figures: what was measured of whom, the medians and ratios, the aims, and how all of it is told."""
+"""Figures: the measurements of each contestant, medians and ratios, the aims, and their text."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Aim:
 
 
 class Verdict(NamedTuple):
-    """How one figure stands to its aim."""
+    """Whether one figure meets its aim."""
 
     figure: str
     value: float
@@ -135,7 +135,7 @@ def medians(
     Args:
         rounds: how often each is measured; its median counts.
         measures: by the name that a figure gives it.
-        say: told of every measurement as soon as it is made.
+        say: called with every measurement as soon as it is made.
     """
     taken: dict[Quantity, dict[str, list[float]]] = {}
     for number in range(1, rounds + 1):

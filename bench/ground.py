@@ -1,4 +1,4 @@
-"""What a contestant stands on while it is measured: a fresh database, broker and SMTP server, and its processes."""
+"""The surroundings of a contestant that is measured: a fresh database, broker and SMTP server, and its processes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Ground:
         return [float(line) for line in self.smtp_log.read_text().splitlines()]
 
     def wait(self, condition: Callable[[], bool], seconds: float | None = None, every: float = 0.1) -> None:
-        """Waits until `condition()` holds, within LIMIT_SECONDS unless told otherwise.
+        """Waits until `condition()` holds, within LIMIT_SECONDS by default.
 
         Raises:
             BenchError: it takes too long, or a process has ended.
@@ -123,7 +123,7 @@ class Ground:
             time.sleep(every)
 
     def wait_until_listening(self, port: int) -> None:
-        """Waits until somebody listens on a port of the loopback interface."""
+        """Wait until a process listens on a port of the loopback interface."""
         self.wait(lambda: _listens(port), START_SECONDS, every=0.02)
 
     def stop_processes(self) -> None:

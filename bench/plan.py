@@ -48,7 +48,7 @@ class Plan:
         return max(2, round(count * self.scale))
 
     def measure(self, measures: Mapping[str, Measure]) -> dict[Quantity, dict[str, float]]:
-        """The medians of `rounds`; each measurement is told on stderr."""
+        """The medians of `rounds`; each measurement is reported on stderr."""
         return medians(self.rounds, measures, say)
 
     def compare(self, database: str, measures: Mapping[str, Measure]) -> Iterator[Comparison]:
@@ -59,5 +59,5 @@ class Plan:
 
 
 def say(text: str) -> None:
-    """Tells whoever waits; figures go to stdout."""
+    """Report progress on stderr; figures go to stdout."""
     print(text, file=sys.stderr, flush=True)

@@ -33,5 +33,5 @@ def measured(work: Callable[[], int]) -> dict[str, float]:
 
 def _bytes(field: str) -> int:
     found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None, f"Linux tells {field}"
+    assert found is not None, f"Linux reports {field}"
     return int(found[1]) * 1024

@@ -103,7 +103,7 @@ def postgres() -> Iterator[PostgresServer]:
     with short_folder(in_memory=True) as folder:
         server = PostgresServer(folder, survives_power_cuts=False)
         yield server
-        server.stop("immediate")  # nobody needs what it would write to disk
+        server.stop("immediate")  # its data is not needed
 
 
 @pytest.fixture(scope="session")

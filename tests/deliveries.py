@@ -29,7 +29,7 @@ CONTEXT = {"server": "mail.example.org"}
 
 
 def ask(session: Session, *names: str, context: Mapping[str, Any] | None = None) -> list[str]:
-    """Asks for a mail to each of these people of example.org, and commits."""
+    """Send a mail to each of these people of example.org, and commit."""
     requests = [MailRequest([f"{name}@example.org"], f"test/{name}", context or CONTEXT) for name in names]
     ids = send_mails(KIND, requests)
     session.commit()
@@ -37,7 +37,7 @@ def ask(session: Session, *names: str, context: Mapping[str, Any] | None = None)
 
 
 def claim_due(session: Session) -> list[Claim]:
-    """Claims all mail jobs, those too that wait for a retry: their time has come."""
+    """Claim all mail jobs, also those that wait for a retry."""
     retryable = sa.update(JobRecord).where(JobRecord.state == JobState.RETRYABLE)
     session.execute(retryable.values(scheduled_at=utc_now() - timedelta(seconds=1)))
     ids = list(session.scalars(sa.select(JobRecord.id).where(JobRecord.state.in_(WAITING)).order_by(JobRecord.id)))
@@ -46,7 +46,7 @@ def claim_due(session: Session) -> list[Claim]:
 
 
 def work(app: Flask, session: Session) -> None:
-    """Runs one attempt of all mail jobs, as one chunk."""
+    """Run one attempt of all mail jobs, as one chunk."""
     if items := claim_due(session):
         executor.run(app, items, no_limit)
     session.expire_all()
@@ -67,7 +67,7 @@ def jobs(session: Session) -> int:
 def die_after_handing_over(
     app: Flask, session: Session, monkeypatch: pytest.MonkeyPatch, instead_of: str = "end"
 ) -> None:
-    """Runs an attempt that dies between the server's answer and the commit, and lets the rescue find it."""
+    """Run an attempt whose process is killed between the server's answer and the commit, and interrupt it."""
 
     def die(*arguments: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A domain for tests of the engine: tickets whose status is watched, and jobs that do what a test tells them to."""
+"""A domain for tests of the engine: tickets whose status is watched, and jobs that run functions of a test."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def greet(session: Session, ticket_id: int) -> None:
 
 @job("test.tell")
 def tell(session: Session, ticket_id: int, old: str, new: str) -> dict[str, str]:
-    """Returns what it was told."""
+    """Return its argument."""
     return {"old": old, "new": new}
 
 
@@ -189,7 +189,7 @@ def _own_signals() -> list[str]:
 
 @job("test.fork", timeout_seconds=30)
 def fork(session: Session) -> dict[str, Any]:
-    """Ends a child as soon as it is there, and a pool that is busy; tells with which signals these begin."""
+    """Ends a child as soon as it is there, and a pool that is busy; reports with which signals these begin."""
     context = multiprocessing.get_context("fork")
     child = context.Process(target=time.sleep, args=(60,))
     child.start()
@@ -209,7 +209,7 @@ def heavy_fork(session: Session) -> dict[str, Any]:
 
 @job("test.poison", queue="default")
 def poison(session: Session, seconds: float) -> None:
-    """Kills its process, whoever shares it."""
+    """Kill its process, with all jobs in it."""
     time.sleep(seconds)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -223,7 +223,7 @@ def segfault(session: Session) -> None:
 
 @job("test.freeze", timeout_seconds=600)
 def freeze(session: Session, how: str) -> None:
-    """Holds the interpreter for longer than anybody waits: it computes, or it waits in C."""
+    """Hold the interpreter for longer than any watchdog waits: it computes, or it waits in C."""
     time.sleep(0.3)
     if how == "computes":
         re.match(r"(a+)+$", "a" * 60 + "b")
@@ -232,7 +232,7 @@ def freeze(session: Session, how: str) -> None:
 
 
 def fall_silent(session: Session, seconds: float = 30.0) -> None:
-    """Makes it so long ago that anybody gave a sign of life or claimed a job. Commits."""
+    """Make all heartbeats and claims as old as this. Commits."""
     moment = database_now(-seconds)
     session.execute(sa.update(WorkerProcess).values(heartbeat_at=moment))
     session.execute(sa.update(JobRecord).where(JobRecord.started_at.is_not(None)).values(started_at=moment))

@@ -50,7 +50,7 @@ def run_with_fault(engine: sa.Engine, number: int, *, kills: bool, function: Cal
         engine: the database's.
         number: the step, from 1.
         kills: the child is killed before the step; otherwise the step takes effect and its answer is lost. A death
-            after a step is one before the next: nothing lies in between that anybody else could see.
+            after a step is one before the next: nothing lies in between that another process could see.
         function: what the child does; it has to survive a lost answer.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Forms as a browser has them: what a page shows is what is sent unless somebody types over it."""
+"""Forms as a browser has them: what a page shows is what is sent unless the user types over it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ jobs.init_app(app)
 @app.post("/tickets")
 @csrf.exempt
 def add_ticket() -> str:
-    """What a page does: writes a row, which asks for a job, and commits."""
+    """As a page does, write a row, whose listener enqueues a job, and commit."""
     ticket = Ticket()
     db.session.add(ticket)
     db.session.commit()

@@ -93,7 +93,7 @@ class ValkeyServer:
 
 
 class LossyProxy(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Stands between processes and a Valkey, and loses the answers that a test names.
+    """A proxy between processes and a Valkey, which loses the answers that a test names.
 
     Args:
         path: its own socket.
@@ -158,7 +158,7 @@ class PostgresServer:
         return self._server.get_uri(database)
 
     def rename(self, name: str, new_name: str) -> None:
-        """Renames a database that nobody is connected to."""
+        """Rename a database without connections."""
         self._execute(f'ALTER DATABASE "{name}" RENAME TO "{new_name}"')
 
     def create(self, template: str = "template1") -> str:
@@ -168,7 +168,7 @@ class PostgresServer:
         return name
 
     def drop(self, name: str) -> None:
-        """Removes a database, whoever is connected to it."""
+        """Drop a database, also one with connections."""
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def stop(self, mode: str = "fast") -> None:
@@ -220,7 +220,7 @@ class PgBouncer:
 
 
 class CuttingProxy:
-    """Stands between a program and a PostgreSQL, and cuts the connection at the next COMMIT when it is told to.
+    """A proxy between a program and a PostgreSQL, which cuts the connection at the next COMMIT on request.
 
     Args:
         folder: where its socket lies, under the name that clients look for.
@@ -269,7 +269,7 @@ class CuttingProxy:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -16,7 +16,7 @@ from flask_belfry.db import db
 
 def at_once(app: Flask, number: int, ask: Callable[[FlaskClient], TestResponse]) -> list[TestResponse]:
     """What `ask` is answered by `number` clients that begin together."""
-    db.session.rollback()  # on SQLite, whoever has read may keep writers waiting
+    db.session.rollback()  # on SQLite, an open transaction may block writers
     barrier = threading.Barrier(number)
 
     def client(_: Any) -> TestResponse:

@@ -47,7 +47,7 @@ def confirm(_: int) -> None:
 
 
 def enqueue_noops(count: int) -> None:
-    """Asks for jobs that do nothing, in commits that publish all of theirs: no relay runs here that finds the rest."""
+    """Enqueue jobs that do nothing, in commits that publish all of theirs: no relay runs here that finds the rest."""
     for start in range(0, count, COMMIT_JOBS):
         requests = [JobRequest({"n": n}) for n in range(start, min(start + COMMIT_JOBS, count))]
         enqueue_many("bench.noop", requests)

@@ -44,5 +44,5 @@ def with_descendants(pids: Iterable[int]) -> list[int]:
 def proportional_bytes(pid: int) -> int:
     """A process's memory, in which a page shared by n processes counts as one nth (PSS, see proc_pid_smaps(5))."""
     found = re.search(r"^Pss: +(\d+) kB$", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-    assert found is not None, "the kernel tells it since Linux 4.14"
+    assert found is not None, "needs Linux 4.14 or newer"
     return int(found[1]) * 1024

@@ -26,7 +26,7 @@ def upgrade():
     with op.batch_alter_table("users", schema=None, **USERS) as batch_op:
         batch_op.add_column(sa.Column("confirmed_at", sa.DateTime(timezone=True), nullable=True))
         batch_op.drop_constraint("uq_users_email", type_="unique")
-    # Whoever is there was made by staff, who vouched for the address.
+    # Existing users were created by staff, who vouched for the email.
     op.execute("UPDATE users SET confirmed_at = created_at")
     with op.batch_alter_table("users", schema=None) as batch_op:
         batch_op.create_index("ix_users_email", ["email"], unique=False)

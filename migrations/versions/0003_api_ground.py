@@ -43,7 +43,7 @@ def upgrade():
 
 
 def downgrade():
-    # A token without an end would get none that anybody chose.
+    # A token without an expiry would get an arbitrary one.
     op.execute("DELETE FROM access_tokens WHERE expires_at IS NULL")
     with op.batch_alter_table("access_tokens", schema=None) as batch_op:
         batch_op.drop_constraint(batch_op.f("uq_access_tokens_family_hash"), type_="unique")

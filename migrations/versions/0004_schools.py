@@ -16,7 +16,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-# Every row of these belongs to a school. SQLite makes such a table anew, and forgets its checks unless they are said.
+# Every row of these belongs to a school. SQLite rebuilds such a table, and loses its checks unless they are listed.
 OF_SCHOOL = {
     "users": {"role": "role IN ('admin', 'staff', 'member')"},
     "resources": {"capacity": "capacity >= 1"},
@@ -36,7 +36,7 @@ _SQLITE_TEST = (
     "WHERE resource_id = NEW.resource_id AND status IN ('pending', 'confirmed') "
     "AND start_time < NEW.end_time AND end_time > NEW.start_time AND id IS NOT {own_id}); END"
 )
-# They go with the table that is made anew.
+# They are dropped with the table that is rebuilt.
 SQLITE_TRIGGERS = (
     "CREATE TRIGGER reservations_no_overlap_insert BEFORE INSERT ON reservations " + _SQLITE_TEST.format(own_id="NULL"),
     "CREATE TRIGGER reservations_no_overlap_update "
@@ -61,7 +61,7 @@ def upgrade():
         op.add_column(table, sa.Column("school_id", sa.Integer(), nullable=True))
     for table in OF_SCHOOL:
         op.execute(f"UPDATE {table} SET school_id = (SELECT id FROM schools)")  # noqa: S608 - constants
-    # What was written about nobody's row, by nobody, is the system's own.
+    # Events without a row and without a user are the system's own.
     for table in OF_SCHOOL_OR_SYSTEM:
         op.execute(
             f"UPDATE {table} SET school_id = (SELECT id FROM schools) "  # noqa: S608 - constants

@@ -24,7 +24,7 @@ ADDED = {
     "current_login_at": sa.DateTime(timezone=True),
     "current_login_ip": sa.String(64),
 }
-# What SQLite forgets when a table is made anew.
+# What SQLite loses when a table is rebuilt.
 KEPT = {
     "table_args": (sa.CheckConstraint("role IN ('admin', 'staff', 'member')", name="role"),),
     "table_kwargs": {"sqlite_autoincrement": True},

@@ -63,7 +63,7 @@ def downgrade() -> None:
 
 
 def set_purposes(*purposes: str) -> None:
-    # AUTOINCREMENT is what SQLite forgets when the table is made anew.
+    # SQLite loses AUTOINCREMENT when the table is rebuilt.
     name = op.f("ck_account_codes_codepurpose")
     with op.batch_alter_table("account_codes", table_kwargs={"sqlite_autoincrement": True}) as table:
         table.drop_constraint(name, type_="check")

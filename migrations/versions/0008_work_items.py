@@ -1,4 +1,4 @@
-"""Epics, stories and tasks, what is said of them, who watches them, and what people were told.
+"""Epics, stories and tasks, their comments, watchers and notifications.
 
 Revision ID: 0008
 Revises: 0007

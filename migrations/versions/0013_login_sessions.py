@@ -1,4 +1,4 @@
-"""Sessions of pages: whoever is logged in logs in again after it.
+"""Sessions of pages: users who are logged in log in again after it.
 
 Revision ID: 0013
 Revises: 0012

@@ -111,7 +111,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture
 def browser(stack: Stack) -> Browser:
-    """Somebody who has not logged in."""
+    """A user who has not logged in."""
     return Browser(stack.url)
 
 
@@ -145,12 +145,12 @@ def page(open_page: Callable[..., Any]) -> Any:
 
 
 def told(said: Any) -> str:
-    """What the console was told, and of which address."""
+    """Return a message of the console and the URL that it is about."""
     return f"{said.text} ({said.location['url']})"
 
 
 def log_in(stack: Stack, page: Any, name: str) -> Any:
-    """The page, of somebody of the demo."""
+    """Log in a user of the demo; return the page."""
     page.goto(f"{stack.url}/login")
     page.get_by_label("Username or email").fill(name)
     page.get_by_label("Password", exact=True).fill(DEMO_PASSWORD)
@@ -181,7 +181,7 @@ def _copy_project(copy: Path) -> None:
 
 
 def _environment(url: str) -> dict[str, str]:
-    # None of the surrounding settings: the stack starts as it does for somebody who has just cloned it.
+    # None of the surrounding settings: the stack starts as it does right after a clone.
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "USER", "TMPDIR")}
     return kept | {"PORT": url.rpartition(":")[2]}
 

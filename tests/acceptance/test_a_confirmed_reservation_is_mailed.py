@@ -51,7 +51,7 @@ def test_every_part_of_the_stack_is_well(stack: Stack):
         examinations.append(subprocess.run(command, cwd=stack.folder, capture_output=True, check=False))
         return examinations[-1].returncode == 0
 
-    # `make run` says so when the web answers; workers and scheduler give their first signs of life a moment later.
+    # `make run` says so when the web answers; workers and scheduler send their first heartbeats a moment later.
     wait_until(is_well, seconds=60, every=0.5)
     assert b"BAD" not in examinations[-1].stdout
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 
 WORD = "https://school.example/" + "x" * 177
 
-# The lowest contrast of a text with what it stands on: 4.5 is what WCAG asks of small text.
+# The lowest contrast of a text with its background: WCAG requires 4.5 for small text.
 LOWEST_CONTRAST = """() => {
     const channel = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
     const numbers = (color) => color.match(/[\\d.]+/g).map(Number);

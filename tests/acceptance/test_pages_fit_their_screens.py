@@ -1,4 +1,4 @@
-"""What only a browser tells: that nothing is cut, hidden or unreadable on a narrow screen."""
+"""What only a browser shows: that nothing is cut, hidden or unreadable on a narrow screen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.acceptance.conftest import Stack, broken_words, log_in
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_group("stack")]
 
-# How far a table's text reaches over the inner edge of what it stands in, in pixels.
+# How far a table's text reaches over the inner edge of its parent, in pixels.
 OVERHANG = """(element) => {
     const [box, style] = [element.parentElement.getBoundingClientRect(), getComputedStyle(element.parentElement)];
     const inner = Math.max(...[...element.querySelectorAll("td")].map((cell) => {

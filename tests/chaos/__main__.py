@@ -93,7 +93,7 @@ def _print_figures(result: Result, seconds: float) -> None:
     fates = [fate.value for fate in facts.book.values()]
     told = ", ".join(f"{fates.count(fate)} {fate}" for fate in dict.fromkeys(fates))
     figures = {
-        "faults": f"{result.struck.total()} ({result.missed} found nobody)",
+        "faults": f"{result.struck.total()} ({result.missed} without a target)",
         "transactions": told,
         "committed": f"{len(facts.committed)} transactions, {len(facts.expected_mails)} mails, "
         f"{len(facts.expected_effects)} jobs with an effect",

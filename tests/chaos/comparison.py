@@ -71,17 +71,17 @@ def compare(facts: Facts) -> Findings:
 def _lost_transactions(facts: Facts) -> Iterator[str]:
     for key, fate in facts.book.items():
         if fate is Fate.COMMITTED and key not in facts.committed:
-            yield f"transaction {key} was told to be committed, and SQL knows nothing of it"
+            yield f"transaction {key} was reported as committed, and SQL does not have it"
 
 
 def _phantom_transactions(facts: Facts) -> Iterator[str]:
     for key in sorted(facts.committed):
         if facts.book.get(key) is Fate.ROLLED_BACK:
-            yield f"transaction {key} was told to be rolled back, and SQL has it"
+            yield f"transaction {key} was reported as rolled back, and SQL has it"
         elif is_undone(key):
             yield f"{key} was rolled back to a savepoint, and SQL has it"
         elif key not in facts.book:
-            yield f"SQL has transaction {key}, which nobody began"
+            yield f"SQL has transaction {key}, which the load never began"
 
 
 def _lost_jobs(facts: Facts) -> Iterator[str]:
@@ -165,7 +165,7 @@ def _written(mail: Mail) -> str:
 
 
 def story(facts: Facts, text: str) -> Sequence[str]:
-    """The steps of every job whose id stands in a finding."""
+    """The steps of every job whose id is in a finding."""
     return [
         f"{step.at:.3f} {step.state} claim {step.claim} {step.worker or ''}"
         for id, steps in facts.steps.items()

@@ -281,5 +281,5 @@ def kinds(rescue_after_seconds: float, names: Sequence[str] = ()) -> tuple[Kind,
 
 
 def strike(stack: Stack, fault: Planned) -> bool:
-    """Does it, and undoes it when its time is over. Returns whether there was anybody to strike."""
+    """Inject the fault, and undo it when its time is over. Return whether it had a target."""
     return _STRIKES[fault.kind.name](stack, fault)

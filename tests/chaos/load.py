@@ -1,4 +1,4 @@
-"""The load: a process whose threads change reservations and ask for jobs, over HTTP and with sessions of their own.
+"""The load: a process whose threads change reservations and enqueue jobs, over HTTP and with sessions of their own.
 
 It goes on whatever fails, and writes the fate of each transaction into its book.
 """
@@ -106,7 +106,7 @@ class Sessions:
         return self._dice.choice([ReservationStatus.CONFIRMED, ReservationStatus.CANCELLED])
 
     def _ask(self, key: str) -> list[str]:
-        """Asks for a job of some kind; gives the keys of the effects that must follow."""
+        """Enqueue a job of some kind; return the keys of the effects that must follow."""
         seconds = self._dice.uniform(0.5, 4.0)
         name = self._dice.choices(list(SHARES), list(SHARES.values()))[0]
         match name:
@@ -159,7 +159,7 @@ class Client:
 
 
 def repeat(transact: Callable[[str], Fate], name: str, book: Book, pause_seconds: float, done: threading.Event) -> None:
-    """Makes transactions until `done`; an error that is no outage ends the process."""
+    """Makes transactions until `done`; an error other than an outage ends the process."""
     number = 0
     while not done.wait(random.uniform(0, 2 * pause_seconds)):
         number += 1

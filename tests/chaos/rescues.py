@@ -14,7 +14,7 @@ from tests.chaos.facts import Facts, JobStep
 from tests.chaos.services import Kill
 
 PROMISE_SECONDS = 15.0
-# Whoever is popped first may be claimed a little later: who begins so much earlier was before it.
+# A job that is popped first may be claimed a little later: one that begins so much earlier was before it.
 CLAIM_SECONDS = 3.0
 
 
@@ -29,7 +29,7 @@ class Rescue:
         seconds: until it ran again; both from the kill, or from the last stall after it, or from the start of the
             worker that took it when all others were dead.
         is_disturbed: whether there was such a stall.
-        is_behind: whether it waited no longer than whoever came after it: the workers had more to do than they could.
+        is_behind: whether it waited no longer than the jobs after it: the workers had more to do than they could.
     """
 
     job_id: str
@@ -77,7 +77,7 @@ def rescues(facts: Facts, kills: Sequence[Kill], stalls: Sequence[float]) -> lis
     Args:
         facts: the steps of the jobs, and the processes of the workers.
         kills: the killed processes.
-        stalls: moments from which a rescue counts anew, in Unix time: an outage of a server ended, a scheduler was
+        stalls: moments that restart the time of a rescue, in Unix time: an outage of a server ended, a scheduler was
             killed, a process was frozen, which may have had the id in its hands.
     """
     turns = _turns(facts)

@@ -32,10 +32,10 @@ class Result:
 
     Args:
         struck: how many faults struck, by kind.
-        missed: how many found nobody to strike.
+        missed: how many had no target.
         facts, findings: the books and their comparison.
         rescues: how long killed jobs waited.
-        notes: promises that no book tells of and that were broken.
+        notes: broken promises that are in no book.
         own_ends: processes that ended without having been struck: allowed, and worth a look.
     """
 
@@ -65,7 +65,7 @@ def run(folder: Path, seed: str, faults: int, scale: Scale, say: Say) -> Result:
         seed: of the faults and the load.
         faults: how many.
         scale: how large.
-        say: told what happens.
+        say: called with what happens.
     """
     with stack(folder, seed, scale) as running:
         say(f"started; the load is on, the logs are in {folder}")

@@ -29,7 +29,7 @@ CHAOS_ROOT = "tests.chaos.root"
 SCHEDULERS = ("scheduler-1", "scheduler-2")
 START_SECONDS = 120
 POOL_PROCESSES = 2
-# How many processes of each service give signs of life.
+# How many processes of each service send heartbeats.
 HEARTBEATS = {"light": 1, "pool": POOL_PROCESSES, "heavy": 1, **dict.fromkeys(SCHEDULERS, 1)}
 
 SETTINGS = {
@@ -90,10 +90,10 @@ class Stack:
         self.postgres = postgres
         self.smtp = smtp
         self.manager = manager
-        # Moments after which a rescue begins anew: an outage is over, a process was frozen with an id in its hands.
+        # Moments that restart the time of a rescue: an outage is over, a process was frozen with an id in its hands.
         self.stalls: list[float] = []
         self.freezes: list[Kill] = []
-        # What broke a promise that no book tells of.
+        # What broke a promise that is in no book.
         self.notes: list[str] = []
         # Servers that are away cannot be struck a second time.
         self.locks = {name: threading.Lock() for name in ("valkey", "postgres", "smtp")}

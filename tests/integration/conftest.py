@@ -1,4 +1,4 @@
-"""The fixtures of several modules: the clock, a mail server, a broker to take away, a database without tables."""
+"""The fixtures of several modules: the clock, a mail server, a broker to stop, a database without tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def clock() -> Iterator[time_machine.Coordinates]:
 
 @pytest.fixture
 def smtp() -> Iterator[SmtpServer]:
-    """A mail server that takes every mail until a test tells it otherwise."""
+    """A mail server that accepts every mail unless a test has it fail."""
     server = SmtpServer().start()
     yield server
     server.stop()
@@ -32,7 +32,7 @@ def smtp() -> Iterator[SmtpServer]:
 
 @pytest.fixture
 def another() -> Iterator[ValkeyServer]:
-    """A broker that a test may take away, on a socket and on a port."""
+    """A broker that a test may stop, on a socket and on a port."""
     with short_folder() as folder:
         server = ValkeyServer(folder, free_port())
         server.start()
@@ -42,7 +42,7 @@ def another() -> Iterator[ValkeyServer]:
 
 @pytest.fixture(params=DATABASES)
 def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of a database without tables: every test that uses it runs on both."""
+    """The URL of a database without tables: every test that uses it runs on both."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'empty.sqlite3'}"
         return

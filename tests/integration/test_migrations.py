@@ -71,7 +71,7 @@ def test_who_is_there_is_confirmed_and_keeps_everything_and_an_address_has_one_c
 
 
 @pytest.mark.usefixtures("app")
-def test_changes_get_their_numbers_by_time_and_an_item_the_number_of_the_last_one_told() -> None:
+def test_changes_get_their_numbers_by_time_and_an_item_the_number_of_the_last_one_notified() -> None:
     upgrade(revision="0008")
     insert("work_items", id=7, kind="epic", title="a", description="", status="DONE", priority="LOW", position=1,
            school_id=1, created_at=NOW, updated_at=NOW)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is kept of a person: all of it is given out on demand, and none of it tells who they were once they left."""
+"""Personal data: all of it is exported on demand, and none of it identifies a user after the account was deleted."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_every_column_that_names_a_user_is_in_a_part_or_exempt_for_a_reason(app)
 
 
 def test_a_person_gets_all_that_is_kept_and_no_secret(client, user, headers, session):
-    make_reservation(note="Somebody elses note")
+    make_reservation(note="The note of another")
     answer = client.get(EXPORT, headers=headers)
     assert answer.status_code == 200
     name = f'attachment; filename="belfry-zarathustra-{utc_now():%Y-%m-%d}.json"'
@@ -149,7 +149,7 @@ def test_no_script_gets_everything_or_deletes_its_user(client, user, method, pat
 # ── Leaving ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_whoever_leaves_is_nobody_any_more(app, client, user, headers, session, work, smtp):
+def test_a_deleted_account_identifies_no_one(app, client, user, headers, session, work, smtp):
     user_id, school_id = user.id, user.school_id
     other = log_in(app.test_client(), user)
     answer = client.delete(ME, json=PROOF, headers=headers)
@@ -163,7 +163,7 @@ def test_whoever_leaves_is_nobody_any_more(app, client, user, headers, session, 
     for model in (AccessToken, AccountCode, LoginSession, MessagePreference):
         assert session.scalars(sa.select(model).where(model.user_id == user_id)).all() == []
 
-    # What was to come is cancelled, and on record; nobody is mailed for it.
+    # Future reservations are cancelled and recorded; no mail is sent.
     assert statuses(user_id) == ["cancelled", "cancelled", "pending", "cancelled"]
     changed = sa.select(StatusChange.user_id).where(StatusChange.new == "cancelled").order_by(StatusChange.id)
     assert session.scalars(changed).all() == [None, user_id, user_id]
@@ -178,7 +178,7 @@ def test_whoever_leaves_is_nobody_any_more(app, client, user, headers, session, 
     assert farewell.state is MailState.SENT
     assert "Zarathustra" not in smtp.received[-1].body("plain").replace("zarathustra@example.org", "")
 
-    # The last that tells who it was goes when the last mail has gone.
+    # The last personal data is deleted when the last mail was sent.
     assert forget_deleted(session) == 1
     session.commit()
     kept = everything_kept()
@@ -191,7 +191,7 @@ def test_whoever_leaves_is_nobody_any_more(app, client, user, headers, session, 
     assert ("user.delete_data", None) in session.execute(done).all()
     assert {row.ip_address for row in session.execute(done)} == {None}
 
-    # Username and address are anybody's again.
+    # Username and email are free again.
     again = {"username": "zarathustra", "email": "zarathustra@example.org", "password": PASSWORD}
     assert client.post("/api/v1/auth/register", json=again).status_code == 201
 
@@ -209,7 +209,7 @@ def test_mails_that_wait_are_not_sent_and_what_stays_still_shows(client, user, h
     history = client.get(f"/reservations/{row_id}")
     assert "Deleted user" in history.text
     assert "note: no longer kept" in history.text
-    assert "no email address" in history.text  # why nobody was mailed of the cancellation
+    assert "no email address" in history.text  # why no mail was sent for the cancellation
     assert client.get("/reservations/?text=Deleted").status_code == 200
     assert client.get("/audit?action=user.delete_data").text.count("Deleted user") == 1
     work()
@@ -228,7 +228,7 @@ def test_a_mail_under_way_when_its_reader_leaves_is_not_tried_again(client, user
 
 
 @on_sqlite
-def test_the_desks_mails_stay_when_somebody_leaves_who_logs_in_with_its_address(app, client, session):
+def test_the_desks_mails_stay_when_a_user_with_its_email_is_deleted(app, client, session):
     desk = make_user(email="admin@example.org")
     make_reservation()
     client.delete(ME, json=PROOF, headers=bearer(desk))

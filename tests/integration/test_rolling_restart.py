@@ -1,4 +1,4 @@
-"""A deploy under load: every process is replaced while people work, nobody sees an error, and no job notices."""
+"""A deploy under load: every process is replaced while people work: no request fails, and no job is lost."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def busy_clients(port: int, headers: dict[str, str], ids: Iterator[int]) -> Iter
 
 
 def replace(old: subprocess.Popen[bytes], start: Callable[[], subprocess.Popen[bytes]]) -> None:
-    """What a process manager does: tells the old one to stop, waits for its end, and starts a new one."""
+    """As a process manager does, stop the old process, wait for its end, and start a new one."""
     old.send_signal(signal.SIGTERM)
     assert old.wait(60) == 0
     start()
@@ -115,7 +115,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_shows_no_error(app, sess
     headers = bearer(make_user(Role.STAFF)) | {"Content-Type": "application/json"}
 
     def begin_naps() -> None:
-        """Has a job at work on a light and on the heavy worker, one of which is about to be told to stop."""
+        """Run a job on a light and on the heavy worker, one of which is about to be stopped."""
         ids = [enqueue(name, seconds=NAP_SECONDS) for name in NAPS]
         session.commit()
         begun = JobRecord.id.in_(ids), JobRecord.started_at.is_not(None)
@@ -148,7 +148,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_shows_no_error(app, sess
 
 @pytest.fixture
 def stopping(session, processes):
-    """Starts a light and a heavy worker, gives them jobs of so many seconds, and tells them to stop in the middle.
+    """Starts a light and a heavy worker, gives them jobs of so many seconds, and stops them in the middle.
 
     It returns the workers, and the ids of the jobs: three of one chunk, in order, and a heavy one.
     """
@@ -199,7 +199,7 @@ def test_the_first_signal_lets_what_has_begun_finish_and_gives_the_rest_back(ses
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_the_second_signal_gives_everything_back_at_once(session, processes, stopping):
     workers, ids = stopping(50)
-    time.sleep(1.2)  # two within a second are one wish
+    time.sleep(1.2)  # RQ ignores a second signal within a second
     assert [worker.poll() for worker in workers] == [None, None]
     for worker in workers:
         worker.send_signal(signal.SIGTERM)

@@ -129,7 +129,7 @@ def test_a_request_that_arrives_too_slowly_is_refused(processes, port, connect):
         f"Content-Length: {UPLOAD_BYTES}\r\n\r\n{'x' * UPLOAD_BYTES}",
         f"Transfer-Encoding: chunked\r\n\r\n{MAX_REQUEST_BYTES * 2:x}\r\n{'x' * (MAX_REQUEST_BYTES + 1)}",
     ],
-    ids=["it waits", "it is sent", "its size is not told"],
+    ids=["it waits", "it is sent", "it has no Content-Length"],
 )
 def test_the_application_refuses_a_body_that_is_too_large_before_it_has_arrived(connect, body):
     assert receive(connect(POST + body.encode())) == (413, True, "too large for this application")
@@ -163,7 +163,7 @@ def test_a_malformed_body_is_refused(connect, version):
         f"Content-Length: {SIZE}\r\n\r\n{'x' * SIZE}",
         f"Transfer-Encoding: chunked\r\n\r\n{SIZE:x}\r\n{'x' * SIZE}\r\n0\r\n\r\n",
     ],
-    ids=["its size is told", "its size is not told"],
+    ids=["it has a Content-Length", "it has no Content-Length"],
 )
 def test_a_large_body_arrives_whole(connect, body):
     assert receive(connect(POST + body.encode())) == (200, False, str(SIZE))

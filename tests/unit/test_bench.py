@@ -118,7 +118,7 @@ def test_words_choose_cases_and_sizes():
     assert as_table
 
 
-def test_quick_is_one_round_of_less_unless_told_otherwise():
+def test_quick_is_one_round_of_less_by_default():
     assert parse(["--quick"])[1].rounds == 1
     assert parse(["--quick"])[1].scaled(1_000) < 1_000
     assert parse(["--quick", "--rounds", "2"])[1].rounds == 2

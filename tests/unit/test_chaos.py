@@ -120,7 +120,7 @@ def test_a_rescue_takes_from_the_kill_to_the_next_claim() -> None:
     assert not rescue.is_slow
 
 
-def test_a_rescue_counts_anew_after_an_outage() -> None:
+def test_the_time_of_a_rescue_restarts_after_an_outage() -> None:
     (rescue,) = rescues(KILLED, BLOW, stalls=[5.0])
     assert (rescue.seconds, rescue.is_disturbed) == (7.0, True)
 
@@ -157,7 +157,7 @@ def test_no_rescue_is_seen_where_the_killed_process_did_not_hold_the_job() -> No
     assert rescues(ended, BLOW, stalls=[]) == []
 
 
-def test_a_job_that_never_runs_again_is_no_rescue_but_lost() -> None:
+def test_a_job_that_never_runs_again_is_lost_and_not_a_rescue() -> None:
     assert rescues(steps(("running", 1, "light-a")), BLOW, stalls=[]) == []
 
 
@@ -168,7 +168,7 @@ def test_a_job_whose_process_was_struck_so_often_may_be_given_up() -> None:
     assert compare(replace(facts, poisoned=frozenset({"j1"}))).broken == {}
 
 
-def test_the_story_of_a_finding_tells_the_steps_of_its_job() -> None:
+def test_the_story_of_a_finding_lists_the_steps_of_its_job() -> None:
     assert len(story(KILLED, "effect of job j1 …")) == 4
 
 

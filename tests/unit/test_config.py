@@ -303,7 +303,7 @@ def test_overrides_are_for_tests_only(tmp_path: Path) -> None:
         read(tmp_path, {"PORT": 1})
 
 
-def test_an_override_that_is_no_setting_is_refused(tmp_path: Path) -> None:
+def test_an_override_of_an_unknown_setting_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="JOBS_EGAR"):
         read(tmp_path, {"APP_ENV": "testing", "JOBS_EGAR": True})
 

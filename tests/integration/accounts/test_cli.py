@@ -116,7 +116,7 @@ def test_list_shows_users_newest_first_and_filters(app):
     assert "password_hash" not in shown
 
 
-def test_set_password_ends_sessions_and_tells_the_user(app, session):
+def test_set_password_ends_sessions_and_notifies_the_user(app, session):
     user = make_user(username="ada")
     before = user.fs_uniquifier
     session.rollback()

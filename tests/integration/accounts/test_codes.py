@@ -209,7 +209,7 @@ def test_parallel_guesses_are_counted_each(app, session):
     assert code.tries == codes.MAX_TRIES
 
 
-def test_of_two_users_with_one_address_one_is_confirmed_whoever_comes_first(app, session):
+def test_of_two_users_with_one_email_the_first_to_confirm_is_confirmed(app, session):
     tokens = [codes.token_of(sent(claim(name))) for name in ("ada", "ada2")]
     session.rollback()
     assert sorted(_in_parallel(app, lambda: opens(tokens.pop()), 2)) == [False, True]
@@ -308,7 +308,7 @@ def test_who_claims_an_address_can_ask_for_another_code_there(client, session):
 
 
 @ONLY_SQLITE
-def test_a_notice_says_what_it_is_told_and_no_more(session):
+def test_a_notice_has_its_text_and_no_more(session):
     title, text = "Closed\r\nBcc: all@example.org", "A <b>pipe</b>\nhas burst.\n\n\nSorry."
     mail_id = send_notice("ada@example.org", "notice/1", title=title, text=text, path="/reservations")
     session.commit()

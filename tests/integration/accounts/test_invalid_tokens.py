@@ -93,7 +93,7 @@ def test_a_token_that_works_no_more_or_never_did_opens_nothing(client, session, 
 @pytest.mark.parametrize(
     "header", [None, "Bearer nonsense", "Basic YTpi", "Bearer", "nonsense", "Bearer \xff", "Bearer a b"]
 )
-def test_a_header_that_is_none_opens_nothing(client, header):
+def test_an_invalid_header_is_refused(client, header):
     answer = client.get(ME, headers={"Authorization": header} if header else {})
     assert (answer.status_code, answer.json.keys()) == (401, SHAPE)
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
@@ -106,7 +106,7 @@ def _code(user: User, purpose: CodePurpose) -> AccountCode:
     return code
 
 
-# What somebody who has a code's row, or another token, might try in the place of a link's token.
+# What an attacker who has a code's row, or another token, might try in the place of a link's token.
 LINKS: dict[str, Callable[[AccountCode], str]] = {
     "of another purpose": lambda code: codes.token_of(_code(make_user(confirmed_at=None), CodePurpose.CONFIRM)),
     "of a personal token": lambda code: issue_personal_token(code.user, "script", ["read"])[0],

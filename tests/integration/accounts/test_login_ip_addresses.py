@@ -1,4 +1,4 @@
-"""The first login from an address is told by mail, and its links say whose it was: over pages and API, real mails."""
+"""The first login from an IP address is notified by mail, whose links confirm or deny it: pages, API, real mails."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def events(prefix: str) -> list[tuple[str, dict[str, str]]]:
 
 @ONLY_SQLITE
 @BOTH_WAYS
-def test_the_first_login_from_an_address_is_told_and_the_second_is_not(client, mails, enter):
+def test_the_first_login_from_an_ip_address_is_notified_and_the_second_is_not(client, mails, enter):
     user = make_user(time_zone="Asia/Tokyo", name="Ada <b>Lovelace</b>")
     with time_machine.travel("2030-01-01T12:34:00Z"):
         assert enter(client, user, **from_(CAFE))
@@ -144,7 +144,7 @@ def test_the_first_login_from_an_address_is_told_and_the_second_is_not(client, m
 
 
 @ONLY_SQLITE
-def test_the_first_login_of_a_user_whom_nobody_registered_is_from_a_new_address(client, session):
+def test_the_first_login_of_a_user_who_did_not_register_is_from_a_new_ip_address(client, session):
     user = services.create_user(username="ada", email="ada@example.org", password=PASSWORD)
     session.commit()
     assert by_page(client, user)
@@ -153,13 +153,13 @@ def test_the_first_login_of_a_user_whom_nobody_registered_is_from_a_new_address(
 
 @ONLY_SQLITE
 @pytest.mark.parametrize("path", ["/register", "/api/v1/auth/register"])
-def test_who_registers_is_known_there_and_told_of_other_addresses_once_confirmed(client, session, path):
+def test_who_registers_is_known_there_and_notified_of_other_ip_addresses_once_confirmed(client, session, path):
     fields = {"username": "ada", "email": "ada@example.org", "password": PASSWORD}
     body = {"json": fields} if path.startswith("/api") else {"data": fields}
     assert client.post(path, **body, **from_(CAFE)).status_code in (201, 302)
     user = session.scalars(sa.select(User)).one()
     assert state_of(user) is AddressState.TRUSTED
-    # Nobody knows yet whose mailbox it is.
+    # The owner of the mailbox is not known yet.
     assert by_api(client, user, **from_(HOTEL))
     assert state_of(user, HOTEL) is None
     user.confirmed_at = utc_now()
@@ -171,7 +171,7 @@ def test_who_registers_is_known_there_and_told_of_other_addresses_once_confirmed
 
 
 @ONLY_SQLITE
-def test_what_is_no_login_is_not_told(client, user, session):
+def test_other_requests_than_logins_are_not_notified(client, user, session):
     tokens = client.post(LOGIN, json={"username": user.username, "password": PASSWORD}).json
     refreshed = client.post("/api/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}, **from_(CAFE))
     assert refreshed.status_code == 200
@@ -183,7 +183,7 @@ def test_what_is_no_login_is_not_told(client, user, session):
     assert state_of(user) is None
 
 
-def test_of_several_logins_from_one_new_address_at_the_same_time_one_is_told(app, user):
+def test_of_several_logins_from_one_new_ip_address_at_the_same_time_one_is_notified(app, user):
     body = {"username": user.username, "password": PASSWORD}
     answers = at_once(app, 4, lambda browser: browser.post(LOGIN, json=body, **from_(CAFE)))
     assert [answer.status_code for answer in answers] == [200] * 4
@@ -300,7 +300,7 @@ def test_a_second_factor_goes_with_the_intruder_who_set_it_up(app, client, user,
 
 
 def told_with_code(client: FlaskClient, user: User) -> dict[str, str]:
-    """As `told`, for who needs a code to get in: somebody who has both."""
+    """As the fixture above, for a user who needs a code to log in, and has both."""
     code = "a recovery code"
     user.mf_recovery_codes = [keyed_digest("recovery-codes", code).hex()]
     db.session.commit()
@@ -398,7 +398,7 @@ def test_tries_from_a_blocked_address_are_counted_as_wrong_ones(client, user):
 
 
 @pytest.mark.parametrize("end", [services.end_access, services.disable])
-def test_a_password_that_changes_while_it_is_looked_at_lets_nobody_in(app, client, user, monkeypatch, end):
+def test_a_password_that_changes_while_it_is_verified_logs_no_one_in(app, client, user, monkeypatch, end):
     looks = services.is_password
 
     def look_and_lose(*arguments):
@@ -491,10 +491,10 @@ def test_to_block_on_the_page_does_what_the_link_does_except_to_where_one_is(cli
 
 
 @ONLY_SQLITE
-def test_from_an_address_nobody_vouched_for_nothing_is_changed_until_the_time_to_deny_it_is_over(
+def test_from_an_unconfirmed_ip_address_nothing_is_changed_until_the_time_to_deny_it_is_over(
     app, client, user, session
 ):
-    """Whoever has stolen a password neither trusts themselves nor locks out the user."""
+    """A thief of a password can neither trust their own IP address nor lock out the user."""
     intruder = app.test_client()
     intruder.post("/login", data={"login": user.username, "password": PASSWORD}, **from_(CAFE))
     page = intruder.get(PAGE, **from_(CAFE))
@@ -503,7 +503,7 @@ def test_from_an_address_nobody_vouched_for_nothing_is_changed_until_the_time_to
     for address in (CAFE, "127.0.0.1"):
         for event in ("trust", "block", "forget"):
             assert intruder.post(f"{PAGE}/{id_of(user, address)}/{event}", **from_(CAFE)).status_code == 403
-    # Nor from where nobody has logged in, nor from a blocked address.
+    # Nor from an IP address without a login, nor from a blocked one.
     assert intruder.post(f"{PAGE}/{id_of(user, CAFE)}/trust", **from_(HOTEL)).status_code == 403
     blocked(user, HOTEL)
     assert intruder.post(f"{PAGE}/{id_of(user, HOTEL)}/trust", **from_(HOTEL)).status_code == 403

@@ -62,7 +62,7 @@ def test_a_login_leads_nowhere_else(app, place):
 
 
 @pytest.mark.parametrize("target", NOWHERE)
-def test_what_is_no_address_is_refused(client, target):
+def test_an_invalid_url_is_refused(client, target):
     data = {"login": make_user().username, "password": PASSWORD}
     assert client.get("/login", query_string={"next": target}).status_code == 400
     assert client.post("/login", query_string={"next": target}, data=data).status_code == 400

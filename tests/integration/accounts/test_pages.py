@@ -1,4 +1,4 @@
-"""Coming and going by the pages, and what stands behind a request."""
+"""Logins and logouts on the pages, and the user of a request."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_after_a_request_the_origin_is_what_it_was(client):
         assert current_actor() == Actor(7, "outer")
 
 
-def test_errors_have_a_page_that_tells_no_details(client):
+def test_errors_have_a_page_without_details(client):
     answer = client.get("/broken")
     assert answer.status_code == 500
     assert "secret detail" not in answer.text

@@ -44,7 +44,7 @@ def test_a_personal_token_is_shown_once_listed_and_revoked(client):
     assert client.delete(made.location, headers=headers).status_code == 404
 
 
-def test_nobody_sees_or_ends_anothers_token(client):
+def test_no_user_sees_or_revokes_the_token_of_another(client):
     _, token = issue_personal_token(make_user(), "theirs", ["read"])
     headers = bearer(make_user(Role.ADMIN))
     assert client.get(TOKENS, headers=headers).json["items"] == []
@@ -52,7 +52,7 @@ def test_nobody_sees_or_ends_anothers_token(client):
     assert client.delete(f"{TOKENS}/{token.id}", headers=headers).status_code == 404
 
 
-def test_a_login_is_no_personal_token(client, session):
+def test_a_login_creates_no_personal_token(client, session):
     headers = bearer(make_user())
     id = session.scalars(sa.select(AccessToken.id)).one()
     assert client.get(TOKENS, headers=headers).json["items"] == []
@@ -80,7 +80,7 @@ def test_a_scope_opens_what_it_names(client, scope, reads_own, reads, writes):
     assert client.head(path, headers=headers).status_code == reads
 
 
-def test_who_lacks_a_scope_is_told_which(client):
+def test_a_missing_scope_is_named(client):
     refused = client.patch(f"{RESERVATIONS}/1", json={"note": "new"}, headers=script("read"))
     assert refused.headers["WWW-Authenticate"] == (
         'Bearer realm="belfry", error="insufficient_scope", scope="reservations:write"'

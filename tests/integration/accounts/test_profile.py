@@ -36,7 +36,7 @@ def checked(page) -> set[str]:
 
 
 @on_sqlite
-def test_whoever_has_chosen_nothing_gets_everything(client, headers, session):
+def test_a_user_without_preferences_gets_every_mail(client, headers, session):
     assert client.get(ME, headers=headers).json["preferences"] == ALL
     assert session.scalars(sa.select(MessagePreference)).all() == []
 
@@ -52,7 +52,7 @@ def test_what_is_given_is_changed_and_the_rest_stays(client, headers, session):
     assert client.get(ME, headers=headers).json == answer.json
     assert (answer.json["name"], answer.json["time_zone"]) == ("Ada Lovelace", "Asia/Tokyo")
     assert answer.json["preferences"] == ALL | {"notice": {"mail": True, "push": False}}
-    # Only what is not everybody's.
+    # Only what differs between users.
     rows = session.execute(sa.select(MessagePreference.kind, MessagePreference.channel)).all()
     assert rows == [("notice", "push")]
     assert client.patch(ME, json={"time_zone": None}, headers=headers).json["time_zone"] is None
@@ -83,7 +83,7 @@ WRONG = (
 
 
 @on_sqlite
-def test_what_is_wrong_or_nobodys_to_change_is_named_and_nothing_is_changed(client, headers):
+def test_invalid_and_read_only_fields_are_named_and_nothing_is_changed(client, headers):
     before = client.get(ME, headers=headers).json
     for body, field in WRONG:
         answer = client.patch(ME, json={"name": "Eve", **body}, headers=headers)
@@ -114,7 +114,7 @@ def test_a_script_changes_its_user_with_the_scope_for_it(client, user, scope, st
 
 
 @on_sqlite
-def test_whoever_has_yet_to_confirm_neither_sees_nor_changes_their_profile(client):
+def test_an_unconfirmed_user_neither_sees_nor_changes_their_profile(client):
     headers = bearer(make_user(confirmed_at=None))
     assert client.get(ME, headers=headers).status_code == 403
     assert client.patch(ME, json={"name": "Eve"}, headers=headers).status_code == 403

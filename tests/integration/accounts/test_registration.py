@@ -37,7 +37,7 @@ def settings(settings, smtp, another):
 @pytest.fixture
 def app(app):
     yield app
-    db.session.rollback()  # on SQLite, whoever has read keeps the threads that send waiting
+    db.session.rollback()  # on SQLite, an open transaction blocks the threads that send
     wait_until(lambda: not any(thread.name == "direct-mail" for thread in threading.enumerate()))
 
 
@@ -48,7 +48,7 @@ def arrive(session, another, monkeypatch):
 
     def arrive() -> None:
         waits = sa.select(JobRecord.id).where(JobRecord.state.in_(WAITING))
-        while session.scalars(waits).all():  # a job may ask for a mail, whose job is another
+        while session.scalars(waits).all():  # a job may send a mail, whose job is another
             long_ago = utc_now() - timedelta(seconds=10)
             session.execute(sa.update(JobRecord).values(created_at=long_ago))
             session.execute(sa.update(JobRecord).where(JobRecord.state.in_(TIMED)).values(scheduled_at=long_ago))
@@ -162,7 +162,7 @@ def test_without_broker_and_mail_server_the_user_exists_and_the_mail_comes_when_
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_hanging_mail_server_and_no_broker_hold_nobody_up_and_nobody_else_sends_the_mail(
+def test_a_hanging_mail_server_and_no_broker_delay_no_request_and_the_mail_is_sent_once(
     app, client, session, smtp, another
 ):
     app.config["REGISTRATION_DIRECT_MAIL_SECONDS"] = 0.7
@@ -228,10 +228,10 @@ def test_who_has_not_confirmed_sees_nothing(client, session):
         assert client.get(path).location == "/confirm", path
 
 
-# ── What nobody learns ───────────────────────────────────────────────────────────────────────────────────────────
+# ── What is not revealed ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_taken_address_is_answered_as_a_free_one_and_its_owner_is_told(client, session, smtp, arrive):
+def test_a_taken_email_is_answered_as_a_free_one_and_its_owner_is_notified(client, session, smtp, arrive):
     make_user(email=ADA["email"], name="The Owner")
     free, taken = register(client, username="free", email="free@example.org"), register(client)
     assert taken.status_code == free.status_code
@@ -292,7 +292,7 @@ def test_an_address_is_the_same_however_its_domain_is_written(client, session, s
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_forgotten_password_is_chosen_anew_and_everything_ends(client, session, smtp, arrive):
+def test_a_forgotten_password_is_replaced_and_everything_ends(client, session, smtp, arrive):
     user = make_user(email=ADA["email"])
     headers = bearer(user)
     client.post("/login", data={"login": user.username, "password": PASSWORD})

@@ -145,7 +145,7 @@ def test_pages_take_no_token_of_flask_security(client, user):
     assert client.get("/account/password", query_string={"auth_token": token}).status_code == 302
 
 
-def test_a_login_answers_in_json_to_nobody(client, user):
+def test_a_login_page_never_answers_in_json(client, user):
     answer = client.post("/login?include_auth_token", json={"login": user.username, "password": PASSWORD})
     assert answer.mimetype == "text/html"
     db.session.rollback()
@@ -176,7 +176,7 @@ def test_a_password_is_the_same_however_the_keyboard_spells_its_letters(client, 
     assert client.post("/api/v1/auth/login", json=login).status_code == 200
 
 
-def test_a_new_password_is_no_login(client, user, session):
+def test_a_new_password_does_not_log_in(client, user, session):
     log_in(client, user)
     new = {"password": PASSWORD, "new_password": NEW_PASSWORD, "new_password_confirm": NEW_PASSWORD}
     assert client.post("/account/password", data=new).status_code == 302
@@ -195,7 +195,7 @@ def test_the_password_of_who_is_logged_in_is_not_guessed_for_long(client, user, 
 
 @pytest.mark.parametrize("path", ["/login/code", "/login/recovery-code", "/api/v1/auth/login"])
 def test_codes_are_not_guessed_for_long(client, user, with_factor, session, path):
-    """Whoever knows the password has few tries, from wherever they make them, on pages and in the API."""
+    """A client that knows the password has few tries, from any IP address, on pages and in the API."""
     login = {"username": user.username, "password": PASSWORD, "code": "000000"}
     log_in_by_password(client, user)
     sends = {"json": login} if path.startswith("/api") else {"data": login}
@@ -325,7 +325,7 @@ def test_of_a_new_admin_the_other_admins_are_mailed_and_who_became_one(app, clie
     else:
         create = ["--email", "new@example.org", "--username", "new", "--role", "admin", "--password", PASSWORD]
         assert app.test_cli_runner().invoke(args=["users", "create", *create]).exit_code == 0
-        expected -= {user.email}  # the new user, whom somebody made an admin, knows
+        expected -= {user.email}  # the new user knows
     recipients = session.scalars(sa.select(EmailMessage.recipient).where(EmailMessage.kind == "admin-added")).all()
     assert sorted(recipients) == sorted(expected)
     assert gone.email not in recipients

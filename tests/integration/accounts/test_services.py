@@ -79,7 +79,7 @@ def test_a_wrong_login_or_password_makes_none(session, login):
     assert authenticate(login, "wrong password") is None
 
 
-def test_a_hash_with_old_parameters_is_made_anew_at_the_next_login(session):
+def test_a_hash_with_old_parameters_is_replaced_at_the_next_login(session):
     user = make_user(password_hash=PasswordHasher(time_cost=2, memory_cost=16, parallelism=1).hash(PASSWORD))
     before = user.password_hash
     assert authenticate(user.username, PASSWORD) is user
@@ -106,7 +106,7 @@ def test_a_new_password_ends_sessions(session):
     assert authenticate(user.username, "another password") is user
 
 
-def test_a_password_hash_is_argon2id_and_tells_only_its_own_password(app):
+def test_a_password_hash_is_argon2id_and_matches_only_its_own_password(app):
     hashed = hash_password("a good password")
     assert hashed.startswith("$argon2id$")
     assert is_password(hashed, "a good password")

@@ -34,7 +34,7 @@ def test_lists_are_searched_filtered_and_ordered(session, panel):
     assert listed(panel, url + f"due_date_from={tomorrow():%Y-%m-%d}") == [one.id]
     assert listed(panel, url + f"due_date_before={tomorrow():%Y-%m-%d}") == []
     everything = listed(panel, url)
-    # What is no value is no filter.
+    # An invalid value does not filter.
     for query in ("status=GONE", "responsible_id=x", "responsible_id=99999999999", "due_date_from=x", "order=title"):
         assert listed(panel, url + query) == everything
     assert panel.get(url + "cursor=nonsense").status_code == 422

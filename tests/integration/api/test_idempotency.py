@@ -123,7 +123,7 @@ def test_an_answer_with_a_secret_is_kept_nowhere(client, session):
 
 
 @once_is_enough
-def test_what_is_open_to_everybody_keeps_no_answer(client, session):
+def test_public_endpoints_record_no_idempotency_key(client, session):
     user = make_user()
     headers = {**bearer(user), "Idempotency-Key": "a-key"}
     for _ in range(2):

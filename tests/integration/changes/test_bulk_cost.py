@@ -65,7 +65,7 @@ def test_ids_that_the_database_makes_are_like_ours(session):
     assert len({uuid.UUID(id).bytes[8] >> 4 for id in ids}) == 4  # the bits beside the variant are random
 
 
-def test_a_bulk_update_that_asks_for_mails_takes_four_statements_for_each_thousand(session, statements):
+def test_a_bulk_update_that_sends_mails_takes_four_statements_for_each_thousand(session, statements):
     insert_reservations(make_user(), 3_000, ReservationStatus.PENDING, tomorrow())
     statements.clear()
     session.execute(sa.update(Reservation).values(status=ReservationStatus.CONFIRMED))

@@ -36,7 +36,7 @@ def test_a_change_that_waits_in_the_session_is_recorded_before_a_bulk_update(ses
     assert {tuple(change) for change in changes} == {("open", "doing"), ("doing", "done")}
 
 
-def test_a_bulk_update_by_key_to_the_same_value_is_no_change(session, ticket):
+def test_a_bulk_update_by_key_to_the_same_value_records_no_change(session, ticket):
     session.execute(sa.update(Ticket), [{"id": ticket.id, "status": TicketStatus.OPEN}])
     session.commit()
     assert session.scalars(sa.select(JobRecord)).all() == []
@@ -93,7 +93,9 @@ def test_a_row_that_appears_during_a_bulk_update_is_changed_and_recorded_or_not_
     assert done == recorded == 1
 
 
-def test_nobody_changes_a_row_between_the_reading_of_its_old_value_and_a_bulk_update(session, ticket, meanwhile):
+def test_no_other_writer_changes_a_row_between_the_reading_of_its_old_value_and_a_bulk_update(
+    session, ticket, meanwhile
+):
     if db.engine.dialect.name != "postgresql":
         pytest.skip("SQLite has one writer")
     refused = []

@@ -1,4 +1,4 @@
-"""Cursors come back from outside: whatever stands in one, the answer is a clear error and never a crash."""
+"""Cursors are input of clients: an invalid one is answered with a clear error, never with a crash."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_mails_whose_contexts_meet_it_are_sent_when_it_is_over(app, session, smt
     assert len(smtp.received) == 3
 
 
-def test_what_is_wrong_with_a_statement_is_no_trouble_of_the_disk(app, session):
+def test_an_error_of_a_statement_is_not_taken_for_one_of_the_disk(app, session):
     def act(session: Session, ticket_id: int) -> None:
         with pytest.raises(OperationalError):
             session.execute(sa.text("INSERT INTO missing DEFAULT VALUES"))

@@ -25,7 +25,7 @@ WRITE = sa.text("INSERT INTO written DEFAULT VALUES")
 def engine(tmp_path):
     engine = sa.create_engine(f"sqlite:///{tmp_path}/turns.sqlite3", **sqlite.engine_options(busy_timeout_seconds=20))
     sqlite.prepare_engine(engine)
-    # Once it is set up, a connection itself waits for nobody: "database is locked", at once.
+    # Once it is set up, a connection itself does not wait: "database is locked", immediately.
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 0"))
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE written (id INTEGER PRIMARY KEY)"))
@@ -72,7 +72,7 @@ def test_however_a_transaction_ends_the_next_writer_has_its_turn(engine, end):
     connection.close()
 
 
-def test_a_statement_that_fails_keeps_nobody_waiting(engine):
+def test_a_statement_that_fails_keeps_no_writer_waiting(engine):
     with pytest.raises(OperationalError), engine.begin() as connection:
         connection.execute(sa.text("INSERT INTO missing DEFAULT VALUES"))
     write(engine)
@@ -86,7 +86,7 @@ def test_readers_wait_for_no_turn(engine):
             assert pool.submit(written, engine).result(timeout=10) == 0
 
 
-def test_a_transaction_that_cannot_begin_gives_its_turn_back(engine, tmp_path):
+def test_a_transaction_that_cannot_begin_releases_the_write_lock(engine, tmp_path):
     """Another process writes: here a connection without the write lock."""
     stranger = sa.create_engine(f"sqlite:///{tmp_path}/turns.sqlite3")
     with stranger.connect() as connection:
@@ -205,7 +205,7 @@ def test_the_application_writes_in_turns(app):
         assert connection.connection.dbapi_connection._held_lock is not None
 
 
-def test_a_session_that_has_loaded_a_row_keeps_nobody_waiting_and_changes_it_later(app, session):
+def test_a_session_that_has_loaded_a_row_keeps_no_writer_waiting_and_changes_it_later(app, session):
     session.add(Ticket(title="as it was"))
     session.commit()
     loaded = session.scalars(sa.select(Ticket)).one()

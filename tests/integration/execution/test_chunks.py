@@ -36,7 +36,7 @@ def test_a_chunk_gets_many_records_at_once_and_one_bad_one_spoils_nothing(app, s
     assert max(sizes) > 1
 
 
-def test_what_a_chunk_leaves_unanswered_fails_and_what_it_answered_stands(app, session):
+def test_what_a_chunk_leaves_unanswered_fails_and_what_it_answered_is_kept(app, session):
     def chunk(chunk) -> None:
         items = list(chunk)
         chunk.answer(items[0], "done")

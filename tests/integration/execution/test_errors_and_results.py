@@ -82,7 +82,7 @@ def test_results_that_look_alike_are_kept_each_with_its_job(app, session, work, 
     assert results == [f"token of {n}" if n % 2 else {"n": n} for n in range(20)]
 
 
-def test_ends_that_cannot_be_written_are_told_apart_from_their_neighbours(app, session, monkeypatch):
+def test_a_completion_that_cannot_be_written_fails_its_job_and_no_other(app, session, monkeypatch):
     """When a batch of completions raises any exception, the job that caused it fails and the others complete."""
     complete = claim.complete
 

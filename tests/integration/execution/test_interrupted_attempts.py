@@ -102,7 +102,7 @@ def test_a_completed_job_has_no_interruptions_in_a_row(app, session):
 
 
 @pytest.mark.parametrize("name", ["test.act", "test.act_in_chunks"])
-def test_a_job_that_is_in_its_own_way_is_no_endless_outage(app, session, clock, name):
+def test_a_job_that_causes_its_own_lock_conflicts_is_not_retried_forever(app, session, clock, name):
     """A job is retried after lock conflicts, but not indefinitely: it may be their cause."""
 
     def act(*_: object, **__: object) -> None:

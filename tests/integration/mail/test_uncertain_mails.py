@@ -153,7 +153,7 @@ def test_a_worker_that_thaws_after_another_has_sent_its_mail_sends_nothing(app, 
     def thaw_late(chunk: Chunk, items: Sequence[Claim]) -> set[str]:
         monkeypatch.setattr(Chunk, "held", held)
         chunk.session.rollback()
-        attempts.interrupt(chunk.session, frozen, "gave no sign of life")
+        attempts.interrupt(chunk.session, frozen, "sent no heartbeat")
         chunk.session.commit()
         (second,) = claims.claim(chunk.session, [job_id], "another")
         with app.app_context():
@@ -177,7 +177,7 @@ def test_a_worker_that_was_frozen_over_one_mail_hands_over_none_of_those_it_had_
         monkeypatch.setattr(delivery, "deliver_message", transport.deliver_message)
         receipt = transport.deliver_message(message)
         for item in frozen:
-            attempts.interrupt(session, item, "gave no sign of life")
+            attempts.interrupt(session, item, "sent no heartbeat")
         session.commit()
         items = claims.claim(session, jobs, "another")
         with app.app_context():

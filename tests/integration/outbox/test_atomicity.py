@@ -114,7 +114,7 @@ def test_a_change_and_its_job_commit_together(session, broker, ticket):
     assert at_broker(broker) == [record.id]
 
 
-def test_setting_a_column_to_its_own_value_is_no_change(session, ticket):
+def test_setting_a_column_to_its_own_value_records_no_change(session, ticket):
     ticket.status = TicketStatus.OPEN
     ticket.touched = 1
     session.commit()
@@ -176,7 +176,7 @@ def test_a_bulk_update_is_dispatched_in_chunks_of_bounded_size(session, monkeypa
 def test_a_bulk_update_changes_no_row_that_its_hooks_did_not_see(app, session, ticket):
     """On PostgreSQL a row that begins to match after the hooks have read is left alone, not changed in silence."""
     if session.get_bind().dialect.name == "sqlite":
-        return  # one writer at a time: nobody can come in between
+        return  # one writer at a time: no other can come in between
 
     def late_row(*args: object) -> list[object]:
         with app.app_context():
@@ -249,7 +249,7 @@ def test_it_works_outside_of_any_request_and_on_any_thread(app, broker):
     assert at_broker(broker) == ids
 
 
-def test_a_broker_that_is_away_costs_nobody_the_commit(app, session):
+def test_an_unavailable_broker_fails_no_commit(app, session):
     from flask_belfry.outbox import publisher
     from flask_belfry.outbox.broker import connect
 

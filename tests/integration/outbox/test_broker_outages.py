@@ -57,7 +57,7 @@ class Web:
 
 @pytest.fixture
 def settings(settings):
-    """With the timeouts of the broker that everybody has."""
+    """With the broker's default timeouts."""
     return {name: value for name, value in settings.items() if not name.startswith("BROKER_")}
 
 
@@ -71,7 +71,7 @@ def stopped(broker: ValkeyServer) -> Iterator[None]:
 
 @contextmanager
 def unreachable(broker: ValkeyServer) -> Iterator[None]:
-    """Connections come to nothing, as behind a firewall: nobody accepts them, and there is no room to wait in."""
+    """Connections are never accepted, as behind a firewall: the server's backlog is full."""
     broker.stop()
     with ExitStack() as sockets:
         listener = sockets.enter_context(socket.socket())

@@ -52,7 +52,7 @@ def parts(app) -> dict[str, str]:
     return answer.json["parts"]
 
 
-def test_whoever_publishes_first_owns_the_redis_database(app, session, broker):
+def test_the_first_deployment_that_publishes_owns_the_redis_database(app, session, broker):
     asked(session)
     assert broker.get(OWNER_KEY).decode().startswith(session.scalar(sa.select(Deployment.id)))
 

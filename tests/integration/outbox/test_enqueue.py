@@ -26,7 +26,7 @@ from tests.domain import greet
 from tests.job_records import asked, read
 
 
-def test_an_unknown_name_fails_in_the_callers_face(session):
+def test_an_unknown_name_raises_where_it_is_enqueued(session):
     with pytest.raises(UnknownJobError, match=r"no job is named 'test.no_such'"):
         enqueue("test.no_such")
 

@@ -44,7 +44,7 @@ def test_rq_reads_what_a_published_job_says_of_itself(session, broker):
     assert broker.hlen(job.key) == 7
 
 
-def test_whatever_goes_wrong_in_publishing_never_reaches_whoever_committed(app, session, monkeypatch):
+def test_an_error_in_publishing_never_reaches_the_caller_that_committed(app, session, monkeypatch):
     def fail(records: object) -> None:
         raise RuntimeError("no Redis error")
 

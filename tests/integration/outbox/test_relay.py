@@ -95,7 +95,7 @@ def test_a_timer_that_did_not_fire_is_the_relays_work(app, session, broker):
     assert state_of(session, id) is JobState.QUEUED
 
 
-def test_the_breaker_lets_nobody_wait_for_a_dead_broker(app, session, away):
+def test_with_the_breaker_open_no_caller_waits_for_a_dead_broker(app, session, away):
     breaker = publisher(app).breaker
     assert breaker.admits()
     enqueue("test.act")
@@ -115,7 +115,7 @@ def test_an_open_breaker_lets_one_caller_try_after_its_pause():
     assert slow.admits()
 
 
-def test_the_relay_leaves_what_was_just_given_back_to_its_publisher(app, session, broker):
+def test_the_relay_leaves_what_was_just_released_to_its_publisher(app, session, broker):
     with time_machine.travel(utc_now() - timedelta(seconds=60)):
         id = enqueue("test.act")
         session.commit()

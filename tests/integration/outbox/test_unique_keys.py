@@ -60,7 +60,7 @@ def test_a_job_that_an_open_transaction_was_given_by_its_key_is_not_claimed_befo
         assert [each.id for each in claim.claim(worker, [first], "a worker")] == [first]
 
 
-def test_a_singleton_lives_once_whoever_asks(session):
+def test_a_singleton_lives_once_whichever_process_enqueues_it(session):
     first = enqueue("reservations.sweep_overdue")
     assert enqueue("reservations.sweep_overdue") == first
     with pytest.raises(JobArgumentError, match="its own unique key"):

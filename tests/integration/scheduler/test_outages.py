@@ -24,10 +24,10 @@ def test_a_scheduler_without_the_lock_still_rescues(app, session, clock, broker)
     session.commit()
     claim.claim(session, [id], "dead")
     fall_silent(session)
-    broker.set("rq:scheduler_lock", "somebody else")
+    broker.set("rq:scheduler_lock", "another scheduler")
     standby = scheduler(app)
     standby._heartbeat_at, standby._heartbeats_since = math.inf, -math.inf  # its heartbeats have had no gap
-    for _ in range(5):  # several, in case a scheduler judges nobody right after its own silence
+    for _ in range(5):  # several: a scheduler rescues no job right after its own silence
         one_pass(standby)
         clock.shift(3)
     assert session.get_one(JobRecord, id, populate_existing=True).state is JobState.PENDING
@@ -42,7 +42,7 @@ def test_a_pass_of_the_scheduler_publishes_what_never_arrived(app, session, cloc
     assert broker.lrange("rq:queue:default", 0, -1) == [id.encode()]
 
 
-def test_a_scheduler_that_was_silent_itself_judges_nobody_yet(app, session, clock):
+def test_a_scheduler_that_was_silent_itself_rescues_no_job_yet(app, session, clock):
     """After an outage of the database, workers have time to send heartbeats before they are considered crashed."""
     heartbeat.register(session, "alive", "light", ["default"])
     id = enqueue("test.act")
@@ -107,7 +107,7 @@ def test_an_outage_of_redis_and_the_database_at_once_does_not_end_the_scheduler(
     assert len(pauses) == 1
 
 
-def test_a_scheduler_that_is_stopped_while_the_database_is_away_leaves_no_lock(app, clock, broker, monkeypatch):
+def test_a_scheduler_that_is_stopped_while_the_database_is_unavailable_leaves_no_lock(app, clock, broker, monkeypatch):
     def fail(*args: object) -> None:
         raise sa.exc.OperationalError("UPDATE worker_processes", {}, Exception("away"))
 

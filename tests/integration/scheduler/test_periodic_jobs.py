@@ -130,7 +130,7 @@ def test_hosts_whose_clocks_differ_take_turns_and_neither_lose_nor_repeat_a_tick
     assert ticks[-1].tick_at > utc_now()  # what ran ahead is not taken back
 
 
-def test_a_schedule_whose_job_changes_misses_no_tick_and_one_whose_timing_changes_begins_anew(app, session, clock):
+def test_a_schedule_whose_job_changes_misses_no_tick_and_one_whose_timing_changes_begins_again(app, session, clock):
     schedule.reconcile(session, [ENTRY])
     clock.shift(60)
     schedule.reconcile(session, [replace(ENTRY, job="test.act_in_chunks")])

@@ -130,7 +130,7 @@ def test_a_worker_recovers_neither_fresh_claims_nor_those_of_others(app, session
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_worker_whose_clock_is_wrong_gives_its_signs_of_life_by_the_databases(app, session, hours):
+def test_a_worker_whose_clock_is_wrong_sends_heartbeats_by_the_databases(app, session, hours):
     with time_machine.travel(utc_now() + timedelta(hours=hours)):
         heartbeat.register(session, "new", "light", ["default"])
         heartbeat.register(session, "w", "light", ["default"])

@@ -183,7 +183,7 @@ def test_a_timer_that_was_never_set_is_found_before_its_time(app, session, clock
     assert broker.zscore(TIMERS, id) is not None
 
 
-def test_an_undecodable_job_beside_good_ones_holds_nobody_up(app, session, clock, broker):
+def test_an_undecodable_job_delays_no_other(app, session, clock, broker):
     ours = scheduler(app)
     one_pass(ours)
     first, second = enqueue("test.act", delay=5), enqueue("test.act", delay=6)
@@ -222,7 +222,7 @@ def test_the_lock_has_an_owner_is_renewed_and_dies_with_it(app, session, clock, 
     assert second.acquire_lock()
 
 
-def test_a_scheduler_without_the_lock_stands_by(app, session, clock, broker):
+def test_a_scheduler_without_the_lock_waits(app, session, clock, broker):
     first, second = scheduler(app), scheduler(app)
     one_pass(first)
     clock.shift(60)

@@ -48,7 +48,7 @@ class SteppedTime:
 
 
 @once_is_enough
-def test_a_scheduler_whose_redis_is_away_for_long_rescues_all_the_same(app, session, monkeypatch):
+def test_a_scheduler_whose_redis_is_unavailable_for_long_rescues_all_the_same(app, session, monkeypatch):
     (id,) = ask(session, 1)
 
     def strand() -> None:

@@ -1,7 +1,7 @@
 """Every page and endpoint, asked for by people of another school: what is not theirs is not there.
 
 The table says of each route who may come in, and how it is asked for a row of another school. A route that is missing
-from it fails a test: whoever adds one says here what it lets out.
+from it fails a test: its author lists here what it shows.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def panel_routes() -> dict[tuple[str, str], Route]:
 
 RESERVATION, API_RESERVATION = "/reservations/{reservation}", "/api/v1/reservations/{reservation}"
 FORM = {"start_time": "2031-01-02T10:00", "duration_minutes": 60, "party_size": 1}
-# Nobody else's, whatever their role: a developer's inbox, tokens, and what one has said.
+# One user's only, whatever the role: a developer's inbox, tokens, and what one has said.
 ONES_OWN = ("inbox.message", "inbox.part", "api_accounts.get_token", "work_items.edit_comment")
 LINK_TO_ROW = re.compile(r'href="/(jobs|mails|reservations|work-items)/[0-9a-f-]{1,36}"')
 
@@ -61,7 +61,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("health.ready", "GET"): many(EVERYBODY, "/readyz"),
     ("api-docs.openapi_json", "GET"): many(EVERYBODY, "/api/openapi.json"),
     ("api_docs.show", "GET"): many(EVERYBODY, "/api/docs"),
-    # Who comes in, and how. They show nobody but whoever brings a password, a code or a link.
+    # Logins. They show only the user whose password, code or link was sent.
     ("security.login", "GET"): many(EVERYBODY, "/login"),
     **{("security." + name, "POST"): Route(EVERYBODY) for name in ("login", "logout")},
     **{
@@ -265,7 +265,7 @@ def test_every_route_is_in_the_table(app: Flask):
     assert ROUTES.keys() - there == set(), "these are lines of routes that do not exist any more"
 
 
-def test_who_is_not_meant_is_sent_away_before_anything_is_looked_at(app, session, client, ids):
+def test_a_user_without_permission_is_refused_before_anything_is_read(app, session, client, ids):
     before = snapshot(session)
     user = make_user()
     member, headers = log_in(app.test_client(), user), bearer(user)
@@ -341,7 +341,7 @@ def test_staff_cannot_book_for_users_of_another_school(client, ids):
 
 # Each names one table with rows of schools, and does not ask for a school.
 UNSCOPED = (
-    # Who somebody is.
+    # Who a user is.
     r"SELECT users\.\S+( AS \S+)?, .* FROM users WHERE users\.(id|fs_uniquifier) = \?$",
     r"SELECT .* FROM access_tokens JOIN users ",
     r"SELECT .* FROM login_sessions JOIN users ",

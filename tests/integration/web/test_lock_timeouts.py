@@ -65,7 +65,7 @@ def test_a_statement_of_a_request_that_takes_too_long_is_answered_503(client):
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 
 
-def test_what_is_no_request_has_no_such_limits_on_the_same_connection(client, session):
+def test_other_work_has_no_such_limits_on_the_same_connection(client, session):
     for _ in range(2):
         assert client.get("/limits").json == ["50ms", "500ms"]
         session.rollback()

@@ -50,7 +50,7 @@ ANY_FIELD = '{"a": %s}'
 BODIES: dict[str, tuple[str | bytes, str, int]] = {
     "no JSON": ('{"a"', JSON, 400),
     "two values": ("{} {}", JSON, 400),
-    "bytes that are no text": (b'{"a": "\xff\xfe"}', JSON, 400),
+    "bytes that are not UTF-8": (b'{"a": "\xff\xfe"}', JSON, 400),
     "nested 30,000 deep": ("[" * 30_000 + "]" * 30_000, JSON, 400),
     "objects 10,000 deep": ('{"a":' * 10_000, JSON, 400),
     "too many fields": ("{" + ",".join(f'"{number}":1' for number in range(MAX_VALUES + 1)) + "}", JSON, 400),

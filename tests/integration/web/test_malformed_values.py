@@ -236,7 +236,7 @@ def test_every_form_answers_whatever_it_is_sent(app, client, hostile):
 
 
 @sqlite
-def test_every_path_answers_whatever_stands_in_it(app, client):
+def test_every_path_answers_any_value_in_it(app, client):
     admin = fill()
     token = bearer(admin)
     log_in(client, admin)

@@ -89,10 +89,10 @@ def test_a_line_break_makes_no_header(app, session):
         services.create_user(**ADA, name=f"Ada\x00{SMUGGLED}")
     user = services.create_user(**ADA, name=f"Ada{SMUGGLED}")
     assert user.name == "Ada Bcc: eve@example.org"
-    mail_id = send_notice(f"ada@example.org{SMUGGLED}", "notice/1", title="To nobody", text="x")
+    mail_id = send_notice(f"ada@example.org{SMUGGLED}", "notice/1", title="To no one", text="x")
     session.commit()
     assert session.get_one(EmailMessage, mail_id).state == "skipped"
-    # Rows that somebody wrote past all validation.
+    # Rows that were written past all validation.
     row = make_reservation(make_user(name=f"Eve{SMUGGLED}"), resource=make_resource(name=f"Room{SMUGGLED}"))
     row.status = "confirmed"
     send_notice("ada@example.org", "notice/2", title=f"Closed{SMUGGLED}", text="x")

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def ways(page: str) -> list[str]:
-    """Where the line above the title, or the card of somebody who is not logged in, leads."""
+    """Where the line above the title, or the card of a user who is not logged in, leads."""
     line = re.search(r'<p class="breadcrumb-line">(.*?)</p>', page)
     links = re.search(r'<p class="plain-links">(.*?)</p>', page, re.DOTALL)
     return re.findall(r'href="([^"]+)"', "".join(found[1] for found in (line, links) if found))

@@ -28,7 +28,7 @@ ELSEWHERE = {"REMOTE_ADDR": "192.0.2.7"}
 
 
 class Unreadable(io.BytesIO):
-    """A body that tells whether something has read it."""
+    """A body that records whether it was read."""
 
     is_read = False
 

@@ -223,7 +223,7 @@ def test_a_request_instantiates_no_schema(client, monkeypatch):
     assert instantiated == []
 
 
-def test_a_static_file_costs_no_query_whoever_is_logged_in(client, statements):
+def test_a_static_file_costs_no_query_with_any_login(client, statements):
     log_in(client, make_user())
     statements.clear()
     with client.get("/static/app.css") as answer:

@@ -89,7 +89,7 @@ def test_a_wrong_field_is_named_and_nothing_is_made(staff, session, path, fields
     assert session.scalar(sa.select(sa.func.count()).select_from(WorkItem)) == 0
 
 
-def test_a_story_is_no_part_of_a_task(staff):
+def test_a_story_cannot_be_part_of_a_task(staff):
     task = make_task()
     answer = staff("POST", "/stories", json={"title": "x", "epic_id": task.id})
     assert (answer.status_code, list(answer.json["errors"])) == (422, ["epic_id"])

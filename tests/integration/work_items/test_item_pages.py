@@ -53,7 +53,7 @@ def test_a_watcher_may_only_comment(client, member):
     assert client.post(f"/work-items/{task.id}/delete").status_code == 403
     assert client.get("/work-items/new").status_code == client.post("/work-items/new", data=typed()).status_code == 403
     assert client.post(f"/work-items/{task.id}/comments", data={"text": "I see."}).status_code == 303
-    # Whoever stops watching it sees it no more.
+    # A user who stops watching it sees it no more.
     assert client.post(f"/work-items/{task.id}/unwatch").location == "/work-items/board"
     assert client.get(f"/work-items/{task.id}").status_code == 404
 

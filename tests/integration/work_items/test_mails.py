@@ -188,7 +188,7 @@ def steps(mail: EmailMessage) -> list[str]:
     return [step["new"] for step in mail.context["way"]]
 
 
-def test_a_way_that_ends_where_it_began_is_no_news_and_holds_up_no_other(session):
+def test_a_status_that_returns_to_its_start_is_not_notified_and_delays_no_other(session):
     task = make_task()
     move(task, "IN_PROGRESS", "DONE", "IN_PROGRESS")
     pass_window(task)
@@ -289,7 +289,7 @@ def test_the_window_is_a_setting(app, session):
     assert (len(mails(STATUS)), gathering()) == (2, [])
 
 
-def test_a_gathered_mail_of_an_item_that_is_gone_is_none(session):
+def test_a_digest_of_a_deleted_item_is_skipped(session):
     task = make_task()
     move(task, "IN_PROGRESS", "DONE")
     id = task.id

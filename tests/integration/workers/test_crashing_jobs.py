@@ -88,7 +88,7 @@ def test_a_job_that_freezes_a_single_worker_is_named_and_what_waited_is_done(ses
 @on_sqlite
 def test_a_job_that_freezes_its_worker_without_computing_is_proven_alone(session, processes):
     soon = {"HEARTBEAT_SECONDS": "0.5", "RESCUE_AFTER_SECONDS": "3"}
-    processes.scheduler(**soon)  # the rescue does not come first: the parent gives signs of life
+    processes.scheduler(**soon)  # the rescuer does not come first: the parent sends heartbeats
     id = asked(session, "test.freeze", how="waits")
     processes.worker(WORKER_FROZEN_SECONDS="7", MAX_INTERRUPTIONS="1", **soon)
     wait_until(state_is(session, id, JobState.FAILED), seconds=60)

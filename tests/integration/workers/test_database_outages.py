@@ -176,7 +176,7 @@ def test_a_job_that_takes_the_database_down_each_time_waits_longer_and_is_a_pois
     ]
 
 
-def test_a_chunk_that_lost_the_database_keeps_what_it_answered_and_gives_back_the_rest(app, session, postgres):
+def test_a_chunk_that_lost_the_database_keeps_what_it_answered_and_releases_the_rest(app, session, postgres):
     def act(chunk: Any) -> None:
         chunk.session.execute(sa.select(1))
         postgres.stop("immediate")

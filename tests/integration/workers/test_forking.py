@@ -17,7 +17,7 @@ from flask_belfry.workers.forking import ForkingWorker
 from tests.domain import behaviour
 
 
-def test_a_heavy_worker_outlives_a_database_that_is_away_at_its_beat(app, session, valkey, monkeypatch):
+def test_a_heavy_worker_outlives_a_database_that_is_unavailable_at_its_heartbeat(app, session, valkey, monkeypatch):
     worker = ForkingWorker(["heavy"], connection=valkey.client())
 
     def away(*_: object) -> int:
@@ -30,7 +30,7 @@ def test_a_heavy_worker_outlives_a_database_that_is_away_at_its_beat(app, sessio
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_horse_that_does_not_hear_its_timeout_is_killed_and_has_timed_out(app, session, valkey, monkeypatch):
+def test_a_work_horse_that_ignores_its_timeout_is_killed_and_has_timed_out(app, session, valkey, monkeypatch):
     def act(session, ticket_id: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
         time.sleep(60)

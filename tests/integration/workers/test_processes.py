@@ -156,7 +156,7 @@ def test_sigterm_lets_a_running_job_finish(session, processes):
 
 
 @on_sqlite
-def test_sigterm_gives_back_what_does_not_finish_within_the_grace(session, processes):
+def test_sigterm_releases_what_does_not_finish_within_the_grace(session, processes):
     id = asked(session, "test.long_nap", seconds=30)
     worker = processes.worker(SHUTDOWN_GRACE_SECONDS="1")
     wait_until(state_is(session, id, JobState.RUNNING), seconds=30)
@@ -186,7 +186,7 @@ def test_a_second_sigterm_gives_everything_back_at_once(session, processes):
     worker = processes.worker()
     wait_until(state_is(session, id, JobState.RUNNING), seconds=30)
     worker.send_signal(signal.SIGTERM)
-    time.sleep(1.2)  # two within a second are one wish
+    time.sleep(1.2)  # RQ ignores a second signal within a second
     assert worker.poll() is None
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(10) == 0

@@ -45,7 +45,7 @@ def test_only_ids_travel_through_redis_and_nothing_is_pickled(session, broker):
     assert b"4711" not in b"".join(stored.values())
 
 
-def test_foreign_and_unknown_ids_in_a_queue_hold_nobody_up(session, work, broker):
+def test_foreign_and_unknown_ids_in_a_queue_delay_no_job(session, work, broker):
     runs = []
     behaviour["act"] = lambda session, ticket_id: runs.append(1)
     broker.rpush("rq:queue:default", "not-a-uuid", new_id(), b"\xff\xfe")

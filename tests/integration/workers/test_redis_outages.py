@@ -64,7 +64,7 @@ class Stack:
             return error.code, error.read().decode()
 
     def times_met(self, sign: str) -> list[int]:
-        """How often the workers have told `sign`, and the scheduler that it waits."""
+        """How often the workers have logged `sign`, and the scheduler that it waits."""
         signs = {POOL: sign, HEAVY: sign, SCHEDULER: "scheduler.waiting"}
         return [self.processes.output(self.roots[place]).count(text) for place, text in signs.items()]
 
@@ -87,7 +87,7 @@ def proxy(server: ValkeyServer) -> Iterator[LossyProxy]:
 
 @pytest.fixture(scope="module")
 def database(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
-    """A database that is not there yet: `away` stands before its name."""
+    """A database that does not exist yet: `away` is the prefix of its name."""
     name = postgres.create(postgres_template)
     postgres.rename(name, f"away_{name}")
     yield name
@@ -239,7 +239,7 @@ def test_an_id_whose_worker_is_killed_between_pop_and_claim_comes_to_another(app
     assert_each_was_done_once(session)
 
 
-def test_sigterm_while_redis_is_away_lets_running_jobs_finish(session, stack, finish):
+def test_sigterm_while_redis_is_unavailable_lets_running_jobs_finish(session, stack, finish):
     stack.valkey.stop()
     (heavy,) = children_of(stack.roots[HEAVY].pid)
     for pid in (*(root.pid for root in stack.roots), heavy, *children_of(heavy)):  # as a process manager does

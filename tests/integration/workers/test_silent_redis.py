@@ -21,7 +21,7 @@ once_is_enough = pytest.mark.parametrize("database_url", ["sqlite"], indirect=Tr
 
 @once_is_enough
 @pytest.mark.parametrize("kind", [ThreadedWorker, ForkingWorker])
-def test_a_redis_that_says_nothing_keeps_no_worker_from_its_signs_of_life(settings, request, valkey, kind):
+def test_a_redis_that_does_not_answer_stops_no_heartbeat(settings, request, valkey, kind):
     settings["BROKER_TIMEOUT_SECONDS"] = "0.04"
     session = request.getfixturevalue("session")
     worker = kind(["default"], connection=valkey.client())
@@ -68,7 +68,7 @@ def test_a_worker_hears_rqs_commands_again_after_its_redis_was_silent(app, broke
 
 
 @once_is_enough
-def test_two_workers_of_one_name_are_told_apart(app, valkey):
+def test_two_workers_of_one_name_are_distinguished(app, valkey):
     first, second = (ThreadedWorker(["default"], name="ours", connection=valkey.client()) for _ in range(2))
     assert first.name != second.name
     assert first.name.startswith("ours-")

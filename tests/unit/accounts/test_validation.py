@@ -20,7 +20,7 @@ def _own_rules():
 
 @pytest.mark.usefixtures("_own_rules")
 class TestCan:
-    def test_nobody_may_do_anything(self):
+    def test_an_anonymous_user_may_do_nothing(self):
         allow("test.do", lambda user, row: True)
         assert not can(None, "test.do")
 

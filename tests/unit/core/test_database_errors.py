@@ -57,5 +57,5 @@ def sqlite_error(code: int) -> exc.DBAPIError:
     ],
     ids=str,
 )
-def test_an_error_is_told_by_its_code(error, expected):
+def test_an_error_is_recognised_by_its_code(error, expected):
     assert (is_database_away(error), is_transient(error)) == expected

@@ -39,7 +39,7 @@ def test_an_invalid_address_has_a_problem(app: Flask, given: str | None) -> None
 
 
 @pytest.mark.parametrize("app", ["production"], indirect=True)
-def test_addresses_for_tests_are_none_in_production(app: Flask) -> None:
+def test_email_addresses_for_tests_are_invalid_in_production(app: Flask) -> None:
     assert check_email("ada@school.test").problem
 
 

@@ -29,7 +29,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(("exit_code", "cause"), [(-9, "SIGKILL"), (-44, "signal 44"), (0, "exit 0"), (75, "exit 75")])
-def test_the_cause_of_a_death_is_told_by_name(exit_code, cause):
+def test_the_cause_of_a_crash_is_named(exit_code, cause):
     assert describe_exit(exit_code) == cause
 
 

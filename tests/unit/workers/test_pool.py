@@ -89,7 +89,7 @@ def show(board: Board) -> list[RunningThread]:
         return board.read()
 
 
-def test_the_thread_that_crashed_is_told_from_the_others():
+def test_the_thread_that_crashed_is_distinguished_from_the_others():
     dump = "Fatal Python error: Segmentation fault\n\nThread 0x00007f01 (most recent call first):\n  File x\n\n"
     assert crashed_thread(dump + "Current thread 0x00007fa2 (most recent call first):\n  File y\n") == 0x7FA2
     assert crashed_thread(dump) == 0

@@ -29,7 +29,7 @@ def test_every_thread_may_have_a_job_whatever_the_limit():
     ("wait_seconds", "taken"),
     [
         (None, 10),  # nothing is known yet
-        (2.0, 1),  # a slow server: nobody waits for the others of its call
+        (2.0, 1),  # a slow server: no job waits for the others of its call
         (0.05, 5),  # a quarter of a second
         (0.001, 50),
         (0.0, 50),

@@ -155,7 +155,7 @@ def test_what_escapes_from_a_job_ends_no_thread():
     assert ran == ["1", "2"]
 
 
-def test_it_is_hungry_when_a_thread_is_idle_and_little_waits():
+def test_it_has_capacity_when_a_thread_is_idle_and_little_waits():
     go_on = threading.Semaphore(0)
     threads = JobThreads(1, one, lambda items: go_on.acquire(timeout=SECONDS) and None)
     threads.start()
@@ -233,7 +233,7 @@ def test_a_claim_is_held_until_it_is_discarded_and_a_newer_one_stays():
     assert (held.by_queue["default"], len(held)) == (0, 1)
 
 
-def test_whoever_waits_for_room_is_woken_when_there_is_some():
+def test_a_thread_that_waits_for_capacity_is_woken_when_there_is_some():
     held = InFlightJobs()
     held.add([item(1)])
     timer = threading.Timer(0.05, lambda: held.discard(held.claims()))

@@ -9,7 +9,7 @@ from django.db import models
 
 
 class Status(models.TextChoices):
-    """Where a reservation stands."""
+    """The status of a reservation."""
 
     PENDING = "pending"
     CONFIRMED = "confirmed"

@@ -16,7 +16,7 @@ from desk.models import Reservation, Status
 
 @shared_task(autoretry_for=(SMTPException, OSError), retry_backoff=60, max_retries=5)
 def send_status_mail(reservation_id: int, old: str, new: str, changed_at: str) -> None:
-    """Tells the customer of a new status."""
+    """Notify the customer of a new status."""
     reservation = Reservation.objects.select_related("customer").get(pk=reservation_id)
     context = {
         "reservation": reservation,

@@ -253,3 +253,35 @@ def act(session: Session, ticket_id: int = 0) -> Any:
 def act_in_chunks(chunk: Chunk) -> None:
     """Does what the test says, with many."""
     behaviour["chunk"](chunk)
+
+
+@job("test.echo")
+def echo(session: Session, value: Any = None) -> Any:
+    """Return its argument."""
+    return value
+
+
+@job("test.fail")
+def fail(session: Session) -> None:
+    """Fail, and is not retried."""
+    raise ValueError("as it was asked to")
+
+
+@job("test.mark", queue="bulk")
+def mark(session: Session, number: int) -> None:
+    """Write a row, past the hook that enqueues another job; every tenth fails."""
+    session.connection().execute(sa.insert(table_of(Ticket)).values(title=f"marked {number}"))
+    if number % 10 == 0:
+        raise ValueError(number)
+
+
+@job("test.finish")
+def finish(session: Session, batch_id: str, completed: int, failed: int, cancelled: int, note: str = "") -> Any:
+    """Return what it was given: the outcome of a batch."""
+    return {"batch_id": batch_id, "counts": [completed, failed, cancelled], "note": note}
+
+
+@job("test.touch")
+def touch(session: Session, number: int = 0) -> None:
+    """Write a row, past the hook that enqueues another job."""
+    session.connection().execute(sa.insert(table_of(Ticket)).values(title=f"touched {number}"))

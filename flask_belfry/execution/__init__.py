@@ -3,7 +3,7 @@
 from flask_belfry.execution.chunk import Answer, Chunk
 from flask_belfry.execution.context import check_cancelled, current_job
 from flask_belfry.execution.errors import JobCancelledError
-from flask_belfry.outbox import NO_RETRY, JobTimeoutError, RetryPolicy, job
+from flask_belfry.outbox import NO_RETRY, JobTimeoutError, RetryPolicy, batch, job
 
 __all__ = [
     "NO_RETRY",
@@ -12,6 +12,7 @@ __all__ = [
     "JobCancelledError",
     "JobTimeoutError",
     "RetryPolicy",
+    "batch",
     "check_cancelled",
     "current_job",
     "job",

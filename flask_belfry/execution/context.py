@@ -16,7 +16,7 @@ from flask_belfry.core.database_errors import is_database_away
 from flask_belfry.db import db
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.errors import EngineError, JobCancelledError
-from flask_belfry.outbox import JobRecord
+from flask_belfry.outbox import Batch, JobRecord, get_batch
 
 CANCEL_POLL_SECONDS = 1.0
 
@@ -31,6 +31,13 @@ class RunningJob:
     claim: Claim
     outage: BaseException | None = None
     _queried_at: float = field(default=0.0, repr=False)
+
+    @property
+    def batch(self) -> Batch:
+        """The batch of the job, to which it can add jobs. Raises EngineError for a job of none."""
+        if self.claim.batch_id is None:
+            raise EngineError(f"job {self.claim.name} {self.claim.id} is not of a batch")
+        return get_batch(self.claim.batch_id)
 
     def is_cancel_requested(self) -> bool:
         """Return whether a user requested that it stop; query the database at most once a second."""

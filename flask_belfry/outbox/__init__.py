@@ -14,10 +14,17 @@ from flask import Flask, current_app
 
 from flask_belfry.db import BelfrySession
 from flask_belfry.outbox import pending
+from flask_belfry.outbox.batches import Batch, batch, cancel_batch, get_batch, retry_batch, sweep_batches
 from flask_belfry.outbox.broker import CircuitBreaker, connect
 from flask_belfry.outbox.control import cancel, retry
 from flask_belfry.outbox.enqueue import enqueue, enqueue_many
-from flask_belfry.outbox.errors import JobArgumentError, JobStateError, JobTimeoutError, UnknownJobError
+from flask_belfry.outbox.errors import (
+    BatchStateError,
+    JobArgumentError,
+    JobStateError,
+    JobTimeoutError,
+    UnknownJobError,
+)
 from flask_belfry.outbox.finalizing import on_finalized
 from flask_belfry.outbox.models import (
     Deployment,
@@ -44,6 +51,8 @@ __all__ = [
     "FINALIZED",
     "LIVE",
     "NO_RETRY",
+    "Batch",
+    "BatchStateError",
     "Deployment",
     "JobArgumentError",
     "JobAttempt",
@@ -62,15 +71,20 @@ __all__ = [
     "UniquePeriod",
     "UnknownJobError",
     "WorkerProcess",
+    "batch",
     "cancel",
+    "cancel_batch",
     "enqueue",
     "enqueue_many",
+    "get_batch",
     "init_app",
     "job",
     "on_finalized",
     "prune_records",
     "publisher",
     "retry",
+    "retry_batch",
+    "sweep_batches",
 ]
 
 log = structlog.get_logger(__name__)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -10,24 +11,53 @@ from sqlalchemy.exc import IntegrityError
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.outbox.errors import JobStateError
-from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
-from flask_belfry.outbox.models import JobRecord
+from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized, settle_successors
+from flask_belfry.outbox.models import BlockedBy, JobBatch, JobRecord
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
-from flask_belfry.outbox.states import WAITING, JobState
+from flask_belfry.outbox.states import LIVE, WAITING, JobState
+from flask_belfry.outbox.successors import PREDECESSOR_ERROR, Predecessor, lock_predecessors, pages
+
+_NO_SYNC = {"synchronize_session": False}
+_OPEN = dict.fromkeys(("finished_at", "cancelled_at", "completed", "failed", "cancelled", "then_job_id"))
 
 
 def retry(ids: Sequence[str]) -> list[str]:
     """Set failed and cancelled jobs back to pending, with all their attempts. The caller commits.
 
+    A successor that has never been enqueued waits for its predecessor again. Successors that were cancelled because of
+    one of the jobs wait for it again, and finished batches of the jobs are open again.
+
     Returns:
-        the ids that were set back; the others are in a state that cannot be retried.
+        the ids that were set back; the others are in a state that cannot be retried, or their predecessor has failed or
+        was cancelled.
 
     Raises:
         JobStateError: a live job holds the unique key of one of them.
     """
+    return retry_where(JobRecord.id.in_(ids))
+
+
+def retry_where(*conditions: sa.ColumnElement[bool]) -> list[str]:
+    """Retry the failed and cancelled jobs that meet `conditions`, as `retry` does."""
+    rows = _set_back(*conditions)
+    asked, changed = [row.id for row in rows], list(rows)
+    while rows:
+        parents = {row.id for row in rows if row.has_successors} | _reopen({row.batch_id for row in rows} - {None})
+        rows = _set_back_successors(parents)
+        changed += rows
+    awaiting = {row.id: row.after_id for row in changed if row.after_id is not None and not row.claims}
+    messages = [PendingMessage(*row[:4]) for row in changed if row.id not in awaiting]
+    publish_on_commit(db.session(), messages)
+    if not awaiting:
+        return asked
+    cancelled = _wait_again(awaiting)
+    return [id for id in asked if id not in cancelled]
+
+
+def _set_back(*conditions: sa.ColumnElement[bool]) -> Sequence[Any]:
     statement = (
         sa.update(JobRecord)
-        .where(JobRecord.id.in_(ids), JobRecord.state.in_([JobState.FAILED, JobState.CANCELLED]))
+        .where(*conditions, JobRecord.state.in_([JobState.FAILED, JobState.CANCELLED]))
         .values(
             state=JobState.PENDING,
             attempt=0,
@@ -40,15 +70,71 @@ def retry(ids: Sequence[str]) -> list[str]:
             error_type=None,
             error_message=None,
         )
-        .returning(JobRecord.id, JobRecord.name, JobRecord.queue, JobRecord.timeout_seconds)
+        .returning(
+            JobRecord.id,
+            JobRecord.name,
+            JobRecord.queue,
+            JobRecord.timeout_seconds,
+            JobRecord.batch_id,
+            JobRecord.has_successors,
+            JobRecord.after_id,
+            JobRecord.claims,
+        )
     )
     try:
-        rows = db.session.execute(statement, execution_options={"synchronize_session": False}).all()
+        return db.session.execute(statement, execution_options=_NO_SYNC).all()
     except IntegrityError as error:
         db.session.rollback()
         raise JobStateError("another live job has the same unique key: cancel that job first") from error
-    publish_on_commit(db.session(), [PendingMessage(*row) for row in rows])
-    return [row.id for row in rows]
+
+
+def _set_back_successors(ids: Collection[str]) -> list[Any]:
+    was_cancelled = JobRecord.state == JobState.CANCELLED, JobRecord.error_type == PREDECESSOR_ERROR
+    return [row for page in pages(ids) for row in _set_back(JobRecord.after_id.in_(page), *was_cancelled)]
+
+
+def _reopen(batch_ids: Collection[str]) -> set[str]:
+    """Open the batches of retried jobs again, and cancel the jobs that follow their last finish and wait.
+
+    Returns:
+        those that were finished and have successors.
+    """
+    reopened, then = set[str](), list[str]()
+    for page in pages(batch_ids):
+        columns = JobBatch.id, JobBatch.finished_at, JobBatch.has_successors, JobBatch.then_job_id
+        # Locked also when it is open: it must not be finished before the retried jobs are committed.
+        query = sa.select(*columns).where(JobBatch.id.in_(page)).order_by(JobBatch.id).with_for_update()
+        rows = db.session.execute(query).all()
+        opened = sa.update(JobBatch).where(JobBatch.id.in_(page)).values(_OPEN)
+        db.session.execute(opened, execution_options=_NO_SYNC)
+        reopened.update(row.id for row in rows if row.finished_at is not None and row.has_successors)
+        then += [row.then_job_id for row in rows if row.then_job_id is not None]
+    if then:
+        cancel_where(JobRecord.id.in_(then), JobRecord.state.in_(WAITING))
+    return reopened
+
+
+def _wait_again(awaiting: Mapping[str, str]) -> set[str]:
+    """Set retried successors to blocked, and settle those whose predecessors have ended.
+
+    Args:
+        awaiting: their predecessors, by their ids.
+
+    Returns:
+        those that were cancelled again.
+    """
+    for page in pages(awaiting):
+        is_waiting = JobRecord.id.in_(page), JobRecord.state == JobState.PENDING
+        blocked = {"state": JobState.BLOCKED, "blocked_by": BlockedBy.PREDECESSOR}
+        db.session.execute(sa.update(JobRecord).where(*is_waiting).values(blocked), execution_options=_NO_SYNC)
+    predecessors = lock_predecessors(db.session(), set(awaiting.values()))
+    missing = [Predecessor(id, False, f"job or batch {id} was deleted") for id in predecessors.missing]
+    settle_successors(db.session(), [*predecessors.ended, *missing])
+    cancelled = set[str]()
+    for page in pages(awaiting):
+        query = sa.select(JobRecord.id).where(JobRecord.id.in_(page), JobRecord.state == JobState.CANCELLED)
+        cancelled.update(db.session.execute(query).scalars())
+    return cancelled
 
 
 def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -58,20 +144,27 @@ def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:
     Returns:
         the ids of the cancelled jobs, and of the running ones that were asked to stop.
     """
-    options = {"synchronize_session": False}
+    return cancel_where(JobRecord.id.in_(ids))
+
+
+def cancel_where(*conditions: sa.ColumnElement[bool]) -> tuple[list[str], list[str]]:
+    """Cancel the live jobs that meet `conditions`, as `cancel` does."""
+    # In the order in which a transaction that completes a job locks it and its successors.
+    live = sa.select(JobRecord.id).where(*conditions, JobRecord.state.in_(LIVE)).order_by(JobRecord.id)
+    db.session.execute(live.with_for_update())
     waiting = (
         sa.update(JobRecord)
-        .where(JobRecord.id.in_(ids), JobRecord.state.in_(WAITING))
-        .values(state=JobState.CANCELLED, finished_at=utc_now())
+        .where(*conditions, JobRecord.state.in_(WAITING))
+        .values(state=JobState.CANCELLED, finished_at=utc_now(), blocked_by=None)
         .returning(JobRecord.id, JobRecord.name, JobRecord.batch_id, JobRecord.has_successors)
     )
     running = (
         sa.update(JobRecord)
-        .where(JobRecord.id.in_(ids), JobRecord.state == JobState.RUNNING)
+        .where(*conditions, JobRecord.state == JobState.RUNNING)
         .values(cancel_requested=True)
         .returning(JobRecord.id)
     )
-    cancelled = db.session.execute(waiting, execution_options=options).all()
-    asked = list(db.session.execute(running, execution_options=options).scalars())
+    cancelled = db.session.execute(waiting, execution_options=_NO_SYNC).all()
+    asked = list(db.session.execute(running, execution_options=_NO_SYNC).scalars())
     announce_finalized(db.session(), [FinalizedJob(*row) for row in cancelled], JobState.CANCELLED)
     return [row.id for row in cancelled], asked

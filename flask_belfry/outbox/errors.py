@@ -34,3 +34,7 @@ class JobTimeoutError(BaseException):
 
 class ForeignBrokerError(redis.RedisError):
     """Another deployment owns the Redis database: for this one it is unavailable."""
+
+
+class BatchStateError(ConflictError):
+    """The batch is finished or cancelled, or another one is open."""

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.outbox.models import JobRecord, WorkerProcess
+from flask_belfry.outbox.models import JobBatch, JobRecord, WorkerProcess
 from flask_belfry.outbox.states import JobState
 
 BATCH_RECORDS = 5_000
@@ -20,7 +20,9 @@ WORKER_KEEP = timedelta(days=1)
 def prune_records(
     session: Session, *, older_than: timedelta, failed_older_than: timedelta, limit: int = MAX_RECORDS
 ) -> int:
-    """Delete finalized jobs with their attempts. The caller commits.
+    """Delete finalized jobs with their attempts, and finished batches without jobs. The caller commits.
+
+    The finalized jobs of a batch that is not finished are kept: its `then` gets their counts.
 
     Args:
         older_than: how long completed and cancelled jobs are kept after they were finalized.
@@ -37,13 +39,18 @@ def prune_records(
         ),
         sa.and_(JobRecord.state == JobState.FAILED, JobRecord.finished_at < now - failed_older_than),
     )
+    open_batches = sa.select(JobBatch.id).where(JobBatch.finished_at.is_(None))
+    is_kept = sa.and_(JobRecord.batch_id.is_not(None), JobRecord.batch_id.in_(open_batches))
     deleted = 0
     while deleted < limit:
-        ids = list(session.execute(sa.select(JobRecord.id).where(is_old).limit(BATCH_RECORDS)).scalars())
+        ids = list(session.execute(sa.select(JobRecord.id).where(is_old, ~is_kept).limit(BATCH_RECORDS)).scalars())
         if not ids:
             break
         session.execute(sa.delete(JobRecord).where(JobRecord.id.in_(ids)), execution_options=_NO_SYNC)
         deleted += len(ids)
+    has_jobs = sa.exists().where(JobRecord.batch_id == JobBatch.id)
+    is_past = JobBatch.finished_at < now - max(older_than, failed_older_than), ~has_jobs
+    session.execute(sa.delete(JobBatch).where(*is_past), execution_options=_NO_SYNC)
     gone = WorkerProcess.heartbeat_at < now - WORKER_KEEP
     session.execute(sa.delete(WorkerProcess).where(gone), execution_options=_NO_SYNC)
     return deleted

@@ -24,12 +24,15 @@ from flask_belfry.db import table_of
 from flask_belfry.db.columns import as_uuid_text, new_id, text_problem
 from flask_belfry.db.inserts import insert_ignoring_conflicts
 from flask_belfry.outbox.errors import JobArgumentError, UnknownJobError
+from flask_belfry.outbox.finalizing import settle_successors
+from flask_belfry.outbox.joining import open_batch
 from flask_belfry.outbox.limit import Limit
 from flask_belfry.outbox.models import JOB_NAME_CHARACTERS, LIMIT_KEY_CHARACTERS, JobRecord
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
 from flask_belfry.outbox.requests import JobRequest, due_after, problems_of_options, problems_of_values
 from flask_belfry.outbox.retry_policy import NO_RETRY, RetryPolicy
 from flask_belfry.outbox.states import JobState
+from flask_belfry.outbox.successors import make_successors
 
 QUEUES = ("mail", "default", "bulk", "heavy")
 LIGHT_QUEUES = QUEUES[:3]
@@ -164,7 +167,7 @@ class JobDefinition(Generic[P, R]):
         """
         requests = [self._with_singleton_key(request) for request in requests]
         for request in requests:
-            self._check(request)
+            self.check(request)
         return _insert(session or current_session(), [self._row(request) for request in requests])
 
     def _with_singleton_key(self, request: JobRequest) -> JobRequest:
@@ -175,7 +178,8 @@ class JobDefinition(Generic[P, R]):
             raise JobArgumentError(message, {"unique_key": ["must be absent"]})
         return replace(request, unique_key=f"job/{self.name}", unique_while_waiting=self.unique_while_waiting)
 
-    def _check(self, request: JobRequest) -> None:
+    def check(self, request: JobRequest) -> None:
+        """Raise JobArgumentError when the arguments or the options of a request are invalid."""
         problems = {name: [f"is not an argument of {self.name}"] for name in request.args.keys() - {*self.parameters}}
         given = request.args.keys() | {request.with_result}
         problems |= {name: [f"is required by {self.name}"] for name in self.required - given}
@@ -212,6 +216,8 @@ class JobDefinition(Generic[P, R]):
             "scheduled_at": request.scheduled_at if is_later else None,
             "expires_at": request.expires_at,
             "limit_key": self._limit_key(request.args),
+            "after_id": as_uuid_text(request.after),
+            "result_as": request.with_result,
         }
 
     def _limit_key(self, args: Mapping[str, Any]) -> str | None:
@@ -246,12 +252,24 @@ def _insert(session: Session, rows: list[dict[str, Any]]) -> list[str]:
     """Insert the rows of job records, and return the ids of their jobs."""
     if not rows:
         return []
+    if (opened := open_batch(session)) is not None:
+        opened.lock(session)
+        for row in rows:
+            row["batch_id"] = opened.id
+    ended = make_successors(session, rows)
+    ids = _insert_unless_unique_key_is_held(session, rows)
+    if ended:
+        settle_successors(session, ended)
+    return ids
+
+
+def _insert_unless_unique_key_is_held(session: Session, rows: list[dict[str, Any]]) -> list[str]:
     if not any(row["unique_key"] for row in rows):
         session.connection().execute(_INSERT, rows)
-        publish_on_commit(session, [_message(row) for row in rows])
+        _publish(session, rows)
         return [row["id"] for row in rows]
     inserted = insert_ignoring_conflicts(session, JobRecord, rows)
-    publish_on_commit(session, [_message(row) for row in rows if row["id"] in inserted])
+    _publish(session, [row for row in rows if row["id"] in inserted])
     return [row["id"] if row["id"] in inserted else _holder_or_inserted(session, row) for row in rows]
 
 
@@ -265,13 +283,15 @@ def _holder_or_inserted(session: Session, row: Mapping[str, Any]) -> str:
         query = query.with_for_update(read=True)
     while (holder := session.connection().execute(query).scalar_one_or_none()) is None:
         if insert_ignoring_conflicts(session, JobRecord, [row]):
-            publish_on_commit(session, [_message(row)])
+            _publish(session, [row])
             return row["id"]
     return holder
 
 
-def _message(row: Mapping[str, Any]) -> PendingMessage:
-    return PendingMessage(row["id"], row["name"], row["queue"], row["timeout_seconds"], row["scheduled_at"])
+def _publish(session: Session, rows: Iterable[Mapping[str, Any]]) -> None:
+    columns = ("id", "name", "queue", "timeout_seconds", "scheduled_at")
+    ready = [row for row in rows if row["state"] is not JobState.BLOCKED]
+    publish_on_commit(session, [PendingMessage(*(row[column] for column in columns)) for row in ready])
 
 
 _definitions: dict[str, JobDefinition[..., Any]] = {}

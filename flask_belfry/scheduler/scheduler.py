@@ -23,7 +23,7 @@ from flask_belfry.core.database_errors import is_transient
 from flask_belfry.db import db
 from flask_belfry.db.columns import database_now
 from flask_belfry.execution import heartbeat
-from flask_belfry.outbox import Deployment
+from flask_belfry.outbox import Deployment, sweep_batches
 from flask_belfry.outbox.deployment import MEMORY_KEY
 from flask_belfry.outbox.publisher import Publisher
 from flask_belfry.outbox.relay import relay_pages
@@ -40,6 +40,8 @@ REFRESH_SECONDS = 30.0
 LOOK_AHEAD_SECONDS = 90.0
 # One short statement when no worker has crashed; this period comes on top of RESCUE_AFTER_SECONDS.
 RESCUE_PERIOD_SECONDS = 1.0
+# One short statement too, over the open batches.
+BATCHES_PERIOD_SECONDS = 1.0
 # Together with the timeout of Redis, less than half of RESCUE_AFTER_SECONDS: rescues continue without Redis.
 MAX_BACKOFF_SECONDS = 2.0
 SCHEDULE_PREFIX = "schedule:"
@@ -105,9 +107,10 @@ class BelfryScheduler(Scheduler):
         """
         settings = self._app.config
         self._every("heartbeat", settings["HEARTBEAT_SECONDS"], self._beat)
-        # Rescues need neither Redis nor the lock: their UPDATEs are fenced.
+        # Rescues and batches need neither Redis nor the lock: their UPDATEs are fenced.
         if self._may_rescue():
             self._every("rescue", RESCUE_PERIOD_SECONDS, lambda: rescue(db.session()))
+        self._every("batches", BATCHES_PERIOD_SECONDS, lambda: sweep_batches(db.session()))
         self._publisher.ownership.check(self.connection, every_seconds=0)
         if not self.acquire_lock():
             return False

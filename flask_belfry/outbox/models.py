@@ -126,6 +126,8 @@ class JobRecord(OfSchoolOrSystem, Base):
         _partial_index("after", sa.text("after_id IS NOT NULL"), "after_id"),
         _partial_index("limit", sa.text("limit_key IS NOT NULL"), "limit_key", "state", "id"),
         _partial_index("expires_at", _CAN_EXPIRE, "expires_at"),
+        # What the scheduler looks through for blocked jobs that may continue.
+        _partial_index("blocked", sa.text("state = 'blocked'"), "blocked_by", "id"),
         # The backlog of each school, oldest first, for the fair share.
         _partial_index("backlog", sa.text("state = 'pending'"), "queue", "school_id", "id"),
         # Few rows, so that the query for them is cheap.
@@ -136,6 +138,11 @@ class JobRecord(OfSchoolOrSystem, Base):
     def holds_key(cls, key: Any) -> sa.ColumnElement[bool]:
         """Return the condition for the job that holds a unique key, as the index has it."""
         return sa.and_(cls.unique_key == key, _HOLDS_KEY)
+
+    @classmethod
+    def can_expire(cls) -> sa.ColumnElement[bool]:
+        """Return the condition for a waiting job that has a time at which it expires, as the index has it."""
+        return sa.and_(_CAN_EXPIRE)
 
 
 class AttemptOutcome(StrEnum):

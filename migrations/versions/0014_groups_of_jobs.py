@@ -27,6 +27,7 @@ INDEXES = {
         ["expires_at"],
         "expires_at IS NOT NULL AND state IN ('blocked', 'pending', 'queued', 'retryable', 'scheduled')",
     ),
+    "blocked": (["blocked_by", "id"], "state = 'blocked'"),
     "backlog": (["queue", "school_id", "id"], "state = 'pending'"),
 }
 

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from flask_belfry.changes import Change, Creation, on_change, on_created
 from flask_belfry.db import Base, table_of
 from flask_belfry.db.columns import database_now, text_enum
-from flask_belfry.execution import Chunk, RetryPolicy, current_job, job
+from flask_belfry.execution import Chunk, Limit, RetryPolicy, current_job, job
 from flask_belfry.execution.claim import Claim
 from flask_belfry.outbox import JobRecord, JobRequest, WorkerProcess, enqueue_many
 
@@ -237,6 +237,50 @@ def fall_silent(session: Session, seconds: float = 30.0) -> None:
     session.execute(sa.update(WorkerProcess).values(heartbeat_at=moment))
     session.execute(sa.update(JobRecord).where(JobRecord.started_at.is_not(None)).values(started_at=moment))
     session.commit()
+
+
+def key_of(args: Mapping[str, Any]) -> str:
+    """Return the limit key of the jobs below."""
+    return f"test/{args['key']}"
+
+
+@job("test.limited", limit=Limit(key_of, running=4), timeout_seconds=60)
+def limited(session: Session, key: str, seconds: float = 0.0, file: str | None = None) -> None:
+    """Takes its time, and notes when it began and ended."""
+    note(file, "begin")
+    time.sleep(seconds)
+    note(file, "end")
+
+
+@job("test.limited_more", limit=Limit(key_of, running=2))
+def limited_more(session: Session, key: str) -> None:
+    """The same key with a lower limit."""
+
+
+@job("test.paced", limit=Limit(key_of, per_minute=600), queue="default")
+def paced(session: Session, key: str, file: str | None = None) -> None:
+    """Notes when it began."""
+    note(file, "begin")
+
+
+@job("test.paced_alone", limit=Limit(key_of, running=1, per_minute=600))
+def paced_alone(session: Session, key: str) -> None:
+    """Has both limits."""
+
+
+@job("test.limited_chunk", limit=Limit(key_of, running=4), chunk=50, takes=("key",))
+def limited_chunk(chunk: Chunk) -> None:
+    """Answers all it gets."""
+    for item in chunk:
+        chunk.answer(item)
+
+
+def note(file: str | None, what: str) -> None:
+    """Append a line to a file: the process, the claim, what it does, and when, by a clock that all processes share."""
+    if file is not None:
+        claim = current_job().claim
+        with Path(file).open("a") as lines:
+            lines.write(f"{os.getpid()} {claim.id}/{claim.number} {what} {time.monotonic()}\n")
 
 
 # What `test.act` and `test.act_in_chunks` do, set by a test.

@@ -4,6 +4,7 @@ from flask_belfry.execution.chunk import Answer, Chunk
 from flask_belfry.execution.context import check_cancelled, current_job
 from flask_belfry.execution.errors import JobCancelledError
 from flask_belfry.outbox import NO_RETRY, JobTimeoutError, RetryPolicy, batch, job
+from flask_belfry.outbox.limit import Limit
 
 __all__ = [
     "NO_RETRY",
@@ -11,6 +12,7 @@ __all__ = [
     "Chunk",
     "JobCancelledError",
     "JobTimeoutError",
+    "Limit",
     "RetryPolicy",
     "batch",
     "check_cancelled",

@@ -22,6 +22,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db.columns import error_text
 from flask_belfry.execution.claim import IS_HELD, RECORDS, Claim, held_values
 from flask_belfry.execution.errors import JobCancelledError, PoisonPillError
+from flask_belfry.execution.limits import free_slots
 from flask_belfry.outbox import FINALIZED, JobAttempt, JobRecord, JobState, JobTimeoutError, RetryPolicy, WorkerProcess
 from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
 from flask_belfry.outbox.models import QUARANTINE, AttemptOutcome
@@ -132,6 +133,8 @@ def _move(session: Session, claim: Claim, values: Mapping[str, Any]) -> bool:
     if moved is not None and (state := values["state"]) in FINALIZED:
         job = FinalizedJob(claim.id, claim.name, claim.batch_id, moved.has_successors)
         announce_finalized(session, [job], state)
+    if moved is not None and claim.limit_key is not None:
+        free_slots(session, [claim.limit_key])
     return moved is not None
 
 

@@ -13,12 +13,15 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
-from flask_belfry.db.columns import JsonText, UtcDateTime, database_now
+from flask_belfry.db.columns import JsonText, database_now
+from flask_belfry.execution.admission import IS_FREE, MAY_RUN, admit
+from flask_belfry.execution.limits import free_slots
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
 from flask_belfry.outbox.locking import unlocked
 from flask_belfry.outbox.models import QUARANTINE
-from flask_belfry.outbox.states import CLAIMABLE, TIMED, sources_of
+from flask_belfry.outbox.pauses import NOW
+from flask_belfry.outbox.states import CLAIMABLE, TIMED
 
 MAX_INTEGER = 2**31 - 1
 LOCK_PAUSES_SECONDS = (0.01, 0.04, 0.2)
@@ -75,32 +78,21 @@ IS_HELD = sa.and_(
     sa.tuple_(RECORDS.c.id, RECORDS.c.claims).in_(sa.bindparam("held", expanding=True)),
     RECORDS.c.state == JobState.RUNNING,
 )
-_NOW = sa.bindparam("now", type_=UtcDateTime)
 _RESULT = sa.bindparam("value", type_=JsonText)
-_MAY_RUN = (
-    JobRecord.id.in_(sa.bindparam("ids", expanding=True)),
-    JobRecord.state.in_(sources_of(JobState.RUNNING)),
-    sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= _NOW),
-    JobRecord.suspicion < sa.bindparam("suspicion_limit"),
-)
-_SKIPPED = sa.select(JobRecord.id).where(*_MAY_RUN).limit(1)
-_CLAIM = (
-    sa.update(RECORDS)
-    .where(RECORDS.c.id.in_(unlocked(*_MAY_RUN)))
-    .values(
-        state=JobState.RUNNING,
-        claims=RECORDS.c.claims + 1,
-        attempt=RECORDS.c.attempt + 1,
-        worker=sa.bindparam("by"),
-        started_at=database_now(),  # the rescuer compares it
-        finished_at=None,
-        rate_slot_at=None,
-        progress_done=None,
-        progress_total=None,
-        progress_text=None,
-    )
-    .returning(*_COLUMNS)
-)
+_RUNNING = {
+    "state": JobState.RUNNING,
+    "claims": RECORDS.c.claims + 1,
+    "attempt": RECORDS.c.attempt + 1,
+    "worker": sa.bindparam("by"),
+    "started_at": database_now(),  # the rescuer compares it
+    "finished_at": None,
+    "rate_slot_at": None,
+    "progress_done": None,
+    "progress_total": None,
+    "progress_text": None,
+}
+_CLAIM = sa.update(RECORDS).where(RECORDS.c.id.in_(unlocked(*MAY_RUN, *IS_FREE))).values(_RUNNING).returning(*_COLUMNS)
+_CLAIM_ADMITTED = sa.update(RECORDS).where(*MAY_RUN).values(_RUNNING).returning(*_COLUMNS)
 _COMPLETE = (
     sa.update(RECORDS)
     .where(IS_HELD)
@@ -109,7 +101,7 @@ _COMPLETE = (
         result=_RESULT,
         error_type=None,
         error_message=None,
-        finished_at=_NOW,
+        finished_at=NOW,
         interruptions=0,
         suspicion=0,
     )
@@ -119,7 +111,8 @@ _SET_RESULT = sa.update(RECORDS).where(RECORDS.c.id == sa.bindparam("of")).value
 
 
 def claim(session: Session, ids: Sequence[str], worker: str, *, with_quarantined: bool = True) -> list[Claim]:
-    """Claim what may run of `ids` with one UPDATE, and commit it.
+    """Claim what may run of `ids` with one UPDATE, and commit it. Jobs that are limited, paused or expired need another
+    transaction, in which they are claimed, blocked, given a later start or cancelled.
 
     A record that another transaction has locked is skipped and tried again: marking a page of records takes a moment,
     and its id is in no queue any more. A lock that remains is a frozen process's; the relay publishes the id later.
@@ -141,16 +134,25 @@ def claim(session: Session, ids: Sequence[str], worker: str, *, with_quarantined
         rows = session.connection().execute(_CLAIM, values).all()
         session.commit()
         claims |= {row.id: Claim(*row) for row in rows}
-        if len(rows) == len(left) or pause_seconds is None or not _has_skipped(session, values):
+        if len(rows) == len(left):
+            break
+        admitted, has_skipped = _claim_admitted(session, {**values, "ids": [id for id in left if id not in claims]})
+        claims |= admitted
+        if pause_seconds is None or not has_skipped:
             break
         time.sleep(pause_seconds)
     return [claims[id] for id in ids if id in claims]
 
 
-def _has_skipped(session: Session, values: Mapping[str, Any]) -> bool:
-    found = session.connection().execute(_SKIPPED, values).first()
-    session.rollback()
-    return found is not None
+def _claim_admitted(session: Session, values: Mapping[str, Any]) -> tuple[dict[str, Claim], bool]:
+    """Claim the limited jobs that may run now; return them, and whether another transaction has locked one."""
+    admission = admit(session, values)
+    claims: dict[str, Claim] = {}
+    if admission.admitted:
+        rows = session.connection().execute(_CLAIM_ADMITTED, {**values, "ids": admission.admitted})
+        claims = {row.id: Claim(*row) for row in rows}
+    session.commit()
+    return claims, admission.has_skipped
 
 
 def quarantined_among(session: Session, ids: Collection[str]) -> list[str]:
@@ -193,6 +195,7 @@ def complete(session: Session, completions: Sequence[tuple[Claim, str | None]]) 
         if claim.id in completed
     ]
     announce_finalized(session, finalized, JobState.COMPLETED)
+    free_slots(session, [claim.limit_key for claim, _ in completions if claim.id in completed and claim.limit_key])
     return set(completed)
 
 

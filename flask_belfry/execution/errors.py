@@ -29,3 +29,7 @@ class UnansweredError(EngineError):
 
 class PoisonPillError(EngineError):
     """The job's worker crashed too many times in a row while running it."""
+
+
+class JobExpiredError(EngineError):
+    """No worker started the job before the time at which it expires; never raised, only recorded."""

@@ -65,6 +65,9 @@ def _set_back(*conditions: sa.ColumnElement[bool]) -> Sequence[Any]:
             cancel_requested=False,
             scheduled_at=None,
             finished_at=None,
+            blocked_by=None,
+            rate_slot_at=None,
+            expires_at=None,  # who retries an expired job wants it all the same
             # The relay's grace period starts again; otherwise both the relay and the publisher would push it.
             enqueued_at=utc_now(),
             error_type=None,

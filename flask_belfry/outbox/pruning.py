@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.outbox.models import JobBatch, JobRecord, WorkerProcess
+from flask_belfry.outbox.models import JobBatch, JobLimit, JobRecord, WorkerProcess
 from flask_belfry.outbox.states import JobState
 
 BATCH_RECORDS = 5_000
@@ -20,7 +20,8 @@ WORKER_KEEP = timedelta(days=1)
 def prune_records(
     session: Session, *, older_than: timedelta, failed_older_than: timedelta, limit: int = MAX_RECORDS
 ) -> int:
-    """Delete finalized jobs with their attempts, and finished batches without jobs. The caller commits.
+    """Delete finalized jobs with their attempts, finished batches and limit keys of which no job is left. The
+    caller commits.
 
     The finalized jobs of a batch that is not finished are kept: its `then` gets their counts.
 
@@ -51,6 +52,8 @@ def prune_records(
     has_jobs = sa.exists().where(JobRecord.batch_id == JobBatch.id)
     is_past = JobBatch.finished_at < now - max(older_than, failed_older_than), ~has_jobs
     session.execute(sa.delete(JobBatch).where(*is_past), execution_options=_NO_SYNC)
+    is_used = sa.exists().where(JobRecord.limit_key == JobLimit.key)
+    session.execute(sa.delete(JobLimit).where(~is_used), execution_options=_NO_SYNC)
     gone = WorkerProcess.heartbeat_at < now - WORKER_KEEP
     session.execute(sa.delete(WorkerProcess).where(gone), execution_options=_NO_SYNC)
     return deleted

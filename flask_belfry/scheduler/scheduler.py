@@ -22,9 +22,11 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.database_errors import is_transient
 from flask_belfry.db import db
 from flask_belfry.db.columns import database_now
-from flask_belfry.execution import heartbeat
+from flask_belfry.execution import heartbeat, limits
+from flask_belfry.execution.admission import cancel_expired
 from flask_belfry.outbox import Deployment, sweep_batches
 from flask_belfry.outbox.deployment import MEMORY_KEY
+from flask_belfry.outbox.pauses import sweep_pauses
 from flask_belfry.outbox.publisher import Publisher
 from flask_belfry.outbox.relay import relay_pages
 from flask_belfry.scheduler import schedule
@@ -37,6 +39,8 @@ log = structlog.get_logger(__name__)
 PASS_SECONDS = 0.5
 LOCK_SECONDS = 10
 REFRESH_SECONDS = 30.0
+# How often ended pauses, free slots and expired jobs are looked for: a short query each when there are none.
+SWEEP_SECONDS = 1.0
 LOOK_AHEAD_SECONDS = 90.0
 # One short statement when no worker has crashed; this period comes on top of RESCUE_AFTER_SECONDS.
 RESCUE_PERIOD_SECONDS = 1.0
@@ -117,6 +121,9 @@ class BelfryScheduler(Scheduler):
         self._every("refresh", REFRESH_SECONDS, self.refresh)
         self._page_by_page("delayed", REFRESH_SECONDS, self._restore_delayed)
         is_more_due = self.enqueue_jobs()
+        self._page_by_page("pauses", SWEEP_SECONDS, lambda: sweep_pauses(db.session()))
+        self._page_by_page("limits", SWEEP_SECONDS, lambda: limits.sweep(db.session()))
+        self._page_by_page("expiry", SWEEP_SECONDS, lambda: cancel_expired(db.session()))
         self._page_by_page("relay", settings["RELAY_SECONDS"], lambda: relay_pages(self._publisher))
         self._every("pass", settings["HEARTBEAT_SECONDS"], self._record_pass)
         return is_more_due or bool(self._pages)

@@ -26,6 +26,7 @@ from flask_belfry.db import db, heartbeat_context
 from flask_belfry.execution import heartbeat
 from flask_belfry.execution.application import application
 from flask_belfry.outbox import JobState, publisher
+from flask_belfry.outbox.pauses import paused_queues
 from flask_belfry.outbox.registry import max_chunk
 from flask_belfry.workers.board import Board
 from flask_belfry.workers.in_flight import InFlightJobs
@@ -38,6 +39,8 @@ CHECK_SECONDS = 0.2
 # The most that a response of Redis may take; RQ would wait 415 s for it. More than POLL_SECONDS.
 REDIS_TIMEOUT_SECONDS = 5.0
 SAME_SIGNAL_SECONDS = 1.0
+# The shortest time between two queries for paused queues.
+PAUSES_SECONDS = 1.0
 MAX_NAME_CHARACTERS = 20  # of the part of a worker's name before the host
 
 RQ_STATUS: dict[JobState, JobStatus] = {
@@ -90,6 +93,8 @@ class RegisteredWorker(BaseWorker):
         self._stop_requested_at: float | None = None
         self._must_hurry = False
         self._is_suspended = False
+        self._paused_queues: frozenset[str] = frozenset()
+        self._pauses_read_at = float("-inf")
         self._counts = Counter[JobState]()
         self._counts_lock = threading.Lock()
 
@@ -137,10 +142,27 @@ class RegisteredWorker(BaseWorker):
                 publisher().ownership.learn(db.session())
                 heartbeat.beat_or_register(self.name, self.kind, self.queue_names())
                 heartbeat.recover_orphans(db.session(), self.name, {claim.id for claim in self._in_flight.claims()})
+                self._read_pauses()
         except SQLAlchemyError as error:
             log.warning("heartbeat.late", error=type(error).__name__)
         with _redis_optional():
             self._register_at_rq()
+
+    def _read_pauses(self) -> None:
+        """Query which queues are paused. Called with each heartbeat, after a claim that left ids, and during a pause.
+
+        So a worker notices a pause within a heartbeat, or with the first job that it does not get. Until then it pops
+        ids whose jobs the claim blocks.
+        """
+        self._pauses_read_at = time.monotonic()
+        paused = paused_queues(db.session()).intersection(self.queue_names())
+        db.session.rollback()
+        if paused != self._paused_queues:
+            log.info("worker.queues_paused", worker=self.name, queues=sorted(paused))
+        self._paused_queues = paused
+
+    def _are_pauses_old(self) -> bool:
+        return time.monotonic() - self._pauses_read_at >= PAUSES_SECONDS
 
     def _check_broker(self, connection: redis.Redis) -> None:
         """Raise ForeignBrokerError when another deployment owns the Redis database: its jobs must not be fetched."""

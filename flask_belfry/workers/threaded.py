@@ -117,7 +117,7 @@ class ThreadedWorker(EngineWorker):
 
     def _capacity(self) -> dict[str, int]:
         capacity = {}
-        for queue in self.queues:
+        for queue in self._unpaused_queues():
             limit = prefetch_limit(self._job_times[queue.name].seconds, self._threads.count, self.batch)
             if (free := limit - self._in_flight.by_queue[queue.name]) > 0:
                 capacity[queue.key] = free

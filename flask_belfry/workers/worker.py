@@ -8,6 +8,7 @@ from typing import Any
 
 import redis
 import structlog
+from rq import Queue
 from sqlalchemy.exc import SQLAlchemyError
 
 from flask_belfry.db import db
@@ -67,7 +68,7 @@ class EngineWorker(RegisteredWorker):
             if not self._is_ready():
                 continue
             capacity = self._capacity()
-            is_every_queue_open = len(capacity) == len(self.queues)
+            is_every_queue_open = len(capacity) == len(self._unpaused_queues())
             try:
                 ids = ids or self._fetch(capacity, block=is_every_queue_open and not burst)
                 claims = self._claim(ids)
@@ -94,11 +95,17 @@ class EngineWorker(RegisteredWorker):
 
     def _capacity(self) -> dict[str, int]:
         """How many more ids may be fetched, by the key of the queue, in the queues' order of precedence."""
-        return {queue.key: self.batch for queue in self.queues}
+        return {queue.key: self.batch for queue in self._unpaused_queues()}
+
+    def _unpaused_queues(self) -> list[Queue]:
+        return [queue for queue in self.queues if queue.name not in self._paused_queues]
 
     def _fetch(self, capacity: Mapping[str, int], *, block: bool) -> list[str]:
         """Pop ids from the queues in their order of precedence; with `block`, wait POLL_SECONDS for the first one."""
-        if self._is_suspended:
+        if self._paused_queues and self._are_pauses_old():
+            with self._app.app_context():
+                self._read_pauses()
+        if self._is_suspended or (block and not capacity):  # every queue is paused
             self._pause(CHECK_SECONDS)
             return []
         self._check_broker(self.connection)
@@ -128,6 +135,8 @@ class EngineWorker(RegisteredWorker):
             unclaimed = set(valid) - {claim.id for claim in claims}
             if unclaimed and not self.claims_quarantined:
                 self._leave_quarantined(unclaimed)
+            if unclaimed and self._are_pauses_old():
+                self._read_pauses()
         self._in_flight.add(claims)
         self._expire_copies(unclaimed)
         return claims

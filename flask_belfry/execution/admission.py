@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -60,10 +60,17 @@ _EXPIRED = (
     .limit(PAGE_RECORDS)
     .with_for_update(skip_locked=True)
 )
+
+
+def _is_one_of(states: Iterable[JobState]) -> sa.ColumnElement[bool]:
+    # An IN is expanded for each execution, which SQLAlchemy refuses for many rows of parameters.
+    return sa.or_(*(_RECORDS.c.state == state for state in sorted(states)))
+
+
 _OF_ID = _RECORDS.c.id == sa.bindparam("of")
 _SCHEDULE = (
     sa.update(_RECORDS)
-    .where(_OF_ID, _RECORDS.c.state.in_(sources_of(JobState.SCHEDULED)))
+    .where(_OF_ID, _is_one_of(sources_of(JobState.SCHEDULED)))
     .values(state=JobState.SCHEDULED, scheduled_at=sa.bindparam("at"), rate_slot_at=sa.bindparam("at"))
 )
 _BLOCK = (
@@ -75,7 +82,7 @@ _BLOCK = (
 _BLOCK_PAUSED = _BLOCK.values(rate_slot_at=None)
 _CANCEL = (
     sa.update(_RECORDS)
-    .where(_OF_ID, _RECORDS.c.state.in_(WAITING))
+    .where(_OF_ID, _is_one_of(WAITING))
     .values(
         state=JobState.CANCELLED,
         finished_at=NOW,

@@ -1,4 +1,4 @@
-"""Operations: the jobs and schedule pages, health checks, and the commands `jobs`, `schedule` and `doctor`."""
+"""Operations: the jobs and schedule pages, health checks, the commands `jobs`, `queues`, `schedule` and `doctor`."""
 
 from __future__ import annotations
 
@@ -17,4 +17,5 @@ def init_app(app: Flask) -> None:
     register_subject(app, "schedule", "schedule.list_", "name")
     add_lazy_command(app, "jobs", "flask_belfry.operations.jobs_cli:jobs")
     add_lazy_command(app, "doctor", "flask_belfry.operations.doctor:doctor_command")
+    add_lazy_command(app, "queues", "flask_belfry.operations.queues_cli:queues")
     add_lazy_command(app, "schedule", "flask_belfry.operations.schedule_cli:schedule")

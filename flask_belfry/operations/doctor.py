@@ -30,6 +30,7 @@ from flask_belfry.operations import services
 from flask_belfry.outbox import Deployment, JobRecord, JobState, WorkerProcess, publisher
 from flask_belfry.outbox.deployment import scheduler_passes
 from flask_belfry.outbox.errors import ForeignBrokerError
+from flask_belfry.outbox.pauses import active_pauses
 from flask_belfry.outbox.registry import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
 
 # The limit for all parts: they are checked concurrently.
@@ -249,7 +250,8 @@ def _jobs(app: Flask) -> str:
     if count:
         jobs = "1 job" if count == 1 else f"{count} jobs"
         raise _CheckError(f"{jobs} failed in the last day: see `flask jobs list --state failed`, then retry them")
-    return "none failed in the last day"
+    paused = ", ".join(f"{pause.kind.value} {pause.name}" for pause in active_pauses(db.session()))
+    return "none failed in the last day" + (f"; paused: {paused} (see `flask queues list`)" if paused else "")
 
 
 def _smtp(app: Flask) -> str:

@@ -164,7 +164,7 @@ def admit(session: Session, values: Mapping[str, Any]) -> Admission:
     held_back = [row for row in found if row.limit_key is not None or row.is_paused or _is_expired(row, now)]
     if not held_back:
         return Admission(has_skipped=bool(found))
-    # Before the jobs: whoever holds a key's lock never waits for a job.
+    # Before the jobs: a transaction that has locked a key never waits for a job.
     keys = {row.limit_key for row in held_back if row.limit_key is not None}
     next_starts = limits.lock(session, keys) if keys else {}
     running = limits.count_running(session, keys) if keys else Counter[str]()

@@ -67,7 +67,7 @@ def _set_back(*conditions: sa.ColumnElement[bool]) -> Sequence[Any]:
             finished_at=None,
             blocked_by=None,
             rate_slot_at=None,
-            expires_at=None,  # who retries an expired job wants it all the same
+            expires_at=None,  # an expired job would expire again
             # The relay's grace period starts again; otherwise both the relay and the publisher would push it.
             enqueued_at=utc_now(),
             error_type=None,

@@ -48,9 +48,18 @@ def confirm(_: int) -> None:
 
 def enqueue_noops(count: int) -> None:
     """Enqueue jobs that do nothing, in commits that publish all of theirs: no relay runs here that finds the rest."""
+    _enqueue("bench.noop", count)
+
+
+def enqueue_limited(count: int) -> None:
+    """The same with jobs that have a limit."""
+    _enqueue("bench.limited", count)
+
+
+def _enqueue(name: str, count: int) -> None:
     for start in range(0, count, COMMIT_JOBS):
         requests = [JobRequest({"n": n}) for n in range(start, min(start + COMMIT_JOBS, count))]
-        enqueue_many("bench.noop", requests)
+        enqueue_many(name, requests)
         db.session.commit()
 
 
@@ -77,4 +86,4 @@ def _sweep() -> int:
 
 if __name__ == "__main__":
     with app.app_context():
-        take(prepare, confirm, enqueue_noops, hash_passwords, sweep)
+        take(prepare, confirm, enqueue_noops, enqueue_limited, hash_passwords, sweep)

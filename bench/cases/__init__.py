@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from bench.cases.cli import cli
+from bench.cases.limit import limit
 from bench.cases.mails import mails, mails_50ms
 from bench.cases.memory import memory
 from bench.cases.noop import noop
@@ -18,5 +19,6 @@ from bench.plan import Plan
 Case = Callable[[Grounds, Plan], Iterator[Comparison]]
 
 CASES: dict[str, Case] = {
-    case.__name__: case for case in (noop, mails, mails_50ms, patch, request_to_smtp, registration, sweep, cli, memory)
+    case.__name__: case
+    for case in (noop, limit, mails, mails_50ms, patch, request_to_smtp, registration, sweep, cli, memory)
 }

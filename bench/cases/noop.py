@@ -24,7 +24,7 @@ SECONDS_BETWEEN = {
 def noop(grounds: Grounds, plan: Plan) -> Iterator[Comparison]:
     """No-op jobs per second: enqueued first, then drained."""
     measures = {
-        f"{database}.{plan.belfry.name}": partial(_belfry, grounds, plan.belfry, database, plan.scaled(JOBS))
+        f"{database}.{plan.belfry.name}": partial(drained_rate, grounds, plan.belfry, database, plan.scaled(JOBS))
         for database in plan.databases
     }
     measures |= {queue.name: partial(_queue, grounds, queue, plan.scaled(queue.count)) for queue in plan.queues}
@@ -35,11 +35,13 @@ def noop(grounds: Grounds, plan: Plan) -> Iterator[Comparison]:
             yield Comparison(quantity, database, own | peers, peers_use_database=False)
 
 
-def _belfry(grounds: Grounds, belfry: Desk, database: str, count: int) -> Mapping[Quantity, float]:
+def drained_rate(
+    grounds: Grounds, belfry: Desk, database: str, count: int, step: str = "enqueue_noops", quantity: Quantity = RATE
+) -> Mapping[Quantity, float]:
     """Between the first start and the last end that the records tell."""
     with grounds.fresh(database) as ground:
         belfry.step(ground, "prepare", 1)
-        belfry.step(ground, "enqueue_noops", count)
+        belfry.step(ground, step, count)
         belfry.start_workers(ground)
         ground.wait(lambda: _is_drained(ground), every=0.25)
         completed, seconds = ground.query(
@@ -47,7 +49,7 @@ def _belfry(grounds: Grounds, belfry: Desk, database: str, count: int) -> Mappin
         )
         if completed != count:
             raise BenchError(f"{count - completed} of {count} jobs that do nothing did not complete")
-        return {RATE: count / float(seconds)}
+        return {quantity: count / float(seconds)}
 
 
 def _is_drained(ground: Ground) -> bool:

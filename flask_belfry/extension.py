@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from flask import Flask
 
+from flask_belfry.execution import job_logs
 from flask_belfry.outbox import UnknownJobError, publisher
 from flask_belfry.outbox.registry import definitions
 from flask_belfry.scheduler import ScheduleEntry, ScheduleError, schedule
@@ -24,6 +25,7 @@ def init_app(app: Flask, entries: Sequence[ScheduleEntry]) -> None:
     publisher(app).run_job_inline = inline_job_runner(app)
     if app.config["JOBS_EAGER"]:
         publisher(app).run_inline = inline_runner(app)
+    job_logs.init_app(app)
     app.extensions["schedule"] = list(entries)
     with app.app_context():
         for found in definitions():

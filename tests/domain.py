@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from flask_belfry.changes import Change, Creation, on_change, on_created
@@ -22,6 +23,8 @@ from flask_belfry.db.columns import database_now, text_enum
 from flask_belfry.execution import Chunk, Limit, RetryPolicy, current_job, job
 from flask_belfry.execution.claim import Claim
 from flask_belfry.outbox import JobRecord, JobRequest, WorkerProcess, enqueue_many
+
+log = structlog.get_logger(__name__)
 
 
 class TicketStatus(StrEnum):
@@ -137,6 +140,20 @@ def linger(session: Session, seconds: float = 100.0) -> dict[str, int]:
 def heavy_linger(session: Session, seconds: float = 100.0) -> dict[str, int]:
     """The same in a process of its own."""
     return linger(session, seconds)
+
+
+@job("test.log_on", timeout_seconds=120)
+def log_on(session: Session, seconds: float = 100.0) -> None:
+    """Logs a line and reports progress, and takes its time."""
+    log.info("logged")
+    current_job().progress(1)
+    time.sleep(seconds)
+
+
+@job("test.heavy_log_on", queue="heavy", timeout_seconds=120)
+def heavy_log_on(session: Session, seconds: float = 100.0) -> None:
+    """The same in a process of its own."""
+    log_on(session, seconds)
 
 
 @job("test.crash", queue="heavy")

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import structlog
 from flask import Flask, Response, g, request, request_started
 
+from flask_belfry.core.secrets import MASK, redact
+
 VERSION = "0.1.0"
 # Links in mails have a token in their path. A UUID is not a token.
 SECRET_SEGMENT = re.compile(r"/(?![0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:/|$))[A-Za-z0-9_-]{24,}(?=/|$)")
@@ -44,6 +46,7 @@ def init_app(app: Flask) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                redact,
                 renderer,
             ],
         )
@@ -84,7 +87,7 @@ def _begin_request(_: Flask, **__: object) -> None:
 def _log_request(response: Response) -> Response:
     """Writes one line per request; its id and user are on every line of the request."""
     milliseconds = (time.monotonic() - g.request_began_at) * 1000
-    path = SECRET_SEGMENT.sub("/[secret]", request.path)
+    path = SECRET_SEGMENT.sub(f"/{MASK}", request.path)
     log.info("request", method=request.method, path=path, status=response.status_code, ms=round(milliseconds, 1))
     return response
 

@@ -40,6 +40,8 @@ QUOTED = re.compile(r'".*"', re.DOTALL)
 OTHER_CONNECTIONS = 5
 # An engine with one connection of its own, for heartbeats, which must not wait for a connection of the pool.
 HEARTBEAT = "heartbeat"
+# The same for progress and log lines of running jobs: a write that waits for a lock must not delay a heartbeat.
+JOURNAL = "journal"
 
 # A connection that was idle for longer is pinged before it is used.
 PING_AFTER_SECONDS = 1.0
@@ -51,7 +53,8 @@ def init_app(app: Flask) -> None:
     url, threads = settings["SQLALCHEMY_DATABASE_URI"], max(settings["WEB_THREADS"], settings["WORKER_THREADS"])
     options = engine_options(url, settings["SQLITE_BUSY_TIMEOUT_SECONDS"], threads)
     settings["SQLALCHEMY_ENGINE_OPTIONS"] = options
-    settings["SQLALCHEMY_BINDS"] = {HEARTBEAT: {"url": url, **options, "pool_size": 1, "max_overflow": 0}}
+    own = {"url": url, **options, "pool_size": 1, "max_overflow": 0}
+    settings["SQLALCHEMY_BINDS"] = {HEARTBEAT: own, JOURNAL: dict(own)}
     db.init_app(app)
     app.shell_context_processor(lambda: {"db": db})
     with app.app_context():
@@ -80,6 +83,12 @@ def heartbeat_context(app: Flask) -> Iterator[None]:
     with app.app_context():
         db.session(bind=db.engines[HEARTBEAT])  # the first call in a context makes its session
         yield
+
+
+def journal_engine(app: Flask) -> sa.Engine:
+    """Return the engine of the connection that writes progress and log lines."""
+    with app.app_context():
+        return db.engines[JOURNAL]
 
 
 def _limits(settings: Mapping[str, Any], command: str) -> str:

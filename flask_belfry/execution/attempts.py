@@ -19,10 +19,12 @@ from flask import current_app
 from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
+from flask_belfry.core.secrets import mask
 from flask_belfry.db.columns import error_text
 from flask_belfry.execution.claim import IS_HELD, RECORDS, Claim, held_values
 from flask_belfry.execution.errors import JobCancelledError, PoisonPillError
 from flask_belfry.execution.limits import free_slots
+from flask_belfry.execution.secrets import secrets_of
 from flask_belfry.outbox import FINALIZED, JobAttempt, JobRecord, JobState, JobTimeoutError, RetryPolicy, WorkerProcess
 from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
 from flask_belfry.outbox.models import QUARANTINE, AttemptOutcome
@@ -47,7 +49,7 @@ def fail(session: Session, claim: Claim, error: BaseException, policy: RetryPoli
     """Move the record of a failed attempt to retryable, failed or cancelled."""
     now = utc_now()
     delay = policy.delay_after(claim.attempt, error) if claim.attempt < claim.max_attempts else None
-    values: dict[str, Any] = {"interruptions": 0, "suspicion": 0, **_error_columns(error)}
+    values: dict[str, Any] = {"interruptions": 0, "suspicion": 0, **_error_columns(claim, error)}
     if isinstance(error, JobCancelledError) or (delay is not None and _is_cancel_requested(session, claim)):
         values |= {"state": JobState.CANCELLED, "finished_at": now}
     elif delay is None:
@@ -87,7 +89,7 @@ def interrupt(session: Session, claim: Claim, reason: str, part: Part = Part.OWN
     if interruptions < limit or part not in (Part.OWN, Part.ALONE):
         return _return_to_queue(session, claim, values[part], InterruptedError(reason))
     error = PoisonPillError(f"interrupted {interruptions} times in a row, last: {reason}")
-    failed = {"state": JobState.FAILED, "finished_at": utc_now(), **values[part], **_error_columns(error)}
+    failed = {"state": JobState.FAILED, "finished_at": utc_now(), **values[part], **_error_columns(claim, error)}
     if not _move(session, claim, failed):
         return None
     _add_attempt(session, claim, AttemptOutcome.INTERRUPTED, error)
@@ -146,7 +148,8 @@ def _is_cancel_requested(session: Session, claim: Claim) -> bool:
 def _add_attempt(session: Session, claim: Claim, outcome: AttemptOutcome, error: BaseException) -> None:
     # The rescuer records attempts of workers on other hosts.
     host = sa.select(WorkerProcess.host).where(WorkerProcess.name == claim.worker).scalar_subquery()
-    formatted = "".join(traceback.format_exception(error)) if error.__traceback__ else None
+    formatted = "".join(traceback.format_exception(error)) if error.__traceback__ else ""
+    shown = mask(formatted, secrets_of([claim]))[-MAX_TRACEBACK_CHARACTERS:]
     row = {
         "job_id": claim.id,
         "number": claim.attempt,
@@ -154,16 +157,16 @@ def _add_attempt(session: Session, claim: Claim, outcome: AttemptOutcome, error:
         "worker": claim.worker,
         "host": sa.func.coalesce(host, socket.gethostname()),
         "started_at": claim.started_at,
-        "traceback": formatted[-MAX_TRACEBACK_CHARACTERS:] if formatted else None,
-        **_error_columns(error),
+        "traceback": shown or None,
+        **_error_columns(claim, error),
     }
     session.connection().execute(sa.insert(JobAttempt).values(row))
 
 
-def _error_columns(error: BaseException) -> dict[str, str]:
+def _error_columns(claim: Claim, error: BaseException) -> dict[str, str]:
     return {
         "error_type": type(error).__name__[:MAX_TYPE_CHARACTERS],
-        "error_message": error_text(error)[:MAX_MESSAGE_CHARACTERS],
+        "error_message": mask(error_text(error), secrets_of([claim]))[:MAX_MESSAGE_CHARACTERS],
     }
 
 

@@ -15,6 +15,7 @@ from flask_belfry.core.database_errors import is_transient
 from flask_belfry.execution import attempts
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.claim import Claim
+from flask_belfry.execution.context import current_job
 from flask_belfry.execution.results import result_text
 from flask_belfry.outbox import JobState, JobTimeoutError, RetryPolicy
 
@@ -77,7 +78,12 @@ class Chunk:
         self.errors: list[BaseException] = []
 
     def __iter__(self) -> Iterator[Claim]:
-        return iter(self._items)
+        job = current_job()
+        try:
+            for job.item in self._items:  # log lines belong to it
+                yield job.item
+        finally:
+            job.item = None
 
     def __len__(self) -> int:
         return len(self._items)

@@ -2,35 +2,77 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
 
 from flask_belfry.core.database_errors import is_database_away
+from flask_belfry.core.secrets import mask, secrets_hidden
 from flask_belfry.db import db
+from flask_belfry.db.columns import storable
 from flask_belfry.execution.claim import Claim
-from flask_belfry.execution.errors import EngineError, JobCancelledError
+from flask_belfry.execution.errors import EngineError, JobCancelledError, JobProgressError
+from flask_belfry.execution.journal import ClaimLog, Progress, journal
 from flask_belfry.outbox import Batch, JobRecord, get_batch
 
 CANCEL_POLL_SECONDS = 1.0
+MAX_PROGRESS = 2**63 - 1
+PROGRESS_CHARACTERS = 200
 
 
 @dataclass
 class RunningJob:
-    """The job that runs in this thread.
+    """The job that runs in this thread; of a chunk, its first record.
 
-    `outage` is the error with which it lost the database, also when its function caught it.
+    `item` is the record of a chunk that its function works on, as far as that is known. `outage` is the error with
+    which the job lost the database, also when its function caught it. `secrets` finds its secret arguments in text.
     """
 
     claim: Claim
+    is_chunk: bool = False
+    secrets: re.Pattern[str] | None = None
+    item: Claim | None = None
     outage: BaseException | None = None
     _queried_at: float = field(default=0.0, repr=False)
+    _logs: dict[str, ClaimLog] = field(default_factory=dict, repr=False)
+    _process: int = field(default_factory=os.getpid, repr=False)
+
+    def progress(self, done: int, total: int | None = None, text: str = "") -> None:
+        """Report how far the job has come. It is visible within about a second, while the job's changes are not yet.
+
+        Args:
+            done: how much is done, of whatever it counts.
+            total: how much there is to do; None when that is not known.
+            text: what it does now, cut at 200 characters.
+
+        Raises:
+            JobProgressError: a number is not an integer from 0 on, or the job is a chunk.
+        """
+        if self.is_chunk:
+            raise JobProgressError("a chunk has no progress: each of its records is a job of its own")
+        for name, number in (("done", done), ("total", total)):
+            if not _is_progress(number) and (name, number) != ("total", None):
+                raise JobProgressError(f"{name} must be an integer from 0 to 2^63 - 1, not {number!r}")
+        if not isinstance(text, str):
+            raise JobProgressError(f"text must be text, not {type(text).__name__}")
+        if self._process != os.getpid():
+            raise JobProgressError("reported by a process that the job has forked, which is not the job")
+        shown = storable(mask(text, self.secrets))[:PROGRESS_CHARACTERS]
+        self._log_of(self.claim).report(Progress(done, total, shown or None))
+
+    def add_line(self, line: Mapping[str, Any]) -> None:
+        """Add a line to the log of the job; in a process that it has forked, do nothing."""
+        if self._process == os.getpid():
+            self._log_of(self.item or self.claim).add(line)
 
     @property
     def batch(self) -> Batch:
@@ -40,7 +82,13 @@ class RunningJob:
         return get_batch(self.claim.batch_id)
 
     def is_cancel_requested(self) -> bool:
-        """Return whether a user requested that it stop; query the database at most once a second."""
+        """Return whether a user requested that it stop; query the database at most once a second.
+
+        While the job reports progress or logs, the statements that write that answer it, without another query.
+        """
+        answer = self._logs[self.claim.id].is_cancel_requested() if self.claim.id in self._logs else None
+        if answer is not None:
+            return answer
         if time.monotonic() - self._queried_at < CANCEL_POLL_SECONDS:
             return False
         self._queried_at = time.monotonic()
@@ -49,16 +97,37 @@ class RunningJob:
             query = sa.select(JobRecord.cancel_requested).where(JobRecord.id == self.claim.id)
             return bool(connection.execute(query).scalar())
 
+    def _log_of(self, claim: Claim) -> ClaimLog:
+        if claim.id not in self._logs:
+            self._logs[claim.id] = ClaimLog(claim, journal())
+        return self._logs[claim.id]
+
+
+def _is_progress(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= MAX_PROGRESS
+
 
 _running: ContextVar[RunningJob | None] = ContextVar("running_job", default=None)
 
 
 @contextmanager
-def running(claim: Claim) -> Iterator[RunningJob]:
-    """Mark `claim` as the job that runs in the block."""
-    token = _running.set(job := RunningJob(claim))
+def running(
+    claim: Claim, secrets: re.Pattern[str] | None = None, *, is_chunk: bool = False
+) -> Iterator[RunningJob]:
+    """Mark `claim`, or the chunk that it is the first record of, as the job that runs in the block.
+
+    Args:
+        claim: the claim.
+        secrets: what finds the values of its secret arguments in text.
+        is_chunk: whether it is the first record of a chunk.
+    """
+    token = _running.set(job := RunningJob(claim, is_chunk, secrets))
     try:
-        yield job
+        if secrets is None:
+            yield job
+        else:
+            with secrets_hidden(secrets):
+                yield job
     finally:
         _running.reset(token)
 
@@ -69,6 +138,11 @@ def _note_outage(context: ExceptionContext) -> None:
     job, error = _running.get(), context.sqlalchemy_exception
     if job is not None and error is not None and not context.is_pre_ping and is_database_away(error):
         job.outage = error
+
+
+def running_job() -> RunningJob | None:
+    """Return the job that runs here; None outside of one."""
+    return _running.get()
 
 
 def current_job() -> RunningJob:

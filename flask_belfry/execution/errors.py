@@ -19,6 +19,10 @@ class JobCancelledError(EngineError):
     """A user cancelled the running job; raised where the job function calls `check_cancelled()`."""
 
 
+class JobProgressError(EngineError):
+    """A job reported progress that cannot be stored, or that is no job's own."""
+
+
 class JobResultError(EngineError):
     """A job function returned a value that is not small JSON."""
 

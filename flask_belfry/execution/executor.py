@@ -25,6 +25,7 @@ from flask_belfry.execution.commits import commits_forbidden
 from flask_belfry.execution.context import running
 from flask_belfry.execution.errors import ClaimLostError, UnansweredError
 from flask_belfry.execution.results import result_text
+from flask_belfry.execution.secrets import secrets_of
 from flask_belfry.outbox import NO_RETRY, JobState, UnknownJobError
 from flask_belfry.outbox.registry import JobDefinition, definition
 
@@ -80,7 +81,7 @@ def _run_one(
     found: JobDefinition[..., Any], item: Claim, limit: Limit, complete_later: CompleteLater | None
 ) -> Transitions:
     session = db.session()
-    with running(item) as job:
+    with running(item, secrets_of([item]) if found.secrets else None) as job:
         try:
             with _on_behalf_of([item]), commits_forbidden(), limit(item.timeout_seconds):
                 result = result_text(found.function(session, **item.args))
@@ -140,7 +141,7 @@ def _run_chunk(
 ) -> Transitions:
     chunk = Chunk(db.session(), items, found.policy(), should_stop)
     failure: BaseException = UnansweredError(f"{found.name} returned without an answer for this record")
-    with running(items[0]) as job:
+    with running(items[0], secrets_of(items) if found.secrets else None, is_chunk=True) as job:
         try:
             with _on_behalf_of(items), limit(max(item.timeout_seconds for item in items)):
                 found.function(chunk)

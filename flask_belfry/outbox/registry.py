@@ -61,6 +61,7 @@ class JobDefinition(Generic[P, R]):
         is_singleton: whether at most one job of this name is live.
         unique_while_waiting: of a singleton: whether at most one has not been claimed yet.
         limit: how many of its jobs run at the same time, or start in a minute; None is any number.
+        secrets: the names of arguments whose values are masked in its log lines, error messages and tracebacks.
     """
 
     name: str
@@ -73,6 +74,7 @@ class JobDefinition(Generic[P, R]):
     is_singleton: bool = False
     unique_while_waiting: bool = False
     limit: Limit | None = None
+    secrets: tuple[str, ...] = ()
 
     def __call__(self, session: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, with a session or a chunk first."""
@@ -309,6 +311,7 @@ def job(
     is_singleton: bool = False,
     unique_while_waiting: bool = False,
     limit: Limit | None = None,
+    secrets: tuple[str, ...] = (),
 ) -> Callable[[Callable[Concatenate[Any, P], R]], JobDefinition[P, R]]: ...
 
 
@@ -324,6 +327,7 @@ def job(
     is_singleton: bool = False,
     unique_while_waiting: bool = False,
     limit: Limit | None = None,
+    secrets: tuple[str, ...] = (),
 ) -> Callable[[Callable[[Any], R]], JobDefinition[..., R]]: ...
 
 
@@ -338,6 +342,7 @@ def job(
     is_singleton: bool = False,
     unique_while_waiting: bool = False,
     limit: Limit | None = None,
+    secrets: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], JobDefinition[..., Any]]:
     """Register a function as a job. Returns a decorator, which returns the function's `JobDefinition`.
 
@@ -348,7 +353,8 @@ def job(
     Args:
         name: stable and dotted, `<slice>.<verb>_<what>`; it is stored, so a renamed job leaves its waiting records
             without a function.
-        queue, retry, timeout_seconds, chunk, takes, is_singleton, unique_while_waiting, limit: see `JobDefinition`.
+        queue, retry, timeout_seconds, chunk, takes, is_singleton, unique_while_waiting, limit, secrets: see
+            `JobDefinition`.
 
     Raises:
         ValueError: the name, the queue or the function's parameters are not ones that a job can have.
@@ -358,9 +364,9 @@ def job(
 
     def register(function: Callable[..., Any]) -> JobDefinition[..., Any]:
         found = JobDefinition(
-            name, function, queue, retry, timeout_seconds, chunk, takes, is_singleton, unique_while_waiting, limit
+            name, function, queue, retry, timeout_seconds, chunk, takes, is_singleton, unique_while_waiting, limit, secrets
         )
-        if problem := _problem_of_options(found) or _problem_of_function(found):
+        if problem := _problem_of_options(found) or _problem_of_function(found) or _problem_of_secrets(found):
             raise ValueError(f"{name}: {problem}")
         known = _definitions.get(name)
         if known is not None and known.function.__module__ != function.__module__:
@@ -396,6 +402,12 @@ def _problem_of_function(found: JobDefinition[..., Any]) -> str | None:
         return f"each argument must be one that is passed by keyword, not {unnamed[0]}"
     if reserved := sorted(_RESERVED.intersection(found.parameters)):
         return f"an argument cannot be called {reserved[0]!r}; reserved: {', '.join(sorted(_RESERVED))}"
+    return None
+
+
+def _problem_of_secrets(found: JobDefinition[..., Any]) -> str | None:
+    if unknown := sorted(set(found.secrets).difference(found.parameters)):
+        return f"secrets must name arguments of the job, not {unknown[0]!r}"
     return None
 
 

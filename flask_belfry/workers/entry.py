@@ -10,6 +10,7 @@ from flask_belfry.db import db
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution import executor, heartbeat
 from flask_belfry.execution.application import application
+from flask_belfry.execution.journal import journal
 from flask_belfry.execution.time_limits import alarm
 from flask_belfry.outbox import JobState
 
@@ -37,4 +38,5 @@ def run(record_id: str) -> str | None:
         return None
     with heartbeat.kept_alive(app, name, "horse"):
         state: JobState | None = dict(executor.run(app, items, alarm)).get(record_id)
+    journal(app).flush()  # RQ ends the process of the job
     return state.value if state else None

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from flask_belfry.db import db
 from flask_belfry.execution import attempts, executor
 from flask_belfry.execution.claim import Claim
+from flask_belfry.execution.journal import journal
 from flask_belfry.execution.time_limits import alarm
 from flask_belfry.outbox import JobTimeoutError
 from flask_belfry.outbox.registry import definition
@@ -127,6 +128,7 @@ class ForkingWorker(EngineWorker):
             signal.signal(number, _ignore)
         reset_signals_in_forks()
         self._update_copies(executor.run(self._app, [claim], alarm))
+        journal(self._app).flush()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(os.EX_OK)  # also when the job has left threads behind

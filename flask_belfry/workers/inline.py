@@ -12,6 +12,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution import executor, heartbeat
+from flask_belfry.execution.journal import journal
 from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.outbox import JobRecord, JobState
 
@@ -67,6 +68,7 @@ def _run_one(app: Flask, id: str, name: str) -> None:
         items = claims.claim(db.session(), [id], name)
     if items:
         executor.run(app, items, no_limit)
+        journal(app).flush()  # the process may end now
 
 
 def _bring_forward(id: str) -> None:

@@ -17,6 +17,7 @@ from flask_belfry.db import db
 from flask_belfry.execution import attempts, executor
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.claim import Claim
+from flask_belfry.execution.journal import journal
 from flask_belfry.execution.time_limits import TimeLimits
 from flask_belfry.outbox import UnknownJobError
 from flask_belfry.outbox.registry import definition
@@ -223,6 +224,7 @@ class ThreadedWorker(EngineWorker):
         else:
             self._threads.close()
         self._completer.close()
+        journal(self._app).flush()
         if not self._in_flight:
             return
         self._release(self._in_flight.claims())

@@ -1,0 +1,352 @@
+"""Progress and log lines of running jobs: visible while they run, bounded, without secrets, and never a job's problem."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import structlog
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from flask_belfry.db import db, journal_engine
+from flask_belfry.execution import Chunk, check_cancelled, claim, current_job, executor, job
+from flask_belfry.execution.errors import JobProgressError
+from flask_belfry.execution.journal import Journal, journal
+from flask_belfry.execution.time_limits import no_limit
+from flask_belfry.outbox import JobRecord, JobState, cancel, registry
+from flask_belfry.outbox.models import JobLog
+from tests.domain import Ticket, behaviour
+from tests.job_records import asked, attempts_of, read, state_is
+from tests.servers import wait_until
+
+log = structlog.get_logger("tests.job")
+
+
+@pytest.fixture(autouse=True)
+def ticks(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Semaphore]:
+    """The thread of the journal writes when a test releases this."""
+    ticks = threading.Semaphore(0)
+    monkeypatch.setattr(Journal, "_pause", lambda self: ticks.acquire(timeout=30))
+    yield ticks
+    ticks.release(100)
+
+
+@pytest.fixture
+def written(app) -> Iterator[list[str]]:
+    """The statements of the journal's connection that write."""
+    seen: list[str] = []
+
+    def see(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if "UPDATE job_records" in statement or "INSERT INTO job_logs" in statement:
+            seen.append(statement)
+
+    event.listen(journal_engine(app), "before_cursor_execute", see)
+    yield seen
+    event.remove(journal_engine(app), "before_cursor_execute", see)
+
+
+def run(app, session: Session, *ids: str) -> executor.Transitions:
+    items = claim.claim(session, ids, "worker-1")
+    db.session.rollback()
+    return executor.run(app, items, no_limit)
+
+
+def lines_of(session: Session, id: str) -> list[dict[str, Any]]:
+    session.rollback()
+    found = session.scalars(sa.select(JobLog.lines).where(JobLog.job_id == id).order_by(JobLog.claim)).all()
+    session.rollback()
+    return [line for lines in found for line in lines]
+
+
+def events_of(session: Session, id: str) -> list[str]:
+    return [line["event"] for line in lines_of(session, id)]
+
+
+def elsewhere(read_it: Callable[[sa.Connection], Any]) -> Any:
+    """What another connection sees."""
+    with db.engine.connect() as connection:
+        return read_it(connection)
+
+
+def test_progress_and_lines_are_visible_while_the_changes_of_the_job_are_not(app, session, ticks):
+    seen: dict[str, Any] = {}
+
+    def act(session: Session, ticket_id: int) -> None:
+        if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer
+            session.add(Ticket(title="invisible"))
+            session.flush()
+        current_job().progress(3, 7, "Class 7b")
+        log.info("import.began", file="list.csv", rows=7)
+        logging.getLogger("library").warning("row %d is empty", 5)
+        ticks.release()
+        query = sa.select(JobRecord.progress_done, JobRecord.progress_total, JobRecord.progress_text)
+        wait_until(lambda: elsewhere(lambda c: c.execute(query).one())[0] is not None)
+        seen["progress"] = elsewhere(lambda c: tuple(c.execute(query).one()))
+        seen["log"] = elsewhere(lambda c: c.execute(sa.select(JobLog.lines, JobLog.worker, JobLog.claim)).one())
+        seen["tickets"] = elsewhere(lambda c: c.scalar(sa.select(sa.func.count()).select_from(Ticket)))
+
+    behaviour["act"] = act
+    id = asked(session)
+    assert dict(run(app, session, id))[id] is JobState.COMPLETED
+    assert seen["progress"] == (3, 7, "Class 7b")
+    assert seen["tickets"] == 0
+    lines, worker, number = seen["log"]
+    assert (worker, number) == ("worker-1", 1)
+    assert [(line["number"], line["level"], line["event"]) for line in lines] == [
+        (1, "info", "import.began"),
+        (2, "warning", "row 5 is empty"),
+    ]
+    assert lines[0]["values"] == {"file": "list.csv", "rows": "7"}
+
+
+def test_all_that_is_new_is_written_with_one_statement_each_at_every_tick(app, session, written, ticks):
+    barrier = threading.Barrier(6)
+
+    def act(session: Session, ticket_id: int) -> None:
+        for number in range(50):
+            current_job().progress(number, 50)
+            log.info("step", number=number)
+        barrier.wait(20)
+        barrier.wait(20)
+
+    behaviour["act"] = act
+    ids = [asked(session, ticket_id=number) for number in range(5)]
+    items = claim.claim(session, ids, "worker-1")
+    threads = [threading.Thread(target=executor.run, args=(app, [item], no_limit)) for item in items]
+    for thread in threads:
+        thread.start()
+    barrier.wait(20)
+    assert written == []
+    ticks.release()
+    wait_until(lambda: len(lines_of(session, ids[0])) == 50)
+    assert [statement.count("UPDATE job_records") for statement in written] == [1, 0]
+    assert [read(session, id).progress_done for id in ids] == [49] * 5
+    assert [len(lines_of(session, id)) for id in ids] == [50] * 5
+    barrier.wait(20)
+    for thread in threads:
+        thread.join()
+
+
+def test_a_job_that_reports_and_logs_nothing_costs_no_statement_and_no_thread(app, session, written):
+    behaviour["act"] = lambda session, ticket_id: None
+    run(app, session, asked(session))
+    journal(app).flush()
+    assert written == []
+    assert "journal" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_the_last_progress_of_a_claim_is_written_after_its_end_but_not_over_the_next_claim(app, session):
+    behaviour["act"] = lambda session, ticket_id: current_job().progress(7, 7)
+    first, second = asked(session), asked(session)
+    run(app, session, first)
+    journal(app).flush()
+    assert (read(session, first).state, read(session, first).progress_done) == (JobState.COMPLETED, 7)
+    run(app, session, second)
+    session.execute(sa.update(JobRecord).values(claims=2))
+    session.commit()
+    journal(app).flush()
+    assert read(session, second).progress_done is None
+
+
+def test_of_ten_thousand_lines_the_first_and_the_last_are_kept(app, session):
+    def act(session: Session, ticket_id: int) -> None:
+        for number in range(10_000):
+            log.info("line", number=number, text="é" * (300 if ticket_id else 10))
+
+    behaviour["act"] = act
+    short, long = asked(session), asked(session, ticket_id=1)
+    run(app, session, short)
+    run(app, session, long)
+    journal(app).flush()
+    numbers = [line["number"] for line in lines_of(session, short)]
+    assert numbers == [*range(1, 101), *range(9_901, 10_001)]
+    numbers = [line["number"] for line in lines_of(session, long)]
+    assert (numbers[0], numbers[-1]) == (1, 10_000)
+    size, dropped = session.execute(
+        sa.select(sa.func.octet_length(sa.cast(JobLog.lines, sa.Text)), JobLog.dropped).where(JobLog.job_id == long)
+    ).one()
+    assert 55_000 < size <= 64_000
+    assert dropped == 10_000 - len(numbers)
+
+
+def test_secrets_are_masked_in_lines_errors_and_tracebacks(app, session, caplog):
+    secret = "tök'en/1234"
+
+    @job("test.with_secret", secrets=("token", "pin"))
+    def with_secret(session: Session, token: str, pin: int) -> None:
+        log.info(f"calling with {token}", url=f"https://example.org/{token}", password="hunter2", pin_code=pin, n=17)
+        log.info("nested", options={"token": "other", "key": [token]}, Authorization="Bearer abc")
+        current_job().progress(1, text=f"for {token}")
+        raise RuntimeError(f"refused: {token!r} {pin}")
+
+    try:
+        id = asked(session, "test.with_secret", token=secret, pin=7)
+        run(app, session, id)
+        journal(app).flush()
+        record, (attempt,) = read(session, id), attempts_of(session, id)
+    finally:
+        registry.forget("test.with_secret")
+    lines = lines_of(session, id)
+    assert [line["event"] for line in lines] == ["calling with [secret]", "nested"]
+    assert lines[0]["values"] == {
+        "url": "https://example.org/[secret]",
+        "password": "[secret]",
+        "pin_code": "[secret]",
+        "n": "17",
+    }
+    assert lines[1]["values"]["Authorization"] == "[secret]"
+    assert record.progress_text == "for [secret]"
+    assert record.error_message.startswith("refused: ")
+    shown = f"{lines} {record.error_message} {attempt.error_message} {attempt.traceback}"
+    for form in (secret, repr(secret)[1:-1], "other", "hunter2", " 7"):
+        assert form not in shown
+
+
+def test_secrets_must_be_arguments():
+    with pytest.raises(ValueError, match="secrets must name arguments of the job, not 'tokn'"):
+        job("test.typo", secrets=("tokn",))(lambda session, token: None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [((-1,), "done"), ((1.5,), "done"), ((True,), "done"), ((2**63,), "done"), ((1, -1), "total"), ((1, 2, 3), "text")],
+)
+def test_progress_that_cannot_be_stored_is_refused(app, session, arguments, reason):
+    def act(session: Session, ticket_id: int) -> None:
+        with pytest.raises(JobProgressError, match=f"^{reason} must be"):
+            current_job().progress(*arguments)
+
+    behaviour["act"] = act
+    id = asked(session)
+    assert dict(run(app, session, id))[id] is JobState.COMPLETED
+
+
+def test_the_text_of_progress_is_cut_and_storable(app, session):
+    behaviour["act"] = lambda session, ticket_id: current_job().progress(0, None, "a\0" * 300)
+    id = asked(session)
+    run(app, session, id)
+    journal(app).flush()
+    assert read(session, id).progress_text == "a\N{REPLACEMENT CHARACTER}" * 100
+
+
+def test_the_statements_that_write_answer_whether_to_stop(app, session, statements, ticks):
+    queries: list[str] = []
+
+    def cancel_as_user() -> None:
+        with app.app_context():
+            cancel([id])
+            db.session.commit()
+
+    def act(session: Session, ticket_id: int) -> None:
+        current_job().progress(1)
+        ticks.release()
+        own = current_job()._logs[id]
+        wait_until(lambda: own.is_cancel_requested() is not None)
+        statements.clear()
+        check_cancelled()
+        queries.extend(statements)
+        user = threading.Thread(target=cancel_as_user)
+        user.start()
+        user.join()
+        log.info("still here")
+        ticks.release()
+        wait_until(own.is_cancel_requested)
+        check_cancelled()
+
+    behaviour["act"] = act
+    id = asked(session)
+    assert run(app, session, id) == [(id, JobState.CANCELLED)]
+    assert queries == []
+
+
+def test_lines_of_a_chunk_belong_to_the_record_that_it_works_on(app, session):
+    def act(chunk: Chunk) -> None:
+        log.info("connected")
+        for item in chunk:
+            log.info(f"ticket {item.args['ticket_id']}")
+            chunk.answer(item)
+        with pytest.raises(JobProgressError, match="a chunk has no progress"):
+            current_job().progress(1)
+
+    behaviour["chunk"] = act
+    ids = [asked(session, "test.act_in_chunks", ticket_id=number) for number in (1, 2)]
+    run(app, session, *ids)
+    journal(app).flush()
+    assert [events_of(session, id) for id in ids] == [["connected", "ticket 1"], ["ticket 2"]]
+
+
+def test_what_cannot_be_written_is_kept_and_reported_once(app, session, monkeypatch, caplog):
+    def act(session: Session, ticket_id: int) -> None:
+        log.info("first")
+        current_job().progress(5)
+
+    behaviour["act"] = act
+    id = asked(session)
+    run(app, session, id)
+
+    def fail(connection: object, cursor: object, *_: object) -> None:
+        raise sa.exc.OperationalError("x", {}, Exception("the server is gone"))
+
+    event.listen(journal_engine(app), "before_cursor_execute", fail)
+    journal(app).write()
+    journal(app).write()
+    event.remove(journal_engine(app), "before_cursor_execute", fail)
+    assert lines_of(session, id) == []
+    assert len([one for one in caplog.records if "journal.not_written" in one.getMessage()]) == 1
+    journal(app).write()
+    assert events_of(session, id) == ["first"]
+    assert read(session, id).progress_done == 5
+
+
+def test_the_log_of_a_deleted_job_is_dropped(app, session, written):
+    behaviour["act"] = lambda session, ticket_id: log.info("late")
+    kept, deleted = asked(session), asked(session)
+    run(app, session, kept)
+    journal(app).flush()
+    run(app, session, deleted)
+    session.execute(sa.delete(JobRecord))
+    session.commit()
+    journal(app).flush()
+    assert session.scalar(sa.select(sa.func.count()).select_from(JobLog)) == 0
+
+
+def test_a_process_that_a_job_forks_adds_nothing(app, session):
+    def act(session: Session, ticket_id: int) -> None:
+        log.info("before")
+        if (pid := os.fork()) == 0:
+            log.info("in the child")
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        log.info("after")
+
+    behaviour["act"] = act
+    id = asked(session)
+    run(app, session, id)
+    journal(app).flush()
+    assert events_of(session, id) == ["before", "after"]
+
+
+@pytest.mark.parametrize("kind", ["light", "heavy"])
+def test_a_line_survives_the_kill_of_its_worker(session, processes, kind):
+    name, options = ("test.log_on", ()) if kind == "light" else ("test.heavy_log_on", ("--heavy",))
+    id = asked(session, name)
+    worker = processes.worker(*options)
+    wait_until(lambda: events_of(session, id) == ["logged"], seconds=60)
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait(10)
+    assert events_of(session, id) == ["logged"]
+    assert read(session, id).progress_done == 1
+
+
+def test_a_work_horse_writes_everything_before_its_end(session, processes):
+    id = asked(session, "test.heavy_log_on", seconds=0.0)
+    processes.worker("--heavy", "--burst")
+    wait_until(state_is(session, id, JobState.COMPLETED), seconds=60)
+    wait_until(lambda: events_of(session, id) == ["logged"], seconds=30)

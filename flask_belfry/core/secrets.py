@@ -59,7 +59,7 @@ def secrets_hidden(pattern: re.Pattern[str]) -> Iterator[None]:
         _hidden.reset(token)
 
 
-def redact(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Mask the secrets of a log line; a processor of structlog."""
     pattern = _hidden.get()
     for name, value in event.items():

@@ -111,9 +111,7 @@ _running: ContextVar[RunningJob | None] = ContextVar("running_job", default=None
 
 
 @contextmanager
-def running(
-    claim: Claim, secrets: re.Pattern[str] | None = None, *, is_chunk: bool = False
-) -> Iterator[RunningJob]:
+def running(claim: Claim, secrets: re.Pattern[str] | None = None, *, is_chunk: bool = False) -> Iterator[RunningJob]:
     """Mark `claim`, or the chunk that it is the first record of, as the job that runs in the block.
 
     Args:

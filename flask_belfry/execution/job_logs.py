@@ -24,8 +24,9 @@ _OF_THE_RECORD = ("event", "level", "timestamp", "job", "job_id", "request_id")
 class JobLogHandler(logging.Handler):
     """Passes the lines that a running job logs to its journal."""
 
-    def createLock(self) -> None:
-        """Use none: a job's time limit may raise in the methods that acquire it, and leave it held."""
+    def __init__(self) -> None:
+        super().__init__()
+        # A job's time limit may raise in the method that acquires it, and leave it held.
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -65,7 +66,7 @@ def line_of(record: logging.LogRecord) -> dict[str, Any]:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # noqa: BLE001 - its arguments do not fit its message, which is an error of no job
+    except Exception:  # its arguments do not fit its message, which must not fail the job
         return str(record.msg)
 
 
@@ -73,7 +74,7 @@ def _cut(value: object, characters: int) -> tuple[str, int]:
     """Return a value as storable text of at most so many characters, and how many are left."""
     try:
         text = storable(value if isinstance(value, str) else str(value))
-    except Exception as error:  # noqa: BLE001 - a value may raise anything here
+    except Exception as error:  # a value may raise anything here
         text = f"<{type(value).__name__} cannot be shown: {type(error).__name__}>"
     if len(text) > characters:
         text = f"{text[: characters - 1]}…"

@@ -260,7 +260,13 @@ class Journal:
                 RECORDS.c.claims == given.c.claims,
                 RECORDS.c.id.in_(unlocked(JobRecord.id.in_([row[0] for row in rows]))),
             )
-            .values({name: given.c[name] for name in ("progress_done", "progress_total", "progress_text")})
+            # Cast, since PostgreSQL reads a column of NULLs alone as text.
+            .values(
+                {
+                    name: sa.cast(given.c[name], RECORDS.c[name].type)
+                    for name in ("progress_done", "progress_total", "progress_text")
+                }
+            )
             .returning(RECORDS.c.id, RECORDS.c.claims, RECORDS.c.cancel_requested)
         )
         return {(id, number): is_requested for id, number, is_requested in connection.execute(statement)}

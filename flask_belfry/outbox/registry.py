@@ -364,7 +364,17 @@ def job(
 
     def register(function: Callable[..., Any]) -> JobDefinition[..., Any]:
         found = JobDefinition(
-            name, function, queue, retry, timeout_seconds, chunk, takes, is_singleton, unique_while_waiting, limit, secrets
+            name,
+            function,
+            queue,
+            retry,
+            timeout_seconds,
+            chunk,
+            takes,
+            is_singleton,
+            unique_while_waiting,
+            limit,
+            secrets,
         )
         if problem := _problem_of_options(found) or _problem_of_function(found) or _problem_of_secrets(found):
             raise ValueError(f"{name}: {problem}")

@@ -20,7 +20,7 @@ class JobCancelledError(EngineError):
 
 
 class JobProgressError(EngineError):
-    """A job reported progress that cannot be stored, or that is no job's own."""
+    """A job reported invalid progress, or a process that is not the job reported it."""
 
 
 class JobResultError(EngineError):

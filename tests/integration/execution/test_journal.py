@@ -262,7 +262,11 @@ def test_the_statements_that_write_answer_whether_to_stop(app, session, statemen
 
     behaviour["act"] = act
     id = asked(session)
-    assert (run(app, session, id), [a.traceback for a in attempts_of(session, id)]) == [(id, JobState.CANCELLED)]
+    run(app, session, id)
+    assert [attempt.traceback.splitlines()[-1] for attempt in attempts_of(session, id)] == [
+        "flask_belfry.execution.errors.JobCancelledError: cancelled by a user"
+    ]
+    assert read(session, id).state is JobState.CANCELLED
     assert queries == []
 
 

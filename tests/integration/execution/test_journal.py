@@ -30,11 +30,14 @@ log = structlog.get_logger("tests.job")
 
 
 @pytest.fixture(autouse=True)
-def ticks(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Semaphore]:
+def ticks(app, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Semaphore]:
     """The thread of the journal writes when a test releases this."""
     ticks = threading.Semaphore(0)
-    monkeypatch.setattr(Journal, "_pause", lambda self: ticks.acquire(timeout=30))
+    # Each journal keeps its own: the thread of another test's must not use up the ticks of this one.
+    monkeypatch.setattr(Journal, "_pause", lambda self: vars(self).setdefault("ticks", ticks).acquire(timeout=30))
     yield ticks
+    with journal(app).lock:
+        journal(app)._changed.clear()
     ticks.release(100)
 
 
@@ -139,7 +142,7 @@ def test_a_job_that_reports_and_logs_nothing_costs_no_statement_and_no_thread(ap
     run(app, session, asked(session))
     journal(app).flush()
     assert written == []
-    assert "journal" not in [thread.name for thread in threading.enumerate()]
+    assert journal(app)._thread is None
 
 
 def test_the_last_progress_of_a_claim_is_written_after_its_end_but_not_over_the_next_claim(app, session):

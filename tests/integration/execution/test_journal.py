@@ -249,9 +249,8 @@ def test_the_statements_that_write_answer_whether_to_stop(app, session, statemen
 
     def act(session: Session, ticket_id: int) -> None:
         current_job().progress(1)
-        ticks.release()
         own = current_job()._logs[id]
-        wait_until(lambda: own.is_cancel_requested() is not None)
+        wait_until(lambda: ticks.release() or own.is_cancel_requested() is not None)
         statements.clear()
         check_cancelled()
         queries.extend(statements)
@@ -259,8 +258,7 @@ def test_the_statements_that_write_answer_whether_to_stop(app, session, statemen
         user.start()
         user.join()
         log.info("still here")
-        ticks.release()
-        wait_until(own.is_cancel_requested)
+        wait_until(lambda: ticks.release() or own.is_cancel_requested())
         check_cancelled()
 
     behaviour["act"] = act

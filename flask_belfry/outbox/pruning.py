@@ -8,20 +8,21 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.outbox.models import JobBatch, JobLimit, JobRecord, WorkerProcess
+from flask_belfry.outbox.models import JobBatch, JobLimit, JobRecord, UniquePeriod, WorkerProcess
 from flask_belfry.outbox.states import JobState
 
 BATCH_RECORDS = 5_000
 # The most that one call deletes, so that its transaction stays short; the next call continues.
 MAX_RECORDS = 200_000
 WORKER_KEEP = timedelta(days=1)
+PERIOD_KEEP = timedelta(hours=1)
 
 
 def prune_records(
     session: Session, *, older_than: timedelta, failed_older_than: timedelta, limit: int = MAX_RECORDS
 ) -> int:
-    """Delete finalized jobs with their attempts, finished batches and limit keys of which no job is left. The
-    caller commits.
+    """Delete finalized jobs with their attempts, finished batches and limit keys of which no job is left, and
+    the periods of unique keys that have ended. The caller commits.
 
     The finalized jobs of a batch that is not finished are kept: its `then` gets their counts.
 
@@ -54,6 +55,11 @@ def prune_records(
     session.execute(sa.delete(JobBatch).where(*is_past), execution_options=_NO_SYNC)
     is_used = sa.exists().where(JobRecord.limit_key == JobLimit.key)
     session.execute(sa.delete(JobLimit).where(~is_used), execution_options=_NO_SYNC)
+    # Not one that has just ended: a transaction may have read it as taken.
+    ended = UniquePeriod.key.in_(
+        sa.select(UniquePeriod.key).where(UniquePeriod.ends_at < now - PERIOD_KEEP).limit(limit)
+    )
+    session.execute(sa.delete(UniquePeriod).where(ended), execution_options=_NO_SYNC)
     gone = WorkerProcess.heartbeat_at < now - WORKER_KEEP
     session.execute(sa.delete(WorkerProcess).where(gone), execution_options=_NO_SYNC)
     return deleted

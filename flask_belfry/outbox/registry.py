@@ -23,6 +23,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import as_uuid_text, new_id, text_problem
 from flask_belfry.db.inserts import insert_ignoring_conflicts
+from flask_belfry.outbox import unique_periods
 from flask_belfry.outbox.errors import JobArgumentError, UnknownJobError
 from flask_belfry.outbox.finalizing import settle_successors
 from flask_belfry.outbox.joining import open_batch
@@ -33,6 +34,7 @@ from flask_belfry.outbox.requests import JobRequest, due_after, problems_of_opti
 from flask_belfry.outbox.retry_policy import NO_RETRY, RetryPolicy
 from flask_belfry.outbox.states import JobState
 from flask_belfry.outbox.successors import make_successors
+from flask_belfry.outbox.unique_periods import Period
 
 QUEUES = ("mail", "default", "bulk", "heavy")
 LIGHT_QUEUES = QUEUES[:3]
@@ -170,7 +172,12 @@ class JobDefinition(Generic[P, R]):
         requests = [self._with_singleton_key(request) for request in requests]
         for request in requests:
             self.check(request)
-        return _insert(session or current_session(), [self._row(request) for request in requests])
+        session, rows = session or current_session(), [self._row(request) for request in requests]
+        periods: dict[str, Period] = {}
+        for request, row in zip(requests, rows, strict=True):
+            if request.unique_key and request.unique_for:
+                periods.setdefault(request.unique_key, Period(row["id"], row["created_at"] + request.unique_for))
+        return _insert_for_periods(session, rows, periods) if periods else _insert(session, rows)
 
     def _with_singleton_key(self, request: JobRequest) -> JobRequest:
         if not self.is_singleton:
@@ -248,6 +255,16 @@ class Enqueuer(Generic[P]):
         if len(names) < len(args) or not kwargs.keys().isdisjoint(names):
             raise JobArgumentError(f"{self.definition.name}: too many arguments, or the same one twice")
         return replace(self.options, args=dict(zip(names, args, strict=True)) | kwargs)
+
+
+def _insert_for_periods(session: Session, rows: list[dict[str, Any]], periods: Mapping[str, Period]) -> list[str]:
+    """Insert the rows whose key is not taken for a period, and return the ids of all jobs."""
+    taken = unique_periods.take(session, periods)
+    free = [row for row in rows if row["unique_key"] not in taken]
+    ids = dict(zip((row["id"] for row in free), _insert(session, free), strict=True))
+    # A live job may hold a key without a period, or beyond its own: no period begins then.
+    unique_periods.release(session, [key for key, (id, _) in periods.items() if key not in taken and ids[id] != id])
+    return [taken[row["unique_key"]] if row["unique_key"] in taken else ids[row["id"]] for row in rows]
 
 
 def _insert(session: Session, rows: list[dict[str, Any]]) -> list[str]:

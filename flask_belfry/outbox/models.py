@@ -49,7 +49,7 @@ class JobRecord(OfSchoolOrSystem, Base):
 
     `attempt` counts against `max_attempts`. `claims` counts every claim, also those that were released or interrupted,
     and is the fence: only the latest claim may finalize the job. `suspicion` is 1 after a crash that this job may have
-    caused, and QUARANTINE when it must run alone. `snoozes` counts the claims that ended with a snooze.
+    caused, and QUARANTINE when it must run alone.
     """
 
     __tablename__ = "job_records"
@@ -70,7 +70,6 @@ class JobRecord(OfSchoolOrSystem, Base):
     suspicion: Mapped[int] = mapped_column(default=0, server_default="0")
     timeout_seconds: Mapped[int]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
-    snoozes: Mapped[int] = mapped_column(default=0, server_default="0")
 
     batch_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
     # The job or batch whose completion enqueues this one, and the argument that gets the job's result.
@@ -84,8 +83,6 @@ class JobRecord(OfSchoolOrSystem, Base):
     rate_slot_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
-    # Where its steps continue, by their names; committed with the changes of each page.
-    cursor: Mapped[Any | None] = mapped_column(sa.JSON(none_as_null=True))
     progress_done: Mapped[int | None] = mapped_column(sa.BigInteger)
     progress_total: Mapped[int | None] = mapped_column(sa.BigInteger)
     progress_text: Mapped[str | None] = mapped_column(sa.String(REASON_CHARACTERS))
@@ -128,8 +125,6 @@ class JobRecord(OfSchoolOrSystem, Base):
         _partial_index("expires_at", _CAN_EXPIRE, "expires_at"),
         # What the scheduler looks through for blocked jobs that may continue.
         _partial_index("blocked", sa.text("state = 'blocked'"), "blocked_by", "id"),
-        # The backlog of each school, oldest first, for the fair share.
-        _partial_index("backlog", sa.text("state = 'pending'"), "queue", "school_id", "id"),
         # Few rows, so that the query for them is cheap.
         _partial_index("quarantine", _IS_QUARANTINED, "id"),
     )
@@ -152,7 +147,6 @@ class AttemptOutcome(StrEnum):
     TIMED_OUT = "timed_out"
     INTERRUPTED = "interrupted"
     CANCELLED = "cancelled"
-    SNOOZED = "snoozed"
 
 
 class JobAttempt(Base):

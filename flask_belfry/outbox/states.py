@@ -32,7 +32,6 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
             JobState.COMPLETED,
             JobState.FAILED,
             JobState.RETRYABLE,
-            JobState.SCHEDULED,
             JobState.PENDING,
             JobState.CANCELLED,
         }

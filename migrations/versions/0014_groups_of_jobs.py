@@ -1,4 +1,4 @@
-"""Batches, successors, limits, pauses, expiry, steps, progress and log lines of jobs.
+"""Batches, successors, limits, pauses, expiry, progress and log lines of jobs.
 
 Revision ID: 0014
 Revises: 0013
@@ -15,7 +15,6 @@ branch_labels = None
 depends_on = None
 
 STATES = ("pending", "scheduled", "queued", "running", "retryable", "completed", "failed", "cancelled")
-OUTCOMES = ("failed", "timed_out", "interrupted", "cancelled")
 BLOCKED_BY = ("predecessor", "limit", "pause")
 PAUSE_KINDS = ("queue", "job", "limit")
 OLD_LIVE = "'pending', 'queued', 'retryable', 'running', 'scheduled'"
@@ -28,15 +27,13 @@ INDEXES = {
         "expires_at IS NOT NULL AND state IN ('blocked', 'pending', 'queued', 'retryable', 'scheduled')",
     ),
     "blocked": (["blocked_by", "id"], "state = 'blocked'"),
-    "backlog": (["queue", "school_id", "id"], "state = 'pending'"),
 }
 
 
 def upgrade() -> None:
-    """Adds the columns, indexes and tables, and the values `blocked` and `snoozed`."""
+    """Adds the columns, indexes and tables, and the state `blocked`."""
     with op.batch_alter_table("job_records") as table:
         # Code of before, which runs on during a deploy, does not set those that have a default.
-        table.add_column(sa.Column("snoozes", sa.Integer(), server_default="0", nullable=False))
         table.add_column(sa.Column("batch_id", sa.Uuid(as_uuid=False), nullable=True))
         table.add_column(sa.Column("after_id", sa.Uuid(as_uuid=False), nullable=True))
         table.add_column(sa.Column("result_as", sa.String(120), nullable=True))
@@ -45,13 +42,11 @@ def upgrade() -> None:
         table.add_column(sa.Column("limit_key", sa.String(200), nullable=True))
         table.add_column(sa.Column("rate_slot_at", sa.DateTime(timezone=True), nullable=True))
         table.add_column(sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True))
-        table.add_column(sa.Column("cursor", sa.JSON(none_as_null=True), nullable=True))
         table.add_column(sa.Column("progress_done", sa.BigInteger(), nullable=True))
         table.add_column(sa.Column("progress_total", sa.BigInteger(), nullable=True))
         table.add_column(sa.Column("progress_text", sa.String(200), nullable=True))
         table.create_check_constraint(op.f("ck_job_records_blockedby"), one_of("blocked_by", BLOCKED_BY))
     set_values("job_records", "state", "jobstate", (*STATES, "blocked"))
-    set_values("job_attempts", "outcome", "attemptoutcome", (*OUTCOMES, "snoozed"))
     create_unique_index(f"'blocked', {OLD_LIVE}")
     for name, (columns, condition) in INDEXES.items():
         where = sa.text(condition)
@@ -128,15 +123,13 @@ def create_tables() -> None:
 
 
 def downgrade() -> None:
-    """Cancels what is blocked, forgets the snoozes, and drops everything that was added."""
+    """Cancels what is blocked, and drops everything that was added."""
     for table in ("unique_periods", "job_pauses", "job_limits", "job_batches", "job_logs"):
         op.drop_table(table)
     for name in INDEXES:
         op.drop_index(f"ix_job_records_{name}", table_name="job_records")
     op.execute("UPDATE job_records SET state = 'cancelled' WHERE state = 'blocked'")
-    op.execute("DELETE FROM job_attempts WHERE outcome = 'snoozed'")
     set_values("job_records", "state", "jobstate", STATES)
-    set_values("job_attempts", "outcome", "attemptoutcome", OUTCOMES)
     create_unique_index(OLD_LIVE)
     with op.batch_alter_table("job_records") as table:
         table.drop_constraint(op.f("ck_job_records_blockedby"), type_="check")
@@ -144,7 +137,6 @@ def downgrade() -> None:
             "progress_text",
             "progress_total",
             "progress_done",
-            "cursor",
             "expires_at",
             "rate_slot_at",
             "limit_key",
@@ -153,7 +145,6 @@ def downgrade() -> None:
             "result_as",
             "after_id",
             "batch_id",
-            "snoozes",
         ):
             table.drop_column(column)
 

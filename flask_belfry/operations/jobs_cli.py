@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -109,14 +110,17 @@ def show_command(job_id: str, follow: bool, as_json: bool) -> None:
     if follow:
         record = _follow(record)
     attempts = [_attempt_fields(attempt) for attempt in services.attempts_of(record)]
+    lines = [line for _, line in _log_lines(record)]
     if as_json:
-        return echo_json(job_fields(record) | {"attempts": attempts})
+        return echo_json(job_fields(record) | {"attempts": attempts, "log": lines})
     for key, value in job_fields(record).items():
         if value not in (None, {}):
             click.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
     for attempt in attempts:
         error = f": {attempt['error_type']}: {attempt['error']}" if attempt["error_type"] else ""
         click.echo(f"attempt {attempt['number']:<8} {attempt['outcome']}{error}")
+    for line in lines:
+        click.echo(f"log              {line}")
     return None
 
 
@@ -256,10 +260,37 @@ def job_fields(record: JobRecord) -> dict[str, Any]:
         "started_at": _iso(record.started_at),
         "finished_at": _iso(record.finished_at),
         "worker": record.worker,
+        "batch_id": record.batch_id,
+        "after_id": record.after_id,
+        "blocked_by": record.blocked_by.value if record.blocked_by else None,
+        "limit_key": record.limit_key,
+        "expires_at": _iso(record.expires_at),
+        "progress": _progress_fields(record),
         "result": record.result,
         "error_type": record.error_type,
         "error": record.error_message,
     }
+
+
+def _progress_fields(record: JobRecord) -> dict[str, Any] | None:
+    if record.progress_done is None:
+        return None
+    return {"done": record.progress_done, "total": record.progress_total, "text": record.progress_text}
+
+
+def _progress_text(progress: dict[str, Any] | None) -> str:
+    if progress is None:
+        return ""
+    total = f" of {progress['total']}" if progress["total"] else ""
+    return f"{progress['done']}{total} {progress['text'] or ''}".rstrip()
+
+
+def _log_lines(record: JobRecord) -> Iterator[tuple[tuple[int, int], str]]:
+    """Return the log lines of a job, oldest first, each with its claim and its number in it."""
+    for log in reversed(services.logs_of(record)):
+        for line in log.lines:
+            values = "".join(f" {name}={value}" for name, value in line["values"].items())
+            yield (log.claim, line["number"]), f"{line['time'][11:23]} {line['level']} {line['event']}{values}"
 
 
 def _line(record: JobRecord) -> str:
@@ -269,12 +300,18 @@ def _line(record: JobRecord) -> str:
 
 
 def _follow(record: JobRecord) -> JobRecord:
-    """Print each new state on stderr until the job is finalized; return its record."""
-    shown = None
+    """Print each new state, progress and log line on stderr until the job is finalized; return its record."""
+    shown: tuple[str, str] | None = None
+    newest = (0, 0)
     while True:
-        if record.state != shown:
-            shown = record.state
-            click.echo(f"{utc_now():%H:%M:%S}  {shown}", err=True)
+        progress = _progress_fields(record)
+        if (now := (record.state.value, _progress_text(progress))) != shown:
+            shown = now
+            click.echo(f"{utc_now():%H:%M:%S}  {'  '.join(now).rstrip()}", err=True)
+        for position, line in _log_lines(record):
+            if position > newest:
+                newest = position
+                click.echo(line, err=True)
         if record.state not in LIVE:
             return record
         id = record.id

@@ -17,12 +17,15 @@ from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 from flask_belfry.db.tenancy import ALL_TENANTS, current_scope, use_scope
-from flask_belfry.outbox import JobAttempt, JobRecord, JobState
+from flask_belfry.outbox import JobAttempt, JobLog, JobRecord, JobState
+from flask_belfry.outbox.models import BlockedBy
 
 # Counting stops here: an exact larger number is of no use and costs a scan.
 COUNT_LIMIT = 10_000
 # SQLite accepts at most 32,766 bound values in a statement.
 IDS_PER_QUERY = 10_000
+# The logs of the latest claims that are shown.
+MAX_LOGS = 20
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,25 @@ def attempts_of(record: JobRecord) -> list[Attempt]:
         last = Attempt(record.attempt, record.state.value, record.worker, host, record.started_at, finished_at)
         return [last, *finished]
     return finished
+
+
+def logs_of(record: JobRecord) -> list[JobLog]:
+    """Return the log of each claim of a job that logged something, newest first."""
+    query = sa.select(JobLog).where(JobLog.job_id == record.id).order_by(JobLog.claim.desc()).limit(MAX_LOGS)
+    return list(db.session.scalars(query))
+
+
+def waiting_reason(record: JobRecord) -> str | None:
+    """Return what a blocked job waits for, in words."""
+    match record.blocked_by:
+        case BlockedBy.PREDECESSOR:
+            return f"Waits until {record.after_id} is completed."
+        case BlockedBy.LIMIT:
+            return f"Waits for a free slot of the limit {record.limit_key}."
+        case BlockedBy.PAUSE:
+            return "Paused: its queue, its name or its limit key. `flask queues list` shows the pause."
+        case None:
+            return None
 
 
 def _finished_attempt(row: JobAttempt) -> Attempt:

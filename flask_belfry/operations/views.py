@@ -105,6 +105,8 @@ def _detail_context(job_id: str) -> dict[str, Any]:
         "job": record,
         "steps": life_cycle(record, utc_now()),
         "attempts": services.attempts_of(record),
+        "logs": services.logs_of(record),
+        "waiting_reason": services.waiting_reason(record) if record.state is JobState.BLOCKED else None,
         "mails": mails_of_job(record.id),
         "user_name": current_host().user_name(record.user_id),
         "may_retry": record.state in FINALIZED - {JobState.COMPLETED},

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
 from app.accounts import Role
+from flask_belfry.db.columns import new_id
 from flask_belfry.operations.views import life_cycle
-from flask_belfry.outbox import JobAttempt, JobRecord, JobState
-from flask_belfry.outbox.models import AttemptOutcome
+from flask_belfry.outbox import JobAttempt, JobLog, JobRecord, JobState
+from flask_belfry.outbox.models import AttemptOutcome, BlockedBy
 from tests.reservation_factories import log_in, make_school, make_user
 
 CREATED = datetime(2030, 5, 6, 10, tzinfo=UTC)
@@ -172,3 +175,53 @@ def test_staff_see_the_number_of_hidden_system_jobs_and_nothing_of_other_schools
     }
     log_in(admin := client.application.test_client(), make_user(Role.ADMIN))
     assert note.findall(admin.get("/jobs/").text) == []
+
+
+def test_a_running_job_shows_its_progress_and_log_lines(app: Flask, staff: FlaskClient, session: Session) -> None:
+    job = job_record(
+        JobState.RUNNING, progress_done=30, progress_total=1_200, progress_text="Class 7b", batch_id=new_id()
+    )
+    session.add(job)
+    session.flush()
+    line = {"number": 1, "time": "2030-05-06T10:00:01.250+00:00", "level": "info"}
+    session.add(
+        JobLog(
+            job_id=job.id,
+            claim=2,
+            attempt=1,
+            dropped=7,
+            lines=[line | {"event": "import.began", "values": {"rows": "3"}}],
+        )
+    )
+    session.commit()
+    for path in (f"/jobs/{job.id}", f"/jobs/{job.id}/live"):
+        page = staff.get(path).text
+        assert 'max="1200" value="30"' in page
+        assert "30 of 1,200 · Class 7b" in page
+        assert "10:00:01.250 info import.began rows=3" in page
+        assert "7 lines between the first and the last dropped" in page
+        assert job.batch_id is not None
+        assert job.batch_id in page
+    shown = app.test_cli_runner().invoke(args=["jobs", "show", job.id])
+    assert '{"done": 30, "total": 1200, "text": "Class 7b"}' in shown.stdout
+    assert "10:00:01.250 info import.began rows=3" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"blocked_by": BlockedBy.LIMIT, "limit_key": "push/7"}, "Waits for a free slot of the limit push/7."),
+        ({"blocked_by": BlockedBy.PAUSE}, "Paused: its queue, its name or its limit key."),
+        (
+            {"blocked_by": BlockedBy.PREDECESSOR, "after_id": str(UUID(int=7))},
+            f"Waits until {UUID(int=7)} is completed.",
+        ),
+    ],
+)
+def test_a_blocked_job_says_what_it_waits_for(
+    staff: FlaskClient, session: Session, values: dict[str, Any], reason: str
+) -> None:
+    job = job_record(JobState.BLOCKED, **values)
+    session.add(job)
+    session.commit()
+    assert reason in staff.get(f"/jobs/{job.id}").text

@@ -24,9 +24,8 @@ _OF_THE_RECORD = ("event", "level", "timestamp", "job", "job_id", "request_id")
 class JobLogHandler(logging.Handler):
     """Passes the lines that a running job logs to its journal."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        # A job's time limit may raise in the method that acquires it, and leave it held.
+    def createLock(self) -> None:  # noqa: N802 - named by the standard library
+        """Create no lock, as `logging.NullHandler` does: a job's time limit may raise while one is held."""
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -50,7 +50,11 @@ FLUSH_SECONDS = 5.0
 
 LOGS = table_of(JobLog)
 _IS_CANCEL_REQUESTED = (
-    sa.select(RECORDS.c.cancel_requested).where(RECORDS.c.id == LOGS.c.job_id).scalar_subquery().label("is_requested")
+    sa.select(RECORDS.c.cancel_requested)
+    # The row that is written, as text: SQLAlchemy would read the whole table for `LOGS.c.job_id`.
+    .where(RECORDS.c.id == sa.literal_column("job_logs.job_id", LOGS.c.job_id.type))
+    .scalar_subquery()
+    .label("is_requested")
 )
 
 

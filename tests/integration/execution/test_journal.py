@@ -287,6 +287,21 @@ def test_lines_of_a_chunk_belong_to_the_record_that_it_works_on(app, session):
     assert [events_of(session, id) for id in ids] == [["connected", "ticket 1"], ["ticket 2"]]
 
 
+def test_lines_are_written_beside_those_of_other_jobs(app, session, ticks):
+    def act(session: Session, ticket_id: int) -> None:
+        query = sa.select(JobLog.lines).where(JobLog.job_id == current_job().claim.id)
+        for number in (1, 2):
+            log.info("line", number=number)
+            wait_until(
+                lambda number=number: ticks.release() or len(elsewhere(lambda c: c.scalar(query)) or ()) == number
+            )
+
+    behaviour["act"] = act
+    ids = [asked(session, ticket_id=number) for number in (1, 2, 3)]
+    run(app, session, *ids)
+    assert [events_of(session, id) for id in ids] == [["line", "line"]] * 3
+
+
 def test_what_cannot_be_written_is_kept_and_reported_once(app, session, monkeypatch, caplog):
     def act(session: Session, ticket_id: int) -> None:
         log.info("first")

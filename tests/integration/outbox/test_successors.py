@@ -1,0 +1,317 @@
+"""Successors: jobs enqueued by the commit that completes their predecessor, and cancelled when that one is not."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_belfry.changes.sessions import writing_to
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import BelfrySession, db
+from flask_belfry.db.columns import new_id
+from flask_belfry.db.tenancy import scope_of, use_scope
+from flask_belfry.execution import claim as claims
+from flask_belfry.execution.admission import cancel_expired
+from flask_belfry.outbox import (
+    JobArgumentError,
+    JobRecord,
+    JobRequest,
+    JobState,
+    batch,
+    cancel,
+    cancel_batch,
+    enqueue,
+    enqueue_many,
+    retry,
+)
+from flask_belfry.outbox.models import BlockedBy
+from flask_belfry.outbox.successors import PREDECESSOR_ERROR
+from tests.domain import echo
+from tests.job_records import asked, count, read, state_of
+
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+def complete(session: Session, id: str, result: str | None = None) -> None:
+    """Claim and complete a job, and commit; `result` is JSON."""
+    (held,) = claims.claim(session, [id], "w")
+    assert claims.complete(session, [(held, result)]) == {id}
+    session.commit()
+
+
+def chain_of(session: Session, length: int) -> list[str]:
+    """Write jobs each of which is enqueued after the one before, and commit."""
+    ids = [enqueue("test.echo")]
+    requests = [JobRequest(id=new_id()) for _ in range(length - 1)]
+    for request in requests:
+        ids += enqueue_many("test.echo", [JobRequest(id=request.id, after=ids[-1])])
+    session.commit()
+    return ids
+
+
+def is_blocked(session: Session, id: str) -> bool:
+    """Return whether a job waits for its predecessor."""
+    record = read(session, id)
+    return (record.state, record.blocked_by) == (JobState.BLOCKED, BlockedBy.PREDECESSOR)
+
+
+def test_a_chain_runs_in_order_and_hands_results_on(session, work):
+    first = enqueue("test.echo", value="begun")
+    second = echo.with_options(after=first, with_result="value").enqueue()
+    third = enqueue("test.echo", after=second, with_result="value")
+    session.commit()
+    work()
+    assert [read(session, id).result for id in (first, second, third)] == ["begun"] * 3
+    assert read(session, third).args == {"value": "begun"}
+    assert read(session, first).finished_at <= read(session, second).started_at
+
+
+def test_a_successor_of_what_has_ended_is_decided_where_it_is_enqueued(session):
+    completed, cancelled = asked(session, "test.echo"), asked(session, "test.echo")
+    complete(session, completed, '"done"')
+    cancel([cancelled])
+    session.commit()
+    released = asked(session, "test.echo", after=completed, with_result="value")
+    refused = asked(session, "test.echo", after=cancelled)
+    assert (state_of(session, released), read(session, released).args) == (JobState.PENDING, {"value": "done"})
+    record = read(session, refused)
+    assert (record.state, record.error_type) == (JobState.CANCELLED, PREDECESSOR_ERROR)
+    assert record.error_message == f"job test.echo {cancelled} was cancelled"
+
+
+@pytest.mark.parametrize("result", ['{"a": 1}', '"' + "x" * 2_001 + '"', "[[1]]"])
+def test_a_result_that_is_no_argument_cancels_the_successor_with_the_reason(session, result):
+    first = asked(session, "test.echo")
+    successor = asked(session, "test.echo", after=first, with_result="value")
+    last = asked(session, "test.echo", after=successor)
+    complete(session, first, result)
+    record = read(session, successor)
+    assert (record.state, record.error_type) == (JobState.CANCELLED, PREDECESSOR_ERROR)
+    assert record.error_message.startswith(f"the result of job {first} cannot be passed as value: ")
+    assert read(session, last).error_message == f"job test.echo {successor} was cancelled"
+
+
+def test_the_end_of_a_failed_or_cancelled_job_cancels_its_successors(session, work):
+    failing, stopped = enqueue("test.fail"), enqueue("test.echo")
+    after_failing, after_stopped = enqueue("test.echo", after=failing), enqueue("test.echo", after=stopped)
+    cancel([stopped])
+    session.commit()
+    work()
+    assert read(session, after_failing).error_message == f"job test.fail {failing} failed"
+    assert read(session, after_stopped).error_message == f"job test.echo {stopped} was cancelled"
+    assert {read(session, id).error_type for id in (after_failing, after_stopped)} == {PREDECESSOR_ERROR}
+
+
+def test_a_chain_of_1000_is_cancelled_and_retried_as_a_whole(session):
+    ids = chain_of(session, 1_000)
+    cancel(ids[:1])
+    session.commit()
+    assert count(session, JobRecord, JobRecord.state == JobState.CANCELLED) == 1_000
+    assert read(session, ids[-1]).error_message == f"job test.echo {ids[-2]} was cancelled"
+    assert retry(ids[:1]) == ids[:1]
+    session.commit()
+    assert state_of(session, ids[0]) is JobState.PENDING
+    assert count(session, JobRecord, JobRecord.state == JobState.BLOCKED) == 999
+    complete(session, ids[0])
+    assert [state_of(session, id) for id in ids[1:3]] == [JobState.PENDING, JobState.BLOCKED]
+
+
+def test_a_successor_cannot_be_retried_while_its_predecessor_has_not_completed(session):
+    first, second = chain_of(session, 2)
+    cancel([first])
+    session.commit()
+    assert retry([second]) == []
+    session.commit()
+    assert state_of(session, second) is JobState.CANCELLED
+
+
+def test_a_successor_that_a_user_cancelled_is_not_retried_with_its_predecessor(session):
+    first, second = chain_of(session, 2)
+    cancel([second])
+    cancel([first])
+    session.commit()
+    retry([first])
+    session.commit()
+    assert state_of(session, second) is JobState.CANCELLED
+
+
+def test_the_successor_of_a_batch_is_enqueued_when_all_of_its_jobs_are_completed(session):
+    with batch("sending") as opened:
+        ids = enqueue_many("test.echo", [JobRequest(), JobRequest()])
+    successor = asked(session, "test.echo", after=opened.id)
+    complete(session, ids[0])
+    assert is_blocked(session, successor)
+    complete(session, ids[1])
+    assert state_of(session, successor) is JobState.PENDING
+
+
+def test_the_successor_of_a_batch_with_failures_is_cancelled_until_they_are_retried(session):
+    with batch("sending") as opened:
+        ids = enqueue_many("test.echo", [JobRequest() for _ in range(10)])
+    successor = asked(session, "test.echo", after=opened.id)
+    cancel(ids[:2])
+    session.commit()
+    for id in ids[2:]:
+        complete(session, id)
+    record = read(session, successor)
+    assert (record.state, record.error_type) == (JobState.CANCELLED, PREDECESSOR_ERROR)
+    assert record.error_message == f"of 10 jobs of batch sending {opened.id}, 2 were cancelled"
+    retry(ids[:2])
+    session.commit()
+    assert is_blocked(session, successor)
+    for id in ids[:2]:
+        complete(session, id)
+    assert state_of(session, successor) is JobState.PENDING
+
+
+def test_the_successor_of_a_cancelled_batch_is_cancelled_also_when_all_of_its_jobs_are_completed(session):
+    with batch("sending") as opened:
+        id = enqueue("test.echo")
+    successor = asked(session, "test.echo", after=opened.id)
+    (held,) = claims.claim(session, [id], "w")
+    cancel_batch(opened.id)
+    session.commit()
+    claims.complete(session, [(held, None)])
+    session.commit()
+    assert read(session, successor).error_message == f"batch {opened.id} was cancelled"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"after": new_id()}, "there is no job or batch"),
+        ({"after": "first"}, "after: must be the id of a job or a batch"),
+        ({"with_result": "value"}, "with_result: must come with after"),
+        ({"after": new_id(), "with_result": "other"}, "with_result: must name an argument"),
+        ({"after": new_id(), "with_result": "value", "value": 1}, "must not be given as an argument too"),
+        ({"after": new_id(), "delay": 5}, "must come without scheduled_at and delay"),
+    ],
+)
+def test_what_is_wrong_with_a_successor_is_refused(session, options, problem):
+    with pytest.raises(JobArgumentError, match=problem):
+        enqueue("test.echo", **options)
+
+
+def test_a_job_waits_neither_for_its_own_batch_nor_for_the_result_of_one(session):
+    with batch("sending") as opened:
+        with pytest.raises(JobArgumentError, match="its own batch"):
+            enqueue("test.echo", after=opened.id)
+        enqueue("test.echo")
+    with pytest.raises(JobArgumentError, match="a batch has no result"):
+        enqueue("test.echo", after=opened.id, with_result="value")
+
+
+def test_the_job_of_another_school_is_missing_as_a_predecessor(session):
+    id = asked(session, "test.echo")
+    session.execute(sa.update(JobRecord).where(JobRecord.id == id).values(school_id=1))
+    session.commit()
+    with use_scope(scope_of(2)), pytest.raises(JobArgumentError, match="there is no job or batch"):
+        enqueue("test.echo", after=id)
+    session.rollback()
+    assert not read(session, id).has_successors
+
+
+def test_the_number_of_statements_does_not_depend_on_the_number_of_successors(session, statements):
+    firsts = enqueue_many("test.echo", [JobRequest() for _ in range(5_000)])
+    session.commit()
+    statements.clear()
+    enqueue_many("test.echo", [JobRequest(after=id) for id in firsts])
+    assert len(statements) <= 12  # SQLAlchemy inserts in pages of rows
+    session.commit()
+    statements.clear()
+    cancel(firsts)
+    session.commit()
+    assert len(statements) <= 12
+    assert count(session, JobRecord, JobRecord.error_type == PREDECESSOR_ERROR) == 5_000
+
+
+@on_postgresql
+@pytest.mark.parametrize("is_first", ["completion", "enqueuing"])
+def test_a_successor_that_is_enqueued_while_its_predecessor_completes_is_not_left_waiting(app, session, is_first):
+    id = asked(session, "test.echo")
+    (held,) = claims.claim(session, [id], "w")
+    session.commit()
+    successors: list[str] = []
+
+    def finish(other: Session) -> None:
+        claims.complete(other, [(held, None)])
+
+    def follow(other: Session) -> None:
+        other.connection()
+        with writing_to(other):
+            successors.append(enqueue("test.echo", after=id))
+
+    first, second = (finish, follow) if is_first == "completion" else (follow, finish)
+    has_begun = threading.Event()
+
+    def wait_for_first() -> None:
+        with app.app_context(), BelfrySession(db=db) as other:
+            other.connection()
+            has_begun.set()
+            second(other)
+            other.commit()
+
+    with BelfrySession(db=db) as other:
+        first(other)
+        thread = threading.Thread(target=wait_for_first)
+        thread.start()
+        assert has_begun.wait(10)
+        thread.join(0.2)
+        assert thread.is_alive()  # it waits for the row of the predecessor
+        other.commit()
+    thread.join(10)
+    assert state_of(session, successors[0]) is JobState.PENDING
+
+
+def test_a_successor_whose_unique_key_is_held_is_the_holder(session):
+    holder = asked(session, "test.echo", unique_key="k")
+    first = asked(session, "test.echo")
+    assert asked(session, "test.echo", after=first, unique_key="k") == holder
+    complete(session, first)
+    assert state_of(session, holder) is JobState.PENDING
+    complete(session, holder)
+    blocked = asked(session, "test.echo", after=(second := asked(session, "test.echo")), unique_key="k")
+    assert asked(session, "test.echo", unique_key="k") == blocked
+    assert is_blocked(session, blocked)
+    complete(session, second)
+    assert state_of(session, blocked) is JobState.PENDING
+
+
+def test_a_successor_that_expires_while_it_waits_is_cancelled_with_what_follows_it(session, clock):
+    first = asked(session, "test.echo")
+    expiring = asked(session, "test.echo", after=first, expires_at=utc_now() + timedelta(minutes=1))
+    last = asked(session, "test.echo", after=expiring)
+    clock.shift(61)
+    assert sum(cancel_expired(session)) == 1
+    assert read(session, expiring).error_type == "JobExpiredError"
+    assert read(session, last).error_type == PREDECESSOR_ERROR
+    complete(session, first)
+    assert state_of(session, expiring) is JobState.CANCELLED
+
+
+def test_a_successor_that_has_expired_when_it_is_released_does_not_run(session, clock):
+    first = asked(session, "test.echo")
+    expiring = asked(session, "test.echo", after=first, expires_at=utc_now() + timedelta(minutes=1))
+    clock.shift(61)
+    complete(session, first)
+    assert claims.claim(session, [expiring], "w") == []
+    session.commit()
+    assert read(session, expiring).error_type == "JobExpiredError"
+
+
+def test_a_released_successor_waits_for_a_slot_of_its_limit(session):
+    first = asked(session, "test.echo")
+    running = [asked(session, "test.limited", key="k") for _ in range(4)]
+    held = claims.claim(session, running, "w")
+    successor = asked(session, "test.limited", key="k", after=first)
+    complete(session, first)
+    assert claims.claim(session, [successor], "w") == []
+    session.commit()
+    assert read(session, successor).blocked_by is BlockedBy.LIMIT
+    claims.complete(session, [(held[0], None)])
+    session.commit()
+    assert [item.id for item in claims.claim(session, [successor], "w")] == [successor]

@@ -59,6 +59,25 @@ def is_blocked(session: Session, id: str) -> bool:
     return (record.state, record.blocked_by) == (JobState.BLOCKED, BlockedBy.PREDECESSOR)
 
 
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_successor_is_enqueued_by_the_commit_that_completes_its_predecessor(session, broker, is_running):
+    first = asked(session, "test.echo")
+    held = claims.claim(session, [first], "w") if is_running else []
+    successor = asked(session, "test.echo", after=first)
+    broker.flushall()
+    assert is_blocked(session, successor)
+    assert claims.claim(session, [successor], "w") == []
+    held = held or claims.claim(session, [first], "w")
+    claims.complete(session, [(item, None) for item in held])
+    session.rollback()
+    assert is_blocked(session, successor)
+    claims.complete(session, [(item, None) for item in held])
+    session.commit()
+    record = read(session, successor)
+    assert (record.state, record.blocked_by) == (JobState.PENDING, None)
+    assert broker.lrange("rq:queue:default", 0, -1) == [successor.encode()]
+
+
 def test_a_chain_runs_in_order_and_hands_results_on(session, work):
     first = enqueue("test.echo", value="begun")
     second = echo.with_options(after=first, with_result="value").enqueue()

@@ -69,6 +69,7 @@ class EngineWorker(RegisteredWorker):
                 continue
             capacity = self._capacity()
             is_every_queue_open = len(capacity) == len(self._unpaused_queues())
+            was_busy = bool(self._in_flight)  # what ends after the fetch may have enqueued other jobs
             try:
                 ids = ids or self._fetch(capacity, block=is_every_queue_open and not burst)
                 claims = self._claim(ids)
@@ -83,7 +84,7 @@ class EngineWorker(RegisteredWorker):
             started += len(claims)
             if ids:
                 ids, idle_since = [], time.monotonic()
-            elif not is_every_queue_open or (burst and self._in_flight):
+            elif not is_every_queue_open or (burst and was_busy):
                 self._in_flight.wait_until_fewer(CHECK_SECONDS)
             elif burst or (max_idle_time and time.monotonic() - idle_since > max_idle_time):
                 break

@@ -39,6 +39,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "jobs": ("Jobs", ("job.retry", "job.cancel")),
+    "queues": ("Queues", ("queue.pause", "queue.resume")),
     "schedule": ("Schedule", ("schedule.pause", "schedule.resume", "schedule.run")),
     "mails": ("Mails", ("mail.resend",)),
     "admin": ("Admin panel", ("admin.create", "admin.update", "admin.delete")),

@@ -85,8 +85,9 @@ def test_a_bulk_update_takes_no_more_memory_for_more_rows(session, monkeypatch):
         insert_reservations(customer, rows, ReservationStatus.PENDING, tomorrow())
         update = sa.update(Reservation).where(Reservation.status == ReservationStatus.PENDING)
         gc.collect()
-        # CPython 3.11 keeps 2,000 freed tuples of 20 values, as a job's row has, and takes none of them again.
-        [tuple(range(start, start + 20)) for start in range(2_000)]
+        # CPython 3.11 keeps 2,000 freed tuples of each length up to 20, as rows have.
+        for length in range(1, 21):
+            [tuple(range(start, start + length)) for start in range(2_000)]
         gc.disable()  # a collection would empty that list
         tracemalloc.start()
         try:

@@ -103,7 +103,7 @@ def test_a_successor_of_what_has_ended_is_decided_where_it_is_enqueued(session):
 
 
 @pytest.mark.parametrize("result", ['{"a": 1}', '"' + "x" * 2_001 + '"', "[[1]]"])
-def test_a_result_that_is_no_argument_cancels_the_successor_with_the_reason(session, result):
+def test_a_result_that_does_not_fit_an_argument_cancels_the_successor_with_the_reason(session, result):
     first = asked(session, "test.echo")
     successor = asked(session, "test.echo", after=first, with_result="value")
     last = asked(session, "test.echo", after=successor)

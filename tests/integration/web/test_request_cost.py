@@ -106,7 +106,7 @@ def test_a_patch_of_fields_and_status_with_if_match_loads_locks_and_writes_its_r
     statements.clear()
     patch(id, if_match="*", note="new", party_size=2, status="confirmed")
     assert shapes(statements)[:3] == ["SELECT access_tokens", "SELECT reservations", "UPDATE reservations"]
-    of_changes = ["INSERT status_changes"] * 3
+    of_changes = ["INSERT status_changes"]  # of all three columns
     address_of_customer = "SELECT reservations"
     mail = [address_of_customer, "INSERT email_messages", "INSERT job_records"]
     assert Counter(shapes(statements)[3:]) == Counter([*of_changes, *mail])

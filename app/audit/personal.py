@@ -10,7 +10,7 @@ from app.audit.models import AuditEntry
 from app.personal_data import Part, Person, exempt, register, rows_of
 from flask_belfry.changes import StatusChange
 from flask_belfry.db import db
-from flask_belfry.outbox import JobRecord
+from flask_belfry.outbox import JobBatch, JobPause, JobRecord
 
 
 def export(person: Person) -> dict[str, Any]:
@@ -63,4 +63,5 @@ register(
         "The audit log keeps your user number in place of your name, and no IP addresses.",
     )
 )
-exempt("the user who enqueued a job: the id of a user whose name is erased", JobRecord.user_id)
+exempt("the user who enqueued a job: the id of a user whose name is erased", JobRecord.user_id, JobBatch.user_id)
+exempt("the user who paused a queue: the id of a user whose name is erased", JobPause.user_id)

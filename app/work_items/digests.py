@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from flask import current_app
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.work_items.models import DigestEntry, WorkItem
 from app.work_items.recipients import IDS_PER_QUERY, Recipient, recipients_of
 from flask_belfry.changes import Change, StatusChange, Subject, current_session, subject_of, subject_type
-from flask_belfry.db import table_of
+from flask_belfry.db import insert_into, table_of
 from flask_belfry.db.columns import database_now
 from flask_belfry.mail import MailRequest, send_mails
 from flask_belfry.outbox import JobRequest, enqueue_many
@@ -128,8 +127,8 @@ def _write_entries(reported: Sequence[Reported], *, is_mailed: bool) -> None:
         return
     session, window = current_session(), _window_seconds() if is_mailed else 0.0
     number = sa.select(_CHANGES.c.number).where(_CHANGES.c.id == sa.bindparam("change_id", type_=_CHANGES.c.id.type))
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(_ENTRIES).values(told_number=number.scalar_subquery(), gather_until=database_now(window))
+    insert = insert_into(_ENTRIES, session.get_bind().dialect.name)
+    statement = insert.values(told_number=number.scalar_subquery(), gather_until=database_now(window))
     columns = [DigestEntry.told_number, DigestEntry.told_until]
     if is_mailed:
         columns.append(DigestEntry.gather_until)

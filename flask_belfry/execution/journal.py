@@ -20,11 +20,10 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 from flask import Flask, current_app
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.db import journal_engine, table_of
+from flask_belfry.db import insert_into, journal_engine, table_of
 from flask_belfry.db.columns import JsonText
 from flask_belfry.execution.claim import RECORDS, Claim
 from flask_belfry.outbox import JobRecord
@@ -165,7 +164,6 @@ class Journal:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
         self._is_failing = False
         self._begin()
         # A fork may happen while a thread has the lock; the lines of the parent's jobs are the parent's.
@@ -290,7 +288,7 @@ class Journal:
         # The lock that the foreign key takes, but without waiting for it.
         known = sa.select(given).where(RECORDS.c.id == given.c.job_id)
         known = known.with_for_update(of=RECORDS, read=True, key_share=True, skip_locked=True)
-        statement = self._insert(LOGS).from_select(columns, known)
+        statement = insert_into(LOGS, connection.dialect.name).from_select(columns, known)
         statement = statement.on_conflict_do_update(
             index_elements=[LOGS.c.job_id, LOGS.c.claim],
             set_={name: statement.excluded[name] for name in ("lines", "dropped", "updated_at")},

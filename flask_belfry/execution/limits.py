@@ -13,10 +13,9 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, SessionTransaction
 
-from flask_belfry.db import BelfrySession, table_of
+from flask_belfry.db import BelfrySession, insert_into, table_of
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.errors import UnknownJobError
 from flask_belfry.outbox.limit import Limit
@@ -89,8 +88,7 @@ def lock(session: Session, keys: Collection[str]) -> dict[str, datetime | None]:
     A key without a row gets one. All are locked in one order, so that transactions wait for each other and do not
     deadlock.
     """
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(_LIMITS)
+    insert = insert_into(_LIMITS, session.get_bind().dialect.name)
     # In PostgreSQL this inserts or locks a row in one step. SQLite has one writer.
     statement = insert.on_conflict_do_update(index_elements=["key"], set_={"key": insert.excluded.key})
     rows = session.connection().execute(

@@ -195,7 +195,7 @@ def _record(session: Session, batch_id: str) -> JobBatch:
     id = as_uuid_text(batch_id)
     record = session.get(JobBatch, id) if id else None
     if record is None:
-        raise NotFoundError("This batch does not exist, was pruned, or is visible to administrators only.")
+        raise NotFoundError("This batch does not exist, was pruned, or is visible to admins only.")
     return record
 
 

@@ -7,11 +7,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.db import table_of
+from flask_belfry.db import insert_into, table_of
 from flask_belfry.outbox.models import UniquePeriod
 
 _periods = table_of(UniquePeriod)
@@ -36,8 +35,7 @@ def take(session: Session, periods: Mapping[str, Period]) -> dict[str, str]:
     Returns:
         the ids of the jobs that hold the other keys, by key.
     """
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(_periods)
+    insert = insert_into(_periods, session.get_bind().dialect.name)
     statement = insert.on_conflict_do_update(
         index_elements=[_periods.c.key],
         set_={"job_id": insert.excluded.job_id, "ends_at": insert.excluded.ends_at},

@@ -248,7 +248,7 @@ def job_fields(record: JobRecord) -> dict[str, Any]:
         "name": record.name,
         "queue": record.queue,
         "state": record.state.value,
-        "args": record.args,
+        "args": services.shown_args(record),
         "attempt": record.attempt,
         "max_attempts": record.max_attempts,
         "subject": f"{record.subject_type}/{record.subject_id}" if record.subject_type else None,

@@ -13,12 +13,14 @@ from flask_belfry import outbox
 from flask_belfry.changes import Subject
 from flask_belfry.changes.host import current_host
 from flask_belfry.core.errors import NotFoundError
+from flask_belfry.core.secrets import MASK
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 from flask_belfry.db.tenancy import ALL_TENANTS, current_scope, use_scope
-from flask_belfry.outbox import JobAttempt, JobLog, JobRecord, JobState
+from flask_belfry.outbox import JobAttempt, JobLog, JobRecord, JobState, UnknownJobError
 from flask_belfry.outbox.models import BlockedBy
+from flask_belfry.outbox.registry import definition
 
 # Counting stops here: an exact larger number is of no use and costs a scan.
 COUNT_LIMIT = 10_000
@@ -118,6 +120,15 @@ def attempts_of(record: JobRecord) -> list[Attempt]:
         last = Attempt(record.attempt, record.state.value, record.worker, host, record.started_at, finished_at)
         return [last, *finished]
     return finished
+
+
+def shown_args(record: JobRecord) -> dict[str, Any]:
+    """Return the arguments of a job, with a mask for those that its function declares as secret."""
+    try:
+        secrets = definition(record.name).secrets
+    except UnknownJobError:
+        secrets = ()
+    return {name: MASK if name in secrets else value for name, value in record.args.items()}
 
 
 def logs_of(record: JobRecord) -> list[JobLog]:

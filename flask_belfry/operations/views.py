@@ -105,6 +105,7 @@ def _detail_context(job_id: str) -> dict[str, Any]:
         "job": record,
         "steps": life_cycle(record, utc_now()),
         "attempts": services.attempts_of(record),
+        "args": services.shown_args(record),
         "logs": services.logs_of(record),
         "waiting_reason": services.waiting_reason(record) if record.state is JobState.BLOCKED else None,
         "mails": mails_of_job(record.id),

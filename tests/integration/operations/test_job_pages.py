@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,8 +16,9 @@ from sqlalchemy.orm import Session
 from app.accounts import Role
 from flask_belfry.db.columns import new_id
 from flask_belfry.operations.views import life_cycle
-from flask_belfry.outbox import JobAttempt, JobLog, JobRecord, JobState
+from flask_belfry.outbox import JobAttempt, JobLog, JobRecord, JobState, job
 from flask_belfry.outbox.models import AttemptOutcome, BlockedBy
+from flask_belfry.outbox.registry import forget
 from tests.reservation_factories import log_in, make_school, make_user
 
 CREATED = datetime(2030, 5, 6, 10, tzinfo=UTC)
@@ -37,6 +39,18 @@ def job_record(state: JobState = JobState.PENDING, **values: Any) -> JobRecord:
 def staff(client: FlaskClient) -> FlaskClient:
     """A browser in which staff is logged in."""
     return log_in(client, make_user(Role.ADMIN))
+
+
+@pytest.fixture
+def secret_job() -> Iterator[str]:
+    """A job with a secret argument."""
+
+    @job("a.secret_job", secrets=("token",))
+    def secret_job(session: Session, token: str, rows: int) -> None:
+        """Do nothing."""
+
+    yield secret_job.name
+    forget(secret_job.name)
 
 
 @pytest.mark.parametrize("query", ["text=%00", "name=%00", "queue=%00", "state=%00", "state=zzz", "text=%1B%00"])
@@ -225,3 +239,18 @@ def test_a_blocked_job_says_what_it_waits_for(
     session.add(job)
     session.commit()
     assert reason in staff.get(f"/jobs/{job.id}").text
+
+
+def test_an_argument_that_its_job_declares_as_secret_is_masked(
+    app: Flask, staff: FlaskClient, session: Session, secret_job: str
+) -> None:
+    job = job_record(name=secret_job, args={"token": "s3cr3t-value", "rows": 3})
+    session.add(job)
+    session.commit()
+    for shown in (
+        staff.get(f"/jobs/{job.id}").text,
+        app.test_cli_runner().invoke(args=["jobs", "show", job.id]).stdout,
+        app.test_cli_runner().invoke(args=["jobs", "list", "--json"]).stdout,
+    ):
+        assert "s3cr3t-value" not in shown
+        assert "[secret]" in shown

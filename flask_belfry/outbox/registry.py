@@ -63,8 +63,8 @@ class JobDefinition(Generic[P, R]):
         is_singleton: whether at most one job of this name is live.
         unique_while_waiting: of a singleton: whether at most one has not been claimed yet.
         limit: how many of its jobs run at the same time, or start in a minute; None is any number.
-        secrets: the names of arguments whose values are masked where its arguments are shown, and in its log lines, error
-            messages and tracebacks.
+        secrets: the names of arguments whose values are masked where its arguments are shown, and in its log lines,
+            error messages and tracebacks.
     """
 
     name: str

@@ -1,8 +1,9 @@
-"""The handler that adds what a job logs, with structlog or the standard library, to the job's own log."""
+"""Adds what a job logs, with structlog or the standard library, to the job's own log."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -21,28 +22,34 @@ OWN_LOGGERS = "flask_belfry."
 _OF_THE_RECORD = ("event", "level", "timestamp", "job", "job_id", "request_id")
 
 
-class JobLogHandler(logging.Handler):
-    """Passes the lines that a running job logs to its journal."""
+class JobLogFactory:
+    """A factory of log records that also adds what a running job logs to the job's journal.
 
-    def createLock(self) -> None:  # noqa: N802 - named by the standard library
-        """Create no lock, as `logging.NullHandler` does: a job's time limit may raise while one is held."""
-        self.lock = None
+    Not a handler: with one on the root logger, an application that configures no logging would lose its warnings, since
+    both Flask and `logging` only write them while no handler exists.
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Add the line to the job that runs here."""
+    Args:
+        make_record: the factory that makes the records.
+    """
+
+    def __init__(self, make_record: Callable[..., logging.LogRecord]) -> None:
+        self._make_record = make_record
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        """Return the record, and add its line to the job that runs here."""
+        record = self._make_record(*args, **kwargs)
         job = running_job()
-        if job is not None and not record.name.startswith(OWN_LOGGERS):
+        if job is not None and not record.name.startswith(OWN_LOGGERS) and record.levelno >= journal.journal().level:
             job.add_line(line_of(record))
+        return record
 
 
 def init_app(app: Flask) -> None:
     """Create the journal of `app`, and keep the lines from LOG_LEVEL up that its jobs log."""
     journal.init_app(app)
-    root = logging.getLogger()
-    handler = next((known for known in root.handlers if isinstance(known, JobLogHandler)), None)
-    if handler is None:
-        root.addHandler(handler := JobLogHandler())
-    handler.setLevel(app.config["LOG_LEVEL"])
+    make_record = logging.getLogRecordFactory()
+    if not isinstance(make_record, JobLogFactory):
+        logging.setLogRecordFactory(JobLogFactory(make_record))
 
 
 def line_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -8,6 +8,7 @@ a write that waits for the database delays nothing else.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -160,10 +161,15 @@ class Journal:
     """Writes the progress and the log lines of the jobs of one application in this process.
 
     Its thread starts with the first of them, and ends when nothing is new.
+
+    Args:
+        engine: the engine of its connection.
+        level: the lowest level of the log lines that are kept.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, level: int) -> None:
         self._engine = engine
+        self.level = level
         self._is_failing = False
         self._begin()
         # A fork may happen while a thread has the lock; the lines of the parent's jobs are the parent's.
@@ -313,7 +319,8 @@ class Journal:
 
 def init_app(app: Flask) -> None:
     """Create the journal of `app`."""
-    app.extensions["journal"] = Journal(journal_engine(app))
+    level = logging.getLevelNamesMapping()[app.config["LOG_LEVEL"]]
+    app.extensions["journal"] = Journal(journal_engine(app), level)
 
 
 def journal(app: Flask | None = None) -> Journal:

@@ -97,4 +97,16 @@ def test_what_only_developers_install_is_not_in_production(name) -> None:
 def test_the_commands_are_listed_without_their_modules(tmp_path) -> None:
     app = create_app(environ={"APP_ENV": "development"}, instance_path=tmp_path, with_web=False)
     names = app.cli.list_commands(Context(app.cli))
-    assert names == ["audit", "db", "demo", "dev", "doctor", "jobs", "mail", "schedule", "users", "work-items"]
+    assert names == [
+        "audit",
+        "db",
+        "demo",
+        "dev",
+        "doctor",
+        "jobs",
+        "mail",
+        "queues",
+        "schedule",
+        "users",
+        "work-items",
+    ]

@@ -1,26 +1,22 @@
-"""The handler of job logs in processes that fork."""
+"""The log lines of jobs leave the application's logging as it is."""
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import threading
 
-from flask_belfry.execution.job_logs import JobLogHandler
+from flask import Flask
+
+from flask_belfry.execution import job_logs
 
 
-def test_a_forked_process_can_log_although_the_handler_has_no_lock() -> None:
-    # Alive at the fork: in the child, logging prepares the locks of all handlers again, and then its own.
-    handler = JobLogHandler()
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(5)
-        # Waits for the lock of the module, which the thread that forked holds.
-        thread = threading.Thread(target=logging.getLogger, args=("tests.unit.execution.forked",))
-        thread.start()
-        thread.join()
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert handler.lock is None
+def test_an_application_without_logging_of_its_own_keeps_what_flask_and_python_write(app: Flask) -> None:
+    job_logs.init_app(app)
+    ours = [each for each in logging.getLogger().handlers if type(each).__module__.startswith("flask_belfry")]
+    assert ours == []
+
+
+def test_several_applications_of_a_process_have_one_factory(app: Flask) -> None:
+    factory = logging.getLogRecordFactory()
+    assert isinstance(factory, job_logs.JobLogFactory)
+    job_logs.init_app(app)
+    assert logging.getLogRecordFactory() is factory

@@ -17,7 +17,7 @@ from bench.belfry.root import app
 from bench.stepping import measured, take
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.outbox import JobRequest, enqueue_many
+from flask_belfry.outbox import JobRequest, batch, enqueue_many
 
 COMMIT_JOBS = 5_000
 
@@ -56,6 +56,33 @@ def enqueue_limited(count: int) -> None:
     _enqueue("bench.limited", count)
 
 
+def enqueue_together(count: int) -> dict[str, float]:
+    """Enqueue jobs that do nothing in one commit; return the seconds."""
+    return measured(lambda: _enqueue_together(count))
+
+
+def enqueue_batch(count: int) -> dict[str, float]:
+    """The same as jobs of a batch."""
+    return measured(lambda: _enqueue_batch(count))
+
+
+def _enqueue_batch(count: int) -> int:
+    with batch("bench"):
+        ids = _enqueue_noops(count)
+    db.session.commit()
+    return len(ids)
+
+
+def _enqueue_together(count: int) -> int:
+    ids = _enqueue_noops(count)
+    db.session.commit()
+    return len(ids)
+
+
+def _enqueue_noops(count: int) -> list[str]:
+    return enqueue_many("bench.noop", [JobRequest({"n": n}) for n in range(count)])
+
+
 def _enqueue(name: str, count: int) -> None:
     for start in range(0, count, COMMIT_JOBS):
         requests = [JobRequest({"n": n}) for n in range(start, min(start + COMMIT_JOBS, count))]
@@ -86,4 +113,4 @@ def _sweep() -> int:
 
 if __name__ == "__main__":
     with app.app_context():
-        take(prepare, confirm, enqueue_noops, enqueue_limited, hash_passwords, sweep)
+        take(prepare, confirm, enqueue_noops, enqueue_limited, enqueue_together, enqueue_batch, hash_passwords, sweep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from bench.cases.batch import batch
 from bench.cases.cli import cli
 from bench.cases.limit import limit
 from bench.cases.mails import mails, mails_50ms
@@ -20,5 +21,5 @@ Case = Callable[[Grounds, Plan], Iterator[Comparison]]
 
 CASES: dict[str, Case] = {
     case.__name__: case
-    for case in (noop, limit, mails, mails_50ms, patch, request_to_smtp, registration, sweep, cli, memory)
+    for case in (noop, limit, batch, mails, mails_50ms, patch, request_to_smtp, registration, sweep, cli, memory)
 }

@@ -42,14 +42,19 @@ def drained_rate(
     with grounds.fresh(database) as ground:
         belfry.step(ground, "prepare", 1)
         belfry.step(ground, step, count)
-        belfry.start_workers(ground)
-        ground.wait(lambda: _is_drained(ground), every=0.25)
-        completed, seconds = ground.query(
-            f"SELECT count(*), {SECONDS_BETWEEN[database]} FROM job_records WHERE state = 'completed'"
-        )
-        if completed != count:
-            raise BenchError(f"{count - completed} of {count} jobs that do nothing did not complete")
-        return {quantity: count / float(seconds)}
+        return {quantity: drain(ground, belfry, database, count)}
+
+
+def drain(ground: Ground, belfry: Desk, database: str, count: int) -> float:
+    """Run the enqueued jobs; return how many per second."""
+    belfry.start_workers(ground)
+    ground.wait(lambda: _is_drained(ground), every=0.25)
+    completed, seconds = ground.query(
+        f"SELECT count(*), {SECONDS_BETWEEN[database]} FROM job_records WHERE state = 'completed'"
+    )
+    if completed != count:
+        raise BenchError(f"{count - completed} of {count} jobs that do nothing did not complete")
+    return count / float(seconds)
 
 
 def _is_drained(ground: Ground) -> bool:

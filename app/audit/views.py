@@ -38,7 +38,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
             *("access_token.create", "access_token.revoked_at", "access_token.delete"),
         ),
     ),
-    "jobs": ("Jobs", ("job.retry", "job.cancel")),
+    "jobs": ("Jobs", ("job.retry", "job.cancel", "batch.retry", "batch.cancel")),
     "queues": ("Queues", ("queue.pause", "queue.resume")),
     "schedule": ("Schedule", ("schedule.pause", "schedule.resume", "schedule.run")),
     "mails": ("Mails", ("mail.resend",)),

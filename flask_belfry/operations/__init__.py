@@ -1,4 +1,4 @@
-"""Operations: the jobs and schedule pages, health checks, the commands `jobs`, `queues`, `schedule` and `doctor`."""
+"""Operations: the pages of jobs and of the schedule, health checks, and the commands of jobs, batches and queues."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def init_app(app: Flask) -> None:
     """Register the commands. `flask_belfry.operations.web` registers the pages and the health checks."""
     register_subject(app, "job", "operations.job", "job_id")
     register_subject(app, "schedule", "schedule.list_", "name")
+    add_lazy_command(app, "batches", "flask_belfry.operations.batches_cli:batches")
     add_lazy_command(app, "jobs", "flask_belfry.operations.jobs_cli:jobs")
     add_lazy_command(app, "doctor", "flask_belfry.operations.doctor:doctor_command")
     add_lazy_command(app, "queues", "flask_belfry.operations.queues_cli:queues")

@@ -27,6 +27,10 @@ SOME_ID = "0192f0c1-2d3e-7abc-8def-0123456789ab"
 # Every command that reads or writes the database, in its shortest form.
 COMMANDS = {
     "audit list": "",
+    "batches list": "",
+    "batches show": SOME_ID,
+    "batches cancel": SOME_ID,
+    "batches retry": SOME_ID,
     "demo load": "",
     "demo wipe": "--yes",
     "jobs list": "",
@@ -164,6 +168,8 @@ def test_a_value_that_the_database_refuses_is_reported_in_one_line(app, argument
         (["jobs", "worker", "--nope"], 2),
         (["audit", "list", "--user", "99999999999999999999"], 2),
         (["work-items", "set-status", "DONE", "99999999999999999999", "--as", "ada"], 2),
+        (["batches", "cancel", "nope"], 1),
+        (["batches", "retry", SOME_ID], 1),
         (["queues", "pause", "nope"], 1),
         (["queues", "pause", "mail", "--for", "soon"], 2),
         (["queues", "pause", "mail", "--for", "99999999d"], 1),

@@ -1,0 +1,71 @@
+"""Batches for operators: a list, the number of jobs in each state, cancel and retry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from flask_belfry import outbox
+from flask_belfry.changes import Subject
+from flask_belfry.changes.host import current_host
+from flask_belfry.core.errors import NotFoundError
+from flask_belfry.db import db
+from flask_belfry.db.columns import as_uuid_text
+from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
+from flask_belfry.outbox import JobBatch, JobRecord, JobState
+
+
+def list_batches(*, only_open: bool = False, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobBatch]:
+    """Return a page of batches, newest first; with `only_open`, of those that are not finished."""
+    query = sa.select(JobBatch)
+    if only_open:
+        query = query.where(JobBatch.finished_at.is_(None))
+    return page_by_key(db.session(), query, (JobBatch.id,), limit=limit, cursor=cursor)
+
+
+def get_batch(batch_id: str) -> JobBatch:
+    """Return the batch with this id. Raises NotFoundError."""
+    id = as_uuid_text(batch_id)
+    record = db.session.get(JobBatch, id) if id else None
+    if record is None:
+        raise NotFoundError("This batch does not exist, was pruned, or is visible to admins only.")
+    return record
+
+
+def job_counts(batches: Sequence[JobBatch]) -> dict[str, Counter[JobState]]:
+    """Return the number of jobs in each state, by the ids of the batches."""
+    counts: dict[str, Counter[JobState]] = {batch.id: Counter() for batch in batches}
+    # Those of a finished batch are in its row.
+    is_of_open = JobRecord.batch_id.in_([batch.id for batch in batches if batch.finished_at is None])
+    query = sa.select(JobRecord.batch_id, JobRecord.state, sa.func.count().label("jobs")).where(is_of_open)
+    for row in db.session.execute(query.group_by(JobRecord.batch_id, JobRecord.state)):
+        counts[str(row.batch_id)][row.state] = row.jobs
+    for batch in batches:
+        if batch.finished_at is not None:
+            values = {"completed": batch.completed, "failed": batch.failed, "cancelled": batch.cancelled}
+            counts[batch.id].update({JobState(name): count for name, count in values.items() if count})
+    return counts
+
+
+def state_of(batch: JobBatch) -> str:
+    """Return the state of a batch in one word: open, cancelled or finished."""
+    if batch.cancelled_at is not None:
+        return "cancelled"
+    return "open" if batch.finished_at is None else "finished"
+
+
+def cancel_batch(batch: JobBatch) -> tuple[list[str], list[str]]:
+    """Cancel the live jobs of a batch, see `outbox.cancel_batch`, and record the action. The caller commits."""
+    result = outbox.cancel_batch(batch.id)
+    current_host().record_action("batch.cancel", {Subject("batch", batch.id): batch.school_id})
+    return result
+
+
+def retry_batch(batch: JobBatch, *, cancelled: bool = False) -> list[str]:
+    """Retry the jobs of a batch, see `outbox.retry_batch`, and record the action. The caller commits."""
+    retried = outbox.retry_batch(batch.id, cancelled=cancelled)
+    if retried:
+        current_host().record_action("batch.retry", {Subject("batch", batch.id): batch.school_id})
+    return retried

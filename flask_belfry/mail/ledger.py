@@ -43,7 +43,8 @@ _MARK_SENDING = (
 )
 _WRITE_SENT = (
     sa.update(_LEDGER)
-    .where(sa.tuple_(_columns.id, _columns.job_id).in_(sa.bindparam("pairs", expanding=True)))
+    # By id too: SQLite searches no index for pairs.
+    .where(_columns.id.in_(_IDS), sa.tuple_(_columns.id, _columns.job_id).in_(sa.bindparam("pairs", expanding=True)))
     .values(state=MailState.SENT, sent_at=_NOW, last_error=None)
 )
 _WRITE_OTHERS = (
@@ -157,7 +158,8 @@ def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> None:
         (plain if is_plain else others).append(outcome)
     if plain:
         pairs = [(outcome.mail_id, outcome.job_id) for outcome in plain]
-        session.connection().execute(_WRITE_SENT, {"pairs": pairs, "now": utc_now()})
+        values = {"ids": [outcome.mail_id for outcome in plain], "pairs": pairs, "now": utc_now()}
+        session.connection().execute(_WRITE_SENT, values)
     if others:
         session.connection().execute(_WRITE_OTHERS, [_parameters(outcome) for outcome in others])
 

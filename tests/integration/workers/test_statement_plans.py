@@ -1,0 +1,72 @@
+"""No statement that jobs and mails need reads a whole table: its cost would grow with the history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from sqlalchemy import event
+
+from flask_belfry.db import db
+from flask_belfry.outbox import JobRecord, JobState, batch, cancel, enqueue, publisher, retry
+from flask_belfry.outbox.relay import relay
+from tests.clocks import one_pass, scheduler
+from tests.deliveries import ask
+from tests.domain import Ticket
+from tests.smtp import SmtpServer
+
+# The tables that keep a history, or are as large as the application's data.
+GROWING = {"job_records", "job_attempts", "job_batches", "job_logs", "email_messages", "status_changes"}
+
+
+@pytest.fixture(params=["sqlite"])
+def database_url(database_url: str) -> str:
+    """SQLite names in its plan what it reads without an index."""
+    return database_url
+
+
+@pytest.fixture
+def settings(settings: dict[str, Any], smtp: SmtpServer) -> dict[str, Any]:
+    return settings | smtp.settings
+
+
+@pytest.fixture
+def scans(app: Flask) -> Iterator[list[str]]:
+    found: list[str] = []
+
+    def explain(connection: object, cursor: Any, statement: str, parameters: Any, *_: object) -> None:
+        if not statement.startswith(("SELECT", "UPDATE", "DELETE", "WITH")):
+            return
+        values = parameters[0] if isinstance(parameters, list) else parameters
+        plan = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
+        steps = [step for *_, step in plan if step.startswith("SCAN") and "USING" not in step]
+        found.extend(f"{step}: {statement}" for step in steps if step.split()[1] in GROWING)
+
+    event.listen(db.engine, "before_cursor_execute", explain)
+    yield found
+    event.remove(db.engine, "before_cursor_execute", explain)
+
+
+def test_jobs_and_mails_are_found_by_an_index(app, session, smtp, work, scans):
+    smtp.fail("rcpt", "550 5.1.1 unknown", times=1)
+    ask(session, "ada", "ben", "cleo")
+    with batch("test", then="test.nap", then_args={"seconds": 0}):
+        first = enqueue("test.nap", seconds=0)
+        enqueue("test.nap", seconds=0, after=first)
+    session.add(Ticket(title="new"))
+    waiting = enqueue("test.nap", seconds=0, delay=60)
+    session.commit()
+    work()
+    cancel([waiting])
+    session.commit()
+    retry([waiting])
+    session.commit()
+    relay(publisher(app))
+    one_pass(scheduler(app))
+    work()
+    states = session.scalars(sa.select(JobRecord.state).distinct()).all()
+    assert set(states) == {JobState.COMPLETED, JobState.FAILED}
+    assert scans == []

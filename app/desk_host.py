@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flask import Flask
 from flask.typing import ResponseReturnValue
@@ -14,7 +15,11 @@ from app.accounts import Role, User, acting_user, allow, ask_to_log_in, can, nam
 from flask_belfry.changes import Subject
 from flask_belfry.changes.host import Host, set_host
 
-STAFF, ADMINS = "This page is for staff and admins only.", "Only admins can change the schedule."
+STAFF = "This is for staff and admins only."
+ADMINS = {
+    "schedule.change": "Only admins can change the schedule.",
+    "queues.change": "Only admins can pause and resume queues, jobs and limits.",
+}
 
 
 def _is_staff(user: User, _: object) -> bool:
@@ -23,17 +28,18 @@ def _is_staff(user: User, _: object) -> bool:
 
 for action in ("jobs.view", "jobs.change", "mails.view", "mails.change", "inbox.view", "schedule.view"):
     allow(action, _is_staff)
-allow("schedule.change", lambda user, _: user.role is Role.ADMIN)
+for action in ADMINS:
+    allow(action, lambda user, _: user.role is Role.ADMIN)
 
 
 class DeskHost(Host):
-    """The job system's pages are for staff; admins change the schedule."""
+    """The job system's pages and endpoints are for staff; admins change the schedule and the pauses."""
 
     def authorize(self, action: str) -> ResponseReturnValue | None:
         """Check a rule of `app.accounts`."""
         if not current_user.is_authenticated:
             return ask_to_log_in()
-        require(acting_user(), action, message=ADMINS if action == "schedule.change" else STAFF)
+        require(acting_user(), action, message=ADMINS.get(action, STAFF))
         return None
 
     def allows(self, action: str) -> bool:
@@ -44,9 +50,11 @@ class DeskHost(Host):
         """Return the name of a user of the desk."""
         return names_of([user_id]).get(user_id or 0)
 
-    def record_action(self, action: str, schools: Mapping[Subject, int | None]) -> None:
+    def record_action(
+        self, action: str, schools: Mapping[Subject, int | None], details: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the action to the audit log."""
-        audit.record_many(action, schools)
+        audit.record_many(action, schools, details)
 
     def app_name(self) -> str:
         """Return the name of the desk."""

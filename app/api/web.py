@@ -8,18 +8,18 @@ from app.api import docs
 from app.api.blueprint import ApiBlueprint
 from app.api.document import BelfryApi
 from app.api.paths import API_PATH, MAX_ID, IdConverter, SessionOfPages
-from app.api.schemas import (
+from app.api.schemas import id_field
+from app.api.versions import check_stale, versioned
+from app.extensions import csrf
+from flask_belfry.core.access import open_endpoints
+from flask_belfry.schemas import (
     Moment,
     QueryOfPage,
     Schema,
     check_control_characters,
-    id_field,
     page_response,
     page_schema,
 )
-from app.api.versions import check_stale, versioned
-from app.extensions import csrf
-from flask_belfry.core.access import open_endpoints
 
 __all__ = [
     "ApiBlueprint",

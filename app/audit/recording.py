@@ -42,9 +42,9 @@ def record(action: str, subject: Subject | None = None, *, details: Mapping[str,
     _write(current_session(), [_row(action, subject, school_of(subject), details)])
 
 
-def record_many(action: str, schools: Mapping[Subject, int | None]) -> None:
+def record_many(action: str, schools: Mapping[Subject, int | None], details: Mapping[str, Any] | None = None) -> None:
     """Record the same action on many rows, given with their schools, with one insert."""
-    _write(current_session(), [_row(action, subject, school_id) for subject, school_id in schools.items()])
+    _write(current_session(), [_row(action, subject, school_id, details) for subject, school_id in schools.items()])
 
 
 def record_creations(*models: type) -> None:

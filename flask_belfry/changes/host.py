@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import structlog
 from flask import Flask, current_app
@@ -41,12 +41,15 @@ class Host:
         """Return the name of a user; None when there is no such user."""
         return None
 
-    def record_action(self, action: str, schools: Mapping[Subject, int | None]) -> None:
+    def record_action(
+        self, action: str, schools: Mapping[Subject, int | None], details: Mapping[str, Any] | None = None
+    ) -> None:
         """Record that the current actor did `action` to these subjects, in the current transaction.
 
         Args:
             action: `<subject>.<verb>`, such as `job.retry`.
             schools: the subjects, each with the school that it belongs to.
+            details: small JSON values about the action.
         """
         log.info(action, subjects=len(schools))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -16,12 +17,17 @@ from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 from flask_belfry.outbox import JobBatch, JobRecord, JobState
 
+MAX_ERROR_GROUPS = 10
+MAX_MESSAGE_CHARACTERS = 200
 
-def list_batches(*, only_open: bool = False, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobBatch]:
-    """Return a page of batches, newest first; with `only_open`, of those that are not finished."""
+
+def list_batches(
+    *, is_open: bool | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[JobBatch]:
+    """Return a page of batches, newest first; with `is_open`, of those that are not finished, or only of those."""
     query = sa.select(JobBatch)
-    if only_open:
-        query = query.where(JobBatch.finished_at.is_(None))
+    if is_open is not None:
+        query = query.where(JobBatch.finished_at.is_(None) if is_open else JobBatch.finished_at.is_not(None))
     return page_by_key(db.session(), query, (JobBatch.id,), limit=limit, cursor=cursor)
 
 
@@ -47,6 +53,25 @@ def job_counts(batches: Sequence[JobBatch]) -> dict[str, Counter[JobState]]:
             values = {"completed": batch.completed, "failed": batch.failed, "cancelled": batch.cancelled}
             counts[batch.id].update({JobState(name): count for name, count in values.items() if count})
     return counts
+
+
+@dataclass(frozen=True)
+class ErrorGroup:
+    """The failed jobs of a batch that have the same type of error, and the beginning of one of its messages."""
+
+    error_type: str
+    jobs: int
+    message: str | None
+
+
+def errors_of(batch: JobBatch) -> list[ErrorGroup]:
+    """Return the most frequent types of error of the failed jobs of a batch."""
+    message = sa.func.min(sa.func.substr(JobRecord.error_message, 1, MAX_MESSAGE_CHARACTERS))
+    jobs = sa.func.count()
+    is_failed = JobRecord.batch_id == batch.id, JobRecord.state == JobState.FAILED
+    query = sa.select(JobRecord.error_type, jobs, message).where(*is_failed).group_by(JobRecord.error_type)
+    rows = db.session.execute(query.order_by(jobs.desc(), JobRecord.error_type).limit(MAX_ERROR_GROUPS))
+    return [ErrorGroup(error_type or "unknown", count, text) for error_type, count, text in rows]
 
 
 def state_of(batch: JobBatch) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
-
 import click
 
 from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
 from flask_belfry.core.presentation import ago
 from flask_belfry.db import db
 from flask_belfry.operations import batches as service
-from flask_belfry.outbox import FINALIZED, JobBatch, JobState
+from flask_belfry.operations.fields import batch_fields
+from flask_belfry.outbox import FINALIZED, JobState
 
 batches = CommandGroup("batches", help="Lists, cancels and retries batches of jobs.")
 
@@ -24,7 +22,7 @@ _COLUMNS = "{:<36}  {:<9} {:>15} {:>7} {:>10}  {}"
 @as_json_option
 def list_command(as_json: bool, limit: int, is_open: bool) -> None:
     """List batches, newest first."""
-    found = service.list_batches(only_open=is_open, limit=limit).items
+    found = service.list_batches(is_open=is_open or None, limit=limit).items
     counts = service.job_counts(found)
     if as_json:
         return echo_json([batch_fields(batch, counts[batch.id]) for batch in found])
@@ -77,20 +75,3 @@ def retry_command(batch_id: str, cancelled: bool) -> None:
     retried = service.retry_batch(service.get_batch(batch_id), cancelled=cancelled)
     db.session.commit()
     click.echo(f"{len(retried)} jobs retried")
-
-
-def batch_fields(batch: JobBatch, counts: Counter[JobState]) -> dict[str, Any]:
-    """Return the fields of a batch as JSON values."""
-    times = {name: getattr(batch, name) for name in ("created_at", "cancelled_at", "finished_at")}
-    return {
-        "id": batch.id,
-        "name": batch.name,
-        "state": service.state_of(batch),
-        "jobs": {state.value: counts[state] for state in JobState if counts[state]},
-        "then": batch.then_job,
-        "then_job_id": batch.then_job_id,
-        "subject": f"{batch.subject_type}/{batch.subject_id}" if batch.subject_type else None,
-        "user_id": batch.user_id,
-        "request_id": batch.request_id,
-        **{name: moment.isoformat() if moment else None for name, moment in times.items()},
-    }

@@ -19,6 +19,7 @@ from flask_belfry.core.errors import AppError
 from flask_belfry.core.presentation import ago
 from flask_belfry.db import db
 from flask_belfry.operations import services
+from flask_belfry.operations.fields import attempt_fields, job_fields, progress_fields
 from flask_belfry.operations.services import JobFilters
 from flask_belfry.outbox import LIVE, JobRecord, JobState
 from flask_belfry.outbox.registry import QUEUES, definitions
@@ -109,12 +110,12 @@ def show_command(job_id: str, follow: bool, as_json: bool) -> None:
     record = _get(job_id)
     if follow:
         record = _follow(record)
-    attempts = [_attempt_fields(attempt) for attempt in services.attempts_of(record)]
+    attempts = [attempt_fields(attempt) for attempt in services.attempts_of(record)]
     lines = [line for _, line in _log_lines(record)]
     if as_json:
         return echo_json(job_fields(record) | {"attempts": attempts, "log": lines})
     for key, value in job_fields(record).items():
-        if value not in (None, {}):
+        if value not in (None, {}) and value is not False:
             click.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
     for attempt in attempts:
         error = f": {attempt['error_type']}: {attempt['error']}" if attempt["error_type"] else ""
@@ -241,43 +242,6 @@ def take_broker_command() -> None:
     click.echo(f"the Redis database belongs to deployment {broker.ownership.deployment_id}")
 
 
-def job_fields(record: JobRecord) -> dict[str, Any]:
-    """Return the fields of a job as JSON values."""
-    return {
-        "id": record.id,
-        "name": record.name,
-        "queue": record.queue,
-        "state": record.state.value,
-        "args": services.shown_args(record),
-        "attempt": record.attempt,
-        "max_attempts": record.max_attempts,
-        "subject": f"{record.subject_type}/{record.subject_id}" if record.subject_type else None,
-        "user_id": record.user_id,
-        "request_id": record.request_id,
-        "created_at": _iso(record.created_at),
-        "scheduled_at": _iso(record.scheduled_at),
-        "enqueued_at": _iso(record.enqueued_at),
-        "started_at": _iso(record.started_at),
-        "finished_at": _iso(record.finished_at),
-        "worker": record.worker,
-        "batch_id": record.batch_id,
-        "after_id": record.after_id,
-        "blocked_by": record.blocked_by.value if record.blocked_by else None,
-        "limit_key": record.limit_key,
-        "expires_at": _iso(record.expires_at),
-        "progress": _progress_fields(record),
-        "result": record.result,
-        "error_type": record.error_type,
-        "error": record.error_message,
-    }
-
-
-def _progress_fields(record: JobRecord) -> dict[str, Any] | None:
-    if record.progress_done is None:
-        return None
-    return {"done": record.progress_done, "total": record.progress_total, "text": record.progress_text}
-
-
 def _progress_text(progress: dict[str, Any] | None) -> str:
     if progress is None:
         return ""
@@ -304,7 +268,7 @@ def _follow(record: JobRecord) -> JobRecord:
     shown: tuple[str, str] | None = None
     newest = (0, 0)
     while True:
-        progress = _progress_fields(record)
+        progress = progress_fields(record)
         if (now := (record.state.value, _progress_text(progress))) != shown:
             shown = now
             click.echo(f"{utc_now():%H:%M:%S}  {'  '.join(now).rstrip()}", err=True)
@@ -318,23 +282,6 @@ def _follow(record: JobRecord) -> JobRecord:
         db.session.rollback()  # on SQLite, an open transaction may keep a writer waiting
         time.sleep(POLL_SECONDS)
         record = _get(id)
-
-
-def _attempt_fields(attempt: services.Attempt) -> dict[str, Any]:
-    return {
-        "number": attempt.number,
-        "outcome": attempt.outcome,
-        "worker": attempt.worker,
-        "host": attempt.host,
-        "started_at": _iso(attempt.started_at),
-        "finished_at": _iso(attempt.finished_at),
-        "error_type": attempt.error_type,
-        "error": attempt.error_message,
-    }
-
-
-def _iso(time: datetime | None) -> str | None:
-    return time.isoformat() if time else None
 
 
 def _filters(

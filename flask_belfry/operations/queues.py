@@ -1,7 +1,8 @@
-"""Queues for operators: their lengths, what waits blocked, and their pauses. The commands use this."""
+"""Queues for operators: what waits and runs in them, and the pauses. The commands, the page and the API use this."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,49 +12,80 @@ import sqlalchemy as sa
 from rq import Queue
 
 from flask_belfry.changes import Subject, for_school
+from flask_belfry.changes.actor import SUBJECT_ID_CHARACTERS
 from flask_belfry.changes.host import current_host
 from flask_belfry.core.errors import ConflictError, NotFoundError
 from flask_belfry.db import db
-from flask_belfry.outbox import JobRecord, JobState, pauses, publisher
-from flask_belfry.outbox.models import BlockedBy, JobLimit, JobPause, PauseKind
+from flask_belfry.db.tenancy import current_scope
+from flask_belfry.outbox import LIVE, JobRecord, JobState, pauses, publisher
+from flask_belfry.outbox.models import JobLimit, JobPause, PauseKind
 from flask_belfry.outbox.registry import QUEUES, definitions
+
+# The subjects of audit events. (The subject "job" is a job record.)
+SUBJECT_TYPES = {PauseKind.QUEUE: "queue", PauseKind.JOB: "job_name", PauseKind.LIMIT: "limit_key"}
+_COUNTED_AS = {
+    JobState.PENDING: "waiting",
+    JobState.QUEUED: "waiting",
+    JobState.RUNNING: "running",
+    JobState.SCHEDULED: "scheduled",
+    JobState.RETRYABLE: "scheduled",
+}
 
 
 @dataclass(frozen=True)
 class QueueState:
-    """A queue: how many ids wait in Redis (None when it is unavailable), how many jobs are blocked, and its pause."""
+    """A queue: its pause, and the number of its live jobs.
+
+    `waiting` jobs can be started now, the oldest of them since `oldest_at`; `scheduled` ones are due later.
+    """
 
     name: str
-    length: int | None
-    blocked_by_limit: int
-    blocked_by_pause: int
     pause: JobPause | None
+    oldest_at: datetime | None
+    waiting: int = 0
+    running: int = 0
+    scheduled: int = 0
+    blocked_by_predecessor: int = 0
+    blocked_by_limit: int = 0
+    blocked_by_pause: int = 0
 
 
-def queues() -> list[QueueState]:
-    """Return all queues."""
-    query = (
-        sa.select(JobRecord.queue, JobRecord.blocked_by, sa.func.count())
-        .where(JobRecord.state == JobState.BLOCKED, JobRecord.blocked_by.in_([BlockedBy.LIMIT, BlockedBy.PAUSE]))
-        .group_by(JobRecord.queue, JobRecord.blocked_by)
-    )
-    blocked = {(queue, reason): count for queue, reason, count in db.session.execute(query)}
-    paused = {pause.name: pause for pause in active_pauses() if pause.kind is PauseKind.QUEUE}
-    return [
-        QueueState(
-            name,
-            length,
-            blocked.get((name, BlockedBy.LIMIT), 0),
-            blocked.get((name, BlockedBy.PAUSE), 0),
-            paused.get(name),
-        )
-        for name, length in zip(QUEUES, _lengths(), strict=True)
-    ]
+def queues(active: Sequence[JobPause]) -> list[QueueState]:
+    """Return all queues, with their pauses among the `active` ones and the jobs of the current scope."""
+    paused = {pause.name: pause for pause in active if pause.kind is PauseKind.QUEUE}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in QUEUES}
+    oldest: dict[str, datetime] = {}
+    since = sa.func.min(sa.func.coalesce(JobRecord.enqueued_at, JobRecord.created_at)).label("since")
+    columns = JobRecord.queue, JobRecord.state, JobRecord.blocked_by
+    query = sa.select(*columns, sa.func.count().label("jobs"), since).where(JobRecord.state.in_(LIVE))
+    for row in db.session.execute(query.group_by(*columns)):
+        if row.queue not in counts:
+            continue  # a queue that the running code does not know
+        name = f"blocked_by_{row.blocked_by.value}" if row.blocked_by else _COUNTED_AS[row.state]
+        counts[row.queue][name] += row.jobs
+        if name == "waiting":
+            oldest[row.queue] = min(row.since, oldest.get(row.queue, row.since))
+    return [QueueState(name, paused.get(name), oldest.get(name), **counts[name]) for name in QUEUES]
 
 
 def active_pauses() -> Sequence[JobPause]:
-    """Return the pauses that have not ended."""
-    return pauses.active_pauses(db.session())
+    """Return the pauses that have not ended and that the current scope may see.
+
+    Limit keys may name rows of a school: in its scope, a pause of one is visible if a job of the school has the key.
+    """
+    found = pauses.active_pauses(db.session())
+    keys = [pause.name for pause in found if pause.kind is PauseKind.LIMIT]
+    if current_scope().sees_all or not keys:
+        return found
+    query = sa.select(JobRecord.limit_key).where(JobRecord.limit_key.in_(keys)).distinct()
+    visible = set(db.session.execute(query).scalars())
+    return [pause for pause in found if pause.kind is not PauseKind.LIMIT or pause.name in visible]
+
+
+def pauses_of(record: JobRecord) -> list[JobPause]:
+    """Return the pauses that stop a job."""
+    names = {PauseKind.QUEUE: record.queue, PauseKind.JOB: record.name, PauseKind.LIMIT: record.limit_key}
+    return [pause for pause in active_pauses() if names[pause.kind] == pause.name]
 
 
 def pause(
@@ -63,11 +95,12 @@ def pause(
     reason: str | None = None,
     ends_at: datetime | None = None,
     duration: timedelta | None = None,
-) -> None:
+) -> JobPause:
     """Pause a queue, a job name or a limit key, see `outbox.pauses.pause`, and record the action. Commits."""
     pauses.pause(db.session(), kind, name, reason=reason, ends_at=ends_at, duration=duration)
     _record("queue.pause", kind, name)
     db.session.commit()
+    return db.session.get_one(JobPause, (kind, name), populate_existing=True)
 
 
 def resume(kind: PauseKind, name: str) -> None:
@@ -106,7 +139,8 @@ def _only(name: str, kinds: Sequence[PauseKind], otherwise: str) -> PauseKind:
     return kinds[0]
 
 
-def _lengths() -> list[int | None]:
+def redis_lengths() -> list[int | None]:
+    """Return how many ids are in each queue of Redis; None when it is unavailable."""
     broker = publisher().connection
     try:
         with broker.pipeline(transaction=False) as pipeline:
@@ -118,6 +152,8 @@ def _lengths() -> list[int | None]:
 
 
 def _record(action: str, kind: PauseKind, name: str) -> None:
-    # The audit log keeps 40 characters of an id; a limit key may be longer.
+    # A limit key may be longer than the id of a subject: then the details have all of it.
+    is_long = len(name) > SUBJECT_ID_CHARACTERS
+    subject = Subject(SUBJECT_TYPES[kind], f"{name[: SUBJECT_ID_CHARACTERS - 1]}…" if is_long else name)
     with for_school(None):
-        current_host().record_action(action, {Subject(kind.value, name[:40]): None})
+        current_host().record_action(action, {subject: None}, {"name": name} if is_long else None)

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from flask_belfry.changes.host import current_host
 from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
 from flask_belfry.operations import queues as service
-from flask_belfry.outbox.models import JobPause, PauseKind
+from flask_belfry.operations.fields import pause_fields
+from flask_belfry.outbox.models import PauseKind
 
 queues = CommandGroup("queues", help="Lists, pauses and resumes queues, job names and limit keys.")
 
@@ -38,17 +38,18 @@ class Duration(click.ParamType):
 @as_json_option
 def list_command(as_json: bool) -> None:
     """List the queues with what waits in them, and all pauses."""
+    found = service.active_pauses()
     rows = [
         {
             "name": queue.name,
-            "length": queue.length,
+            "length": length,
             "blocked_by_limit": queue.blocked_by_limit,
             "blocked_by_pause": queue.blocked_by_pause,
             "is_paused": queue.pause is not None,
         }
-        for queue in service.queues()
+        for queue, length in zip(service.queues(found), service.redis_lengths(), strict=True)
     ]
-    paused = [_pause_fields(pause) for pause in service.active_pauses()]
+    paused = pause_fields(found)
     if as_json:
         return echo_json({"queues": rows, "pauses": paused})
     for row in rows:
@@ -82,14 +83,3 @@ def resume_command(name: str, kind: str | None) -> None:
     found = PauseKind(kind) if kind else service.kind_of_pause(name)
     service.resume(found, name)
     click.echo(f"{found.value} {name} resumed")
-
-
-def _pause_fields(pause: JobPause) -> dict[str, Any]:
-    return {
-        "kind": pause.kind.value,
-        "name": pause.name,
-        "reason": pause.reason,
-        "paused_by": current_host().user_name(pause.user_id),
-        "paused_at": pause.paused_at.isoformat(),
-        "ends_at": pause.ends_at.isoformat() if pause.ends_at else None,
-    }

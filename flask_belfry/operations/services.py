@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 from flask_belfry.db.tenancy import ALL_TENANTS, current_scope, use_scope
-from flask_belfry.outbox import JobAttempt, JobLog, JobRecord, JobState, UnknownJobError
+from flask_belfry.outbox import JobAttempt, JobBatch, JobLog, JobRecord, JobState, UnknownJobError
 from flask_belfry.outbox.models import BlockedBy
 from flask_belfry.outbox.registry import definition
 
@@ -28,6 +28,8 @@ COUNT_LIMIT = 10_000
 IDS_PER_QUERY = 10_000
 # The logs of the latest claims that are shown.
 MAX_LOGS = 20
+# The successors of a job that are shown.
+MAX_SUCCESSORS = 100
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class JobFilters:
     text: str | None = None
     subject: str | None = None  # type, or type/id
     since: datetime | None = None
+    batch: str | None = None
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return the filters as SQL conditions."""
@@ -52,6 +55,8 @@ class JobFilters:
             found.append(JobRecord.queue == self.queue)
         if self.since:
             found.append(JobRecord.created_at >= self.since)
+        if self.batch:
+            found.append(JobRecord.batch_id == self.batch)
         if self.subject:
             found.append(_subject_is(self.subject))
         if self.text:
@@ -137,6 +142,21 @@ def logs_of(record: JobRecord) -> list[JobLog]:
     return list(db.session.scalars(query))
 
 
+def predecessor_of(record: JobRecord) -> JobRecord | JobBatch | None:
+    """Return the job or the batch after which a job is enqueued; None also when it was pruned."""
+    if record.after_id is None:
+        return None
+    return db.session.get(JobRecord, record.after_id) or db.session.get(JobBatch, record.after_id)
+
+
+def successors_of(row: JobRecord | JobBatch) -> list[JobRecord]:
+    """Return the jobs that are enqueued after a job or a batch, at most MAX_SUCCESSORS."""
+    if not row.has_successors:
+        return []
+    query = sa.select(JobRecord).where(JobRecord.after_id == row.id).order_by(JobRecord.id).limit(MAX_SUCCESSORS)
+    return list(db.session.scalars(query))
+
+
 def waiting_reason(record: JobRecord) -> str | None:
     """Return what a blocked job waits for, in words."""
     match record.blocked_by:
@@ -145,7 +165,7 @@ def waiting_reason(record: JobRecord) -> str | None:
         case BlockedBy.LIMIT:
             return f"Waits for a free slot of the limit {record.limit_key}."
         case BlockedBy.PAUSE:
-            return "Paused: its queue, its name or its limit key. `flask queues list` shows the pause."
+            return "Paused: its queue, its name or its limit key."
         case None:
             return None
 
@@ -170,10 +190,14 @@ def latest_failures(limit: int) -> Sequence[JobRecord]:
     return db.session.scalars(query.order_by(JobRecord.id.desc()).limit(limit)).all()
 
 
-def matching_ids(filters: JobFilters, states: Sequence[JobState]) -> list[str]:
-    """Return the ids of all jobs in one of `states` that match the filters."""
-    query = sa.select(JobRecord.id).where(*filters.conditions(), JobRecord.state.in_(states))
-    return list(db.session.execute(query).scalars())
+def matching_ids(filters: JobFilters, states: Collection[JobState], *, limit: int | None = None) -> list[str]:
+    """Return the ids of the jobs in one of `states` that match the filters, the oldest first.
+
+    Running jobs that were requested to stop are left out.
+    """
+    is_stopping = sa.and_(JobRecord.state == JobState.RUNNING, JobRecord.cancel_requested)
+    query = sa.select(JobRecord.id).where(*filters.conditions(), JobRecord.state.in_(states), sa.not_(is_stopping))
+    return list(db.session.execute(query.order_by(JobRecord.id).limit(limit)).scalars())
 
 
 def retry_jobs(ids: Sequence[str]) -> list[str]:

@@ -1,0 +1,267 @@
+"""The API of jobs, batches, queues and pauses.
+
+The application makes the blueprint, with its own authentication, errors and documentation, and `add_endpoints` adds the
+endpoints to it. Each of them asks the host whether the requester may do its action, before it reads the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import marshmallow as ma
+from flask_smorest import Blueprint
+
+from flask_belfry.changes.host import authorized
+from flask_belfry.db import commit_and_keep, db
+from flask_belfry.operations import batches, queues, services
+from flask_belfry.operations.fields import (
+    attempt_fields,
+    batch_fields,
+    job_fields,
+    log_fields,
+    pause_fields,
+    queue_fields,
+)
+from flask_belfry.operations.schemas import (
+    BatchQuery,
+    BatchSchema,
+    CancelledManySchema,
+    CancelledSchema,
+    CancelManySchema,
+    JobDetailSchema,
+    JobQuery,
+    JobSchema,
+    NewPauseSchema,
+    PauseQuery,
+    PauseSchema,
+    PausesSchema,
+    QueuesSchema,
+    RetriedManySchema,
+    RetriedSchema,
+    RetryBatchSchema,
+    RetryManySchema,
+)
+from flask_belfry.operations.services import JobFilters
+from flask_belfry.outbox import LIVE, JobRecord, JobState, JobStateError
+from flask_belfry.outbox.models import PauseKind
+from flask_belfry.schemas import page_response, page_schema
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+VIEW, CHANGE, PAUSE = "jobs.view", "jobs.change", "queues.change"
+# The most jobs that one request retries or cancels: it is one transaction, and they stay locked until its end.
+MAX_BULK = 1_000
+JOB, BATCH = "/jobs/<uuid:job_id>", "/batches/<uuid:batch_id>"
+
+
+@dataclass(frozen=True)
+class _Endpoint:
+    method: str
+    path: str
+    action: str
+    view: Callable[..., Any]
+    response: type[ma.Schema] | None
+    query: type[ma.Schema] | None
+    body: type[ma.Schema] | None
+    errors: Mapping[int, str]
+
+
+_ENDPOINTS: list[_Endpoint] = []
+
+
+def _endpoint(
+    method: str,
+    path: str,
+    action: str,
+    response: type[ma.Schema] | None,
+    *,
+    query: type[ma.Schema] | None = None,
+    body: type[ma.Schema] | None = None,
+    errors: Mapping[int, str] | None = None,
+) -> Callable[[View], View]:
+    def declare(view: View) -> View:
+        _ENDPOINTS.append(_Endpoint(method, path, action, view, response, query, body, errors or {}))
+        return view
+
+    return declare
+
+
+def add_endpoints(blueprint: Blueprint) -> None:
+    """Add the endpoints to a blueprint of the application. The host authorizes `jobs.view`, `jobs.change` (retry and
+    cancel) and `queues.change` (pause and resume)."""
+    for each in _ENDPOINTS:
+        view = blueprint.response(200 if each.response else 204, each.response)(each.view)
+        for schema, location in ((each.query, "query"), (each.body, "json")):
+            if schema is not None:
+                view = blueprint.arguments(schema, location=location)(view)
+        for status, description in each.errors.items():
+            view = blueprint.alt_response(status, description=description)(view)
+        blueprint.route(each.path, methods=[each.method])(authorized(each.action)(view))
+
+
+# ── Jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@_endpoint("GET", "/jobs", VIEW, page_schema(JobSchema), query=JobQuery)
+def list_jobs(query: dict[str, Any]) -> Mapping[str, Any]:
+    """List jobs, newest first"""
+    page = services.list_jobs(_filters(query), limit=query["limit"], cursor=query["cursor"])
+    return {**page_response(page), "items": [job_fields(record) for record in page.items]}
+
+
+@_endpoint("GET", JOB, VIEW, JobDetailSchema)
+def get_job(job_id: UUID) -> Mapping[str, Any]:
+    """Get a job with its attempts and log lines"""
+    record = services.get_job(str(job_id))
+    return {
+        **job_fields(record),
+        "attempts": [attempt_fields(attempt) for attempt in services.attempts_of(record)],
+        "logs": [log_fields(log) for log in services.logs_of(record)],
+        "successors": services.successors_of(record),
+    }
+
+
+@_endpoint(
+    "POST", f"{JOB}/retry", CHANGE, JobSchema, errors={409: "Its state, or that of another job, does not allow it."}
+)
+def retry_job(job_id: UUID) -> Mapping[str, Any]:
+    """Retry a failed or cancelled job"""
+    record = services.get_job(str(job_id))
+    if not services.retry_jobs([record.id]):
+        raise JobStateError("Only failed and cancelled jobs can be retried, and only after a completed predecessor.")
+    return _changed(record)
+
+
+@_endpoint("POST", f"{JOB}/cancel", CHANGE, JobSchema, errors={409: "It has already finished."})
+def cancel_job(job_id: UUID) -> Mapping[str, Any]:
+    """Cancel a waiting job, or request a running one to stop"""
+    record = services.get_job(str(job_id))
+    if not any(services.cancel_jobs([record.id])):
+        raise JobStateError("The job has already finished.")
+    return _changed(record)
+
+
+@_endpoint(
+    "POST",
+    "/jobs/retry",
+    CHANGE,
+    RetriedManySchema,
+    body=RetryManySchema,
+    errors={409: "Another live job has the unique key of one of the jobs. None is retried."},
+)
+def retry_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
+    """Retry failed or cancelled jobs that match a filter, the oldest first, at most 1,000"""
+    ids, has_more = _matching(filters, [JobState(filters.get("state", JobState.FAILED))])
+    retried = services.retry_jobs(ids)
+    db.session.commit()
+    return {"retried": len(retried), "has_more": has_more}
+
+
+@_endpoint("POST", "/jobs/cancel", CHANGE, CancelledManySchema, body=CancelManySchema)
+def cancel_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
+    """Cancel jobs that match a filter, the oldest first, at most 1,000"""
+    ids, has_more = _matching(filters, [JobState(filters["state"])] if "state" in filters else LIVE)
+    cancelled, stopping = services.cancel_jobs(ids)
+    db.session.commit()
+    return {"cancelled": len(cancelled), "stopping": len(stopping), "has_more": has_more}
+
+
+def _filters(given: Mapping[str, Any]) -> JobFilters:
+    batch_id = given.get("batch")
+    return JobFilters(
+        state=given.get("state"),
+        batch=str(batch_id) if batch_id else None,
+        **{name: given.get(name) for name in ("name", "queue", "subject", "since", "text")},
+    )
+
+
+def _matching(given: Mapping[str, Any], states: Collection[JobState]) -> tuple[list[str], bool]:
+    """Return the ids of at most MAX_BULK jobs, and whether more match."""
+    filters = _filters({name: value for name, value in given.items() if name != "state"})
+    ids = services.matching_ids(filters, states, limit=MAX_BULK + 1)
+    return ids[:MAX_BULK], len(ids) > MAX_BULK
+
+
+def _changed(record: JobRecord) -> Mapping[str, Any]:
+    """Commit, and return the job as it was before workers see the change."""
+    db.session.refresh(record)
+    commit_and_keep()
+    return job_fields(record)
+
+
+# ── Batches ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@_endpoint("GET", "/batches", VIEW, page_schema(BatchSchema), query=BatchQuery)
+def list_batches(query: dict[str, Any]) -> Mapping[str, Any]:
+    """List batches, newest first"""
+    page = batches.list_batches(is_open=query.get("open"), limit=query["limit"], cursor=query["cursor"])
+    counts = batches.job_counts(page.items)
+    return {**page_response(page), "items": [batch_fields(batch, counts[batch.id]) for batch in page.items]}
+
+
+@_endpoint("GET", BATCH, VIEW, BatchSchema)
+def get_batch(batch_id: UUID) -> Mapping[str, Any]:
+    """Get a batch with the number of its jobs in each state"""
+    batch = batches.get_batch(str(batch_id))
+    return batch_fields(batch, batches.job_counts([batch])[batch.id])
+
+
+@_endpoint("POST", f"{BATCH}/cancel", CHANGE, CancelledSchema, errors={409: "It is finished."})
+def cancel_batch(batch_id: UUID) -> Mapping[str, Any]:
+    """Cancel the jobs of a batch that have not ended, and refuse further ones"""
+    cancelled, stopping = batches.cancel_batch(batches.get_batch(str(batch_id)))
+    db.session.commit()
+    return {"cancelled": len(cancelled), "stopping": len(stopping)}
+
+
+@_endpoint(
+    "POST",
+    f"{BATCH}/retry",
+    CHANGE,
+    RetriedSchema,
+    body=RetryBatchSchema,
+    errors={409: "Another live job has the unique key of one of the jobs. None is retried."},
+)
+def retry_batch(options: dict[str, Any], batch_id: UUID) -> Mapping[str, Any]:
+    """Retry the failed jobs of a batch, which is open again until they have ended"""
+    retried = batches.retry_batch(batches.get_batch(str(batch_id)), cancelled=options["cancelled"])
+    db.session.commit()
+    return {"retried": len(retried)}
+
+
+# ── Queues and pauses ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@_endpoint("GET", "/jobs/queues", VIEW, QueuesSchema)
+def list_queues() -> Mapping[str, Any]:
+    """List all queues with the number of their jobs and their pauses"""
+    active = queues.active_pauses()
+    paused = dict(zip([(pause.kind, pause.name) for pause in active], pause_fields(active), strict=True))
+    return {
+        "items": [queue_fields(queue, paused.get((PauseKind.QUEUE, queue.name))) for queue in queues.queues(active)]
+    }
+
+
+@_endpoint("GET", "/jobs/pauses", VIEW, PausesSchema)
+def list_pauses() -> Mapping[str, Any]:
+    """List the pauses of queues, job names and limit keys"""
+    return {"items": pause_fields(queues.active_pauses())}
+
+
+@_endpoint("POST", "/jobs/pauses", PAUSE, PauseSchema, body=NewPauseSchema)
+def pause(values: dict[str, Any]) -> Mapping[str, Any]:
+    """Pause a queue, a job name or a limit key, or change its pause; running jobs continue"""
+    seconds = values.pop("duration_seconds")
+    paused = queues.pause(**values, duration=timedelta(seconds=seconds) if seconds else None)
+    return pause_fields([paused])[0]
+
+
+@_endpoint("DELETE", "/jobs/pauses", PAUSE, None, query=PauseQuery, errors={404: "Nothing is paused by this name."})
+def resume(query: dict[str, Any]) -> None:
+    """Resume a queue, a job name or a limit key"""
+    queues.resume(**query)

@@ -1,0 +1,138 @@
+"""The fields of jobs, batches and pauses as JSON values: those of the commands' `--json` and of the API."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from typing import Any
+
+from flask_belfry.changes.host import current_host
+from flask_belfry.operations import batches, queues, services
+from flask_belfry.outbox import FINALIZED, JobBatch, JobLog, JobRecord, JobState
+from flask_belfry.outbox.models import JobPause
+
+
+def job_fields(record: JobRecord) -> dict[str, Any]:
+    """Return the fields of a job."""
+    return {
+        "id": record.id,
+        "name": record.name,
+        "queue": record.queue,
+        "state": record.state.value,
+        "args": services.shown_args(record),
+        "attempt": record.attempt,
+        "max_attempts": record.max_attempts,
+        "subject": _subject(record),
+        "user_id": record.user_id,
+        "request_id": record.request_id,
+        "created_at": _iso(record.created_at),
+        "scheduled_at": _iso(record.scheduled_at),
+        "enqueued_at": _iso(record.enqueued_at),
+        "started_at": _iso(record.started_at),
+        "finished_at": _iso(record.finished_at),
+        "worker": record.worker,
+        "cancel_requested": record.cancel_requested,
+        "batch_id": record.batch_id,
+        "after_id": record.after_id,
+        "blocked_by": record.blocked_by.value if record.blocked_by else None,
+        "waiting_reason": services.waiting_reason(record),
+        "limit_key": record.limit_key,
+        "expires_at": _iso(record.expires_at),
+        "progress": progress_fields(record),
+        "result": record.result,
+        "error_type": record.error_type,
+        "error": record.error_message,
+    }
+
+
+def progress_fields(record: JobRecord) -> dict[str, Any] | None:
+    """Return the progress of a job; None when it has reported none."""
+    if record.progress_done is None:
+        return None
+    return {"done": record.progress_done, "total": record.progress_total, "text": record.progress_text}
+
+
+def attempt_fields(attempt: services.Attempt) -> dict[str, Any]:
+    """Return the fields of an attempt."""
+    return {
+        "number": attempt.number,
+        "outcome": attempt.outcome,
+        "worker": attempt.worker,
+        "host": attempt.host,
+        "started_at": _iso(attempt.started_at),
+        "finished_at": _iso(attempt.finished_at),
+        "error_type": attempt.error_type,
+        "error": attempt.error_message,
+    }
+
+
+def log_fields(log: JobLog) -> dict[str, Any]:
+    """Return the log lines of one claim of a job."""
+    return {
+        "claim": log.claim,
+        "attempt": log.attempt,
+        "worker": log.worker,
+        "dropped": log.dropped,
+        "lines": log.lines,
+    }
+
+
+def batch_fields(batch: JobBatch, counts: Counter[JobState]) -> dict[str, Any]:
+    """Return the fields of a batch.
+
+    Args:
+        batch: the batch.
+        counts: the number of its jobs in each state.
+    """
+    return {
+        "id": batch.id,
+        "name": batch.name,
+        "state": batches.state_of(batch),
+        "jobs": {state.value: counts[state] for state in JobState if counts[state]},
+        "total": counts.total(),
+        "ended": sum(counts[state] for state in FINALIZED),
+        "then": batch.then_job,
+        "then_job_id": batch.then_job_id,
+        "subject": _subject(batch),
+        "user_id": batch.user_id,
+        "request_id": batch.request_id,
+        "created_at": _iso(batch.created_at),
+        "cancelled_at": _iso(batch.cancelled_at),
+        "finished_at": _iso(batch.finished_at),
+    }
+
+
+def pause_fields(pauses: Sequence[JobPause]) -> list[dict[str, Any]]:
+    """Return the fields of pauses."""
+    names = {user_id: current_host().user_name(user_id) for user_id in {pause.user_id for pause in pauses}}
+    return [
+        {
+            "kind": pause.kind.value,
+            "name": pause.name,
+            "reason": pause.reason,
+            "paused_by": names[pause.user_id],
+            "paused_at": _iso(pause.paused_at),
+            "ends_at": _iso(pause.ends_at),
+        }
+        for pause in pauses
+    ]
+
+
+def queue_fields(queue: queues.QueueState, pause: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of a queue.
+
+    Args:
+        queue: the queue.
+        pause: the fields of its pause.
+    """
+    return {**asdict(replace(queue, pause=None)), "oldest_at": _iso(queue.oldest_at), "pause": pause}
+
+
+def _subject(row: JobRecord | JobBatch) -> str | None:
+    return f"{row.subject_type}/{row.subject_id}" if row.subject_type else None
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None

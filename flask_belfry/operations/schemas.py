@@ -1,0 +1,319 @@
+"""Schemas of jobs, batches, queues and pauses in the API. The values are those of `fields.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import validate
+
+from flask_belfry.outbox import FINALIZED, LIVE, JobState
+from flask_belfry.outbox.models import (
+    JOB_NAME_CHARACTERS,
+    LIMIT_KEY_CHARACTERS,
+    REASON_CHARACTERS,
+    BlockedBy,
+    PauseKind,
+)
+from flask_belfry.outbox.registry import QUEUES
+from flask_belfry.schemas import Moment, QueryOfPage, Schema, check_control_characters
+
+RETRYABLE = FINALIZED - {JobState.COMPLETED}
+MAX_TEXT_CHARACTERS = 100
+# Of a pause: ten years.
+MAX_DURATION_SECONDS = 10 * 366 * 86_400
+
+
+def _text(description: str, characters: int = MAX_TEXT_CHARACTERS, **options: Any) -> ma.fields.String:
+    valid = [validate.Length(1, characters), check_control_characters]
+    return ma.fields.String(validate=valid, metadata={"description": description}, **options)
+
+
+def _shown(description: str = "", **metadata: Any) -> ma.fields.String:
+    """Return a field of a response: text, or null."""
+    if description:
+        metadata["description"] = description
+    return ma.fields.String(required=True, allow_none=True, metadata=metadata)
+
+
+def _time(description: str = "") -> ma.fields.String:
+    return _shown(description, format="date-time")
+
+
+def _choice(values: Iterable[StrEnum], description: str = "", *, allow_none: bool = False) -> ma.fields.String:
+    metadata = {"description": description} if description else {}
+    valid = [value.value for value in values]
+    return ma.fields.String(required=True, allow_none=allow_none, validate=validate.OneOf(valid), metadata=metadata)
+
+
+def _number(description: str) -> ma.fields.Integer:
+    return ma.fields.Integer(required=True, metadata={"description": description})
+
+
+class JobFilterSchema(Schema):
+    """Filters of jobs."""
+
+    name = _text("The name of the job.", JOB_NAME_CHARACTERS)
+    queue = ma.fields.String(validate=validate.OneOf(QUEUES))
+    subject = _text("What the job is about: a type, or a type and an id, such as `reservation/7`.")
+    since = Moment(metadata={"description": "Created at this time or later."})
+    text = _text("Text in the name, the subject or the error, or the id of the job or of its subject.")
+    batch = ma.fields.UUID(metadata={"description": "The batch that the job belongs to."})
+
+
+class JobQuery(QueryOfPage, JobFilterSchema):
+    """Filters of the list."""
+
+    state = ma.fields.Enum(JobState, by_value=True)
+
+
+class _BulkSchema(JobFilterSchema):
+    @ma.validates_schema
+    def validate_filter(self, values: dict[str, Any], **_: Any) -> None:
+        """Require a filter: an empty body is more often a mistake than a choice."""
+        if not values:
+            raise ma.ValidationError("Give at least one filter.")
+
+
+class RetryManySchema(_BulkSchema):
+    """The jobs to retry. At least one filter is required."""
+
+    state = ma.fields.String(
+        validate=validate.OneOf(sorted(RETRYABLE)),
+        metadata={"description": "The state of the jobs to retry; `failed` if it is absent."},
+    )
+
+
+class CancelManySchema(_BulkSchema):
+    """The jobs to cancel. At least one filter is required."""
+
+    state = ma.fields.String(
+        validate=validate.OneOf(sorted(LIVE)),
+        metadata={"description": "The state of the jobs to cancel; any that is not final if it is absent."},
+    )
+
+
+class ProgressSchema(Schema):
+    """How far a job has come, as it reports."""
+
+    done = ma.fields.Integer(required=True)
+    total = ma.fields.Integer(required=True, allow_none=True)
+    text = _shown()
+
+
+class JobSchema(Schema):
+    """A job."""
+
+    id = ma.fields.UUID(required=True)
+    name = ma.fields.String(required=True)
+    queue = ma.fields.String(required=True)
+    state = _choice(JobState)
+    blocked_by = _choice(BlockedBy, "What a blocked job waits for.", allow_none=True)
+    waiting_reason = _shown("What a blocked job waits for, in words.")
+    attempt = ma.fields.Integer(required=True)
+    max_attempts = ma.fields.Integer(required=True)
+    progress = ma.fields.Nested(ProgressSchema, required=True, allow_none=True)
+    batch_id = _shown("Its batch.", format="uuid")
+    after_id = _shown("The job or the batch whose completion enqueues it.", format="uuid")
+    limit_key = _shown()
+    subject = _shown("What it is about: `type/id`.")
+    user_id = ma.fields.Integer(required=True, allow_none=True)
+    request_id = _shown()
+    worker = _shown("The worker that ran it last.")
+    cancel_requested = ma.fields.Boolean(required=True)
+    created_at = _time()
+    scheduled_at = _time()
+    enqueued_at = _time()
+    started_at = _time()
+    finished_at = _time()
+    expires_at = _time("A job that no worker has started by then is cancelled.")
+    error_type = _shown()
+    error = _shown()
+
+
+class AttemptSchema(Schema):
+    """An attempt to run a job."""
+
+    number = ma.fields.Integer(required=True)
+    outcome = ma.fields.String(required=True)
+    worker = _shown()
+    host = _shown()
+    started_at = _time()
+    finished_at = _time()
+    error_type = _shown()
+    error = _shown()
+
+
+class LogLineSchema(Schema):
+    """A log line."""
+
+    number = _number("Counts the lines of the attempt, also those that were dropped.")
+    time = ma.fields.String(required=True, metadata={"format": "date-time"})
+    level = ma.fields.String(required=True)
+    event = ma.fields.String(required=True)
+    values = ma.fields.Dict(keys=ma.fields.String(), values=ma.fields.String(), required=True)
+
+
+class JobLogSchema(Schema):
+    """The log lines of one claim of a job: usually those of an attempt."""
+
+    claim = ma.fields.Integer(required=True)
+    attempt = ma.fields.Integer(required=True)
+    worker = _shown()
+    dropped = _number("How many lines were dropped between the first and the last ones.")
+    lines = ma.fields.List(ma.fields.Nested(LogLineSchema), required=True)
+
+
+class SuccessorSchema(Schema):
+    """A job that is enqueued after another one."""
+
+    id = ma.fields.UUID(required=True)
+    name = ma.fields.String(required=True)
+    state = _choice(JobState)
+
+
+class JobDetailSchema(JobSchema):
+    """A job with its arguments, result, attempts and log lines."""
+
+    args = ma.fields.Dict(
+        keys=ma.fields.String(),
+        required=True,
+        metadata={"description": "Arguments that the job declares as secret are masked."},
+    )
+    result = ma.fields.Raw(required=True, allow_none=True, metadata={"description": "What the function returned."})
+    attempts = ma.fields.List(
+        ma.fields.Nested(AttemptSchema), required=True, metadata={"description": "The newest first."}
+    )
+    logs = ma.fields.List(ma.fields.Nested(JobLogSchema), required=True, metadata={"description": "The newest first."})
+    successors = ma.fields.List(
+        ma.fields.Nested(SuccessorSchema), required=True, metadata={"description": "At most 100."}
+    )
+
+
+class RetriedSchema(Schema):
+    """What a retry of many jobs has done."""
+
+    retried = _number("Jobs that are enqueued again, or wait for their predecessor again.")
+
+
+class RetriedManySchema(RetriedSchema):
+    """What a retry of all jobs that match a filter has done."""
+
+    has_more = ma.fields.Boolean(required=True, metadata={"description": "More jobs match: repeat the request."})
+
+
+class CancelledSchema(Schema):
+    """What a cancellation of many jobs has done."""
+
+    cancelled = _number("Jobs that waited, and will not run.")
+    stopping = _number("Running jobs that were requested to stop.")
+
+
+class CancelledManySchema(CancelledSchema):
+    """What a cancellation of all jobs that match a filter has done."""
+
+    has_more = ma.fields.Boolean(required=True, metadata={"description": "More jobs match: repeat the request."})
+
+
+class BatchQuery(QueryOfPage):
+    """Filters of the list."""
+
+    open = ma.fields.Boolean(metadata={"description": "Only those that are not finished, or only those that are."})
+
+
+class BatchSchema(Schema):
+    """A batch of jobs."""
+
+    id = ma.fields.UUID(required=True)
+    name = ma.fields.String(required=True)
+    state = ma.fields.String(required=True, validate=validate.OneOf(["open", "cancelled", "finished"]))
+    jobs = ma.fields.Dict(
+        keys=ma.fields.String(),
+        values=ma.fields.Integer(),
+        required=True,
+        metadata={"description": "The number of jobs by state. States without jobs are left out."},
+    )
+    total = _number("The number of jobs.")
+    ended = _number("The number of jobs that are completed, failed or cancelled.")
+    then = _shown("The job that is enqueued when all jobs have ended.")
+    then_job_id = _shown("Its id, once it is enqueued.", format="uuid")
+    subject = _shown("What it is about: `type/id`.")
+    user_id = ma.fields.Integer(required=True, allow_none=True)
+    request_id = _shown()
+    created_at = _time()
+    cancelled_at = _time()
+    finished_at = _time()
+
+
+class RetryBatchSchema(Schema):
+    """Which jobs of a batch to retry."""
+
+    cancelled = ma.fields.Boolean(
+        load_default=False, metadata={"description": "Retry the cancelled jobs too, not only the failed ones."}
+    )
+
+
+class PauseQuery(Schema):
+    """A pause."""
+
+    kind = ma.fields.Enum(PauseKind, by_value=True, required=True)
+    name = _text("The queue, the job name or the limit key.", LIMIT_KEY_CHARACTERS, required=True)
+
+
+class NewPauseSchema(PauseQuery):
+    """A pause of a queue, a job name or a limit key: until it is resumed, unless it has an end."""
+
+    reason = _text("Shown to users.", REASON_CHARACTERS, load_default=None, allow_none=True)
+    ends_at = Moment(load_default=None, allow_none=True, metadata={"description": "In the future."})
+    duration_seconds = ma.fields.Integer(
+        strict=True,
+        load_default=None,
+        allow_none=True,
+        validate=validate.Range(1, MAX_DURATION_SECONDS),
+        metadata={"description": "The time until it ends, instead of `ends_at`."},
+    )
+
+    @ma.validates_schema
+    def validate_end(self, values: dict[str, Any], **_: Any) -> None:
+        """Refuse two ends."""
+        if values["ends_at"] is not None and values["duration_seconds"] is not None:
+            raise ma.ValidationError("Give either ends_at or duration_seconds.", "duration_seconds")
+
+
+class PauseSchema(Schema):
+    """A pause."""
+
+    kind = _choice(PauseKind)
+    name = ma.fields.String(required=True)
+    reason = _shown()
+    paused_by = _shown("The name of the user.")
+    paused_at = _time()
+    ends_at = _time("null: until it is resumed.")
+
+
+class QueueSchema(Schema):
+    """A queue, with the jobs that the user of the token may see."""
+
+    name = ma.fields.String(required=True)
+    waiting = _number("Jobs that can be started now.")
+    running = _number("Jobs that run.")
+    scheduled = _number("Jobs that are due later, also for another attempt.")
+    blocked_by_predecessor = _number("Jobs that wait for another job or a batch.")
+    blocked_by_limit = _number("Jobs that wait for a free slot of their limit.")
+    blocked_by_pause = _number("Jobs that wait for the end of a pause.")
+    oldest_at = _time("Since when the oldest of the waiting jobs waits.")
+    pause = ma.fields.Nested(PauseSchema, required=True, allow_none=True)
+
+
+class QueuesSchema(Schema):
+    """All queues."""
+
+    items = ma.fields.List(ma.fields.Nested(QueueSchema), required=True)
+
+
+class PausesSchema(Schema):
+    """All pauses."""
+
+    items = ma.fields.List(ma.fields.Nested(PauseSchema), required=True)

@@ -1,0 +1,44 @@
+"""The routes of the API of jobs, and what another school has of them."""
+
+from __future__ import annotations
+
+from app.accounts import User
+from flask_belfry.changes import Actor, use_actor
+from flask_belfry.db import db
+from flask_belfry.outbox import batch, enqueue
+from tests.tenancy import ADMIN, STAFF, Route, many, one
+
+API_BATCH, API_JOB = "/api/v1/batches/{batch}", "/api/v1/jobs/{batch_job}"
+PAUSE = {"kind": "limit", "name": "zarathustra"}
+
+ROUTES: dict[tuple[str, str], Route] = {
+    ("api_jobs.list_jobs", "GET"): many(
+        STAFF,
+        "/api/v1/jobs?limit=100",
+        "/api/v1/jobs?batch={batch}",
+        "/api/v1/jobs?text={batch_job}",
+    ),
+    ("api_jobs.get_job", "GET"): one(STAFF, API_JOB),
+    ("api_jobs.retry_job", "POST"): one(STAFF, f"{API_JOB}/retry"),
+    ("api_jobs.cancel_job", "POST"): one(STAFF, f"{API_JOB}/cancel"),
+    ("api_jobs.retry_jobs", "POST"): Route(STAFF, ("/api/v1/jobs/retry",), {"batch": "{batch}"}, 200),
+    ("api_jobs.cancel_jobs", "POST"): Route(STAFF, ("/api/v1/jobs/cancel",), {"batch": "{batch}"}, 200),
+    ("api_jobs.list_batches", "GET"): many(STAFF, "/api/v1/batches?limit=100", "/api/v1/batches?open=true"),
+    ("api_jobs.get_batch", "GET"): one(STAFF, API_BATCH),
+    ("api_jobs.cancel_batch", "POST"): one(STAFF, f"{API_BATCH}/cancel"),
+    ("api_jobs.retry_batch", "POST"): one(STAFF, f"{API_BATCH}/retry", cancelled=True),
+    ("api_jobs.list_queues", "GET"): many(STAFF, "/api/v1/jobs/queues"),
+    ("api_jobs.list_pauses", "GET"): many(STAFF, "/api/v1/jobs/pauses"),
+    ("api_jobs.pause", "POST"): Route(ADMIN, ("/api/v1/jobs/pauses",), PAUSE),
+    ("api_jobs.resume", "DELETE"): Route(ADMIN, ("/api/v1/jobs/pauses?kind=limit&name=zarathustra",)),
+}
+
+UNSCOPED = ()
+
+
+def make_rows(user: User) -> dict[str, str]:
+    """A batch of a user with one job."""
+    with use_actor(Actor(user.id, school_id=user.school_id)), batch("Zarathustras batch") as opened:
+        job_id = enqueue("test.echo")
+    db.session.commit()
+    return {"batch": opened.id, "batch_job": job_id}

@@ -92,6 +92,7 @@ def _print_figures(result: Result, seconds: float) -> None:
             _say(f"    {count:4d}  {kind}")
     fates = [fate.value for fate in facts.book.values()]
     told = ", ".join(f"{fates.count(fate)} {fate}" for fate in dict.fromkeys(fates))
+    limited = sum(job.limit_key is not None for job in facts.jobs)
     figures = {
         "faults": f"{result.struck.total()} ({result.missed} without a target)",
         "transactions": told,
@@ -103,6 +104,7 @@ def _print_figures(result: Result, seconds: float) -> None:
         "doubled": f"{len(findings.doubled)}; within the recorded uncertain window: {len(findings.uncertain)}",
         "effects twice": len(findings.twice),
         "failed": len(findings.failed),
+        "over limit": f"{len(findings.over_limit)} of {limited} limited jobs",
         "slowest rescue": _slowest(result.rescues),
         "took": f"{seconds:.0f} s",
     }

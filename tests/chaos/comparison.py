@@ -9,6 +9,7 @@ from itertools import pairwise
 from flask_belfry.mail import MailState
 from flask_belfry.outbox import FINALIZED, JobState
 from tests.chaos.book import Fate
+from tests.chaos.domain import RUNNING
 from tests.chaos.facts import Facts, Job, Mail, is_undone
 
 MAILS_AT_AN_END = frozenset(
@@ -33,6 +34,7 @@ class Findings:
         doubled: mails received twice outside of the recorded uncertain window.
         twice: effects on the database that were had twice.
         failed: jobs that failed, or mails, and neither a refusal nor deaths in a row explain it.
+        over_limit: limited jobs that ran beside more of their key than its limit allows.
         uncertain: mails received twice within the recorded window.
     """
 
@@ -41,6 +43,7 @@ class Findings:
     doubled: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    over_limit: list[str] = field(default_factory=list)
     uncertain: list[str] = field(default_factory=list)
 
     @property
@@ -52,6 +55,7 @@ class Findings:
             "doubled": self.doubled,
             "effects twice": self.twice,
             "failed": self.failed,
+            "over limit": self.over_limit,
         }
         return {name: found for name, found in named.items() if found}
 
@@ -64,6 +68,7 @@ def compare(facts: Facts) -> Findings:
         doubled=[_twice_received(mail, facts) for mail in _received_again(facts) if not _is_explained(mail, facts)],
         twice=[f"effect {key} was had {count} times" for key, count in facts.effects.items() if count > 1],
         failed=[*_failed_jobs(facts), *_failed_mails(facts)],
+        over_limit=list(_over_limit(facts)),
         uncertain=[_twice_received(mail, facts) for mail in _received_again(facts) if _is_explained(mail, facts)],
     )
 
@@ -88,7 +93,9 @@ def _lost_jobs(facts: Facts) -> Iterator[str]:
     for job in facts.jobs:
         if job.state not in FINALIZED:
             yield f"{_described(job)} is {job.state}"
-    failed = {job.key for job in facts.jobs if job.state is JobState.FAILED}
+    for id in facts.open_batches:
+        yield f"batch {id} is not finished"
+    failed = {job.key for job in facts.jobs if job.state in (JobState.FAILED, JobState.CANCELLED)}
     for key in sorted(facts.expected_effects - facts.effects.keys() - failed):
         yield f"effect {key} was committed to and never had"
 
@@ -131,7 +138,8 @@ def _failed_jobs(facts: Facts) -> Iterator[str]:
     mail_jobs = {mail.job_id for mail in facts.mails}
     for job in facts.jobs:
         is_failed = job.state in (JobState.FAILED, JobState.CANCELLED)
-        if is_failed and job.id not in mail_jobs and job.id not in facts.poisoned:
+        is_explained = not facts.poisoned.isdisjoint([job.id, job.after_id])
+        if is_failed and job.id not in mail_jobs and not is_explained:
             yield f"{_described(job)} is {job.state}: {job.error}"
 
 
@@ -141,6 +149,23 @@ def _failed_mails(facts: Facts) -> Iterator[str]:
         is_explained = mail.state is MailState.FAILED and is_refused
         if mail.state in MAILS_AT_AN_END and mail.state is not MailState.SENT and not is_explained:
             yield f"{_written(mail)} is {mail.state}: {mail.error}"
+
+
+def _over_limit(facts: Facts) -> Iterator[str]:
+    """Yield each start of a limited job at which too many of its key ran.
+
+    A job runs from the step `running` to its next one, both written while its transaction has locked the limit key.
+    """
+    limited = {job.id: job for job in facts.jobs if job.limit_key is not None}
+    entered = sorted((step.at, step.state, id) for id in limited for step in facts.steps.get(id, ()))
+    running: set[str] = set()
+    for at, state, id in entered:
+        if state != JobState.RUNNING:
+            running.discard(id)
+            continue
+        running.add(id)
+        if len(running) > RUNNING:
+            yield f"{_described(limited[id])} began at {at:.3f} beside {len(running) - 1} of its limit key"
 
 
 def _lost_ticks(facts: Facts) -> Iterator[str]:

@@ -12,10 +12,15 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base, table_of
 from flask_belfry.db.columns import UtcDateTime
-from flask_belfry.execution import RetryPolicy, current_job, job
+from flask_belfry.execution import Limit, RetryPolicy, current_job, job
 from flask_belfry.outbox import enqueue
 
 CHILD = "/child"
+AFTER = "/after"
+THEN = "/then"
+# The limit key that all limited jobs have, and how many of them may run.
+LIMIT_KEY = "chaos"
+RUNNING = 2
 
 
 class AuditEvent(Base):
@@ -111,6 +116,19 @@ def chain(session: Session, key: str) -> None:
     """Asks for another job."""
     _have_effect(session, key)
     enqueue("chaos.quick", key=key + CHILD)
+
+
+@job("chaos.limited", limit=Limit(key=LIMIT_KEY, running=RUNNING), timeout_seconds=60)
+def limited(session: Session, key: str, seconds: float) -> None:
+    """Run with at most one other of its kind."""
+    slow(session, key, seconds)
+
+
+@job("chaos.then")
+def then(session: Session, key: str, jobs: int, completed: int, failed: int, cancelled: int) -> None:
+    """Follow the jobs of a batch: its effect is what was expected only if all of them had ended."""
+    ended = completed + failed + cancelled
+    _have_effect(session, key if ended == jobs else f"{key}, which saw {ended} of {jobs} jobs")
 
 
 def _have_effect(session: Session, key: str) -> None:

@@ -15,7 +15,7 @@ from app.reservations import Reservation
 from flask_belfry.changes import StatusChange
 from flask_belfry.db import db
 from flask_belfry.mail import EmailMessage, MailState
-from flask_belfry.outbox import JobRecord, JobState, ScheduleTick, WorkerProcess
+from flask_belfry.outbox import JobBatch, JobRecord, JobState, ScheduleTick, WorkerProcess
 from tests.chaos.book import UNDONE, Fate, read_book
 from tests.chaos.domain import AuditEvent, Effect, Step
 from tests.smtp import Received, SmtpServer
@@ -32,6 +32,8 @@ class Job:
     state: JobState
     key: str | None = None
     error: str | None = None
+    after_id: str | None = None
+    limit_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Facts:
         steps: by job id, the states it went through.
         queues: by job id, its queue.
         workers: by name, their processes.
+        open_batches: the ids of batches that are not finished.
         poisoned: the ids of jobs whose process was struck so often in a row that they are to be given up.
     """
 
@@ -96,6 +99,7 @@ class Facts:
     steps: Mapping[str, Sequence[JobStep]] = field(default_factory=dict)
     queues: Mapping[str, str] = field(default_factory=dict)
     workers: Mapping[str, Worker] = field(default_factory=dict)
+    open_batches: Sequence[str] = ()
     poisoned: frozenset[str] = frozenset()
 
 
@@ -116,6 +120,7 @@ def read_facts(book: Path, smtp: SmtpServer) -> Facts:
         steps=_steps(),
         queues=_queues(),
         workers=_workers(),
+        open_batches=db.session.scalars(sa.select(JobBatch.id).where(JobBatch.finished_at.is_(None))).all(),
     )
 
 
@@ -141,10 +146,19 @@ def _expected_mails() -> frozenset[str]:
 
 
 def _jobs() -> list[Job]:
-    columns = JobRecord.id, JobRecord.name, JobRecord.state, JobRecord.args, JobRecord.error_type
-    rows = db.session.execute(sa.select(*columns, JobRecord.error_message))
+    columns = JobRecord.id, JobRecord.name, JobRecord.state, JobRecord.args, JobRecord.after_id, JobRecord.limit_key
+    rows = db.session.execute(sa.select(*columns, JobRecord.error_type, JobRecord.error_message))
     return [
-        Job(row.id, row.name, row.state, row.args.get("key"), _said(row.error_type, row.error_message)) for row in rows
+        Job(
+            id=row.id,
+            name=row.name,
+            state=row.state,
+            key=row.args.get("key"),
+            error=_said(row.error_type, row.error_message),
+            after_id=row.after_id,
+            limit_key=row.limit_key,
+        )
+        for row in rows
     ]
 
 

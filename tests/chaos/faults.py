@@ -8,11 +8,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import psycopg
 import redis
+from sqlalchemy.exc import SQLAlchemyError
 
+from flask_belfry.db import db
+from flask_belfry.outbox.models import PauseKind
+from flask_belfry.outbox.pauses import pause, resume
+from tests.chaos.domain import LIMIT_KEY
 from tests.chaos.plan import Kind, Planned
 from tests.chaos.services import Kill, Service
 from tests.chaos.stack import SCHEDULERS, Stack
@@ -202,6 +208,39 @@ def _cut_postgres(stack: Stack, fault: Planned) -> None:
         )
 
 
+# ── Pauses ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _pause(kind: PauseKind, name: str) -> Strike:
+    """Pause and resume, or pause with an end: every second pause is left to end by itself."""
+
+    def do(stack: Stack, fault: Planned) -> bool:
+        ends_by_itself = fault.lot % 2 == 0
+        duration = timedelta(seconds=fault.seconds) if ends_by_itself else None
+        _commit(stack, lambda: pause(db.session(), kind, name, duration=duration))
+        time.sleep(fault.seconds)
+        if not ends_by_itself:
+            _commit(stack, lambda: resume(db.session(), kind, name))
+        stack.stalls.append(time.time())
+        return True
+
+    return do
+
+
+def _commit(stack: Stack, write: Callable[[], object]) -> None:
+    """Commit what an operator asks for, again until the database answers."""
+    with stack.app.app_context():
+        while True:
+            try:
+                write()
+                db.session.commit()
+            except SQLAlchemyError:
+                db.session.rollback()
+                time.sleep(0.1)
+            else:
+                return
+
+
 # ── SMTP ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -256,6 +295,9 @@ _TABLE: tuple[tuple[str, tuple[str, ...], Seconds, Strike], ...] = (
     ("restart PostgreSQL", ("postgres",), BLOW, _server("postgres", _restart_postgres)),
     ("crash PostgreSQL", ("postgres",), BLOW, _server("postgres", _crash_postgres)),
     ("cut PostgreSQL's connections", ("postgres",), BLOW, _server("postgres", _cut_postgres)),
+    ("pause a queue", ("bulk",), SHORT, _pause(PauseKind.QUEUE, "bulk")),
+    ("pause a job", ("chaos.flaky",), SHORT, _pause(PauseKind.JOB, "chaos.flaky")),
+    ("pause a limit key", (LIMIT_KEY,), SHORT, _pause(PauseKind.LIMIT, LIMIT_KEY)),
     ("SMTP defers", ("smtp",), SHORT, _trouble("content", "451 4.3.0 later")),
     ("SMTP refuses", ("smtp",), SHORT, _trouble("content", "550 5.7.1 refused by the chaos", 10)),
     ("SMTP hangs before taking a mail", ("smtp",), SHORT, _trouble("content", HANG)),

@@ -29,16 +29,25 @@ from app.reservations import Reservation, ReservationStatus
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import AppError
 from flask_belfry.db import db
-from flask_belfry.outbox import enqueue
+from flask_belfry.outbox import batch, enqueue
 from tests.chaos.book import UNDONE, Book, Fate
-from tests.chaos.domain import CHILD, AuditEvent
+from tests.chaos.domain import AFTER, CHILD, THEN, AuditEvent
 from tests.chaos.root import app
 
 HTTP_SECONDS = 5
 SCHOOL_ID = 1  # the one that the migration makes
 MAX_OPEN = 50
 # Heavy jobs run one by one: more of them would wait for each other, which says nothing of a rescue.
-SHARES = {"chaos.quick": 40, "chaos.slow": 25, "chaos.flaky": 15, "chaos.chain": 15, "chaos.heavy": 3}
+SHARES = {
+    "chaos.quick": 30,
+    "chaos.slow": 20,
+    "chaos.flaky": 15,
+    "chaos.chain": 10,
+    "chaos.heavy": 3,
+    "chaos.limited": 6,
+    "a batch": 8,
+    "a successor": 8,
+}
 
 
 class Sessions:
@@ -110,13 +119,26 @@ class Sessions:
         seconds = self._dice.uniform(0.5, 4.0)
         name = self._dice.choices(list(SHARES), list(SHARES.values()))[0]
         match name:
+            case "a batch":
+                return self._ask_batch(key)
+            case "a successor":
+                enqueue("chaos.quick", key=key + AFTER, after=enqueue("chaos.flaky", key=key))
+                return [key, key + AFTER]
             case "chaos.slow":
                 enqueue(name, key=key, seconds=seconds)
-            case "chaos.heavy":
+            case "chaos.heavy" | "chaos.limited":
                 enqueue(name, key=key, seconds=seconds / 8)
             case _:
                 enqueue(name, key=key, delay=seconds if self._dice.random() < 0.2 else None)
         return [key, key + CHILD] if name == "chaos.chain" else [key]
+
+    def _ask_batch(self, key: str) -> list[str]:
+        names = self._dice.choices(["chaos.quick", "chaos.flaky"], k=self._dice.randint(1, 5))
+        keys = [f"{key}/{number}" for number in range(len(names))]
+        with batch("chaos", then="chaos.then", then_args={"key": key + THEN, "jobs": len(names)}):
+            for name, of_job in zip(names, keys, strict=True):
+                enqueue(name, key=of_job)
+        return [*keys, key + THEN]
 
 
 class Client:

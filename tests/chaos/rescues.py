@@ -29,7 +29,8 @@ class Rescue:
         seconds: until it ran again; both from the kill, or from the last stall after it, or from the start of the
             worker that took it when all others were dead.
         is_disturbed: whether there was such a stall.
-        is_behind: whether it waited no longer than the jobs after it: the workers had more to do than they could.
+        is_behind: whether it waited no longer than the jobs after it: the workers had more to do than they could. Also
+            when it was blocked, by its limit or a pause.
     """
 
     job_id: str
@@ -97,7 +98,10 @@ def _rescue(facts: Facts, job_id: str, kill: Kill, stalls: Sequence[float], turn
     moments = [kill.at, *(stall for stall in stalls if kill.at < stall <= again.at)]
     is_disturbed, back_seconds = len(moments) > 1, max(0.0, back.at - max(moments))
     moments += _first_worker(facts, turn, again, turns)
-    return Rescue(job_id, kill, back_seconds, again.at - max(moments), is_disturbed, _is_behind(turn, turns))
+    is_behind = _is_behind(turn, turns) or any(
+        step.state == JobState.BLOCKED for step in steps[number:] if step.at < again.at
+    )
+    return Rescue(job_id, kill, back_seconds, again.at - max(moments), is_disturbed, is_behind)
 
 
 def _pid(facts: Facts, step: JobStep) -> int | None:

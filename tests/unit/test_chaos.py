@@ -41,6 +41,17 @@ def with_job(**values: Any) -> Facts:
     return replace(WELL, jobs=[replace(EFFECT, **values), DELIVERY])
 
 
+def limited(*entered: tuple[str, str, float]) -> Facts:
+    """Limited jobs of one key, as (job, state, at)."""
+    ids = sorted({id for id, _, _ in entered})
+    jobs = [Job(id, "chaos.limited", JobState.COMPLETED, limit_key="chaos") for id in ids]
+    steps = {id: [JobStep(state, 1, "light-a", at) for of, state, at in entered if of == id] for id in ids}
+    return replace(WELL, jobs=[*WELL.jobs, *jobs], steps=steps)
+
+
+THREE_RUN = [("a", "running", 1.0), ("b", "running", 2.0), ("c", "running", 4.0), ("c", "completed", 9.0)]
+
+
 def with_mail(**values: Any) -> Facts:
     return replace(WELL, mails=[replace(MAIL, **values)])
 
@@ -59,6 +70,8 @@ def test_books_that_agree_break_no_promise() -> None:
         ("lost", replace(WELL, mails=[])),
         ("lost", with_mail(state=MailState.SENDING)),
         ("lost", replace(WELL, received=Counter())),
+        ("lost", replace(WELL, open_batches=["b1"])),
+        ("over limit", limited(*THREE_RUN, ("a", "completed", 5.0))),
         ("lost", replace(WELL, ticks={"sweep": [0, 2, 6]})),
         ("phantom", replace(WELL, committed=frozenset({"t1", "t2"}))),
         ("phantom", replace(WELL, committed=frozenset({"t1", "t1" + UNDONE}))),
@@ -92,6 +105,17 @@ def test_a_mail_received_twice_within_its_recorded_window_is_counted_and_breaks_
 def test_a_mail_that_the_server_refused_may_fail() -> None:
     facts = replace(with_mail(state=MailState.FAILED), refused=frozenset({"<m1@x>"}), received=Counter())
     assert compare(facts).broken == {}
+
+
+def test_a_limited_job_may_start_when_another_has_ended() -> None:
+    assert compare(limited(*THREE_RUN, ("a", "completed", 3.0))).broken == {}
+
+
+def test_the_successor_of_a_job_that_was_given_up_may_be_cancelled() -> None:
+    successor = Job("j3", "chaos.quick", JobState.CANCELLED, "t1/0/after", after_id="j1")
+    facts = replace(WELL, jobs=[*WELL.jobs, successor], expected_effects=WELL.expected_effects | {"t1/0/after"})
+    assert list(compare(facts).broken) == ["failed"]
+    assert compare(replace(facts, poisoned=frozenset({"j1"}))).broken == {}
 
 
 def steps(*entered: tuple[str, float, str | None], others: Sequence[tuple[float, float]] = ()) -> Facts:
@@ -149,6 +173,13 @@ def test_the_time_of_a_rescue_restarts_after_an_outage() -> None:
 def test_a_rescue_is_slow_unless_the_workers_had_too_much_to_do(facts: Facts, is_slow: bool) -> None:
     (rescue,) = rescues(facts, BLOW, stalls=[])
     assert rescue.is_slow is is_slow
+
+
+def test_the_wait_of_a_blocked_job_for_its_turn_is_not_part_of_its_rescue() -> None:
+    worked = ("pending", 0, None), ("running", 1, "light-a")
+    facts = steps(*worked, ("pending", 11, "light-a"), ("blocked", 12, None), ("running", 40, "light-b"))
+    (rescue,) = rescues(facts, BLOW, stalls=[])
+    assert not rescue.is_slow
 
 
 def test_no_rescue_is_seen_where_the_killed_process_did_not_hold_the_job() -> None:

@@ -57,3 +57,11 @@ def count(session: Session, model: type, *conditions: sa.ColumnElement[bool]) ->
     found = session.scalar(sa.select(sa.func.count()).select_from(model).where(*conditions))
     session.rollback()
     return found or 0
+
+
+def waits_for_lock(session: Session) -> bool:
+    """Return whether a transaction of this PostgreSQL database waits for another one."""
+    query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    found = session.execute(sa.text(query)).first()
+    session.rollback()
+    return found is not None

@@ -20,7 +20,7 @@ from flask_belfry.outbox import JobRecord, JobRequest, JobState, cancel, enqueue
 from flask_belfry.outbox.models import BlockedBy, JobLimit
 from flask_belfry.outbox.registry import definition
 from tests.clocks import one_pass, scheduler
-from tests.job_records import read, state_of
+from tests.job_records import read, state_of, waits_for_lock
 from tests.processes import children_of, signal_tree
 from tests.servers import wait_until
 
@@ -105,7 +105,7 @@ def test_two_claims_of_the_last_slot_wait_for_each_other_and_one_gets_it(app, se
 
         thread = threading.Thread(target=claim_second)
         thread.start()
-        wait_until(lambda: _waits_for_lock(session))
+        wait_until(lambda: waits_for_lock(session))
         other.commit()
         thread.join(10)
     assert claimed == [[]]
@@ -125,19 +125,12 @@ def test_a_completion_waits_for_a_claim_that_is_about_to_block_and_releases_what
 
         thread = threading.Thread(target=complete)
         thread.start()
-        wait_until(lambda: _waits_for_lock(session))
+        wait_until(lambda: waits_for_lock(session))
         blocked = {"state": JobState.BLOCKED, "blocked_by": BlockedBy.LIMIT}
         other.execute(sa.update(JobRecord).where(JobRecord.id == late).values(blocked))
         other.commit()
         thread.join(10)
     assert state_of(session, late) is JobState.PENDING
-
-
-def _waits_for_lock(session) -> bool:
-    query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    found = session.execute(sa.text(query)).first()
-    session.rollback()
-    return found is not None
 
 
 def test_the_scheduler_releases_what_no_commit_has_released(app, session, monkeypatch):

@@ -325,6 +325,31 @@ def test_what_cannot_be_written_is_kept_and_reported_once(app, session, monkeypa
     assert read(session, id).progress_done == 5
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_lines_of_a_job_survive_a_crash_of_the_database_while_it_runs(app, session, postgres, ticks, caplog):
+    def is_not_written() -> bool:
+        return any("journal.not_written" in one.getMessage() for one in caplog.records)
+
+    def act(session: Session, ticket_id: int) -> None:
+        log.info("before")
+        postgres.stop("immediate")
+        try:
+            log.info("during")
+            current_job().progress(2, 3)
+            ticks.release()
+            wait_until(is_not_written)
+        finally:
+            postgres.start()
+
+    behaviour["act"] = act
+    id = asked(session)
+    run(app, session, id)
+    assert events_of(session, id) == []
+    journal(app).write()
+    assert [event for event in events_of(session, id) if event in ("before", "during")] == ["before", "during"]
+    assert read(session, id).progress_done == 2
+
+
 def test_the_log_of_a_deleted_job_is_dropped(app, session, written):
     behaviour["act"] = lambda session, ticket_id: log.info("late")
     kept, deleted = asked(session), asked(session)

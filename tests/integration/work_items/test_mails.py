@@ -26,6 +26,7 @@ from flask_belfry.mail.rendering import render
 from flask_belfry.outbox import JobRecord, JobState, publisher
 from flask_belfry.outbox.relay import relay
 from tests.forms import shown_in
+from tests.job_records import waits_for_lock
 from tests.ledger import addressees, contexts, mails
 from tests.reservation_factories import bearer, log_in, make_user
 from tests.servers import wait_until
@@ -412,8 +413,7 @@ def test_a_change_concurrent_with_the_digest_job_is_in_the_next_digest(app, sess
 
     with ThreadPoolExecutor(2) as threads:
         gathered, changed = threads.submit(gather), threads.submit(change)
-        locked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        wait_until(lambda: (session.rollback(), session.scalar(sa.text(locked)))[1] == 1)
+        wait_until(lambda: waits_for_lock(session))
         waits.set()
         assert (gathered.result(), changed.result()) == (1, None)
     session.rollback()

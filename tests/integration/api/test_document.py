@@ -39,7 +39,7 @@ def test_every_operation_answers_as_documented(app):
 def exercise(cases, headers: dict[str, str]) -> None:
     """Sends some of the operation's cases, and runs every check on each answer."""
 
-    @settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(case=cases)
     def answer(case) -> None:
         case.call_and_validate(headers=headers)

@@ -1,4 +1,4 @@
-"""Operations: the pages of jobs and of the schedule, health checks, and the commands of jobs, batches and queues."""
+"""Operations: the pages, the API and the commands of jobs, batches, queues and the schedule, and the health checks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ __all__ = ["counts_by_state", "init_app", "latest_failures"]
 
 def init_app(app: Flask) -> None:
     """Register the commands. `flask_belfry.operations.web` registers the pages and the health checks."""
+    register_subject(app, "batch", "batches.detail", "batch_id")
     register_subject(app, "job", "operations.job", "job_id")
     register_subject(app, "schedule", "schedule.list_", "name")
     add_lazy_command(app, "batches", "flask_belfry.operations.batches_cli:batches")

@@ -11,12 +11,15 @@ from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.clock import utc_now
+from flask_belfry.core.presentation import words
 from flask_belfry.core.text import query_text
 from flask_belfry.db import db
+from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.mail import mails_of_job
-from flask_belfry.operations import services
+from flask_belfry.operations import queues, services
 from flask_belfry.operations.services import JobFilters
-from flask_belfry.outbox import FINALIZED, LIVE, JobRecord, JobState
+from flask_belfry.outbox import FINALIZED, LIVE, JobBatch, JobRecord, JobState
+from flask_belfry.outbox.models import BlockedBy
 from flask_belfry.outbox.states import WAITING
 
 pages = Blueprint("operations", __name__, template_folder="templates", url_prefix="/jobs")
@@ -86,6 +89,7 @@ def _list_context() -> dict[str, Any]:
         name=query_text("name"),
         queue=query_text("queue"),
         text=query_text("text"),
+        batch=as_uuid_text(request.args.get("batch")),
     )
     page = services.list_jobs(filters, cursor=request.args.get("cursor"))
     return {
@@ -107,13 +111,25 @@ def _detail_context(job_id: str) -> dict[str, Any]:
         "attempts": services.attempts_of(record),
         "args": services.shown_args(record),
         "logs": services.logs_of(record),
-        "waiting_reason": services.waiting_reason(record) if record.state is JobState.BLOCKED else None,
+        "batch": db.session.get(JobBatch, record.batch_id) if record.batch_id else None,
+        "predecessor": _link(services.predecessor_of(record)),
+        "successors": services.successors_of(record),
+        "waiting_reason": services.waiting_reason(record),
+        "pause_kinds": {kind.value: words(subject_type) for kind, subject_type in queues.SUBJECT_TYPES.items()},
+        "pauses": queues.pauses_of(record) if record.blocked_by is BlockedBy.PAUSE else [],
         "mails": mails_of_job(record.id),
         "user_name": current_host().user_name(record.user_id),
         "may_retry": record.state in FINALIZED - {JobState.COMPLETED},
         "may_cancel": record.state in LIVE and not record.cancel_requested,
         "is_live": record.state in LIVE,
     }
+
+
+def _link(row: JobRecord | JobBatch | None) -> tuple[str, str] | None:
+    """Return the name and the URL of a job or a batch."""
+    if isinstance(row, JobBatch):
+        return row.name, url_for("batches.detail", batch_id=row.id)
+    return (row.name, url_for("operations.job", job_id=row.id)) if row else None
 
 
 @dataclass(frozen=True)

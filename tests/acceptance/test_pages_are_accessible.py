@@ -12,7 +12,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 
 import jobs
 from app import create_app
-from tests.acceptance.conftest import Stack, broken_words, log_in
+from tests.acceptance.conftest import Stack, broken_words, log_in, make_batch
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_group("stack")]
 
@@ -24,7 +24,7 @@ OF_ARGUMENTS = re.compile(r"/admin/\w+/(details|edit|delete|action|export)/|/col
 LIST_OF_PANEL = re.compile(r"/admin/\w+/$")
 # Of each kind of page that shows one row, that of the first row of a list.
 OF_ROWS = {
-    **dict.fromkeys(("/reservations/", "/jobs/", "/mails"), "tbody a.row-link"),
+    **dict.fromkeys(("/reservations/", "/jobs/", "/jobs/batches", "/mails"), "tbody a.row-link"),
     "/work-items/board": "a.work-title",
     **dict.fromkeys(
         (f"/admin/{table}/" for table in ("users", "work_items", "email_messages", "job_records", "audit_entries")),
@@ -88,6 +88,7 @@ def test_no_page_has_serious_accessibility_problems(stack: Stack, page: Any, tmp
         found[path] = findings(page)
     log_in(stack, page, "admin")
     ask_for_a_mail(stack, page)
+    make_batch(stack)
     for path in sorted(paths - set(strangers)):
         page.goto(f"{stack.url}{path}")
         found[path] = findings(page)

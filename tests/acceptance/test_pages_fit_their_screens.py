@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import Stack, broken_words, log_in
+from tests.acceptance.conftest import Stack, broken_words, log_in, make_batch
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_group("stack")]
 
@@ -57,6 +57,8 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
         "/reservations/",
         "/work-items",
         "/jobs/",
+        "/jobs/batches",
+        "/jobs/queues",
         "/mails",
         "/dev/inbox",
         "/mails/previews",
@@ -89,7 +91,9 @@ def test_no_word_is_broken_where_another_line_has_space_for_it(stack: Stack, pag
         page.goto(f"{stack.url}/work-items?kind={kind}")
         items += page.locator("tbody a.row-link").evaluate_all("links => links.map((a) => a.getAttribute('href'))")
     tables = ("users", "job_records", "work_items", "email_messages", "audit_entries", "status_changes", "schedules")
-    paths = ["/", "/jobs/", "/mails", "/audit", "/reservations/", "/work-items", "/schedule", "/account/tokens"]
+    make_batch(stack)
+    paths = ["/", "/jobs/", "/jobs/batches", "/jobs/queues", "/mails", "/audit", "/reservations/", "/work-items"]
+    paths += ["/schedule", "/account/tokens"]
     broken = {}
     for path in [*paths, *(f"/admin/{table}/" for table in tables), *items]:
         page.goto(f"{stack.url}{path}")

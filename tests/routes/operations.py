@@ -1,4 +1,4 @@
-"""The routes of the API of jobs, and what another school has of them."""
+"""The routes of batches, queues and the API of jobs, and what another school has of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from flask_belfry.db import db
 from flask_belfry.outbox import batch, enqueue
 from tests.tenancy import ADMIN, STAFF, Route, many, one
 
-API_BATCH, API_JOB = "/api/v1/batches/{batch}", "/api/v1/jobs/{batch_job}"
+BATCH, API_BATCH, API_JOB = "/jobs/batches/{batch}", "/api/v1/batches/{batch}", "/api/v1/jobs/{batch_job}"
 PAUSE = {"kind": "limit", "name": "zarathustra"}
 
 ROUTES: dict[tuple[str, str], Route] = {
+    ("batches.list_", "GET"): many(STAFF, "/jobs/batches", "/jobs/batches?show=open"),
+    ("batches.list_live", "GET"): many(STAFF, "/jobs/batches/live", "/jobs/batches/live?show=open"),
+    ("batches.detail", "GET"): one(STAFF, BATCH),
+    ("batches.detail_live", "GET"): one(STAFF, f"{BATCH}/live"),
+    ("batches.cancel", "POST"): one(STAFF, f"{BATCH}/cancel"),
+    ("batches.retry", "POST"): one(STAFF, f"{BATCH}/retry", cancelled="1"),
+    ("queues.list_", "GET"): many(STAFF, "/jobs/queues"),
+    ("queues.list_live", "GET"): many(STAFF, "/jobs/queues/live"),
+    ("queues.pause", "POST"): Route(ADMIN, ("/jobs/queues/pause",), PAUSE),
+    ("queues.resume", "POST"): Route(ADMIN, ("/jobs/queues/resume",), PAUSE),
     ("api_jobs.list_jobs", "GET"): many(
         STAFF,
         "/api/v1/jobs?limit=100",

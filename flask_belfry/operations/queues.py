@@ -55,9 +55,10 @@ def queues(active: Sequence[JobPause]) -> list[QueueState]:
     paused = {pause.name: pause for pause in active if pause.kind is PauseKind.QUEUE}
     counts: dict[str, Counter[str]] = {name: Counter() for name in QUEUES}
     oldest: dict[str, datetime] = {}
-    since = sa.func.min(sa.func.coalesce(JobRecord.enqueued_at, JobRecord.created_at)).label("since")
+    # Not since `enqueued_at`, which is set again whenever the relay has looked for the job's id in Redis.
+    since = sa.func.min(sa.func.coalesce(JobRecord.scheduled_at, JobRecord.started_at, JobRecord.created_at))
     columns = JobRecord.queue, JobRecord.state, JobRecord.blocked_by
-    query = sa.select(*columns, sa.func.count().label("jobs"), since).where(JobRecord.state.in_(LIVE))
+    query = sa.select(*columns, sa.func.count().label("jobs"), since.label("since")).where(JobRecord.state.in_(LIVE))
     for row in db.session.execute(query.group_by(*columns)):
         if row.queue not in counts:
             continue  # a queue that the running code does not know

@@ -99,6 +99,7 @@ def test_the_commands_are_listed_without_their_modules(tmp_path) -> None:
     names = app.cli.list_commands(Context(app.cli))
     assert names == [
         "audit",
+        "batches",
         "db",
         "demo",
         "dev",

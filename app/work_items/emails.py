@@ -94,6 +94,7 @@ def work_item_status(entries: Sequence[MailEntry]) -> Contexts:
     sample=sample_due,
     reason=None,
     choice="A work item of mine is due, or overdue",
+    queue="bulk",
 )
 def work_item_due(entries: Sequence[MailEntry]) -> Contexts:
     """For the person responsible for an item that is due tomorrow or overdue."""

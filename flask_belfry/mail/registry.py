@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.mail.errors import UnknownMailError
 from flask_belfry.mail.models import KIND_CHARACTERS, MailEntry
+from flask_belfry.outbox.registry import QUEUES
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -36,6 +37,7 @@ class MailKind:
             kinds that are always sent.
         hourly_cap: the maximum number of mails of the kind that one user may cause for one recipient in an hour; the
             others are skipped.
+        queue: the queue of its deliveries: `bulk` for mails that may come later than those that people wait for.
     """
 
     name: str
@@ -46,6 +48,7 @@ class MailKind:
     secrets: frozenset[str] = frozenset()
     choice: str | None = None
     hourly_cap: int | None = None
+    queue: str = "mail"
 
 
 _kinds: dict[str, MailKind] = {}
@@ -61,6 +64,7 @@ def mail_kind(
     secrets: Iterable[str] = (),
     choice: str | None = None,
     hourly_cap: int | None = None,
+    queue: str = "mail",
 ) -> Callable[[Contexts], Contexts]:
     """Register the function that returns the template contexts of one kind of mail.
 
@@ -72,8 +76,10 @@ def mail_kind(
         name: lower-case letters, digits and hyphens. It must not change: the ledger stores it. The folder
             `templates/email/<name>/` contains `subject.txt`, `body.txt` and `body.html`.
         sample: returns a context for the preview, without the database.
-        reason, on_sending, secrets, choice, hourly_cap: see `MailKind`.
+        reason, on_sending, secrets, choice, hourly_cap, queue: see `MailKind`.
     """
+    if queue not in QUEUES:
+        raise ValueError(f"{name}: queue must be one of {', '.join(QUEUES)}, not {queue!r}")
     if not NAME.fullmatch(name) or len(name) > KIND_CHARACTERS:
         raise ValueError(
             f"the name of a mail must be at most {KIND_CHARACTERS} lower-case letters, digits and hyphens, not {name!r}"
@@ -83,7 +89,9 @@ def mail_kind(
         known = _kinds.get(name)
         if known is not None and known.contexts.__module__ != function.__module__:
             raise ValueError(f"{name} is already registered by {known.contexts.__module__}")
-        _kinds[name] = MailKind(name, function, sample, reason, on_sending, frozenset(secrets), choice, hourly_cap)
+        _kinds[name] = MailKind(
+            name, function, sample, reason, on_sending, frozenset(secrets), choice, hourly_cap, queue
+        )
         return function
 
     return register

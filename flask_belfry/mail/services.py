@@ -84,14 +84,14 @@ def send_mails(kind: str, requests: Iterable[MailRequest], *, delay: timedelta |
         JobArgumentError: the delay is invalid.
         UnknownJobError: the application runs without jobs.
     """
-    kind_of(kind)
+    queue = kind_of(kind).queue
     due = due_after(delay) if delay else None
     rows = [row for request in requests for row in _rows(kind, request)]
     if not rows:
         return []
     written = insert_ignoring_conflicts(current_session(), EmailMessage, rows)
     new = [row for row in rows if row["id"] in written]
-    enqueue_many(DELIVER, [_delivery(row, due) for row in new if row["state"] is MailState.QUEUED])
+    enqueue_many(DELIVER, [_delivery(row, due, queue) for row in new if row["state"] is MailState.QUEUED])
     return [row["id"] for row in new]
 
 
@@ -188,10 +188,10 @@ def _checked_key(key: str) -> str:
     return key
 
 
-def _delivery(row: Mapping[str, Any], due: datetime | None = None) -> JobRequest:
+def _delivery(row: Mapping[str, Any], due: datetime | None = None, queue: str | None = None) -> JobRequest:
     subject = Subject(row["subject_type"], row["subject_id"]) if row["subject_type"] else None
     args, change_id = {"email_id": row["id"]}, row["change_id"]
-    return JobRequest(args, scheduled_at=due, subject=subject, change_id=change_id, id=row["job_id"])
+    return JobRequest(args, scheduled_at=due, subject=subject, change_id=change_id, id=row["job_id"], queue=queue)
 
 
 def _locked(mail_id: str) -> EmailMessage:

@@ -21,7 +21,7 @@ from flask_belfry.mail import (
     send_mail,
     send_mails,
 )
-from flask_belfry.outbox import JobState
+from flask_belfry.outbox import JobRecord, JobState
 from tests.deliveries import CONTEXT, KIND, ask, job_of, jobs, state_of, work
 from tests.smtp import SmtpServer
 
@@ -121,3 +121,10 @@ def test_mail_that_is_switched_off_after_it_was_asked_for_is_not_sent(
     work(app, session)
     assert state_of(mail_id) is MailState.SUPPRESSED
     assert smtp.received == []
+
+
+def test_a_kind_that_comes_in_large_numbers_is_delivered_after_those_that_people_wait_for(session: Session) -> None:
+    ask(session, "ada")
+    send_mail("work-item-due", "ada@example.org", "due/1")
+    session.commit()
+    assert list(session.scalars(sa.select(JobRecord.queue).order_by(JobRecord.id))) == ["mail", "bulk"]

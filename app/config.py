@@ -307,7 +307,8 @@ GROUPS: tuple[Group, ...] = (
             "WORKER_BATCH",
             whole_number(1),
             200,
-            "Jobs that a threaded worker prefetches at most, while they are short.",
+            "Jobs that a threaded worker prefetches at most, while they are short; and about the most ids that a queue"
+            " in Redis holds.",
         ),
         Setting(
             "WORKER_FROZEN_SECONDS",

@@ -131,13 +131,19 @@ def engine_options(busy_timeout_seconds: float) -> dict[str, Any]:
 
 
 class _Compiler(SQLiteCompiler):
-    """Notes which statements lock rows: SQLite has no `FOR UPDATE`, but one lock for the whole database."""
+    """Notes which statements lock rows: SQLite has no `FOR UPDATE`, but one lock for the whole database.
+
+    It also renders hints of tables, such as `INDEXED BY`.
+    """
 
     locks_rows = False
 
     def for_update_clause(self, select: Any, **options: Any) -> Literal[""]:
         self.locks_rows = True
         return super().for_update_clause(select, **options)
+
+    def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
+        return text
 
 
 def prepare_engine(engine: sa.Engine) -> None:

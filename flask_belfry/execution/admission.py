@@ -17,6 +17,7 @@ from flask_belfry.execution import limits
 from flask_belfry.execution.errors import JobExpiredError
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
+from flask_belfry.outbox.locking import is_in
 from flask_belfry.outbox.models import BlockedBy, PauseKind
 from flask_belfry.outbox.pauses import NOW, is_paused
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
@@ -30,7 +31,7 @@ IDS = JobRecord.id.in_(sa.bindparam("ids", expanding=True))
 # The jobs that a worker may claim if nothing holds them back; the parameters are those of `claim`.
 MAY_RUN = (
     IDS,
-    JobRecord.state.in_(sources_of(JobState.RUNNING)),
+    is_in(sources_of(JobState.RUNNING)),
     sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= NOW),
     JobRecord.suspicion < sa.bindparam("suspicion_limit"),
 )

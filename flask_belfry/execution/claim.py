@@ -19,11 +19,10 @@ from flask_belfry.execution.limits import free_slots
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
 from flask_belfry.outbox.locking import unlocked
-from flask_belfry.outbox.models import QUARANTINE
+from flask_belfry.outbox.models import MAX_INTEGER, QUARANTINE
 from flask_belfry.outbox.pauses import NOW
 from flask_belfry.outbox.states import CLAIMABLE, TIMED
 
-MAX_INTEGER = 2**31 - 1
 LOCK_PAUSES_SECONDS = (0.01, 0.04, 0.2)
 
 

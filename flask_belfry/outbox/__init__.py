@@ -5,7 +5,7 @@ This is its public API. What only the engine uses is imported from its modules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from flask import Flask, current_app
 
 from flask_belfry.db import BelfrySession
 from flask_belfry.outbox import pending
+from flask_belfry.outbox.backlog import KnownQueues
 from flask_belfry.outbox.batches import Batch, batch, cancel_batch, get_batch, retry_batch, sweep_batches
 from flask_belfry.outbox.broker import CircuitBreaker, connect
 from flask_belfry.outbox.control import cancel, retry
@@ -108,7 +109,8 @@ def init_app(app: Flask) -> None:
         timeout_seconds=settings["BROKER_TIMEOUT_SECONDS"],
     )
     breaker = CircuitBreaker(settings["BROKER_RETRY_SECONDS"])
-    app.extensions["outbox"] = Outbox(Publisher(connection, breaker, "", settings["RESULT_TTL_SECONDS"]))
+    queues = KnownQueues(settings["WORKER_BATCH"])
+    app.extensions["outbox"] = Outbox(Publisher(connection, breaker, "", settings["RESULT_TTL_SECONDS"], queues))
 
 
 def publisher(app: Flask | None = None) -> Publisher:
@@ -116,9 +118,9 @@ def publisher(app: Flask | None = None) -> Publisher:
     return (app or current_app).extensions["outbox"].publisher
 
 
-def _publish(records: Sequence[PendingMessage]) -> None:
+def _publish(records: Sequence[PendingMessage], backlog: Collection[str]) -> None:
     try:
-        publisher().publish(records)
+        publisher().publish(records, backlog)
     except Exception:
         log.exception("publish.failed", records=len(records))
 

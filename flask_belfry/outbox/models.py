@@ -28,6 +28,7 @@ _HOLDS_KEY = sa.text(
 )
 # With this `suspicion` a job runs in quarantine: alone in its process.
 QUARANTINE = 2
+MAX_INTEGER = 2**31 - 1
 _IS_QUARANTINED = sa.text(f"suspicion >= {QUARANTINE}")
 _CAN_EXPIRE = sa.text(f"expires_at IS NOT NULL AND state IN ({_WAITING_STATES})")
 
@@ -125,6 +126,9 @@ class JobRecord(OfSchoolOrSystem, Base):
         _partial_index("expires_at", _CAN_EXPIRE, "expires_at"),
         # What the scheduler looks through for blocked jobs that may continue.
         _partial_index("blocked", sa.text("state = 'blocked'"), "blocked_by", "id"),
+        # The backlog of each school, oldest first, for the fair share. Not by `id`: a planner could prefer the primary
+        # key for it, and would read all finalized rows before the pending ones.
+        _partial_index("backlog", sa.text("state = 'pending'"), "queue", "school_id", "created_at"),
         # Few rows, so that the query for them is cheap.
         _partial_index("quarantine", _IS_QUARANTINED, "id"),
     )

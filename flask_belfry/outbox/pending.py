@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -23,37 +25,66 @@ class PendingMessage:
     goes_first: bool = False
 
 
-# The most that one commit publishes. The relay publishes the rest: a statement over a million rows then neither keeps a
-# million ids in memory nor makes its caller wait for a million pushes.
-MAX_RECORDS = 10_000
+# The most delayed jobs that one commit publishes: the scheduler adds the others when they are due soon.
+MAX_DELAYED = 10_000
+_DELAYED = "delayed"
+
+
+@dataclass
+class Written:
+    """What one open transaction or savepoint has written.
+
+    A statement over a million rows keeps no million ids in memory: of each queue as many as it can hold, and the names
+    of the queues that have more.
+    """
+
+    messages: list[PendingMessage] = field(default_factory=list)
+    backlog: set[str] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)  # of the messages, by queue
+
+    def add(self, other: Written) -> None:
+        """Add what a savepoint in it has written."""
+        self.messages += other.messages
+        self.backlog |= other.backlog
+        self.counts += other.counts
 
 
 @dataclass
 class Buffer:
-    """The records written by each open transaction and savepoint of one session."""
+    """What each open transaction and savepoint of one session has written."""
 
-    by_transaction: dict[SessionTransaction, list[PendingMessage]] = field(default_factory=dict)
+    by_transaction: dict[SessionTransaction, Written] = field(default_factory=dict)
     committed: bool = False
 
-    @property
-    def size(self) -> int:
-        """The number of records."""
-        return sum(map(len, self.by_transaction.values()))
+    def add(
+        self, transaction: SessionTransaction, messages: Sequence[PendingMessage], bound_of: Callable[[str], float]
+    ) -> None:
+        """Add messages of a transaction, of each queue at most as many as its bound."""
+        written = self.by_transaction.setdefault(transaction, Written())
+        counts = sum((each.counts for each in self.by_transaction.values()), Counter[str]())
+        for message in messages:
+            queue = _DELAYED if message.scheduled_at else message.queue
+            if message.goes_first or counts[queue] < (MAX_DELAYED if message.scheduled_at else bound_of(queue)):
+                counts[queue] += 1
+                written.counts[queue] += 1
+                written.messages.append(message)
+            elif not message.scheduled_at:
+                written.backlog.add(queue)
 
 
-Publish = Callable[[Sequence[PendingMessage]], None]
+Publish = Callable[[Sequence[PendingMessage], Collection[str]], None]
 
 
 def publish_on_commit(session: Session, records: Sequence[PendingMessage]) -> None:
-    """Publish `records` when the transaction that wrote them commits; at most the first `MAX_RECORDS` of them."""
+    """Publish `records` when the transaction that wrote them commits: as many of each queue as it can hold."""
     transaction = session.get_nested_transaction() or session.get_transaction()
     assert transaction is not None, "records are written on the session's connection, which begins one"
+    publisher = current_app.extensions["outbox"].publisher
     # The publisher needs the deployment's id after the commit, when no statement may run.
-    current_app.extensions["outbox"].publisher.ownership.learn(session)
-    buffer = session.info.setdefault("outbox", Buffer())
-    if not current_app.config["JOBS_EAGER"]:  # with it, no relay would publish the rest
-        records = records[: max(0, MAX_RECORDS - buffer.size)]
-    buffer.by_transaction.setdefault(transaction, []).extend(records)
+    publisher.ownership.learn(session)
+    # Nothing else would run the rest with JOBS_EAGER.
+    bound_of = (lambda _: math.inf) if current_app.config["JOBS_EAGER"] else publisher.queues.bound_of
+    session.info.setdefault("outbox", Buffer()).add(transaction, records, bound_of)
 
 
 def listen(session_class: type[Session], publish: Publish) -> None:
@@ -70,11 +101,11 @@ def listen(session_class: type[Session], publish: Publish) -> None:
         buffer: Buffer | None = session.info.get("outbox")
         if buffer is None or not (transaction.nested or transaction.parent is None):
             return
-        records = buffer.by_transaction.pop(transaction, [])
+        written = buffer.by_transaction.pop(transaction, None)
         committed, buffer.committed = buffer.committed, False
-        if not committed or not records:
+        if not committed or written is None:
             return
         if transaction.parent is not None:
-            buffer.by_transaction.setdefault(transaction.parent, []).extend(records)
-        else:
-            publish(records)
+            buffer.by_transaction.setdefault(transaction.parent, Written()).add(written)
+        elif written.messages:
+            publish(written.messages, written.backlog)

@@ -1,8 +1,11 @@
-"""The relay: publishes committed records that are missing at RQ, and marks those that have arrived as queued."""
+"""The relay: publishes committed records that are missing at RQ, and marks those that have arrived as queued.
+
+Its passes are short whatever waits: of each queue it reads and pushes as many ids as the queue may hold.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,7 +16,8 @@ from rq import Queue
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.outbox.locking import unlocked
+from flask_belfry.db.columns import as_uuid_text
+from flask_belfry.outbox.locking import is_in, unlocked
 from flask_belfry.outbox.models import JobRecord
 from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.publisher import Publisher
@@ -21,8 +25,12 @@ from flask_belfry.outbox.registry import QUEUES
 from flask_belfry.outbox.states import TIMED, JobState, sources_of
 
 PAGE_RECORDS = 1_000
-# The scheduler enqueues a delayed job within a second of its time; the relay does it only when that has not happened.
+# The scheduler moves a delayed job within a second of its time; the relay does it only when that has not happened.
 TIMER_GRACE_SECONDS = 5.0
+
+_IS_PENDING = JobRecord.state == sa.literal_column(f"'{JobState.PENDING.value}'")  # as in the index
+# A record that was released or retried by hand is pending since then, not since its creation.
+_PENDING_SINCE = sa.func.coalesce(JobRecord.enqueued_at, JobRecord.created_at)
 
 
 @dataclass
@@ -37,7 +45,7 @@ def relay(publisher: Publisher) -> RelayReport:
     """Publish the records that should be at RQ and are not. Raises redis.RedisError when the broker is unavailable.
 
     These are pending records older than RELAY_GRACE_SECONDS, in which their own process publishes them; scheduled and
-    retryable records that the scheduler has not enqueued; and queued records that Redis has lost.
+    retryable records that the scheduler has not moved; and queued records that Redis has lost.
     """
     report = RelayReport()
     for page in relay_pages(publisher):
@@ -52,71 +60,101 @@ def relay_pages(publisher: Publisher) -> Iterator[RelayReport]:
     if not _has_candidates():
         return
     publisher.ownership.check(publisher.connection)
-    # Redis first, SQL second: a record that a worker pops in between still counts as present.
-    present = ids_at_rq(publisher)
-    for page in _pages():
-        missing = [record for record in page if record.id not in present]
-        publisher.push(missing, members=[record.id.encode() for record in missing])
-        _mark_queued([record.id for record in page])
-        yield RelayReport(len(missing), len(page) - len(missing))
+    yield from _make_late_ones_pending()
+    yield from _make_lost_ones_pending(publisher)
+    reports = [_publish_pending(publisher, queue) for queue in QUEUES]
+    yield RelayReport(sum(report.pushed for report in reports), sum(report.marked for report in reports))
 
 
-def ids_at_rq(publisher: Publisher) -> set[str]:
+def ids_at_rq(publisher: Publisher, queues: Sequence[str] = QUEUES) -> set[str]:
     """Return the ids in RQ's queues. A record that a worker has popped and not yet claimed is missing: pushed again,
     it is still claimed once."""
     with publisher.connection.pipeline(transaction=False) as pipeline:
-        for queue in QUEUES:
+        for queue in queues:
             pipeline.lrange(Queue.redis_queue_namespace_prefix + queue, 0, -1)
-        return {id.decode(errors="replace") for ids in pipeline.execute() for id in ids}
-
-
-def _condition() -> sa.ColumnElement[bool]:
-    now, settings = utc_now(), current_app.config
-    pending_since = now - timedelta(seconds=settings["RELAY_GRACE_SECONDS"])
-    queued_since = now - timedelta(seconds=settings["RESCUE_AFTER_SECONDS"])
-    # A record that was released or retried by hand is pending since then, not since its creation.
-    pending_at = sa.func.coalesce(JobRecord.enqueued_at, JobRecord.created_at)
-    return sa.or_(
-        sa.and_(JobRecord.state == JobState.PENDING, pending_at < pending_since),
-        sa.and_(JobRecord.state.in_(TIMED), JobRecord.scheduled_at < now - timedelta(seconds=TIMER_GRACE_SECONDS)),
-        sa.and_(JobRecord.state == JobState.QUEUED, JobRecord.enqueued_at < queued_since),
-    )
+        found = [as_uuid_text(id.decode(errors="replace")) for ids in pipeline.execute() for id in ids]
+    return {id for id in found if id is not None}
 
 
 def _has_candidates() -> bool:
-    found = db.session.execute(sa.select(JobRecord.id).where(_condition()).limit(1)).first()
+    conditions = (_IS_PENDING, _is_late(), _is_queued_for_long())
+    query = sa.select(sa.or_(*(sa.exists().where(condition) for condition in conditions)))
+    found = db.session.execute(query).scalar_one()
     db.session.rollback()
-    return found is not None
+    return found
 
 
-def _pages() -> Iterator[list[PendingMessage]]:
-    last, condition = "", _condition()
-    columns: Sequence[Any] = (
-        JobRecord.id,
-        JobRecord.name,
-        JobRecord.queue,
-        JobRecord.timeout_seconds,
-    )
-    while True:
-        query = sa.select(*columns).where(condition).order_by(JobRecord.id).limit(PAGE_RECORDS)
-        if last:
-            query = query.where(JobRecord.id > last)
-        page = [PendingMessage(*row) for row in db.session.execute(query)]
-        db.session.rollback()
-        if not page:
-            return
-        yield page
-        last = page[-1].id
+def _is_late() -> sa.ColumnElement[bool]:
+    late_since = utc_now() - timedelta(seconds=TIMER_GRACE_SECONDS)
+    return sa.and_(JobRecord.state.in_(TIMED), JobRecord.scheduled_at < late_since)
 
 
-def _mark_queued(ids: Sequence[str]) -> None:
-    free = unlocked(
-        JobRecord.id.in_(ids),
-        JobRecord.state.in_(sources_of(JobState.QUEUED) | {JobState.QUEUED}),
-        # A record that ran and failed since it was pushed waits for its retry.
-        sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now()),
-    )
+def _is_queued_for_long() -> sa.ColumnElement[bool]:
+    queued_since = utc_now() - timedelta(seconds=current_app.config["RESCUE_AFTER_SECONDS"])
+    return sa.and_(JobRecord.state == JobState.QUEUED, JobRecord.enqueued_at < queued_since)
+
+
+def _make_late_ones_pending() -> Iterator[RelayReport]:
+    condition = _is_late()
+    values = {"state": JobState.PENDING, "enqueued_at": JobRecord.scheduled_at}
+    page = unlocked(condition, JobRecord.state.in_(sources_of(JobState.PENDING))).limit(PAGE_RECORDS)
+    while _update(page, values) == PAGE_RECORDS:
+        yield RelayReport()
+
+
+def _make_lost_ones_pending(publisher: Publisher) -> Iterator[RelayReport]:
+    """Make the queued records pending that Redis has lost; note of the others that they have been seen."""
+    condition = _is_queued_for_long()
+    # Redis first, SQL second: a record that a worker pops in between still counts as present.
+    present = ids_at_rq(publisher)
+    query = sa.select(JobRecord.id).where(condition).limit(PAGE_RECORDS)
+    while ids := list(db.session.execute(query).scalars()):
+        lost, seen = [id for id in ids if id not in present], [id for id in ids if id in present]
+        updated = _update(unlocked(JobRecord.id.in_(lost), condition), {"state": JobState.PENDING})
+        updated += _update(unlocked(JobRecord.id.in_(seen), condition), {"enqueued_at": utc_now()})
+        if updated < PAGE_RECORDS:
+            break
+        yield RelayReport()
+    db.session.rollback()
+
+
+def _publish_pending(publisher: Publisher, queue: str) -> RelayReport:
+    """Mark what is at RQ, and push as much of the rest as the queue can hold."""
+    pending_since = utc_now() - timedelta(seconds=current_app.config["RELAY_GRACE_SECONDS"])
+    is_old = sa.and_(is_in([JobState.PENDING]), pending_since > _PENDING_SINCE)
+    present = list(ids_at_rq(publisher, [queue]))
+    pages = [present[start : start + PAGE_RECORDS] for start in range(0, len(present), PAGE_RECORDS)]
+    marked = sum(_mark_queued(page, is_old) for page in pages)
+    bound = publisher.queues.bound_of(queue)
+    # One more than the queue holds: what is left over is its backlog. A worker that pops a quarantined job has it run
+    # alone; none of them chooses it from the backlog.
+    most = max(bound, len(present)) + 1
+    chosen, has_more = publisher.choice.choose(db.session(), queue, most, with_quarantined=True)
+    missing = _messages(set(chosen).difference(present), is_old)
+    db.session.rollback()
+    pushed = [missing[id] for id in chosen if id in missing][: max(0, bound - len(present))]
+    publisher.push(pushed, members=[record.id.encode() for record in pushed], is_bounded=False)
+    _mark_queued([record.id for record in pushed], is_old)
+    if has_more or len(missing) > len(pushed):
+        publisher.mark_backlog([queue])
+    return RelayReport(len(pushed), marked)
+
+
+def _messages(ids: Collection[str], condition: sa.ColumnElement[bool]) -> dict[str, PendingMessage]:
+    query = sa.select(JobRecord.id, JobRecord.name, JobRecord.queue, JobRecord.timeout_seconds)
+    rows = db.session.execute(query.where(JobRecord.id.in_(ids), condition))
+    return {row.id: PendingMessage(*row) for row in rows}
+
+
+def _mark_queued(ids: Sequence[str], condition: sa.ColumnElement[bool]) -> int:
     values = {"state": JobState.QUEUED, "enqueued_at": utc_now()}
-    statement = sa.update(JobRecord).where(JobRecord.id.in_(free)).values(values)
-    db.session.execute(statement, execution_options={"synchronize_session": False})
+    may_be_queued = is_in(sources_of(JobState.QUEUED))
+    return _update(unlocked(JobRecord.id.in_(ids), condition, may_be_queued), values) if ids else 0
+
+
+def _update(ids: sa.Select[str], values: Mapping[str, Any]) -> int:
+    """Update and commit; return the number of updated records."""
+    statement = sa.update(JobRecord).where(JobRecord.id.in_(ids)).values(values).returning(JobRecord.id)
+    updated = db.session.execute(statement, execution_options={"synchronize_session": False}).all()
     db.session.commit()
+    return len(updated)

@@ -25,8 +25,8 @@ _HELD_BACK = frozenset({JobState.BLOCKED, JobState.SCHEDULED})
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.BLOCKED: frozenset({JobState.PENDING, JobState.CANCELLED}),
     JobState.PENDING: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED}) | _HELD_BACK,
-    JobState.SCHEDULED: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED, JobState.BLOCKED}),
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}) | _HELD_BACK,
+    JobState.SCHEDULED: frozenset({JobState.PENDING, JobState.RUNNING, JobState.CANCELLED, JobState.BLOCKED}),
+    JobState.QUEUED: frozenset({JobState.PENDING, JobState.RUNNING, JobState.CANCELLED}) | _HELD_BACK,
     JobState.RUNNING: frozenset(
         {
             JobState.COMPLETED,
@@ -36,7 +36,7 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
             JobState.CANCELLED,
         }
     ),
-    JobState.RETRYABLE: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED}) | _HELD_BACK,
+    JobState.RETRYABLE: frozenset({JobState.PENDING, JobState.RUNNING, JobState.CANCELLED}) | _HELD_BACK,
     JobState.COMPLETED: frozenset(),
     JobState.FAILED: frozenset({JobState.PENDING}),
     JobState.CANCELLED: frozenset({JobState.PENDING}),

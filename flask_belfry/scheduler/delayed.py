@@ -16,7 +16,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.outbox import JobRecord, JobState
-from flask_belfry.outbox.locking import unlocked
+from flask_belfry.outbox.locking import is_in, unlocked
 from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.publisher import DELAYED_KEY, Publisher
 from flask_belfry.outbox.states import TIMED, sources_of
@@ -60,14 +60,15 @@ class ScheduledSet:
     def move(self, members: Sequence[bytes]) -> None:
         """Push the due records among `members` and remove them from the set, both in one transaction of Redis.
 
-        A record that is due later according to SQL gets its true time; one that is cancelled, finalized or unknown is
+        They become pending first: those that a full queue cannot hold are its backlog, as when they were enqueued. A
+        record that is due later according to SQL gets its true time; one that is cancelled, finalized or unknown is
         removed.
         """
         if not members:
             return
         by_id = {id: member for member in members if (id := as_uuid_text(member.decode(errors="replace")))}
         # First in SQL: a worker whose clock is slow would not claim a record that is not yet due for it.
-        records = _mark_queued(list(by_id))
+        records = _make_pending(list(by_id))
         moved = [by_id[record.id] for record in records]
         self._publisher.push(records, members=moved)
         if left := set(members).difference(moved):
@@ -90,14 +91,15 @@ class ScheduledSet:
             db.session.rollback()
 
 
-def _mark_queued(ids: Sequence[str]) -> list[PendingMessage]:
-    """Mark the due records among `ids` as queued; return them with those that a crashed scheduler has marked."""
+def _make_pending(ids: Sequence[str]) -> list[PendingMessage]:
+    """Make the due records among `ids` pending; return them with those that a crashed scheduler has not pushed."""
     now = utc_now()
-    is_due = sa.and_(JobRecord.state.in_(sources_of(JobState.QUEUED) & TIMED), JobRecord.scheduled_at <= now)
+    is_due = sa.and_(is_in(sources_of(JobState.PENDING) & TIMED), JobRecord.scheduled_at <= now)
+    is_published = is_in([JobState.PENDING, JobState.QUEUED])
     statement = (
         sa.update(JobRecord)
-        .where(JobRecord.id.in_(unlocked(JobRecord.id.in_(ids), sa.or_(is_due, JobRecord.state == JobState.QUEUED))))
-        .values(state=JobState.QUEUED, enqueued_at=now)
+        .where(JobRecord.id.in_(unlocked(JobRecord.id.in_(ids), sa.or_(is_due, is_published))))
+        .values(state=JobState.PENDING, enqueued_at=now)
         .returning(JobRecord.id, JobRecord.name, JobRecord.queue, JobRecord.timeout_seconds)
     )
     rows = db.session.execute(statement, execution_options={"synchronize_session": False}).all()

@@ -145,7 +145,7 @@ class RegisteredWorker(BaseWorker):
                 self._read_pauses()
         except SQLAlchemyError as error:
             log.warning("heartbeat.late", error=type(error).__name__)
-        with _redis_optional():
+        with redis_optional():
             self._register_at_rq()
 
     def _read_pauses(self) -> None:
@@ -212,7 +212,7 @@ class RegisteredWorker(BaseWorker):
 
     def _expire_copies(self, ids: Collection[str]) -> None:
         """Let RQ's copies of jobs expire that this worker must not run: cancelled, finalized, or another worker's."""
-        with _redis_optional(), self.connection.pipeline(transaction=False) as pipeline:
+        with redis_optional(), self.connection.pipeline(transaction=False) as pipeline:
             for id in ids:
                 pipeline.expire(Job.key_for(id), self._app.config["RESULT_TTL_SECONDS"])
             pipeline.execute()
@@ -224,7 +224,7 @@ class RegisteredWorker(BaseWorker):
         keys = [Job.key_for(id) for id, _ in transitions]
         statuses = [RQ_STATUS[state] for _, state in transitions]
         ttl_seconds = self._app.config["RESULT_TTL_SECONDS"]
-        with _redis_optional():
+        with redis_optional():
             self.connection.eval(_UPDATE_COPIES, len(keys), *keys, utcformat(now()), ttl_seconds, *statuses)
 
     def _sign_off(self) -> None:
@@ -238,7 +238,7 @@ class RegisteredWorker(BaseWorker):
 
 
 @contextmanager
-def _redis_optional() -> Iterator[None]:
+def redis_optional() -> Iterator[None]:
     """Log errors of Redis in a block that only updates RQ's view of what SQL records: nothing depends on it."""
     try:
         yield

@@ -21,6 +21,7 @@ from flask_belfry.execution.journal import journal
 from flask_belfry.execution.time_limits import TimeLimits
 from flask_belfry.outbox import UnknownJobError
 from flask_belfry.outbox.registry import definition
+from flask_belfry.workers.backlogs import Fetched
 from flask_belfry.workers.completer import BatchCompleter, Completion
 from flask_belfry.workers.forks import reset_signals_in_forks
 from flask_belfry.workers.pool import EXIT_STUCK
@@ -97,7 +98,10 @@ class ThreadedWorker(EngineWorker):
         self._wait_times: defaultdict[str, MeanTime] = defaultdict(MeanTime)  # by job name
         self._time_limits = TimeLimits()
         self._quarantined: list[str] = []
-        self._threads = JobThreads(settings["WORKER_THREADS"], self._cut, self._run)
+        ranks = {name: rank for rank, name in enumerate(self.queue_names())}
+        self._threads = JobThreads(
+            settings["WORKER_THREADS"], self._cut, self._run, precedence=lambda item: ranks.get(item.queue, 0)
+        )
         self._completer = BatchCompleter(self._complete)
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -124,7 +128,7 @@ class ThreadedWorker(EngineWorker):
                 capacity[queue.key] = free
         return capacity
 
-    def _fetch(self, capacity: Mapping[str, int], *, block: bool) -> list[str]:
+    def _fetch(self, capacity: Mapping[str, int], *, block: bool) -> Fetched:
         self._run_quarantined()
         return super()._fetch(capacity, block=block)
 
@@ -256,10 +260,10 @@ class QuarantineWorker(ThreadedWorker):
             self._pause(CHECK_SECONDS)
         return not self._is_suspended
 
-    def _fetch(self, capacity: Mapping[str, int], *, block: bool) -> list[str]:
+    def _fetch(self, capacity: Mapping[str, int], *, block: bool) -> Fetched:
         with self._app.app_context():
             id = claims.next_quarantined(db.session(), self.queue_names())
-        return [id] if id else []
+        return Fetched([id] if id else [])
 
     def _execute(self, claims: Sequence[Claim]) -> None:
         super()._execute(claims)

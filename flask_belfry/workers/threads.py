@@ -53,6 +53,7 @@ class JobThreads:
         cut: removes the next jobs for one thread from those that wait: at least one.
         run: runs them until their new states are committed. It handles every error that concerns them.
         load: measures whether one more thread would get anything done.
+        precedence: the rank of a job: those with a lower one pass the others that wait.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class JobThreads:
         cut: Callable[[deque[Claim]], list[Claim]],
         run: Callable[[list[Claim]], None],
         load: Load | None = None,
+        precedence: Callable[[Claim], int] = lambda _: 0,
     ) -> None:
         self.count = count
         self._cut = cut
         self._run = run
+        self._precedence = precedence
         self._waiting: deque[Claim] = deque()
         self._idle = 0
         self._enough = 0
@@ -84,9 +87,9 @@ class JobThreads:
             self._changed.wait_for(lambda: self._idle == self.count)
 
     def put(self, items: Iterable[Claim]) -> None:
-        """Add claimed jobs, to be run in this order."""
+        """Add claimed jobs, to be run in this order of those with the same precedence."""
         with self._has_work:
-            self._waiting.extend(items)
+            self._waiting = deque(sorted([*self._waiting, *items], key=self._precedence))
             self._enough = len(self._waiting) // 2
             self._wake()
 

@@ -14,6 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.execution.claim import Claim, claim
+from flask_belfry.outbox.backlog import BACKLOG_KEY
+from flask_belfry.workers.backlogs import Backlogs, Fetched
 from flask_belfry.workers.registration import CHECK_SECONDS, POLL_SECONDS, RegisteredWorker
 
 log = structlog.get_logger(__name__)
@@ -31,6 +33,10 @@ class EngineWorker(RegisteredWorker):
     batch = 1
     ends_when_idle = False
     claims_quarantined = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._backlogs = Backlogs(self.connection, with_quarantined=self.claims_quarantined)
 
     def work(  # pyright: ignore[reportIncompatibleMethodOverride] - RQ passes its options by keyword
         self,
@@ -63,7 +69,7 @@ class EngineWorker(RegisteredWorker):
     def _run_loop(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         """Return how many jobs were started."""
         started, backoff, idle_since = 0, 1.0, time.monotonic()
-        ids: list[str] = []  # kept while they cannot be claimed: they are in no queue any more
+        fetched = Fetched()
         while not self._stopping.is_set() and not (max_jobs and started >= max_jobs):
             if not self._is_ready():
                 continue
@@ -71,8 +77,8 @@ class EngineWorker(RegisteredWorker):
             is_every_queue_open = len(capacity) == len(self._unpaused_queues())
             was_busy = bool(self._in_flight)  # what ends after the fetch may have enqueued other jobs
             try:
-                ids = ids or self._fetch(capacity, block=is_every_queue_open and not burst)
-                claims = self._claim(ids)
+                fetched = fetched or self._fetch(capacity, block=is_every_queue_open and not burst)
+                claims = self._claim(fetched)
                 backoff = 1.0
             except (redis.RedisError, SQLAlchemyError) as error:
                 reason = str(getattr(error, "orig", error))
@@ -82,8 +88,8 @@ class EngineWorker(RegisteredWorker):
                 continue
             self._execute(claims)
             started += len(claims)
-            if ids:
-                ids, idle_since = [], time.monotonic()
+            if fetched:
+                fetched, idle_since = Fetched(), time.monotonic()
             elif not is_every_queue_open or (burst and was_busy):
                 self._in_flight.wait_until_fewer(CHECK_SECONDS)
             elif burst or (max_idle_time and time.monotonic() - idle_since > max_idle_time):
@@ -101,45 +107,61 @@ class EngineWorker(RegisteredWorker):
     def _unpaused_queues(self) -> list[Queue]:
         return [queue for queue in self.queues if queue.name not in self._paused_queues]
 
-    def _fetch(self, capacity: Mapping[str, int], *, block: bool) -> list[str]:
+    def _fetch(self, capacity: Mapping[str, int], *, block: bool) -> Fetched:
         """Pop ids from the queues in their order of precedence; with `block`, wait POLL_SECONDS for the first one."""
+        fetched = Fetched()
         if self._paused_queues and self._are_pauses_old():
             with self._app.app_context():
                 self._read_pauses()
         if self._is_suspended or (block and not capacity):  # every queue is paused
             self._pause(CHECK_SECONDS)
-            return []
+            return fetched
         self._check_broker(self.connection)
-        ids = self._pop(capacity, self.batch)
-        if not ids and block and (popped := self.connection.blpop(list(capacity), POLL_SECONDS)):
-            ids = [_decoded(popped[1]), *self._pop(capacity, self.batch - 1)]
-        return ids
+        self._pop(capacity, self.batch, fetched)
+        if not fetched and block and (popped := self.connection.blpop(list(capacity), POLL_SECONDS)):
+            fetched.ids.append(_decoded(popped[1]))
+            self._pop(capacity, self.batch - 1, fetched)
+        return fetched
 
-    def _pop(self, capacity: Mapping[str, int], limit: int) -> list[str]:
-        ids: list[str] = []
+    def _pop(self, capacity: Mapping[str, int], limit: int, fetched: Fetched) -> None:
+        """Pop until a queue may have more than was wanted: the queues after it come later."""
         for key, room in capacity.items():
-            if (wanted := min(room, limit - len(ids))) > 0:
-                popped: Any = self.connection.lpop(key, wanted)
-                ids += [_decoded(id) for id in popped or ()]
-        return ids
+            if (wanted := min(room, limit)) <= 0:
+                return
+            queue = key.removeprefix(Queue.redis_queue_namespace_prefix)
+            with self.connection.pipeline(transaction=False) as pipeline:
+                pipeline.lpop(key, wanted)
+                pipeline.sismember(BACKLOG_KEY, queue)
+                popped, has_backlog = pipeline.execute()
+            fetched.ids += [_decoded(id) for id in popped or ()]
+            limit -= len(popped or ())
+            missing = wanted - len(popped or ())
+            self._backlogs.fetch(fetched, queue, missing, bool(has_backlog))
+            if has_backlog or not missing:
+                return
 
-    def _claim(self, ids: Sequence[str]) -> list[Claim]:
-        """Claim what may run of `ids`, and add it to the jobs in flight."""
-        parsed = [as_uuid_text(text) for text in ids]
-        valid = list(dict.fromkeys(id for id in parsed if id is not None))
+    def _claim(self, fetched: Fetched) -> list[Claim]:
+        """Claim what may run of what was fetched, and add it to the jobs in flight."""
+        if not fetched:
+            return []
+        parsed = [as_uuid_text(text) for text in fetched.ids]
+        valid = [id for id in parsed if id is not None]
         if foreign := parsed.count(None):
             log.error("queue.foreign_ids", count=foreign)
-        if not valid:
-            return []
         with self._app.app_context():
-            claims = claim(db.session(), valid, self.name, with_quarantined=self.claims_quarantined)
-            unclaimed = set(valid) - {claim.id for claim in claims}
+            session = db.session()
+            choice = self._backlogs.choose(session, fetched)
+            ids = list(dict.fromkeys([*valid, *choice.ids]))
+            claims = claim(session, ids, self.name, with_quarantined=self.claims_quarantined) if ids else []
+            unclaimed = set(ids) - {claim.id for claim in claims}
             if unclaimed and not self.claims_quarantined:
                 self._leave_quarantined(unclaimed)
-            if unclaimed and self._are_pauses_old():
+            # If none of a backlog may run, its queue may be paused: the next choice would block as many jobs again.
+            if unclaimed and (self._are_pauses_old() or (choice.ids and not claims)):
                 self._read_pauses()
         self._in_flight.add(claims)
         self._expire_copies(unclaimed)
+        self._backlogs.note(fetched, choice)
         return claims
 
     def _leave_quarantined(self, ids: Collection[str]) -> None:

@@ -9,16 +9,14 @@ from collections import Counter
 from datetime import timedelta
 
 import sqlalchemy as sa
-import time_machine
 
 from app.reservations import Reservation, ReservationStatus, sweep_overdue
 from flask_belfry.changes import Actor, StatusChange, bulk, use_actor
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.columns import new_id
-from flask_belfry.outbox import JobRecord, JobRequest, JobState, enqueue_many, publisher
-from flask_belfry.outbox import pending as buffer
-from flask_belfry.outbox.relay import relay
+from flask_belfry.outbox import JobRecord, JobRequest, JobState, enqueue, enqueue_many, publisher
+from flask_belfry.outbox.backlog import BACKLOG_KEY
 from tests.conftest import make_app
 from tests.job_records import count
 from tests.reservation_factories import insert_reservations, make_reservation, make_user, tomorrow
@@ -78,7 +76,7 @@ def test_a_bulk_update_that_sends_mails_takes_four_statements_for_each_thousand(
 
 def test_a_bulk_update_takes_no_more_memory_for_more_rows(session, monkeypatch):
     monkeypatch.setattr(bulk, "CHUNK_ROWS", 50)
-    monkeypatch.setattr(buffer, "MAX_RECORDS", 50)
+    monkeypatch.setattr(publisher().queues, "bound", 50)
     customer = make_user()
 
     def peak_bytes(rows: int) -> int:
@@ -102,24 +100,34 @@ def test_a_bulk_update_takes_no_more_memory_for_more_rows(session, monkeypatch):
     assert peak_bytes(1_000) - peak_bytes(100) < 100_000
 
 
-def test_of_very_many_jobs_a_commit_publishes_the_first_and_the_relay_the_rest(app, session, broker, monkeypatch):
-    monkeypatch.setattr(buffer, "MAX_RECORDS", 10)
+def test_of_very_many_jobs_a_commit_publishes_what_their_queue_can_hold(session, broker, monkeypatch):
+    monkeypatch.setattr(publisher().queues, "bound", 10)
+    ids: list[str] = []
     for _ in range(3):
         with session.begin_nested():
-            ids = enqueue_many("test.greet", [JobRequest({"ticket_id": n}) for n in range(7)])
+            ids += enqueue_many("test.greet", [JobRequest({"ticket_id": n}) for n in range(7)])
+    other = enqueue("test.nap", seconds=0)
     session.commit()
-    assert broker.llen("rq:queue:default") == 10
-    with time_machine.travel(utc_now() + timedelta(seconds=10)):
-        assert relay(publisher(app)).pushed == 11
-    at_rq = broker.lrange("rq:queue:default", 0, -1)
-    assert len(at_rq) == len(set(at_rq)) == 21
-    assert ids[-1].encode() in at_rq
+    assert broker.lrange("rq:queue:default", 0, -1) == [id.encode() for id in ids[:10]]
+    assert broker.lrange("rq:queue:bulk", 0, -1) == [other.encode()]  # each queue has its own bound
+    assert broker.smembers(BACKLOG_KEY) == {b"default"}
+
+
+def test_what_a_savepoint_took_back_makes_no_backlog(session, broker, monkeypatch):
+    monkeypatch.setattr(publisher().queues, "bound", 10)
+    savepoint = session.begin_nested()
+    enqueue_many("test.greet", [JobRequest({"ticket_id": n}) for n in range(21)])
+    savepoint.rollback()
+    id = enqueue("test.greet", ticket_id=1)
+    session.commit()
+    assert broker.lrange("rq:queue:default", 0, -1) == [id.encode()]
+    assert not broker.exists(BACKLOG_KEY)
 
 
 def test_without_a_relay_a_commit_runs_all_its_jobs_however_many(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(buffer, "MAX_RECORDS", 10)
     eager = make_app({**settings, "JOBS_EAGER": "true"}, tmp_path / "eager")
     with eager.app_context():
+        monkeypatch.setattr(publisher().queues, "bound", 10)
         enqueue_many("test.greet", [JobRequest({"ticket_id": n}) for n in range(21)])
         db.session.commit()
         assert set(db.session.scalars(sa.select(JobRecord.state))) == {JobState.COMPLETED}

@@ -135,7 +135,7 @@ def test_without_the_broker_a_status_change_answers_in_time_and_its_job_comes_la
     asked = set(session.scalars(sa.select(JobRecord.id)))
     confirmed = session.scalar(sa.select(sa.func.count()).where(Reservation.status == ReservationStatus.CONFIRMED))
     assert len(asked) == confirmed
-    processes.scheduler(REDIS_URL=url, RELAY_SECONDS="0.5")
+    processes.scheduler(REDIS_URL=url, RELAY_SECONDS="0.5", WORKER_BATCH="10000")  # the queue holds all
     wait_until(lambda: asked <= set(at_rq(another)), seconds=20)
     assert len(at_rq(another)) == len(asked)
 

@@ -6,9 +6,11 @@ from datetime import timedelta
 from importlib import import_module
 
 import pytest
+import sqlalchemy as sa
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.outbox import JobRequest, enqueue, enqueue_many
+from flask_belfry.outbox import JobRecord, JobRequest, JobState, enqueue, enqueue_many, publisher
+from flask_belfry.outbox.backlog import BACKLOG_KEY
 from flask_belfry.scheduler.scheduler import MEMORY_KEY, BelfryScheduler
 from tests.clocks import QUEUE, TICK, TIMERS, jobs_of_schedule, one_pass, scheduler
 
@@ -85,13 +87,20 @@ def test_a_redis_that_is_wiped_while_it_is_rebuilt_is_rebuilt_again(app, session
     assert timers(broker) == {*ids, TICK}
 
 
-def test_the_relay_publishes_page_by_page(app, session, clock, broker):
+def test_the_relay_goes_on_page_by_page_and_pushes_what_the_queue_can_hold(app, session, clock, broker):
     ours = scheduler(app)
-    ids = sorted(enqueue("test.act") for _ in range(5))
+    ids = [enqueue("test.act") for _ in range(5)]
+    session.execute(sa.update(JobRecord).values(state=JobState.QUEUED, enqueued_at=utc_now()))
     session.commit()
     broker.flushall()
-    clock.shift(10)
-    assert ours.work_once()
-    assert queue(broker) == ids[:2]
+    publisher(app).queues.bound = 4
+    clock.shift(20)
+    pending = sa.select(sa.func.count()).where(JobRecord.state == JobState.PENDING)
+    for expected in (2, 4):
+        assert ours.work_once()
+        assert session.scalar(pending) == expected
+        session.rollback()
     go_on(ours)
-    assert queue(broker) == ids
+    assert len(queue(broker)) == 4
+    assert set(queue(broker)) < set(ids)
+    assert broker.sismember(BACKLOG_KEY, "default")

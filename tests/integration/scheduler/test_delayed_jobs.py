@@ -75,7 +75,7 @@ def test_a_worker_whose_clock_is_behind_does_not_refuse_what_the_scheduler_gives
     assert [item.id for item in claim.claim(session, [id], "w")] == [id]
 
 
-def test_what_the_scheduler_pushes_counts_as_queued_by_then(app, session, clock, broker, monkeypatch):
+def test_what_the_scheduler_pushes_is_pending_by_then(app, session, clock, broker, monkeypatch):
     """A worker fetches it immediately: if it were still scheduled, a worker with a slow clock would not claim it."""
     id = enqueue("test.act", delay=5)
     session.commit()
@@ -90,7 +90,7 @@ def test_what_the_scheduler_pushes_counts_as_queued_by_then(app, session, clock,
 
     monkeypatch.setattr(pusher, "push", spy)
     scheduler(app).enqueue_jobs()
-    assert states == [JobState.QUEUED]
+    assert states == [JobState.PENDING]
 
 
 def test_a_tick_that_redis_has_lost_is_set_again_at_once(app, session, clock, broker):

@@ -169,7 +169,7 @@ def test_what_a_frozen_worker_has_locked_stops_neither_the_rescue_nor_the_relay_
         frozen.execute(locked.values(result="half way"))
         assert rescue(session) == 1
         with time_machine.travel(utc_now() + timedelta(seconds=10)):
-            assert relay(publisher(app)).pushed == 2
+            assert relay(publisher(app)).pushed == 1
         assert state_of(session, waiting) is JobState.QUEUED
         session.rollback()
         assert [item.id for item in claim.claim(session, [frozen_waiting, waiting], "w")] == [waiting]

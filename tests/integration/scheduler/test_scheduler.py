@@ -158,7 +158,7 @@ def test_a_delayed_job_is_queued_at_its_time_and_not_before(app, session, clock,
     one_pass(ours)
     assert broker.lrange("rq:queue:default", 0, -1) == [id.encode()]
     assert broker.zscore(TIMERS, id) is None
-    assert session.get(JobRecord, id, populate_existing=True).state is JobState.QUEUED
+    assert session.get(JobRecord, id, populate_existing=True).state is JobState.PENDING
 
 
 def test_timers_are_rebuilt_from_sql_when_redis_has_lost_them(app, session, clock, broker):

@@ -139,6 +139,10 @@ ON_A_CONNECTION = {
     "flask_belfry/db/inserts.py": (1, "inserts"),
     "flask_belfry/outbox/registry.py": (2, "inserts, the id of the job that holds a key which its caller knows"),
     "flask_belfry/outbox/requests.py": (1, "runs nothing"),
+    "flask_belfry/outbox/backlog.py": (
+        1,
+        "the ids of pending jobs, for workers and the scheduler, which serve all schools",
+    ),
     "flask_belfry/outbox/batches.py": (4, "an insert; by the ids of batches whose jobs were finalized; the scheduler"),
     "flask_belfry/outbox/joining.py": (
         1,

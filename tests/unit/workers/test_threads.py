@@ -140,6 +140,26 @@ def test_every_job_is_run_once_and_in_order_on_one_thread():
     assert ran == [str(n) for n in range(100)]
 
 
+def test_jobs_that_wait_are_passed_by_those_with_precedence():
+    ran: list[str] = []
+    go_on, begun = threading.Event(), threading.Event()
+
+    def run(items: list[Claim]) -> None:
+        begun.set()
+        go_on.wait(SECONDS)
+        ran.append(items[0].id)
+
+    threads = JobThreads(1, one, run, precedence=lambda item: ("mail", "bulk").index(item.queue))
+    threads.start()
+    threads.put(item(n, "bulk") for n in (1, 2, 3))
+    begun.wait(SECONDS)
+    threads.put([item(4, "mail"), item(5, "mail"), item(6, "bulk")])
+    go_on.set()
+    assert threads.wait_until_done(SECONDS)
+    threads.close()
+    assert ran == ["1", "4", "5", "2", "3", "6"]
+
+
 def test_what_escapes_from_a_job_ends_no_thread():
     ran: list[str] = []
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 import sqlalchemy as sa
 from flask_migrate import upgrade
@@ -15,11 +16,17 @@ from app.accounts import Role, User, hash_password, issue_personal_token
 from app.reservations import Reservation, ReservationStatus, sweep_overdue
 from bench.belfry.root import app
 from bench.stepping import measured, take
+from flask_belfry.changes import for_school
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.outbox import JobRequest, batch, enqueue_many
+from flask_belfry.execution.claim import claim
+from flask_belfry.outbox import JobRequest, batch, enqueue_many, publisher
+from flask_belfry.outbox.backlog import FairChoice
+from flask_belfry.outbox.relay import relay
 
 COMMIT_JOBS = 5_000
+SCHOOLS = 20
+TIMES = 9
 
 
 def prepare(customers: int) -> dict[str, str]:
@@ -47,7 +54,7 @@ def confirm(_: int) -> None:
 
 
 def enqueue_noops(count: int) -> None:
-    """Enqueue jobs that do nothing, in commits that publish all of theirs: no relay runs here that finds the rest."""
+    """Enqueue jobs that do nothing; workers find in the database what their queue cannot hold."""
     _enqueue("bench.noop", count)
 
 
@@ -90,6 +97,31 @@ def _enqueue(name: str, count: int) -> None:
         db.session.commit()
 
 
+def work_beside_backlog(pending: int) -> dict[str, float]:
+    """Makes pending jobs of many schools; returns the median seconds of a pass of the relay, of a worker's choice and
+    claim of ten, and of the enqueuing of one."""
+    for school_id in range(1, SCHOOLS + 1):
+        with for_school(school_id):
+            enqueue_noops(pending // SCHOOLS)
+    choice, session = FairChoice(), db.session()
+
+    def claim_ten() -> None:
+        claim(session, choice.choose(session, "default", 10).ids, "bench")
+
+    work = {"relay": lambda: relay(publisher()), "claim": claim_ten, "enqueue": lambda: enqueue_noops(1)}
+    time.sleep(app.config["RELAY_GRACE_SECONDS"])  # the relay leaves younger jobs to their publisher
+    return {name: _median_seconds(action) for name, action in work.items()}
+
+
+def _median_seconds(action: Callable[[], object]) -> float:
+    taken = []
+    for _ in range(TIMES):
+        begun = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
 def hash_passwords(count: int) -> float:
     """Hashes so many passwords; returns the median of their seconds."""
     taken = []
@@ -113,4 +145,14 @@ def _sweep() -> int:
 
 if __name__ == "__main__":
     with app.app_context():
-        take(prepare, confirm, enqueue_noops, enqueue_limited, enqueue_together, enqueue_batch, hash_passwords, sweep)
+        take(
+            prepare,
+            confirm,
+            enqueue_noops,
+            enqueue_limited,
+            enqueue_together,
+            enqueue_batch,
+            work_beside_backlog,
+            hash_passwords,
+            sweep,
+        )

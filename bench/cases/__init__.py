@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from bench.cases.backlog import backlog
 from bench.cases.batch import batch
 from bench.cases.cli import cli
 from bench.cases.limit import limit
@@ -21,5 +22,18 @@ Case = Callable[[Grounds, Plan], Iterator[Comparison]]
 
 CASES: dict[str, Case] = {
     case.__name__: case
-    for case in (noop, limit, batch, mails, mails_50ms, patch, request_to_smtp, registration, sweep, cli, memory)
+    for case in (
+        noop,
+        limit,
+        batch,
+        backlog,
+        mails,
+        mails_50ms,
+        patch,
+        request_to_smtp,
+        registration,
+        sweep,
+        cli,
+        memory,
+    )
 }

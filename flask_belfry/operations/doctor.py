@@ -210,7 +210,7 @@ def _migrations(app: Flask) -> str:
 def _broker(app: Flask) -> str:
     publisher().probe()
     waiting = {queue: int(publisher().connection.llen(f"rq:queue:{queue}")) for queue in QUEUES}
-    return "available; waiting: " + ", ".join(f"{queue} {count}" for queue, count in waiting.items())
+    return "available; ids in its queues: " + ", ".join(f"{queue} {count}" for queue, count in waiting.items())
 
 
 def _broker_ownership(app: Flask) -> None:

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import redis
 import sqlalchemy as sa
-from rq import Queue
 
 from flask_belfry.changes import Subject, for_school
 from flask_belfry.changes.actor import SUBJECT_ID_CHARACTERS
@@ -17,7 +15,7 @@ from flask_belfry.changes.host import current_host
 from flask_belfry.core.errors import ConflictError, NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import current_scope
-from flask_belfry.outbox import LIVE, JobRecord, JobState, pauses, publisher
+from flask_belfry.outbox import LIVE, JobRecord, JobState, pauses
 from flask_belfry.outbox.models import JobLimit, JobPause, PauseKind
 from flask_belfry.outbox.registry import QUEUES, definitions
 
@@ -138,18 +136,6 @@ def _only(name: str, kinds: Sequence[PauseKind], otherwise: str) -> PauseKind:
     if len(kinds) > 1:
         raise ConflictError(f"{name!r} is ambiguous: it names a {' and a '.join(kinds)}. Give its kind.")
     return kinds[0]
-
-
-def redis_lengths() -> list[int | None]:
-    """Return how many ids are in each queue of Redis; None when it is unavailable."""
-    broker = publisher().connection
-    try:
-        with broker.pipeline(transaction=False) as pipeline:
-            for queue in QUEUES:
-                pipeline.llen(Queue.redis_queue_namespace_prefix + queue)
-            return pipeline.execute()
-    except redis.RedisError:
-        return [None] * len(QUEUES)
 
 
 def _record(action: str, kind: PauseKind, name: str) -> None:

@@ -42,20 +42,19 @@ def list_command(as_json: bool) -> None:
     rows = [
         {
             "name": queue.name,
-            "length": length,
+            "waiting": queue.waiting,
             "blocked_by_limit": queue.blocked_by_limit,
             "blocked_by_pause": queue.blocked_by_pause,
             "is_paused": queue.pause is not None,
         }
-        for queue, length in zip(service.queues(found), service.redis_lengths(), strict=True)
+        for queue in service.queues(found)
     ]
     paused = pause_fields(found)
     if as_json:
         return echo_json({"queues": rows, "pauses": paused})
     for row in rows:
-        length = "?" if row["length"] is None else row["length"]
         blocked = f"blocked: {row['blocked_by_limit']} by limits, {row['blocked_by_pause']} by pauses"
-        click.echo(f"{row['name']:<8} {length:>7} waiting  {blocked}{'  PAUSED' if row['is_paused'] else ''}")
+        click.echo(f"{row['name']:<8} {row['waiting']:>7} waiting  {blocked}{'  PAUSED' if row['is_paused'] else ''}")
     for row in paused:
         end = f"until {row['ends_at']}" if row["ends_at"] else "until it is resumed"
         reason = f": {row['reason']}" if row["reason"] else ""

@@ -28,8 +28,8 @@ def test_pauses_are_listed_with_their_reason_and_end_and_what_they_block(app, se
     claim.claim(session, [id], "w")
     listed = json.loads(run(app, "list", "--json").stdout)
     (queue,) = [row for row in listed["queues"] if row["name"] == "default"]
-    assert (queue["length"], queue["blocked_by_pause"], queue["blocked_by_limit"], queue["is_paused"]) == (
-        1,
+    assert (queue["waiting"], queue["blocked_by_pause"], queue["blocked_by_limit"], queue["is_paused"]) == (
+        0,
         1,
         0,
         True,
@@ -38,7 +38,7 @@ def test_pauses_are_listed_with_their_reason_and_end_and_what_they_block(app, se
     assert (pause["kind"], pause["name"], pause["reason"]) == ("queue", "default", "the server is moved")
     assert pause["ends_at"] is not None
     text = run(app, "list").output
-    assert "1 waiting  blocked: 0 by limits, 1 by pauses  PAUSED" in text
+    assert "0 waiting  blocked: 0 by limits, 1 by pauses  PAUSED" in text
     assert "paused: queue default, by the system, until 20" in text
     doctor = app.test_cli_runner().invoke(args=["doctor"]).output
     assert "none failed in the last day; paused: queue default (see `flask queues list`)" in doctor

@@ -206,7 +206,7 @@ def allow(broker: redis.Redis, *rules: str) -> None:
 @once_is_enough
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_doctor_and_readyz_tell_what_an_acl_refuses(app, broker, refusal):
-    assert findings(app)["broker"] == (True, "available; waiting: mail 0, default 0, bulk 0, heavy 0")
+    assert findings(app)["broker"] == (True, "available; ids in its queues: mail 0, default 0, bulk 0, heavy 0")
     assert parts(app)["broker"] == "ok"
     allow(broker, *REFUSALS[refusal])
     is_ok, message = findings(app)["broker"]

@@ -150,20 +150,27 @@ def release_blocked(session: Session, messages: Sequence[PendingMessage]) -> Non
     publish_on_commit(session, messages)
 
 
+def sweep_unpaused(session: Session) -> Iterator[int]:
+    """Release the jobs that no pause stops any more, page by page. Commits.
+
+    A claim that was frozen for longer than KEEP_ENDED blocks jobs of a pause that is deleted.
+    """
+    while (released := release_unpaused(session)) == PAGE_RECORDS:
+        session.commit()
+        yield released
+    session.commit()
+
+
 def sweep_pauses(session: Session) -> Iterator[int]:
     """Release the jobs of ended pauses page by page, and delete those pauses. Commits."""
     now = utc_now()
     ended = _PAUSES.c.ends_at <= now
     is_any = session.connection().execute(sa.select(_PAUSES.c.name).where(ended).limit(1)).first() is not None
     session.rollback()
-    while is_any:
-        released = release_unpaused(session)
-        if released < PAGE_RECORDS:
-            session.connection().execute(sa.delete(_PAUSES).where(_PAUSES.c.ends_at <= now - KEEP_ENDED))
+    if is_any:
+        yield from sweep_unpaused(session)
+        session.connection().execute(sa.delete(_PAUSES).where(_PAUSES.c.ends_at <= now - KEEP_ENDED))
         session.commit()
-        if released < PAGE_RECORDS:
-            return
-        yield released
 
 
 def _is_of(kind: PauseKind, name: str) -> sa.ColumnElement[bool]:

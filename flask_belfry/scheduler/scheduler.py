@@ -26,7 +26,7 @@ from flask_belfry.execution import heartbeat, limits
 from flask_belfry.execution.admission import cancel_expired
 from flask_belfry.outbox import Deployment, sweep_batches
 from flask_belfry.outbox.deployment import MEMORY_KEY
-from flask_belfry.outbox.pauses import sweep_pauses
+from flask_belfry.outbox.pauses import sweep_pauses, sweep_unpaused
 from flask_belfry.outbox.publisher import Publisher
 from flask_belfry.outbox.relay import relay_pages
 from flask_belfry.scheduler import schedule
@@ -41,6 +41,8 @@ LOCK_SECONDS = 10
 REFRESH_SECONDS = 30.0
 # How often ended pauses, free slots and expired jobs are looked for: a short query each when there are none.
 SWEEP_SECONDS = 1.0
+# How often blocked jobs are looked for that no pause stops any more: the query reads all that pauses block.
+UNPAUSED_PERIOD_SECONDS = 60.0
 LOOK_AHEAD_SECONDS = 90.0
 # One short statement when no worker has crashed; this period comes on top of RESCUE_AFTER_SECONDS.
 RESCUE_PERIOD_SECONDS = 1.0
@@ -122,6 +124,7 @@ class BelfryScheduler(Scheduler):
         self._page_by_page("delayed", REFRESH_SECONDS, self._restore_delayed)
         is_more_due = self.enqueue_jobs()
         self._page_by_page("pauses", SWEEP_SECONDS, lambda: sweep_pauses(db.session()))
+        self._page_by_page("unpaused", UNPAUSED_PERIOD_SECONDS, lambda: sweep_unpaused(db.session()))
         self._page_by_page("limits", SWEEP_SECONDS, lambda: limits.sweep(db.session()))
         self._page_by_page("expiry", SWEEP_SECONDS, lambda: cancel_expired(db.session()))
         self._page_by_page("relay", settings["RELAY_SECONDS"], lambda: relay_pages(self._publisher))

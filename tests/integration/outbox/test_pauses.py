@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import claim
-from flask_belfry.outbox import JobArgumentError, JobState, enqueue
+from flask_belfry.outbox import JobArgumentError, JobRecord, JobState, enqueue
 from flask_belfry.outbox.models import BlockedBy, JobPause, PauseKind
 from flask_belfry.outbox.pauses import active_pauses, pause, resume
 from tests.clocks import one_pass, scheduler
@@ -63,6 +64,18 @@ def test_a_pause_with_an_end_ends_by_itself(app, session, clock):
     clock.shift(61)
     one_pass(leader)
     assert count(session, JobPause) == 0
+
+
+def test_the_jobs_that_a_frozen_claim_blocked_after_the_end_of_a_pause_are_released(app, session):
+    kept, late = enqueue("test.act"), enqueue("test.echo")
+    pause(session, PauseKind.JOB, "test.act")
+    session.commit()
+    # What a claim commits that read the pauses before they ended, and was frozen until they were deleted.
+    blocked = {"state": JobState.BLOCKED, "blocked_by": BlockedBy.PAUSE}
+    session.execute(sa.update(JobRecord).values(blocked))
+    session.commit()
+    one_pass(scheduler(app))
+    assert (state_of(session, kept), state_of(session, late)) == (JobState.BLOCKED, JobState.PENDING)
 
 
 def test_pausing_again_replaces_the_reason_and_the_end(session):

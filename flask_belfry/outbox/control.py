@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized, set
 from flask_belfry.outbox.models import BlockedBy, JobBatch, JobRecord
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
 from flask_belfry.outbox.states import LIVE, WAITING, JobState
-from flask_belfry.outbox.successors import PREDECESSOR_ERROR, Predecessor, lock_predecessors, pages
+from flask_belfry.outbox.successors import PREDECESSOR_ERROR, Predecessor, awaits, lock_predecessors, pages
 
 _NO_SYNC = {"synchronize_session": False}
 _OPEN = dict.fromkeys(("finished_at", "cancelled_at", "completed", "failed", "cancelled", "then_job_id"))
@@ -32,7 +33,8 @@ def retry(ids: Sequence[str]) -> list[str]:
         was cancelled.
 
     Raises:
-        JobStateError: a live job holds the unique key of one of them.
+        JobStateError: a live job holds the unique key of one of them, or one of them would wait for what waits for its
+            batch.
     """
     return retry_where(JobRecord.id.in_(ids))
 
@@ -51,6 +53,7 @@ def retry_where(*conditions: sa.ColumnElement[bool]) -> list[str]:
     if not awaiting:
         return asked
     cancelled = _wait_again(awaiting)
+    _check_batches([row for row in changed if row.id in awaiting and row.batch_id is not None])
     return [id for id in asked if id not in cancelled]
 
 
@@ -138,6 +141,16 @@ def _wait_again(awaiting: Mapping[str, str]) -> set[str]:
         query = sa.select(JobRecord.id).where(JobRecord.id.in_(page), JobRecord.state == JobState.CANCELLED)
         cancelled.update(db.session.execute(query).scalars())
     return cancelled
+
+
+def _check_batches(successors: Sequence[Any]) -> None:
+    awaited: defaultdict[str, set[str]] = defaultdict(set)
+    for row in successors:
+        awaited[row.batch_id].add(row.after_id)
+    for batch_id, ids in awaited.items():
+        if awaits(db.session(), ids, batch_id):
+            db.session.rollback()
+            raise JobStateError(f"a job of batch {batch_id} would wait for what waits for this batch")
 
 
 def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -6,6 +6,7 @@ cancels them. Who makes a job a successor locks the predecessor's row, so that o
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -48,11 +49,12 @@ class Predecessor(NamedTuple):
 
 class LockedPredecessors(NamedTuple):
     """Predecessors that are locked: those that have ended, the ids of those that are batches, and of those that do not
-    exist in the current scope."""
+    exist in the current scope. `batch_of` has the batches of those that are jobs of one."""
 
     ended: list[Predecessor]
     batches: set[str]
     missing: set[str]
+    batch_of: dict[str, str]
 
 
 RECORDS = table_of(JobRecord)
@@ -68,6 +70,23 @@ _BATCH_COLUMNS = (
 _PREDECESSOR = aliased(JobRecord)
 _IDS = sa.bindparam("ids", expanding=True)
 _WAITS = sa.and_(RECORDS.c.state == JobState.BLOCKED, RECORDS.c.blocked_by == BlockedBy.PREDECESSOR)
+_DIRECTLY_AWAITED = (
+    sa.select(RECORDS.c.after_id.label("id"))
+    .where(_WAITS, sa.or_(RECORDS.c.id.in_(_IDS), RECORDS.c.batch_id.in_(_IDS)))
+    .cte("awaited", recursive=True)
+)
+_WAITING = RECORDS.alias()
+# What the jobs and batches with these ids wait for, directly or through others: a job for what it is enqueued after, a
+# batch for what its jobs are enqueued after.
+_AWAITED = _DIRECTLY_AWAITED.union(
+    sa.select(_WAITING.c.after_id)
+    .join(
+        _DIRECTLY_AWAITED,
+        sa.or_(_WAITING.c.id == _DIRECTLY_AWAITED.c.id, _WAITING.c.batch_id == _DIRECTLY_AWAITED.c.id),
+    )
+    .where(_WAITING.c.state == JobState.BLOCKED, _WAITING.c.blocked_by == BlockedBy.PREDECESSOR)
+)
+_AWAITS = sa.select(_AWAITED.c.id).where(_AWAITED.c.id == sa.bindparam("awaited"))
 _RELEASED = {"state": JobState.PENDING, "blocked_by": None, "enqueued_at": sa.bindparam("now", type_=UtcDateTime)}
 _MESSAGE = (RECORDS.c.id, RECORDS.c.name, RECORDS.c.queue, RECORDS.c.timeout_seconds)
 _RELEASE = (
@@ -152,22 +171,49 @@ def make_successors(session: Session, rows: Sequence[dict[str, Any]]) -> list[Pr
         if row["after_id"] in (row.get("batch_id"), row["id"]):
             raise JobArgumentError("a job cannot wait for itself or its own batch", {"after": ["must be another one"]})
         row |= {"state": JobState.BLOCKED, "blocked_by": BlockedBy.PREDECESSOR}
+    _check_batches(session, successors, found)
     return found.ended
+
+
+def _check_batches(session: Session, successors: Sequence[Mapping[str, Any]], found: LockedPredecessors) -> None:
+    awaited: defaultdict[str, set[str]] = defaultdict(set)
+    for row in successors:
+        batch_id = row.get("batch_id")
+        # A batch waits for its jobs already.
+        if batch_id is not None and found.batch_of.get(row["after_id"]) != batch_id:
+            awaited[batch_id].add(row["after_id"])
+    for batch_id, ids in awaited.items():
+        if awaits(session, ids, batch_id):
+            message = f"a job of batch {batch_id} cannot wait for what waits for this batch"
+            raise JobArgumentError(message, {"after": ["must not wait for the batch of the job"]})
+
+
+def awaits(session: Session, ids: Collection[str], batch_id: str) -> bool:
+    """Return whether one of these jobs and batches waits for the batch, directly or through others.
+
+    A job of the batch must not be enqueued after it: none of them would ever run. Only a batch can wait for what was
+    enqueued after it.
+    """
+    values = ({"ids": page, "awaited": batch_id} for page in pages(ids))
+    return any(session.connection().execute(_AWAITS, each).first() is not None for each in values)
 
 
 def lock_predecessors(session: Session, ids: Collection[str]) -> LockedPredecessors:
     """Record that jobs or batches have successors, and lock them until the transaction ends."""
     ended: list[Predecessor] = []
     left, batches = set(ids), set[str]()
-    for row in _mark(session, JobRecord, left, JobRecord.id, JobRecord.name, JobRecord.state):
+    batch_of: dict[str, str] = {}
+    for row in _mark(session, JobRecord, left, JobRecord.id, JobRecord.name, JobRecord.state, JobRecord.batch_id):
         left.discard(row.id)
+        if row.batch_id is not None:
+            batch_of[row.id] = row.batch_id
         if row.state in FINALIZED:
             ended.append(predecessor_of(FinalizedJob(row.id, row.name, None, True), row.state))
     for row in _mark(session, JobBatch, left, *_BATCH_COLUMNS):
         batches.add(row.id)
         if row.finished_at is not None:
             ended.append(batch_as_predecessor(row))
-    return LockedPredecessors(ended, batches, left - batches)
+    return LockedPredecessors(ended, batches, left - batches, batch_of)
 
 
 def _mark(session: Session, model: type[JobRecord | JobBatch], ids: Collection[str], *columns: Any) -> list[Any]:

@@ -17,10 +17,12 @@ from flask_belfry.db.tenancy import scope_of, use_scope
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.admission import cancel_expired
 from flask_belfry.outbox import (
+    Batch,
     JobArgumentError,
     JobRecord,
     JobRequest,
     JobState,
+    JobStateError,
     batch,
     cancel,
     cancel_batch,
@@ -239,6 +241,57 @@ def test_a_job_waits_neither_for_its_own_batch_nor_for_the_result_of_one(session
         enqueue("test.echo")
     with pytest.raises(JobArgumentError, match="a batch has no result"):
         enqueue("test.echo", after=opened.id, with_result="value")
+
+
+def two_batches(session: Session) -> tuple[Batch, Batch]:
+    """Write two batches, each with one job, and commit."""
+    with batch("first") as first:
+        enqueue("test.echo")
+    with batch("second") as second:
+        enqueue("test.echo")
+    session.commit()
+    return first, second
+
+
+def test_two_batches_cannot_wait_for_each_other(session):
+    first, second = two_batches(session)
+    first.enqueue("test.echo", after=second.id)
+    with pytest.raises(JobArgumentError, match=f"a job of batch {second.id} cannot wait for what waits for this batch"):
+        second.enqueue("test.echo", after=first.id)
+
+
+def test_a_batch_cannot_wait_for_what_waits_for_it_through_other_jobs_and_batches(session):
+    first, second = two_batches(session)
+    between = enqueue("test.echo", after=enqueue("test.echo", after=first.id))
+    second.enqueue_many("test.echo", [JobRequest(after=between), JobRequest(after=enqueue("test.echo"))])
+    last = enqueue("test.echo", after=second.id)
+    session.commit()
+    for id in (between, second.id, last):
+        with pytest.raises(JobArgumentError, match="cannot wait for what waits for this batch"):
+            first.enqueue("test.echo", after=id)
+        session.rollback()
+    first.enqueue("test.echo", after=enqueue("test.echo"))  # another job, which nothing precedes
+
+
+def test_a_batch_may_wait_for_what_waited_for_it_until_that_was_cancelled(session):
+    first, second = two_batches(session)
+    cancelled = second.enqueue("test.echo", after=first.id)
+    cancel([cancelled])
+    first.enqueue("test.echo", after=second.id)
+    session.commit()
+    with pytest.raises(JobStateError, match=f"a job of batch {second.id} would wait for what waits for this batch"):
+        retry([cancelled])
+    assert state_of(session, cancelled) is JobState.CANCELLED
+
+
+def test_a_chain_within_a_batch_needs_no_query_for_circles(session, statements):
+    with batch("chain") as opened:
+        ids = [enqueue("test.echo")]
+        statements.clear()
+        for _ in range(3):
+            ids.append(enqueue("test.echo", after=ids[-1]))
+    assert not [statement for statement in statements if "RECURSIVE" in statement]
+    assert count(session, JobRecord, JobRecord.batch_id == opened.id) == 4
 
 
 def test_the_job_of_another_school_is_missing_as_a_predecessor(session):

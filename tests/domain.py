@@ -269,6 +269,13 @@ def limited(session: Session, key: str, seconds: float = 0.0, file: str | None =
     note(file, "end")
 
 
+@job("test.limited_reader", limit=Limit(key_of, running=4), timeout_seconds=60)
+def limited_reader(session: Session, key: str, seconds: float = 0.0) -> None:
+    """Takes its time, and is completed on its own thread, since it has read."""
+    time.sleep(seconds)
+    session.execute(sa.text("SELECT 1"))
+
+
 @job("test.limited_more", limit=Limit(key_of, running=2))
 def limited_more(session: Session, key: str) -> None:
     """The same key with a lower limit."""

@@ -21,7 +21,7 @@ from flask_belfry.outbox.locking import is_in
 from flask_belfry.outbox.models import BlockedBy, PauseKind
 from flask_belfry.outbox.pauses import NOW, is_paused
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
-from flask_belfry.outbox.states import TIMED, WAITING, sources_of
+from flask_belfry.outbox.states import CLAIMABLE, TIMED, WAITING, sources_of
 
 # The most expired jobs that one transaction cancels.
 PAGE_RECORDS = 1_000
@@ -31,7 +31,7 @@ IDS = JobRecord.id.in_(sa.bindparam("ids", expanding=True))
 # The jobs that a worker may claim if nothing holds them back; the parameters are those of `claim`.
 MAY_RUN = (
     IDS,
-    is_in(sources_of(JobState.RUNNING)),
+    is_in(CLAIMABLE),
     sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= NOW),
     JobRecord.suspicion < sa.bindparam("suspicion_limit"),
 )

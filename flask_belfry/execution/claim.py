@@ -49,7 +49,7 @@ class Claim:
     limit_key: str | None = None
 
 
-_COLUMNS = (
+COLUMNS = (
     JobRecord.id,
     JobRecord.name,
     JobRecord.queue,
@@ -78,7 +78,7 @@ IS_HELD = sa.and_(
     RECORDS.c.state == JobState.RUNNING,
 )
 _RESULT = sa.bindparam("value", type_=JsonText)
-_RUNNING = {
+RUNNING = {
     "state": JobState.RUNNING,
     "claims": RECORDS.c.claims + 1,
     "attempt": RECORDS.c.attempt + 1,
@@ -90,8 +90,8 @@ _RUNNING = {
     "progress_total": None,
     "progress_text": None,
 }
-_CLAIM = sa.update(RECORDS).where(RECORDS.c.id.in_(unlocked(*MAY_RUN, *IS_FREE))).values(_RUNNING).returning(*_COLUMNS)
-_CLAIM_ADMITTED = sa.update(RECORDS).where(*MAY_RUN).values(_RUNNING).returning(*_COLUMNS)
+_CLAIM = sa.update(RECORDS).where(RECORDS.c.id.in_(unlocked(*MAY_RUN, *IS_FREE))).values(RUNNING).returning(*COLUMNS)
+_CLAIM_ADMITTED = sa.update(RECORDS).where(*MAY_RUN).values(RUNNING).returning(*COLUMNS)
 _COMPLETE = (
     sa.update(RECORDS)
     .where(IS_HELD)
@@ -200,7 +200,7 @@ def complete(session: Session, completions: Sequence[tuple[Claim, str | None]]) 
 
 def claims_of(session: Session, *conditions: sa.ColumnElement[bool]) -> list[Claim]:
     """Return the current claims on running records that meet `conditions`."""
-    query = sa.select(*_COLUMNS).where(JobRecord.state == JobState.RUNNING, *conditions)
+    query = sa.select(*COLUMNS).where(JobRecord.state == JobState.RUNNING, *conditions)
     return [Claim(*row) for row in session.execute(query)]
 
 

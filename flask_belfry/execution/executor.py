@@ -24,6 +24,7 @@ from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.commits import commits_forbidden
 from flask_belfry.execution.context import running
 from flask_belfry.execution.errors import ClaimLostError, UnansweredError
+from flask_belfry.execution.hand_over import HandOver
 from flask_belfry.execution.results import result_text
 from flask_belfry.execution.secrets import secrets_of
 from flask_belfry.outbox import NO_RETRY, JobState, UnknownJobError
@@ -51,6 +52,7 @@ def run(
     limit: Limit,
     should_stop: ShouldStop = lambda: False,
     complete_later: CompleteLater | None = None,
+    hand_over: HandOver | None = None,
 ) -> Transitions:
     """Run claimed records of one job name, and commit the new state of each.
 
@@ -60,11 +62,14 @@ def run(
         limit: accepts seconds and returns a context that raises JobTimeoutError in its block after them.
         should_stop: whether the process is about to end; a chunk function may then release what it has not begun.
         complete_later: accepts a job that succeeded and changed nothing, and the JSON of its result, for `complete`.
+        hand_over: gets the next jobs of the limits whose slots are freed.
 
     Returns:
         the ids with the states they went to; lost claims and jobs that are completed later are left out.
     """
     with app.app_context(), _logged(items[0]):
+        if hand_over is not None:
+            hand_over.offer(db.session())
         try:
             found = definition(items[0].name)
         except UnknownJobError as error:
@@ -101,17 +106,22 @@ def _run_one(
     return [(item.id, JobState.COMPLETED)]
 
 
-def complete(app: Flask, completions: Sequence[tuple[Claim, str | None]]) -> Transitions:
+def complete(
+    app: Flask, completions: Sequence[tuple[Claim, str | None]], hand_over: HandOver | None = None
+) -> Transitions:
     """Commit the completion of jobs that changed nothing.
 
     Args:
         app: the application.
         completions: claims and the results of their functions, as JSON.
+        hand_over: gets the next jobs of the limits whose slots are freed.
 
     Returns:
         the ids with the states they went to; lost claims are left out.
     """
     with app.app_context():
+        if hand_over is not None:
+            hand_over.offer(db.session())
         return _complete_all(completions)
 
 

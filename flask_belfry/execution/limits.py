@@ -28,6 +28,8 @@ from flask_belfry.outbox.registry import definition, definitions
 PAGE_KEYS = 200
 PAGE_RECORDS = 200
 _FREED = "freed_slots"
+# In the `info` of a session: the HandOver of the worker that it belongs to.
+HAND_OVER = "hand_over"
 _LIMITS, _RECORDS = table_of(JobLimit), table_of(JobRecord)
 _IS_BLOCKED = sa.and_(
     _RECORDS.c.state == sa.literal_column("'blocked'"),  # as in the index
@@ -116,18 +118,22 @@ def free_slots(session: Session, keys: Iterable[str] | Mapping[str, int]) -> Non
 def release(session: Session, slots: Mapping[str, int]) -> None:
     """Release the jobs that wait longest for a slot, at most so many of each key, as far as slots are free.
 
-    A job name whose limit is reached is passed over: jobs of other names may have the same key and a higher limit.
+    The worker that the session belongs to claims those that it has capacity for; the others are published. A job name
+    whose limit is reached is passed over: jobs of other names may have the same key and a higher limit.
     """
     lock(session, slots)
     running = count_running(session, slots)
+    released: list[PendingMessage] = []
     for key, most in slots.items():
         values = {"key": key, "most": most, "full": _names_without_slot(running[key])}
-        released: list[PendingMessage] = []
         for row in session.connection().execute(_BLOCKED, values):
             if has_slot(row.name, running[key]):
                 running[key] += 1
                 released.append(PendingMessage(row.id, row.name, row.queue, row.timeout_seconds, goes_first=True))
-        release_blocked(session, released[::-1])  # each is pushed in front of the one before it
+    hand_over = session.info.get(HAND_OVER)
+    claimed = hand_over.claim(session, released) if hand_over is not None and released else set()
+    # Each is pushed in front of the one before it.
+    release_blocked(session, [message for message in reversed(released) if message.id not in claimed])
 
 
 def sweep(session: Session) -> Iterator[None]:

@@ -23,7 +23,7 @@ class JobState(StrEnum):
 _HELD_BACK = frozenset({JobState.BLOCKED, JobState.SCHEDULED})
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    JobState.BLOCKED: frozenset({JobState.PENDING, JobState.CANCELLED}),
+    JobState.BLOCKED: frozenset({JobState.PENDING, JobState.RUNNING, JobState.CANCELLED}),
     JobState.PENDING: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED}) | _HELD_BACK,
     JobState.SCHEDULED: frozenset({JobState.PENDING, JobState.RUNNING, JobState.CANCELLED, JobState.BLOCKED}),
     JobState.QUEUED: frozenset({JobState.PENDING, JobState.RUNNING, JobState.CANCELLED}) | _HELD_BACK,
@@ -42,6 +42,7 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.CANCELLED: frozenset({JobState.PENDING}),
 }
 
+# What a worker may claim whose id it has popped. (A blocked job is in no queue.)
 CLAIMABLE = frozenset({JobState.PENDING, JobState.SCHEDULED, JobState.QUEUED, JobState.RETRYABLE})
 WAITING = CLAIMABLE | {JobState.BLOCKED}
 TIMED = frozenset({JobState.SCHEDULED, JobState.RETRYABLE})

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from flask_belfry.db import db
 from flask_belfry.execution import attempts, executor
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.claim import Claim
+from flask_belfry.execution.hand_over import HandOver
 from flask_belfry.execution.journal import journal
 from flask_belfry.execution.time_limits import TimeLimits
 from flask_belfry.outbox import UnknownJobError
@@ -25,62 +27,12 @@ from flask_belfry.workers.backlogs import Fetched
 from flask_belfry.workers.completer import BatchCompleter, Completion
 from flask_belfry.workers.forks import reset_signals_in_forks
 from flask_belfry.workers.pool import EXIT_STUCK
+from flask_belfry.workers.prefetch import HAND_OVER_SECONDS, MeanTime, chunk_size, prefetch_limit
 from flask_belfry.workers.registration import CHECK_SECONDS, POLL_SECONDS
 from flask_belfry.workers.threads import JobThreads
 from flask_belfry.workers.worker import EngineWorker
 
 log = structlog.get_logger(__name__)
-
-# The jobs in flight should keep the threads busy for this long: enough to fetch more meanwhile, and little to lose.
-PREFETCH_SECONDS = 0.5
-# One call of a chunk function should wait for others for this long: each call has a cost of its own.
-CHUNK_SECONDS = 0.25
-# The first size of a chunk. With one for each thread, their contention would be mistaken for a slow server.
-FIRST_CHUNK = 10
-
-
-class MeanTime:
-    """The moving mean of a duration; `seconds` is None until the first measurement."""
-
-    SMOOTHING = 0.2
-
-    def __init__(self) -> None:
-        self.seconds: float | None = None
-
-    def learn(self, count: int, seconds: float) -> None:
-        """Add a measurement: `count` in a row took `seconds`."""
-        mean = seconds / count
-        known = mean if self.seconds is None else self.seconds
-        self.seconds = known + self.SMOOTHING * (mean - known)
-
-
-def prefetch_limit(mean_seconds: float | None, threads: int, batch: int) -> int:
-    """Return how many jobs a worker may have in flight: one for each thread, and more when they are short.
-
-    Args:
-        mean_seconds: how long one job takes on its thread (Little's law).
-        threads: how many the worker has (WORKER_THREADS).
-        batch: the most jobs (WORKER_BATCH), which a worker with more threads exceeds.
-    """
-    if mean_seconds is None:
-        return threads
-    return max(threads, min(batch, _fitting(PREFETCH_SECONDS * threads, mean_seconds)))
-
-
-def chunk_size(mean_wait_seconds: float | None, limit: int) -> int:
-    """Return how many records one call of a chunk function gets: few of what waits for long, so that threads share it.
-
-    Args:
-        mean_wait_seconds: how long the process waits for one record, computing nothing. Waiting for other jobs of the
-            process does not count: sharing them among more threads would make none of them faster.
-        limit: the `chunk` of the job function.
-    """
-    size = FIRST_CHUNK if mean_wait_seconds is None else _fitting(CHUNK_SECONDS, mean_wait_seconds)
-    return max(1, min(limit, size))
-
-
-def _fitting(seconds: float, mean_seconds: float) -> int:
-    return math.floor(seconds / max(mean_seconds, 1e-6))
 
 
 class ThreadedWorker(EngineWorker):
@@ -98,10 +50,14 @@ class ThreadedWorker(EngineWorker):
         self._wait_times: defaultdict[str, MeanTime] = defaultdict(MeanTime)  # by job name
         self._time_limits = TimeLimits()
         self._quarantined: list[str] = []
+        self._waiting_since = math.inf  # since when the loop waits for an idle thread
         ranks = {name: rank for rank, name in enumerate(self.queue_names())}
         self._threads = JobThreads(
             settings["WORKER_THREADS"], self._cut, self._run, precedence=lambda item: ranks.get(item.queue, 0)
         )
+        # The thread that commits the end of its own job is free; the completer's jobs have left their threads.
+        self._hand_over = HandOver(self.name, partial(self._capacity_for_slots, 0), self._accept)
+        self._own_hand_over = HandOver(self.name, partial(self._capacity_for_slots, 1), self._accept)
         self._completer = BatchCompleter(self._complete)
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -118,7 +74,10 @@ class ThreadedWorker(EngineWorker):
         super()._close()
 
     def _is_ready(self) -> bool:
-        return self._threads.wait_for_capacity(POLL_SECONDS)
+        self._waiting_since = min(self._waiting_since, time.monotonic())
+        if is_ready := self._threads.wait_for_capacity(POLL_SECONDS):
+            self._waiting_since = math.inf
+        return is_ready
 
     def _capacity(self) -> dict[str, int]:
         capacity = {}
@@ -127,6 +86,29 @@ class ThreadedWorker(EngineWorker):
             if (free := limit - self._in_flight.by_queue[queue.name]) > 0:
                 capacity[queue.key] = free
         return capacity
+
+    def _capacity_for_slots(self, ending: int) -> dict[str, int]:
+        """How many jobs may replace ended ones of their limits, by queue, when `ending` of the threads are free."""
+        is_fetch_late = time.monotonic() - self._waiting_since > HAND_OVER_SECONDS
+        if (
+            not self._accepts_slots
+            or is_fetch_late
+            or self._quarantined
+            or self._is_suspended
+            or self._stopping.is_set()
+        ):
+            return {}
+        unfinished = self._threads.unfinished - ending
+        capacity = {}
+        for queue in self._unpaused_queues():
+            mean_seconds = self._job_times[queue.name].seconds
+            limit = prefetch_limit(mean_seconds, self._threads.count, self.batch, HAND_OVER_SECONDS)
+            capacity[queue.name] = limit - unfinished
+        return capacity
+
+    def _accept(self, claims: Sequence[Claim]) -> None:
+        self._in_flight.add(claims)
+        self._threads.put(claims)
 
     def _fetch(self, capacity: Mapping[str, int], *, block: bool) -> Fetched:
         self._run_quarantined()
@@ -185,7 +167,12 @@ class ThreadedWorker(EngineWorker):
         try:
             with self._board.running([item.id for item in items]):
                 transitions = executor.run(
-                    self._app, items, self._time_limits.limit, self._stopping.is_set, complete_later
+                    self._app,
+                    items,
+                    self._time_limits.limit,
+                    self._stopping.is_set,
+                    complete_later,
+                    self._own_hand_over,
                 )
         finally:
             self._finish([item for item in items if item not in completed_later], transitions)
@@ -197,7 +184,7 @@ class ThreadedWorker(EngineWorker):
     def _complete(self, completions: list[Completion]) -> None:
         transitions: executor.Transitions = []
         try:
-            transitions = executor.complete(self._app, completions)
+            transitions = executor.complete(self._app, completions, self._hand_over)
         finally:
             self._finish([item for item, _ in completions], transitions)
 
@@ -254,6 +241,9 @@ class QuarantineWorker(ThreadedWorker):
     kind = "quarantine"
     ends_when_idle = True
     claims_quarantined = True
+
+    def _capacity_for_slots(self, ending: int) -> dict[str, int]:
+        return {}  # they would run beside a quarantined job
 
     def _is_ready(self) -> bool:
         if self._is_suspended:

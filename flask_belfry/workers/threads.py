@@ -93,6 +93,12 @@ class JobThreads:
             self._enough = len(self._waiting) // 2
             self._wake()
 
+    @property
+    def unfinished(self) -> int:
+        """How many jobs wait, and how many threads work."""
+        with self._changed:
+            return len(self._waiting) + self.count - self._idle
+
     def wait_for_capacity(self, seconds: float) -> bool:
         """Wait until a thread is idle and few jobs wait, for at most `seconds`; return whether that is so."""
         with self._changed:

@@ -32,6 +32,8 @@ class EngineWorker(RegisteredWorker):
 
     batch = 1
     ends_when_idle = False
+    # Whether commits that free slots of limits may claim the next jobs: while the loop runs, and without `max_jobs`.
+    _accepts_slots = False
     claims_quarantined = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,7 +62,9 @@ class EngineWorker(RegisteredWorker):
         """
         self._start(logging_level)
         try:
+            self._accepts_slots = max_jobs is None
             started = self._run_loop(burst or self.ends_when_idle, max_jobs, max_idle_time)
+            self._accepts_slots = False
             self._drain()
         finally:
             self._close()

@@ -27,7 +27,7 @@ def test_every_live_state_leads_to_an_end():
 
 
 def test_every_waiting_job_can_run_and_be_cancelled():
-    assert sources_of(JobState.RUNNING) == CLAIMABLE == WAITING - {JobState.BLOCKED}
+    assert sources_of(JobState.RUNNING) == WAITING == CLAIMABLE | {JobState.BLOCKED}
     assert JobState.PENDING in TRANSITIONS[JobState.BLOCKED]
     assert sources_of(JobState.CANCELLED) >= WAITING
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flask_belfry.workers.threaded import MeanTime, chunk_size, prefetch_limit
+from flask_belfry.workers.prefetch import HAND_OVER_SECONDS, MeanTime, chunk_size, prefetch_limit
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,11 @@ from flask_belfry.workers.threaded import MeanTime, chunk_size, prefetch_limit
 )
 def test_a_worker_holds_half_a_second_of_work(job_seconds, held):
     assert prefetch_limit(job_seconds, threads=16, batch=200) == held
+
+
+@pytest.mark.parametrize(("job_seconds", "taken"), [(None, 16), (1.0, 16), (0.01, 80), (0.001, 200)])
+def test_a_worker_takes_over_slots_for_a_twentieth_of_a_second(job_seconds, taken):
+    assert prefetch_limit(job_seconds, threads=16, batch=200, seconds=HAND_OVER_SECONDS) == taken
 
 
 def test_every_thread_may_have_a_job_whatever_the_limit():

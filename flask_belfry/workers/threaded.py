@@ -90,13 +90,8 @@ class ThreadedWorker(EngineWorker):
     def _capacity_for_slots(self, ending: int) -> dict[str, int]:
         """How many jobs may replace ended ones of their limits, by queue, when `ending` of the threads are free."""
         is_fetch_late = time.monotonic() - self._waiting_since > HAND_OVER_SECONDS
-        if (
-            not self._accepts_slots
-            or is_fetch_late
-            or self._quarantined
-            or self._is_suspended
-            or self._stopping.is_set()
-        ):
+        is_closed = self._quarantined or self._is_suspended or self._stopping.is_set() or not self._accepts_slots
+        if is_closed or is_fetch_late:
             return {}
         unfinished = self._threads.unfinished - ending
         capacity = {}

@@ -5,6 +5,7 @@ from flask_belfry.execution.context import check_cancelled, current_job
 from flask_belfry.execution.errors import JobCancelledError
 from flask_belfry.outbox import NO_RETRY, JobTimeoutError, RetryPolicy, batch, job
 from flask_belfry.outbox.limit import Limit
+from flask_belfry.outbox.retry_policy import retry_after_seconds
 
 __all__ = [
     "NO_RETRY",
@@ -18,4 +19,5 @@ __all__ = [
     "check_cancelled",
     "current_job",
     "job",
+    "retry_after_seconds",
 ]

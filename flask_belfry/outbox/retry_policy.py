@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+# What an error asks for is cut at this.
+MAX_DELAY_SECONDS = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -15,12 +26,15 @@ class RetryPolicy:
         jitter: the share of a delay, 0 to 1, of which a random part is added to it, so that retries spread out.
         retry_on: errors after which a retry may succeed; others fail the job immediately.
         give_up_on: exceptions to `retry_on`, for subclasses after which no retry can succeed.
+        delay_from: a function of the error that returns how many seconds it asks to wait, such as a server's
+            `Retry-After`, instead of the usual delay; None for the usual delay. At most 30 days.
     """
 
     delays_seconds: tuple[float, ...] = ()
     jitter: float = 0.0
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     give_up_on: tuple[type[BaseException], ...] = ()
+    delay_from: Callable[[BaseException], float | None] | None = None
 
     def __post_init__(self) -> None:
         if any(delay < 0 for delay in self.delays_seconds):
@@ -42,8 +56,22 @@ class RetryPolicy:
         """
         if attempt > len(self.delays_seconds) or not self._is_retried(error):
             return None
-        delay = self.delays_seconds[attempt - 1]
-        return delay * (1 + self.jitter * random.random())  # noqa: S311 - spreads load, keeps no secret
+        asked = self._asked_delay(error)
+        delay = self.delays_seconds[attempt - 1] if asked is None else asked
+        delay *= 1 + self.jitter * random.random()  # noqa: S311 - spreads load, keeps no secret
+        return delay if asked is None else min(delay, MAX_DELAY_SECONDS)
+
+    def _asked_delay(self, error: BaseException) -> float | None:
+        """Return how long the error asks to wait, from 0 to MAX_DELAY_SECONDS; None when it does not."""
+        if self.delay_from is None:
+            return None
+        try:  # the job must not fail in another way than it has
+            asked = self.delay_from(error)
+            seconds = math.nan if asked is None else float(asked)
+        except Exception:
+            log.exception("retry.delay_unknown")
+            return None
+        return None if math.isnan(seconds) else max(0.0, min(seconds, MAX_DELAY_SECONDS))
 
     def _is_retried(self, error: BaseException) -> bool:
         if isinstance(error, self.give_up_on):
@@ -53,3 +81,21 @@ class RetryPolicy:
 
 
 NO_RETRY = RetryPolicy()
+
+
+def retry_after_seconds(value: str | None, now: datetime) -> float | None:
+    """Return the seconds that the value of a `Retry-After` header asks to wait, from 0 to 30 days; None if invalid.
+
+    Args:
+        value: a number of seconds or an HTTP date.
+        now: the current time.
+    """
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), MAX_DELAY_SECONDS)
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # the oldest form of HTTP dates
+    return max(0.0, min((moment - now).total_seconds(), MAX_DELAY_SECONDS))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from datetime import UTC, datetime
 
-from flask_belfry.execution import JobTimeoutError, RetryPolicy
+import pytest
+import structlog
+
+from flask_belfry.execution import JobTimeoutError, RetryPolicy, retry_after_seconds
 
 
 class PassingError(Exception):
@@ -38,6 +41,73 @@ MAIL = RetryPolicy((60, 120, 240, 480, 900), retry_on=(PassingError,), give_up_o
 )
 def test_what_follows_a_failed_attempt(policy, attempt, error, delay):
     assert policy.delay_after(attempt, error) == delay
+
+
+class BusyError(Exception):
+    """Asks for a delay."""
+
+
+ASKED = RetryPolicy((60, 120), retry_on=(BusyError,), delay_from=lambda error: error.args[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "attempt", "delay"),
+    [
+        (None, 1, 60),
+        (None, 2, 120),
+        (5, 1, 5),
+        (0.5, 2, 0.5),
+        (500, 1, 500),
+        (0, 1, 0),
+        (-3, 1, 0),
+        (10**12, 1, 30 * 86_400),
+        (float("inf"), 1, 30 * 86_400),
+        (float("nan"), 1, 60),
+        (5, 3, None),  # it delays a retry, and allows none
+    ],
+)
+def test_the_delay_that_an_error_asks_for_replaces_the_usual_one(asked, attempt, delay):
+    assert ASKED.delay_after(attempt, BusyError(asked)) == delay
+
+
+def test_an_error_that_is_not_retried_is_not_asked_for_its_delay():
+    assert ASKED.delay_after(1, ValueError(5)) is None
+
+
+def test_a_delay_that_cannot_be_read_is_logged_and_the_usual_one_applies():
+    with structlog.testing.capture_logs() as logs:
+        assert ASKED.delay_after(1, BusyError("soon")) == 60
+    assert [line["event"] for line in logs] == ["retry.delay_unknown"]
+
+
+def test_jitter_never_shortens_the_delay_that_an_error_asks_for():
+    policy = RetryPolicy((1,), jitter=0.5, delay_from=lambda error: 100)
+    assert all(100 <= policy.delay_after(1, ValueError()) <= 150 for _ in range(200))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120),
+        (" 0 ", 0),
+        ("9" * 400, 30 * 86_400),
+        ("Mon, 30 Nov 2026 08:00:30 GMT", 30),
+        ("Monday, 30-Nov-26 08:01:00 GMT", 60),
+        ("Mon Nov 30 08:02:00 2026", 120),
+        ("Mon, 30 Nov 2026 07:00:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 30 * 86_400),
+        ("-5", None),
+        ("1.5", None),
+        ("²", None),
+        ("soon", None),
+        ("", None),
+        (None, None),
+        ("Mon, 99 Nov 2026 08:00:00 GMT", None),
+        ("Mon, 30 Nov 2026 08:00:00 +9999999999999", None),
+    ],
+)
+def test_the_value_of_a_retry_after_header_is_seconds_or_a_date(value, seconds):
+    assert retry_after_seconds(value, datetime(2026, 11, 30, 8, tzinfo=UTC)) == seconds
 
 
 def test_max_attempts_counts_the_first_one():

@@ -282,6 +282,12 @@ GROUPS: tuple[Group, ...] = (
             "After this many interrupted attempts in a row, a job fails: it may be what crashes the workers.",
         ),
         Setting(
+            "MAX_SNOOZES",
+            whole_number(1),
+            100,
+            "After this many snoozes, a job fails: what it waits for may never come.",
+        ),
+        Setting(
             "SHUTDOWN_GRACE_SECONDS",
             whole_seconds,
             25,

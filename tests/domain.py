@@ -20,7 +20,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from flask_belfry.changes import Change, Creation, on_change, on_created
 from flask_belfry.db import Base, table_of
 from flask_belfry.db.columns import database_now, text_enum
-from flask_belfry.execution import Chunk, Limit, RetryPolicy, current_job, job
+from flask_belfry.execution import Chunk, Limit, RetryPolicy, Snooze, current_job, job
 from flask_belfry.execution.claim import Claim
 from flask_belfry.outbox import JobRecord, JobRequest, WorkerProcess, enqueue_many
 
@@ -297,6 +297,74 @@ def limited_chunk(chunk: Chunk) -> None:
     """Answers all it gets."""
     for item in chunk:
         chunk.answer(item)
+
+
+@job("test.snooze_limited", limit=Limit(key_of, running=4))
+def snooze_limited(session: Session, key: str) -> None:
+    """Snooze."""
+    raise Snooze(60, "later")
+
+
+class Numbers(Sequence[int]):
+    """The numbers from 0 on. A process that reads or writes a page stays there until it is killed or about to end.
+
+    Args:
+        count: how many.
+        folder: where a file is written at each stop, with the process id. A file that exists is passed.
+        stops: names such as `reads 2` and `writes 2`, with the first number of the page.
+    """
+
+    def __init__(self, count: int, folder: str, stops: Sequence[str]) -> None:
+        self._numbers, self._folder, self._stops = range(count), Path(folder), stops
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, at: Any) -> Any:
+        self.stop(f"reads {at.start}")
+        return self._numbers[at]
+
+    def stop(self, where: str) -> None:
+        """Stay here the first time, if it is one of the stops."""
+        path = self._folder / where
+        if where in self._stops and not path.exists():
+            path.with_suffix(".new").write_text(str(os.getpid()))
+            path.with_suffix(".new").rename(path)
+            stepper = current_job().stepper
+            while stepper is not None and not stepper._should_stop():
+                time.sleep(0.01)
+
+
+@job("test.step", timeout_seconds=120)
+def step(session: Session, count: int, size: int, folder: str, stops: list[str]) -> int:
+    """Write a row for each number, page by page."""
+    numbers = Numbers(count, folder, stops)
+    for page in current_job().steps(numbers, size):
+        session.connection().execute(sa.insert(table_of(Ticket)), [{"title": f"did {number}"} for number in page])
+        numbers.stop(f"writes {page[0]}")
+    return os.getpid()
+
+
+@job("test.heavy_step", queue="heavy", timeout_seconds=120)
+def heavy_step(session: Session, count: int, size: int, folder: str, stops: list[str]) -> int:
+    """The same in a process of its own."""
+    return step(session, count, size, folder, stops)
+
+
+@job("test.nap_in_steps", timeout_seconds=2)
+def nap_in_steps(session: Session, naps: list[float]) -> None:
+    """Takes its time in each page, longer than its limit in all, and writes a row."""
+    for (seconds,) in current_job().steps(naps, 1):
+        session.connection().execute(sa.insert(table_of(Ticket)).values(title="napped"))
+        ends_at = time.monotonic() + seconds
+        while time.monotonic() < ends_at:
+            time.sleep(0.01)
+
+
+@job("test.heavy_nap_in_steps", queue="heavy", timeout_seconds=2)
+def heavy_nap_in_steps(session: Session, naps: list[float]) -> None:
+    """The same in a process of its own."""
+    nap_in_steps(session, naps)
 
 
 def note(file: str | None, what: str) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, QueryableAttribute, Session
 
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db.columns import UtcDateTime, as_uuid_text, is_storable
@@ -59,7 +59,7 @@ def page_by_key(
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidInputError("The limit is out of range.", {"limit": [f"must be 1 to {MAX_LIMIT}"]})
     if cursor:
-        query = query.where(_after(key, _read_cursor(cursor, key), descending))
+        query = query.where(is_after(key, _read_cursor(cursor, key), descending=descending))
     order = [column.desc() if descending else column.asc() for column in key]
     # One row more than the limit shows whether there is a next page, without a count.
     rows = list(session.scalars(query.order_by(*order).limit(limit + 1)))
@@ -83,7 +83,10 @@ def merge_pages(pages: Sequence[Page[Any]], key: Key, *, limit: int) -> Page[Any
     return Page(rows[:limit], _write_cursor(rows[limit - 1], key) if has_more else None)
 
 
-def _after(key: Key, values: Sequence[Any], descending: bool) -> sa.ColumnElement[bool]:
+def is_after(
+    key: Sequence[QueryableAttribute[Any]], values: Sequence[Any], *, descending: bool = False
+) -> sa.ColumnElement[bool]:
+    """Return the condition for the rows after the one with these values of a key."""
     # A row value, not `a < x OR (a = x AND b < y)`: both databases use an index for it.
     left = sa.tuple_(*key)
     right = sa.tuple_(*(sa.literal(value, column.type) for value, column in zip(values, key, strict=True)))

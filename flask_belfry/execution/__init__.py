@@ -2,7 +2,7 @@
 
 from flask_belfry.execution.chunk import Answer, Chunk
 from flask_belfry.execution.context import check_cancelled, current_job
-from flask_belfry.execution.errors import JobCancelledError
+from flask_belfry.execution.errors import JobCancelledError, Snooze
 from flask_belfry.outbox import NO_RETRY, JobTimeoutError, RetryPolicy, batch, job
 from flask_belfry.outbox.limit import Limit
 from flask_belfry.outbox.retry_policy import retry_after_seconds
@@ -15,6 +15,7 @@ __all__ = [
     "JobTimeoutError",
     "Limit",
     "RetryPolicy",
+    "Snooze",
     "batch",
     "check_cancelled",
     "current_job",

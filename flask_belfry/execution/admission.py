@@ -71,7 +71,7 @@ def _is_one_of(states: Iterable[JobState]) -> sa.ColumnElement[bool]:
 _OF_ID = _RECORDS.c.id == sa.bindparam("of")
 _SCHEDULE = (
     sa.update(_RECORDS)
-    .where(_OF_ID, _is_one_of(sources_of(JobState.SCHEDULED)))
+    .where(_OF_ID, _is_one_of(sources_of(JobState.SCHEDULED) & WAITING))
     .values(state=JobState.SCHEDULED, scheduled_at=sa.bindparam("at"), rate_slot_at=sa.bindparam("at"))
 )
 _BLOCK = (

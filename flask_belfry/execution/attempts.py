@@ -1,4 +1,4 @@
-"""How an attempt ends that did not complete its job: failed, interrupted or released. Fenced as in `claim`.
+"""How an attempt ends that did not complete its job: failed, snoozed, interrupted or released. Fenced as in `claim`.
 
 Each function moves the record in the open transaction, which the caller commits, and returns the new state; None when
 the claim is lost.
@@ -22,10 +22,19 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.secrets import mask
 from flask_belfry.db.columns import error_text
 from flask_belfry.execution.claim import IS_HELD, RECORDS, Claim, held_values
-from flask_belfry.execution.errors import JobCancelledError, PoisonPillError
+from flask_belfry.execution.errors import JobCancelledError, PoisonPillError, Snooze, SnoozeLimitError
 from flask_belfry.execution.limits import free_slots
 from flask_belfry.execution.secrets import secrets_of
-from flask_belfry.outbox import FINALIZED, JobAttempt, JobRecord, JobState, JobTimeoutError, RetryPolicy, WorkerProcess
+from flask_belfry.outbox import (
+    FINALIZED,
+    NO_RETRY,
+    JobAttempt,
+    JobRecord,
+    JobState,
+    JobTimeoutError,
+    RetryPolicy,
+    WorkerProcess,
+)
 from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
 from flask_belfry.outbox.models import QUARANTINE, AttemptOutcome
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
@@ -46,7 +55,9 @@ class Part(Enum):
 
 
 def fail(session: Session, claim: Claim, error: BaseException, policy: RetryPolicy) -> JobState | None:
-    """Move the record of a failed attempt to retryable, failed or cancelled."""
+    """Move the record of a failed attempt to retryable, failed or cancelled; one that raised Snooze, to scheduled."""
+    if isinstance(error, Snooze):
+        return _snooze(session, claim, error)
     now = utc_now()
     delay = policy.delay_after(claim.attempt, error) if claim.attempt < claim.max_attempts else None
     values: dict[str, Any] = {"interruptions": 0, "suspicion": 0, **_error_columns(claim, error)}
@@ -77,6 +88,10 @@ def interrupt(session: Session, claim: Claim, reason: str, part: Part = Part.OWN
         reason: what is known of the crash: signal, host, worker.
         part: the job's part in it.
     """
+    latest = _reread(session, claim)
+    if latest is None:
+        return None
+    claim = latest
     interruptions = claim.interruptions + 1
     limit = current_app.config["MAX_INTERRUPTIONS"]
     values: dict[Part, dict[str, Any]] = {
@@ -99,6 +114,30 @@ def interrupt(session: Session, claim: Claim, reason: str, part: Part = Part.OWN
 def release(session: Session, claim: Claim, delay_seconds: float = 0.0) -> JobState | None:
     """Return a record to its queue, immediately or after a delay: a deploy is not a failure."""
     return _return_to_queue(session, claim, {}, None, delay_seconds)
+
+
+def _snooze(session: Session, claim: Claim, snooze: Snooze) -> JobState | None:
+    """Schedule a job again that cannot run yet, without using an attempt, at most MAX_SNOOZES times."""
+    if _is_cancel_requested(session, claim):
+        return fail(session, claim, JobCancelledError("cancelled by a user"), NO_RETRY)
+    if claim.snoozes >= current_app.config["MAX_SNOOZES"]:
+        reason = f"; the last reason: {snooze}" if str(snooze) else ""
+        error = SnoozeLimitError(f"snoozed {claim.snoozes} times, the most that MAX_SNOOZES allows{reason}")
+        return fail(session, claim, error, NO_RETRY)
+    due_at = utc_now() + timedelta(seconds=snooze.seconds)
+    values = {
+        "state": JobState.SCHEDULED,
+        "scheduled_at": due_at,
+        "attempt": JobRecord.attempt - 1,
+        "snoozes": claim.snoozes + 1,
+        "interruptions": 0,
+        "suspicion": 0,
+    }
+    if not _move(session, claim, values):
+        return None
+    _add_attempt(session, claim, AttemptOutcome.SNOOZED, snooze)
+    publish_on_commit(session, [_message(claim, due_at)])
+    return JobState.SCHEDULED
 
 
 def cause_of(error: BaseException) -> str:
@@ -140,6 +179,13 @@ def _move(session: Session, claim: Claim, values: Mapping[str, Any]) -> bool:
     return moved is not None
 
 
+def _reread(session: Session, claim: Claim) -> Claim | None:
+    """Return the claim with its counters as they are now: a committed page of steps has reset them. None when lost."""
+    query = sa.select(RECORDS.c.interruptions, RECORDS.c.suspicion).where(IS_HELD)
+    row = session.connection().execute(query, held_values([claim])).first()
+    return None if row is None else replace(claim, interruptions=row.interruptions, suspicion=row.suspicion)
+
+
 def _is_cancel_requested(session: Session, claim: Claim) -> bool:
     query = sa.select(JobRecord.cancel_requested).where(JobRecord.id == claim.id)
     return bool(session.connection().execute(query).scalar())
@@ -148,7 +194,8 @@ def _is_cancel_requested(session: Session, claim: Claim) -> bool:
 def _add_attempt(session: Session, claim: Claim, outcome: AttemptOutcome, error: BaseException) -> None:
     # The rescuer records attempts of workers on other hosts.
     host = sa.select(WorkerProcess.host).where(WorkerProcess.name == claim.worker).scalar_subquery()
-    formatted = "".join(traceback.format_exception(error)) if error.__traceback__ else ""
+    has_traceback = error.__traceback__ is not None and outcome is not AttemptOutcome.SNOOZED
+    formatted = "".join(traceback.format_exception(error)) if has_traceback else ""
     shown = mask(formatted, secrets_of([claim]))[-MAX_TRACEBACK_CHARACTERS:]
     row = {
         "job_id": claim.id,

@@ -16,6 +16,7 @@ from flask_belfry.execution import attempts
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.context import current_job
+from flask_belfry.execution.errors import Snooze
 from flask_belfry.execution.results import result_text
 from flask_belfry.outbox import JobState, JobTimeoutError, RetryPolicy
 
@@ -58,7 +59,8 @@ Save = Callable[[Session, Sequence[Answer]], None]
 class Chunk:
     """The records that one call of a chunk function receives.
 
-    Iterate for the items (`id`, `args`, `attempt`); call `answer`, `fail`, `release` or `interrupt` once for each.
+    Iterate for the items (`id`, `args`, `attempt`); call `answer`, `fail`, `snooze`, `release` or `interrupt` once for
+    each.
     Commits happen in these calls, and never while the function does anything slow: a transaction is opened, filled and
     committed in one step.
     """
@@ -114,12 +116,19 @@ class Chunk:
         return set(self.session.connection().execute(_LOCK_HELD, claims.held_values(items)).scalars())
 
     def answer(self, item: Claim, result: Any = None) -> None:
-        """Complete the item. Raise JobResultError when `result` is not small JSON."""
-        self._add(_Uncommitted(item, result, result_text(result), None))
+        """Complete the item, or snooze it when `result` is a Snooze. Raise JobResultError when it is not small JSON."""
+        if isinstance(result, Snooze):
+            self.fail(item, result)
+        else:
+            self._add(_Uncommitted(item, result, result_text(result), None))
 
     def fail(self, item: Claim, error: BaseException) -> None:
         """Fail the attempt; the job's retry policy decides what follows."""
         self._add(_Uncommitted(item, None, None, error))
+
+    def snooze(self, item: Claim, seconds: float, reason: str = "") -> None:
+        """Schedule an item again that cannot be done yet, without using an attempt: see `Snooze`."""
+        self.fail(item, Snooze(seconds, reason))
 
     def release(self, item: Claim, delay_seconds: float = 0.0) -> None:
         """Return an item that was not begun to its queue, optionally after a delay, without using an attempt."""
@@ -161,7 +170,9 @@ class Chunk:
         self.session.commit()
         self._uncommitted = self._uncommitted[len(uncommitted) :]
         self.transitions += [(answer.item.id, answer.state) for answer in answers]
-        self.errors += [answer.error for answer in answers if answer.error is not None]
+        self.errors += [
+            answer.error for answer in answers if answer.error is not None and answer.state is not JobState.SCHEDULED
+        ]
 
     def _add(self, added: _Uncommitted) -> None:
         if self._unanswered.pop(added.item.id, None) is None:

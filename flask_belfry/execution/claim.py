@@ -47,6 +47,8 @@ class Claim:
     request_id: str | None
     batch_id: str | None = None
     limit_key: str | None = None
+    snoozes: int = 0
+    cursor: Mapping[str, Any] | None = None
 
 
 COLUMNS = (
@@ -67,6 +69,8 @@ COLUMNS = (
     JobRecord.request_id,
     JobRecord.batch_id,
     JobRecord.limit_key,
+    JobRecord.snoozes,
+    JobRecord.cursor,
 )
 
 

@@ -55,6 +55,19 @@ def commits_forbidden() -> Iterator[None]:
         raise refusals.first
 
 
+@contextmanager
+def commit_allowed() -> Iterator[None]:
+    """Allow commits in a block within `commits_forbidden`, unless the code before it caught a CommitInJobError."""
+    refusals = _refusals.get()
+    if refusals is not None and refusals.first is not None:
+        raise refusals.first
+    token = _refusals.set(None)
+    try:
+        yield
+    finally:
+        _refusals.reset(token)
+
+
 @event.listens_for(BelfrySession, "before_commit")
 def _refuse_session(session: orm.Session) -> None:
     refusals = _refusals.get()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -14,14 +14,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.orm import QueryableAttribute
 
+from flask_belfry.changes import Actor, use_actor
 from flask_belfry.core.database_errors import is_database_away
 from flask_belfry.core.secrets import mask, secrets_hidden
 from flask_belfry.db import db
 from flask_belfry.db.columns import storable
+from flask_belfry.db.tenancy import scope_of, use_scope
 from flask_belfry.execution.claim import Claim
-from flask_belfry.execution.errors import EngineError, JobCancelledError, JobProgressError
+from flask_belfry.execution.errors import EngineError, JobCancelledError, JobProgressError, JobStepsError
 from flask_belfry.execution.journal import ClaimLog, Progress, journal
+from flask_belfry.execution.steps import Key, Stepper
 from flask_belfry.outbox import Batch, JobRecord, get_batch
 
 CANCEL_POLL_SECONDS = 1.0
@@ -35,6 +39,7 @@ class RunningJob:
 
     `item` is the record of a chunk that its function works on, as far as that is known. `outage` is the error with
     which the job lost the database, also when its function caught it. `secrets` finds its secret arguments in text.
+    `stepper` commits the pages of its steps.
     """
 
     claim: Claim
@@ -42,6 +47,7 @@ class RunningJob:
     secrets: re.Pattern[str] | None = None
     item: Claim | None = None
     outage: BaseException | None = None
+    stepper: Stepper | None = None
     _queried_at: float = field(default=0.0, repr=False)
     _logs: dict[str, ClaimLog] = field(default_factory=dict, repr=False)
     _process: int = field(default_factory=os.getpid, repr=False)
@@ -68,6 +74,42 @@ class RunningJob:
             raise JobProgressError("reported by a process that the job has forked, which is not the job")
         shown = storable(mask(text, self.secrets))[:PROGRESS_CHARACTERS]
         self._log_of(self.claim).report(Progress(done, total, shown or None))
+
+    def steps(
+        self,
+        source: sa.Select[Any] | Sequence[Any],
+        size: int = 500,
+        *,
+        name: str = "steps",
+        key: QueryableAttribute[Any] | Key | None = None,
+        total: int | None = None,
+    ) -> Iterator[Sequence[Any]]:
+        """Return the pages of a query or a sequence, to loop over. What a page changes is committed before the next.
+
+        The commit includes the cursor and the progress. When the job runs again, the loop continues after the last
+        committed page: the effect of each page happens once. Before each page the job stops when it is cancelled or
+        when its process is about to end; then it continues elsewhere without using an attempt. The time limit of the
+        job starts again with each page.
+
+        Args:
+            source: a select of an entity or of columns of one, without an order, a limit or an offset; or a sequence.
+            size: the most rows of a page.
+            name: what the cursor is stored under: each loop of a job has its own.
+            key: columns that are never NULL, by which the rows are ordered; by default the primary key.
+            total: how many rows there are, if that is known; by default they are counted once, up to 1,000,000.
+
+        Raises:
+            JobStepsError: an argument is invalid, the job is a chunk, or the loop is within a page of another one.
+        """
+        if self.is_chunk:
+            raise JobStepsError("a chunk has no steps: each of its records is a job of its own")
+        if self.stepper is None or self._process != os.getpid():
+            raise JobStepsError("called by a process that the job has forked, which is not the job")
+        return self.stepper.pages(source, size, name, key, total, self._has_progress)
+
+    def _has_progress(self) -> bool:
+        """Whether the job itself has reported progress."""
+        return self.claim.id in self._logs and self._logs[self.claim.id].progress is not None
 
     def add_line(self, line: Mapping[str, Any]) -> None:
         """Add a line to the log of the job; in a process that it has forked, do nothing."""
@@ -136,6 +178,16 @@ def _note_outage(context: ExceptionContext) -> None:
     job, error = _running.get(), context.sqlalchemy_exception
     if job is not None and error is not None and not context.is_pre_ping and is_database_away(error):
         job.outage = error
+
+
+@contextmanager
+def on_behalf_of(items: Sequence[Claim]) -> Iterator[None]:
+    """Run the block as the record's user, in the scope of its school; a chunk of several schools is the system's."""
+    first, schools = items[0], {item.school_id for item in items}
+    school_id = first.school_id if len(schools) == 1 else None
+    actor = Actor(first.user_id, first.request_id, first.id, school_id)
+    with use_actor(actor), use_scope(scope_of(school_id)):
+        yield
 
 
 def running_job() -> RunningJob | None:

@@ -12,21 +12,21 @@ import structlog
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
-from flask_belfry.changes import Actor, use_actor
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.database_errors import is_transient
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import scope_of, use_scope
 from flask_belfry.execution import attempts
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.chunk import Chunk
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.commits import commits_forbidden
-from flask_belfry.execution.context import running
-from flask_belfry.execution.errors import ClaimLostError, UnansweredError
+from flask_belfry.execution.context import on_behalf_of, running
+from flask_belfry.execution.errors import ClaimLostError, JobStoppedError, Snooze, UnansweredError
 from flask_belfry.execution.hand_over import HandOver
 from flask_belfry.execution.results import result_text
 from flask_belfry.execution.secrets import secrets_of
+from flask_belfry.execution.steps import Stepper
+from flask_belfry.execution.time_limits import PageLimit
 from flask_belfry.outbox import NO_RETRY, JobState, UnknownJobError
 from flask_belfry.outbox.registry import JobDefinition, definition
 
@@ -40,7 +40,7 @@ OUTAGE_DELAYS_SECONDS = (0.0, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0, 300.0, 3
 T = TypeVar("T")
 
 
-Limit = Callable[[float], AbstractContextManager[None]]
+Limit = Callable[[float], AbstractContextManager[PageLimit]]
 ShouldStop = Callable[[], bool]
 CompleteLater = Callable[[Claim, str | None], None]
 Transitions = list[tuple[str, JobState]]
@@ -60,7 +60,8 @@ def run(
         app: the application in whose context they run.
         items: claims of one name; more than one only for a chunk function.
         limit: accepts seconds and returns a context that raises JobTimeoutError in its block after them.
-        should_stop: whether the process is about to end; a chunk function may then release what it has not begun.
+        should_stop: whether the process is about to end; a chunk function may then release what it has not begun, and
+            a job stops between two pages of its steps.
         complete_later: accepts a job that succeeded and changed nothing, and the JSON of its result, for `complete`.
         hand_over: gets the next jobs of the limits whose slots are freed.
 
@@ -78,18 +79,24 @@ def run(
             return _run_chunk(found, items, limit, should_stop)
         transitions: Transitions = []
         for item in items:
-            transitions += _run_one(found, item, limit, complete_later)
+            transitions += _run_one(found, item, limit, should_stop, complete_later)
         return transitions
 
 
 def _run_one(
-    found: JobDefinition[..., Any], item: Claim, limit: Limit, complete_later: CompleteLater | None
+    found: JobDefinition[..., Any],
+    item: Claim,
+    limit: Limit,
+    should_stop: ShouldStop,
+    complete_later: CompleteLater | None,
 ) -> Transitions:
     session = db.session()
     with running(item, secrets_of([item]) if found.secrets else None) as job:
         try:
-            with _on_behalf_of([item]), commits_forbidden(), limit(item.timeout_seconds):
+            with on_behalf_of([item]), commits_forbidden(), limit(item.timeout_seconds) as time_limit:
+                job.stepper = Stepper(item, session, should_stop, time_limit)
                 result = result_text(found.function(session, **item.args))
+                job.stepper.check_stopped()
                 session.flush()  # pending changes belong to the function too, in its school's scope
             if complete_later is not None and not session.in_transaction():
                 complete_later(item, result)
@@ -153,7 +160,7 @@ def _run_chunk(
     failure: BaseException = UnansweredError(f"{found.name} returned without an answer for this record")
     with running(items[0], secrets_of(items) if found.secrets else None, is_chunk=True) as job:
         try:
-            with _on_behalf_of(items), limit(max(item.timeout_seconds for item in items)):
+            with on_behalf_of(items), limit(max(item.timeout_seconds for item in items)):
                 found.function(chunk)
         except BaseException as error:
             failure = error
@@ -185,6 +192,8 @@ def _fail(items: Sequence[Claim], error: BaseException, found: JobDefinition[...
     policy = found.policy() if found else NO_RETRY
 
     def write_one(item: Claim) -> JobState | None:
+        if isinstance(error, JobStoppedError):
+            return attempts.release(db.session(), item)
         if (delay_seconds := _outage_delay(item, error)) is not None:
             return attempts.release(db.session(), item, delay_seconds)
         if is_transient(error):
@@ -220,7 +229,7 @@ def _outage_delay(item: Claim, error: BaseException) -> float | None:
 
     None for other errors, and for a job that has met too many of these.
     """
-    released = item.number - item.attempt - item.interruptions
+    released = item.number - item.attempt - item.interruptions - item.snoozes
     if is_transient(error) and released < len(OUTAGE_DELAYS_SECONDS):
         return OUTAGE_DELAYS_SECONDS[released]
     return None
@@ -233,6 +242,9 @@ def _log_completed(item: Claim) -> None:
 def _log_failed(item: Claim, error: BaseException, state: JobState | None) -> None:
     if state is None:
         log.warning("claim.lost")
+        return
+    if isinstance(error, Snooze) and state is JobState.SCHEDULED:
+        log.info("job.snoozed", seconds=error.seconds, reason=str(error), times=item.snoozes + 1)
         return
     level = log.error if state is JobState.FAILED else log.warning
     level(f"job.{state.value}", attempt=item.attempt, of=item.max_attempts, error=type(error).__name__)
@@ -254,14 +266,4 @@ def _seconds_since(item: Claim) -> float:
 @contextmanager
 def _logged(item: Claim) -> Iterator[None]:
     with structlog.contextvars.bound_contextvars(job=item.name, job_id=item.id, request_id=item.request_id):
-        yield
-
-
-@contextmanager
-def _on_behalf_of(items: Sequence[Claim]) -> Iterator[None]:
-    """Run the block as the record's user, in the scope of its school; a chunk of several schools is the system's."""
-    first, schools = items[0], {item.school_id for item in items}
-    school_id = first.school_id if len(schools) == 1 else None
-    actor = Actor(first.user_id, first.request_id, first.id, school_id)
-    with use_actor(actor), use_scope(scope_of(school_id)):
         yield

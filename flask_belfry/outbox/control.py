@@ -65,6 +65,7 @@ def _set_back(*conditions: sa.ColumnElement[bool]) -> Sequence[Any]:
             state=JobState.PENDING,
             attempt=0,
             interruptions=0,
+            snoozes=0,
             cancel_requested=False,
             scheduled_at=None,
             finished_at=None,

@@ -68,6 +68,7 @@ class JobRecord(OfSchoolOrSystem, Base):
     max_attempts: Mapped[int] = mapped_column(default=1)
     claims: Mapped[int] = mapped_column(default=0)
     interruptions: Mapped[int] = mapped_column(default=0)
+    snoozes: Mapped[int] = mapped_column(default=0, server_default="0")
     suspicion: Mapped[int] = mapped_column(default=0, server_default="0")
     timeout_seconds: Mapped[int]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
@@ -87,6 +88,8 @@ class JobRecord(OfSchoolOrSystem, Base):
     progress_done: Mapped[int | None] = mapped_column(sa.BigInteger)
     progress_total: Mapped[int | None] = mapped_column(sa.BigInteger)
     progress_text: Mapped[str | None] = mapped_column(sa.String(REASON_CHARACTERS))
+    # How far the steps of the job have been committed, by name: see `flask_belfry.execution.steps`.
+    cursor: Mapped[Any | None] = mapped_column(sa.JSON(none_as_null=True))
 
     subject_type: Mapped[str | None] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
     subject_id: Mapped[str | None] = mapped_column(RowIdText(SUBJECT_ID_CHARACTERS))
@@ -151,6 +154,7 @@ class AttemptOutcome(StrEnum):
     TIMED_OUT = "timed_out"
     INTERRUPTED = "interrupted"
     CANCELLED = "cancelled"
+    SNOOZED = "snoozed"  # used no attempt
 
 
 class JobAttempt(Base):

@@ -10,7 +10,7 @@ class JobState(StrEnum):
 
     BLOCKED = "blocked"  # waits in SQL for another job, a free slot of its limit, or the end of a pause
     PENDING = "pending"  # committed; not yet known to be at RQ
-    SCHEDULED = "scheduled"  # due later
+    SCHEDULED = "scheduled"  # due later; a job may also have snoozed
     QUEUED = "queued"  # known to be at RQ
     RUNNING = "running"  # claimed by a worker
     RETRYABLE = "retryable"  # failed, or interrupted by repeated outages of the database; waits for its next attempt
@@ -34,6 +34,7 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
             JobState.RETRYABLE,
             JobState.PENDING,
             JobState.CANCELLED,
+            JobState.SCHEDULED,
         }
     ),
     JobState.RETRYABLE: frozenset({JobState.PENDING, JobState.RUNNING, JobState.CANCELLED}) | _HELD_BACK,

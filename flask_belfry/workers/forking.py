@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
+import mmap
 import multiprocessing
 import os
 import signal
@@ -41,6 +43,35 @@ Verdict = Callable[[Session, Claim], object]
 _fork = multiprocessing.get_context("fork")
 
 
+class _Shared(ctypes.Structure):
+    _fields_ = [("began_at", ctypes.c_double), ("must_stop", ctypes.c_bool)]
+
+
+class HorseState:
+    """Memory that a worker shares with its work horse, created before the fork."""
+
+    def __init__(self) -> None:
+        self._shared = _Shared.from_buffer(mmap.mmap(-1, ctypes.sizeof(_Shared)))
+        self.restart()
+
+    @property
+    def began_at(self) -> float:
+        """When the job began, or the current page of its steps, by the monotonic clock of the host."""
+        return self._shared.began_at
+
+    def restart(self) -> None:
+        """Note in the work horse that the time limit begins again."""
+        self._shared.began_at = time.monotonic()
+
+    def request_stop(self) -> None:
+        """Have the job stop after the current page of its steps."""
+        self._shared.must_stop = True
+
+    def must_stop(self) -> bool:
+        """Return whether the worker is about to end."""
+        return self._shared.must_stop
+
+
 class ForkingWorker(EngineWorker):
     """Claims one job at a time, and has a process of its own, the work horse, run it and commit its new state.
 
@@ -69,29 +100,33 @@ class ForkingWorker(EngineWorker):
             self._run(claim)
 
     def _run(self, claim: Claim) -> None:
-        horse = _fork.Process(target=self._run_in_horse, args=(claim, os.getpid()), name=f"horse of {self.name}")
+        state = HorseState()
+        args = claim, os.getpid(), state
+        horse = _fork.Process(target=self._run_in_horse, args=args, name=f"horse of {self.name}")
         horse.start()
         self._horse_pid = horse.pid or 0
         with suppress(ProcessLookupError, PermissionError):  # the work horse may have done it, or have ended
             os.setpgid(self._horse_pid, self._horse_pid)
-        verdict = self._watch(horse, claim)
+        verdict = self._watch(horse, claim, state)
         self._horse_pid = 0
         if verdict is not None:
             self._write(claim, verdict)
         self._in_flight.discard([claim])
 
-    def _watch(self, horse: BaseProcess, claim: Claim) -> Verdict | None:
+    def _watch(self, horse: BaseProcess, claim: Claim, state: HorseState) -> Verdict | None:
         """Wait for the end of the work horse, and kill it when its time is over.
 
         Returns:
             what is left for the parent to write; None when the work horse has committed the job's new state.
         """
-        last_resort_at = time.monotonic() + claim.timeout_seconds + LAST_RESORT_SECONDS
+        last_resort_seconds = claim.timeout_seconds + LAST_RESORT_SECONDS
         verdict: Verdict | None = None
         while horse.is_alive():
+            if self._stopping.is_set():
+                state.request_stop()
             if verdict is None and self._must_release():
                 verdict = attempts.release
-            elif verdict is None and time.monotonic() > last_resort_at:
+            elif verdict is None and time.monotonic() - state.began_at > last_resort_seconds:
                 verdict = _time_out
             if verdict is not None:
                 self.kill_horse()
@@ -118,7 +153,7 @@ class ForkingWorker(EngineWorker):
         else:
             log.warning("job.cut_short", job=claim.name, job_id=claim.id, state=state)
 
-    def _run_in_horse(self, claim: Claim, parent: int) -> None:
+    def _run_in_horse(self, claim: Claim, parent: int, state: HorseState) -> None:
         # When its worker is killed, the job is run again elsewhere and must not continue here.
         follow(parent, signal.SIGKILL)
         os.setpgid(0, 0)
@@ -127,7 +162,8 @@ class ForkingWorker(EngineWorker):
             # The parent decides, also when all processes of a terminal or a group are signalled.
             signal.signal(number, _ignore)
         reset_signals_in_forks()
-        self._update_copies(executor.run(self._app, [claim], alarm))
+        limit = partial(alarm, note_restart=state.restart)
+        self._update_copies(executor.run(self._app, [claim], limit, state.must_stop))
         journal(self._app).flush()
         sys.stdout.flush()
         sys.stderr.flush()

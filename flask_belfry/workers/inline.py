@@ -22,7 +22,8 @@ _waiting: ContextVar[list[str] | None] = ContextVar("eager_jobs", default=None)
 def inline_runner(app: Flask) -> Callable[[Sequence[str]], None]:
     """Return a function that runs records by id, each in a session of its own, for JOBS_EAGER.
 
-    Jobs that these enqueue run after them, in the order of their commits. Delayed jobs and retries wait for a worker.
+    Jobs that these enqueue run after them, in the order of their commits. Delayed jobs, retries and snoozed jobs wait
+    for a worker.
     """
 
     def run(ids: Sequence[str]) -> None:
@@ -72,7 +73,7 @@ def _run_one(app: Flask, id: str, name: str) -> None:
 
 
 def _bring_forward(id: str) -> None:
-    # Not a retryable one: its delay has a reason.
-    is_waiting = sa.and_(JobRecord.id == id, JobRecord.state == JobState.SCHEDULED)
+    # Neither a retryable nor a snoozed one: its delay has a reason.
+    is_waiting = sa.and_(JobRecord.id == id, JobRecord.state == JobState.SCHEDULED, JobRecord.snoozes == 0)
     db.session.execute(sa.update(JobRecord).where(is_waiting).values(scheduled_at=utc_now()))
     db.session.commit()

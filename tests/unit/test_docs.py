@@ -467,6 +467,36 @@ def test_the_example_of_the_readme_runs(settings: dict[str, Any], tmp_path: Path
         db.engine.dispose()
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_examples_of_steps_and_snoozes_run(
+    settings: dict[str, Any], tmp_path: Path, untouched_registries: None
+) -> None:
+    for heading in ("Steps", "Snooze and Retry-After"):
+        for block in blocks(section(PAGES["groups.md"], heading)):
+            exec(compile(block.text, heading, "exec"), {"__name__": "groups"})
+    app = make_app(settings, tmp_path)
+    with app.app_context():
+        session = db.session()
+        users = {make_reservation().customer_id for _ in range(3)}
+
+        def run(name: str, **args: Any) -> JobRecord:
+            id = enqueue(name, bulletin_id=7, **args)
+            session.commit()
+            executor.run(app, claim.claim(session, [id], "test"), no_limit)
+            return session.get_one(JobRecord, id, populate_existing=True)
+
+        assert run("bulletins.address").result == {"since_the_last_interruption": len(users)}
+        deliveries = session.scalars(sa.select(JobRecord).where(JobRecord.name == "bulletins.deliver"))
+        assert {record.args["user_id"] for record in deliveries} == users
+        snoozed = run("bulletins.push", is_maintained=True, retry_after=None)
+        assert (snoozed.state, snoozed.snoozes) == (JobState.SCHEDULED, 1)
+        retried = run("bulletins.push", is_maintained=False, retry_after="3600")
+        assert retried.scheduled_at is not None
+        assert timedelta(minutes=59) < retried.scheduled_at - utc_now() < timedelta(minutes=67)
+        db.session.remove()
+        db.engine.dispose()
+
+
 def line_changes(block: Block) -> Iterator[tuple[str, str, str]]:
     """Yield the file, the old and the new lines of each part of a block that changes lines."""
     for part in re.split(r"^--- ", block.text, flags=re.MULTILINE)[1:]:

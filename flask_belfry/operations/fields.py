@@ -41,6 +41,8 @@ def job_fields(record: JobRecord) -> dict[str, Any]:
         "limit_key": record.limit_key,
         "expires_at": _iso(record.expires_at),
         "progress": progress_fields(record),
+        "steps": [asdict(position) for position in services.steps_of(record)],
+        "snoozes": record.snoozes,
         "result": record.result,
         "error_type": record.error_type,
         "error": record.error_message,

@@ -115,7 +115,7 @@ def show_command(job_id: str, follow: bool, as_json: bool) -> None:
     if as_json:
         return echo_json(job_fields(record) | {"attempts": attempts, "log": lines})
     for key, value in job_fields(record).items():
-        if value not in (None, {}) and value is not False:
+        if value not in (None, {}, []) and value is not False:
             click.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
     for attempt in attempts:
         error = f": {attempt['error_type']}: {attempt['error']}" if attempt["error_type"] else ""

@@ -103,6 +103,14 @@ class ProgressSchema(Schema):
     text = _shown()
 
 
+class StepsSchema(Schema):
+    """How many rows of one loop over steps are committed. The job continues after them when it runs again."""
+
+    name = ma.fields.String(required=True)
+    done = ma.fields.Integer(required=True)
+    total = ma.fields.Integer(required=True, allow_none=True)
+
+
 class JobSchema(Schema):
     """A job."""
 
@@ -115,6 +123,8 @@ class JobSchema(Schema):
     attempt = ma.fields.Integer(required=True)
     max_attempts = ma.fields.Integer(required=True)
     progress = ma.fields.Nested(ProgressSchema, required=True, allow_none=True)
+    steps = ma.fields.List(ma.fields.Nested(StepsSchema), required=True)
+    snoozes = _number("How often it has snoozed since it was enqueued or retried by a user.")
     batch_id = _shown("Its batch.", format="uuid")
     after_id = _shown("The job or the batch whose completion enqueues it.", format="uuid")
     limit_key = _shown()

@@ -19,7 +19,7 @@ from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 from flask_belfry.db.tenancy import ALL_TENANTS, current_scope, use_scope
 from flask_belfry.outbox import JobAttempt, JobBatch, JobLog, JobRecord, JobState, UnknownJobError
-from flask_belfry.outbox.models import BlockedBy
+from flask_belfry.outbox.models import AttemptOutcome, BlockedBy
 from flask_belfry.outbox.registry import definition
 
 # Counting stops here: an exact larger number is of no use and costs a scan.
@@ -155,6 +155,32 @@ def successors_of(row: JobRecord | JobBatch) -> list[JobRecord]:
         return []
     query = sa.select(JobRecord).where(JobRecord.after_id == row.id).order_by(JobRecord.id).limit(MAX_SUCCESSORS)
     return list(db.session.scalars(query))
+
+
+@dataclass(frozen=True)
+class StepsPosition:
+    """How many rows of one loop over steps are committed: the job continues after them."""
+
+    name: str
+    done: int
+    total: int | None
+
+
+def steps_of(record: JobRecord) -> list[StepsPosition]:
+    """Return the position of each loop over steps of a job, in the order in which they began."""
+    return [StepsPosition(name, at["done"], at["total"]) for name, at in (record.cursor or {}).items()]
+
+
+def snooze_reason(record: JobRecord, attempts: Sequence[Attempt]) -> str | None:
+    """Return why a job waits that has snoozed last, in words.
+
+    Args:
+        record: the job.
+        attempts: its attempts, newest first.
+    """
+    if record.state is not JobState.SCHEDULED or not attempts or attempts[0].outcome != AttemptOutcome.SNOOZED:
+        return None
+    return f"Snoozed: {attempts[0].error_message or 'without a reason.'}"
 
 
 def waiting_reason(record: JobRecord) -> str | None:

@@ -105,16 +105,18 @@ def _list_context() -> dict[str, Any]:
 
 def _detail_context(job_id: str) -> dict[str, Any]:
     record = services.get_job(job_id)
+    attempts = services.attempts_of(record)
     return {
         "job": record,
         "steps": life_cycle(record, utc_now()),
-        "attempts": services.attempts_of(record),
+        "positions": services.steps_of(record),
+        "attempts": attempts,
         "args": services.shown_args(record),
         "logs": services.logs_of(record),
         "batch": db.session.get(JobBatch, record.batch_id) if record.batch_id else None,
         "predecessor": _link(services.predecessor_of(record)),
         "successors": services.successors_of(record),
-        "waiting_reason": services.waiting_reason(record),
+        "waiting_reason": services.waiting_reason(record) or services.snooze_reason(record, attempts),
         "pause_kinds": {kind.value: words(subject_type) for kind, subject_type in queues.SUBJECT_TYPES.items()},
         "pauses": queues.pauses_of(record) if record.blocked_by is BlockedBy.PAUSE else [],
         "mails": mails_of_job(record.id),
@@ -169,13 +171,18 @@ def _past_steps(record: JobRecord) -> list[tuple[str, datetime]]:
 
 
 def _next_attempt(record: JobRecord) -> list[tuple[str, datetime]]:
-    if record.state is not JobState.RETRYABLE or record.scheduled_at is None:
+    if not _waits_again(record) or record.scheduled_at is None:
         return []
     return [("next attempt", record.scheduled_at)]
 
 
+def _waits_again(record: JobRecord) -> bool:
+    """Whether it waits for the time of its next attempt, also after a snooze."""
+    return record.state is JobState.RETRYABLE or (record.state is JobState.SCHEDULED and record.started_at is not None)
+
+
 def _future_steps(record: JobRecord) -> list[str]:
-    if record.finished_at is not None or record.state is JobState.RETRYABLE:
+    if record.finished_at is not None or _waits_again(record):
         return []
     if record.started_at is not None:
         return ["finished"]

@@ -118,6 +118,11 @@ def test_attempts_are_numbered_in_their_order_whatever_a_retry_counts(staff: Fla
             job_record(JobState.RETRYABLE, enqueued_at=minute(1), started_at=minute(2), scheduled_at=minute(5)),
             ["created", "queued", "started", "next attempt"],
         ),
+        # Snoozed.
+        (
+            job_record(JobState.SCHEDULED, enqueued_at=minute(1), started_at=minute(2), scheduled_at=minute(5)),
+            ["created", "queued", "started", "next attempt"],
+        ),
         (
             job_record(JobState.QUEUED, enqueued_at=minute(5), started_at=minute(2), scheduled_at=minute(5)),
             ["created", "started", "queued", "finished –"],
@@ -232,6 +237,27 @@ def test_a_blocked_job_says_what_it_waits_for(
     session.add(job)
     session.commit()
     assert reason in staff.get(f"/jobs/{job.id}").text
+
+
+def test_a_snoozed_job_shows_its_reason_and_where_its_steps_continue(
+    app: Flask, staff: FlaskClient, session: Session
+) -> None:
+    at = {"key": ["id"], "after": [1_500], "done": 1_500, "total": 10_000}
+    job = job_record(JobState.SCHEDULED, started_at=minute(1), scheduled_at=minute(9), snoozes=3, cursor={"people": at})
+    session.add(job)
+    session.flush()
+    snoozed = {"outcome": AttemptOutcome.SNOOZED, "error_type": "Snooze", "error_message": "FCM asks for a minute"}
+    session.add(JobAttempt(job_id=job.id, number=1, started_at=minute(1), **snoozed))
+    session.commit()
+    page = staff.get(f"/jobs/{job.id}").text
+    assert "Snoozed: FCM asks for a minute" in page
+    assert "<dt>Snoozes</dt><dd>3</dd>" in page
+    assert "people: continues after 1,500 of 10,000" in page
+    assert 'outcome-snoozed"' in page
+    shown = app.test_cli_runner().invoke(args=["jobs", "show", job.id]).stdout
+    assert '[{"name": "people", "done": 1500, "total": 10000}]' in shown
+    assert re.search(r"^snoozes +3$", shown, re.MULTILINE)
+    assert "snoozed: Snooze: FCM asks for a minute" in shown
 
 
 def test_an_argument_that_its_job_declares_as_secret_is_masked(

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from flask import Flask
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
 from app import audit
 from app.accounts import Role, User, acting_user, allow, ask_to_log_in, can, names_of, require
+from app.schools import School
 from flask_belfry.changes import Subject
 from flask_belfry.changes.host import Host, set_host
+from flask_belfry.db import db
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 STAFF = "This is for staff and admins only."
 ADMINS = {
@@ -45,6 +49,16 @@ class DeskHost(Host):
     def allows(self, action: str) -> bool:
         """Return whether a rule of `app.accounts` allows it to the requester."""
         return can(acting_user(), action)
+
+    def user_may(self, user_id: int, action: str) -> bool:
+        """Return whether a rule of `app.accounts` allows it to a user who is active and confirmed."""
+        with use_scope(ALL_TENANTS):
+            return can(db.session.get(User, user_id), action)
+
+    def schools(self) -> Mapping[int, str]:
+        """Return all schools: admins make schedules, and act for any school."""
+        rows = db.session.execute(sa.select(School.id, School.name).order_by(School.name))
+        return {row.id: row.name for row in rows}
 
     def user_name(self, user_id: int | None) -> str | None:
         """Return the name of a user of the desk."""

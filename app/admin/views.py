@@ -20,6 +20,7 @@ from flask_belfry.core.presentation import label
 from flask_belfry.db import Base
 from flask_belfry.mail import EmailMessage
 from flask_belfry.outbox import (
+    CustomSchedule,
     Deployment,
     JobAttempt,
     JobBatch,
@@ -211,6 +212,13 @@ def _described() -> list[PanelView]:
         PanelView(JobPause, SYSTEM, "Pauses", filters=("kind",)),
         PanelView(UniquePeriod, SYSTEM, "Unique periods", filters=("job_id",)),
         PanelView(Schedule, SYSTEM, "Schedules"),
+        PanelView(
+            CustomSchedule,
+            SYSTEM,
+            "Custom schedules",
+            columns=("name", "job_name", "cron", "every_seconds", "zone", "user_id", "school_id", "last_tick_at"),
+            filters=("job_name", "user_id", "school_id"),
+        ),
         PanelView(ScheduleTick, SYSTEM, "Run times", filters=("schedule", "outcome")),
         PanelView(WorkerProcess, SYSTEM, "Processes", filters=("kind", "host")),
     ]

@@ -10,7 +10,7 @@ from app.audit.models import AuditEntry
 from app.personal_data import Part, Person, exempt, register, rows_of
 from flask_belfry.changes import StatusChange
 from flask_belfry.db import db
-from flask_belfry.outbox import JobBatch, JobPause, JobRecord
+from flask_belfry.outbox import CustomSchedule, JobBatch, JobPause, JobRecord
 
 
 def export(person: Person) -> dict[str, Any]:
@@ -64,4 +64,8 @@ register(
     )
 )
 exempt("the user who enqueued a job: the id of a user whose name is erased", JobRecord.user_id, JobBatch.user_id)
+exempt(
+    "the owner of a schedule: the id of a user whose name is erased, and for whom it no longer ticks",
+    CustomSchedule.user_id,
+)
 exempt("the user who paused a queue: the id of a user whose name is erased", JobPause.user_id)

@@ -37,6 +37,14 @@ class Host:
         """Return whether the requester may do `action`, which decides whether pages show it."""
         return False
 
+    def user_may(self, user_id: int, action: str) -> bool:
+        """Return whether a user, who is not the requester, may do `action`; not when there is no such user."""
+        return False
+
+    def schools(self) -> Mapping[int, str]:
+        """Return the names of the schools, by id, for which the requester may make schedules."""
+        return {}
+
     def user_name(self, user_id: int | None) -> str | None:
         """Return the name of a user; None when there is no such user."""
         return None

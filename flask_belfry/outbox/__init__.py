@@ -28,6 +28,7 @@ from flask_belfry.outbox.errors import (
 )
 from flask_belfry.outbox.finalizing import on_finalized
 from flask_belfry.outbox.models import (
+    CustomSchedule,
     Deployment,
     JobAttempt,
     JobBatch,
@@ -54,6 +55,7 @@ __all__ = [
     "NO_RETRY",
     "Batch",
     "BatchStateError",
+    "CustomSchedule",
     "Deployment",
     "JobArgumentError",
     "JobAttempt",

@@ -80,6 +80,8 @@ class Cron:
             raise ScheduleError(
                 f"cron must have five fields such as '0 3 * * *', not {self.line!r}: {error}"
             ) from error
+        except (KeyError, ValueError, OSError) as error:  # what ZoneInfo raises for various names
+            raise ScheduleError(f"{self.zone!r} is not a time zone") from error
         if len(self.line.split()) != 5:  # the library also reads seconds
             raise ScheduleError(f"cron must have five fields such as '0 3 * * *', not {self.line!r}")
 

@@ -1,11 +1,15 @@
-"""The schedule of periodic jobs: data beside the jobs, reconciled with SQL; every run time is settled exactly once."""
+"""The schedule of periodic jobs: data beside the jobs, reconciled with SQL; every run time is settled exactly once.
+
+`custom.py` has the entries that users make; both kinds tick here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import sqlalchemy as sa
 import structlog
@@ -16,7 +20,7 @@ from flask_belfry.changes import Subject
 from flask_belfry.changes.actor import SUBJECT_ID_CHARACTERS
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import insert_ignoring_conflicts, table_of
-from flask_belfry.outbox import JobRequest, Schedule, ScheduleTick, enqueue_many
+from flask_belfry.outbox import CustomSchedule, JobRequest, Schedule, ScheduleTick, enqueue_many
 from flask_belfry.outbox.models import TickOutcome
 from flask_belfry.outbox.registry import definition
 from flask_belfry.scheduler.cron import Cron, Every, ScheduleError, Timing, last_tick, ticks_between
@@ -27,6 +31,8 @@ log = structlog.get_logger(__name__)
 MAX_TICKS_RECORDED = 1_000
 # The time in which another scheduler takes over: a tick cannot be too late before.
 MIN_CATCH_UP_SECONDS = 15.0
+# Names that begin with it belong to users, so that a deploy cannot add one that a user has given.
+CUSTOM_PREFIX = "custom."
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class ScheduleEntry:
     zone: str | None = None
     catch_up_seconds: float | None = None
 
+    model: ClassVar[type[Schedule] | type[CustomSchedule]] = Schedule
+
     def timing(self, settings: Mapping[str, Any]) -> Timing:
         """Return its timing under `settings`. Raise ScheduleError when it is invalid."""
         if (self.every is None) == (self.cron is None):
@@ -67,6 +75,28 @@ class ScheduleEntry:
         wanted = settings["SCHEDULE_CATCH_UP_SECONDS"] if seconds is None else seconds
         return timedelta(seconds=max(wanted, MIN_CATCH_UP_SECONDS))
 
+    @property
+    def job_args(self) -> Mapping[str, Any]:
+        """The arguments of its jobs."""
+        return {}
+
+    def request(self) -> JobRequest:
+        """Return the request for a job. At most one job of a schedule is not finalized."""
+        key = None if definition(self.job).is_singleton else f"schedule/{self.name}"
+        return JobRequest(self.job_args, unique_key=key, subject=subject_of(self.name))
+
+    def use_owner(self) -> AbstractContextManager[None]:
+        """Make the user and the school for whom its jobs run the actor, for a block."""
+        return nullcontext()
+
+    def as_stored(self, row: Schedule | CustomSchedule) -> ScheduleEntry:
+        """Return the entry as its row has it; one of the code is as the code has it."""
+        return self
+
+    def problem(self) -> str | None:
+        """Return why it cannot tick; None when it can. One of the code was checked at the start."""
+        return None
+
 
 def check(entries: Sequence[ScheduleEntry], settings: Mapping[str, Any]) -> None:
     """Raise ScheduleError or UnknownJobError when an entry is invalid."""
@@ -74,6 +104,8 @@ def check(entries: Sequence[ScheduleEntry], settings: Mapping[str, Any]) -> None
     for entry in entries:
         if names.count(entry.name) > 1:
             raise ScheduleError(f"the schedule has two entries named {entry.name!r}")
+        if entry.name.startswith(CUSTOM_PREFIX):
+            raise ScheduleError(f"schedule {entry.name}: names that begin with {CUSTOM_PREFIX!r} belong to users")
         if required := definition(entry.job).required:
             raise ScheduleError(f"schedule {entry.name}: {entry.job} requires {', '.join(sorted(required))}")
         _check_timing(entry, settings)
@@ -99,6 +131,8 @@ def _check_lengths(entry: ScheduleEntry, settings: Mapping[str, Any]) -> None:
 def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> list[str]:
     """Add, change and remove schedules in SQL by name, so that they equal `entries`, and commit.
 
+    Those that users made are left as they are.
+
     Returns:
         the names of the removed ones.
     """
@@ -113,12 +147,14 @@ def reconcile(session: Session, entries: Sequence[ScheduleEntry]) -> list[str]:
         if (row.timing, row.zone) != (wanted["timing"], wanted["zone"]):
             # The ticks of the new timing begin now.
             row.first_tick_at, row.last_tick_at = now, None
-        elif _settled_until(row) > now:
+        elif row.settled_until > now:
             _reset_to_now(session, row, now)
         for key, value in wanted.items():
             setattr(row, key, value)
     for gone in known.values():
         session.delete(gone)
+    for custom in _ahead(session, now):
+        _reset_to_now(session, custom, now)
     session.commit()
     return list(known)
 
@@ -129,12 +165,17 @@ def ensure_row(session: Session, entry: ScheduleEntry) -> None:
     insert_ignoring_conflicts(session, Schedule, [row], key="name")
 
 
-def _reset_to_now(session: Session, row: Schedule, now: datetime) -> None:
+def _ahead(session: Session, now: datetime) -> Iterable[CustomSchedule]:
+    settled_until = sa.func.coalesce(CustomSchedule.last_tick_at, CustomSchedule.first_tick_at)
+    return session.scalars(sa.select(CustomSchedule).where(settled_until > now).with_for_update())
+
+
+def _reset_to_now(session: Session, row: Schedule | CustomSchedule, now: datetime) -> None:
     """Settle a schedule until `now` only: its clock was ahead and has been corrected, and no tick would run until then.
 
     A tick that was enqueued too early stays on record and is not repeated.
     """
-    log.warning("schedule.clock_set_back", schedule=row.name, settled_until=_settled_until(row).isoformat())
+    log.warning("schedule.clock_set_back", schedule=row.name, settled_until=row.settled_until.isoformat())
     is_ahead = ScheduleTick.tick_at > now, ScheduleTick.outcome != TickOutcome.ENQUEUED
     session.execute(sa.delete(ScheduleTick).where(ScheduleTick.schedule == row.name, *is_ahead))
     row.last_tick_at = now
@@ -147,9 +188,11 @@ def _columns(entry: ScheduleEntry, settings: Mapping[str, Any]) -> dict[str, str
 def next_ticks(session: Session, entries: Sequence[ScheduleEntry]) -> dict[str, datetime]:
     """Return the first tick of each entry that has no outcome yet, by the entry's name; it may lie in the past."""
     now, settings = utc_now(), current_app.config
-    names = [entry.name for entry in entries]
-    rows = {row.name: row for row in session.scalars(sa.select(Schedule).where(Schedule.name.in_(names)))}
-    since = {name: _settled_until(rows[name]) if name in rows else now for name in names}
+    since = {entry.name: now for entry in entries}
+    for model in {entry.model for entry in entries}:
+        names = [entry.name for entry in entries if entry.model is model]
+        rows: Iterable[Any] = session.scalars(sa.select(model).where(model.name.in_(names)))
+        since |= {row.name: row.settled_until for row in rows}
     session.rollback()
     return {entry.name: entry.timing(settings).next_tick(since[entry.name]) for entry in entries}
 
@@ -162,10 +205,16 @@ def tick(session: Session, entry: ScheduleEntry) -> list[datetime]:
 
     Returns:
         the ticks that were settled by this call.
+
+    Raises:
+        ScheduleError: one of them is to be enqueued, and cannot be; none is settled.
     """
-    row = session.get(Schedule, entry.name)
+    # Locked: a user who changes or pauses it does so before or after.
+    row: Any = session.get(entry.model, entry.name, with_for_update=True, populate_existing=True)
     if row is None:
+        session.rollback()
         return []
+    entry = entry.as_stored(row)
     now, settings = utc_now(), current_app.config
     due = _due_ticks(entry, row, now)
     if not due:
@@ -173,14 +222,17 @@ def tick(session: Session, entry: ScheduleEntry) -> list[datetime]:
         return []
     last, paused_at = due[-1], row.paused_at
     is_wanted = paused_at is None and now - last <= entry.catch_up(settings)
+    if is_wanted and (problem := entry.problem()):
+        session.rollback()
+        raise ScheduleError(problem)
     outcomes = dict.fromkeys(due, TickOutcome.PAUSED if paused_at else TickOutcome.MISSED)
     if is_wanted:
         outcomes[last] = TickOutcome.ENQUEUED
     settled = _record(session, entry.name, outcomes)
     if is_wanted and last in settled:
         _enqueue(session, entry, last)
-    statement = sa.update(Schedule).where(Schedule.name == entry.name).values(last_tick_at=last)
-    session.execute(statement.where(sa.or_(Schedule.last_tick_at.is_(None), Schedule.last_tick_at < last)))
+    if row.last_tick_at is None or row.last_tick_at < last:
+        row.last_tick_at = last
     session.commit()
     return sorted(settled)
 
@@ -191,20 +243,16 @@ def run_now(session: Session, entry: ScheduleEntry) -> str:
     Returns:
         the job's id; the id of the current job when one has not been finalized.
     """
-    return enqueue_many(entry.job, [_request(entry.name, entry.job)], session=session)[0]
+    return enqueue_many(entry.job, [entry.request()], session=session)[0]
 
 
-def _due_ticks(entry: ScheduleEntry, row: Schedule, now: datetime) -> list[datetime]:
-    timing, since = entry.timing(current_app.config), _settled_until(row)
+def _due_ticks(entry: ScheduleEntry, row: Schedule | CustomSchedule, now: datetime) -> list[datetime]:
+    timing, since = entry.timing(current_app.config), row.settled_until
     due = ticks_between(timing, since, now, MAX_TICKS_RECORDED)
     if len(due) == MAX_TICKS_RECORDED:
         log.warning("schedule.many_ticks_missed", schedule=entry.name, since=since.isoformat())
         due[-1] = last_tick(timing, due[-1], now)
     return due
-
-
-def _settled_until(row: Schedule) -> datetime:
-    return row.last_tick_at or row.first_tick_at
 
 
 def _record(session: Session, name: str, outcomes: Mapping[datetime, TickOutcome]) -> set[datetime]:
@@ -213,15 +261,10 @@ def _record(session: Session, name: str, outcomes: Mapping[datetime, TickOutcome
 
 
 def _enqueue(session: Session, entry: ScheduleEntry, tick_at: datetime) -> None:
-    (job_id,) = enqueue_many(entry.job, [_request(entry.name, entry.job)], session=session)
+    with entry.use_owner():
+        (job_id,) = enqueue_many(entry.job, [entry.request()], session=session)
     statement = sa.update(ScheduleTick).where(ScheduleTick.schedule == entry.name, ScheduleTick.tick_at == tick_at)
     session.execute(statement.values(job_id=job_id))
-
-
-def _request(name: str, job_name: str) -> JobRequest:
-    # At most one job of a schedule is not finalized.
-    key = None if definition(job_name).is_singleton else f"schedule/{name}"
-    return JobRequest(unique_key=key, subject=subject_of(name))
 
 
 def subject_of(name: str) -> Subject:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import redis
 import sqlalchemy as sa
@@ -29,7 +29,8 @@ from flask_belfry.outbox.deployment import MEMORY_KEY
 from flask_belfry.outbox.pauses import sweep_pauses, sweep_unpaused
 from flask_belfry.outbox.publisher import Publisher
 from flask_belfry.outbox.relay import relay_pages
-from flask_belfry.scheduler import schedule
+from flask_belfry.scheduler import custom, schedule
+from flask_belfry.scheduler.cron import ScheduleError
 from flask_belfry.scheduler.delayed import PAGE_SIZE, ScheduledSet
 from flask_belfry.scheduler.rescuer import rescue
 from flask_belfry.scheduler.schedule import ScheduleEntry
@@ -65,7 +66,7 @@ class BelfryScheduler(Scheduler):
         app: the application.
         connection: a client without a blocking timeout.
         publisher: pushes what is due.
-        entries: the periodic jobs.
+        entries: the periodic jobs of the code; those that users made are read in every pass.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class BelfryScheduler(Scheduler):
         self._publisher = publisher
         self._scheduled = ScheduledSet(connection, publisher)
         self._entries = {SCHEDULE_PREFIX + entry.name: entry for entry in entries}
+        self._custom: dict[str, ScheduleEntry] = {}
         self._stopping = threading.Event()
         self._last_run: dict[str, float] = {}
         self._pages: dict[str, Iterator[object]] = {}
@@ -121,6 +123,7 @@ class BelfryScheduler(Scheduler):
         if not self.acquire_lock():
             return False
         self._every("refresh", REFRESH_SECONDS, self.refresh)
+        self._isolated("custom", self._read_custom)
         self._page_by_page("delayed", REFRESH_SECONDS, self._restore_delayed)
         is_more_due = self.enqueue_jobs()
         self._page_by_page("pauses", SWEEP_SECONDS, lambda: sweep_pauses(db.session()))
@@ -181,23 +184,40 @@ class BelfryScheduler(Scheduler):
             whether more delayed jobs may be due.
         """
         # Looked up by name, ticks do not wait behind delayed jobs, and one that Redis has lost is set again.
-        for member in self._scheduled.due_among(list(self._entries)):
-            self._tick(member)
+        entries = self._entries | self._custom
+        for member in self._scheduled.due_among(list(entries)):
+            self._tick(member, entries[member])
         due = self._scheduled.due()
-        delayed = [member for member in due if member.decode(errors="replace") not in self._entries]
+        delayed = [member for member in due if member.decode(errors="replace") not in entries]
         return self._isolated("delayed", lambda: self._scheduled.move(delayed)) and len(due) == PAGE_SIZE
 
-    def _tick(self, member: str) -> None:
-        entry = self._entries[member]
+    def _read_custom(self) -> None:
+        """Set the next ticks of the schedules that users made or changed, and remove the deleted ones."""
+        entries: dict[str, ScheduleEntry] = {
+            SCHEDULE_PREFIX + entry.name: entry for entry in custom.read_entries(db.session())
+        }
+        self._scheduled.remove(self._custom.keys() - entries.keys())
+        changed = [member for member, entry in entries.items() if self._custom.get(member) != entry]
+        self._custom = entries
+        for member in changed:
+            if not self._isolated(member, lambda member=member: self._set_ticks([entries[member]])):
+                self._scheduled.set({member: _later()})
 
+    def _tick(self, member: str, entry: ScheduleEntry) -> None:
         def settle() -> None:
             # The tick commits before the next one is set: a crash in between repeats the tick, which SQL then rejects.
-            if settled := schedule.tick(db.session(), entry):
+            try:
+                settled = schedule.tick(db.session(), entry)
+            except ScheduleError as error:
+                log.warning("schedule.cannot_tick", schedule=entry.name, reason=str(error))
+                self._scheduled.set({member: _later()})
+                return
+            if settled:
                 log.info("schedule.tick", schedule=entry.name, ticks=len(settled))
             self._set_ticks([entry])
 
         if not self._isolated(member, settle):
-            self._scheduled.set({member: utc_now() + timedelta(seconds=REFRESH_SECONDS)})  # not again in every pass
+            self._scheduled.set({member: _later()})
 
     def _set_ticks(self, entries: Sequence[ScheduleEntry]) -> None:
         ticks = schedule.next_ticks(db.session(), entries)
@@ -265,6 +285,7 @@ class BelfryScheduler(Scheduler):
         """Have the next pass run every part."""
         self._last_run.clear()
         self._pages.clear()
+        self._custom.clear()
 
     def _resign(self) -> None:
         """Give up leadership after a failure: another scheduler may reach what this one cannot."""
@@ -301,3 +322,8 @@ class BelfryScheduler(Scheduler):
             self.remove_lock()
         except redis.RedisError as error:
             log.warning("scheduler.lock_not_released", error=type(error).__name__, seconds=LOCK_SECONDS)
+
+
+def _later() -> datetime:
+    """Return when something that failed is tried again: not in every pass."""
+    return utc_now() + timedelta(seconds=REFRESH_SECONDS)

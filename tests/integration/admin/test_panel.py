@@ -88,7 +88,7 @@ def test_what_can_only_be_looked_at_has_no_address_for_more(app):
             "AuditEntry",
         ),
         *("JobRecord", "JobAttempt", "JobBatch", "JobLog", "JobLimit", "JobPause", "UniquePeriod"),
-        *("Schedule", "ScheduleTick", "WorkerProcess"),
+        *("Schedule", "CustomSchedule", "ScheduleTick", "WorkerProcess"),
     }
     assert routes["AccessToken"] == {*looked_at, "action_view"}
     assert routes["WorkItemComment"] == {*looked_at, "action_view", "delete_view"}

@@ -33,7 +33,9 @@ def test_a_scheduler_that_read_before_another_ticked_repeats_nothing_even_when_t
     ("entry", "reason"),
     [
         ({"cron": "0 0 30 2 *"}, "Bad day-of-month"),
-        ({"cron": "0 0 * * *", "zone": "Mars/Base"}, "has no next tick"),
+        ({"cron": "0 0 * * *", "zone": "Mars/Base"}, "'Mars/Base' is not a time zone"),
+        ({"cron": "0 0 * * *", "zone": "Europe"}, "'Europe' is not a time zone"),
+        ({"cron": "0 0 * * *", "zone": "../localtime"}, "'../localtime' is not a time zone"),
     ],
 )
 def test_a_schedule_that_never_ticks_stops_the_start(app, entry, reason):

@@ -40,7 +40,13 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "jobs": ("Jobs", ("job.retry", "job.cancel", "batch.retry", "batch.cancel")),
     "queues": ("Queues", ("queue.pause", "queue.resume")),
-    "schedule": ("Schedule", ("schedule.pause", "schedule.resume", "schedule.run")),
+    "schedule": (
+        "Schedule",
+        (
+            *("schedule.create", "schedule.update", "schedule.delete"),
+            *("schedule.pause", "schedule.resume", "schedule.run"),
+        ),
+    ),
     "mails": ("Mails", ("mail.resend",)),
     "admin": ("Admin panel", ("admin.create", "admin.update", "admin.delete")),
 }

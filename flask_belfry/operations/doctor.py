@@ -26,12 +26,13 @@ from flask_belfry.core.commands import Command, as_json_option, echo_json
 from flask_belfry.core.database_errors import database_problem
 from flask_belfry.db import db
 from flask_belfry.mail import MailError, check_connection
-from flask_belfry.operations import services
+from flask_belfry.operations import periodic, services
 from flask_belfry.outbox import Deployment, JobRecord, JobState, WorkerProcess, publisher
 from flask_belfry.outbox.deployment import scheduler_passes
 from flask_belfry.outbox.errors import ForeignBrokerError
 from flask_belfry.outbox.pauses import active_pauses
 from flask_belfry.outbox.registry import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
+from flask_belfry.scheduler.schedule import CUSTOM_PREFIX
 
 # The limit for all parts: they are checked concurrently.
 LIMIT_SECONDS = 2.0
@@ -45,7 +46,8 @@ REMEDIES = {
     "smtp": "check that it is running, MAIL_SERVER and MAIL_PORT",
 }
 ORDER = (
-    "settings", "database", "migrations", "broker", "light workers", "heavy workers", "scheduler", "jobs", "smtp",
+    "settings", "database", "migrations", "broker", "light workers", "heavy workers", "scheduler", "schedule", "jobs",
+    "smtp",
 )  # fmt: skip
 
 Check = Callable[[Flask], str | None]
@@ -138,14 +140,16 @@ def doctor_command(as_json: bool) -> None:
 def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
     on_database: dict[str, Sequence[Check]] = {"database": [_database], "migrations": [_migrations]}
     if app.config["JOBS_EAGER"]:
-        return [{"settings": [_settings]}, on_database | {"jobs": [_jobs]}, {"smtp": [_smtp]}]
+        return [{"settings": [_settings]}, on_database | {"schedule": [_schedule], "jobs": [_jobs]}, {"smtp": [_smtp]}]
     workers: dict[str, Sequence[Check]] = {
         "light workers": [partial(_workers, queues=LIGHT_QUEUES, command="python cli.py jobs worker")],
         "heavy workers": [partial(_workers, queues=HEAVY_QUEUES, command="python cli.py jobs worker --heavy")],
     }
     return [
         {"settings": [_settings]},
-        on_database | workers | {"scheduler": [_scheduler], "jobs": [_jobs], "broker": [_broker_ownership]},
+        on_database
+        | workers
+        | {"scheduler": [_scheduler], "schedule": [_schedule], "jobs": [_jobs], "broker": [_broker_ownership]},
         {"broker": [_broker]},
         {"smtp": [_smtp]},
     ]
@@ -239,6 +243,15 @@ def _scheduler(app: Flask) -> str:
         error = db.session.scalar(sa.select(Deployment.scheduler_error))
         raise _CheckError(f"{UNFINISHED_PASSES} ({error or 'no error is recorded'})")
     return "running"
+
+
+def _schedule(app: Flask) -> str:
+    entries = periodic.entries()
+    problems = [f"{entry.name} does not run: {problem}" for entry in entries if (problem := entry.problem())]
+    if problems:
+        raise _CheckError(f"{'; '.join(problems)} Edit it at /schedule, or `flask schedule delete` it")
+    custom = sum(entry.name.startswith(CUSTOM_PREFIX) for entry in entries)
+    return f"{len(entries) - custom} periodic jobs of the code, {custom} made by users"
 
 
 def _jobs(app: Flask) -> str:

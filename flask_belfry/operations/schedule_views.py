@@ -1,19 +1,30 @@
-"""The schedule page: lists the periodic jobs, and pauses, resumes and runs them."""
+"""The schedule page: lists the periodic jobs, pauses, resumes and runs them, and has the form of those of users."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+from zoneinfo import ZoneInfo
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized, current_host
+from flask_belfry.core.errors import AppError, InvalidInputError
 from flask_belfry.core.text import query_text
-from flask_belfry.operations import periodic
+from flask_belfry.operations import custom_schedules, periodic
+from flask_belfry.operations.custom_schedules import Draft
+from flask_belfry.operations.job_parameters import Parameter, parameters_of
+from flask_belfry.operations.schedule_form import UNITS, ScheduleForm, empty_texts, texts_of
+from flask_belfry.outbox import CustomSchedule, UnknownJobError
+from flask_belfry.outbox.models import CRON_CHARACTERS
+from flask_belfry.outbox.registry import definition
+from flask_belfry.scheduler.cron import Cron
+from flask_belfry.scheduler.custom import CHANGE, entry_of
 
 pages = Blueprint("schedule", __name__, template_folder="templates", url_prefix="/schedule")
 
-VIEW, CHANGE = "schedule.view", "schedule.change"
+VIEW = "schedule.view"
 
 
 @pages.get("")
@@ -27,7 +38,61 @@ def list_() -> ResponseReturnValue:
         jobs=[periodic.periodic_job(entry) for entry in shown],
         is_filtered=bool(name),
         may_change=current_host().allows(CHANGE),
+        schools=current_host().schools(),
     )
+
+
+@pages.get("/new")
+@authorized(CHANGE)
+def new() -> ResponseReturnValue:
+    """Show the form of a new schedule of the job that the query names; without one, the choice of a job."""
+    job = request.args.get("job", "")
+    if job not in {found.name for found in custom_schedules.schedulable_jobs()}:
+        return _form_page(None)
+    parameters = _parameters(job)
+    return _form_page(ScheduleForm(job, parameters, empty_texts(parameters)))
+
+
+@pages.post("/new")
+@authorized(CHANGE)
+def create() -> ResponseReturnValue:
+    """Create a schedule."""
+    form = _sent_form(request.form.get("job", ""))
+    return _save(form, None, lambda draft: custom_schedules.create(draft).name, "{} is created.")
+
+
+@pages.get("/preview")
+@authorized(CHANGE)
+def preview() -> ResponseReturnValue:
+    """Return the next run times of the timing in the query, in words."""
+    return render_template("operations/_schedule_preview.html", preview=_preview(ScheduleForm("", [], request.args)))
+
+
+@pages.get("/<name>/edit")
+@authorized(CHANGE)
+def edit(name: str) -> ResponseReturnValue:
+    """Show the form of a schedule that a user made."""
+    row = custom_schedules.get_schedule(name)
+    parameters = _parameters(row.job_name)
+    return _form_page(ScheduleForm(row.job_name, parameters, texts_of(row, parameters)), row)
+
+
+@pages.post("/<name>/edit")
+@authorized(CHANGE)
+def update(name: str) -> ResponseReturnValue:
+    """Change a schedule that a user made."""
+    row = custom_schedules.get_schedule(name)
+    form = _sent_form(row.job_name)
+    return _save(form, row, lambda draft: custom_schedules.update(name, draft).name, "{} is saved.")
+
+
+@pages.post("/<name>/delete")
+@authorized(CHANGE)
+def delete(name: str) -> ResponseReturnValue:
+    """Delete a schedule that a user made."""
+    custom_schedules.delete(name)
+    flash(f"{name} is deleted.", "success")
+    return redirect(url_for("schedule.list_"), 303)
 
 
 @pages.post("/<name>/pause")
@@ -55,3 +120,65 @@ def _redirect_after(action: Callable[[str], object], name: str, message: str) ->
     action(name)
     flash(message, "success")
     return redirect(url_for("schedule.list_", name=request.args.get("name")), 303)
+
+
+def _save(
+    form: ScheduleForm, row: CustomSchedule | None, action: Callable[[Draft], str], message: str
+) -> ResponseReturnValue:
+    """Save the draft of a form, or show the form again: with its errors, or with the run times that it asks for."""
+    if "preview" in request.form:
+        return _form_page(form, row)
+    draft = form.draft()
+    try:
+        if form.errors:
+            custom_schedules.check(draft, is_new=row is None)
+        else:
+            name = action(draft)
+            flash(message.format(name), "success")
+            return redirect(url_for("schedule.list_", name=name), 303)
+    except AppError as error:
+        form.note(error)
+    return _form_page(form, row), InvalidInputError.status
+
+
+def _form_page(form: ScheduleForm | None, row: CustomSchedule | None = None) -> str:
+    return render_template(
+        "operations/schedule_form.html",
+        form=form,
+        schedule=row,
+        problem=entry_of(row).problem() if row else None,
+        jobs=custom_schedules.schedulable_jobs(),
+        doc=periodic.doc_of(form.job) if form else "",
+        units=list(UNITS),
+        zones=sorted(custom_schedules.known_zones()),
+        schools=current_host().schools(),
+        cron_characters=CRON_CHARACTERS,
+        # Errors of the timing are beside its fields.
+        preview=_preview(form) if form and form.errors.keys().isdisjoint(("cron", "zone", "count")) else {},
+    )
+
+
+def _preview(form: ScheduleForm) -> dict[str, Any]:
+    """Return the next run times of a form in words, or why there are none; nothing before a timing is typed."""
+    if not form.text("cron" if form.text("when") != "every" else "count").strip():
+        return {}
+    timing_form = ScheduleForm(form.job, [], form.texts)
+    draft = timing_form.draft()
+    try:
+        timing = custom_schedules.timing_of(draft)
+    except InvalidInputError as error:
+        timing_form.note(error)
+        return {"problem": " ".join(message for messages in timing_form.errors.values() for message in messages)}
+    zone = ZoneInfo(timing.zone) if isinstance(timing, Cron) else None
+    return {"description": timing.describe(), "runs": custom_schedules.next_runs(timing), "zone": zone}
+
+
+def _sent_form(job: str) -> ScheduleForm:
+    return ScheduleForm(job, _parameters(job), request.form)
+
+
+def _parameters(job: str) -> list[Parameter]:
+    try:
+        return parameters_of(definition(job))
+    except UnknownJobError:
+        return []

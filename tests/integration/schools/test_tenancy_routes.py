@@ -23,6 +23,8 @@ from app.reservations import ReservationStatus
 from flask_belfry.db import Base
 from flask_belfry.db.tenancy import OfSchool, Tenant
 from flask_belfry.mail import EmailMessage
+from flask_belfry.operations import custom_schedules
+from flask_belfry.operations.custom_schedules import Draft
 from flask_belfry.outbox import JobRecord, JobState
 from tests.reservation_factories import (
     bearer,
@@ -48,6 +50,10 @@ def panel_routes() -> dict[tuple[str, str], Route]:
     }
 
 
+SCHEDULE_ACTIONS = (
+    *(("pause", "pause"), ("resume", "resume"), ("run", "run")),
+    *(("update", "edit"), ("delete", "delete")),
+)
 RESERVATION, API_RESERVATION = "/reservations/{reservation}", "/api/v1/reservations/{reservation}"
 FORM = {"start_time": "2031-01-02T10:00", "duration_minutes": 60, "party_size": 1}
 # One user's only, whatever the role: a developer's inbox, tokens, and what one has said.
@@ -160,9 +166,13 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("operations.job_live", "GET"): one(STAFF, "/jobs/{job}/live"),
     ("operations.retry", "POST"): one(STAFF, "/jobs/{failed_job}/retry"),
     ("operations.cancel", "POST"): one(STAFF, "/jobs/{job}/cancel"),
-    # The system's own, alike for all schools.
-    ("schedule.list_", "GET"): many(STAFF, "/schedule", "/schedule?name=maintenance"),
-    **{("schedule." + name, "POST"): many(ADMIN, f"/schedule/no-such/{name}") for name in ("pause", "resume", "run")},
+    # The code's own, alike for all schools, and those that were made for the user's school.
+    ("schedule.list_", "GET"): many(STAFF, "/schedule", "/schedule?name=maintenance", "/schedule?name=custom"),
+    ("schedule.new", "GET"): many(ADMIN, "/schedule/new", "/schedule/new?job=maintenance.prune"),
+    ("schedule.create", "POST"): many(ADMIN, "/schedule/new"),
+    ("schedule.preview", "GET"): many(ADMIN, "/schedule/preview?when=every&count=2&unit=hours"),
+    **{("schedule." + name, "POST"): many(ADMIN, f"/schedule/no-such/{path}") for name, path in SCHEDULE_ACTIONS},
+    ("schedule.edit", "GET"): many(ADMIN, "/schedule/no-such/edit"),
     ("mail.list_", "GET"): many(STAFF, "/mails", "/mails?text={address}", "/mails?text={mail}", "/mails?state=queued"),
     ("mail.detail", "GET"): one(STAFF, "/mails/{mail}"),
     ("mail.live", "GET"): one(STAFF, "/mails/{mail}/live"),
@@ -220,6 +230,7 @@ def ids(session) -> dict[str, Any]:
         sa.select(LoginAddress.id).where(LoginAddress.user_id == customer.id)
     ).one()
     found |= rows_of_parts(customer)
+    custom_schedules.create(Draft("of-zarathustra", "maintenance.prune", every_seconds=3600, school_id=school.id))
     session.expunge_all()
     return found
 

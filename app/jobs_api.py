@@ -7,7 +7,7 @@ from flask import Flask
 from app.api.web import ApiBlueprint, register_api
 from flask_belfry.operations.api import add_endpoints
 
-blueprint = ApiBlueprint("jobs", __name__, description="Jobs, batches, queues and pauses", area="jobs")
+blueprint = ApiBlueprint("jobs", __name__, description="Jobs, batches, queues, pauses and schedules", area="jobs")
 add_endpoints(blueprint)
 
 

@@ -12,7 +12,10 @@ READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # The areas of the API that accept personal tokens, each with the texts of its two scopes on the page of tokens. An
 # `ApiBlueprint` without an area accepts access tokens of logins only.
 AREAS = {
-    "jobs": ("See jobs, batches and queues", "See, retry, cancel and pause jobs, batches and queues"),
+    "jobs": (
+        "See jobs, batches, queues and schedules",
+        "See, retry, cancel, pause and schedule jobs, batches and queues",
+    ),
     "profile": ("See your profile", "See and change your profile"),
     "reservations": ("See reservations and resources", "See, create, change and cancel reservations"),
     "work_items": ("See work items and comments", "See, create, change and comment on work items"),

@@ -1,4 +1,4 @@
-"""The API of jobs, batches, queues and pauses.
+"""The API of jobs, batches, queues, pauses and schedules.
 
 The application makes the blueprint, with its own authentication, errors and documentation, and `add_endpoints` adds the
 endpoints to it. Each of them asks the host whether the requester may do its action, before it reads the request.
@@ -7,7 +7,7 @@ endpoints to it. Each of them asks the host whether the requester may do its act
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
@@ -17,7 +17,8 @@ from flask_smorest import Blueprint
 
 from flask_belfry.changes.host import authorized
 from flask_belfry.db import commit_and_keep, db
-from flask_belfry.operations import batches, queues, services
+from flask_belfry.operations import batches, custom_schedules, periodic, queues, services
+from flask_belfry.operations.custom_schedules import Draft
 from flask_belfry.operations.fields import (
     attempt_fields,
     batch_fields,
@@ -25,6 +26,7 @@ from flask_belfry.operations.fields import (
     log_fields,
     pause_fields,
     queue_fields,
+    schedule_fields,
 )
 from flask_belfry.operations.schemas import (
     BatchQuery,
@@ -32,10 +34,12 @@ from flask_belfry.operations.schemas import (
     CancelledManySchema,
     CancelledSchema,
     CancelManySchema,
+    ChangedScheduleSchema,
     JobDetailSchema,
     JobQuery,
     JobSchema,
     NewPauseSchema,
+    NewScheduleSchema,
     PauseQuery,
     PauseSchema,
     PausesSchema,
@@ -44,18 +48,24 @@ from flask_belfry.operations.schemas import (
     RetriedSchema,
     RetryBatchSchema,
     RetryManySchema,
+    ScheduleRunSchema,
+    ScheduleSchema,
+    SchedulesSchema,
 )
 from flask_belfry.operations.services import JobFilters
 from flask_belfry.outbox import LIVE, JobRecord, JobState, JobStateError
 from flask_belfry.outbox.models import PauseKind
+from flask_belfry.scheduler.custom import CHANGE as CHANGE_SCHEDULE
 from flask_belfry.schemas import page_response, page_schema
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 VIEW, CHANGE, PAUSE = "jobs.view", "jobs.change", "queues.change"
+VIEW_SCHEDULE = "schedule.view"
 # The most jobs that one request retries or cancels: it is one transaction, and they stay locked until its end.
 MAX_BULK = 1_000
 JOB, BATCH = "/jobs/<uuid:job_id>", "/batches/<uuid:batch_id>"
+SCHEDULE = "/jobs/schedule/<name>"
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ def _endpoint(
 
 def add_endpoints(blueprint: Blueprint) -> None:
     """Add the endpoints to a blueprint of the application. The host authorizes `jobs.view`, `jobs.change` (retry and
-    cancel) and `queues.change` (pause and resume)."""
+    cancel), `queues.change` (pause and resume), `schedule.view` and `schedule.change`."""
     for each in _ENDPOINTS:
         view = blueprint.response(200 if each.response else 204, each.response)(each.view)
         for schema, location in ((each.query, "query"), (each.body, "json")):
@@ -265,3 +275,71 @@ def pause(values: dict[str, Any]) -> Mapping[str, Any]:
 def resume(query: dict[str, Any]) -> None:
     """Resume a queue, a job name or a limit key"""
     queues.resume(**query)
+
+
+# ── Schedules ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@_endpoint("GET", "/jobs/schedule", VIEW_SCHEDULE, SchedulesSchema)
+def list_schedules() -> Mapping[str, Any]:
+    """List the periodic jobs of the code and those that users made"""
+    return {"items": [schedule_fields(entry) for entry in periodic.entries()]}
+
+
+@_endpoint(
+    "POST",
+    "/jobs/schedule",
+    CHANGE_SCHEDULE,
+    ScheduleSchema,
+    body=NewScheduleSchema,
+    errors={409: "There are too many schedules that users made."},
+)
+def create_schedule(values: dict[str, Any]) -> Mapping[str, Any]:
+    """Create a schedule of the user, whose name becomes `custom.NAME`"""
+    return _schedule(custom_schedules.create(Draft(**values)).name)
+
+
+@_endpoint("GET", SCHEDULE, VIEW_SCHEDULE, ScheduleSchema)
+def get_schedule(name: str) -> Mapping[str, Any]:
+    """Get a periodic job with its next five run times"""
+    return _schedule(name)
+
+
+@_endpoint("PATCH", SCHEDULE, CHANGE_SCHEDULE, ScheduleSchema, body=ChangedScheduleSchema)
+def change_schedule(values: dict[str, Any], name: str) -> Mapping[str, Any]:
+    """Change a schedule that a user made; the user of the token becomes its owner"""
+    draft = custom_schedules.draft_of(custom_schedules.get_schedule(name))
+    if not values.keys().isdisjoint(("cron", "every_seconds")):
+        draft = replace(draft, cron=None, every_seconds=None)
+    custom_schedules.update(name, replace(draft, **values))
+    return _schedule(name)
+
+
+@_endpoint("DELETE", SCHEDULE, CHANGE_SCHEDULE, None)
+def delete_schedule(name: str) -> None:
+    """Delete a schedule that a user made; its jobs are kept"""
+    custom_schedules.delete(name)
+
+
+@_endpoint("POST", f"{SCHEDULE}/pause", CHANGE_SCHEDULE, ScheduleSchema)
+def pause_schedule(name: str) -> Mapping[str, Any]:
+    """Pause a periodic job: its run times pass without a job"""
+    periodic.pause(name)
+    return _schedule(name)
+
+
+@_endpoint("POST", f"{SCHEDULE}/resume", CHANGE_SCHEDULE, ScheduleSchema, errors={409: "It cannot run."})
+def resume_schedule(name: str) -> Mapping[str, Any]:
+    """Resume a periodic job, from its next run time"""
+    periodic.resume(name)
+    return _schedule(name)
+
+
+@_endpoint("POST", f"{SCHEDULE}/run", CHANGE_SCHEDULE, ScheduleRunSchema, errors={409: "It cannot run."})
+def run_schedule(name: str) -> Mapping[str, Any]:
+    """Enqueue the job of a periodic job now, or get the one that has not ended"""
+    return {"job_id": periodic.run_now(name)}
+
+
+def _schedule(name: str) -> Mapping[str, Any]:
+    return schedule_fields(periodic.get_entry(name))

@@ -22,6 +22,7 @@ from flask_belfry.changes.host import current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, InvalidInputError, NotFoundError
 from flask_belfry.db import db, insert_ignoring_conflicts
+from flask_belfry.db.columns import is_storable
 from flask_belfry.operations.job_parameters import parameters_of
 from flask_belfry.outbox import CustomSchedule, JobArgumentError, JobRequest, UnknownJobError
 from flask_belfry.outbox.models import CRON_CHARACTERS
@@ -75,10 +76,17 @@ def schedulable_jobs() -> list[JobDefinition[..., Any]]:
 
 def get_schedule(name: str) -> CustomSchedule:
     """Return the schedule of this name, within the current scope. Raises NotFoundError."""
-    row = db.session.get(CustomSchedule, name)
+    row = find_schedule(name)
     if row is None:
         raise NotFoundError(f"There is no schedule {name!r} that a user made; list them with `flask schedule list`.")
     return row
+
+
+def find_schedule(name: str, *, for_update: bool = False) -> CustomSchedule | None:
+    """Return the schedule of this name, within the current scope, or None."""
+    if not is_storable(name):
+        return None
+    return db.session.get(CustomSchedule, name, with_for_update=for_update, populate_existing=for_update)
 
 
 def draft_of(row: CustomSchedule) -> Draft:
@@ -167,8 +175,7 @@ def next_runs(timing: Timing, count: int = PREVIEWED_RUNS) -> list[datetime]:
 
 
 def _locked(name: str) -> CustomSchedule:
-    row = db.session.get(CustomSchedule, name, with_for_update=True, populate_existing=True)
-    return row or get_schedule(name)
+    return find_schedule(name, for_update=True) or get_schedule(name)
 
 
 def _columns(draft: Draft) -> dict[str, Any]:
@@ -202,7 +209,7 @@ def _name_problems(draft: Draft) -> _Problems:
         return {"name": ["must be lower-case letters and digits, joined by dots, hyphens or underscores"]}
     if len(draft.full_name) > SUBJECT_ID_CHARACTERS:
         return {"name": [f"must have at most {SUBJECT_ID_CHARACTERS - len(CUSTOM_PREFIX)} characters"]}
-    if db.session.get(CustomSchedule, draft.full_name) is not None:
+    if find_schedule(draft.full_name) is not None:
         return {"name": [f"{draft.full_name} exists already"]}
     return {}
 
@@ -244,7 +251,7 @@ def _timing(draft: Draft) -> tuple[Timing | None, _Problems]:
         seconds = cast(int, draft.every_seconds)
         if not MIN_SECONDS <= seconds <= MAX_SECONDS:
             longest = timedelta(seconds=MAX_SECONDS).days
-            return None, {"every": [f"must be between {MIN_SECONDS} seconds and {longest} days"]}
+            return None, {"every_seconds": [f"must be between {MIN_SECONDS} seconds and {longest} days"]}
         return Every(seconds), {}
     if len(draft.cron) > CRON_CHARACTERS:
         return None, {"cron": [f"must have at most {CRON_CHARACTERS} characters"]}

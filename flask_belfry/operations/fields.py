@@ -1,4 +1,4 @@
-"""The fields of jobs, batches and pauses as JSON values: those of the commands' `--json` and of the API."""
+"""The fields of jobs, batches, pauses and schedules as JSON values: those of the commands' `--json` and of the API."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
+from flask import current_app
+
 from flask_belfry.changes.host import current_host
-from flask_belfry.operations import batches, queues, services
+from flask_belfry.operations import batches, periodic, queues, services
 from flask_belfry.outbox import FINALIZED, JobBatch, JobLog, JobRecord, JobState
 from flask_belfry.outbox.models import JobPause
+from flask_belfry.scheduler import ScheduleEntry
 
 
 def job_fields(record: JobRecord) -> dict[str, Any]:
@@ -130,6 +133,28 @@ def queue_fields(queue: queues.QueueState, pause: dict[str, Any] | None) -> dict
         pause: the fields of its pause.
     """
     return {**asdict(replace(queue, pause=None)), "oldest_at": _iso(queue.oldest_at), "pause": pause}
+
+
+def schedule_fields(entry: ScheduleEntry) -> dict[str, Any]:
+    """Return the fields of a periodic job, with its next five run times."""
+    job = periodic.periodic_job(entry, next_runs=5)
+    return {
+        "name": entry.name,
+        "job": entry.job,
+        "args": dict(entry.job_args),
+        "description": job.description,
+        "expression": job.expression,
+        "cron": entry.cron,
+        "every_seconds": entry.every_seconds(current_app.config),
+        "zone": job.zone,
+        "state": "paused" if job.paused_at else "active",
+        "is_custom": job.is_custom,
+        "owner": job.owner,
+        "school": periodic.school_of(entry),
+        "problem": job.problem,
+        "last_run_at": _iso(job.last_tick_at),
+        "next_runs": [run.isoformat() for run in job.next_runs],
+    }
 
 
 def _subject(row: JobRecord | JobBatch) -> str | None:

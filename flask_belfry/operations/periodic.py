@@ -62,7 +62,7 @@ def entries() -> Sequence[ScheduleEntry]:
 def get_entry(name: str) -> ScheduleEntry:
     """Return the entry of this name, of the code or within the current scope. Raises NotFoundError."""
     entry = next((entry for entry in _entries_of_code() if entry.name == name), None)
-    if entry is None and (row := db.session.get(CustomSchedule, name)):
+    if entry is None and (row := custom_schedules.find_schedule(name)):
         return entry_of(row)
     if entry is None:
         raise NotFoundError(f"There is no periodic job {name!r}; list them with `flask schedule list`.")

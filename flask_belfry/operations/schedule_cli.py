@@ -12,10 +12,9 @@ import click
 from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
 from flask_belfry.operations import custom_schedules, periodic
 from flask_belfry.operations.custom_schedules import Draft
+from flask_belfry.operations.fields import schedule_fields
 from flask_belfry.operations.queues_cli import Duration
 from flask_belfry.outbox import CustomSchedule
-from flask_belfry.scheduler import ScheduleEntry
-from flask_belfry.scheduler.custom import CustomEntry
 
 schedule = CommandGroup("schedule", help="Lists, makes, runs, pauses and resumes periodic jobs.")
 
@@ -47,7 +46,7 @@ _school = click.option("--school", "school_id", type=int, help="The id of the sc
 @as_json_option
 def list_command(as_json: bool) -> None:
     """List the periodic jobs with their times in words, their time zone and their next five run times."""
-    rows = [_fields(entry) for entry in periodic.entries()]
+    rows = [schedule_fields(entry) for entry in periodic.entries()]
     if as_json:
         return echo_json(rows)
     for row in rows:
@@ -141,23 +140,3 @@ def _show_runs(row: CustomSchedule) -> None:
     click.echo(f"{row.name}  {timing.describe()} ({row.zone})")
     for run in custom_schedules.next_runs(timing):
         click.echo(f"    {run.isoformat()}")
-
-
-def _fields(entry: ScheduleEntry) -> dict[str, Any]:
-    job = periodic.periodic_job(entry, next_runs=5)
-    is_custom = isinstance(entry, CustomEntry)
-    return {
-        "name": entry.name,
-        "job": entry.job,
-        "args": dict(entry.job_args),
-        "description": job.description,
-        "expression": job.expression,
-        "zone": job.zone,
-        "state": "paused" if job.paused_at else "active",
-        "is_custom": is_custom,
-        "owner": job.owner,
-        "school_id": periodic.school_of(entry),
-        "problem": job.problem,
-        "last_run_at": job.last_tick_at.isoformat() if job.last_tick_at else None,
-        "next_runs": [run.isoformat() for run in job.next_runs],
-    }

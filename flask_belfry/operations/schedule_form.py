@@ -17,6 +17,8 @@ REQUIRED = "This field is required."
 UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86_400}
 MAX_COUNT_DIGITS = 9
 _ARG = "arg_"
+# The fields of the form by those of the service, where they differ.
+_FIELDS = {"every_seconds": "count", "args": "", "job": ""}
 
 
 @dataclass
@@ -60,7 +62,7 @@ class ScheduleForm:
         if not error.fields:
             self._add("", error.message)
         for name, messages in error.fields.items():
-            field_name = {"every": "count", "args": "", "job": ""}.get(name, name.replace("args.", _ARG, 1))
+            field_name = _FIELDS.get(name, name.replace("args.", _ARG, 1))
             if field_name not in self.errors:
                 self._add(field_name, *map(sentence, messages))
 

@@ -1,4 +1,4 @@
-"""Schemas of jobs, batches, queues and pauses in the API. The values are those of `fields.py`."""
+"""Schemas of jobs, batches, queues, pauses and schedules in the API. The values are those of `fields.py`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import validate
 
+from flask_belfry.operations.custom_schedules import MAX_SECONDS, MIN_SECONDS
 from flask_belfry.outbox import FINALIZED, LIVE, JobState
 from flask_belfry.outbox.models import (
+    CRON_CHARACTERS,
     JOB_NAME_CHARACTERS,
     LIMIT_KEY_CHARACTERS,
     REASON_CHARACTERS,
@@ -327,3 +329,65 @@ class PausesSchema(Schema):
     """All pauses."""
 
     items = ma.fields.List(ma.fields.Nested(PauseSchema), required=True)
+
+
+class ChangedScheduleSchema(Schema):
+    """What is changed of a schedule that a user made. A new timing replaces the old one."""
+
+    job = _text("The name of the job.", JOB_NAME_CHARACTERS)
+    args = ma.fields.Dict(keys=ma.fields.String(), metadata={"description": "The arguments of its jobs."})
+    cron = _text("Five fields in the time of `zone`, instead of `every_seconds`.", CRON_CHARACTERS, allow_none=True)
+    every_seconds = ma.fields.Integer(
+        strict=True,
+        allow_none=True,
+        validate=validate.Range(MIN_SECONDS, MAX_SECONDS),
+        metadata={"description": "Counted from 1970-01-01 UTC."},
+    )
+    zone = _text("An IANA time zone, such as `Europe/Berlin`; that of the installation by default.")
+    school = ma.fields.Integer(
+        strict=True,
+        allow_none=True,
+        attribute="school_id",
+        metadata={"description": "The school whose rows its jobs see, and whose staff see it; null: all schools."},
+    )
+
+
+class NewScheduleSchema(ChangedScheduleSchema):
+    """A schedule. It has a cron line or an interval."""
+
+    name = _text("Lower-case letters and digits, joined by dots, hyphens or underscores.", required=True)
+    job = _text("The name of the job.", JOB_NAME_CHARACTERS, required=True)
+
+
+class ScheduleSchema(Schema):
+    """A periodic job, of the code or made by a user."""
+
+    name = ma.fields.String(required=True)
+    job = ma.fields.String(required=True)
+    args = ma.fields.Dict(keys=ma.fields.String(), required=True)
+    description = ma.fields.String(required=True, metadata={"description": "When it runs, in words."})
+    expression = ma.fields.String(required=True)
+    cron = _shown()
+    every_seconds = ma.fields.Float(required=True, allow_none=True)
+    zone = ma.fields.String(required=True)
+    state = ma.fields.String(required=True, validate=validate.OneOf(["active", "paused"]))
+    is_custom = ma.fields.Boolean(required=True, metadata={"description": "Whether a user made it."})
+    owner = _shown("The name of the user for whom its jobs run; null: the system.")
+    school = ma.fields.Integer(required=True, allow_none=True, metadata={"description": "null: all schools."})
+    problem = _shown("Why it does not run.")
+    last_run_at = _time()
+    next_runs = ma.fields.List(
+        ma.fields.String(metadata={"format": "date-time"}), required=True, metadata={"description": "At most five."}
+    )
+
+
+class SchedulesSchema(Schema):
+    """All periodic jobs."""
+
+    items = ma.fields.List(ma.fields.Nested(ScheduleSchema), required=True)
+
+
+class ScheduleRunSchema(Schema):
+    """A job that was enqueued outside of the run times."""
+
+    job_id = ma.fields.UUID(required=True)

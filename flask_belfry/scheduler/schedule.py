@@ -63,7 +63,12 @@ class ScheduleEntry:
             raise ScheduleError("set either every or cron")
         if self.cron is not None:
             return Cron(self.cron, self.zone_name(settings))
-        return Every(float(settings[self.every] if isinstance(self.every, str) else self.every or 0))
+        return Every(self.every_seconds(settings) or 0)
+
+    def every_seconds(self, settings: Mapping[str, Any]) -> float | None:
+        """Return its interval; None when it has a cron line."""
+        seconds = settings[self.every] if isinstance(self.every, str) else self.every
+        return None if seconds is None else float(seconds)
 
     def zone_name(self, settings: Mapping[str, Any]) -> str:
         """Return the zone of its cron line."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 from app.accounts import User
 from flask_belfry.changes import Actor, use_actor
 from flask_belfry.db import db
+from flask_belfry.operations import custom_schedules
+from flask_belfry.operations.custom_schedules import Draft
 from flask_belfry.outbox import batch, enqueue
 from tests.tenancy import ADMIN, STAFF, Route, many, one
 
 BATCH, API_BATCH, API_JOB = "/jobs/batches/{batch}", "/api/v1/batches/{batch}", "/api/v1/jobs/{batch_job}"
+API_SCHEDULE = "/api/v1/jobs/schedule/custom.of-another-school"
+SCHEDULE = {"name": "of-another-school", "job": "test.echo", "every_seconds": 60}
+VERBS = ("pause", "resume", "run")
 PAUSE = {"kind": "limit", "name": "zarathustra"}
 
 ROUTES: dict[tuple[str, str], Route] = {
@@ -39,6 +44,12 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("api_jobs.retry_batch", "POST"): one(STAFF, f"{API_BATCH}/retry", cancelled=True),
     ("api_jobs.list_queues", "GET"): many(STAFF, "/api/v1/jobs/queues"),
     ("api_jobs.list_pauses", "GET"): many(STAFF, "/api/v1/jobs/pauses"),
+    ("api_jobs.list_schedules", "GET"): many(STAFF, "/api/v1/jobs/schedule"),
+    ("api_jobs.get_schedule", "GET"): one(STAFF, API_SCHEDULE),
+    ("api_jobs.create_schedule", "POST"): Route(ADMIN, ("/api/v1/jobs/schedule",), SCHEDULE),
+    ("api_jobs.change_schedule", "PATCH"): Route(ADMIN, (API_SCHEDULE,)),
+    ("api_jobs.delete_schedule", "DELETE"): Route(ADMIN, (API_SCHEDULE,)),
+    **{(f"api_jobs.{verb}_schedule", "POST"): Route(ADMIN, (f"{API_SCHEDULE}/{verb}",)) for verb in VERBS},
     ("api_jobs.pause", "POST"): Route(ADMIN, ("/api/v1/jobs/pauses",), PAUSE),
     ("api_jobs.resume", "DELETE"): Route(ADMIN, ("/api/v1/jobs/pauses?kind=limit&name=zarathustra",)),
 }
@@ -47,8 +58,10 @@ UNSCOPED = ()
 
 
 def make_rows(user: User) -> dict[str, str]:
-    """A batch of a user with one job."""
+    """A batch of a user with one job, and a schedule of the user's school."""
     with use_actor(Actor(user.id, school_id=user.school_id)), batch("Zarathustras batch") as opened:
         job_id = enqueue("test.echo")
     db.session.commit()
+    if user.name == "Zarathustra":
+        custom_schedules.create(Draft(**SCHEDULE, school_id=user.school_id))
     return {"batch": opened.id, "batch_job": job_id}

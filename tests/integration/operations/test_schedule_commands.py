@@ -71,7 +71,7 @@ def test_a_schedule_is_created_changed_run_paused_resumed_and_deleted(run, sessi
         ((*CREATE,), 1, "cron: enter either a cron line or an interval"),
         ((*CREATE, "--cron", "0 3 * * *", "--every", "1h"), 1, "cron: enter either a cron line or an interval"),
         ((*CREATE, "--cron", "tomorrow"), 1, "cron: cron must have five fields"),
-        ((*CREATE, "--every", "1s"), 1, "every: must be between 10 seconds and 366 days"),
+        ((*CREATE, "--every", "1s"), 1, "every_seconds: must be between 10 seconds and 366 days"),
         ((*CREATE, "--every", "soon"), 2, "--every"),
         ((*CREATE, "--cron", "0 3 * * *", "--zone", "Mars/Base"), 1, "zone: 'Mars/Base' is not a time zone"),
         ((*CREATE, "--every", "1h", "--args", "7"), 2, "--args"),

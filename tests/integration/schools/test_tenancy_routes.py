@@ -23,8 +23,6 @@ from app.reservations import ReservationStatus
 from flask_belfry.db import Base
 from flask_belfry.db.tenancy import OfSchool, Tenant
 from flask_belfry.mail import EmailMessage
-from flask_belfry.operations import custom_schedules
-from flask_belfry.operations.custom_schedules import Draft
 from flask_belfry.outbox import JobRecord, JobState
 from tests.reservation_factories import (
     bearer,
@@ -230,7 +228,6 @@ def ids(session) -> dict[str, Any]:
         sa.select(LoginAddress.id).where(LoginAddress.user_id == customer.id)
     ).one()
     found |= rows_of_parts(customer)
-    custom_schedules.create(Draft("of-zarathustra", "maintenance.prune", every_seconds=3600, school_id=school.id))
     session.expunge_all()
     return found
 

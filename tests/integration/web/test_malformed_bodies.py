@@ -23,6 +23,7 @@ SHAPE = {"code", "status", "message", "errors"}
 # They take no body, so nothing in it can be wrong but its size.
 WITHOUT_BODY = (
     *("api_accounts.logout", "api_jobs.retry_job", "api_jobs.cancel_job", "api_jobs.cancel_batch"),
+    *("api_jobs.pause_schedule", "api_jobs.resume_schedule", "api_jobs.run_schedule"),
     *(f"api_{kind.plural}.watch" for kind in Kind),
 )
 # All of their fields have defaults.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,6 @@ from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
 from flask_belfry.outbox.locking import unlocked
 from flask_belfry.outbox.models import MAX_INTEGER, QUARANTINE
 from flask_belfry.outbox.pauses import NOW
-from flask_belfry.outbox.states import CLAIMABLE, TIMED
 
 LOCK_PAUSES_SECONDS = (0.01, 0.04, 0.2)
 
@@ -74,7 +73,6 @@ COLUMNS = (
 )
 
 
-_IS_QUARANTINED = JobRecord.suspicion >= sa.literal_column(str(QUARANTINE))  # as in the index
 # Statements are built once: to build and hash one takes longer than to run it.
 RECORDS = table_of(JobRecord)
 IS_HELD = sa.and_(
@@ -156,21 +154,6 @@ def _claim_admitted(session: Session, values: Mapping[str, Any]) -> tuple[dict[s
         claims = {row.id: Claim(*row) for row in rows}
     session.commit()
     return claims, admission.has_skipped
-
-
-def quarantined_among(session: Session, ids: Collection[str]) -> list[str]:
-    """Return those of `ids` that wait and are quarantined: they run alone, so that a crash has one possible cause."""
-    query = sa.select(JobRecord.id).where(JobRecord.id.in_(ids), JobRecord.state.in_(CLAIMABLE), _IS_QUARANTINED)
-    return list(session.execute(query).scalars())
-
-
-def next_quarantined(session: Session, queues: Sequence[str]) -> str | None:
-    """Return the oldest quarantined job of these queues that is due."""
-    is_due = sa.or_(JobRecord.state.not_in(TIMED), JobRecord.scheduled_at <= utc_now())
-    conditions = JobRecord.state.in_(CLAIMABLE), JobRecord.queue.in_(queues), is_due, _IS_QUARANTINED
-    id = session.scalar(unlocked(*conditions).order_by(JobRecord.id).limit(1))
-    session.rollback()
-    return id
 
 
 def complete(session: Session, completions: Sequence[tuple[Claim, str | None]]) -> set[str]:

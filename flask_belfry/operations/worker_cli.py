@@ -16,7 +16,8 @@ from flask_belfry.outbox.broker import connect
 from flask_belfry.outbox.registry import HEAVY_QUEUES, LIGHT_QUEUES, QUEUES
 from flask_belfry.workers.forking import ForkingWorker
 from flask_belfry.workers.pool import Pool
-from flask_belfry.workers.threaded import QuarantineWorker, ThreadedWorker
+from flask_belfry.workers.quarantine import QuarantineWorker
+from flask_belfry.workers.threaded import ThreadedWorker
 
 
 @click.command("worker", cls=Command)

@@ -20,6 +20,7 @@ from flask_belfry.execution import claim as claims
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.hand_over import HandOver
 from flask_belfry.execution.journal import journal
+from flask_belfry.execution.quarantine import quarantined_among
 from flask_belfry.execution.time_limits import TimeLimits
 from flask_belfry.outbox import UnknownJobError
 from flask_belfry.outbox.registry import definition
@@ -111,7 +112,7 @@ class ThreadedWorker(EngineWorker):
 
     def _leave_quarantined(self, ids: Collection[str]) -> None:
         """Have the parent start a worker for quarantined jobs; without a parent this worker runs them, each alone."""
-        quarantined = claims.quarantined_among(db.session(), ids)
+        quarantined = quarantined_among(db.session(), ids)
         if quarantined and self._board.is_watched:
             self._board.call_quarantine()
         else:
@@ -228,28 +229,3 @@ class ThreadedWorker(EngineWorker):
             except SQLAlchemyError as error:
                 log.warning("rescue.deferred", worker=self.name, error=type(error).__name__)
             self._in_flight.discard(items)
-
-
-class QuarantineWorker(ThreadedWorker):
-    """Runs the quarantined jobs of its queues one at a time, so that a crash has one possible cause; ends when idle."""
-
-    kind = "quarantine"
-    ends_when_idle = True
-    claims_quarantined = True
-
-    def _capacity_for_slots(self, ending: int) -> dict[str, int]:
-        return {}  # they would run beside a quarantined job
-
-    def _is_ready(self) -> bool:
-        if self._is_suspended:
-            self._pause(CHECK_SECONDS)
-        return not self._is_suspended
-
-    def _fetch(self, capacity: Mapping[str, int], *, block: bool) -> Fetched:
-        with self._app.app_context():
-            id = claims.next_quarantined(db.session(), self.queue_names())
-        return Fetched([id] if id else [])
-
-    def _execute(self, claims: Sequence[Claim]) -> None:
-        super()._execute(claims)
-        self._wait_until_idle()

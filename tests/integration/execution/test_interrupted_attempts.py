@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from flask_belfry.execution import NO_RETRY, RetryPolicy, attempts, claim, executor
 from flask_belfry.execution.attempts import Part
+from flask_belfry.execution.quarantine import next_quarantined, quarantined_among
 from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.outbox import JobRecord, JobState, enqueue
 from tests.domain import behaviour
@@ -61,11 +62,11 @@ def test_a_named_crash_counts_and_sends_the_job_to_quarantine(session):
     session.commit()
     assert (read(session, id).interruptions, read(session, id).suspicion) == (1, 2)
     assert claim.claim(session, [id], "w", with_quarantined=False) == []
-    assert claim.quarantined_among(session, [id]) == [id]
-    assert claim.next_quarantined(session, ["default", "mail"]) == id
-    assert claim.next_quarantined(session, ["bulk"]) is None
+    assert quarantined_among(session, [id]) == [id]
+    assert next_quarantined(session, ["default", "mail"]) == id
+    assert next_quarantined(session, ["bulk"]) is None
     (item,) = claim.claim(session, [id], "w")
-    assert claim.next_quarantined(session, ["default"]) is None
+    assert next_quarantined(session, ["default"]) is None
     attempts.fail(session, item, ValueError("an end like any other"), NO_RETRY)
     session.commit()
     assert (read(session, id).interruptions, read(session, id).suspicion) == (0, 0)

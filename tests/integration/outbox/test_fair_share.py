@@ -210,9 +210,10 @@ def test_an_urgent_job_passes_a_backlog_that_a_worker_has_begun(session, valkey,
 def test_the_backlog_of_an_urgent_queue_passes_the_others(session, valkey, ran):
     enqueue_for(session, A, 10 * BATCH, queue="bulk")
     enqueue_for(session, A, 3 * BATCH, queue="mail")
-    work_on(valkey, 4 * BATCH)
-    # While all mails that a worker may prefetch await the commit of their completion, it prefetches others.
-    assert [queue for _, queue in ran[: 4 * BATCH]].count("mail") == 3 * BATCH
+    work_on(valkey, 7 * BATCH)
+    # While all mails that a worker may prefetch await the commit of their completion, it prefetches others: how many
+    # depends on the database.
+    assert [queue for _, queue in ran[: 7 * BATCH]].count("mail") == 3 * BATCH
 
 
 def test_a_heavy_queue_holds_fewer_ids(session, broker):

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base, table_of
 from flask_belfry.db.columns import UtcDateTime
-from flask_belfry.execution import Limit, RetryPolicy, current_job, job
+from flask_belfry.execution import Limit, RetryPolicy, Snooze, current_job, job
 from flask_belfry.outbox import enqueue
 
 CHILD = "/child"
@@ -122,6 +122,25 @@ def chain(session: Session, key: str) -> None:
 def limited(session: Session, key: str, seconds: float) -> None:
     """Run with at most one other of its kind."""
     slow(session, key, seconds)
+
+
+@job("chaos.steps", queue="bulk", timeout_seconds=60)
+def steps(session: Session, key: str, pages: int) -> None:
+    """Have an effect with each page, and one at the end."""
+    for (page,) in current_job().steps(range(pages), size=1):
+        _have_effect(session, f"{key}/page{page}")
+        session.flush()
+        time.sleep(0.2)
+    _have_effect(session, key)
+
+
+@job("chaos.snoozing")
+def snoozing(session: Session, key: str) -> None:
+    """Snooze the first time, after its effect."""
+    _have_effect(session, key)
+    session.flush()
+    if current_job().claim.snoozes == 0:
+        raise Snooze(1, "not yet")
 
 
 @job("chaos.then")

@@ -44,9 +44,11 @@ SHARES = {
     "chaos.flaky": 15,
     "chaos.chain": 10,
     "chaos.heavy": 3,
-    "chaos.limited": 6,
+    "chaos.limited": 15,
     "a batch": 8,
     "a successor": 8,
+    "chaos.steps": 6,
+    "chaos.snoozing": 6,
 }
 
 
@@ -124,6 +126,10 @@ class Sessions:
             case "a successor":
                 enqueue("chaos.quick", key=key + AFTER, after=enqueue("chaos.flaky", key=key))
                 return [key, key + AFTER]
+            case "chaos.steps":
+                pages = self._dice.randint(2, 8)
+                enqueue(name, key=key, pages=pages)
+                return [key, *(f"{key}/page{page}" for page in range(pages))]
             case "chaos.slow":
                 enqueue(name, key=key, seconds=seconds)
             case "chaos.heavy" | "chaos.limited":

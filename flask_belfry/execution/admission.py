@@ -87,6 +87,7 @@ _CANCEL = (
     .values(
         state=JobState.CANCELLED,
         finished_at=NOW,
+        blocked_by=None,
         error_type=JobExpiredError.__name__,
         error_message=sa.bindparam("message"),
     )

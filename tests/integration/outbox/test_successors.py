@@ -376,10 +376,15 @@ def test_a_successor_that_expires_while_it_waits_is_cancelled_with_what_follows_
     last = asked(session, "test.echo", after=expiring)
     clock.shift(61)
     assert sum(cancel_expired(session)) == 1
-    assert read(session, expiring).error_type == "JobExpiredError"
+    record = read(session, expiring)
+    assert (record.error_type, record.blocked_by) == ("JobExpiredError", None)
     assert read(session, last).error_type == PREDECESSOR_ERROR
+    assert retry([expiring]) == [expiring]
+    session.commit()
+    assert is_blocked(session, expiring)
+    assert is_blocked(session, last)
     complete(session, first)
-    assert state_of(session, expiring) is JobState.CANCELLED
+    assert [item.id for item in claims.claim(session, [expiring], "w")] == [expiring]
 
 
 def test_a_successor_that_has_expired_when_it_is_released_does_not_run(session, clock):

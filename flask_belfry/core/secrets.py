@@ -71,12 +71,22 @@ def _redacted(name: object, value: Any, pattern: re.Pattern[str] | None) -> Any:
     if isinstance(name, str) and is_secret_name(name) and value is not None and not isinstance(value, bool):
         return MASK
     if isinstance(value, dict):
-        return {key: _redacted(key, item, pattern) for key, item in value.items()}
+        return {_redacted(None, key, pattern): _redacted(key, item, pattern) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return [_redacted(None, item, pattern) for item in value]
     if pattern is None:
         return value
-    text = value if isinstance(value, str) else str(value)
+    text = value if isinstance(value, str) else shown_text(value)
     masked = pattern.sub(MASK, text)
     return value if masked == text else masked
+
+
+def shown_text(value: object) -> str:
+    """Return a value as text, also when its `str()` raises: a log line must not fail the code that writes it."""
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001 - a value may raise anything here
+        return f"<{type(value).__name__} cannot be shown: {type(error).__name__}>"
 
 
 def _forms_of(text: str) -> set[str]:

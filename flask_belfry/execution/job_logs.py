@@ -10,7 +10,7 @@ import structlog
 from flask import Flask
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.core.secrets import redact
+from flask_belfry.core.secrets import redact, shown_text
 from flask_belfry.db.columns import storable
 from flask_belfry.execution import journal
 from flask_belfry.execution.context import running_job
@@ -63,25 +63,26 @@ def line_of(record: logging.LogRecord) -> dict[str, Any]:
     text, left = _cut(line.get("event", ""), MAX_LINE_CHARACTERS)
     values: dict[str, str] = {}
     for name, value in line.items():
-        if name not in _OF_THE_RECORD and left > 0:
-            values[_cut(name, MAX_NAME_CHARACTERS)[0]], left = _cut(value, left)
+        if name in _OF_THE_RECORD:
+            continue
+        shown, _ = _cut(name, MAX_NAME_CHARACTERS)
+        if (left := left - len(shown)) <= 0:
+            break
+        values[shown], left = _cut(value, left)
     time = utc_now().isoformat(timespec="milliseconds")
     return {"time": time, "level": record.levelname.lower(), "event": text, "values": values}
 
 
-def _message(record: logging.LogRecord) -> str:
+def _message(record: logging.LogRecord) -> object:
     try:
         return record.getMessage()
     except Exception:  # its arguments do not fit its message, which must not fail the job
-        return str(record.msg)
+        return record.msg
 
 
 def _cut(value: object, characters: int) -> tuple[str, int]:
     """Return a value as storable text of at most so many characters, and how many are left."""
-    try:
-        text = storable(value if isinstance(value, str) else str(value))
-    except Exception as error:  # a value may raise anything here
-        text = f"<{type(value).__name__} cannot be shown: {type(error).__name__}>"
+    text = storable(value if isinstance(value, str) else shown_text(value))
     if len(text) > characters:
         text = f"{text[: characters - 1]}…"
     return text, characters - len(text)

@@ -185,7 +185,7 @@ def test_secrets_are_masked_in_lines_errors_and_tracebacks(app, session, caplog)
     def with_secret(session: Session, token: str, pin: int) -> None:
         event = f"calling with {token}"
         log.info(event, url=f"https://example.org/{token}", password="hunter2", pin_code=pin, n=17)
-        log.info("nested", options={"token": "other", "key": [token]}, Authorization="Bearer abc")
+        log.info("nested", options={"token": "other", token: 1}, Authorization="Bearer abc", of=[{"password": "open"}])
         current_job().progress(1, text=f"for {token}")
         raise RuntimeError(f"refused: {token!r} {pin}")
 
@@ -204,12 +204,39 @@ def test_secrets_are_masked_in_lines_errors_and_tracebacks(app, session, caplog)
         "pin_code": "[secret]",
         "n": "17",
     }
-    assert lines[1]["values"]["Authorization"] == "[secret]"
+    assert lines[1]["values"] == {
+        "options": "{'token': '[secret]', '[secret]': 1}",
+        "Authorization": "[secret]",
+        "of": "[{'password': '[secret]'}]",
+    }
     assert record.progress_text == "for [secret]"
     assert record.error_message.startswith("refused: ")
     shown = f"{lines} {record.error_message} {attempt.error_message} {attempt.traceback}"
     for form in (secret, repr(secret)[1:-1], "other", "hunter2", " 7"):
         assert form not in shown
+
+
+def test_the_end_of_a_process_waits_for_a_pass_that_is_under_way(app, session, ticks, monkeypatch):
+    behaviour["act"] = lambda session, ticket_id: log.info("last")
+    id, is_writing, may_write = asked(session), threading.Event(), threading.Event()
+    write = Journal._write
+
+    def wait(self: Journal, news: Any) -> None:
+        is_writing.set()
+        assert may_write.wait(20)
+        write(self, news)
+
+    monkeypatch.setattr(Journal, "_write", wait)
+    run(app, session, id)
+    ticks.release()
+    assert is_writing.wait(20)
+    ending = threading.Thread(target=journal(app).flush)
+    ending.start()
+    ending.join(0.2)
+    assert ending.is_alive()
+    may_write.set()
+    ending.join(20)
+    assert events_of(session, id) == ["last"]
 
 
 def test_secrets_must_be_arguments():

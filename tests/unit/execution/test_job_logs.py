@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
+from typing import Any
 
 from flask import Flask
 
+from flask_belfry.core.secrets import secrets_hidden
 from flask_belfry.execution import job_logs
 
 
@@ -20,3 +23,37 @@ def test_several_applications_of_a_process_have_one_factory(app: Flask) -> None:
     assert isinstance(factory, job_logs.JobLogFactory)
     job_logs.init_app(app)
     assert logging.getLogRecordFactory() is factory
+
+
+class Broken:
+    """A value without a text."""
+
+    def __str__(self) -> str:
+        """Fail."""
+        raise RuntimeError("no text")
+
+
+def line_of(msg: Any, *args: Any, exc_info: Any = None) -> dict[str, Any]:
+    """Return the line of a record with this message."""
+    with secrets_hidden(re.compile("s3cr3t")):
+        return job_logs.line_of(logging.LogRecord("library", logging.INFO, "a.py", 1, msg, args, exc_info))
+
+
+def test_no_value_fails_the_job_that_logs_it() -> None:
+    broken = "<Broken cannot be shown: RuntimeError>"
+    assert line_of(Broken())["event"] == broken
+    assert line_of("%d rows", "no")["event"] == "%d rows"
+    line = line_of({1: "one", "value": Broken(), "event": "\ud800\0", "nested": {Broken: [1]}})
+    assert line["event"] == "\ufffd\ufffd"
+    assert (line["values"]["1"], line["values"]["value"]) == ("one", broken)
+    error = ValueError("\ud800")
+    line = line_of({"event": "failed", "exc_info": error})
+    assert line["values"]["exception"] == "ValueError: \ufffd"
+    assert line_of("failed", exc_info=(None, None, None))["values"] == {}
+
+
+def test_a_line_has_at_most_2000_characters_also_of_names() -> None:
+    values = line_of({"event": "many", **{f"{number:099}": "" for number in range(1_000)}})["values"]
+    assert sum(len(name) for name in values) == 20 * 99
+    (name,) = line_of({"event": "", "n" * 5_000: "é" * 5_000})["values"].items()
+    assert [len(part) for part in name] == [100, 1_900]

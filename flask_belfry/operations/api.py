@@ -25,6 +25,7 @@ from flask_belfry.operations.fields import (
     job_fields,
     log_fields,
     pause_fields,
+    predecessor_fields,
     queue_fields,
     schedule_fields,
 )
@@ -131,6 +132,7 @@ def get_job(job_id: UUID) -> Mapping[str, Any]:
         **job_fields(record),
         "attempts": [attempt_fields(attempt) for attempt in services.attempts_of(record)],
         "logs": [log_fields(log) for log in services.logs_of(record)],
+        "after": predecessor_fields(record),
         "successors": services.successors_of(record),
     }
 
@@ -165,19 +167,19 @@ def cancel_job(job_id: UUID) -> Mapping[str, Any]:
 )
 def retry_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
     """Retry failed or cancelled jobs that match a filter, the oldest first, at most 1,000"""
-    ids, has_more = _matching(filters, [JobState(filters.get("state", JobState.FAILED))])
+    ids, next_cursor = _matching(filters, [JobState(filters.get("state", JobState.FAILED))])
     retried = services.retry_jobs(ids)
     db.session.commit()
-    return {"retried": len(retried), "has_more": has_more}
+    return {"retried": len(retried), "next_cursor": next_cursor}
 
 
 @_endpoint("POST", "/jobs/cancel", CHANGE, CancelledManySchema, body=CancelManySchema)
 def cancel_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
     """Cancel jobs that match a filter, the oldest first, at most 1,000"""
-    ids, has_more = _matching(filters, [JobState(filters["state"])] if "state" in filters else LIVE)
+    ids, next_cursor = _matching(filters, [JobState(filters["state"])] if "state" in filters else LIVE)
     cancelled, stopping = services.cancel_jobs(ids)
     db.session.commit()
-    return {"cancelled": len(cancelled), "stopping": len(stopping), "has_more": has_more}
+    return {"cancelled": len(cancelled), "stopping": len(stopping), "next_cursor": next_cursor}
 
 
 def _filters(given: Mapping[str, Any]) -> JobFilters:
@@ -189,11 +191,13 @@ def _filters(given: Mapping[str, Any]) -> JobFilters:
     )
 
 
-def _matching(given: Mapping[str, Any], states: Collection[JobState]) -> tuple[list[str], bool]:
-    """Return the ids of at most MAX_BULK jobs, and whether more match."""
+def _matching(given: Mapping[str, Any], states: Collection[JobState]) -> tuple[list[str], str | None]:
+    """Return the ids of at most MAX_BULK jobs, and the cursor after which more match."""
     filters = _filters({name: value for name, value in given.items() if name != "state"})
-    ids = services.matching_ids(filters, states, limit=MAX_BULK + 1)
-    return ids[:MAX_BULK], len(ids) > MAX_BULK
+    after = given.get("cursor")
+    # By id: a job that is not changed, or fails again, would match each further request.
+    ids = services.matching_ids(filters, states, limit=MAX_BULK + 1, after=str(after) if after else None)
+    return ids[:MAX_BULK], ids[MAX_BULK - 1] if len(ids) > MAX_BULK else None
 
 
 def _changed(record: JobRecord) -> Mapping[str, Any]:

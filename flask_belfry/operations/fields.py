@@ -59,6 +59,15 @@ def progress_fields(record: JobRecord) -> dict[str, Any] | None:
     return {"done": record.progress_done, "total": record.progress_total, "text": record.progress_text}
 
 
+def predecessor_fields(record: JobRecord) -> dict[str, Any] | None:
+    """Return the job or the batch after which a job is enqueued; without kind and name if it is not visible."""
+    if record.after_id is None:
+        return None
+    found = services.predecessor_of(record)
+    kind = None if found is None else "batch" if isinstance(found, JobBatch) else "job"
+    return {"id": record.after_id, "kind": kind, "name": found.name if found else None}
+
+
 def attempt_fields(attempt: services.Attempt) -> dict[str, Any]:
     """Return the fields of an attempt."""
     return {

@@ -22,6 +22,7 @@ from flask_belfry.outbox.models import (
 from flask_belfry.outbox.registry import QUEUES
 from flask_belfry.schemas import Moment, QueryOfPage, Schema, check_control_characters
 
+_NEXT_CURSOR = "More jobs match: repeat the request with it as `cursor`. null when all were looked at."
 RETRYABLE = FINALIZED - {JobState.COMPLETED}
 MAX_TEXT_CHARACTERS = 100
 # Of a pause: ten years.
@@ -72,10 +73,16 @@ class JobQuery(QueryOfPage, JobFilterSchema):
 
 
 class _BulkSchema(JobFilterSchema):
+    cursor = ma.fields.UUID(
+        load_default=None,
+        allow_none=True,
+        metadata={"description": "`next_cursor` of the previous response to the same filters."},
+    )
+
     @ma.validates_schema
     def validate_filter(self, values: dict[str, Any], **_: Any) -> None:
         """Require a filter: an empty body is more often a mistake than a choice."""
-        if not values:
+        if not values.keys() - {"cursor"}:
             raise ma.ValidationError("Give at least one filter.")
 
 
@@ -178,6 +185,19 @@ class JobLogSchema(Schema):
     lines = ma.fields.List(ma.fields.Nested(LogLineSchema), required=True)
 
 
+class PredecessorSchema(Schema):
+    """The job or the batch whose completion enqueues a job."""
+
+    id = ma.fields.UUID(required=True)
+    kind = ma.fields.String(
+        required=True,
+        allow_none=True,
+        validate=validate.OneOf(["job", "batch"]),
+        metadata={"description": "null if it was deleted, or is visible to admins only."},
+    )
+    name = _shown()
+
+
 class SuccessorSchema(Schema):
     """A job that is enqueued after another one."""
 
@@ -199,6 +219,12 @@ class JobDetailSchema(JobSchema):
         ma.fields.Nested(AttemptSchema), required=True, metadata={"description": "The newest first."}
     )
     logs = ma.fields.List(ma.fields.Nested(JobLogSchema), required=True, metadata={"description": "The newest first."})
+    after = ma.fields.Nested(
+        PredecessorSchema,
+        required=True,
+        allow_none=True,
+        metadata={"description": "What `after_id` identifies."},
+    )
     successors = ma.fields.List(
         ma.fields.Nested(SuccessorSchema), required=True, metadata={"description": "At most 100."}
     )
@@ -213,7 +239,7 @@ class RetriedSchema(Schema):
 class RetriedManySchema(RetriedSchema):
     """What a retry of all jobs that match a filter has done."""
 
-    has_more = ma.fields.Boolean(required=True, metadata={"description": "More jobs match: repeat the request."})
+    next_cursor = _shown(_NEXT_CURSOR, format="uuid")
 
 
 class CancelledSchema(Schema):
@@ -226,7 +252,7 @@ class CancelledSchema(Schema):
 class CancelledManySchema(CancelledSchema):
     """What a cancellation of all jobs that match a filter has done."""
 
-    has_more = ma.fields.Boolean(required=True, metadata={"description": "More jobs match: repeat the request."})
+    next_cursor = _shown(_NEXT_CURSOR, format="uuid")
 
 
 class BatchQuery(QueryOfPage):

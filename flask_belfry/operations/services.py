@@ -216,13 +216,17 @@ def latest_failures(limit: int) -> Sequence[JobRecord]:
     return db.session.scalars(query.order_by(JobRecord.id.desc()).limit(limit)).all()
 
 
-def matching_ids(filters: JobFilters, states: Collection[JobState], *, limit: int | None = None) -> list[str]:
+def matching_ids(
+    filters: JobFilters, states: Collection[JobState], *, limit: int | None = None, after: str | None = None
+) -> list[str]:
     """Return the ids of the jobs in one of `states` that match the filters, the oldest first.
 
-    Running jobs that were requested to stop are left out.
+    Running jobs that were requested to stop are left out, and with `after` those up to the job with this id.
     """
     is_stopping = sa.and_(JobRecord.state == JobState.RUNNING, JobRecord.cancel_requested)
     query = sa.select(JobRecord.id).where(*filters.conditions(), JobRecord.state.in_(states), sa.not_(is_stopping))
+    if after is not None:
+        query = query.where(JobRecord.id > after)
     return list(db.session.execute(query.order_by(JobRecord.id).limit(limit)).scalars())
 
 

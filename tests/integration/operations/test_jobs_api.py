@@ -134,9 +134,17 @@ def test_a_successor_and_its_predecessor_lead_to_each_other_and_the_reason_is_in
     shown = admin("GET", f"{LIST}/{second}").json
     assert (shown["state"], shown["blocked_by"], shown["after_id"]) == ("blocked", "predecessor", first)
     assert shown["waiting_reason"] == f"Waits until {first} is completed."
+    assert shown["after"] == {"id": first, "kind": "job", "name": "test.echo"}
     shown = admin("GET", f"{LIST}/{first}").json
     assert shown["successors"] == [{"id": second, "name": "test.echo", "state": "blocked"}]
-    assert shown["waiting_reason"] is None
+    assert (shown["waiting_reason"], shown["after"]) == (None, None)
+    with batch("a batch") as opened:
+        enqueue("test.echo")
+    third = asked(session, "test.echo", after=opened.id)
+    assert admin("GET", f"{LIST}/{third}").json["after"] == {"id": opened.id, "kind": "batch", "name": "a batch"}
+    session.execute(sa.delete(JobRecord).where(JobRecord.id == first))
+    session.commit()
+    assert admin("GET", f"{LIST}/{second}").json["after"] == {"id": first, "kind": None, "name": None}
 
 
 def test_progress_and_log_lines_are_shown(admin, session, work):
@@ -181,7 +189,7 @@ def test_a_running_job_is_requested_to_stop(admin, session):
     assert (answer.json["state"], answer.json["cancel_requested"]) == ("running", True)
     # It has been requested: cancelling all of its name does not request it again.
     answer = admin("POST", f"{LIST}/cancel", json={"name": "test.echo"})
-    assert answer.json == {"cancelled": 0, "stopping": 0, "has_more": False}
+    assert answer.json == {"cancelled": 0, "stopping": 0, "next_cursor": None}
 
 
 def test_all_jobs_that_match_a_filter_are_cancelled_and_retried(admin, session, monkeypatch):
@@ -189,14 +197,34 @@ def test_all_jobs_that_match_a_filter_are_cancelled_and_retried(admin, session, 
     ids = sorted(asked(session, "test.echo") for _ in range(3))
     other = asked(session, "test.mark", number=1)
     cancel = {"name": "test.echo", "state": "pending"}
-    assert admin("POST", f"{LIST}/cancel", json=cancel).json == {"cancelled": 2, "stopping": 0, "has_more": True}
+    first = admin("POST", f"{LIST}/cancel", json=cancel).json
+    assert first == {"cancelled": 2, "stopping": 0, "next_cursor": ids[1]}
     assert [state_of(session, id) for id in ids] == [JobState.CANCELLED, JobState.CANCELLED, JobState.PENDING]
-    assert admin("POST", f"{LIST}/cancel", json=cancel).json == {"cancelled": 1, "stopping": 0, "has_more": False}
-    assert admin("POST", f"{LIST}/retry", json={"name": "test.echo"}).json == {"retried": 0, "has_more": False}
+    second = admin("POST", f"{LIST}/cancel", json={**cancel, "cursor": ids[1]}).json
+    assert second == {"cancelled": 1, "stopping": 0, "next_cursor": None}
+    assert admin("POST", f"{LIST}/retry", json={"name": "test.echo"}).json == {"retried": 0, "next_cursor": None}
     retry = {"name": "test.echo", "state": "cancelled"}
-    assert admin("POST", f"{LIST}/retry", json=retry).json == {"retried": 2, "has_more": True}
+    assert admin("POST", f"{LIST}/retry", json=retry).json == {"retried": 2, "next_cursor": ids[1]}
     assert [state_of(session, id) for id in ids] == [JobState.PENDING, JobState.PENDING, JobState.CANCELLED]
     assert state_of(session, other) is JobState.PENDING
+
+
+def test_repeated_retries_come_to_an_end_also_when_jobs_cannot_be_retried(admin, session, work, monkeypatch):
+    monkeypatch.setattr(api, "MAX_BULK", 2)
+    failing = asked(session, "test.fail")
+    for _ in range(3):
+        enqueue("test.echo", after=failing)
+    session.commit()
+    work()
+    last = asked(session, "test.echo")
+    admin("POST", f"{LIST}/{last}/cancel")
+    body, retried = {"name": "test.echo", "state": "cancelled"}, []
+    while not retried or body["cursor"] is not None:
+        answer = admin("POST", f"{LIST}/retry", json=body).json
+        retried.append(answer["retried"])
+        body["cursor"] = answer["next_cursor"]
+    assert retried == [0, 1]
+    assert state_of(session, last) is JobState.PENDING
 
 
 @pytest.mark.parametrize(
@@ -204,6 +232,8 @@ def test_all_jobs_that_match_a_filter_are_cancelled_and_retried(admin, session, 
     [
         ("retry", {}, "_schema"),
         ("cancel", {}, "_schema"),
+        ("cancel", {"cursor": "0193a2f0-0000-7000-8000-000000000000"}, "_schema"),
+        ("cancel", {"name": "test.echo", "cursor": "7"}, "cursor"),
         ("retry", {"state": "running"}, "state"),
         ("cancel", {"state": "failed"}, "state"),
         ("retry", {"color": "red"}, "color"),
@@ -224,7 +254,7 @@ def test_a_repeated_request_with_a_key_has_no_further_effect(admin, session):
     first = admin("POST", f"{LIST}/cancel", json=body, headers=key)
     asked(session, "test.echo")
     second = admin("POST", f"{LIST}/cancel", json=body, headers=key)
-    assert first.json == second.json == {"cancelled": 2, "stopping": 0, "has_more": False}
+    assert first.json == second.json == {"cancelled": 2, "stopping": 0, "next_cursor": None}
     answer = admin("POST", f"{LIST}/{ids[0]}/retry", headers={"Idempotency-Key": "retry"})
     assert admin("POST", f"{LIST}/{ids[0]}/retry", headers={"Idempotency-Key": "retry"}).json == answer.json
 

@@ -21,7 +21,7 @@ from flask_belfry.core.database_errors import is_database_away
 from flask_belfry.core.secrets import mask, secrets_hidden
 from flask_belfry.db import db
 from flask_belfry.db.columns import storable
-from flask_belfry.db.tenancy import scope_of, use_scope
+from flask_belfry.db.tenancy import ALL_TENANTS, scope_of, use_scope
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.errors import EngineError, JobCancelledError, JobProgressError, JobStepsError
 from flask_belfry.execution.journal import ClaimLog, Progress, journal
@@ -121,7 +121,8 @@ class RunningJob:
         """The batch of the job, to which it can add jobs. Raises EngineError for a job of none."""
         if self.claim.batch_id is None:
             raise EngineError(f"job {self.claim.name} {self.claim.id} is not of a batch")
-        return get_batch(self.claim.batch_id)
+        with use_scope(ALL_TENANTS):  # a batch of the system may have jobs of schools
+            return get_batch(self.claim.batch_id)
 
     def is_cancel_requested(self) -> bool:
         """Return whether a user requested that it stop; query the database at most once a second.

@@ -195,8 +195,8 @@ class Journal:
             self._thread = thread
 
     def flush(self) -> None:
-        """Write what is new, for a process that ends."""
-        if self._changed:
+        """Write what is new, and wait for a pass that is under way: for a process that ends."""
+        if self._changed or self._thread is not None:
             self.write()
 
     def write(self) -> None:

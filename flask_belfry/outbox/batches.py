@@ -15,14 +15,16 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 from flask import current_app
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from flask_belfry.changes.actor import Actor, Subject, about, current_actor, reference_problems, school_of, use_actor
 from flask_belfry.changes.sessions import current_session
 from flask_belfry.core.clock import utc_now
-from flask_belfry.core.errors import AppError, NotFoundError
+from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import db, table_of
-from flask_belfry.db.columns import UtcDateTime, as_uuid_text, new_id, text_problem
+from flask_belfry.db.columns import UtcDateTime, as_uuid_text, error_text, new_id, text_problem
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.outbox import control
 from flask_belfry.outbox.enqueue import enqueue, enqueue_many
 from flask_belfry.outbox.errors import BatchStateError, JobArgumentError
@@ -40,6 +42,8 @@ log = structlog.get_logger(__name__)
 OUTCOME = ("batch_id", "completed", "failed", "cancelled")
 # The most batches that one sweep finishes; the next one follows a second later.
 SWEEP_BATCHES = 100
+# The largest count that its column holds.
+MAX_COUNT = 2**31 - 1
 
 _BATCHES, _RECORDS = table_of(JobBatch), table_of(JobRecord)
 
@@ -95,7 +99,7 @@ class Batch:
     id: str
     _open: OpenBatch = field(repr=False, compare=False)
 
-    def enqueue(self, job: str | JobDefinition[..., Any], **options: Any) -> str:
+    def enqueue(self, job: str | JobDefinition[..., Any], /, **options: Any) -> str:
         """Enqueue a job, as `enqueue` does, as one of the batch. Raises BatchStateError too."""
         with joining(current_session(), self._open):
             return enqueue(_name(job), **options)
@@ -181,7 +185,9 @@ def _then_args(then: str | JobDefinition[..., Any] | None, args: Mapping[str, An
         raise JobArgumentError(f"{given[0]} is given to {found.name} by the batch", {given[0]: ["must be absent"]})
     if found.is_singleton:
         raise JobArgumentError(f"{found.name} is a singleton", {"then": ["must not be a singleton"]})
-    found.check(JobRequest({**args, **outcome}))
+    # With values as long as the longest ones, so that they fit when the batch is finished.
+    longest = {name: new_id() if name == "batch_id" else MAX_COUNT for name in outcome}
+    found.check(JobRequest({**args, **longest}))
     return {**args, **outcome}
 
 
@@ -224,8 +230,11 @@ def _enqueue_then(session: Session, row: Any) -> str:
     with use_actor(actor), about({subject: row.school_id} if subject else {}):
         try:
             return definition(row.then_job).enqueue_many([request], session=session)[0]
-        except AppError as error:
-            # A deploy has removed or changed the function. The jobs of the batch must end nevertheless.
+        except SQLAlchemyError:
+            raise
+        except Exception as error:
+            # A deploy has removed or changed the function, or a function of its options raises: the key of its limit.
+            # The jobs of the batch must end nevertheless.
             log.exception("batch.then_not_enqueued", batch=row.name, batch_id=row.id, job=row.then_job)
             return _insert_failed(session, row, request, error)
 
@@ -245,7 +254,7 @@ def _insert_failed(session: Session, row: Any, request: JobRequest, error: Excep
         "request_id": row.request_id,
         "finished_at": utc_now(),
         "error_type": type(error).__name__,
-        "error_message": str(error),
+        "error_message": error_text(error),
     }
     session.connection().execute(sa.insert(_RECORDS), record)
     return record["id"]
@@ -281,7 +290,8 @@ def cancel_batch(batch_id: str) -> tuple[list[str], list[str]]:
     changed = is_open.values(cancelled_at=sa.func.coalesce(JobBatch.cancelled_at, utc_now())).returning(JobBatch.id)
     if session.execute(changed, execution_options={"synchronize_session": False}).first() is None:
         raise BatchStateError(f"batch {id} is finished already")
-    cancelled = control.cancel_where(JobRecord.batch_id == id)
+    with use_scope(ALL_TENANTS):  # its jobs may be of several schools
+        cancelled = control.cancel_where(JobRecord.batch_id == id)
     finish_batches(session, [id])
     return cancelled
 
@@ -299,4 +309,5 @@ def retry_batch(batch_id: str, *, cancelled: bool = False) -> list[str]:
     """
     id = _record(db.session(), batch_id).id
     states = [JobState.FAILED, JobState.CANCELLED] if cancelled else [JobState.FAILED]
-    return control.retry_where(JobRecord.batch_id == id, JobRecord.state.in_(states))
+    with use_scope(ALL_TENANTS):
+        return control.retry_where(JobRecord.batch_id == id, JobRecord.state.in_(states))

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.outbox.errors import JobStateError
 from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized, settle_successors
 from flask_belfry.outbox.models import BlockedBy, JobBatch, JobRecord
@@ -18,6 +19,7 @@ from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
 from flask_belfry.outbox.states import LIVE, WAITING, JobState
 from flask_belfry.outbox.successors import PREDECESSOR_ERROR, Predecessor, awaits, lock_predecessors, pages
 
+_UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
 _NO_SYNC = {"synchronize_session": False}
 _OPEN = dict.fromkeys(("finished_at", "cancelled_at", "completed", "failed", "cancelled", "then_job_id"))
 
@@ -41,26 +43,48 @@ def retry(ids: Sequence[str]) -> list[str]:
 
 def retry_where(*conditions: sa.ColumnElement[bool]) -> list[str]:
     """Retry the failed and cancelled jobs that meet `conditions`, as `retry` does."""
-    rows = _set_back(*conditions)
-    asked, changed = [row.id for row in rows], list(rows)
-    while rows:
-        parents = {row.id for row in rows if row.has_successors} | _reopen({row.batch_id for row in rows} - {None})
-        rows = _set_back_successors(parents)
-        changed += rows
-    awaiting = {row.id: row.after_id for row in changed if row.after_id is not None and not row.claims}
-    messages = [PendingMessage(*row[:4]) for row in changed if row.id not in awaiting]
-    publish_on_commit(db.session(), messages)
-    if not awaiting:
-        return asked
-    cancelled = _wait_again(awaiting)
-    _check_batches([row for row in changed if row.id in awaiting and row.batch_id is not None])
+    columns = JobRecord.id, JobRecord.batch_id, JobRecord.after_id, JobRecord.claims
+    query = sa.select(*columns).where(*conditions, JobRecord.state.in_(_UNSUCCESSFUL)).order_by(JobRecord.id)
+    candidates = db.session.execute(query.with_for_update()).all()
+    # What follows concerns the successors and batches of these jobs, also those of another school or of the system.
+    with use_scope(ALL_TENANTS):
+        ids = _that_can_run(candidates)
+        rows = changed = [row for page in pages(ids) for row in _set_back(JobRecord.id.in_(page))]
+        asked = [row.id for row in rows]
+        while rows:
+            parents = {row.id for row in rows if row.has_successors} | _reopen({row.batch_id for row in rows} - {None})
+            rows = _set_back_successors(parents)
+            changed = [*changed, *rows]
+        awaiting = {row.id: row.after_id for row in changed if row.after_id is not None and not row.claims}
+        messages = [PendingMessage(*row[:4]) for row in changed if row.id not in awaiting]
+        publish_on_commit(db.session(), messages)
+        cancelled = _wait_again(awaiting) if awaiting else set[str]()
+        _check_batches([row for row in changed if row.id in awaiting and row.batch_id is not None])
     return [id for id in asked if id not in cancelled]
+
+
+def _that_can_run(candidates: Sequence[Any]) -> list[str]:
+    """Return the ids of the jobs that can run again: those that have run before, and the successors of what has
+    completed, is live, or is retried with them."""
+    awaiting = {row.id: row.after_id for row in candidates if row.after_id is not None and not row.claims}
+    batches = {row.id: row.batch_id for row in candidates}
+    if not awaiting:
+        return list(batches)
+    found = lock_predecessors(db.session(), set(awaiting.values()))
+    ended = {each.id for each in found.ended if not each.is_completed} | found.missing
+    left = list(batches)
+    while True:
+        retried = {*left, *(batches[id] for id in left)}
+        kept = [id for id in left if id not in awaiting or awaiting[id] not in ended or awaiting[id] in retried]
+        if len(kept) == len(left):
+            return left
+        left = kept
 
 
 def _set_back(*conditions: sa.ColumnElement[bool]) -> Sequence[Any]:
     statement = (
         sa.update(JobRecord)
-        .where(*conditions, JobRecord.state.in_([JobState.FAILED, JobState.CANCELLED]))
+        .where(*conditions, JobRecord.state.in_(_UNSUCCESSFUL))
         .values(
             state=JobState.PENDING,
             attempt=0,

@@ -24,7 +24,8 @@ def prune_records(
     """Delete finalized jobs with their attempts, finished batches and limit keys of which no job is left, and
     the periods of unique keys that have ended. The caller commits.
 
-    The finalized jobs of a batch that is not finished are kept: its `then` gets their counts.
+    The finalized jobs of a batch are kept while it is not finished, or while its failed jobs are kept, which can be
+    retried: its `then` gets the counts of all of them.
 
     Args:
         older_than: how long completed and cancelled jobs are kept after they were finalized.
@@ -41,8 +42,9 @@ def prune_records(
         ),
         sa.and_(JobRecord.state == JobState.FAILED, JobRecord.finished_at < now - failed_older_than),
     )
-    open_batches = sa.select(JobBatch.id).where(JobBatch.finished_at.is_(None))
-    is_kept = sa.and_(JobRecord.batch_id.is_not(None), JobRecord.batch_id.in_(open_batches))
+    has_kept_failures = sa.and_(JobBatch.failed > 0, JobBatch.finished_at >= now - failed_older_than)
+    kept_batches = sa.select(JobBatch.id).where(sa.or_(JobBatch.finished_at.is_(None), has_kept_failures))
+    is_kept = sa.and_(JobRecord.batch_id.is_not(None), JobRecord.batch_id.in_(kept_batches))
     deleted = 0
     while deleted < limit:
         ids = list(session.execute(sa.select(JobRecord.id).where(is_old, ~is_kept).limit(BATCH_RECORDS)).scalars())

@@ -6,19 +6,21 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_belfry.changes import Actor, Subject, use_actor
+from flask_belfry.changes import Actor, Subject, for_school, use_actor
 from flask_belfry.changes.sessions import writing_to
 from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import BelfrySession, db
 from flask_belfry.db.columns import new_id
+from flask_belfry.db.tenancy import scope_of, use_scope
+from flask_belfry.execution import Limit, current_job, job
 from flask_belfry.execution import claim as claims
-from flask_belfry.execution import current_job
 from flask_belfry.outbox import (
     Batch,
     BatchStateError,
@@ -146,6 +148,16 @@ def test_the_jobs_of_hooks_join_for_rows_that_are_flushed_in_the_block(session):
     assert count(session, JobRecord, JobRecord.batch_id == opened.id) == 1
 
 
+@on_postgresql
+def test_the_jobs_of_another_session_do_not_join(session, app):
+    with batch("test") as opened, BelfrySession(db=db) as other:
+        (id,) = enqueue_many("test.echo", [JobRequest()], session=other)
+        other.commit()
+    session.commit()
+    assert read(session, id).batch_id is None
+    assert read_batch(session, opened.id).finished_at is not None
+
+
 def test_an_empty_batch_is_finished_at_the_end_of_its_block(session):
     with batch("test", then="test.finish") as opened:
         pass
@@ -200,6 +212,50 @@ def _raise_unknown(name: str) -> None:
     raise UnknownJobError(name)
 
 
+def test_then_fits_also_with_the_longest_values_that_it_gets(session):
+    def opened(characters: int) -> AbstractContextManager[Batch]:
+        return batch("test", then="test.finish", then_args={"note": "x" * characters})
+
+    with pytest.raises(JobArgumentError, match="args: more than 2000 bytes"), opened(1_900):
+        pass
+    session.rollback()
+    with opened(1_850):
+        pass
+    session.commit()
+    assert [then.state for then in then_jobs(session)] == [JobState.PENDING]
+
+
+def test_a_batch_ends_also_when_the_function_of_a_limit_key_raises(session):
+    @job("test.limited_finish", limit=Limit(key=lambda args: args["key"]["name"], running=1))
+    def limited_finish(session: Session, key: str) -> None:
+        """Does nothing."""
+
+    try:
+        with batch("test", then=limited_finish, then_args={"key": "k"}) as opened:
+            id = enqueue("test.echo")
+        session.commit()
+        complete(session, id)
+    finally:
+        forget(limited_finish.name)
+    record = read_batch(session, opened.id)
+    then = read(session, record.then_job_id)
+    assert (then.name, then.state, then.error_type) == ("test.limited_finish", JobState.FAILED, "TypeError")
+
+
+def test_an_argument_may_have_the_name_of_a_parameter_of_the_batch(session):
+    @job("test.with_job")
+    def with_job(session: Session, job: int) -> None:
+        """Does nothing."""
+
+    try:
+        with batch("test") as opened:
+            id = opened.enqueue("test.with_job", job=7)
+        session.commit()
+    finally:
+        forget(with_job.name)
+    assert read(session, id).args == {"job": 7}
+
+
 def test_jobs_are_added_by_id_until_the_batch_is_finished(session, work):
     opened, ids = open_of(session)
     added = get_batch(opened.id).enqueue("test.echo", value=1)
@@ -234,6 +290,51 @@ def test_a_job_of_the_batch_adds_siblings(session, work):
     assert len(then_jobs(session)) == 1
 
 
+def test_the_jobs_of_schools_add_to_a_batch_of_the_system(session, work):
+    behaviour["act"] = lambda session, ticket_id: current_job().batch.enqueue("test.echo")
+    with batch("test", then="test.finish") as opened:
+        for school_id in (1, 2):
+            with for_school(school_id):
+                enqueue("test.act", ticket_id=school_id)
+    session.commit()
+    work()
+    assert counts(read_batch(session, opened.id)) == (4, 0, 0)
+    assert [then.school_id for then in then_jobs(session)] == [None]
+
+
+def test_the_retry_of_a_schools_job_opens_a_batch_of_the_system_again(session):
+    with batch("test", then="test.finish") as opened, for_school(1):
+        failed = enqueue("test.echo")
+    successor = enqueue("test.echo", after=opened.id)
+    cancel([failed])
+    session.commit()
+    assert state_of(session, successor) is JobState.CANCELLED
+    with use_scope(scope_of(1)):
+        assert retry([failed]) == [failed]
+        session.commit()
+    assert read_batch(session, opened.id).finished_at is None
+    assert state_of(session, successor) is JobState.BLOCKED
+    complete(session, failed)
+    assert counts(read_batch(session, opened.id)) == (1, 0, 0)
+    assert state_of(session, successor) is JobState.PENDING
+    assert [then.state for then in then_jobs(session)] == [JobState.CANCELLED, JobState.PENDING]
+
+
+def test_a_batch_of_a_school_is_cancelled_and_retried_with_its_jobs_of_other_schools(session):
+    with for_school(1), batch("test") as opened:
+        ids = [enqueue("test.echo")]
+        with for_school(2):
+            ids.append(enqueue("test.echo"))
+    session.commit()
+    with use_scope(scope_of(1)):
+        assert set(cancel_batch(opened.id)[0]) == {*ids}
+        session.commit()
+        assert set(retry_batch(opened.id, cancelled=True)) == {*ids}
+        session.commit()
+    with use_scope(scope_of(2)), pytest.raises(NotFoundError):
+        cancel_batch(opened.id)
+
+
 @on_postgresql
 def test_an_addition_that_is_not_committed_yet_keeps_the_batch_open(session, app):
     opened, ids = open_of(session)
@@ -247,6 +348,23 @@ def test_an_addition_that_is_not_committed_yet_keeps_the_batch_open(session, app
         assert read_batch(session, opened.id).finished_at is None
         adding.commit()
     assert sweep_batches(session) == 0
+    complete(session, added)
+    assert counts(read_batch(session, opened.id)) == (3, 0, 0)
+
+
+@on_postgresql
+def test_an_addition_after_one_that_was_rolled_back_keeps_the_batch_open(session, app):
+    opened, ids = open_of(session)
+    with BelfrySession(db=db) as adding:
+        adding.connection()
+        with writing_to(adding):
+            savepoint = adding.begin_nested()
+            opened.enqueue("test.echo")
+            savepoint.rollback()  # and with it the lock
+            added = opened.enqueue("test.echo")
+        complete(session, *ids)
+        adding.commit()
+    assert read_batch(session, opened.id).finished_at is None
     complete(session, added)
     assert counts(read_batch(session, opened.id)) == (3, 0, 0)
 
@@ -406,6 +524,27 @@ def test_a_then_that_still_waits_is_cancelled_when_the_batch_opens_again(session
     assert counts(read_batch(session, opened.id)) == (2, 0, 0)
 
 
+def test_a_batch_stays_finished_when_none_of_its_jobs_can_be_retried(session):
+    first = enqueue("test.echo")
+    with batch("test", then="test.finish") as opened:
+        middle = enqueue("test.echo", after=first)
+        last = enqueue("test.echo", after=middle)
+    cancel([first])
+    session.commit()
+    assert counts(read_batch(session, opened.id)) == (0, 0, 2)
+    assert retry_batch(opened.id, cancelled=True) == []
+    session.commit()
+    assert [then.state for then in then_jobs(session)] == [JobState.PENDING]
+    # With its predecessor, a job can.
+    assert set(retry([first, middle])) == {first, middle}
+    session.commit()
+    assert read_batch(session, opened.id).finished_at is None
+    complete(session, first)
+    complete(session, middle)
+    complete(session, last)
+    assert counts(read_batch(session, opened.id)) == (2, 0, 0)
+
+
 @on_postgresql
 def test_a_retry_that_is_not_committed_yet_keeps_the_batch_open(session, app):
     opened, (first, second) = open_of(session)
@@ -434,6 +573,25 @@ def test_finished_batches_are_deleted_once_their_jobs_are_and_open_ones_keep_the
     assert state_of(session, ended) is JobState.COMPLETED
     assert session.scalars(sa.select(JobBatch.id)).all() == [opened.id]
     assert count(session, JobRecord, JobRecord.batch_id == finished.id) == 0
+
+
+def test_the_completed_jobs_of_a_batch_are_kept_as_long_as_its_failed_ones(session, work, clock):
+    with batch("test", then="test.finish") as opened:
+        enqueue("test.echo")
+        failed = enqueue("test.fail")
+    session.commit()
+    work()
+    keep = {"older_than": timedelta(days=30), "failed_older_than": timedelta(days=90)}
+    clock.shift(timedelta(days=40))
+    prune_records(session, **keep)
+    assert retry_batch(opened.id) == [failed]
+    session.commit()
+    work()
+    assert counts(read_batch(session, opened.id)) == (1, 1, 0)
+    clock.shift(timedelta(days=100))
+    prune_records(session, **keep)
+    session.commit()
+    assert (count(session, JobRecord), count(session, JobBatch)) == (0, 0)
 
 
 @pytest.mark.parametrize("moment", ["before_commit", "after_commit"])

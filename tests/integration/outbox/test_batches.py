@@ -158,6 +158,17 @@ def test_the_jobs_of_another_session_do_not_join(session, app):
     assert read_batch(session, opened.id).finished_at is not None
 
 
+def test_a_batch_is_not_finished_within_its_block(session):
+    with batch("test", then="test.finish") as opened:
+        cancel([enqueue("test.echo")])
+        id = enqueue("test.echo")
+    session.commit()
+    assert read_batch(session, opened.id).finished_at is None
+    complete(session, id)
+    assert counts(read_batch(session, opened.id)) == (1, 0, 1)
+    assert len(then_jobs(session)) == 1
+
+
 def test_an_empty_batch_is_finished_at_the_end_of_its_block(session):
     with batch("test", then="test.finish") as opened:
         pass
@@ -651,3 +662,24 @@ def test_a_batch_of_2000_whose_workers_are_killed_ten_times_is_followed_by_then_
     assert counts(read_batch(session, opened.id)) == (1_800, 200, 0)
     assert count(session, Ticket) == 1_800
     assert then_jobs(session)[0].result["counts"] == [1_800, 200, 0]
+
+
+@on_postgresql
+def test_a_batch_whose_database_crashes_twice_is_followed_by_then_once(app, session, processes, postgres):
+    soon = {"HEARTBEAT_SECONDS": "0.5", "RESCUE_AFTER_SECONDS": "2", "RELAY_SECONDS": "0.5", "MAX_INTERRUPTIONS": "9"}
+    with batch("test", then="test.finish") as opened:
+        enqueue_many("test.mark", [JobRequest({"number": number}) for number in range(500)])
+    session.commit()
+    processes.scheduler(**soon)
+    for _ in range(2):
+        processes.worker(**soon)
+    has_ended = JobRecord.batch_id == opened.id, JobRecord.finished_at.is_not(None)
+    for least in (50, 250):
+        wait_until(lambda least=least: count(session, JobRecord, *has_ended) >= least, seconds=60)
+        postgres.stop("immediate")
+        postgres.start()
+        db.engine.dispose()
+    wait_until(lambda: [then.state for then in then_jobs(session)] == [JobState.COMPLETED], seconds=120)
+    assert counts(read_batch(session, opened.id)) == (450, 50, 0)
+    assert count(session, Ticket) == 450
+    assert then_jobs(session)[0].result["counts"] == [450, 50, 0]

@@ -38,14 +38,21 @@ def retry(ids: Sequence[str]) -> list[str]:
         JobStateError: a live job holds the unique key of one of them, or one of them would wait for what waits for its
             batch.
     """
-    return retry_where(JobRecord.id.in_(ids))
+    return _retry([row for page in pages(ids) for row in _lock_unsuccessful(JobRecord.id.in_(page))])
 
 
 def retry_where(*conditions: sa.ColumnElement[bool]) -> list[str]:
     """Retry the failed and cancelled jobs that meet `conditions`, as `retry` does."""
+    return _retry(_lock_unsuccessful(*conditions))
+
+
+def _lock_unsuccessful(*conditions: sa.ColumnElement[bool]) -> Sequence[Any]:
     columns = JobRecord.id, JobRecord.batch_id, JobRecord.after_id, JobRecord.claims
     query = sa.select(*columns).where(*conditions, JobRecord.state.in_(_UNSUCCESSFUL)).order_by(JobRecord.id)
-    candidates = db.session.execute(query.with_for_update()).all()
+    return db.session.execute(query.with_for_update()).all()
+
+
+def _retry(candidates: Sequence[Any]) -> list[str]:
     # What follows concerns the successors and batches of these jobs, also those of another school or of the system.
     with use_scope(ALL_TENANTS):
         ids = _that_can_run(candidates)
@@ -185,7 +192,12 @@ def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:
     Returns:
         the ids of the cancelled jobs, and of the running ones that were asked to stop.
     """
-    return cancel_where(JobRecord.id.in_(ids))
+    cancelled, asked = list[str](), list[str]()
+    for page in pages(ids):
+        of_page = cancel_where(JobRecord.id.in_(page))
+        cancelled += of_page[0]
+        asked += of_page[1]
+    return cancelled, asked
 
 
 def cancel_where(*conditions: sa.ColumnElement[bool]) -> tuple[list[str], list[str]]:

@@ -15,8 +15,9 @@ import structlog
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from flask_belfry.db import db, journal_engine
+from flask_belfry.db import BelfrySession, db, journal_engine
 from flask_belfry.execution import Chunk, check_cancelled, claim, current_job, executor, job
+from flask_belfry.execution import journal as journal_module
 from flask_belfry.execution.errors import JobProgressError
 from flask_belfry.execution.journal import Journal, journal
 from flask_belfry.execution.time_limits import no_limit
@@ -375,6 +376,67 @@ def test_lines_of_a_job_survive_a_crash_of_the_database_while_it_runs(app, sessi
     journal(app).write()
     assert [event for event in events_of(session, id) if event in ("before", "during")] == ["before", "during"]
     assert read(session, id).progress_done == 2
+
+
+@pytest.fixture
+def locked(app, session) -> Iterator[Callable[[str], None]]:
+    """Lock a record in another transaction, until the end of the test or of the `with` block."""
+    with BelfrySession(db=db) as other:
+
+        def lock(id: str) -> None:
+            other.execute(sa.select(JobRecord.id).where(JobRecord.id == id).with_for_update())
+
+        yield lock
+        other.rollback()
+
+
+def write_without_waiting(app) -> None:
+    """Write what is new, and fail when that waits for a lock."""
+    thread = threading.Thread(target=journal(app).write, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_record_that_another_transaction_has_locked_delays_no_other(app, session, locked, monkeypatch):
+    def act(session: Session, ticket_id: int) -> None:
+        current_job().progress(1)
+        log.info("line")
+
+    behaviour["act"] = act
+    free, busy = asked(session), asked(session)
+    run(app, session, free, busy)
+    locked(busy)
+    write_without_waiting(app)
+    assert [(read(session, id).progress_done, events_of(session, id)) for id in (free, busy)] == [
+        (1, ["line"]),
+        (None, []),
+    ]
+    # It is tried again, for a time.
+    assert len(journal(app)._changed) == 1
+    monkeypatch.setattr(journal_module, "MAX_SKIPS", 3)
+    write_without_waiting(app)
+    assert len(journal(app)._changed) == 1
+    write_without_waiting(app)
+    assert len(journal(app)._changed) == 0
+
+
+def test_the_oldest_logs_are_dropped_when_too_much_waits_for_the_database(app, session, monkeypatch):
+    behaviour["act"] = lambda session, ticket_id: [log.info("x" * 1_000) for _ in range(10)]
+    ids = [asked(session) for _ in range(3)]
+    for id in ids:
+        run(app, session, id)
+
+    def fail(connection: object, cursor: object, *_: object) -> None:
+        raise sa.exc.OperationalError("x", {}, Exception("the server is gone"))
+
+    monkeypatch.setattr(journal_module, "MAX_KEPT_BYTES", 25_000)
+    event.listen(journal_engine(app), "before_cursor_execute", fail)
+    journal(app).write()
+    event.remove(journal_engine(app), "before_cursor_execute", fail)
+    journal(app).write()
+    assert [len(lines_of(session, id)) for id in ids] == [0, 10, 10]
 
 
 def test_the_log_of_a_deleted_job_is_dropped(app, session, written):

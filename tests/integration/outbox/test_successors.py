@@ -158,6 +158,19 @@ def test_a_chain_of_1000_is_cancelled_and_retried_as_a_whole(session):
     assert [state_of(session, id) for id in ids[1:3]] == [JobState.PENDING, JobState.BLOCKED]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_no_statement_over_many_jobs_has_all_their_ids(session, statements, monkeypatch):
+    monkeypatch.setattr("flask_belfry.outbox.successors.IDS_PER_STATEMENT", 50)
+    ids = enqueue_many("test.echo", [JobRequest() for _ in range(120)])
+    session.commit()
+    statements.clear()
+    assert set(cancel(ids)[0]) == {*ids}
+    session.commit()
+    assert set(retry(ids)) == {*ids}
+    session.commit()
+    assert max(statement.count("?") for statement in statements) < 100
+
+
 def test_a_successor_cannot_be_retried_while_its_predecessor_has_not_completed(session):
     first, second = chain_of(session, 2)
     cancel([first])

@@ -17,7 +17,7 @@ from flask_belfry.db import db
 from flask_belfry.db.tenancy import current_scope
 from flask_belfry.outbox import LIVE, JobRecord, JobState, pauses
 from flask_belfry.outbox.models import JobLimit, JobPause, PauseKind
-from flask_belfry.outbox.registry import QUEUES, definitions
+from flask_belfry.outbox.registry import QUEUES
 
 # The subjects of audit events. (The subject "job" is a job record.)
 SUBJECT_TYPES = {PauseKind.QUEUE: "queue", PauseKind.JOB: "job_name", PauseKind.LIMIT: "limit_key"}
@@ -111,14 +111,14 @@ def resume(kind: PauseKind, name: str) -> None:
 
 
 def kind_of(name: str) -> PauseKind:
-    """Return what `name` names: a queue, a registered job or a limit key in use.
+    """Return what `name` names: a queue, a job or a limit key in use.
 
     Raises:
         NotFoundError: nothing has this name.
         ConflictError: more than one has.
     """
     kinds = [PauseKind.QUEUE] if name in QUEUES else []
-    kinds += [PauseKind.JOB] if name in {found.name for found in definitions()} else []
+    kinds += [PauseKind.JOB] if pauses.is_job_name(db.session(), name) else []
     has_key = sa.or_(sa.exists().where(JobLimit.key == name), sa.exists().where(JobRecord.limit_key == name))
     kinds += [PauseKind.LIMIT] if db.session.scalar(sa.select(has_key)) else []
     return _only(name, kinds, f"No queue, job or limit key is named {name!r}.")

@@ -62,7 +62,8 @@ def retry(job_id: object) -> ResponseReturnValue:
     record = services.get_job(str(job_id))
     retried = services.retry_jobs([record.id])
     db.session.commit()
-    _flash_result("The job is enqueued again.", retried, "Only failed and cancelled jobs can be retried.")
+    otherwise = "Only failed and cancelled jobs can be retried, and only after a completed predecessor."
+    _flash_result("The job is enqueued again.", retried, otherwise)
     return redirect(url_for("operations.job", job_id=record.id))
 
 

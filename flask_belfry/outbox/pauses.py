@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -73,7 +73,7 @@ def pause(
     Args:
         session: whose transaction.
         kind: what `name` names.
-        name: a queue, a registered job's name, or any limit key.
+        name: a queue, the name of a registered job or of a job record, or any limit key.
         reason: shown to users, at most 200 characters.
         ends_at: an aware datetime at which the pause ends by itself; None until it is resumed.
         duration: the time from now until it ends, instead of `ends_at`.
@@ -82,7 +82,7 @@ def pause(
         JobArgumentError: the name, the reason or the end is invalid.
     """
     now = utc_now()
-    problems = _problems_of_name(kind, name)
+    problems = _problems_of_name(session, kind, name)
     try:
         ends_at = ends_at if duration is None else now + duration
     except OverflowError:
@@ -177,15 +177,18 @@ def _is_of(kind: PauseKind, name: str) -> sa.ColumnElement[bool]:
     return sa.and_(_PAUSES.c.kind == kind, _PAUSES.c.name == name)
 
 
-def _problems_of_name(kind: PauseKind, name: str) -> dict[str, list[str]]:
-    known: dict[PauseKind, Collection[str]] = {
-        PauseKind.QUEUE: QUEUES,
-        PauseKind.JOB: [found.name for found in definitions()],
-    }
-    if kind in known:
-        if name not in known[kind]:
-            listed = f"must be one of {', '.join(QUEUES)}" if kind is PauseKind.QUEUE else "must be a registered job"
-            return {"name": [f"{listed}, not {name!r}"]}
-    elif problem := text_problem(name, LIMIT_KEY_CHARACTERS):
-        return {"name": [problem]}
-    return {}
+def is_job_name(session: Session, name: str) -> bool:
+    """Return whether a registered job has this name, or a record: only another version of the code may know its job."""
+    if any(found.name == name for found in definitions()):
+        return True
+    return bool(session.scalar(sa.select(sa.exists().where(JobRecord.name == name))))
+
+
+def _problems_of_name(session: Session, kind: PauseKind, name: str) -> dict[str, list[str]]:
+    if kind is PauseKind.QUEUE:
+        problem = None if name in QUEUES else f"must be one of {', '.join(QUEUES)}, not {name!r}"
+    else:
+        problem = text_problem(name, LIMIT_KEY_CHARACTERS)
+    if kind is PauseKind.JOB and problem is None and not is_job_name(session, name):
+        problem = f"must be a registered job, not {name!r}"
+    return {"name": [problem]} if problem else {}

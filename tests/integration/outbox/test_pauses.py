@@ -9,9 +9,11 @@ import sqlalchemy as sa
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import claim
-from flask_belfry.outbox import JobArgumentError, JobRecord, JobState, enqueue
+from flask_belfry.operations.queues import kind_of
+from flask_belfry.outbox import JobArgumentError, JobRecord, JobState, enqueue, job
 from flask_belfry.outbox.models import BlockedBy, JobPause, PauseKind
 from flask_belfry.outbox.pauses import active_pauses, pause, resume
+from flask_belfry.outbox.registry import forget
 from tests.clocks import one_pass, scheduler
 from tests.job_records import asked, count, read, state_of
 from tests.servers import wait_until
@@ -91,6 +93,7 @@ def test_pausing_again_replaces_the_reason_and_the_end(session):
     [
         (PauseKind.QUEUE, "post", {}, "name"),
         (PauseKind.JOB, "test.unknown", {}, "name"),
+        (PauseKind.JOB, "\0", {}, "name"),
         (PauseKind.LIMIT, "", {}, "name"),
         (PauseKind.LIMIT, "x" * 201, {}, "name"),
         (PauseKind.QUEUE, "mail", {"reason": "x" * 201}, "reason"),
@@ -102,6 +105,19 @@ def test_an_invalid_pause_is_refused(session, kind, name, options, field):
     with pytest.raises(JobArgumentError) as caught:
         pause(session, kind, name, **options)
     assert list(caught.value.fields) == [field]
+
+
+def test_a_job_that_only_another_version_of_the_code_knows_can_be_paused(session):
+    job("test.of_another_version")(lambda session: None)
+    try:
+        id = asked(session, "test.of_another_version")
+    finally:
+        forget("test.of_another_version")
+    assert kind_of("test.of_another_version") is PauseKind.JOB
+    pause(session, PauseKind.JOB, "test.of_another_version")
+    session.commit()
+    assert claim.claim(session, [id], "w") == []
+    assert read(session, id).blocked_by is BlockedBy.PAUSE
 
 
 def test_a_paused_queue_is_not_popped_and_outlives_redis_and_its_workers(session, broker, processes):

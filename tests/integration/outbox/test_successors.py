@@ -369,6 +369,33 @@ def test_a_successor_that_is_enqueued_while_its_predecessor_completes_is_not_lef
     assert state_of(session, successors[0]) is JobState.PENDING
 
 
+@on_postgresql
+@pytest.mark.parametrize("result", [None, '{"a": 1}'])
+def test_a_successor_that_is_cancelled_as_its_predecessor_ends_is_announced_once(app, session, monkeypatch, result):
+    announced: list[str] = []
+    listeners = {("test.echo", JobState.CANCELLED): [lambda session, ids, state: announced.extend(ids)]}
+    monkeypatch.setattr("flask_belfry.outbox.finalizing._listeners", listeners)
+    first = asked(session, "test.act")
+    successor = asked(session, "test.echo", after=first, with_result="value" if result else None)
+    (held,) = claims.claim(session, [first], "w") if result else (None,)
+    session.rollback()
+
+    def end() -> None:
+        with app.app_context():
+            claims.complete(db.session(), [(held, result)]) if held else cancel([first])
+            db.session.commit()
+            db.session.remove()
+
+    assert cancel([successor]) == ([successor], [])
+    thread = threading.Thread(target=end)
+    thread.start()
+    with BelfrySession(db=db) as other:
+        wait_until(lambda: waits_for_lock(other))
+    session.commit()
+    thread.join(10)
+    assert announced == [successor]
+
+
 def test_a_successor_whose_unique_key_is_held_is_the_holder(session):
     holder = asked(session, "test.echo", unique_key="k")
     first = asked(session, "test.echo")

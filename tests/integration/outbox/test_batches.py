@@ -44,7 +44,7 @@ from flask_belfry.outbox import (
 from flask_belfry.outbox import batches as batches_module
 from flask_belfry.outbox.registry import forget
 from tests.domain import Ticket, behaviour, echo, finish
-from tests.job_records import count, read, state_of
+from tests.job_records import count, read, state_of, waits_for_lock
 from tests.processes import children_of
 from tests.servers import wait_until
 
@@ -533,6 +533,30 @@ def test_a_then_that_still_waits_is_cancelled_when_the_batch_opens_again(session
     complete(session, first)
     assert [then.state for then in then_jobs(session)] == [JobState.CANCELLED, JobState.PENDING]
     assert counts(read_batch(session, opened.id)) == (2, 0, 0)
+
+
+@on_postgresql
+def test_a_retry_waits_for_a_finish_that_is_not_committed_yet_and_cancels_its_then(session, app):
+    opened, (first, second) = open_of(session)
+    cancel([first])
+    session.commit()
+    held = claims.claim(session, [second], "a worker")
+
+    def retry_first() -> None:
+        with app.app_context():
+            retry([first])
+            db.session.commit()
+            db.session.remove()
+
+    claims.complete(session, [(item, None) for item in held])
+    thread = threading.Thread(target=retry_first)
+    thread.start()
+    with BelfrySession(db=db) as other:
+        wait_until(lambda: waits_for_lock(other))
+    session.commit()
+    thread.join(10)
+    assert [then.state for then in then_jobs(session)] == [JobState.CANCELLED]
+    assert read_batch(session, opened.id).finished_at is None
 
 
 def test_a_batch_stays_finished_when_none_of_its_jobs_can_be_retried(session):

@@ -182,12 +182,15 @@ def test_a_successor_cannot_be_retried_while_its_predecessor_has_not_completed(s
 
 def test_a_successor_that_a_user_cancelled_is_not_retried_with_its_predecessor(session):
     first, second = chain_of(session, 2)
+    other = asked(session, "test.echo", after=first)
     cancel([second])
     cancel([first])
     session.commit()
+    assert [read(session, id).error_type for id in (second, other)] == [None, PREDECESSOR_ERROR]
     retry([first])
     session.commit()
     assert state_of(session, second) is JobState.CANCELLED
+    assert is_blocked(session, other)
 
 
 def test_the_successor_of_a_batch_is_enqueued_when_all_of_its_jobs_are_completed(session):

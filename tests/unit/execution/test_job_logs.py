@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from typing import Any
+from unittest.mock import Mock
 
+import pytest
 from flask import Flask
 
 from flask_belfry.core.secrets import secrets_hidden
-from flask_belfry.execution import job_logs
+from flask_belfry.execution import job_logs, journal
+from flask_belfry.execution.journal import ClaimLog, LogLines
 
 
 def test_an_application_without_logging_of_its_own_keeps_what_flask_and_python_write(app: Flask) -> None:
@@ -57,3 +61,21 @@ def test_a_line_has_at_most_2000_characters_also_of_names() -> None:
     assert sum(len(name) for name in values) == 20 * 99
     (name,) = line_of({"event": "", "n" * 5_000: "é" * 5_000})["values"].items()
     assert [len(part) for part in name] == [100, 1_900]
+
+
+def test_the_kept_lines_are_in_order_also_when_a_long_one_fills_their_first_half() -> None:
+    lines = LogLines()
+    for size in (20_000, 20_000, *[10] * 300):
+        lines.add({"event": "x" * size})
+    numbers = [line["number"] for line in json.loads(lines.as_json())]
+    assert numbers == [1, *range(203, 303)]
+    assert lines.dropped == 302 - len(numbers)
+
+
+def test_an_answer_to_the_question_for_cancellation_is_used_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = ClaimLog(Mock(), Mock())
+    assert own.is_cancel_requested() is None
+    own.answer(is_cancel_requested=True)
+    assert own.is_cancel_requested() is True
+    monkeypatch.setattr(journal, "ANSWER_SECONDS", 0.0)
+    assert own.is_cancel_requested() is None

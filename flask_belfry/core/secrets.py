@@ -72,7 +72,7 @@ def _redacted(name: object, value: Any, pattern: re.Pattern[str] | None) -> Any:
         return MASK
     if isinstance(value, dict):
         return {_redacted(None, key, pattern): _redacted(key, item, pattern) for key, item in value.items()}
-    if type(value) in (list, tuple):
+    if isinstance(value, list | tuple):
         return [_redacted(None, item, pattern) for item in value]
     if pattern is None:
         return value

@@ -15,7 +15,6 @@ from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
-from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.outbox import JobBatch, JobRecord, JobState
 
 MAX_ERROR_GROUPS = 10
@@ -47,9 +46,7 @@ def job_counts(batches: Sequence[JobBatch]) -> dict[str, Counter[JobState]]:
     # Those of a finished batch are in its row.
     is_of_open = JobRecord.batch_id.in_([batch.id for batch in batches if batch.finished_at is None])
     query = sa.select(JobRecord.batch_id, JobRecord.state, sa.func.count().label("jobs")).where(is_of_open)
-    with use_scope(ALL_TENANTS):  # as in their rows: also the jobs of other schools
-        rows = db.session.execute(query.group_by(JobRecord.batch_id, JobRecord.state)).all()
-    for row in rows:
+    for row in db.session.execute(query.group_by(JobRecord.batch_id, JobRecord.state)):
         counts[str(row.batch_id)][row.state] = row.jobs
     for batch in batches:
         if batch.finished_at is not None:

@@ -535,6 +535,18 @@ def test_a_then_that_still_waits_is_cancelled_when_the_batch_opens_again(session
     assert counts(read_batch(session, opened.id)) == (2, 0, 0)
 
 
+def test_a_then_that_runs_continues_when_the_batch_opens_again(session):
+    opened, (first, second) = open_of(session)
+    cancel([first])
+    complete(session, second)
+    then = read_batch(session, opened.id).then_job_id
+    assert len(claims.claim(session, [then], "a worker")) == 1
+    assert retry_batch(opened.id, cancelled=True) == [first]
+    session.commit()
+    record = read(session, then)
+    assert (record.state, record.cancel_requested) == (JobState.RUNNING, False)
+
+
 @on_postgresql
 def test_a_retry_waits_for_a_finish_that_is_not_committed_yet_and_cancels_its_then(session, app):
     opened, (first, second) = open_of(session)

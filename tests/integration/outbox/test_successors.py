@@ -180,6 +180,17 @@ def test_a_successor_cannot_be_retried_while_its_predecessor_has_not_completed(s
     assert state_of(session, second) is JobState.CANCELLED
 
 
+def test_a_successor_that_has_run_is_retried_also_when_its_predecessor_was_deleted(session, work):
+    first = asked(session, "test.echo")
+    second = asked(session, "test.fail", after=first)
+    work()
+    session.execute(sa.delete(JobRecord).where(JobRecord.id == first))
+    session.commit()
+    assert retry([second]) == [second]
+    session.commit()
+    assert state_of(session, second) is JobState.PENDING
+
+
 def test_a_successor_that_a_user_cancelled_is_not_retried_with_its_predecessor(session):
     first, second = chain_of(session, 2)
     other = asked(session, "test.echo", after=first)

@@ -149,7 +149,10 @@ ON_A_CONNECTION = {
         "the state of a batch that a scoped statement has found, or a job belongs to",
     ),
     "flask_belfry/outbox/pauses.py": (7, "pauses, which belong to no school; jobs that the scheduler releases"),
-    "flask_belfry/outbox/successors.py": (3, "narrowed by hand; by the ids of jobs and batches that were finalized"),
+    "flask_belfry/outbox/successors.py": (
+        4,
+        "narrowed by hand; by the ids of jobs and batches that were finalized; whether jobs wait for each other",
+    ),
     "flask_belfry/outbox/unique_periods.py": (3, "by the keys that the caller knows, without content"),
     "flask_belfry/changes/recording.py": (2, "inserts; the one that selects is narrowed by hand"),
     "app/reservations/hooks.py": (1, "by the ids of rows that a scoped statement has changed"),

@@ -59,9 +59,9 @@ def count(session: Session, model: type, *conditions: sa.ColumnElement[bool]) ->
     return found or 0
 
 
-def waits_for_lock(session: Session) -> bool:
+def waits_for_lock(session: Session | sa.Connection) -> bool:
     """Return whether a transaction of this PostgreSQL database waits for another one."""
     query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     found = session.execute(sa.text(query)).first()
-    session.rollback()
+    session.rollback()  # within a transaction the answer stays the same
     return found is not None

@@ -29,7 +29,7 @@ from flask_belfry.scheduler import scheduler as clocks
 from flask_belfry.scheduler.custom import CustomEntry, read_entries
 from tests.clocks import ENTRY, LOCK, QUEUE, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler
 from tests.forks import exit_status, fork
-from tests.job_records import count
+from tests.job_records import count, waits_for_lock
 from tests.reservation_factories import make_school, make_user
 from tests.servers import wait_until
 
@@ -209,8 +209,6 @@ def test_a_change_waits_for_a_tick_that_has_begun(app, session, clock, monkeypat
     (entry,) = read_entries(session)
     clock.shift(60)
     problem, changes = CustomEntry.problem, []
-    is_waiting = "wait_event_type = 'Lock' AND datname = current_database()"
-    waiting = sa.text(f"SELECT count(*) FROM pg_stat_activity WHERE {is_waiting}")
 
     def change() -> None:
         with app.app_context():
@@ -221,7 +219,7 @@ def test_a_change_waits_for_a_tick_that_has_begun(app, session, clock, monkeypat
             changes.append(threading.Thread(target=change))
             changes[0].start()
             with db.engine.connect() as other:
-                wait_until(lambda: other.execute(waiting).scalar_one() == 1, seconds=10)
+                wait_until(lambda: waits_for_lock(other), seconds=10)
         return problem(ticking)
 
     monkeypatch.setattr(CustomEntry, "problem", change_meanwhile)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,18 +60,24 @@ class ThreadedWorker(EngineWorker):
         self._hand_over = HandOver(self.name, partial(self._capacity_for_slots, 0), self._accept)
         self._own_hand_over = HandOver(self.name, partial(self._capacity_for_slots, 1), self._accept)
         self._completer = BatchCompleter(self._complete)
-        self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        # A heartbeat may wait for the very job whose time limit is over: SQLite has one writer.
+        self._regular = [
+            threading.Thread(target=self._repeat, args=(action,), name=name, daemon=True)
+            for name, action in (("watchdog", self._enforce_time_limits), ("heartbeat", self._beat_when_due))
+        ]
 
     def _start(self, logging_level: str | None) -> None:
         super()._start(logging_level)
         reset_signals_in_forks()
-        self._watchdog.start()
+        for thread in self._regular:
+            thread.start()
         self._completer.start()
         self._threads.start()
 
     def _close(self) -> None:
         self._stopping.set()
-        self._watchdog.join()
+        for thread in self._regular:
+            thread.join()
         super()._close()
 
     def _is_ready(self) -> bool:
@@ -189,16 +195,17 @@ class ThreadedWorker(EngineWorker):
             self._update_copies(transitions)
         self._in_flight.discard(items)
 
-    def _watch(self) -> None:
-        """Send heartbeats and enforce time limits, on a thread of its own."""
+    def _repeat(self, action: Callable[[], object]) -> None:
         while not self._stopping.wait(CHECK_SECONDS) or self._in_flight:
-            if stuck := self._time_limits.check():
-                self._board.stuck_thread = stuck
-                log.critical("worker.stuck", reason="a job did not react to its time limit")
-                os._exit(EXIT_STUCK)
-            self._beat_when_due()
+            action()
             if self._stopping.is_set():
                 time.sleep(CHECK_SECONDS)
+
+    def _enforce_time_limits(self) -> None:
+        if stuck := self._time_limits.check():
+            self._board.stuck_thread = stuck
+            log.critical("worker.stuck", reason="a job did not react to its time limit")
+            os._exit(EXIT_STUCK)
 
     def _drain(self) -> None:
         ends_at = math.inf

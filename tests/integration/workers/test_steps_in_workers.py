@@ -84,6 +84,8 @@ def test_the_time_limit_counts_for_each_page(session, processes, name, options):
     assert (record.state, record.error_message) == (JobState.FAILED, "took longer than its 2 s")
     assert record.cursor["steps"]["done"] == 1
     assert count(session, Ticket) == 6
+    # A heartbeat waited for the writes of this job on SQLite; its time limit did not.
+    assert "heartbeat.late" not in processes.output()
 
 
 @on_sqlite

@@ -58,7 +58,7 @@ def new() -> ResponseReturnValue:
 def create() -> ResponseReturnValue:
     """Create a schedule."""
     form = _sent_form(request.form.get("job", ""))
-    return _save(form, None, lambda draft: custom_schedules.create(draft).name, "{} is created.")
+    return _save(form, None, lambda draft: custom_schedules.create(draft).name, "Created {}.")
 
 
 @pages.get("/preview")
@@ -83,7 +83,7 @@ def update(name: str) -> ResponseReturnValue:
     """Change a schedule that a user made."""
     row = custom_schedules.get_schedule(name)
     form = _sent_form(row.job_name)
-    return _save(form, row, lambda draft: custom_schedules.update(name, draft).name, "{} is saved.")
+    return _save(form, row, lambda draft: custom_schedules.update(name, draft).name, "Saved {}.")
 
 
 @pages.post("/<name>/delete")
@@ -91,7 +91,7 @@ def update(name: str) -> ResponseReturnValue:
 def delete(name: str) -> ResponseReturnValue:
     """Delete a schedule that a user made."""
     custom_schedules.delete(name)
-    flash(f"{name} is deleted.", "success")
+    flash(f"Deleted {name}.", "success")
     return redirect(url_for("schedule.list_"), 303)
 
 

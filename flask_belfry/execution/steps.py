@@ -46,7 +46,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
 _ADVANCE = (
     sa.update(RECORDS)
     .where(IS_HELD)
-    # A committed page ends a row of interruptions, as a finished attempt does.
+    # A committed page ends a series of interruptions, as a finished attempt does.
     .values(cursor=sa.bindparam("at", type_=RECORDS.c.cursor.type), interruptions=0, suspicion=0)
     .returning(RECORDS.c.cancel_requested)
 )

@@ -28,8 +28,7 @@ from app.web.local_time import local_from_utc, utc_from_local
 from flask_belfry.core.presentation import label as label_of_value
 from flask_belfry.core.presentation import plain, reader_zone, sentence
 from flask_belfry.db import Base, db
-from flask_belfry.db.columns import UtcDateTime
-from flask_belfry.db.pagination import MAX_INTEGER
+from flask_belfry.db.columns import MAX_INTEGER, UtcDateTime
 
 REQUIRED = "This field is required."
 # Tables with few rows: their rows are choices. Rows of other tables are entered by id.

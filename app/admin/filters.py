@@ -10,8 +10,7 @@ from flask_admin.contrib.sqla.filters import BaseSQLAFilter
 from sqlalchemy.orm import InstrumentedAttribute
 
 from flask_belfry.core.presentation import label, reader_zone
-from flask_belfry.db.columns import UtcDateTime, as_uuid_text
-from flask_belfry.db.pagination import MAX_INTEGER
+from flask_belfry.db.columns import MAX_INTEGER, UtcDateTime, as_uuid_text
 
 
 class PanelFilter(BaseSQLAFilter):

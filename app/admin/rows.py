@@ -15,8 +15,8 @@ from app.admin.fields import label_of
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.core.text import CONTROL_CHARACTERS, query_text
 from flask_belfry.db import db
-from flask_belfry.db.columns import UtcDateTime, as_uuid_text, in_utc
-from flask_belfry.db.pagination import MAX_INTEGER, MAX_LIMIT, Page, page_by_key
+from flask_belfry.db.columns import MAX_INTEGER, UtcDateTime, as_uuid_text, in_utc
+from flask_belfry.db.pagination import MAX_LIMIT, Page, page_by_key
 from flask_belfry.db.tenancy import use_scope
 
 EXPORT_ROWS = 100_000

@@ -23,7 +23,7 @@ from app.work_items import Kind, Parts, WorkStatus
 from flask_belfry.core.errors import ConflictError
 from flask_belfry.core.presentation import label
 from flask_belfry.db import db
-from flask_belfry.db.pagination import MAX_INTEGER
+from flask_belfry.db.columns import MAX_INTEGER
 
 NEW_PASSWORD = "Ends all sessions and tokens; the user is notified by email. Leave empty to keep it."  # noqa: S105 - a hint
 

@@ -6,7 +6,7 @@ from flask import Flask, Request, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.routing import BaseConverter
 
-from flask_belfry.db.pagination import MAX_INTEGER
+from flask_belfry.db.columns import MAX_INTEGER
 
 API_PATH = "/api"
 API_PREFIX = f"{API_PATH}/v1"

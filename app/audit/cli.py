@@ -8,7 +8,8 @@ import click
 
 from app.audit.queries import AuditEvent, Filters, list_events
 from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
-from flask_belfry.db.pagination import MAX_INTEGER, MAX_LIMIT
+from flask_belfry.db.columns import MAX_INTEGER
+from flask_belfry.db.pagination import MAX_LIMIT
 
 audit = CommandGroup("audit", help="Show which user did what to which row, from where.")
 

@@ -16,10 +16,10 @@ from app.reservations.models import MAX_DURATION_MINUTES, Reservation, Reservati
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.db import db
+from flask_belfry.db.columns import MAX_INTEGER
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 
 LIST_KEY = (Reservation.start_time, Reservation.id)
-MAX_ID = 2**31 - 1
 # The two parts of the list: not begun, and begun.
 NEXT, BEGUN = "next", "begun"
 
@@ -214,6 +214,6 @@ def _matches(text: str) -> sa.ColumnElement[bool]:
     )
     found = sa.or_(Reservation.customer_id.in_(customers), Reservation.note.icontains(text, autoescape=True))
     number = text.removeprefix("#")
-    if number.isdecimal() and number.isascii() and int(number) <= MAX_ID:
+    if number.isdecimal() and number.isascii() and int(number) <= MAX_INTEGER:
         found = sa.or_(found, Reservation.id == int(number))
     return found

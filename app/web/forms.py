@@ -11,7 +11,7 @@ from wtforms.validators import ValidationError
 
 from flask_belfry.core.presentation import sentence
 from flask_belfry.core.text import CONTROL_CHARACTERS, CONTROL_CHARACTERS_REFUSED
-from flask_belfry.db.pagination import MAX_INTEGER
+from flask_belfry.db.columns import MAX_INTEGER
 
 REQUIRED = "This field is required."
 

@@ -11,7 +11,8 @@ from app.work_items import queries, services
 from app.work_items.models import Kind, Priority, WorkItem, WorkStatus
 from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
 from flask_belfry.db import db
-from flask_belfry.db.pagination import MAX_INTEGER, MAX_LIMIT
+from flask_belfry.db.columns import MAX_INTEGER
+from flask_belfry.db.pagination import MAX_LIMIT
 
 work_items = CommandGroup("work-items", help="List epics, stories and tasks, and set their status.")
 

@@ -19,7 +19,7 @@ from app.work_items.models import (
     WorkItem,
 )
 from flask_belfry.core.presentation import label
-from flask_belfry.db.pagination import MAX_INTEGER
+from flask_belfry.db.columns import MAX_INTEGER
 
 PRIORITIES = [(priority.value, label(priority)) for priority in Priority]
 

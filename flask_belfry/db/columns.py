@@ -18,6 +18,8 @@ from sqlalchemy.types import TypeDecorator
 
 from flask_belfry.core.clock import utc_now
 
+# The largest number that an INTEGER column of PostgreSQL holds.
+MAX_INTEGER = 2**31 - 1
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 

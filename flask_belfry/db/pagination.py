@@ -15,12 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, QueryableAttribute, Session
 
 from flask_belfry.core.errors import InvalidInputError
-from flask_belfry.db.columns import UtcDateTime, as_uuid_text, is_storable
+from flask_belfry.db.columns import MAX_INTEGER, UtcDateTime, as_uuid_text, is_storable
 
 DEFAULT_LIMIT = 25
 MAX_LIMIT = 100
 # PostgreSQL's integer, in which ids are kept.
-MAX_INTEGER = 2**31 - 1
 
 Row = TypeVar("Row")
 Key = Sequence[InstrumentedAttribute[Any]]

@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
-from flask_belfry.db.columns import JsonText, database_now
+from flask_belfry.db.columns import MAX_INTEGER, JsonText, database_now
 from flask_belfry.execution.admission import IS_FREE, MAY_RUN, admit
 from flask_belfry.execution.limits import free_slots
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
 from flask_belfry.outbox.locking import unlocked
-from flask_belfry.outbox.models import MAX_INTEGER, QUARANTINE
+from flask_belfry.outbox.models import QUARANTINE
 from flask_belfry.outbox.pauses import NOW
 
 LOCK_PAUSES_SECONDS = (0.01, 0.04, 0.2)

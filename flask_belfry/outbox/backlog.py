@@ -17,7 +17,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from flask_belfry.db import table_of
-from flask_belfry.outbox.models import MAX_INTEGER, QUARANTINE, JobRecord
+from flask_belfry.db.columns import MAX_INTEGER
+from flask_belfry.outbox.models import QUARANTINE, JobRecord
 from flask_belfry.outbox.registry import HEAVY_QUEUES
 from flask_belfry.outbox.states import JobState
 

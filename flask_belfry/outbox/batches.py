@@ -23,7 +23,7 @@ from flask_belfry.changes.sessions import current_session
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import db, table_of
-from flask_belfry.db.columns import UtcDateTime, as_uuid_text, error_text, new_id, text_problem
+from flask_belfry.db.columns import MAX_INTEGER, UtcDateTime, as_uuid_text, error_text, new_id, text_problem
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.outbox import control
 from flask_belfry.outbox.enqueue import enqueue, enqueue_many
@@ -42,8 +42,6 @@ log = structlog.get_logger(__name__)
 OUTCOME = ("batch_id", "completed", "failed", "cancelled")
 # The most batches that one sweep finishes; the next one follows a second later.
 SWEEP_BATCHES = 100
-# The largest count that its column holds.
-MAX_COUNT = 2**31 - 1
 
 _BATCHES, _RECORDS = table_of(JobBatch), table_of(JobRecord)
 
@@ -186,7 +184,7 @@ def _then_args(then: str | JobDefinition[..., Any] | None, args: Mapping[str, An
     if found.is_singleton:
         raise JobArgumentError(f"{found.name} is a singleton", {"then": ["must not be a singleton"]})
     # With values as long as the longest ones, so that they fit when the batch is finished.
-    longest = {name: new_id() if name == "batch_id" else MAX_COUNT for name in outcome}
+    longest = {name: new_id() if name == "batch_id" else MAX_INTEGER for name in outcome}
     found.check(JobRequest({**args, **longest}))
     return {**args, **outcome}
 

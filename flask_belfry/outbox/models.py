@@ -29,7 +29,6 @@ _HOLDS_KEY = sa.text(
 )
 # With this `suspicion` a job runs in quarantine: alone in its process.
 QUARANTINE = 2
-MAX_INTEGER = 2**31 - 1
 _IS_QUARANTINED = sa.text(f"suspicion >= {QUARANTINE}")
 _CAN_EXPIRE = sa.text(f"expires_at IS NOT NULL AND state IN ({_WAITING_STATES})")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.orm import Session
@@ -10,7 +12,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.outbox import JobRecord, JobState, ScheduleTick, publisher
 from flask_belfry.outbox.models import TickOutcome
-from flask_belfry.scheduler import ScheduleEntry
+from flask_belfry.scheduler import ScheduleEntry, schedule
 from flask_belfry.scheduler.scheduler import BelfryScheduler
 
 QUEUE = "rq:queue:default"
@@ -31,6 +33,24 @@ def one_pass(scheduler: BelfryScheduler) -> None:
     scheduler._start_over()
     scheduler.work_once()
     db.session.rollback()
+
+
+def settled_at_once(app: Flask, entry: ScheduleEntry, *, schedulers: int) -> int:
+    """Return how many ticks of `entry` are settled by so many schedulers at the same moment."""
+    settled: list[int] = []
+    barrier = threading.Barrier(schedulers)
+
+    def tick() -> None:
+        with app.app_context():
+            barrier.wait()
+            settled.append(len(schedule.tick(db.session(), entry)))
+
+    threads = [threading.Thread(target=tick) for _ in range(schedulers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(settled)
 
 
 def outcomes(session: Session) -> list[TickOutcome]:

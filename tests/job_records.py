@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_belfry.outbox import JobAttempt, JobRecord, JobState, enqueue
+from flask_belfry.outbox import JobAttempt, JobRecord, JobState, enqueue, sweep_batches
 
 
 def asked(session: Session, name: str = "test.act", **args: Any) -> str:
@@ -57,6 +57,17 @@ def count(session: Session, model: type, *conditions: sa.ColumnElement[bool]) ->
     found = session.scalar(sa.select(sa.func.count()).select_from(model).where(*conditions))
     session.rollback()
     return found or 0
+
+
+def working_with_sweeps(work: Callable[[], None], session: Session) -> Callable[[], None]:
+    """Return a function that works as a worker and the scheduler do: two last jobs may not see each other's end."""
+
+    def run() -> None:
+        work()
+        if sweep_batches(session):
+            work()
+
+    return run
 
 
 def waits_for_lock(session: Session | sa.Connection) -> bool:

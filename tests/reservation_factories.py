@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import count
@@ -9,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from app.accounts import AddressState, LoginAddress, Role, User, hash_password, issue_pair
 from app.reservations import Reservation, ReservationStatus, Resource
@@ -95,6 +97,16 @@ def bearer(user: User) -> dict[str, str]:
     pair = issue_pair(user)
     db.session.commit()
     return {"Authorization": f"Bearer {pair.access_token}"}
+
+
+def caller(client: FlaskClient, user: User, path: str) -> Callable[..., TestResponse]:
+    """A function that calls the API as `user`: with a method, and another path than `path` if it is given."""
+    headers = bearer(user)
+
+    def call(method: str, path: str = path, **options: Any) -> TestResponse:
+        return client.open(path, method=method, headers=headers, **options)
+
+    return call
 
 
 def log_in(client: FlaskClient, user: User) -> FlaskClient:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -67,17 +68,23 @@ def test_a_snoozed_job_is_scheduled_again_without_an_attempt_and_without_its_cha
     assert read(session, id).result == 1
 
 
-def test_a_snooze_uses_no_attempt_between_others(session, run, clock):
-    errors = [RuntimeError("1"), Snooze(1), RuntimeError("2"), Snooze(1), Snooze(1), RuntimeError("3")]
+def states_after(errors: list[Exception], id: str, run: Callable[..., Any], clock: Any, *, seconds: float) -> list[Any]:
+    """Return the states of a job after each of its runs, which raise these errors and are so many seconds apart."""
+    left, states = list(errors), []
 
     def act(session: Session, ticket_id: int) -> None:
-        raise errors.pop(0)
+        raise left.pop(0)
 
     behaviour["act"] = act
-    id, states = asked(session), []
-    while errors:
+    while left:
         states += run(id)
-        clock.shift(200)
+        clock.shift(seconds)
+    return states
+
+
+def test_a_snooze_uses_no_attempt_between_others(session, run, clock):
+    errors = [RuntimeError("1"), Snooze(1), RuntimeError("2"), Snooze(1), Snooze(1), RuntimeError("3")]
+    states = states_after(errors, id := asked(session), run, clock, seconds=200)
     kept = [JobState.RETRYABLE, JobState.SCHEDULED]
     assert states == [*kept, *kept, JobState.SCHEDULED, JobState.FAILED]
     assert [attempt.number for attempt in attempts_of(session, id)] == [1, 2, 2, 3, 3, 3]
@@ -147,15 +154,7 @@ def test_a_snoozed_job_frees_its_slot(session, run):
 
 def test_an_outage_after_many_snoozes_is_the_first_one(session, run, clock):
     errors = [*[Snooze(1) for _ in range(20)], database_locked()]
-
-    def act(session: Session, ticket_id: int) -> None:
-        raise errors.pop(0)
-
-    behaviour["act"] = act
-    id, states = asked(session), []
-    while errors:
-        states += run(id)
-        clock.shift(2)
+    states = states_after(errors, id := asked(session), run, clock, seconds=2)
     assert states == [JobState.SCHEDULED] * 20 + [JobState.PENDING]
     assert read(session, id).interruptions == 0
 

@@ -13,9 +13,9 @@ from app.accounts import Role
 from app.audit import AuditEntry
 from flask_belfry.changes import Subject
 from flask_belfry.operations.batch_views import progress_of
-from flask_belfry.outbox import JobRecord, JobState, batch, enqueue, enqueue_many, sweep_batches
+from flask_belfry.outbox import JobRecord, JobState, batch, enqueue, enqueue_many
 from flask_belfry.outbox.requests import JobRequest
-from tests.job_records import state_of
+from tests.job_records import state_of, working_with_sweeps
 from tests.reservation_factories import log_in, make_user
 
 LIST = "/jobs/batches"
@@ -28,14 +28,7 @@ def staff(client):
 
 @pytest.fixture
 def work(work, session):
-    """Works as a worker and the scheduler do: two last jobs may not see each other's end."""
-
-    def run() -> None:
-        work()
-        if sweep_batches(session):
-            work()
-
-    return run
+    return working_with_sweeps(work, session)
 
 
 def make_batch(session, name: str = "sending", **values) -> tuple[str, list[str]]:

@@ -10,38 +10,22 @@ import sqlalchemy as sa
 from app.accounts import Role
 from app.audit import AuditEntry
 from flask_belfry.changes import Actor, Subject, use_actor
-from flask_belfry.outbox import JobState, batch, enqueue, enqueue_many, sweep_batches
+from flask_belfry.outbox import JobState, batch, enqueue, enqueue_many
 from flask_belfry.outbox.requests import JobRequest
-from tests.job_records import state_of
-from tests.reservation_factories import bearer, make_school, make_user
+from tests.job_records import state_of, working_with_sweeps
+from tests.reservation_factories import caller, make_school, make_user
 
 LIST = "/api/v1/batches"
 
 
 @pytest.fixture
 def admin(client):
-    return caller(client, make_user(Role.ADMIN))
+    return caller(client, make_user(Role.ADMIN), LIST)
 
 
 @pytest.fixture
 def work(work, session):
-    """Works as a worker and the scheduler do: two last jobs may not see each other's end."""
-
-    def run() -> None:
-        work()
-        if sweep_batches(session):
-            work()
-
-    return run
-
-
-def caller(client, user):
-    headers = bearer(user)
-
-    def call(method: str, path: str = LIST, **options):
-        return client.open(path, method=method, headers=headers, **options)
-
-    return call
+    return working_with_sweeps(work, session)
 
 
 def make_batch(session, **values) -> tuple[str, list[str]]:
@@ -98,7 +82,7 @@ def test_an_unknown_batch_is_not_found(admin):
 
 def test_staff_see_and_change_the_batches_of_their_school_only(client, session):
     user = make_user(Role.STAFF)
-    staff = caller(client, user)
+    staff = caller(client, user, LIST)
     with use_actor(Actor(school_id=user.school_id)):
         own, _ = make_batch(session)
     with use_actor(Actor(school_id=make_school().id)):

@@ -13,29 +13,20 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import claim
 from flask_belfry.outbox import JobRecord, JobState, enqueue
 from tests.job_records import asked, state_of
-from tests.reservation_factories import bearer, make_school, make_user
+from tests.reservation_factories import caller, make_school, make_user
 
 QUEUES, PAUSES = "/api/v1/jobs/queues", "/api/v1/jobs/pauses"
 BULK = {"kind": "queue", "name": "bulk"}
 
 
-def caller(client, user):
-    headers = bearer(user)
-
-    def call(method: str, path: str = PAUSES, **options):
-        return client.open(path, method=method, headers=headers, **options)
-
-    return call
-
-
 @pytest.fixture
 def admin(client):
-    return caller(client, make_user(Role.ADMIN, name="Ada"))
+    return caller(client, make_user(Role.ADMIN, name="Ada"), PAUSES)
 
 
 @pytest.fixture
 def staff(client):
-    return caller(client, make_user(Role.STAFF))
+    return caller(client, make_user(Role.STAFF), PAUSES)
 
 
 def queue(call, name: str):
@@ -135,7 +126,7 @@ def test_staff_see_pauses_and_cannot_change_them(admin, staff):
 
 def test_staff_see_the_numbers_and_the_limit_keys_of_their_school_only(client, admin, session):
     school = make_school()
-    staff = caller(client, make_user(Role.STAFF, school_id=school.id))
+    staff = caller(client, make_user(Role.STAFF, school_id=school.id), PAUSES)
     for key in ("ours", "theirs"):
         id = asked(session, "test.limited", key=key)
         school_id = school.id if key == "ours" else None

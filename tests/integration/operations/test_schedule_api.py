@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from app.accounts import Role, issue_personal_token
 from flask_belfry.operations import custom_schedules
 from flask_belfry.outbox import CustomSchedule, JobRecord
-from tests.reservation_factories import bearer, make_school, make_user
+from tests.reservation_factories import bearer, caller, make_school, make_user
 
 PATH = "/api/v1/jobs/schedule"
 ONE = f"{PATH}/custom.nightly"
@@ -16,23 +16,14 @@ NEW = {"name": "nightly", "job": "test.act", "args": {"ticket_id": 7}, "cron": "
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-def caller(client, user):
-    headers = bearer(user)
-
-    def call(method: str, path: str = PATH, **options):
-        return client.open(path, method=method, headers=headers, **options)
-
-    return call
-
-
 @pytest.fixture
 def admin(client):
-    return caller(client, make_user(Role.ADMIN))
+    return caller(client, make_user(Role.ADMIN), PATH)
 
 
 def test_a_schedule_is_created_read_changed_paused_resumed_run_and_deleted(client, session, clock):
     clock.move_to("2030-05-06T10:00:00+00:00")
-    admin = caller(client, make_user(Role.ADMIN, name="Ada"))
+    admin = caller(client, make_user(Role.ADMIN, name="Ada"), PATH)
     school = make_school()
     answer = admin("POST", json={**NEW, "school": school.id})
     assert answer.status_code == 200, answer.text
@@ -132,7 +123,7 @@ def test_a_repeated_request_with_one_key_creates_one(client, session):
 @SQLITE
 def test_staff_see_those_of_their_school_and_change_none(client, admin):
     school = make_school()
-    staff = caller(client, make_user(Role.STAFF, school_id=school.id))
+    staff = caller(client, make_user(Role.STAFF, school_id=school.id), PATH)
     for name, school_id in (("ours", school.id), ("of-all", None)):
         assert admin("POST", json={**NEW, "name": name, "school": school_id}).status_code == 200
     names = {item["name"] for item in staff("GET").json["items"]}

@@ -44,7 +44,7 @@ from flask_belfry.outbox import (
 from flask_belfry.outbox import batches as batches_module
 from flask_belfry.outbox.registry import forget
 from tests.domain import Ticket, behaviour, echo, finish
-from tests.job_records import count, read, state_of, waits_for_lock
+from tests.job_records import count, read, state_of, waits_for_lock, working_with_sweeps
 from tests.processes import children_of
 from tests.servers import wait_until
 
@@ -91,14 +91,7 @@ def complete(session: Session, *ids: str) -> None:
 
 @pytest.fixture
 def work(work: Callable[[], None], session: Session) -> Callable[[], None]:
-    """Work as the worker and the scheduler do: last jobs on two threads may not see each other's end."""
-
-    def run() -> None:
-        work()
-        if sweep_batches(session):
-            work()
-
-    return run
+    return working_with_sweeps(work, session)
 
 
 def test_the_commit_that_ends_the_last_job_finishes_the_batch_and_enqueues_then(session, work):

@@ -27,7 +27,18 @@ from flask_belfry.outbox.registry import forget
 from flask_belfry.scheduler import ScheduleEntry, ScheduleError, schedule
 from flask_belfry.scheduler import scheduler as clocks
 from flask_belfry.scheduler.custom import CustomEntry, read_entries
-from tests.clocks import ENTRY, LOCK, QUEUE, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler
+from tests.clocks import (
+    ENTRY,
+    LOCK,
+    QUEUE,
+    TIMERS,
+    end_all,
+    jobs_of_schedule,
+    one_pass,
+    outcomes,
+    scheduler,
+    settled_at_once,
+)
 from tests.forks import exit_status, fork
 from tests.job_records import count, waits_for_lock
 from tests.reservation_factories import make_school, make_user
@@ -78,19 +89,7 @@ def test_it_ticks_once_by_many_schedulers_at_the_same_moment(app, session, clock
     make()
     (entry,) = read_entries(session)
     clock.shift(60)
-    settled, barrier = [], threading.Barrier(8)
-
-    def tick() -> None:
-        with app.app_context():
-            barrier.wait()
-            settled.append(schedule.tick(db.session(), entry))
-
-    threads = [threading.Thread(target=tick) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(map(len, settled)) == 1
+    assert settled_at_once(app, entry, schedulers=8) == 1
     assert len(jobs_of_schedule(session)) == 1
 
 

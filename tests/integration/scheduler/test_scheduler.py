@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
 
 import pytest
@@ -18,7 +17,7 @@ from flask_belfry.outbox import JobRecord, JobState, Schedule, cancel, enqueue
 from flask_belfry.outbox.models import TickOutcome
 from flask_belfry.scheduler import ScheduleEntry, ScheduleError, schedule
 from flask_belfry.scheduler.scheduler import LOCK_SECONDS, MEMORY_KEY
-from tests.clocks import ENTRY, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler
+from tests.clocks import ENTRY, TIMERS, end_all, jobs_of_schedule, one_pass, outcomes, scheduler, settled_at_once
 
 
 def test_each_tick_makes_one_job(app, session, clock, broker):
@@ -37,19 +36,7 @@ def test_each_tick_makes_one_job(app, session, clock, broker):
 def test_a_tick_is_enqueued_once_by_two_schedulers_at_the_same_moment(app, session, clock, broker):
     one_pass(scheduler(app))
     clock.shift(60)
-    settled, barrier = [], threading.Barrier(8)
-
-    def tick() -> None:
-        with app.app_context():
-            barrier.wait()
-            settled.append(schedule.tick(db.session(), ENTRY))
-
-    threads = [threading.Thread(target=tick) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(map(len, settled)) == 1
+    assert settled_at_once(app, ENTRY, schedulers=8) == 1
     assert len(jobs_of_schedule(session)) == 1
     assert broker.llen("rq:queue:default") == 1
 

@@ -16,10 +16,13 @@ from sqlalchemy.types import TypeDecorator
 
 from flask_belfry.core.database_errors import database_problem, is_database_away
 from flask_belfry.db import db
+from flask_belfry.db.columns import UuidText
 
 
 def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | Literal[False]:
     """Writes our column types as what the database knows, so that a migration outlives the code it was made from."""
+    if kind == "type" and isinstance(item, UuidText):
+        return "sa.Uuid(as_uuid=False)"
     if kind == "type" and isinstance(item, TypeDecorator):
         return f"sa.{item.impl_instance!r}"
     return False

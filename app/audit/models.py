@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
-from flask_belfry.db.columns import RowIdText, UtcDateTime, new_id
+from flask_belfry.db.columns import RowIdText, UtcDateTime, UuidText, new_id
 from flask_belfry.db.tenancy import OfSchoolOrSystem
 
 
@@ -19,14 +19,14 @@ class AuditEntry(OfSchoolOrSystem, Base):
 
     __tablename__ = "audit_entries"
 
-    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    id: Mapped[str] = mapped_column(UuidText(), primary_key=True, default=new_id)
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     # <subject>.<verb>, e.g. job.retry.
     action: Mapped[str] = mapped_column(sa.String(60))
     subject_type: Mapped[str | None] = mapped_column(sa.String(60))
     subject_id: Mapped[str | None] = mapped_column(RowIdText(40))
     user_id: Mapped[int | None]
-    job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    job_id: Mapped[str | None] = mapped_column(UuidText())
     request_id: Mapped[str | None] = mapped_column(sa.String(64))
     ip_address: Mapped[str | None] = mapped_column("address", sa.String(64))
     user_agent: Mapped[str | None] = mapped_column(sa.String(160))

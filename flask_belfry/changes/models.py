@@ -15,7 +15,7 @@ from flask_belfry.changes.actor import (
 )
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
-from flask_belfry.db.columns import RowIdText, UtcDateTime, new_id
+from flask_belfry.db.columns import RowIdText, UtcDateTime, UuidText, new_id
 from flask_belfry.db.tenancy import OfSchoolOrSystem
 
 
@@ -28,7 +28,7 @@ class StatusChange(OfSchoolOrSystem, Base):
 
     __tablename__ = "status_changes"
 
-    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    id: Mapped[str] = mapped_column(UuidText(), primary_key=True, default=new_id)
     subject_type: Mapped[str] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
     subject_id: Mapped[str] = mapped_column(RowIdText(SUBJECT_ID_CHARACTERS))
     number: Mapped[int] = mapped_column(default=0, server_default="0")
@@ -40,9 +40,9 @@ class StatusChange(OfSchoolOrSystem, Base):
     request_id: Mapped[str | None] = mapped_column(sa.String(REQUEST_ID_CHARACTERS))
     ip_address: Mapped[str | None] = mapped_column("address", sa.String(IP_ADDRESS_CHARACTERS))
     # The job that made the change; None when a user did.
-    job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    job_id: Mapped[str | None] = mapped_column(UuidText())
     # Set for the changes of one bulk statement, which then updates exactly these rows.
-    batch_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    batch_id: Mapped[str | None] = mapped_column(UuidText())
 
     __table_args__ = (
         sa.Index("ix_status_changes_subject", "subject_type", "subject_id", "id"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -64,6 +65,21 @@ class RowIdText(TypeDecorator[Any]):
         return None if value is None else str(value)
 
 
+class UuidText(sa.Uuid[str]):
+    """A UUID as its canonical text in Python. SQLite keeps its 32 hexadecimal digits.
+
+    SQLAlchemy's own type parses each value that SQLite returns: a tenth of the time that a worker needs for a job.
+    """
+
+    cache_ok = True
+
+    def __init__(self) -> None:
+        super().__init__(as_uuid=False)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], str | None] | None:
+        return super().result_processor(dialect, coltype) if dialect.supports_native_uuid else _with_hyphens
+
+
 class JsonText(TypeDecorator[Any]):
     """Text that is JSON already, for a JSON column: it is written unchanged. None is NULL."""
 
@@ -72,6 +88,12 @@ class JsonText(TypeDecorator[Any]):
 
     def bind_processor(self, dialect: Dialect) -> None:
         return None
+
+
+def _with_hyphens(digits: str | None) -> str | None:
+    if digits is None:
+        return None
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def storable(text: str) -> str:
@@ -136,13 +158,13 @@ def _compile_sqlite(element: _DatabaseNow, compiler: SQLCompiler, **options: Any
 
 
 class _DatabaseId(FunctionElement[str]):
-    type = sa.Uuid(as_uuid=False)
+    type = UuidText()
     inherit_cache = True
 
 
 def database_new_id() -> sa.ColumnElement[str]:
     """Return `new_id` in SQL: a different id for each row of a statement, all with the current time."""
-    return _DatabaseId(sa.literal(new_id(), sa.Uuid(as_uuid=False)))
+    return _DatabaseId(sa.literal(new_id(), UuidText()))
 
 
 @compiles(_DatabaseId, "postgresql")

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from flask_belfry.changes import recorded_subject
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
-from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, new_id, text_enum
+from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, UuidText, new_id, text_enum
 from flask_belfry.db.tenancy import OfSchoolOrSystem
 
 KEY_CHARACTERS = 250
@@ -51,7 +51,7 @@ class EmailMessage(OfSchoolOrSystem, Base):
     __tablename__ = "email_messages"
     __subject_type__ = "mail"
 
-    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    id: Mapped[str] = mapped_column(UuidText(), primary_key=True, default=new_id)
     unique_key: Mapped[str] = mapped_column(_prefixed(KEY_CHARACTERS), unique=True)
     kind: Mapped[str] = mapped_column(_prefixed(KIND_CHARACTERS))
     recipients: Mapped[list[str]] = mapped_column(sa.JSON)
@@ -62,10 +62,10 @@ class EmailMessage(OfSchoolOrSystem, Base):
 
     subject_type: Mapped[str | None] = mapped_column(sa.String(60))
     subject_id: Mapped[str | None] = mapped_column(RowIdText(40))
-    change_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    change_id: Mapped[str | None] = mapped_column(UuidText())
     user_id: Mapped[int | None]
     # The only job that may send the mail; an older job of the mail does nothing.
-    job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    job_id: Mapped[str | None] = mapped_column(UuidText())
 
     state: Mapped[MailState] = mapped_column(text_enum(MailState), default=MailState.QUEUED)
     attempts: Mapped[int] = mapped_column(default=0)

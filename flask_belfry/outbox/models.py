@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from flask_belfry.changes.actor import REQUEST_ID_CHARACTERS, SUBJECT_ID_CHARACTERS, SUBJECT_TYPE_CHARACTERS
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
-from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, database_now, new_id, text_enum
+from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, UuidText, database_now, new_id, text_enum
 from flask_belfry.db.tenancy import OfSchoolOrSystem
 from flask_belfry.outbox.states import LIVE, WAITING, JobState
 
@@ -55,7 +55,7 @@ class JobRecord(OfSchoolOrSystem, Base):
 
     __tablename__ = "job_records"
 
-    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    id: Mapped[str] = mapped_column(UuidText(), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(sa.String(JOB_NAME_CHARACTERS))
     queue: Mapped[str] = mapped_column(sa.String(40))
     state: Mapped[JobState] = mapped_column(text_enum(JobState))
@@ -73,9 +73,9 @@ class JobRecord(OfSchoolOrSystem, Base):
     timeout_seconds: Mapped[int]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
 
-    batch_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    batch_id: Mapped[str | None] = mapped_column(UuidText())
     # The job or batch whose completion enqueues this one, and the argument that gets the job's result.
-    after_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    after_id: Mapped[str | None] = mapped_column(UuidText())
     result_as: Mapped[str | None] = mapped_column(sa.String(120))
     # Whether jobs are enqueued after this one: only then is its end followed by a query for them.
     has_successors: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
@@ -93,7 +93,7 @@ class JobRecord(OfSchoolOrSystem, Base):
 
     subject_type: Mapped[str | None] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
     subject_id: Mapped[str | None] = mapped_column(RowIdText(SUBJECT_ID_CHARACTERS))
-    change_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    change_id: Mapped[str | None] = mapped_column(UuidText())
     user_id: Mapped[int | None]
     request_id: Mapped[str | None] = mapped_column(sa.String(REQUEST_ID_CHARACTERS))
 
@@ -162,10 +162,8 @@ class JobAttempt(Base):
 
     __tablename__ = "job_attempts"
 
-    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
-    job_id: Mapped[str] = mapped_column(
-        sa.Uuid(as_uuid=False), sa.ForeignKey("job_records.id", ondelete="CASCADE"), index=True
-    )
+    id: Mapped[str] = mapped_column(UuidText(), primary_key=True, default=new_id)
+    job_id: Mapped[str] = mapped_column(UuidText(), sa.ForeignKey("job_records.id", ondelete="CASCADE"), index=True)
     number: Mapped[int]
     outcome: Mapped[AttemptOutcome] = mapped_column(text_enum(AttemptOutcome))
     worker: Mapped[str | None] = mapped_column(sa.String(80))
@@ -183,7 +181,7 @@ class JobLog(Base):
     __tablename__ = "job_logs"
 
     job_id: Mapped[str] = mapped_column(
-        sa.Uuid(as_uuid=False), sa.ForeignKey("job_records.id", ondelete="CASCADE"), primary_key=True
+        UuidText(), sa.ForeignKey("job_records.id", ondelete="CASCADE"), primary_key=True
     )
     claim: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     attempt: Mapped[int]
@@ -203,11 +201,11 @@ class JobBatch(OfSchoolOrSystem, Base):
 
     __tablename__ = "job_batches"
 
-    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True, default=new_id)
+    id: Mapped[str] = mapped_column(UuidText(), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(sa.String(BATCH_NAME_CHARACTERS))
     then_job: Mapped[str | None] = mapped_column(sa.String(JOB_NAME_CHARACTERS))
     then_args: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
-    then_job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    then_job_id: Mapped[str | None] = mapped_column(UuidText())
     has_successors: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
 
     subject_type: Mapped[str | None] = mapped_column(sa.String(SUBJECT_TYPE_CHARACTERS))
@@ -274,7 +272,7 @@ class UniquePeriod(Base):
     __tablename__ = "unique_periods"
 
     key: Mapped[str] = mapped_column(sa.String(UNIQUE_KEY_CHARACTERS), primary_key=True)
-    job_id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False))
+    job_id: Mapped[str] = mapped_column(UuidText())
     ends_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
@@ -338,7 +336,7 @@ class ScheduleTick(Base):
     schedule: Mapped[str] = mapped_column(sa.String(120), primary_key=True)
     tick_at: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True)
     outcome: Mapped[TickOutcome] = mapped_column(text_enum(TickOutcome))
-    job_id: Mapped[str | None] = mapped_column(sa.Uuid(as_uuid=False))
+    job_id: Mapped[str | None] = mapped_column(UuidText())
     recorded_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
@@ -347,7 +345,7 @@ class Deployment(Base):
 
     __tablename__ = "deployments"
 
-    id: Mapped[str] = mapped_column(sa.Uuid(as_uuid=False), primary_key=True)
+    id: Mapped[str] = mapped_column(UuidText(), primary_key=True)
     # By the database's clock: when a scheduler last finished a pass, and the error of Redis since then.
     scheduler_passed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     scheduler_error: Mapped[str | None] = mapped_column(sa.String(500))

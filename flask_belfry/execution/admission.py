@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
+from flask_belfry.db.lists import among
 from flask_belfry.execution import limits
 from flask_belfry.execution.errors import JobExpiredError
 from flask_belfry.outbox import JobRecord, JobState
@@ -27,7 +28,7 @@ from flask_belfry.outbox.states import CLAIMABLE, TIMED, WAITING, sources_of
 PAGE_RECORDS = 1_000
 
 _RECORDS = table_of(JobRecord)
-IDS = JobRecord.id.in_(sa.bindparam("ids", expanding=True))
+IDS = among(JobRecord.id, "ids")
 # The jobs that a worker may claim if nothing holds them back; the parameters are those of `claim`.
 MAY_RUN = (
     IDS,

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import MAX_INTEGER, JsonText, database_now
+from flask_belfry.db.lists import among_numbered
 from flask_belfry.execution.admission import IS_FREE, MAY_RUN, admit
 from flask_belfry.execution.limits import free_slots
 from flask_belfry.outbox import JobRecord, JobState
@@ -76,7 +77,7 @@ COLUMNS = (
 # Statements are built once: to build and hash one takes longer than to run it.
 RECORDS = table_of(JobRecord)
 IS_HELD = sa.and_(
-    sa.tuple_(RECORDS.c.id, RECORDS.c.claims).in_(sa.bindparam("held", expanding=True)),
+    among_numbered(RECORDS.c.id, RECORDS.c.claims, "held"),
     RECORDS.c.state == JobState.RUNNING,
 )
 _RESULT = sa.bindparam("value", type_=JsonText)

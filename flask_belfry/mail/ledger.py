@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import UtcDateTime
+from flask_belfry.db.lists import among
 from flask_belfry.mail.models import ENTRY_COLUMNS, IN_PROGRESS, EmailMessage, MailEntry, MailState
 from flask_belfry.outbox import JobRecord, JobState, on_finalized
 
@@ -22,14 +23,13 @@ SENDING_SECONDS = 30
 CAP_SPAN = timedelta(hours=1)
 _LEDGER = table_of(EmailMessage)
 _columns = _LEDGER.c
-_IDS = sa.bindparam("ids", expanding=True)
 _NOW = sa.bindparam("now", type_=UtcDateTime)
 
 # Built once: building and hashing a statement takes longer than running it.
-_LOAD = sa.select(*ENTRY_COLUMNS).where(_columns.id.in_(_IDS))
+_LOAD = sa.select(*ENTRY_COLUMNS).where(among(_columns.id, "ids"))
 _MARK_SENDING = (
     sa.update(_LEDGER)
-    .where(_columns.id.in_(_IDS))
+    .where(among(_columns.id, "ids"))
     .values(
         {
             _columns.state: MailState.SENDING,
@@ -44,7 +44,9 @@ _MARK_SENDING = (
 _WRITE_SENT = (
     sa.update(_LEDGER)
     # By id too: SQLite searches no index for pairs.
-    .where(_columns.id.in_(_IDS), sa.tuple_(_columns.id, _columns.job_id).in_(sa.bindparam("pairs", expanding=True)))
+    .where(
+        among(_columns.id, "ids"), sa.tuple_(_columns.id, _columns.job_id).in_(sa.bindparam("pairs", expanding=True))
+    )
     .values(state=MailState.SENT, sent_at=_NOW, last_error=None)
 )
 _WRITE_OTHERS = (
@@ -66,7 +68,7 @@ _CAUSED = (
         _columns.recipient.in_(sa.bindparam("recipients", expanding=True)),
         _columns.user_id.in_(sa.bindparam("users", expanding=True)),
         _columns.sending_at > sa.bindparam("since", type_=UtcDateTime),
-        _columns.id.not_in(_IDS),
+        _columns.id.not_in(sa.bindparam("ids", expanding=True)),
     )
     .group_by(_columns.recipient, _columns.user_id)
 )

@@ -24,6 +24,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import db, table_of
 from flask_belfry.db.columns import MAX_INTEGER, UtcDateTime, as_uuid_text, error_text, new_id, text_problem
+from flask_belfry.db.lists import among
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.outbox import control
 from flask_belfry.outbox.enqueue import enqueue, enqueue_many
@@ -59,11 +60,10 @@ _HAS_ENDED = sa.and_(
     sa.func.coalesce(_state_of_jobs(sa.func.max), LAST_FINAL) <= LAST_FINAL,
     sa.func.coalesce(_state_of_jobs(sa.func.min), FIRST_FINAL) >= FIRST_FINAL,
 )
-_IDS = sa.bindparam("ids", expanding=True)
 # A batch that is locked is being extended, cancelled, retried or finished: the sweep looks at it again.
 _LOCK_ENDED = (
     sa.select(_BATCHES.c.id)
-    .where(_BATCHES.c.id.in_(_IDS), _HAS_ENDED)
+    .where(among(_BATCHES.c.id, "ids"), _HAS_ENDED)
     .order_by(_BATCHES.c.id)
     .with_for_update(skip_locked=True)
 )
@@ -78,7 +78,7 @@ def _count(state: JobState) -> sa.ScalarSelect[int]:
 # The condition again: this statement also sees the jobs that were committed before the lock was granted.
 _FINISH = (
     sa.update(_BATCHES)
-    .where(_BATCHES.c.id.in_(_IDS), _HAS_ENDED)
+    .where(among(_BATCHES.c.id, "ids"), _HAS_ENDED)
     .values(
         finished_at=sa.bindparam("now", type_=UtcDateTime),
         completed=_count(JobState.COMPLETED),

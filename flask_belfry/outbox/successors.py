@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, aliased
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import UtcDateTime
+from flask_belfry.db.lists import among
 from flask_belfry.db.tenancy import scoped
 from flask_belfry.outbox.errors import JobArgumentError
 from flask_belfry.outbox.models import BlockedBy, JobBatch, JobRecord
@@ -68,11 +69,10 @@ _BATCH_COLUMNS = (
     JobBatch.cancelled,
 )
 _PREDECESSOR = aliased(JobRecord)
-_IDS = sa.bindparam("ids", expanding=True)
 _WAITS = sa.and_(RECORDS.c.state == JobState.BLOCKED, RECORDS.c.blocked_by == BlockedBy.PREDECESSOR)
 _DIRECTLY_AWAITED = (
     sa.select(RECORDS.c.after_id.label("id"))
-    .where(_WAITS, sa.or_(RECORDS.c.id.in_(_IDS), RECORDS.c.batch_id.in_(_IDS)))
+    .where(_WAITS, sa.or_(among(RECORDS.c.id, "ids"), among(RECORDS.c.batch_id, "ids")))
     .cte("awaited", recursive=True)
 )
 _WAITING = RECORDS.alias()
@@ -91,7 +91,7 @@ _RELEASED = {"state": JobState.PENDING, "blocked_by": None, "enqueued_at": sa.bi
 _MESSAGE = (RECORDS.c.id, RECORDS.c.name, RECORDS.c.queue, RECORDS.c.timeout_seconds)
 _RELEASE = (
     sa.update(RECORDS)
-    .where(RECORDS.c.after_id.in_(_IDS), RECORDS.c.result_as.is_(None), _WAITS)
+    .where(among(RECORDS.c.after_id, "ids"), RECORDS.c.result_as.is_(None), _WAITS)
     .values(_RELEASED)
     .returning(*_MESSAGE)
 )
@@ -111,13 +111,13 @@ _WITH_RESULT = (
         _PREDECESSOR.result,
     )
     .join(_PREDECESSOR, _PREDECESSOR.id == RECORDS.c.after_id)
-    .where(RECORDS.c.after_id.in_(_IDS), RECORDS.c.result_as.is_not(None), _WAITS)
+    .where(among(RECORDS.c.after_id, "ids"), RECORDS.c.result_as.is_not(None), _WAITS)
     .order_by(RECORDS.c.id)
     .with_for_update(of=RECORDS)
 )
 _SUCCESSORS = (
     sa.select(RECORDS.c.id, RECORDS.c.name, RECORDS.c.batch_id, RECORDS.c.has_successors, RECORDS.c.after_id)
-    .where(RECORDS.c.after_id.in_(_IDS), _WAITS)
+    .where(among(RECORDS.c.after_id, "ids"), _WAITS)
     .order_by(RECORDS.c.id)
     .with_for_update()
 )

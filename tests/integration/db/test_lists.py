@@ -1,0 +1,34 @@
+"""Conditions on many ids have one parameter, so one statement serves any number of them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from flask_belfry.db import table_of
+from flask_belfry.db.lists import among, among_numbered
+from flask_belfry.outbox import JobRecord, enqueue
+
+_jobs = table_of(JobRecord)
+_LISTED = sa.select(_jobs.c.id).where(among(_jobs.c.id, "ids"))
+_NUMBERED = sa.select(_jobs.c.id).where(among_numbered(_jobs.c.id, _jobs.c.claims, "pairs"))
+
+
+def test_a_parameter_holds_any_number_of_ids(session):
+    ids = sorted(enqueue("test.nap", seconds=0) for _ in range(3))
+    found = [sorted(session.scalars(_LISTED, {"ids": wanted})) for wanted in ([], ids[:1], ids)]
+    assert found == [[], ids[:1], ids]
+
+
+def test_an_id_is_found_with_its_number_only(session):
+    first, second = (enqueue("test.nap", seconds=0) for _ in range(2))
+    session.execute(sa.update(JobRecord).where(JobRecord.id == second).values(claims=12))
+    assert session.scalars(_NUMBERED, {"pairs": []}).all() == []
+    assert session.scalars(_NUMBERED, {"pairs": [(first, 0), (second, 11)]}).all() == [first]
+    assert sorted(session.scalars(_NUMBERED, {"pairs": [(first, 0), (second, 12)]})) == sorted([first, second])
+
+
+def test_nothing_of_an_id_is_sql(session):
+    enqueue("test.nap", seconds=0)
+    values = ["') OR 1=1 --", '"]', "'"]
+    if session.get_bind().dialect.name == "sqlite":  # PostgreSQL refuses what is no UUID
+        assert session.scalars(_LISTED, {"ids": values}).all() == []

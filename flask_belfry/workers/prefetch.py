@@ -44,6 +44,19 @@ def prefetch_limit(mean_seconds: float | None, threads: int, batch: int, seconds
     return max(threads, min(batch, _fitting(seconds * threads, mean_seconds)))
 
 
+def smallest_fetch(limit: int, threads: int, batch: int) -> int:
+    """Return for how many free places more jobs are fetched: half of those that wait for a thread, when jobs are short.
+
+    Each claim is a transaction, which takes longer than a short job. What is left keeps the threads busy meanwhile.
+
+    Args:
+        limit: how many jobs the worker may have in flight; as many as `batch` when they are short.
+        threads: how many of these run.
+        batch: the most jobs.
+    """
+    return max(1, (limit - threads) // 2) if limit == batch else 1
+
+
 def chunk_size(mean_wait_seconds: float | None, limit: int) -> int:
     """Return how many records one call of a chunk function gets: few of what waits for long, so that threads share it.
 

@@ -28,7 +28,7 @@ from flask_belfry.workers.backlogs import Fetched
 from flask_belfry.workers.completer import BatchCompleter, Completion
 from flask_belfry.workers.forks import reset_signals_in_forks
 from flask_belfry.workers.pool import EXIT_STUCK
-from flask_belfry.workers.prefetch import HAND_OVER_SECONDS, MeanTime, chunk_size, prefetch_limit
+from flask_belfry.workers.prefetch import HAND_OVER_SECONDS, MeanTime, chunk_size, prefetch_limit, smallest_fetch
 from flask_belfry.workers.registration import CHECK_SECONDS, POLL_SECONDS
 from flask_belfry.workers.threads import JobThreads
 from flask_belfry.workers.worker import EngineWorker
@@ -90,7 +90,8 @@ class ThreadedWorker(EngineWorker):
         capacity = {}
         for queue in self._unpaused_queues():
             limit = prefetch_limit(self._job_times[queue.name].seconds, self._threads.count, self.batch)
-            if (free := limit - self._in_flight.by_queue[queue.name]) > 0:
+            free = limit - self._in_flight.by_queue[queue.name]
+            if free >= smallest_fetch(limit, self._threads.count, self.batch):
                 capacity[queue.key] = free
         return capacity
 

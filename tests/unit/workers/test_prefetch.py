@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flask_belfry.workers.prefetch import HAND_OVER_SECONDS, MeanTime, chunk_size, prefetch_limit
+from flask_belfry.workers.prefetch import HAND_OVER_SECONDS, MeanTime, chunk_size, prefetch_limit, smallest_fetch
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,9 @@ def test_the_mean_follows_recent_measurements():
     for _ in range(60):
         job_time.learn(1, 0.0)
     assert job_time.seconds < 0.001
+
+
+def test_a_worker_fetches_more_short_jobs_when_half_of_those_that_wait_have_run():
+    assert smallest_fetch(200, threads=16, batch=200) == 92
+    assert smallest_fetch(160, threads=16, batch=200) == 1  # each takes as long as a claim
+    assert smallest_fetch(16, threads=16, batch=16) == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -76,7 +75,7 @@ class UuidText(sa.Uuid[str]):
     def __init__(self) -> None:
         super().__init__(as_uuid=False)
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], str | None] | None:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         return super().result_processor(dialect, coltype) if dialect.supports_native_uuid else _with_hyphens
 
 
@@ -90,10 +89,10 @@ class JsonText(TypeDecorator[Any]):
         return None
 
 
-def _with_hyphens(digits: str | None) -> str | None:
-    if digits is None:
+def _with_hyphens(value: str | None) -> str | None:
+    if value is None:
         return None
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    return f"{value[:8]}-{value[8:12]}-{value[12:16]}-{value[16:20]}-{value[20:]}"
 
 
 def storable(text: str) -> str:

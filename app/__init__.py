@@ -32,6 +32,9 @@ SLICES = (
     "flask_belfry.mail",
     "app.reservations",
     "app.work_items",
+    "app.directory",
+    "app.push",
+    "app.notifications",
     "flask_belfry.operations",
     "app.audit",
 )

@@ -14,6 +14,7 @@ from flask_belfry.db.columns import UtcDateTime
 # The school that the migration creates; an installation for one school has no other.
 DEFAULT_SLUG = "school"
 MAX_SLUG_CHARACTERS = 60
+MAX_TIME_ZONE_CHARACTERS = 60
 
 
 class School(Base):
@@ -24,6 +25,9 @@ class School(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(sa.String(120))
     slug: Mapped[str] = mapped_column(sa.String(MAX_SLUG_CHARACTERS), unique=True)
+    # Of the times that its staff write and see; None is that of the installation.
+    time_zone: Mapped[str | None] = mapped_column(sa.String(MAX_TIME_ZONE_CHARACTERS))
+    disabled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
     # Without AUTOINCREMENT, SQLite could reuse an id, and a new school would inherit records of a deleted one.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from flask import Flask
 
+from app.notifications import delivering, emails, rules
+from app.notifications.audiences import Audience, audience
+from app.notifications.content import Content, Targets, content_problems, target_problems
 from app.notifications.models import (
     DeliveryState,
     Notification,
@@ -16,9 +19,28 @@ from app.notifications.models import (
     NotificationType,
     ScheduledNotification,
 )
+from app.notifications.queries import (
+    Filters,
+    count_recipients,
+    counts,
+    get,
+    inbox,
+    inbox_entry,
+    left_out,
+    mark_all_read,
+    mark_read,
+    page,
+    page_deliveries,
+    unreached_students,
+    unread_count,
+)
+from app.notifications.services import cancel, retry_failed, send
 
 __all__ = [
+    "Audience",
+    "Content",
     "DeliveryState",
+    "Filters",
     "Notification",
     "NotificationChannel",
     "NotificationDelivery",
@@ -28,8 +50,32 @@ __all__ = [
     "NotificationState",
     "NotificationType",
     "ScheduledNotification",
+    "Targets",
+    "audience",
+    "cancel",
+    "content_problems",
+    "count_recipients",
+    "counts",
+    "delivering",
+    "emails",
+    "get",
+    "inbox",
+    "inbox_entry",
     "init_app",
+    "left_out",
+    "mark_all_read",
+    "mark_read",
+    "page",
+    "page_deliveries",
+    "retry_failed",
+    "send",
+    "target_problems",
+    "unreached_students",
+    "unread_count",
 ]
+
+# Importing the slice declares its permissions and its mails.
+rules.declare()
 
 
 def init_app(app: Flask) -> None:

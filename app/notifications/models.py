@@ -164,6 +164,9 @@ class NotificationRecipient(OfSchool, Base):
     )
 
 
+_IS_PASSING = sa.text("is_passing")
+
+
 class NotificationDelivery(OfSchool, Base):
     """One notification to one person by one channel."""
 
@@ -183,6 +186,8 @@ class NotificationDelivery(OfSchool, Base):
     held_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # Whether it replaces a push message that was not delivered in time.
     is_fallback: Mapped[bool] = mapped_column(default=False)
+    # Of a failed one: whether the reason may pass, such as a server that did not respond.
+    is_passing: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     delivered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     read_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -192,11 +197,15 @@ class NotificationDelivery(OfSchool, Base):
 
     __table_args__ = (
         sa.UniqueConstraint("notification_id", "user_id", "channel"),
-        sa.Index("ix_notification_deliveries_notification_id_state", "notification_id", "state"),
+        sa.Index("ix_notification_deliveries_notification_id_id", "notification_id", "id"),
+        sa.Index("ix_notification_deliveries_notification_id_state_id", "notification_id", "state", "id"),
         # The inbox of a person, newest first, and its unread ones.
         sa.Index("ix_notification_deliveries_user_id_channel_id", "user_id", "channel", "id"),
         sa.Index("ix_notification_deliveries_user_id_channel_read_at", "user_id", "channel", "read_at"),
         sa.Index("ix_notification_deliveries_state_held_until", "state", "held_until"),
+        sa.Index(
+            "ix_notification_deliveries_passing", "created_at", sqlite_where=_IS_PASSING, postgresql_where=_IS_PASSING
+        ),
     )
 
 

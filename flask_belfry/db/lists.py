@@ -34,6 +34,19 @@ class _Ids(TypeDecorator[Sequence[str]]):
         return value if value is None or dialect.name == "postgresql" else _as_sqlite(json.dumps(value))
 
 
+class _Numbers(TypeDecorator[Sequence[int]]):
+    """Numbers: an array in PostgreSQL, JSON in SQLite."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(ARRAY(sa.Integer()) if dialect.name == "postgresql" else sa.Text())
+
+    def process_bind_param(self, value: Sequence[int] | None, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name == "postgresql" else json.dumps(value)
+
+
 class _NumberedIds(TypeDecorator[Sequence[tuple[str, int]]]):
     """UUIDs, each with a number, as JSON."""
 
@@ -60,13 +73,13 @@ class _AmongNumbered(FunctionElement[bool]):
 
 
 def among(id: Any, name: str) -> sa.ColumnElement[bool]:
-    """Return the condition that a column of UUIDs has one of the values of a parameter.
+    """Return the condition that a column of UUIDs or integers has one of the values of a parameter.
 
     Args:
         id: the column.
-        name: of the parameter, whose value is a list of UUIDs as text.
+        name: of the parameter, whose value is a list of UUIDs as text, or of integers.
     """
-    return _Among(id, sa.bindparam(name, type_=_Ids()))
+    return _Among(id, sa.bindparam(name, type_=_Numbers() if isinstance(id.type, sa.Integer) else _Ids()))
 
 
 def among_numbered(id: Any, number: Any, name: str) -> sa.ColumnElement[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,8 +15,10 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import UtcDateTime
 from flask_belfry.db.lists import among
+from flask_belfry.mail.errors import TemporaryMailError
 from flask_belfry.mail.models import ENTRY_COLUMNS, IN_PROGRESS, EmailMessage, MailEntry, MailState
-from flask_belfry.outbox import JobRecord, JobState, on_finalized
+from flask_belfry.mail.registry import MailOutcome, outcome_listener
+from flask_belfry.outbox import LIVE, JobRecord, JobState, JobTimeoutError, on_finalized
 
 ERROR_CHARACTERS = 2_000
 # Mails that were marked as sending earlier may belong to a crashed worker.
@@ -73,6 +76,19 @@ _CAUSED = (
     .group_by(_columns.recipient, _columns.user_id)
 )
 
+_OUTCOMES = (
+    sa.select(
+        _columns.id,
+        _columns.context,
+        _columns.state,
+        _columns.last_error,
+        _columns.attempts,
+        JobRecord.state.label("job_state"),
+        JobRecord.error_type,
+    )
+    .outerjoin(JobRecord, JobRecord.id == _columns.job_id)
+    .where(among(_columns.id, "ids"), _columns.state.not_in((MailState.QUEUED, MailState.SENDING)))
+)
 _ERROR_OF_JOB = sa.select(JobRecord.error_message).where(JobRecord.id == _columns.job_id).scalar_subquery()
 
 
@@ -92,6 +108,37 @@ class Outcome:
     state: MailState
     last_error: str | None = None
     is_uncertain: bool = False
+
+
+def report(session: Session, kind: str, ids: Sequence[str]) -> None:
+    """Call the `on_outcome` of a kind with the states that the open transaction has given to some of its mails."""
+    listener = outcome_listener(kind)
+    if listener is None or not ids:
+        return
+    temporary = _names_of_temporary_errors()
+    outcomes = [
+        MailOutcome(
+            mail_id=row.id,
+            state=row.state,
+            context=row.context,
+            error=row.last_error,
+            attempts=row.attempts,
+            is_final=row.job_state not in LIVE,
+            is_temporary=row.state is MailState.FAILED and row.error_type in temporary,
+        )
+        for row in session.connection().execute(_OUTCOMES, {"ids": ids})
+    ]
+    if outcomes:
+        listener(session, outcomes)
+
+
+def _names_of_temporary_errors() -> set[str]:
+    found, left = {JobTimeoutError.__name__}, [TemporaryMailError]
+    while left:
+        error = left.pop()
+        found.add(error.__name__)
+        left += error.__subclasses__()
+    return found
 
 
 def load(session: Session, ids: Sequence[str]) -> dict[str, MailEntry]:
@@ -147,8 +194,13 @@ def end_with_jobs(session: Session, job_ids: Sequence[str], state: JobState) -> 
             uncertain_count=_columns.uncertain_count + sa.case((is_sending, 1), else_=0),
             last_error=reason,
         )
+        .returning(_columns.id, _columns.kind)
     )
-    session.connection().execute(statement)
+    ids: defaultdict[str, list[str]] = defaultdict(list)
+    for row in session.connection().execute(statement).all():
+        ids[row.kind].append(row.id)
+    for kind, of_kind in ids.items():
+        report(session, kind, of_kind)
 
 
 def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> None:

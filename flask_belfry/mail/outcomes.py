@@ -20,6 +20,7 @@ from flask_belfry.mail.errors import MailError, MailTemplateError, UncertainMail
 from flask_belfry.mail.ledger import Outcome
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.models import MailEntry, MailState
+from flask_belfry.mail.registry import by_kind
 from flask_belfry.outbox import JobState
 
 log = structlog.get_logger(__name__)
@@ -122,8 +123,11 @@ class Outcomes:
 
     def write(self, session: Session, answers: Sequence[ItemAnswer]) -> None:
         """Write the outcomes in the transaction that ends the jobs, so that ledger and job records always agree."""
-        outcomes = [self._outcome(answer) for answer in answers]
-        ledger.write_outcomes(session, [outcome for outcome in outcomes if outcome is not None])
+        outcomes = [outcome for answer in answers if (outcome := self._outcome(answer)) is not None]
+        ledger.write_outcomes(session, outcomes)
+        written = {outcome.mail_id for outcome in outcomes}
+        for kind, entries in by_kind(mail.entry for mail in self.mails.values()).items():
+            ledger.report(session, kind, [entry.id for entry in entries if entry.id in written])
 
     def _outcome(self, answer: ItemAnswer) -> Outcome | None:
         mail = self.mails.get(answer.item.id)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from flask_belfry.mail.errors import UnknownMailError
-from flask_belfry.mail.models import KIND_CHARACTERS, MailEntry
+from flask_belfry.mail.models import KIND_CHARACTERS, MailEntry, MailState
 from flask_belfry.outbox.registry import QUEUES
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -20,7 +20,31 @@ Context = Mapping[str, Any]
 Contexts = Callable[[Sequence[MailEntry]], Mapping[str, Context | None]]
 Sample = Callable[[], Context]
 OnSending = Callable[[Session, Sequence[MailEntry]], None]
+OnOutcome = Callable[[Session, Sequence["MailOutcome"]], None]
 OptOutLookup = Callable[[str, Collection[str]], Collection[str]]
+
+
+@dataclass(frozen=True)
+class MailOutcome:
+    """The state that a mail has after a change.
+
+    Args:
+        mail_id: its id in the ledger.
+        context: the context that the caller of `send_mails` gave.
+        state: the new state.
+        error: why, for the states that have a reason.
+        attempts: how many attempts were made.
+        is_final: whether no job will change the state.
+        is_temporary: of a failed one: whether the last error was temporary, so that a later attempt may succeed.
+    """
+
+    mail_id: str
+    state: MailState
+    context: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    attempts: int = 0
+    is_final: bool = True
+    is_temporary: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,6 +56,8 @@ class MailKind:
             each context has its own `reason`.
         on_sending: called with a session and the mails of the kind that are about to be sent, in the transaction that
             marks them as sending.
+        on_outcome: called with a session and the outcomes of mails of the kind, in each transaction that changes their
+            states to any but `queued` and `sending`.
         secrets: names in the context that only the recipient may read; the pages of the ledger mask their values.
         choice: for kinds that recipients may opt out of: the event that it reports, such as "A job failed". None for
             kinds that are always sent.
@@ -45,6 +71,7 @@ class MailKind:
     sample: Sample
     reason: str | None
     on_sending: OnSending | None = None
+    on_outcome: OnOutcome | None = None
     secrets: frozenset[str] = frozenset()
     choice: str | None = None
     hourly_cap: int | None = None
@@ -61,6 +88,7 @@ def mail_kind(
     sample: Sample,
     reason: str | None,
     on_sending: OnSending | None = None,
+    on_outcome: OnOutcome | None = None,
     secrets: Iterable[str] = (),
     choice: str | None = None,
     hourly_cap: int | None = None,
@@ -76,7 +104,7 @@ def mail_kind(
         name: lower-case letters, digits and hyphens. It must not change: the ledger stores it. The folder
             `templates/email/<name>/` contains `subject.txt`, `body.txt` and `body.html`.
         sample: returns a context for the preview, without the database.
-        reason, on_sending, secrets, choice, hourly_cap, queue: see `MailKind`.
+        reason, on_sending, on_outcome, secrets, choice, hourly_cap, queue: see `MailKind`.
     """
     if queue not in QUEUES:
         raise ValueError(f"{name}: queue must be one of {', '.join(QUEUES)}, not {queue!r}")
@@ -90,7 +118,7 @@ def mail_kind(
         if known is not None and known.contexts.__module__ != function.__module__:
             raise ValueError(f"{name} is already registered by {known.contexts.__module__}")
         _kinds[name] = MailKind(
-            name, function, sample, reason, on_sending, frozenset(secrets), choice, hourly_cap, queue
+            name, function, sample, reason, on_sending, on_outcome, frozenset(secrets), choice, hourly_cap, queue
         )
         return function
 
@@ -142,6 +170,12 @@ def opted_out(entries: Iterable[MailEntry]) -> set[str]:
         refusing = {email for lookup in _opt_out_lookups for email in lookup(kind, set(by_id.values()))}
         found |= {id for id, email in by_id.items() if email in refusing}
     return found
+
+
+def outcome_listener(name: str) -> OnOutcome | None:
+    """Return the `on_outcome` of a kind; None if it has none, or is no longer registered."""
+    kind = _kinds.get(name)
+    return kind.on_outcome if kind else None
 
 
 def by_kind(entries: Iterable[MailEntry]) -> Mapping[str, list[MailEntry]]:

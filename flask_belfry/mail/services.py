@@ -17,14 +17,18 @@ from flask_belfry.changes.host import current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db, insert_ignoring_conflicts
 from flask_belfry.db.columns import as_uuid_text, new_id, text_problem
+from flask_belfry.db.lists import among
+from flask_belfry.mail import ledger
 from flask_belfry.mail.errors import MailArgumentError, MailKeyError, MailNotFoundError, MailStateError
 from flask_belfry.mail.models import EMAIL_CHARACTERS, KEY_CHARACTERS, EmailMessage, MailState
 from flask_belfry.mail.recipients import Recipient, check_email, distinct_recipients
 from flask_belfry.mail.registry import kind_of
-from flask_belfry.outbox import LIVE, JobRecord, JobRequest, enqueue_many
+from flask_belfry.outbox import LIVE, JobRecord, JobRequest, enqueue_many, retry
 from flask_belfry.outbox.requests import due_after
 
 DELIVER = "mail.deliver"
+# States of mails whose jobs failed or were cancelled.
+UNSENT = (MailState.FAILED, MailState.CANCELLED)
 DELIVERY_COLUMNS = ("id", "job_id", "subject_type", "subject_id", "change_id")
 
 
@@ -38,6 +42,9 @@ class MailRequest:
         context: the data of the change that the mail reports, as JSON: the subject may change before it is rendered.
         subject: the row that it is about.
         change_id: the status change that caused it.
+        id: the ledger id, from `new_id`, for callers whose own rows refer to it; only with one email address.
+        scheduled_at: an aware datetime before which it is not sent; None is now.
+        expires_at: an aware datetime after which it is cancelled instead of sent.
     """
 
     to: Sequence[str | None]
@@ -45,6 +52,9 @@ class MailRequest:
     context: Mapping[str, Any] = field(default_factory=dict)
     subject: Subject | None = None
     change_id: str | None = None
+    id: str | None = None
+    scheduled_at: datetime | None = None
+    expires_at: datetime | None = None
 
 
 def send_mail(
@@ -66,13 +76,16 @@ def send_mail(
     return written[0] if written else None
 
 
-def send_mails(kind: str, requests: Iterable[MailRequest], *, delay: timedelta | None = None) -> list[str]:
+def send_mails(
+    kind: str, requests: Iterable[MailRequest], *, delay: timedelta | None = None, queue: str | None = None
+) -> list[str]:
     """Enqueue mails: they are sent if and only if the current session's transaction commits. May be called in a flush.
 
     Args:
         kind: a registered kind of mail.
         requests: the mails.
         delay: the time until the first attempt; none by default.
+        queue: another queue than the kind's own.
 
     Returns:
         the ids of the new ledger rows; a key that exists already adds no row.
@@ -84,15 +97,48 @@ def send_mails(kind: str, requests: Iterable[MailRequest], *, delay: timedelta |
         JobArgumentError: the delay is invalid.
         UnknownJobError: the application runs without jobs.
     """
-    queue = kind_of(kind).queue
+    queue = queue or kind_of(kind).queue
     due = due_after(delay) if delay else None
-    rows = [row for request in requests for row in _rows(kind, request)]
+    rows: list[dict[str, Any]] = []
+    options: dict[str, MailRequest] = {}
+    for request in requests:
+        for row in _rows(kind, request):
+            rows.append(row)
+            options[row["id"]] = request
     if not rows:
         return []
-    written = insert_ignoring_conflicts(current_session(), EmailMessage, rows)
+    session = current_session()
+    written = insert_ignoring_conflicts(session, EmailMessage, rows)
     new = [row for row in rows if row["id"] in written]
-    enqueue_many(DELIVER, [_delivery(row, due, queue) for row in new if row["state"] is MailState.QUEUED])
+    queued = [row for row in new if row["state"] is MailState.QUEUED]
+    enqueue_many(DELIVER, [_delivery(row, options[row["id"]], due, queue) for row in queued])
+    ledger.report(session, kind, [row["id"] for row in new if row["state"] is not MailState.QUEUED])
     return [row["id"] for row in new]
+
+
+def retry_mails(mail_ids: Sequence[str]) -> set[str]:
+    """Send failed mails again, set-based: their jobs are set back, with all their attempts. The caller commits.
+
+    A mail that has no failed job gets a new one: one that is held because it may have been sent, and one whose job was
+    deleted.
+
+    Returns:
+        the ids of those that are sent again; the others have no valid recipient, or are in progress.
+    """
+    query = sa.select(EmailMessage.id, EmailMessage.job_id).where(among(EmailMessage.id, "ids"))
+    jobs = {job_id: id for id, job_id in db.session.execute(query, {"ids": list(mail_ids)})}
+    retried = {jobs[job_id] for job_id in retry([job_id for job_id in jobs if job_id is not None])}
+    queued = sa.update(EmailMessage).where(among(EmailMessage.id, "ids"), EmailMessage.state.in_(UNSENT))
+    values = {"state": MailState.QUEUED, "last_error": None}
+    statement = queued.values(values).execution_options(synchronize_session="fetch")
+    db.session.execute(statement, {"ids": list(retried)})
+    for id in set(jobs.values()) - retried:
+        try:
+            resend(id)
+        except MailStateError:
+            continue
+        retried.add(id)
+    return retried
 
 
 def resend(mail_id: str) -> str:
@@ -138,13 +184,15 @@ def new_message_id(unique: str) -> str:
 def _rows(kind: str, request: MailRequest) -> Iterator[dict[str, Any]]:
     _check_request(request)
     recipients = distinct_recipients(request.to) or [check_email(None)]
+    if request.id is not None and len(recipients) > 1:
+        raise MailArgumentError("several mails cannot have one id", {"id": ["must come with one email address"]})
     for recipient in recipients:
         key = f"{request.key}/{recipient.digest}" if len(recipients) > 1 else request.key
         yield _row(kind, request, recipient, _checked_key(key))
 
 
 def _row(kind: str, request: MailRequest, recipient: Recipient, key: str) -> dict[str, Any]:
-    id, state = new_id(), _first_state(recipient)
+    id, state = as_uuid_text(request.id) or new_id(), _first_state(recipient)
     return {
         "id": id,
         "unique_key": key,
@@ -188,10 +236,18 @@ def _checked_key(key: str) -> str:
     return key
 
 
-def _delivery(row: Mapping[str, Any], due: datetime | None = None, queue: str | None = None) -> JobRequest:
-    subject = Subject(row["subject_type"], row["subject_id"]) if row["subject_type"] else None
-    args, change_id = {"email_id": row["id"]}, row["change_id"]
-    return JobRequest(args, scheduled_at=due, subject=subject, change_id=change_id, id=row["job_id"], queue=queue)
+def _delivery(
+    row: Mapping[str, Any], request: MailRequest | None = None, due: datetime | None = None, queue: str | None = None
+) -> JobRequest:
+    return JobRequest(
+        {"email_id": row["id"]},
+        scheduled_at=(request and request.scheduled_at) or due,
+        subject=Subject(row["subject_type"], row["subject_id"]) if row["subject_type"] else None,
+        change_id=row["change_id"],
+        id=row["job_id"],
+        queue=queue,
+        expires_at=request and request.expires_at,
+    )
 
 
 def _locked(mail_id: str) -> EmailMessage:

@@ -107,6 +107,13 @@ class Batch:
         with joining(current_session(), self._open):
             return enqueue_many(_name(job), requests)
 
+    @contextmanager
+    def joining(self) -> Iterator[None]:
+        """Add the jobs to the batch that the block enqueues in the current session, such as those of mails; within the
+        block of another batch, they are this one's. Enqueuing one raises BatchStateError too."""
+        with joining(current_session(), self._open):
+            yield
+
 
 def _name(job: str | JobDefinition[..., Any]) -> str:
     return job if isinstance(job, str) else job.name

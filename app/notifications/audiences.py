@@ -1,0 +1,131 @@
+"""The people that targets stand for, as one query: who gets a notification, about whom, and who is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from flask import current_app
+
+from app.accounts import Role, User
+from app.directory import Guardian, Student
+from app.notifications.content import Targets
+from app.notifications.models import NotificationRecipient
+from app.schools import School
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db, table_of
+from flask_belfry.db.lists import among
+
+LEFT_OUT_CHARACTERS = 200
+RESTRICTED = "contact restriction"
+NAMES_SHOWN = 5
+
+_USERS: Any = sa.inspect(User).local_table
+_STUDENTS, _GUARDIANS = table_of(Student), table_of(Guardian)
+# A restriction is about a student. A parent of no other student is at the school because of that one.
+_IS_RESTRICTED_PARENT = sa.and_(
+    _USERS.c.role == Role.MEMBER,
+    sa.exists().where(_GUARDIANS.c.user_id == _USERS.c.id, _GUARDIANS.c.is_restricted),
+    ~sa.exists().where(_GUARDIANS.c.user_id == _USERS.c.id, ~_GUARDIANS.c.is_restricted),
+)
+_NO_TEXT = sa.cast(sa.null(), sa.String(LEFT_OUT_CHARACTERS))
+_NO_STUDENT = sa.cast(sa.null(), sa.Integer)
+
+
+@dataclass(frozen=True)
+class Audience:
+    """How many people targets stand for at present, the first names of them, and how many are left out."""
+
+    count: int
+    names: Sequence[str]
+    left_out: int
+
+
+def today_of(school_id: int) -> date:
+    """Return the current day at a school, in its time zone."""
+    name = db.session.scalar(sa.select(School.time_zone).where(School.id == school_id))
+    return utc_now().astimezone(ZoneInfo(name or current_app.config["TIMEZONE"])).date()
+
+
+def recipients(targets: Targets, school_id: int, today: date) -> sa.CompoundSelect[Any]:
+    """Return the query of the recipients: `user_id`, `student_id` and `left_out`, each combination once.
+
+    It is of tables, for a connection: the school is a condition of each part.
+    """
+    parts: list[sa.Select[Any]] = []
+    if targets.users:
+        parts.append(_users(school_id).where(among(_USERS.c.id, "users")).params(users=list(targets.users)))
+    if targets.everyone:
+        parts.append(_members(school_id))
+    elif targets.roles:
+        parts.append(_members(school_id).where(_USERS.c.role.in_(list(targets.roles))))
+    if targets.students:
+        named = among(_STUDENTS.c.id, "students")
+        parts.append(_guardians(school_id).where(named).params(students=list(targets.students)))
+    if targets.classes:
+        of_class = _guardians(school_id).where(among(_STUDENTS.c.class_id, "classes"), is_enrolled(today))
+        parts.append(of_class.params(classes=list(targets.classes)))
+    return sa.union(*parts)
+
+
+def is_enrolled(today: date) -> sa.ColumnElement[bool]:
+    """Return the condition that a student of the table `students` is enrolled on a day."""
+    left_on = _STUDENTS.c.left_on
+    return sa.and_(_STUDENTS.c.enrolled_on <= today, sa.or_(left_on.is_(None), left_on > today))
+
+
+def insert_recipients(notification_id: str, school_id: int, targets: Targets) -> int:
+    """Write the recipients of a notification with one statement; return how many rows there are."""
+    found = recipients(targets, school_id, today_of(school_id)).subquery()
+    query = sa.select(
+        sa.literal(school_id, sa.Integer),
+        sa.literal(notification_id, NotificationRecipient.notification_id.type),
+        *found.c,
+    )
+    table = table_of(NotificationRecipient)
+    columns = ["school_id", "notification_id", "user_id", "student_id", "left_out"]
+    return db.session.connection().execute(sa.insert(table).from_select(columns, query)).rowcount
+
+
+def audience(school_id: int, targets: Targets, limit: int = NAMES_SHOWN) -> Audience:
+    """Return whom targets stand for at present: the caller has checked them with `content.target_problems`.
+
+    Args:
+        school_id: the school.
+        targets: the targets.
+        limit: the most names.
+    """
+    found = recipients(targets, school_id, today_of(school_id)).subquery()
+    gets = sa.select(found.c.user_id).where(found.c.left_out.is_(None))
+    connection = db.session.connection()
+    count = connection.scalar(sa.select(sa.func.count(sa.distinct(found.c.user_id))).where(found.c.left_out.is_(None)))
+    is_out = found.c.user_id.not_in(gets)
+    left_out = connection.scalar(sa.select(sa.func.count(sa.distinct(found.c.user_id))).where(is_out))
+    names = sa.select(_USERS.c.name).where(_USERS.c.id.in_(gets)).order_by(_USERS.c.name, _USERS.c.id).limit(limit)
+    return Audience(count or 0, list(connection.execute(names).scalars()), left_out or 0)
+
+
+def _row(
+    user_id: sa.ColumnElement[int], student_id: sa.ColumnElement[int], left_out: sa.ColumnElement[str]
+) -> sa.Select[Any]:
+    return sa.select(user_id.label("user_id"), student_id.label("student_id"), left_out.label("left_out"))
+
+
+def _users(school_id: int) -> sa.Select[Any]:
+    return _row(_USERS.c.id, _NO_STUDENT, _NO_TEXT).where(_USERS.c.school_id == school_id)
+
+
+def _members(school_id: int) -> sa.Select[Any]:
+    reason = sa.case((_IS_RESTRICTED_PARENT, RESTRICTED), else_=_NO_TEXT)
+    return _row(_USERS.c.id, _NO_STUDENT, reason).where(_USERS.c.school_id == school_id, _USERS.c.active)
+
+
+def _guardians(school_id: int) -> sa.Select[Any]:
+    said = sa.func.substr(RESTRICTED + ": " + _GUARDIANS.c.restriction_reason, 1, LEFT_OUT_CHARACTERS)
+    reason = sa.case((_GUARDIANS.c.is_restricted, sa.func.coalesce(said, RESTRICTED)), else_=_NO_TEXT)
+    query = _row(_GUARDIANS.c.user_id, _GUARDIANS.c.student_id, reason)
+    return query.join(_STUDENTS, _STUDENTS.c.id == _GUARDIANS.c.student_id).where(_STUDENTS.c.school_id == school_id)

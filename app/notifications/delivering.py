@@ -1,0 +1,181 @@
+"""Delivering a notification: the job goes through its recipients, page by page, and writes a delivery for each person
+and channel, with the jobs that the channels need. A page is one commit, so a crash repeats nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.notifications import preferences
+from app.notifications.channels import CHANNELS, Channel, Outgoing
+from app.notifications.models import (
+    DeliveryState,
+    Notification,
+    NotificationChannel,
+    NotificationDelivery,
+    NotificationRecipient,
+    NotificationState,
+)
+from app.notifications.preferences import Decision
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import table_of
+from flask_belfry.db.columns import new_id
+from flask_belfry.db.lists import among
+from flask_belfry.execution import JobCancelledError, current_job
+from flask_belfry.outbox import JobRequest
+
+PAGE = 500
+RELEASE = "notifications.release_held"
+EXPIRED = "it had expired before it was sent"
+
+_DELIVERIES = table_of(NotificationDelivery)
+_INSERT = sa.insert(_DELIVERIES)
+_EXISTING = sa.select(_DELIVERIES.c.user_id, _DELIVERIES.c.channel).where(
+    _DELIVERIES.c.notification_id == sa.bindparam("notification_id"), among(_DELIVERIES.c.user_id, "ids")
+)
+_RELEASE = (
+    sa.update(_DELIVERIES)
+    .where(among(_DELIVERIES.c.id, "ids"))
+    .values(state=DeliveryState.QUEUED, reason=None, held_until=None)
+)
+
+
+def deliver(session: Session, notification_id: str) -> dict[str, int]:
+    """Write the deliveries of a notification, as a job; return how many recipients were read since its last claim."""
+    query = sa.select(NotificationRecipient).where(
+        NotificationRecipient.notification_id == notification_id, NotificationRecipient.left_out.is_(None)
+    )
+    recipients = 0
+    for page in current_job().steps(query, PAGE, name="recipients", key=NotificationRecipient.user_id):
+        notification = lock_sending(session, notification_id)
+        _Page(session, notification, list(dict.fromkeys(row.user_id for row in page))).write()
+        recipients += len(page)
+    return {"recipients": recipients}
+
+
+def release_held(session: Session, notification_id: str, held_until: str) -> dict[str, int]:
+    """Deliver what quiet hours held until this time, as a job."""
+    query = sa.select(NotificationDelivery).where(
+        NotificationDelivery.notification_id == notification_id,
+        NotificationDelivery.state == DeliveryState.HELD,
+        NotificationDelivery.held_until <= datetime.fromisoformat(held_until),
+    )
+    released = 0
+    for page in current_job().steps(query, PAGE, name="held"):
+        notification = lock_sending(session, notification_id)
+        for name, channel in CHANNELS.items():
+            outgoing = [Outgoing(row.id, row.user_id, row.job_id, row.email_id) for row in page if row.channel is name]
+            enqueue(session, notification, channel, outgoing)
+        session.connection().execute(_RELEASE, {"ids": [row.id for row in page]})
+        released += len(page)
+    return {"released": released}
+
+
+def finish(session: Session, notification_id: str) -> None:
+    """Finish a notification whose batch has ended, unless it was cancelled."""
+    is_sending = Notification.id == notification_id, Notification.state == NotificationState.SENDING
+    values = {"state": NotificationState.FINISHED, "finished_at": utc_now()}
+    session.execute(sa.update(Notification).where(*is_sending).values(values))
+
+
+def lock_sending(session: Session, notification_id: str) -> Notification:
+    """Return a notification that is being sent; it cannot be cancelled until the page is committed.
+
+    Raises:
+        JobCancelledError: it is cancelled.
+    """
+    query = sa.select(Notification).where(Notification.id == notification_id)
+    query = query.with_for_update(read=True).execution_options(populate_existing=True)
+    notification = session.scalars(query).one()
+    if notification.state is NotificationState.CANCELLED:
+        raise JobCancelledError("the notification was cancelled")
+    return notification
+
+
+def enqueue(session: Session, notification: Notification, channel: Channel, deliveries: Sequence[Outgoing]) -> None:
+    """Enqueue deliveries of a channel."""
+    if deliveries:
+        with current_job().batch.joining():
+            channel.enqueue(session, notification, deliveries, {})
+
+
+class _Page:
+    """The deliveries of some people who have none yet."""
+
+    def __init__(self, session: Session, notification: Notification, user_ids: Sequence[int]) -> None:
+        self._session, self._notification, self._now = session, notification, utc_now()
+        self._channels = [CHANNELS[NotificationChannel(name)] for name in notification.channels]
+        self._users = user_ids
+
+    def write(self) -> None:
+        """Write them, and enqueue what delivers them."""
+        rows = list(self._rows())
+        if not rows:
+            return
+        self._session.connection().execute(_INSERT, rows)
+        for channel in self._channels:
+            queued = [
+                Outgoing(row["id"], row["user_id"], row["job_id"], row["email_id"])
+                for row in rows
+                if row["channel"] is channel.name and row["state"] is DeliveryState.QUEUED
+            ]
+            enqueue(self._session, self._notification, channel, queued)
+        self._enqueue_release({row["held_until"] for row in rows if row["state"] is DeliveryState.HELD} - {None})
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        values = {"notification_id": self._notification.id, "ids": self._users}
+        existing = {(row.user_id, row.channel) for row in self._session.connection().execute(_EXISTING, values)}
+        decisions = preferences.decide(self._session, self._users, self._notification, self._now)
+        for channel in self._channels:
+            unreachable = channel.unreachable(self._session, self._users)
+            for user_id in self._users:
+                if (user_id, channel.name) not in existing:
+                    decision = self._decision(decisions[user_id, channel.name], channel, unreachable.get(user_id))
+                    yield self._row(user_id, channel, decision)
+
+    def _decision(self, decision: Decision, channel: Channel, unreachable: str | None) -> Decision:
+        expires_at = self._notification.expires_at
+        if unreachable is not None:
+            return Decision(DeliveryState.SKIPPED, unreachable)
+        if expires_at is not None and expires_at <= self._now:
+            return Decision(DeliveryState.SKIPPED, EXPIRED)
+        if channel.is_immediate and decision.state is not DeliveryState.SKIPPED:
+            return Decision(DeliveryState.DELIVERED)
+        return decision
+
+    def _row(self, user_id: int, channel: Channel, decision: Decision) -> dict[str, Any]:
+        is_delivered = decision.state is DeliveryState.DELIVERED
+        is_sent = decision.state in (DeliveryState.QUEUED, DeliveryState.HELD)
+        return {
+            "id": new_id(),
+            "school_id": self._notification.school_id,
+            "notification_id": self._notification.id,
+            "user_id": user_id,
+            "channel": channel.name,
+            "state": decision.state,
+            "reason": decision.reason,
+            "attempts": 0,
+            "job_id": new_id() if is_sent and channel.name is NotificationChannel.PUSH else None,
+            "email_id": new_id() if is_sent and channel.name is NotificationChannel.MAIL else None,
+            "held_until": decision.held_until,
+            "is_fallback": False,
+            "is_passing": False,
+            "created_at": self._now,
+            "delivered_at": self._now if is_delivered else None,
+        }
+
+    def _enqueue_release(self, ends: Collection[datetime]) -> None:
+        requests = [
+            JobRequest(
+                {"notification_id": self._notification.id, "held_until": end.isoformat()},
+                unique_key=f"{RELEASE}/{self._notification.id}/{end.isoformat()}",
+                scheduled_at=end,
+            )
+            for end in ends
+        ]
+        if requests:
+            current_job().batch.enqueue_many(RELEASE, requests)

@@ -1,0 +1,159 @@
+"""The mails of notifications: one kind for each type, all with the same templates, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.directory import Student
+from app.notifications.models import (
+    DeliveryState,
+    Notification,
+    NotificationDelivery,
+    NotificationRecipient,
+    NotificationType,
+)
+from app.schools import School
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db, table_of
+from flask_belfry.db.columns import UtcDateTime
+from flask_belfry.db.lists import among
+from flask_belfry.mail import MailEntry, MailOutcome, mail_kind
+
+# By the value of the mail's state; of `uncertain` see `_state_of`.
+STATES: Mapping[str, DeliveryState] = {
+    "sent": DeliveryState.DELIVERED,
+    "deferred": DeliveryState.DEFERRED,
+    "failed": DeliveryState.FAILED,
+    "cancelled": DeliveryState.CANCELLED,
+    "skipped": DeliveryState.SKIPPED,
+    "suppressed": DeliveryState.SKIPPED,
+    "bounced": DeliveryState.BOUNCED,
+}
+MAIL_IS_OFF = "mail is switched off"
+
+_DELIVERIES = table_of(NotificationDelivery)
+_IS_DELIVERED = sa.bindparam("is_delivered", type_=sa.Boolean)
+_RECORD = (
+    sa.update(_DELIVERIES)
+    .where(
+        _DELIVERIES.c.id == sa.bindparam("of"),
+        # A cancelled one stays cancelled, unless its mail was on the way.
+        sa.or_(_DELIVERIES.c.state != DeliveryState.CANCELLED, _IS_DELIVERED),
+    )
+    .values(
+        state=sa.bindparam("new_state"),
+        reason=sa.bindparam("why"),
+        attempts=sa.bindparam("tries"),
+        is_passing=sa.bindparam("passing"),
+        held_until=None,
+        delivered_at=sa.case((_IS_DELIVERED, sa.bindparam("now", type_=UtcDateTime)), else_=_DELIVERIES.c.delivered_at),
+    )
+)
+
+
+def kind_of_type(type_: NotificationType) -> str:
+    """Return the kind of the mails of a type of notifications."""
+    return f"notification-{type_.value}"
+
+
+def record_outcomes(session: Session, outcomes: Sequence[MailOutcome]) -> None:
+    """Write what became of mails to their deliveries, in the transaction that writes it to the ledger."""
+    now = utc_now()
+    values = [
+        {
+            "of": outcome.context["delivery_id"],
+            "new_state": state,
+            "why": MAIL_IS_OFF if outcome.state.value == "suppressed" else outcome.error,
+            "tries": outcome.attempts,
+            "passing": state is DeliveryState.FAILED and outcome.is_temporary,
+            "is_delivered": state is DeliveryState.DELIVERED,
+            "now": now,
+        }
+        for outcome in outcomes
+        if (state := _state_of(outcome)) is not None
+    ]
+    if values:
+        session.connection().execute(_RECORD, values)
+
+
+def _state_of(outcome: MailOutcome) -> DeliveryState | None:
+    if outcome.state.value == "uncertain":
+        # Sent again, or held for a decision.
+        return DeliveryState.FAILED if outcome.is_final else DeliveryState.DEFERRED
+    return STATES.get(outcome.state.value)
+
+
+def sample() -> dict[str, Any]:
+    """Return a sample: a message about a student."""
+    return {
+        "title": "The choir sings on Friday",
+        "paragraphs": ["The choir of class 7b sings on Friday at 15:00 in the hall.", "You are welcome to come."],
+        "school": "Lovelace School",
+        "students": ["Ada Byron"],
+        "path": "/inbox",
+    }
+
+
+def describe(entries: Sequence[MailEntry]) -> Mapping[str, dict[str, Any] | None]:
+    """Return the contexts, with two queries for all of them."""
+    ids = {entry.id: entry.context["delivery_id"] for entry in entries}
+    query = (
+        sa.select(NotificationDelivery.id, NotificationDelivery.user_id, Notification, School.name)
+        .join(NotificationDelivery.notification)
+        .join(School, School.id == Notification.school_id)
+        .where(among(NotificationDelivery.id, "ids"))
+    )
+    rows = {row[0]: row for row in db.session.execute(query, {"ids": list(ids.values())})}
+    students = _students([row[2].id for row in rows.values()], {row[1] for row in rows.values()})
+    contexts: dict[str, dict[str, Any] | None] = {}
+    for mail_id, delivery_id in ids.items():
+        if (row := rows.get(delivery_id)) is None:
+            contexts[mail_id] = None
+            continue
+        _, user_id, notification, school = row
+        contexts[mail_id] = {
+            "title": notification.title,
+            "paragraphs": paragraphs_of(notification.body),
+            "school": school,
+            "students": students[notification.id, user_id],
+            "path": "/inbox",
+        }
+    return contexts
+
+
+def paragraphs_of(body: str) -> list[str]:
+    """Return the paragraphs of a text, which blank lines separate; a paragraph may have several lines."""
+    return [part.strip() for part in body.replace("\r\n", "\n").split("\n\n") if part.strip()]
+
+
+def _students(notification_ids: Collection[str], user_ids: Collection[int]) -> Mapping[tuple[str, int], list[str]]:
+    query = (
+        sa.select(NotificationRecipient.notification_id, NotificationRecipient.user_id, Student.name)
+        .join(NotificationRecipient.student)
+        .where(
+            among(NotificationRecipient.notification_id, "notifications"),
+            among(NotificationRecipient.user_id, "users"),
+            NotificationRecipient.left_out.is_(None),
+        )
+        .order_by(Student.name)
+    )
+    found: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    values = {"notifications": list(set(notification_ids)), "users": list(user_ids)}
+    for notification_id, user_id, name in db.session.execute(query, values):
+        found[notification_id, user_id].append(name)
+    return found
+
+
+for _type in NotificationType:
+    mail_kind(
+        kind_of_type(_type),
+        sample=sample,
+        reason="the school has your email address for its notifications",
+        on_outcome=record_outcomes,
+        queue="bulk",
+    )(describe)

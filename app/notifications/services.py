@@ -1,0 +1,160 @@
+"""Sending, cancelling and retrying notifications. The caller has checked the permissions, and commits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from app import audit
+from app.accounts import User, can, require
+from app.notifications import content as contents
+from app.notifications.audiences import insert_recipients
+from app.notifications.channels import CHANNELS
+from app.notifications.content import Content
+from app.notifications.models import (
+    DeliveryState,
+    Notification,
+    NotificationDelivery,
+    NotificationRecipient,
+    NotificationState,
+)
+from app.notifications.queries import get
+from app.notifications.rules import SEND
+from app.schools import School
+from flask_belfry import outbox
+from flask_belfry.changes import Subject, for_school
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
+from flask_belfry.db import db
+from flask_belfry.db.columns import new_id
+from flask_belfry.outbox import JobRequest
+
+DELIVER, FINISH = "notifications.deliver", "notifications.finish"
+# What is not delivered yet.
+OPEN = (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.DEFERRED)
+_NO_SYNC = {"synchronize_session": False}
+
+
+def send(content: Content, sender: User | None, school_id: int) -> Notification:
+    """Accept a notification: write it, its recipients, and the batch that delivers it, in the caller's transaction.
+
+    Args:
+        content: what it says, and to whom.
+        sender: the user who sends it; None is the system, for commands.
+        school_id: the school.
+
+    Raises:
+        ForbiddenError: the sender may not send notifications of this school.
+        NotFoundError: there is no such school.
+        ConflictError: the school is disabled.
+        InvalidInputError: names every invalid field, or the targets have no recipients.
+    """
+    check_sender(sender, school_id)
+    contents.check(content, school_id)
+    notification = Notification(id=new_id(), school_id=school_id, sender_id=sender.id if sender else None)
+    for name, value in content.values().items():
+        setattr(notification, name, value)
+    subject, job_id = Subject("notification", notification.id), new_id()
+    with for_school(school_id):
+        args = {"notification_id": notification.id}
+        with outbox.batch("notifications.send", then=FINISH, then_args=args, subject=subject) as sending:
+            notification.state, notification.batch_id = NotificationState.SENDING, sending.id
+            notification.job_id = job_id
+            db.session.add(notification)
+            db.session.flush()
+            insert_recipients(notification.id, school_id, content.targets)
+            _check_recipients(notification.id)
+            sending.enqueue_many(DELIVER, [JobRequest(args, id=job_id, subject=subject)])
+        audit.record("notification.send", subject, details={"type": notification.type.value})
+    return notification
+
+
+def check_sender(sender: User | None, school_id: int) -> None:
+    """Raise unless the sender may send notifications of the school, which is not disabled; see `send`."""
+    if sender is not None:
+        require(sender, SEND)
+        if school_id != sender.school_id and not can(sender, "schools.view_all"):
+            raise ForbiddenError("You can send notifications of your own school only.")
+    school = db.session.get(School, school_id)
+    if school is None:
+        raise NotFoundError("This school does not exist.")
+    if school.disabled_at is not None:
+        raise ConflictError(f"{school.name} is disabled: it sends no notifications.")
+
+
+def cancel(notification_id: str) -> Notification:
+    """Cancel what is not delivered yet. A mail or a push message that is being sent at this moment may still arrive.
+
+    Raises:
+        NotFoundError: there is no such notification.
+        ConflictError: it is finished or cancelled already.
+    """
+    notification = _lock(notification_id)
+    if notification.state is not NotificationState.SENDING:
+        raise ConflictError(f"This notification is {notification.state} already.")
+    notification.state, notification.finished_at = NotificationState.CANCELLED, utc_now()
+    db.session.flush()
+    outbox.cancel_batch(notification.batch_id)
+    is_open = sa.update(NotificationDelivery).where(
+        NotificationDelivery.notification_id == notification.id, NotificationDelivery.state.in_(OPEN)
+    )
+    values = {"state": DeliveryState.CANCELLED, "reason": None, "held_until": None}
+    db.session.execute(is_open.values(values), execution_options=_NO_SYNC)
+    with for_school(notification.school_id):
+        audit.record("notification.cancel", Subject("notification", notification.id))
+    return notification
+
+
+def retry_failed(notification_id: str) -> int:
+    """Enqueue the failed deliveries of a notification again, also when it is finished; its batch is open again.
+
+    Returns:
+        how many.
+
+    Raises:
+        NotFoundError: there is no such notification.
+        ConflictError: it is cancelled.
+    """
+    notification = _lock(notification_id)
+    if notification.state is NotificationState.CANCELLED:
+        raise ConflictError("This notification is cancelled.")
+    failed = NotificationDelivery.notification_id == notification.id, NotificationDelivery.state == DeliveryState.FAILED
+    count = retry_deliveries(notification, db.session.scalars(sa.select(NotificationDelivery).where(*failed)).all())
+    # Its function failed, and some recipients have no deliveries yet.
+    outbox.retry([notification.job_id])
+    _reopen(notification)
+    with for_school(notification.school_id):
+        audit.record("notification.retry", Subject("notification", notification.id), details={"deliveries": count})
+    return count
+
+
+def retry_deliveries(notification: Notification, deliveries: Sequence[NotificationDelivery]) -> int:
+    """Enqueue failed deliveries of a notification, which is locked, again; return how many."""
+    retried = 0
+    for name, channel in CHANNELS.items():
+        of_channel = [delivery for delivery in deliveries if delivery.channel is name]
+        ids = channel.retry(db.session(), notification, of_channel) if of_channel else set[str]()
+        for delivery in of_channel:
+            if delivery.id in ids:
+                delivery.state, delivery.reason, delivery.is_passing = DeliveryState.QUEUED, None, False
+        retried += len(ids)
+    db.session.flush()
+    return retried
+
+
+def _lock(notification_id: str) -> Notification:
+    return get(notification_id, for_update=True)
+
+
+def _reopen(notification: Notification) -> None:
+    batch = db.session.get(outbox.JobBatch, notification.batch_id, populate_existing=True)
+    if batch is not None and batch.finished_at is None and notification.state is NotificationState.FINISHED:
+        notification.state, notification.finished_at = NotificationState.SENDING, None
+        db.session.flush()
+
+
+def _check_recipients(notification_id: str) -> None:
+    of_it = NotificationRecipient.notification_id == notification_id, NotificationRecipient.left_out.is_(None)
+    if db.session.scalar(sa.select(NotificationRecipient.id).where(*of_it).limit(1)) is None:
+        raise InvalidInputError("There are no recipients.", {"targets": ["These targets have no recipients."]})

@@ -1,0 +1,26 @@
+"""Jobs of notifications and their schedule."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from app import notifications
+from flask_belfry.execution import job
+
+
+@job("notifications.deliver", queue="default")
+def deliver(session: Session, notification_id: str) -> dict[str, int]:
+    """Writes the deliveries of a notification and enqueues what delivers them."""
+    return notifications.delivering.deliver(session, notification_id)
+
+
+@job("notifications.release_held", queue="bulk")
+def release_held(session: Session, notification_id: str, held_until: str) -> dict[str, int]:
+    """Delivers what quiet hours held until this time."""
+    return notifications.delivering.release_held(session, notification_id, held_until)
+
+
+@job("notifications.finish", queue="default")
+def finish(session: Session, notification_id: str) -> None:
+    """Marks a notification as finished when all jobs of its batch have ended."""
+    notifications.delivering.finish(session, notification_id)

@@ -1,0 +1,60 @@
+"""Notifications for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.notifications import (
+    Content,
+    Notification,
+    NotificationDelivery,
+    NotificationRecipient,
+    NotificationType,
+    Targets,
+    send,
+)
+from app.schools import default_school
+from flask_belfry.db import db
+from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
+
+
+def content(targets: Targets | None = None, **values: Any) -> Content:
+    """What a notification to everyone says, by mail and in the app."""
+    defaults = {
+        "title": "Snow day",
+        "body": "The school is closed tomorrow.",
+        "type": NotificationType.GENERAL,
+        "targets": targets or Targets(everyone=True),
+        "channels": ("mail", "in_app"),
+    }
+    return Content(**defaults | values)
+
+
+def sent(targets: Targets | None = None, *, school_id: int | None = None, **values: Any) -> Notification:
+    """A notification that the system has sent, by default of the school of the installation; committed."""
+    notification = send(content(targets, **values), None, school_id or default_school().id)
+    db.session.commit()
+    return notification
+
+
+def deliveries(notification_id: str) -> dict[tuple[int, str], tuple[str, str | None]]:
+    """The state and the reason of each delivery of a notification, by user and channel."""
+    db.session.rollback()
+    with use_scope(ALL_TENANTS):
+        query = sa.select(NotificationDelivery).where(NotificationDelivery.notification_id == notification_id)
+        rows = db.session.scalars(query.execution_options(populate_existing=True)).all()
+    found = {(row.user_id, row.channel.value): (row.state.value, row.reason) for row in rows}
+    db.session.rollback()
+    return found
+
+
+def recipients(notification_id: str) -> set[tuple[int, int | None, str | None]]:
+    """The users, students and reasons of the recipients of a notification."""
+    columns = NotificationRecipient.user_id, NotificationRecipient.student_id, NotificationRecipient.left_out
+    query = sa.select(*columns).where(NotificationRecipient.notification_id == notification_id)
+    found = [tuple(row) for row in db.session.execute(query)]
+    assert len(found) == len(set(found))
+    db.session.rollback()
+    return set(found)

@@ -29,6 +29,7 @@ from flask_belfry.core.settings.casts import (
     host,
     long_text,
     mailbox,
+    numbers_by_name,
     seconds,
     text,
     web_url,
@@ -410,6 +411,21 @@ GROUPS: tuple[Group, ...] = (
             "After a mail about the status of a work item, further changes are collected for this long into one mail.",
         ),
         Setting("OVERDUE_SWEEP_SECONDS", whole_seconds, 300, "The interval between sweeps for overdue reservations."),
+    ),
+    group(
+        "Notifications",
+        Setting(
+            "NOTIFICATIONS_PER_MINUTE",
+            whole_number(0),
+            0,
+            "The most mails and push messages of one school in a minute, without critical ones; 0 is any number.",
+        ),
+        Setting(
+            "NOTIFICATION_FALLBACK_MINUTES",
+            numbers_by_name("academic", "behavior", "payment", "general", what="minutes"),
+            None,
+            "For a type: who was not reached by push after so many minutes gets a mail instead.",
+        ),
     ),
 )
 

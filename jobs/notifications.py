@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from app import notifications
 from flask_belfry.execution import job
+from flask_belfry.scheduler import ScheduleEntry
 
 
 @job("notifications.deliver", queue="default")
@@ -20,7 +21,26 @@ def release_held(session: Session, notification_id: str, held_until: str) -> dic
     return notifications.delivering.release_held(session, notification_id, held_until)
 
 
+@job("notifications.fall_back", queue="bulk")
+def fall_back(session: Session, notification_id: str) -> dict[str, int]:
+    """Mails those whom the push messages of a notification have not reached in time."""
+    return notifications.delivering.fall_back(session, notification_id)
+
+
+@job("notifications.retry_failed_deliveries", queue="bulk", is_singleton=True)
+def retry_failed_deliveries(session: Session) -> dict[str, int]:
+    """Retries the deliveries of the last day that failed for reasons that may pass."""
+    return notifications.delivering.retry_failed_deliveries(session)
+
+
 @job("notifications.finish", queue="default")
 def finish(session: Session, notification_id: str) -> None:
     """Marks a notification as finished when all jobs of its batch have ended."""
     notifications.delivering.finish(session, notification_id)
+
+
+SCHEDULE = [
+    ScheduleEntry(
+        "notifications.retry_failed_deliveries", job="notifications.retry_failed_deliveries", cron="30 * * * *"
+    ),
+]

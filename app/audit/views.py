@@ -48,6 +48,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "mails": ("Mails", ("mail.resend",)),
+    "notifications": ("Notifications", ("notification.send", "notification.cancel", "notification.retry")),
     "admin": ("Admin panel", ("admin.create", "admin.update", "admin.delete")),
 }
 UNKNOWN_USER = 0

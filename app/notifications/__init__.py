@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.notifications import delivering, emails, rules
+from app.notifications import delivering, emails, personal, rules
 from app.notifications.audiences import Audience, audience
 from app.notifications.content import Content, Targets, content_problems, target_problems
 from app.notifications.models import (
@@ -35,6 +35,7 @@ from app.notifications.queries import (
     unread_count,
 )
 from app.notifications.services import cancel, retry_failed, send
+from flask_belfry.core.commands import add_lazy_command
 
 __all__ = [
     "Audience",
@@ -67,6 +68,7 @@ __all__ = [
     "mark_read",
     "page",
     "page_deliveries",
+    "personal",
     "retry_failed",
     "send",
     "target_problems",
@@ -79,4 +81,5 @@ rules.declare()
 
 
 def init_app(app: Flask) -> None:
-    """Add what the slice needs."""
+    """Add the commands of notifications. Their pages and endpoints are added by `app.notifications.web`."""
+    add_lazy_command(app, "notifications", "app.notifications.cli:notifications")

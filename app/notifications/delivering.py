@@ -4,13 +4,15 @@ and channel, with the jobs that the channels need. A page is one commit, so a cr
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from flask import current_app
 from sqlalchemy.orm import Session
 
-from app.notifications import preferences
+from app.notifications import preferences, queries, services
 from app.notifications.channels import CHANNELS, Channel, Outgoing
 from app.notifications.models import (
     DeliveryState,
@@ -21,15 +23,19 @@ from app.notifications.models import (
     NotificationState,
 )
 from app.notifications.preferences import Decision
+from flask_belfry import outbox
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import new_id
 from flask_belfry.db.lists import among
-from flask_belfry.execution import JobCancelledError, current_job
-from flask_belfry.outbox import JobRequest
+from flask_belfry.execution import JobCancelledError, current_job, take_start_times
+from flask_belfry.outbox import JobLimit, JobRequest
 
 PAGE = 500
-RELEASE = "notifications.release_held"
+RELEASE, FALL_BACK = "notifications.release_held", "notifications.fall_back"
+# States of push messages that a mail replaces.
+NOT_REACHED = (DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.FAILED, DeliveryState.SKIPPED)
+RETRIED_FOR = timedelta(days=1)
 EXPIRED = "it had expired before it was sent"
 
 _DELIVERIES = table_of(NotificationDelivery)
@@ -52,8 +58,10 @@ def deliver(session: Session, notification_id: str) -> dict[str, int]:
     recipients = 0
     for page in current_job().steps(query, PAGE, name="recipients", key=NotificationRecipient.user_id):
         notification = lock_sending(session, notification_id)
-        _Page(session, notification, list(dict.fromkeys(row.user_id for row in page))).write()
+        channels = [CHANNELS[NotificationChannel(name)] for name in notification.channels]
+        _Page(session, notification, list(dict.fromkeys(row.user_id for row in page)), channels).write()
         recipients += len(page)
+    _enqueue_fall_back(session, notification_id)
     return {"recipients": recipients}
 
 
@@ -72,7 +80,40 @@ def release_held(session: Session, notification_id: str, held_until: str) -> dic
             enqueue(session, notification, channel, outgoing)
         session.connection().execute(_RELEASE, {"ids": [row.id for row in page]})
         released += len(page)
+    _enqueue_fall_back(session, notification_id, held_until)
     return {"released": released}
+
+
+def fall_back(session: Session, notification_id: str) -> dict[str, int]:
+    """Write a mail for each person whom push has not reached, as a job. Held push messages are not late."""
+    query = sa.select(NotificationDelivery).where(
+        NotificationDelivery.notification_id == notification_id,
+        NotificationDelivery.channel == NotificationChannel.PUSH,
+        NotificationDelivery.state.in_(NOT_REACHED),
+    )
+    mails = 0
+    for page in current_job().steps(query, PAGE, name="push"):
+        notification = lock_sending(session, notification_id)
+        users = [delivery.user_id for delivery in page]
+        mails += _Page(session, notification, users, [CHANNELS[NotificationChannel.MAIL]], is_fallback=True).write()
+    return {"mails": mails}
+
+
+def retry_failed_deliveries(session: Session) -> dict[str, int]:
+    """Retry the deliveries of the last day that failed for reasons that may pass, as a job."""
+    since = utc_now() - RETRIED_FOR
+    is_passing = NotificationDelivery.is_passing, NotificationDelivery.created_at > since
+    query = sa.select(Notification).where(
+        Notification.id.in_(sa.select(NotificationDelivery.notification_id).where(*is_passing)),
+        Notification.state != NotificationState.CANCELLED,
+    )
+    retried = 0
+    for page in current_job().steps(query, 1, name="notifications"):
+        for notification in page:
+            found = sa.select(NotificationDelivery).where(NotificationDelivery.notification_id == notification.id)
+            locked = queries.get(notification.id, for_update=True)
+            retried += services.retry_deliveries(locked, session.scalars(found.where(*is_passing)).all())
+    return {"retried": retried}
 
 
 def finish(session: Session, notification_id: str) -> None:
@@ -97,25 +138,69 @@ def lock_sending(session: Session, notification_id: str) -> Notification:
 
 
 def enqueue(session: Session, notification: Notification, channel: Channel, deliveries: Sequence[Outgoing]) -> None:
-    """Enqueue deliveries of a channel."""
+    """Enqueue deliveries of a channel, as jobs of the batch of the current job if it has one."""
     if deliveries:
-        with current_job().batch.joining():
-            channel.enqueue(session, notification, deliveries, {})
+        delays = {} if channel.is_immediate else _delays(session, notification, deliveries)
+        with _joining_batch():
+            channel.enqueue(session, notification, deliveries, delays)
+
+
+def _delays(session: Session, notification: Notification, deliveries: Sequence[Outgoing]) -> dict[str, timedelta]:
+    """Return how long deliveries wait so that their school does not exceed its rate."""
+    per_minute = current_app.config["NOTIFICATIONS_PER_MINUTE"]
+    if not per_minute or notification.is_critical:
+        return {}
+    times = take_start_times(session, rate_key(notification.school_id), per_minute, len(deliveries))
+    now = utc_now()
+    return {each.id: start_at - now for each, start_at in zip(deliveries, times, strict=True) if start_at > now}
+
+
+def rate_key(school_id: int) -> str:
+    """Return the key of the rate of a school."""
+    return f"notifications/{school_id}"
+
+
+def _joining_batch() -> AbstractContextManager[None]:
+    job = current_job()
+    return nullcontext() if job.claim.batch_id is None else job.batch.joining()
+
+
+def _enqueue_fall_back(session: Session, notification_id: str, after: str = "") -> None:
+    """Enqueue the job that replaces push messages by mails, if the type has a time for it; it joins no batch."""
+    notification = session.get_one(Notification, notification_id)
+    minutes = (current_app.config["NOTIFICATION_FALLBACK_MINUTES"] or {}).get(notification.type)
+    if minutes is None or set(notification.channels) & {"mail", "push"} != {"push"}:
+        return
+    key = JobLimit.key == rate_key(notification.school_id)
+    last_start_at = session.scalar(sa.select(JobLimit.next_start_at).where(key)) or utc_now()
+    outbox.enqueue(
+        FALL_BACK,
+        notification_id=notification_id,
+        unique_key=f"{FALL_BACK}/{notification_id}/{after}",
+        scheduled_at=max(last_start_at, utc_now()) + timedelta(minutes=minutes),
+    )
 
 
 class _Page:
     """The deliveries of some people who have none yet."""
 
-    def __init__(self, session: Session, notification: Notification, user_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        notification: Notification,
+        user_ids: Sequence[int],
+        channels: Sequence[Channel],
+        *,
+        is_fallback: bool = False,
+    ) -> None:
         self._session, self._notification, self._now = session, notification, utc_now()
-        self._channels = [CHANNELS[NotificationChannel(name)] for name in notification.channels]
-        self._users = user_ids
+        self._users, self._channels, self._is_fallback = user_ids, channels, is_fallback
 
-    def write(self) -> None:
-        """Write them, and enqueue what delivers them."""
+    def write(self) -> int:
+        """Write them, and enqueue what delivers them; return how many there are."""
         rows = list(self._rows())
         if not rows:
-            return
+            return 0
         self._session.connection().execute(_INSERT, rows)
         for channel in self._channels:
             queued = [
@@ -125,6 +210,7 @@ class _Page:
             ]
             enqueue(self._session, self._notification, channel, queued)
         self._enqueue_release({row["held_until"] for row in rows if row["state"] is DeliveryState.HELD} - {None})
+        return len(rows)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         values = {"notification_id": self._notification.id, "ids": self._users}
@@ -162,7 +248,7 @@ class _Page:
             "job_id": new_id() if is_sent and channel.name is NotificationChannel.PUSH else None,
             "email_id": new_id() if is_sent and channel.name is NotificationChannel.MAIL else None,
             "held_until": decision.held_until,
-            "is_fallback": False,
+            "is_fallback": self._is_fallback,
             "is_passing": False,
             "created_at": self._now,
             "delivered_at": self._now if is_delivered else None,
@@ -178,4 +264,5 @@ class _Page:
             for end in ends
         ]
         if requests:
-            current_job().batch.enqueue_many(RELEASE, requests)
+            with _joining_batch():
+                outbox.enqueue_many(RELEASE, requests)

@@ -156,4 +156,5 @@ for _type in NotificationType:
         reason="the school has your email address for its notifications",
         on_outcome=record_outcomes,
         queue="bulk",
+        templates="notification",
     )(describe)

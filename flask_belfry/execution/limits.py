@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
+from flask_belfry.core.clock import utc_now
 from flask_belfry.db import BelfrySession, insert_into, table_of
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.errors import UnknownJobError
@@ -68,6 +69,27 @@ def start_after(next_start_at: datetime | None, per_minute: int, now: datetime) 
     start_at = max(next_start_at or now, now)
     # Rounded up: too short by a microsecond, one more would fit into the minute.
     return start_at, start_at + timedelta(microseconds=math.ceil(60_000_000 / per_minute))
+
+
+def take_start_times(session: Session, key: str, per_minute: int, count: int) -> list[datetime]:
+    """Take the start times of so many jobs at a rate, after those that were taken before under the same key.
+
+    For jobs whose rate the caller determines, who passes each its time as `scheduled_at`. The key is locked until the
+    transaction ends.
+
+    Args:
+        session: the session whose transaction takes them.
+        key: what shares the rate; no job's limit may have it.
+        per_minute: how many may start in a minute.
+        count: how many.
+    """
+    next_start_at, now = lock(session, [key])[key], utc_now()
+    times: list[datetime] = []
+    for _ in range(count):
+        start_at, next_start_at = start_after(next_start_at, per_minute, now)
+        times.append(start_at)
+    set_next_starts(session, {key: next_start_at})
+    return times
 
 
 def limit_of(name: str) -> Limit | None:

@@ -64,6 +64,7 @@ class MailKind:
         hourly_cap: the maximum number of mails of the kind that one user may cause for one recipient in an hour; the
             others are skipped.
         queue: the queue of its deliveries: `bulk` for mails that may come later than those that people wait for.
+        templates: the folder of its templates, which kinds may share; None is that of its name.
     """
 
     name: str
@@ -76,6 +77,12 @@ class MailKind:
     choice: str | None = None
     hourly_cap: int | None = None
     queue: str = "mail"
+    templates: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """The folder of its templates."""
+        return self.templates or self.name
 
 
 _kinds: dict[str, MailKind] = {}
@@ -93,6 +100,7 @@ def mail_kind(
     choice: str | None = None,
     hourly_cap: int | None = None,
     queue: str = "mail",
+    templates: str | None = None,
 ) -> Callable[[Contexts], Contexts]:
     """Register the function that returns the template contexts of one kind of mail.
 
@@ -102,9 +110,9 @@ def mail_kind(
 
     Args:
         name: lower-case letters, digits and hyphens. It must not change: the ledger stores it. The folder
-            `templates/email/<name>/` contains `subject.txt`, `body.txt` and `body.html`.
+            `templates/email/<name>/`, or that of `templates`, contains `subject.txt`, `body.txt` and `body.html`.
         sample: returns a context for the preview, without the database.
-        reason, on_sending, on_outcome, secrets, choice, hourly_cap, queue: see `MailKind`.
+        reason, on_sending, on_outcome, secrets, choice, hourly_cap, queue, templates: see `MailKind`.
     """
     if queue not in QUEUES:
         raise ValueError(f"{name}: queue must be one of {', '.join(QUEUES)}, not {queue!r}")
@@ -118,7 +126,17 @@ def mail_kind(
         if known is not None and known.contexts.__module__ != function.__module__:
             raise ValueError(f"{name} is already registered by {known.contexts.__module__}")
         _kinds[name] = MailKind(
-            name, function, sample, reason, on_sending, on_outcome, frozenset(secrets), choice, hourly_cap, queue
+            name,
+            function,
+            sample,
+            reason,
+            on_sending,
+            on_outcome,
+            frozenset(secrets),
+            choice,
+            hourly_cap,
+            queue,
+            templates,
         )
         return function
 

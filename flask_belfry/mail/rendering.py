@@ -98,7 +98,8 @@ class Renderer:
         return compiled
 
     def _compile(self, kind: str) -> _Compiled:
-        own = (f"email/{kind}/subject.txt", f"email/{kind}/body.txt", f"email/{kind}/body.html")
+        folder = f"email/{kind_of(kind).folder}"
+        own = (f"{folder}/subject.txt", f"{folder}/body.txt", f"{folder}/body.html")
         try:
             sources, checks = zip(*map(self._source, (*own, TEXT_LAYOUT, HTML_LAYOUT)), strict=True)
             subject, text, html, text_layout, html_layout = sources

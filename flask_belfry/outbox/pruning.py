@@ -55,7 +55,9 @@ def prune_records(
     has_jobs = sa.exists().where(JobRecord.batch_id == JobBatch.id)
     is_past = JobBatch.finished_at < now - max(older_than, failed_older_than), ~has_jobs
     session.execute(sa.delete(JobBatch).where(*is_past), execution_options=_NO_SYNC)
-    is_used = sa.exists().where(JobRecord.limit_key == JobLimit.key)
+    is_used = sa.or_(
+        sa.exists().where(JobRecord.limit_key == JobLimit.key), sa.func.coalesce(JobLimit.next_start_at > now, False)
+    )
     session.execute(sa.delete(JobLimit).where(~is_used), execution_options=_NO_SYNC)
     # Not one that has just ended: a transaction may have read it as taken.
     ended = UniquePeriod.key.in_(

@@ -366,12 +366,16 @@ MAIL_FOLDERS = {path.name: path for folder in MAIL_TEMPLATES for path in folder.
 
 
 def test_every_folder_of_mail_templates_belongs_to_a_mail() -> None:
-    assert set(MAIL_FOLDERS) == {kind.name for kind in OWN_MAILS}
+    assert set(MAIL_FOLDERS) == {kind.folder for kind in OWN_MAILS}
 
 
 @pytest.mark.parametrize("name", [kind.name for kind in OWN_MAILS])
 def test_every_mail_has_its_three_templates_and_a_sample_that_renders(name: str, tmp_path: Path) -> None:
-    assert sorted(path.name for path in MAIL_FOLDERS[name].iterdir()) == ["body.html", "body.txt", "subject.txt"]
+    assert sorted(path.name for path in MAIL_FOLDERS[registry.kind_of(name).folder].iterdir()) == [
+        "body.html",
+        "body.txt",
+        "subject.txt",
+    ]
     environ = {"APP_ENV": "testing", "DATABASE_URL": "sqlite:///unused.sqlite3", "REDIS_URL": "redis://127.0.0.1:1"}
     with make_app(environ, tmp_path).app_context():
         mail = preview(name)

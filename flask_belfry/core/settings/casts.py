@@ -192,6 +192,22 @@ def _to_delays(value: str) -> tuple[int, ...]:
     return delays
 
 
+def numbers_by_name(*names: str, what: str) -> Cast:
+    """Numbers from 1 by name, as `payment=30,academic=120`."""
+
+    def convert(value: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for part in value.split(","):
+            name, _, number = part.partition("=")
+            name = name.strip()
+            if name not in names or name in found or int(number) < 1:
+                raise ValueError(value)
+            found[name] = int(number)
+        return found
+
+    return Cast(f"`name={what}`, separated by commas; names: {', '.join(names)}", convert)
+
+
 boolean = Cast("true or false", _to_boolean)
 whole_seconds = Cast("whole seconds, from 1", whole_number(1).convert)
 delays_in_seconds = Cast("whole seconds, separated by commas", _to_delays)

@@ -109,10 +109,9 @@ def audience(school_id: int, targets: Targets, limit: int = NAMES_SHOWN) -> Audi
     return Audience(count or 0, list(connection.execute(names).scalars()), left_out or 0)
 
 
-def _row(
-    user_id: sa.ColumnElement[int], student_id: sa.ColumnElement[int], left_out: sa.ColumnElement[str]
-) -> sa.Select[Any]:
-    return sa.select(user_id.label("user_id"), student_id.label("student_id"), left_out.label("left_out"))
+def _row(*values: Any) -> sa.Select[Any]:
+    names = ("user_id", "student_id", "left_out")
+    return sa.select(*(value.label(name) for name, value in zip(names, values, strict=True)))
 
 
 def _users(school_id: int) -> sa.Select[Any]:

@@ -120,17 +120,17 @@ def retry_failed(notification_id: str) -> int:
     if notification.state is NotificationState.CANCELLED:
         raise ConflictError("This notification is cancelled.")
     failed = NotificationDelivery.notification_id == notification.id, NotificationDelivery.state == DeliveryState.FAILED
-    count = retry_deliveries(notification, db.session.scalars(sa.select(NotificationDelivery).where(*failed)).all())
-    # Its function failed, and some recipients have no deliveries yet.
+    deliveries = db.session.scalars(sa.select(NotificationDelivery).where(*failed)).all()
+    # If its function failed, some recipients have no deliveries yet.
     outbox.retry([notification.job_id])
-    _reopen(notification)
+    count = retry_deliveries(notification, deliveries)
     with for_school(notification.school_id):
         audit.record("notification.retry", Subject("notification", notification.id), details={"deliveries": count})
     return count
 
 
 def retry_deliveries(notification: Notification, deliveries: Sequence[NotificationDelivery]) -> int:
-    """Enqueue failed deliveries of a notification, which is locked, again; return how many."""
+    """Enqueue failed deliveries of a notification, which is locked, again, and open it again; return how many."""
     retried = 0
     for name, channel in CHANNELS.items():
         of_channel = [delivery for delivery in deliveries if delivery.channel is name]
@@ -140,18 +140,15 @@ def retry_deliveries(notification: Notification, deliveries: Sequence[Notificati
                 delivery.state, delivery.reason, delivery.is_passing = DeliveryState.QUEUED, None, False
         retried += len(ids)
     db.session.flush()
+    batch = db.session.get(outbox.JobBatch, notification.batch_id, populate_existing=True)
+    if batch is not None and batch.finished_at is None and notification.state is NotificationState.FINISHED:
+        notification.state, notification.finished_at = NotificationState.SENDING, None
+        db.session.flush()
     return retried
 
 
 def _lock(notification_id: str) -> Notification:
     return get(notification_id, for_update=True)
-
-
-def _reopen(notification: Notification) -> None:
-    batch = db.session.get(outbox.JobBatch, notification.batch_id, populate_existing=True)
-    if batch is not None and batch.finished_at is None and notification.state is NotificationState.FINISHED:
-        notification.state, notification.finished_at = NotificationState.SENDING, None
-        db.session.flush()
 
 
 def _check_recipients(notification_id: str) -> None:

@@ -88,11 +88,11 @@ def test_a_mail_that_is_tried_again_is_deferred_and_then_fails_for_a_reason_that
     assert "451" in reason
 
 
-def test_a_mail_that_may_have_been_sent_is_tried_again(app, session, smtp, make_deliveries, monkeypatch):
+def test_a_mail_that_may_have_been_sent_is_tried_again(app, session, smtp, make_deliveries):
     make_user()
     sent(**MAIL_ONLY)
     make_deliveries()
-    fault = smtp.fail("answered", "cut")
+    fault = smtp.fail("accepted", "cut")
     attempt(app, session)
     assert outcome(session)[0] == "deferred"
     smtp.mend(fault)
@@ -101,12 +101,12 @@ def test_a_mail_that_may_have_been_sent_is_tried_again(app, session, smtp, make_
     assert len({mail.message["Message-ID"] for mail in smtp.received}) == 1
 
 
-def test_a_mail_that_is_held_for_a_decision_fails(app, session, smtp, make_deliveries):
+def test_a_mail_that_is_held_for_a_decision_fails(app, session, smtp, make_deliveries, work):
     app.config["MAIL_UNCERTAIN"] = "hold"
     make_user()
     notification = sent(**MAIL_ONLY)
     make_deliveries()
-    fault = smtp.fail("answered", "cut")
+    fault = smtp.fail("accepted", "cut")
     attempt(app, session)
     state, reason, attempts, is_passing = outcome(session)
     assert (state, attempts, is_passing) == ("failed", 1, False)
@@ -114,7 +114,7 @@ def test_a_mail_that_is_held_for_a_decision_fails(app, session, smtp, make_deliv
     smtp.mend(fault)
     assert retry_failed(notification.id) == 1  # a person has decided
     session.commit()
-    attempt(app, session)
+    work()
     assert outcome(session) == ("delivered", None, 2, False)
 
 

@@ -57,7 +57,7 @@ class Guardianship:
 
 @dataclass(frozen=True)
 class UnreachedStudent:
-    """A student about whom no channel has reached anybody; without people, the student has no guardians."""
+    """A student about whom no channel has reached a guardian; without people, the student has no guardians."""
 
     student: Student
     people: Sequence[Guardianship]

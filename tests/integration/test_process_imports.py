@@ -106,6 +106,7 @@ def test_the_commands_are_listed_without_their_modules(tmp_path) -> None:
         "doctor",
         "jobs",
         "mail",
+        "notifications",
         "queues",
         "schedule",
         "users",

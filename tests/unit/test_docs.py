@@ -56,7 +56,19 @@ from tests.reservation_factories import make_reservation
 ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path.read_text() for path in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]}
 README, SETTINGS_PAGE = PAGES["README.md"], PAGES["settings.md"]
-OWN_COMMANDS = ("audit", "batches", "jobs", "queues", "schedule", "mail", "users", "demo", "doctor", "work-items")
+OWN_COMMANDS = (
+    "audit",
+    "batches",
+    "jobs",
+    "queues",
+    "schedule",
+    "mail",
+    "users",
+    "demo",
+    "doctor",
+    "work-items",
+    "notifications",
+)
 NO_SETTINGS = {"NO_RETRY"}
 MAX_IMAGE_BYTES = 150_000
 

@@ -30,5 +30,5 @@ def test_an_id_is_found_with_its_number_only(session):
 def test_nothing_of_an_id_is_sql(session):
     enqueue("test.nap", seconds=0)
     values = ["') OR 1=1 --", '"]', "'"]
-    if session.get_bind().dialect.name == "sqlite":  # PostgreSQL refuses what is no UUID
+    if session.get_bind().dialect.name == "sqlite":  # PostgreSQL refuses what is not a UUID
         assert session.scalars(_LISTED, {"ids": values}).all() == []

@@ -129,8 +129,12 @@ ON_A_CONNECTION = {
     "app/audit/recording.py": (2, "inserts, and the rows of a bulk deletion, narrowed by hand"),
     "app/demo/commands.py": (4, "commands only"),
     "app/demo/work_items.py": (4, "commands only"),
+    "app/notifications/audiences.py": (2, "the people of one school, which is a condition of each part"),
+    "app/notifications/channels.py": (1, "by the ids of the recipients of one notification"),
+    "app/notifications/delivering.py": (3, "by the ids of the recipients and deliveries of one notification"),
+    "app/notifications/emails.py": (1, "by the ids of deliveries that the ledger has for mails"),
     "flask_belfry/mail/ledger.py": (
-        7,
+        8,
         "by the ids of jobs that a worker holds or that have ended; counts without content, for all schools",
     ),
     "flask_belfry/operations/doctor.py": (1, "a command, of the migrations' table"),

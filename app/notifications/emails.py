@@ -34,6 +34,12 @@ STATES: Mapping[str, DeliveryState] = {
     "suppressed": DeliveryState.SKIPPED,
     "bounced": DeliveryState.BOUNCED,
 }
+REASONS = {
+    NotificationType.ACADEMIC: "the school sends you notifications about academic matters",
+    NotificationType.BEHAVIOR: "the school sends you notifications about behavior",
+    NotificationType.PAYMENT: "the school sends you notifications about payments",
+    NotificationType.GENERAL: "the school sends you general notifications",
+}
 MAIL_IS_OFF = "mail is switched off"
 
 _DELIVERIES = table_of(NotificationDelivery)
@@ -153,7 +159,7 @@ for _type in NotificationType:
     mail_kind(
         kind_of_type(_type),
         sample=sample,
-        reason="the school has your email address for its notifications",
+        reason=REASONS[_type],
         on_outcome=record_outcomes,
         queue="bulk",
         templates="notification",

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from flask import Flask
 
-from app import database, demo, desk_host, dev
+from app import database, demo, desk_host, dev, schools
 from app.config import load_environment, read_settings, unknown_settings
 from app.web import limiting
 from app.web.bodies import largest_body_bytes
@@ -91,7 +91,7 @@ def _load(app: Flask, *, with_web: bool) -> None:
     for part in (logs, database, outbox, limiting, presentation):
         part.init_app(app)
     _init_modules(app, SLICES)
-    for part in (desk_host, demo, dev):
+    for part in (desk_host, schools, demo, dev):
         part.init_app(app)
     if with_web:
         # Addresses of static files carry their time of change, see app.static_files.

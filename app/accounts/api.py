@@ -135,6 +135,7 @@ def reset_password(fields: dict[str, str]) -> dict[str, str]:
 @blueprint.arguments(LoginSchema)
 @blueprint.response(200, PairSchema)
 @blueprint.alt_response(401, description="No user has this login and password.")
+@blueprint.alt_response(403, description="The user's school is disabled.")
 @blueprint.alt_response(429, description=TOO_OFTEN)
 @public
 def login(credentials: dict[str, str]) -> Mapping[str, Any]:
@@ -165,6 +166,7 @@ def login(credentials: dict[str, str]) -> Mapping[str, Any]:
 @blueprint.arguments(RefreshSchema)
 @blueprint.response(200, PairSchema)
 @blueprint.alt_response(401, description="The refresh token is unknown, expired, revoked or already used.")
+@blueprint.alt_response(403, description="The user's school is disabled.")
 @public
 def refresh(given: dict[str, str]) -> Mapping[str, Any]:
     """Return the next pair of tokens; a refresh token works once, and a second use ends the login"""

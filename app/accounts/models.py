@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validates
 
-from app.schools import default_school_id
+from app.schools import School, default_school_id
 from app.web.proxies import IP_ADDRESS_CHARACTERS, USER_AGENT_CHARACTERS
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base, db
@@ -122,6 +122,7 @@ class User(OfSchool, SecurityUser, db.Model):
     login_count: Mapped[int] = mapped_column(default=0)
 
     password = synonym("password_hash")  # pyright: ignore[reportAssignmentType]
+    school: Mapped[School] = relationship()
 
     __table_args__ = (
         sa.Index(
@@ -158,7 +159,7 @@ class User(OfSchool, SecurityUser, db.Model):
     @property
     def is_active(self) -> bool:
         """Whether the user may log in."""
-        return self.active
+        return self.active and not self.school.is_disabled
 
     @property
     def roles(self) -> list[object]:

@@ -50,6 +50,7 @@ from app.accounts.permissions import acting_user, ask_to_log_in, require_fresh_l
 from app.accounts.requests import act_as, forget
 from app.accounts.tokens import revoke_all
 from app.accounts.validation import MAX_CODE_INPUT_CHARACTERS, MAX_PASSWORD_INPUT_CHARACTERS, valid_password
+from app.schools import SchoolDisabledError
 from app.web.keys import derived_key
 from flask_belfry.changes import subject_of
 from flask_belfry.core.access import open_endpoints, public
@@ -160,7 +161,11 @@ class LoginByNameForm(LoginForm):
         """Return whether the login is correct, and set `user`."""
         if not Form.validate(self, **options):
             return False
-        self.user = limits.authenticate(self.login.data or "", self.password.data or "")
+        try:
+            self.user = limits.authenticate(self.login.data or "", self.password.data or "")
+        except SchoolDisabledError as error:
+            self.form_errors.append(error.message)
+            return False
         if self.user is None:
             self.form_errors.append("No user has this login and password.")
         return self.user is not None

@@ -20,10 +20,9 @@ from app.accounts.validation import (
     valid_name,
     valid_password,
     valid_role,
-    valid_time_zone,
     valid_username,
 )
-from app.schools import School
+from app.schools import School, check_enabled, valid_time_zone
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, InvalidInputError, NotFoundError
 from flask_belfry.db import db
@@ -101,6 +100,9 @@ def authenticate(login: str, password: str, *conditions: sa.ColumnElement[bool])
     Args:
         login, password: as typed.
         conditions: further conditions on the user.
+
+    Raises:
+        SchoolDisabledError: login and password are correct, but the user's school is disabled.
     """
     candidates = _candidates(login)
     known = [(user.id, user.password_hash) for user in candidates if user is not None and user.active]
@@ -113,7 +115,10 @@ def authenticate(login: str, password: str, *conditions: sa.ColumnElement[bool])
     id, stored = matching[0] if matching else (0, "")
     query = sa.select(User).where(User.id == id, User.password_hash == stored, User.active, *conditions)
     user = db.session.scalar(query.with_for_update(key_share=True))
-    if user is not None and needs_rehash(user.password_hash):
+    if user is None:
+        return None
+    check_enabled(user.school)
+    if needs_rehash(user.password_hash):
         user.password_hash = hash_password(password)
     return user
 

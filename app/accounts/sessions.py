@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, contains_eager
 
 from app.accounts.models import LoginSession, User
 from app.api import UnauthenticatedError
+from app.schools import School, is_of_enabled_school
 from app.web.proxies import client_ip_address, user_agent
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import NotFoundError
@@ -37,8 +38,14 @@ AUTHENTICATED_AT = "fs_paa"  # Flask-Security's name
 _CURRENT = (
     sa.select(LoginSession)
     .join(LoginSession.user)
-    .options(contains_eager(LoginSession.user))
-    .where(LoginSession.hash == sa.bindparam("hash"), LoginSession.created_at > sa.bindparam("since"), User.active)
+    .join(User.school)
+    .options(contains_eager(LoginSession.user).contains_eager(User.school))
+    .where(
+        LoginSession.hash == sa.bindparam("hash"),
+        LoginSession.created_at > sa.bindparam("since"),
+        User.active,
+        School.disabled_at.is_(None),
+    )
 )
 
 
@@ -49,7 +56,8 @@ def begin(user: User) -> None:
         UnauthenticatedError: the user's sessions were ended since this login began.
     """
     known = user.fs_uniquifier
-    held = sa.select(User.fs_uniquifier).where(User.id == user.id, User.active).with_for_update(key_share=True)
+    may_log_in = User.active, is_of_enabled_school(User.school_id)
+    held = sa.select(User.fs_uniquifier).where(User.id == user.id, *may_log_in).with_for_update(key_share=True)
     if db.session.scalar(held) != known:
         session.clear()
         raise UnauthenticatedError("The account was changed during this login: log in again.")

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, contains_eager
 from app.accounts.emails import send_token_created
 from app.accounts.models import AccessToken, User
 from app.accounts.permissions import allow
+from app.schools import check_enabled
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.db import commit_and_keep, db
@@ -41,7 +42,8 @@ DEAD_KEPT = timedelta(days=7)
 _WORKING = (
     sa.select(AccessToken)
     .join(AccessToken.user)
-    .options(contains_eager(AccessToken.user))
+    .join(User.school)
+    .options(contains_eager(AccessToken.user).contains_eager(User.school))
     .where(
         AccessToken.hash == sa.bindparam("hash"),
         AccessToken.revoked_at.is_(None),
@@ -86,6 +88,9 @@ def refresh_pair(refresh_token: str) -> Pair | None:
 
     Returns:
         None if the token is unknown, expired or revoked; if it was used before, its family is now revoked.
+
+    Raises:
+        SchoolDisabledError: the school of the user is disabled.
     """
     family, _, secret = refresh_token.removeprefix(REFRESH_PREFIX).partition(".")
     token = db.session.scalar(_family(family))
@@ -95,6 +100,7 @@ def refresh_pair(refresh_token: str) -> Pair | None:
         revoke(token)
         log.warning("token.reused", user_id=token.user_id, token_id=token.id)
         return None
+    check_enabled(token.user.school)
     return _renew(token, family)
 
 
@@ -144,10 +150,14 @@ def verify_token(text: str) -> AccessToken | None:
     """Return the row of an active token with its user; None if it is unknown, expired or revoked, or its user disabled.
 
     Called at the start of a request. Once a minute it records the use of the token and commits, before anything else.
+
+    Raises:
+        SchoolDisabledError: the school of the user is disabled.
     """
     token = _find_working(text)
     if token is None:
         return None
+    check_enabled(token.user.school)
     if token.last_used_at is None or token.last_used_at < utc_now() - USE_RECORDED_EVERY:
         db.session.execute(sa.update(AccessToken).where(AccessToken.id == token.id).values(last_used_at=utc_now()))
         commit_and_keep()

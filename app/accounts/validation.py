@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from zoneinfo import available_timezones
 
 from app.accounts.models import MAX_NAME_CHARACTERS, Role
 from app.accounts.passwords import MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS, is_common
@@ -76,10 +75,3 @@ def valid_role(role: str) -> Role:
         return Role(role)
     except ValueError:
         raise ValueError(f"must be one of {', '.join(Role)}") from None
-
-
-def valid_time_zone(time_zone: str) -> str:
-    """Validate an IANA name."""
-    if time_zone not in available_timezones():
-        raise ValueError("must be the name of a time zone, for example Europe/Berlin")
-    return time_zone

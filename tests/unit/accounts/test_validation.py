@@ -6,7 +6,8 @@ import pytest
 
 from app.accounts import Role, User, allow, can
 from app.accounts.permissions import _rules
-from app.accounts.validation import valid_name, valid_time_zone, valid_username
+from app.accounts.validation import valid_name, valid_username
+from app.schools import School, valid_time_zone
 from flask_belfry.core.clock import utc_now
 
 
@@ -19,23 +20,28 @@ def _own_rules():
 
 
 @pytest.mark.usefixtures("_own_rules")
+def unsaved_user(**values):
+    return User(**{"role": Role.MEMBER, "active": True, "confirmed_at": utc_now(), "school": School()} | values)
+
+
 class TestCan:
     def test_an_anonymous_user_may_do_nothing(self):
         allow("test.do", lambda user, row: True)
         assert not can(None, "test.do")
 
     def test_an_action_without_a_rule_is_closed_even_to_admins(self):
-        assert not can(User(role=Role.ADMIN, active=True, confirmed_at=utc_now()), "test.unheard_of")
+        assert not can(unsaved_user(role=Role.ADMIN), "test.unheard_of")
 
-    def test_a_disabled_or_unconfirmed_user_may_do_nothing(self):
+    def test_a_disabled_or_unconfirmed_user_and_one_of_a_disabled_school_may_do_nothing(self):
         allow("test.do", lambda user, row: True)
-        assert can(User(role=Role.MEMBER, active=True, confirmed_at=utc_now()), "test.do")
-        assert not can(User(role=Role.ADMIN, active=False, confirmed_at=utc_now()), "test.do")
-        assert not can(User(role=Role.ADMIN, active=True), "test.do")
+        assert can(unsaved_user(), "test.do")
+        assert not can(unsaved_user(role=Role.ADMIN, active=False), "test.do")
+        assert not can(unsaved_user(role=Role.ADMIN, confirmed_at=None), "test.do")
+        assert not can(unsaved_user(role=Role.ADMIN, school=School(disabled_at=utc_now())), "test.do")
 
     def test_a_rule_sees_the_row(self):
         allow("test.do", lambda user, row: row == "mine")
-        user = User(role=Role.MEMBER, active=True, confirmed_at=utc_now())
+        user = unsaved_user()
         assert can(user, "test.do", "mine")
         assert not can(user, "test.do", "yours")
 

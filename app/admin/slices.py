@@ -13,15 +13,15 @@ from wtforms import PasswordField, SelectField
 from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttributeAccessIssue] - newer than its stubs
 from wtforms.validators import InputRequired, Length, NumberRange, Optional
 
-from app import reservations, work_items
+from app import directory, reservations, work_items
 from app.accounts import acting_user, change_password, change_user, check_not_last_admin, create_user, revoke
 from app.admin.view import PanelView
 from app.reservations import TRANSITIONS, ReservationStatus
-from app.schools import DEFAULT_SLUG, School, create_school
+from app.schools import DEFAULT_SLUG, School
 from app.web.forms import WholeNumberField
 from app.work_items import Kind, Parts, WorkStatus
 from flask_belfry.core.errors import ConflictError
-from flask_belfry.core.presentation import label
+from flask_belfry.core.presentation import date_today, label
 from flask_belfry.db import db
 from flask_belfry.db.columns import MAX_INTEGER
 
@@ -66,13 +66,61 @@ class SchoolView(PanelView):
 
     def create_row(self, values: dict[str, Any]) -> Any:
         """Create a school."""
-        return create_school(**values)
+        return directory.create_school(acting_user(), **values)
+
+    def change_row(self, row: Any, changes: dict[str, Any]) -> None:
+        """Change a school."""
+        directory.change_school(acting_user(), row, changes)
 
     def delete_row(self, row: Any, form: FlaskForm) -> None:
         """Delete a school without users."""
         if row.slug == DEFAULT_SLUG:
             raise ConflictError("New users join this school: it cannot be deleted.")
         super().delete_row(row, form)
+
+    @action("disable", "Disable")
+    def action_disable(self, rows: Sequence[Any]) -> None:
+        """Disable schools, all or none."""
+        for row in rows:
+            directory.disable_school(acting_user(), row)
+
+    @action("enable", "Enable")
+    def action_enable(self, rows: Sequence[Any]) -> None:
+        """Enable schools again."""
+        for row in rows:
+            directory.enable_school(acting_user(), row)
+
+
+class ClassView(PanelView):
+    """Classes of schools."""
+
+    def create_row(self, values: dict[str, Any]) -> Any:
+        """Create a class."""
+        return directory.create_class(acting_user(), **values)
+
+    def change_row(self, row: Any, changes: dict[str, Any]) -> None:
+        """Rename a class."""
+        directory.change_class(acting_user(), row, changes)
+
+    def delete_row(self, row: Any, form: FlaskForm) -> None:
+        """Delete a class without enrolled students."""
+        directory.delete_class(acting_user(), row, today=date_today())
+
+
+class StudentView(PanelView):
+    """Students. Their guardians are on their pages."""
+
+    def create_row(self, values: dict[str, Any]) -> Any:
+        """Create a student."""
+        return directory.create_student(acting_user(), **values)
+
+    def change_row(self, row: Any, changes: dict[str, Any]) -> None:
+        """Change a student."""
+        directory.change_student(acting_user(), row, changes)
+
+    def delete_row(self, row: Any, form: FlaskForm) -> None:
+        """Delete a student."""
+        directory.delete_student(acting_user(), row)
 
 
 class TokenView(PanelView):

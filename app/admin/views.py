@@ -8,10 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 from app.accounts import AccessToken, AccountCode, LoginAddress, LoginSession, MessagePreference, User
-from app.admin.slices import CommentView, ReservationView, SchoolView, TokenView, UserView, WorkItemView
+from app.admin.slices import (
+    ClassView,
+    CommentView,
+    ReservationView,
+    SchoolView,
+    StudentView,
+    TokenView,
+    UserView,
+    WorkItemView,
+)
 from app.admin.view import PanelView
 from app.api import IdempotencyRecord
 from app.audit import AuditEntry
+from app.directory import Guardian, SchoolClass, Student
 from app.reservations import Reservation, Resource
 from app.schools import School
 from app.work_items import DigestEntry, WorkItem, WorkItemComment, WorkItemWatcher
@@ -34,7 +44,8 @@ from flask_belfry.outbox import (
     WorkerProcess,
 )
 
-PEOPLE, DESK, WORK, LEDGERS, SYSTEM = "People", "Reservations", "Work items", "Ledgers", "The job system"
+PEOPLE, DIRECTORY, DESK, WORK = "People", "Classes and students", "Reservations", "Work items"
+LEDGERS, SYSTEM = "Ledgers", "The job system"
 
 # The packages of the models; tests have models of their own.
 OWN = ("app.", "flask_belfry.")
@@ -77,8 +88,8 @@ def _described() -> list[PanelView]:
             PEOPLE,
             "Schools",
             searches=("name", "slug"),
-            creates=("name", "slug"),
-            changes=("name",),
+            creates=("name", "slug", "time_zone"),
+            changes=("name", "time_zone"),
             deletes=True,
         ),
         TokenView(
@@ -105,6 +116,35 @@ def _described() -> list[PanelView]:
         ),
         PanelView(MessagePreference, PEOPLE, "Message preferences", filters=("user_id",)),
         PanelView(AccountCode, PEOPLE, "Account codes", filters=("purpose", "user_id")),
+        ClassView(
+            SchoolClass,
+            DIRECTORY,
+            "Classes",
+            searches=("name",),
+            filters=("school_id",),
+            creates=("school_id", "name"),
+            changes=("name",),
+            deletes=True,
+        ),
+        StudentView(
+            Student,
+            DIRECTORY,
+            "Students",
+            columns=("id", "number", "name", "class_id", "enrolled_on", "left_on", "school_id"),
+            searches=("name", "number"),
+            filters=("class_id", "school_id", "enrolled_on", "left_on"),
+            sorts=("name",),
+            creates=("school_id", "number", "name", "class_id", "enrolled_on", "left_on"),
+            changes=("number", "name", "class_id", "enrolled_on", "left_on"),
+            deletes=True,
+        ),
+        PanelView(
+            Guardian,
+            DIRECTORY,
+            "Guardians",
+            columns=("id", "student_id", "user_id", "relation", "is_restricted", "school_id"),
+            filters=("student_id", "user_id", "is_restricted", "school_id"),
+        ),
         ReservationView(
             Reservation,
             DESK,

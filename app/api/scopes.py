@@ -12,6 +12,10 @@ READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # The areas of the API that accept personal tokens, each with the texts of its two scopes on the page of tokens. An
 # `ApiBlueprint` without an area accepts access tokens of logins only.
 AREAS = {
+    "directory": (
+        "See schools, classes, students and guardians",
+        "See, create and change schools, classes, students and guardians",
+    ),
     "jobs": (
         "See jobs, batches, queues and schedules",
         "See, retry, cancel, pause and schedule jobs, batches and queues",

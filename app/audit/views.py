@@ -38,6 +38,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
             *("access_token.create", "access_token.revoked_at", "access_token.delete"),
         ),
     ),
+    "directory": ("Classes and students", ("student.guardian_added", "student.guardian_removed")),
     "jobs": ("Jobs", ("job.retry", "job.cancel", "batch.retry", "batch.cancel")),
     "queues": ("Queues", ("queue.pause", "queue.resume")),
     "schedule": (

@@ -24,6 +24,7 @@ class SchoolClass(OfSchool, Base):
     """A class of a school, such as "7b"."""
 
     __tablename__ = "school_classes"
+    __subject_type__ = "school_class"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(sa.String(MAX_CLASS_NAME_CHARACTERS), active_history=True)

@@ -56,7 +56,7 @@ RESERVATION, API_RESERVATION = "/reservations/{reservation}", "/api/v1/reservati
 FORM = {"start_time": "2031-01-02T10:00", "duration_minutes": 60, "party_size": 1}
 # One user's only, whatever the role: a developer's inbox, tokens, and what one has said.
 ONES_OWN = ("inbox.message", "inbox.part", "api_accounts.get_token", "work_items.edit_comment")
-LINK_TO_ROW = re.compile(r'href="/(jobs|mails|reservations|work-items)/[0-9a-f-]{1,36}"')
+LINK_TO_ROW = re.compile(r'href="/(jobs|mails|reservations|work-items|students|classes)/[0-9a-f-]{1,36}"')
 
 
 ROUTES: dict[tuple[str, str], Route] = {

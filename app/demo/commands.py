@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from flask import Flask, current_app
 
 from app.accounts import AddressState, LoginAddress, Role, User, hash_password
+from app.demo.directory import load_directory, wipe_directory
 from app.demo.work_items import load_work, wipe_work
 from app.reservations import Reservation, ReservationStatus, Resource
 from app.schools import default_school
@@ -71,7 +72,7 @@ class Ids:
     resources: Sequence[int]
 
 
-demo = CommandGroup("demo", help="Load or remove sample users, resources, reservations and work items.")
+demo = CommandGroup("demo", help="Load or remove sample users, students, resources, reservations and work items.")
 
 
 @demo.command("load")
@@ -84,7 +85,7 @@ def load_command(force: bool) -> None:
         )
     made = load()
     click.echo(
-        f"Demo loaded: {made} reservations and work items created, no mails sent."
+        f"Demo loaded: {made} reservations, work items and students created, no mails sent."
         if made
         else "The demo is already loaded."
     )
@@ -95,7 +96,7 @@ def load_command(force: bool) -> None:
 @demo.command("wipe")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def wipe_command(yes: bool) -> None:
-    """Remove the users and resources of the demo, with all reservations and work items of these users."""
+    """Remove the users, students and resources of the demo, with all reservations and work items of these users."""
     if current_app.config["APP_ENV"] == "production":
         raise click.ClickException("this is production; nothing was removed")
     if not yes:
@@ -122,13 +123,14 @@ def load() -> int:
     """Load missing demo data and commit. The data is the same on every machine, relative to the current day.
 
     Returns:
-        number of new reservations and work items; 0 if the demo was loaded before.
+        number of new reservations, work items and students; 0 if the demo was loaded before.
     """
     school_id = default_school().id
     ids = Ids(school_id, _load_users(school_id), _load_resources(school_id))
     _load_login_addresses(ids)
     zone = ZoneInfo(current_app.config["TIMEZONE"])
-    made = load_work(school_id, ids.users, utc_now().astimezone(zone).date())
+    today = utc_now().astimezone(zone).date()
+    made = load_work(school_id, ids.users, today) + load_directory(school_id, ids.users, today)
     if not _has_reservations(ids):
         rows = _reservation_rows(ids, zone)
         _insert_reservations(rows, ids.users["staff"])
@@ -146,6 +148,7 @@ def wipe() -> int:
     connection = db.session.connection()
     users = sa.select(User.id).where(User.email.in_([person.email for person in (*LOGINS, *CUSTOMERS)]))
     wipe_work(users)
+    wipe_directory(default_school().id, users)
     others = sa.update(Reservation).where(Reservation.created_by_id.in_(users)).values(created_by_id=None)
     connection.execute(others)
     removed = connection.execute(sa.delete(Reservation).where(Reservation.customer_id.in_(users))).rowcount

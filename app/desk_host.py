@@ -13,7 +13,7 @@ from flask_login import current_user
 
 from app import audit
 from app.accounts import Role, User, acting_user, allow, ask_to_log_in, can, names_of, require
-from app.schools import School
+from app.schools import School, is_disabled
 from flask_belfry.changes import Subject
 from flask_belfry.changes.host import Host, set_host
 from flask_belfry.db import db
@@ -59,6 +59,10 @@ class DeskHost(Host):
         """Return all schools: admins make schedules, and act for any school."""
         rows = db.session.execute(sa.select(School.id, School.name).order_by(School.name))
         return {row.id: row.name for row in rows}
+
+    def is_disabled(self, school_id: int) -> bool:
+        """Return whether an admin has disabled a school."""
+        return is_disabled(school_id)
 
     def user_name(self, user_id: int | None) -> str | None:
         """Return the name of a user of the desk."""

@@ -9,6 +9,7 @@ from app.accounts.codes import prune as prune_codes
 from app.accounts.emails import forget_deleted
 from app.accounts.logins import prune_login_addresses
 from app.accounts.models import (
+    READER_ZONE,
     STAFF_ROLES,
     AccessToken,
     AccountCode,
@@ -57,6 +58,7 @@ from app.accounts.tokens import (
 from flask_belfry.core.commands import add_lazy_command
 
 __all__ = [
+    "READER_ZONE",
     "STAFF_ROLES",
     "AccessToken",
     "AccountCode",

@@ -277,7 +277,7 @@ def token_created(entries: Sequence[MailEntry]) -> Contexts:
                 "scopes": ", ".join(entry.context["scopes"]),
                 "path": "/account/tokens",
             }
-            | _at("at", entry, user.time_zone)
+            | _at("at", entry, user.reader_zone)
         ),
     )
 
@@ -305,7 +305,7 @@ def second_factor_changed(entries: Sequence[MailEntry]) -> Contexts:
                 "change": SECOND_FACTOR_CHANGES[entry.context["change"]],
                 "path": "/forgot-password",
             }
-            | _at("at", entry, user.time_zone)
+            | _at("at", entry, user.reader_zone)
         ),
     )
 
@@ -328,7 +328,7 @@ def admin_added(entries: Sequence[MailEntry]) -> Contexts:
     return _of_users(
         entries,
         lambda entry, user: (
-            {"name": user.name, "admin": usernames[entry.context["admin_id"]]} | _at("at", entry, user.time_zone)
+            {"name": user.name, "admin": usernames[entry.context["admin_id"]]} | _at("at", entry, user.reader_zone)
         ),
     )
 
@@ -368,12 +368,12 @@ def _new_ip_address_context(entry: MailEntry, code: AccountCode) -> Context:
         "trust_path": f"{path}/trust",
         "block_path": f"{path}/block",
         "lifetime": whole_span(codes.lifetime_of(code.purpose)),
-    } | _at("at", entry, code.user.time_zone)
+    } | _at("at", entry, code.user.reader_zone)
 
 
 def _changed_context(entry: MailEntry, user: User) -> Context:
     context = {"name": user.name, "username": user.username, "path": "/forgot-password"}
-    return context | _at("changed_at", entry, user.time_zone)
+    return context | _at("changed_at", entry, user.reader_zone)
 
 
 def _at(name: str, entry: MailEntry, time_zone: str | None) -> Context:
@@ -384,5 +384,6 @@ def _at(name: str, entry: MailEntry, time_zone: str | None) -> Context:
 
 def _of_users(entries: Sequence[MailEntry], build: Callable[[MailEntry, User], Context]) -> Contexts:
     ids = {entry.row_id for entry in entries}
-    users = {user.id: user for user in db.session.scalars(sa.select(User).where(User.id.in_(ids)))}
+    query = sa.select(User).where(User.id.in_(ids)).options(joinedload(User.school))
+    users = {user.id: user for user in db.session.scalars(query)}
     return {entry.id: build(entry, user) if (user := users.get(entry.row_id)) else None for entry in entries}

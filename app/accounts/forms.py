@@ -23,6 +23,7 @@ from wtforms.validators import InputRequired, Length
 
 from app.accounts.models import MAX_EMAIL_CHARACTERS, MAX_NAME_CHARACTERS, MAX_TOKEN_NAME_CHARACTERS, Channel
 from app.accounts.passwords import MIN_PASSWORD_CHARACTERS
+from app.accounts.permissions import acting_user
 from app.accounts.validation import MAX_CODE_INPUT_CHARACTERS, MAX_PASSWORD_INPUT_CHARACTERS
 from app.api import AREAS, READ, SCOPES, WRITE
 from app.web.forms import REQUIRED, ServiceForm, plain_text
@@ -123,7 +124,7 @@ def message_choices() -> dict[str, tuple[str, Channel]]:
 
 
 def _zone_of_school() -> SelectChoice:
-    return SelectChoice("", f"The school's ({current_app.config['TIMEZONE']})")
+    return SelectChoice("", f"The school's ({acting_user().school.time_zone or current_app.config['TIMEZONE']})")
 
 
 @cache

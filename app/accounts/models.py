@@ -19,7 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym, validat
 from app.schools import School, default_school_id
 from app.web.proxies import IP_ADDRESS_CHARACTERS, USER_AGENT_CHARACTERS
 from flask_belfry.core.clock import utc_now
-from flask_belfry.db import Base, db
+from flask_belfry.db import Base, db, table_of
 from flask_belfry.db.columns import UtcDateTime, text_enum
 from flask_belfry.db.tenancy import OfSchool
 
@@ -152,6 +152,11 @@ class User(OfSchool, SecurityUser, db.Model):
         return self.confirmed_at is not None
 
     @property
+    def reader_zone(self) -> str | None:
+        """The time zone in which the user reads times: their own, or that of the school; None is that of TIMEZONE."""
+        return self.time_zone or self.school.time_zone
+
+    @property
     def is_staff(self) -> bool:
         """Whether the user works at the school."""
         return self.role in STAFF_ROLES
@@ -165,6 +170,13 @@ class User(OfSchool, SecurityUser, db.Model):
     def roles(self) -> list[object]:
         """None, for Flask-Security."""
         return []
+
+
+_SCHOOLS = table_of(School).c
+# `User.reader_zone` in SQL, for statements that read columns of users.
+READER_ZONE = sa.func.coalesce(
+    User.time_zone, sa.select(_SCHOOLS.time_zone).where(_SCHOOLS.id == User.school_id).scalar_subquery()
+)
 
 
 class AccessToken(db.Model):

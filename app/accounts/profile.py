@@ -100,7 +100,7 @@ def delete(user: User) -> None:
     """
     check_not_last_admin(user)
     require(lock(user), "profile.delete", user)
-    person, zone = Person(user.id, user.email), user.time_zone
+    person, zone = Person(user.id, user.email), user.reader_zone
     # The recorded changes must not contain the IP address and the browser, which are being erased.
     with use_actor(replace(current_actor(), ip_address=None, user_agent=None)):
         _make_anonymous(user)

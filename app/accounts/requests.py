@@ -71,8 +71,8 @@ def act_as(user: User) -> None:
     set_actor(replace(current_actor(), user_id=user.id, school_id=user.school_id))
     set_scope(ALL_TENANTS if can(user, "schools.view_all") else Scope(user.school_id))
     structlog.contextvars.bind_contextvars(user_id=user.id)
-    if user.time_zone:
-        g.zone = user.time_zone
+    if user.reader_zone:
+        g.zone = user.reader_zone
 
 
 @contextmanager

@@ -115,7 +115,7 @@ class GuardianForm(ServiceForm):
 
 
 def _zone_of_installation() -> SelectChoice:
-    return SelectChoice("", f"That of the installation ({current_app.config['TIMEZONE']})")
+    return SelectChoice("", f"Default ({current_app.config['TIMEZONE']})")
 
 
 def _zones() -> list[SelectChoice]:

@@ -29,7 +29,7 @@ class SchoolChangesSchema(Schema):
     """Changes of a school; absent fields keep their values."""
 
     name = _text(MAX_SCHOOL_NAME_CHARACTERS)
-    time_zone = _text(60, description="An IANA name; null is that of the installation.", allow_none=True)
+    time_zone = _text(60, description="An IANA name; null is the setting TIMEZONE.", allow_none=True)
 
 
 class NewSchoolSchema(SchoolChangesSchema):

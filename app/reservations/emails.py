@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from flask import current_app
 
-from app.accounts import User
+from app.accounts import READER_ZONE, User
 from app.reservations.models import Reservation, Resource
 from flask_belfry.core.presentation import clock, localdate, localtime
 from flask_belfry.db import db
@@ -85,7 +85,7 @@ def _read(ids: set[int]) -> dict[int, Any]:
             Reservation.note,
             User.name.label("customer_name"),
             User.email.label("customer_email"),
-            User.time_zone,
+            READER_ZONE.label("time_zone"),
             Resource.name.label("resource_name"),
         )
         .join(Reservation.customer)

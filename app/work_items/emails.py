@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import aliased
 
-from app.accounts import User
+from app.accounts import READER_ZONE, User
 from app.work_items.models import WorkItem, WorkItemComment
 from flask_belfry.core.presentation import localdate, localtime
 from flask_belfry.db import db
@@ -150,7 +150,7 @@ def _read(entries: Sequence[MailEntry]) -> Facts:
         .where(WorkItem.id.in_({entry.row_id for entry in entries}))
     )
     ids = {id for entry in entries for id in _user_ids(entry.context)}
-    people = sa.select(User.id, User.name, User.time_zone).where(User.id.in_(ids))
+    people = sa.select(User.id, User.name, READER_ZONE.label("time_zone")).where(User.id.in_(ids))
     return Facts(
         {row.id: row for row in db.session.execute(items)}, {row.id: row for row in db.session.execute(people)}
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from app.accounts import User
+from app.schools import is_of_enabled_school
 from app.work_items.models import WorkItem, WorkItemWatcher
 from flask_belfry.changes import current_session
 
@@ -36,11 +37,12 @@ _INVOLVED = sa.union(
     _joined(WorkItem.reporter_id),
     sa.select(WorkItemWatcher.item_id, WorkItemWatcher.user_id).where(WorkItemWatcher.item_id.in_(_IDS)),
 ).subquery()
-# Built once: every change of a status runs it. Disabled and unconfirmed users are not notified.
+# Built once: every change of a status runs it. Disabled and unconfirmed users are not notified, nor those of a disabled
+# school.
 _RECIPIENTS = (
     sa.select(_INVOLVED.c.item_id, User.id, User.email, User.skips_own_changes)
     .join(User, User.id == _INVOLVED.c.user_id)
-    .where(User.active, User.confirmed_at.is_not(None))
+    .where(User.active, User.confirmed_at.is_not(None), is_of_enabled_school(User.school_id))
     .order_by(_INVOLVED.c.item_id, User.id)
 )
 

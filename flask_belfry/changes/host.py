@@ -45,6 +45,10 @@ class Host:
         """Return the names of the schools, by id, for which the requester may make schedules."""
         return {}
 
+    def is_disabled(self, school_id: int) -> bool:
+        """Return whether a school is disabled: its schedules enqueue nothing."""
+        return False
+
     def user_name(self, user_id: int | None) -> str | None:
         """Return the name of a user; None when there is no such user."""
         return None

@@ -76,6 +76,8 @@ class CustomEntry(ScheduleEntry):
             return f"Its job does not accept its arguments: {error}."
         except ScheduleError as error:
             return f"{error}."
+        if self.school_id is not None and current_host().is_disabled(self.school_id):
+            return "Its school is disabled."
         if self.user_id is not None and not current_host().user_may(self.user_id, CHANGE):
             return "Its owner may no longer change the schedule. Another user takes it over by saving it."
         return None

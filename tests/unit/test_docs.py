@@ -68,6 +68,7 @@ OWN_COMMANDS = (
     "doctor",
     "work-items",
     "notifications",
+    "schools",
 )
 NO_SETTINGS = {"NO_RETRY"}
 MAX_IMAGE_BYTES = 150_000

@@ -78,6 +78,7 @@ def test_what_can_only_be_looked_at_has_no_address_for_more(app):
     looked_at = {"index_view", "details_view", "export"}
     assert {name for name, found in routes.items() if found == looked_at} == {
         *(
+            "Guardian",
             "LoginAddress",
             "MessagePreference",
             "AccountCode",

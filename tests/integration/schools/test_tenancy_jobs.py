@@ -128,6 +128,7 @@ SCOPED = ("app", *(f"flask_belfry/{package}" for package in ("changes", "db", "m
 ON_A_CONNECTION = {
     "app/audit/recording.py": (2, "inserts, and the rows of a bulk deletion, narrowed by hand"),
     "app/demo/commands.py": (4, "commands only"),
+    "app/demo/directory.py": (3, "commands only"),
     "app/demo/work_items.py": (4, "commands only"),
     "app/notifications/audiences.py": (2, "the people of one school, which is a condition of each part"),
     "app/notifications/channels.py": (1, "by the ids of the recipients of one notification"),

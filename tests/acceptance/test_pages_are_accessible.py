@@ -27,6 +27,7 @@ WITH_QUERY = {"/schedule/new?job=work_items.tell_gathered"}
 # Of each kind of page that shows one row, that of the first row of a list.
 OF_ROWS = {
     **dict.fromkeys(("/reservations/", "/jobs/", "/jobs/batches", "/mails"), "tbody a.row-link"),
+    **dict.fromkeys(("/students?text=Ruth", "/classes", "/schools"), "tbody a.row-link"),
     "/work-items/board": "a.work-title",
     **dict.fromkeys(
         (f"/admin/{table}/" for table in ("users", "work_items", "email_messages", "job_records", "audit_entries")),

@@ -56,6 +56,8 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
         "/",
         "/reservations/",
         "/work-items",
+        "/students?show=all",
+        "/classes",
         "/jobs/",
         "/jobs/batches",
         "/jobs/queues",
@@ -93,6 +95,7 @@ def test_no_word_is_broken_where_another_line_has_space_for_it(stack: Stack, pag
     tables = ("users", "job_records", "work_items", "email_messages", "audit_entries", "status_changes", "schedules")
     make_batch(stack)
     paths = ["/", "/jobs/", "/jobs/batches", "/jobs/queues", "/mails", "/audit", "/reservations/", "/work-items"]
+    paths += ["/students?show=all", "/classes", "/schools"]
     paths += ["/schedule", "/account/tokens"]
     broken = {}
     for path in [*paths, *(f"/admin/{table}/" for table in tables), *items]:

@@ -100,7 +100,7 @@ def test_a_slug_that_another_transaction_takes_meanwhile_is_a_field_error(sessio
 # ── A disabled school ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_users_of_a_disabled_school_cannot_log_in_and_are_told_why_only_with_the_password(client, session, school):
+def test_users_of_a_disabled_school_cannot_log_in_and_see_why_only_with_the_password(client, session, school):
     user = make_user(school_id=school.id)
     disable(session, school)
     page = client.post("/login", data={"login": user.username, "password": PASSWORD})

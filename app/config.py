@@ -19,6 +19,7 @@ from app import defaults
 from flask_belfry.core.settings import Derived, Group, Setting, SettingError, group
 from flask_belfry.core.settings.casts import (
     boolean,
+    bounce_address,
     broker_url,
     choice,
     database_url,
@@ -393,6 +394,26 @@ GROUPS: tuple[Group, ...] = (
             "resend",
             "What happens to a mail whose delivery is uncertain because its worker crashed: "
             "resent with the same Message-ID, or held for a person.",
+        ),
+        Setting(
+            "MAIL_BOUNCE_ADDRESS",
+            bounce_address,
+            None,
+            "The email address that receives bounces, as `bounces+TOKEN@…` for each mail; unset, the sender receives"
+            " them.",
+        ),
+        Setting(
+            "MAIL_BOUNCE_TOKEN",
+            long_text(defaults.BOUNCE_TOKEN_CHARACTERS),
+            None,
+            "The token with which a mail server sends bounces to `POST /mail/bounces`; unset, the endpoint is off.",
+            secret=True,
+        ),
+        Setting(
+            "MAIL_DKIM_SELECTOR",
+            domain_name,
+            None,
+            "The selector of the DKIM key of the sender's domain, which `flask doctor` checks.",
         ),
         Setting("MAILS_KEEP_DAYS", whole_number(1), 365, "How long a mail is kept in the ledger."),
     ),

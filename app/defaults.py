@@ -18,6 +18,7 @@ from flask_belfry.core.settings.casts import ascii_domain, broker_url, host, web
 from flask_belfry.core.settings.setting import SettingError
 
 SECRET_KEY_CHARACTERS = 32
+BOUNCE_TOKEN_CHARACTERS = 20
 # The path of a Unix socket is limited to 108 bytes on Linux and 104 elsewhere (sys/un.h); this leaves a margin.
 SOCKET_PATH_BYTES = 100
 LOCAL_MAIL_DOMAIN = "belfry.localhost"

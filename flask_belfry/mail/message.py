@@ -59,6 +59,7 @@ class OutgoingMessage(flask_mail.Message):
         message_id: with angle brackets.
         sender: an email address, with or without a name.
         extra_headers: by name; identifiers and URLs (References, List-*) must be ASCII.
+        return_path: the email address that receives bounces; by default that of the sender.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class OutgoingMessage(flask_mail.Message):
         message_id: str,
         sender: str,
         extra_headers: Mapping[str, str] | None = None,
+        return_path: str | None = None,
     ) -> None:
         # Not super().__init__(): it generates a Message-ID, which looks up the host's name in DNS each time.
         self.subject = subject
@@ -83,11 +85,12 @@ class OutgoingMessage(flask_mail.Message):
         vars(self).update(reply_to=None, date=None, charset=None)
         self.extra_headers = dict(extra_headers or {})
         self.html = html
+        self.return_path = return_path
 
     @property
     def envelope_sender(self) -> str:
-        """The email address of the sender, without a name."""
-        return parseaddr(str(self.sender))[1]
+        """The email address that receives bounces."""
+        return self.return_path or parseaddr(str(self.sender))[1]
 
     def has_bad_headers(self) -> bool:
         """Return whether a header contains a line break, which would inject another header; folded subjects too."""

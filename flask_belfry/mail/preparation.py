@@ -18,11 +18,12 @@ from flask_belfry.mail.errors import MailError, MailTemplateError, PermanentMail
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.models import MailEntry, MailState
 from flask_belfry.mail.outcomes import ChunkMail, Outcomes, holds_uncertain
-from flask_belfry.mail.registry import Context, by_kind, hourly_cap, kind_of, opted_out
-from flask_belfry.mail.rendering import render
+from flask_belfry.mail.registry import Context, by_kind, hourly_cap, kind_of, opted_out, unsubscribe_paths
+from flask_belfry.mail.rendering import absolute_url, render
+from flask_belfry.mail.return_path import return_path
 from flask_belfry.outbox import JobTimeoutError
 
-FINAL = frozenset({MailState.SENT, MailState.SUPPRESSED, MailState.SKIPPED})
+FINAL = frozenset({MailState.SENT, MailState.SUPPRESSED, MailState.SKIPPED, MailState.BOUNCED})
 
 
 def prepare(outcomes: Outcomes) -> list[ChunkMail]:
@@ -33,9 +34,10 @@ def prepare(outcomes: Outcomes) -> list[ChunkMail]:
     return _Preparation(outcomes).run()
 
 
-def message_for(entry: MailEntry, context: Context) -> OutgoingMessage:
+def message_for(entry: MailEntry, context: Context, unsubscribe_path: str | None = None) -> OutgoingMessage:
     """Render a mail. Raises MailTemplateError."""
-    rendered = render(entry.kind, context, entry.recipients[0])
+    unsubscribe_url = absolute_url(unsubscribe_path) if unsubscribe_path else None
+    rendered = render(entry.kind, context, entry.recipients[0], unsubscribe_url)
     return OutgoingMessage(
         subject=rendered.subject,
         recipients=entry.recipients,
@@ -43,6 +45,8 @@ def message_for(entry: MailEntry, context: Context) -> OutgoingMessage:
         html=rendered.html,
         message_id=entry.message_id,
         sender=current_app.config["MAIL_DEFAULT_SENDER"],
+        extra_headers=_bulk_headers(entry.kind, unsubscribe_url),
+        return_path=return_path(entry.id),
     )
 
 
@@ -61,7 +65,8 @@ class _Preparation:
     def run(self) -> list[ChunkMail]:
         mails = self._without_skipped([mail for mail in self._load() if self._is_sendable(mail)])
         contexts = _contexts(mails)
-        rendered = [mail for mail in mails if self._render(mail, contexts)]
+        paths = unsubscribe_paths([mail.entry for mail in mails])
+        rendered = [mail for mail in mails if self._render(mail, contexts, paths.get(mail.entry.id))]
         self._chunk.session.rollback()
         for end in self._unsendable:
             end()
@@ -119,13 +124,15 @@ class _Preparation:
                 beyond |= ledger.beyond_cap(self._chunk.session, name, of_kind, cap)
         return beyond
 
-    def _render(self, mail: ChunkMail, contexts: Mapping[str, Context | BaseException | None]) -> bool:
+    def _render(
+        self, mail: ChunkMail, contexts: Mapping[str, Context | BaseException | None], unsubscribe_path: str | None
+    ) -> bool:
         context = contexts.get(mail.entry.id)
         if context is None:
             self._later(self._outcomes.end, mail, MailState.SKIPPED, "its subject no longer exists")
             return False
         try:
-            mail.message = message_for(mail.entry, _checked(context, mail.entry.kind))
+            mail.message = message_for(mail.entry, _checked(context, mail.entry.kind), unsubscribe_path)
         except MailError as error:
             self._later(self._chunk.fail, mail.item, error)
         except BaseException as error:
@@ -139,6 +146,19 @@ class _Preparation:
 
     def _later(self, end: Callable[..., None], *arguments: Any) -> None:
         self._unsendable.append(partial(end, *arguments))
+
+
+def _bulk_headers(kind: str, unsubscribe_url: str | None) -> dict[str, str]:
+    """Return the headers of bulk mail, and those with which mail programs let the recipient opt out (RFC 8058)."""
+    headers: dict[str, str] = {}
+    if kind_of(kind).queue == "bulk":
+        headers["Precedence"] = "bulk"
+    if unsubscribe_url:
+        headers["List-Unsubscribe"] = f"<{unsubscribe_url}>"
+        # The one-click request must use HTTPS (RFC 8058, section 3.1).
+        if unsubscribe_url.startswith("https:") or current_app.config["APP_ENV"] != "production":
+            headers["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    return headers
 
 
 def _contexts(mails: Sequence[ChunkMail]) -> dict[str, Context | BaseException | None]:

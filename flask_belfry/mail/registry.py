@@ -22,6 +22,8 @@ Sample = Callable[[], Context]
 OnSending = Callable[[Session, Sequence[MailEntry]], None]
 OnOutcome = Callable[[Session, Sequence["MailOutcome"]], None]
 OptOutLookup = Callable[[str, Collection[str]], Collection[str]]
+Unsubscribe = Callable[[MailEntry], str | None]
+UnsubscribeLookup = Callable[[str, Collection[str]], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class MailKind:
             others are skipped.
         queue: the queue of its deliveries: `bulk` for mails that may come later than those that people wait for.
         templates: the folder of its templates, which kinds may share; None is that of its name.
+        unsubscribe: returns the path of the page on which the recipient of a mail opts out without a login, or None if
+            that mail has no such page; without it, kinds with `choice` use the registered lookups.
     """
 
     name: str
@@ -78,6 +82,7 @@ class MailKind:
     hourly_cap: int | None = None
     queue: str = "mail"
     templates: str | None = None
+    unsubscribe: Unsubscribe | None = None
 
     @property
     def folder(self) -> str:
@@ -87,6 +92,7 @@ class MailKind:
 
 _kinds: dict[str, MailKind] = {}
 _opt_out_lookups: list[OptOutLookup] = []
+_unsubscribe_lookups: list[UnsubscribeLookup] = []
 
 
 def mail_kind(
@@ -101,6 +107,7 @@ def mail_kind(
     hourly_cap: int | None = None,
     queue: str = "mail",
     templates: str | None = None,
+    unsubscribe: Unsubscribe | None = None,
 ) -> Callable[[Contexts], Contexts]:
     """Register the function that returns the template contexts of one kind of mail.
 
@@ -112,7 +119,7 @@ def mail_kind(
         name: lower-case letters, digits and hyphens. It must not change: the ledger stores it. The folder
             `templates/email/<name>/`, or that of `templates`, contains `subject.txt`, `body.txt` and `body.html`.
         sample: returns a context for the preview, without the database.
-        reason, on_sending, on_outcome, secrets, choice, hourly_cap, queue, templates: see `MailKind`.
+        reason, on_sending, on_outcome, secrets, choice, hourly_cap, queue, templates, unsubscribe: see `MailKind`.
     """
     if queue not in QUEUES:
         raise ValueError(f"{name}: queue must be one of {', '.join(QUEUES)}, not {queue!r}")
@@ -137,6 +144,7 @@ def mail_kind(
             hourly_cap,
             queue,
             templates,
+            unsubscribe,
         )
         return function
 
@@ -194,6 +202,32 @@ def outcome_listener(name: str) -> OnOutcome | None:
     """Return the `on_outcome` of a kind; None if it has none, or is no longer registered."""
     kind = _kinds.get(name)
     return kind.on_outcome if kind else None
+
+
+def unsubscribe_lookup(lookup: UnsubscribeLookup) -> UnsubscribeLookup:
+    """Register a function that returns the paths of the unsubscribe pages of some lower-case email addresses, for an
+    optional kind.
+
+    It is called once per kind, should use one query, and must not write.
+    """
+    _unsubscribe_lookups.append(lookup)
+    return lookup
+
+
+def unsubscribe_paths(entries: Sequence[MailEntry]) -> dict[str, str]:
+    """Return the paths of the unsubscribe pages of the mails that have one, by the mail's id."""
+    paths: dict[str, str | None] = {}
+    for name, of_kind in by_kind(entries).items():
+        kind = kind_of(name)
+        if kind.unsubscribe is not None:
+            paths |= {entry.id: kind.unsubscribe(entry) for entry in of_kind}
+        elif kind.choice is not None:
+            emails = {entry.id: entry.recipients[0].lower() for entry in of_kind}
+            found: dict[str, str] = {}
+            for lookup in _unsubscribe_lookups:
+                found |= lookup(name, set(emails.values()))
+            paths |= {id: found.get(email) for id, email in emails.items()}
+    return {id: path for id, path in paths.items() if path is not None}
 
 
 def by_kind(entries: Iterable[MailEntry]) -> Mapping[str, list[MailEntry]]:

@@ -131,22 +131,23 @@ def init_app(app: Flask) -> None:
     app.extensions["mail_renderer"] = Renderer(app)
 
 
-def render(kind: str, context: Mapping[str, Any], recipient: str) -> Rendered:
+def render(kind: str, context: Mapping[str, Any], recipient: str, unsubscribe_url: str | None = None) -> Rendered:
     """Render one mail. A name that is missing in the context is an error, never an empty text.
 
     Args:
         kind: the folder under `templates/email`.
         context: the context from the kind's function. It may override the common names: `app_name`, `public_url`,
-            `recipient`, `link` (makes a path absolute), `reason` and `is_optional` (whether recipients may opt out of
-            the kind).
+            `recipient`, `link` (makes a path absolute), `reason`, `is_optional` (whether recipients may opt out of the
+            kind) and `unsubscribe_url`.
         recipient: the recipient's email address.
+        unsubscribe_url: where the recipient opts out without a login; None if the mail has no such page.
 
     Raises:
         UnknownMailError: the kind is not registered.
         MailTemplateError: a template is invalid, or the context does not fit it.
     """
     renderer: Renderer = current_app.extensions["mail_renderer"]
-    return renderer.render(kind, _common_context(kind_of(kind), recipient) | dict(context))
+    return renderer.render(kind, _common_context(kind_of(kind), recipient, unsubscribe_url) | dict(context))
 
 
 def absolute_url(path: str) -> str:
@@ -174,13 +175,14 @@ def resolve_colors(layout: str, colors: Mapping[str, Color]) -> str:
     return light + marker + dark
 
 
-def _common_context(kind: MailKind, recipient: str) -> dict[str, Any]:
+def _common_context(kind: MailKind, recipient: str, unsubscribe_url: str | None) -> dict[str, Any]:
     common = {
         "app_name": current_host().app_name(),
         "public_url": current_app.config["PUBLIC_URL"],
         "recipient": recipient,
         "link": absolute_url,
         "is_optional": kind.choice is not None,
+        "unsubscribe_url": unsubscribe_url,
     }
     return common if kind.reason is None else common | {"reason": kind.reason}
 

@@ -46,6 +46,8 @@ LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 # A dot-atom (RFC 5322, section 3.2.3) in ASCII: SMTPUTF8, which allows other letters, is not used.
 LOCAL_PART = re.compile(r"(?=.{1,64}$)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 MAX_DOMAIN_CHARACTERS = 253
+# A local part has at most 64 characters (RFC 5321, section 4.5.3.1.1), and a token of 40 is added.
+BOUNCE_LOCAL_CHARACTERS = 24
 # RFC 6761 and 6762, ICANN's `internal`, and what machines without a name are called.
 PRIVATE_DOMAINS = frozenset(
     {"localhost", "localdomain", "localdomain4", "localdomain6", "local", "internal", "invalid"}
@@ -87,6 +89,13 @@ def _to_email_address(text: str) -> str:
     if not domain.startswith("["):
         return f"{local}@{ascii_domain(domain)}"
     return f"{local}@{address_literal(domain.removeprefix('[').removesuffix(']').removeprefix('IPv6:'))}"
+
+
+def _to_bounce_address(text: str) -> str:
+    email = _to_email_address(text)
+    if len(email.rpartition("@")[0]) > BOUNCE_LOCAL_CHARACTERS:
+        raise ValueError(text)
+    return email
 
 
 def address_literal(text: str) -> str:
@@ -213,6 +222,9 @@ whole_seconds = Cast("whole seconds, from 1", whole_number(1).convert)
 delays_in_seconds = Cast("whole seconds, separated by commas", _to_delays)
 email_address = Cast("an email address (before the @ only ASCII)", _to_email_address)
 mailbox = Cast("an email address (before the @ only ASCII), with or without a name", _to_mailbox)
+bounce_address = Cast(
+    f"an email address (before the @ at most {BOUNCE_LOCAL_CHARACTERS} ASCII characters)", _to_bounce_address
+)
 domain_name = Cast("a domain name", ascii_domain)
 host = Cast("the name or IP address of a server", _to_host)
 zone_name = Cast("a time zone's name, as Europe/Berlin", _to_zone_name)

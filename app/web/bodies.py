@@ -5,25 +5,10 @@ The size is checked before the body is read: parsing costs many times as much as
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 from flask import Flask, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-View = TypeVar("View", bound=Callable[..., Any])
-
 MAX_BODY_BYTES = 64 * 1024
-
-
-def accept_body(max_bytes: int) -> Callable[[View], View]:
-    """Mark a view that accepts a larger body, at most MAX_REQUEST_BYTES. Goes directly above the function."""
-
-    def mark(view: View) -> View:
-        view.__dict__["max_body_bytes"] = max_bytes
-        return view
-
-    return mark
 
 
 def init_app(app: Flask) -> None:

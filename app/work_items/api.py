@@ -9,10 +9,10 @@ from flask import url_for
 
 from app.accounts import acting_user
 from app.api.web import ApiBlueprint, QueryOfPage, check_stale, page_response, page_schema, versioned
-from app.web.bodies import accept_body
 from app.work_items import comments, queries, services
 from app.work_items.models import MAX_ITEM_BYTES, Kind, WorkItem, WorkItemComment
 from app.work_items.schemas import ChangedSchema, CommentSchema, CommentTextSchema, DeletionQuery, schemas_of
+from flask_belfry.core.access import accept_body
 from flask_belfry.db import commit_and_keep, db
 
 # One class for all kinds: the OpenAPI document names each schema once.

@@ -11,12 +11,12 @@ from markupsafe import Markup, escape
 
 from app.accounts import User, acting_user, can, require
 from app.history import is_unfinished
-from app.web.bodies import accept_body
 from app.work_items import comments, queries, services
 from app.work_items.board import board_url, move_url
 from app.work_items.forms import CommentForm, WorkItemForm, id_of
 from app.work_items.history import history_for
 from app.work_items.models import MAX_ITEM_BYTES, Kind, WorkItem, WorkStatus
+from flask_belfry.core.access import accept_body
 from flask_belfry.core.errors import AppError, ConflictError, InvalidInputError, NotFoundError
 from flask_belfry.core.presentation import sentence, words
 from flask_belfry.db import commit_and_keep, db

@@ -1,5 +1,8 @@
-"""Marks public pages and endpoints. All others require a user with a confirmed email address, which `app.accounts`
-checks before it calls them."""
+"""Marks public pages and endpoints, and those that accept large bodies.
+
+Pages that are not public require a user with a confirmed email address, which `app.accounts` checks before it calls
+them.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,17 @@ def for_unconfirmed(view: View) -> View:
 def is_for_unconfirmed(view: object) -> bool:
     """Return whether a view allows users who have not confirmed their email address."""
     return hasattr(view, "is_for_unconfirmed")
+
+
+def accept_body(max_bytes: int) -> Callable[[View], View]:
+    """Mark a view that accepts a larger body, at most MAX_REQUEST_BYTES. Put it directly above the function, below all
+    other decorators."""
+
+    def mark(view: View) -> View:
+        view.__dict__["max_body_bytes"] = max_bytes
+        return view
+
+    return mark
 
 
 def open_endpoints(app: Flask, *endpoints: str) -> None:

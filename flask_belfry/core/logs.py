@@ -27,7 +27,7 @@ _SHARED: tuple[Any, ...] = (
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
 # Libraries that log every step at INFO.
-_QUIET = ("rq", "rq.worker", "rq_scheduler", "alembic", "mail.log", "werkzeug")
+_QUIET = ("rq", "rq.worker", "rq_scheduler", "alembic", "mail.log", "werkzeug", "flufl.bounce")
 
 
 def init_app(app: Flask) -> None:

@@ -30,7 +30,13 @@ from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
 from flask_belfry.mail.pruning import erase_finalized_mails, erase_mails, prune_mails
 from flask_belfry.mail.queries import counts_by_state, find_mails, get_mail, mails_of_job
 from flask_belfry.mail.recipients import check_email, parse_email
-from flask_belfry.mail.registry import MailOutcome, mail_kind, opt_out_lookup, optional_kinds
+from flask_belfry.mail.registry import (
+    MailOutcome,
+    mail_kind,
+    opt_out_lookup,
+    optional_kinds,
+    unsubscribe_lookup,
+)
 from flask_belfry.mail.services import MailRequest, resend, retry_mails, send_mail, send_mails
 from flask_belfry.mail.transport import close_connections, smtp_settings
 
@@ -75,6 +81,7 @@ __all__ = [
     "send_mail",
     "send_mails",
     "send_notice",
+    "unsubscribe_lookup",
 ]
 
 

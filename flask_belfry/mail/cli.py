@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 from flask import current_app
+from sqlalchemy.exc import DBAPIError
 
-from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
+from flask_belfry.core.commands import CommandGroup, OneLineError, as_json_option, echo_json
+from flask_belfry.core.database_errors import database_problem
+from flask_belfry.core.errors import AppError
 from flask_belfry.db import db, table_of
 from flask_belfry.db.columns import new_id
 from flask_belfry.db.pagination import MAX_LIMIT
 from flask_belfry.mail import previews, queries, services, transport
+from flask_belfry.mail.bounces import (
+    MAX_MESSAGE_BYTES,
+    EarlyBounceError,
+    UnknownBounceError,
+    UnreadableBounceError,
+    record_bounce,
+)
 from flask_belfry.mail.emails import TEST_MESSAGE
 from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
 from flask_belfry.mail.preparation import message_for
 from flask_belfry.mail.recipients import check_email
 from flask_belfry.mail.registry import kinds
 
-commands = CommandGroup("mail", help="Lists, shows, previews and resends mails; sends a test message.")
+commands = CommandGroup("mail", help="Lists, shows, previews and resends mails; sends a test message; reads bounces.")
 
 PARTS = ("subject", "text", "html")
+# As mail servers expect of programs to which they pipe mail: see sysexits.h.
+STATUSES: dict[type[AppError | DBAPIError], int] = {
+    UnreadableBounceError: 65,
+    UnknownBounceError: 67,
+    EarlyBounceError: 75,
+    DBAPIError: 75,
+}
 _HIDDEN = frozenset({"recipient"})
 
 
@@ -92,6 +110,25 @@ def test(email: str) -> None:
     finally:
         transport.close_connections()
     click.echo(f"{server} accepted it: {receipt.reply}")
+
+
+@commands.command("bounce")
+@click.option("--recipient", help="The recipient of the message's envelope; by default its headers name it.")
+def bounce(recipient: str | None) -> None:
+    """Read a message to the bounce address from stdin, and set the mail that it reports to bounced.
+
+    The exit status is 65 if the message cannot be read, 67 if it names no mail, and 75 if the mail server should try
+    again later.
+    """
+    content = sys.stdin.buffer.read(MAX_MESSAGE_BYTES + 1)
+    try:
+        recorded = record_bounce(content, recipient)
+        db.session.commit()
+    except (UnreadableBounceError, UnknownBounceError, EarlyBounceError, DBAPIError) as error:
+        message = error.for_operators if isinstance(error, AppError) else database_problem(error)
+        status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
+        raise OneLineError(message, status) from error
+    click.echo(str(recorded))
 
 
 def _fields(row: EmailMessage) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class MailState(StrEnum):
     UNCERTAIN = "uncertain"  # may have been sent: sent again, or held for an operator (MAIL_UNCERTAIN)
     SUPPRESSED = "suppressed"  # MAIL_ENABLED was false
     SKIPPED = "skipped"  # no valid recipient, opted out, beyond a cap, or its subject no longer exists
+    BOUNCED = "bounced"  # the server accepted it, and a server reported later that it was not delivered
 
 
 # States that a job will change.
@@ -76,6 +77,7 @@ class EmailMessage(OfSchoolOrSystem, Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     sending_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    bounced_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     __table_args__ = (
         sa.Index("ix_email_messages_state_id", "state", "id"),

@@ -17,7 +17,14 @@ from flask_belfry.mail.recipients import check_email
 from flask_belfry.outbox import LIVE, JobRecord
 
 # The states with a `last_error`; they have few rows, so its text can be searched without an index.
-STATES_WITH_ERROR = (MailState.FAILED, MailState.DEFERRED, MailState.CANCELLED, MailState.UNCERTAIN, MailState.SKIPPED)
+STATES_WITH_ERROR = (
+    MailState.FAILED,
+    MailState.DEFERRED,
+    MailState.CANCELLED,
+    MailState.UNCERTAIN,
+    MailState.SKIPPED,
+    MailState.BOUNCED,
+)
 LAST_CHARACTER = "\U0010ffff"
 
 

@@ -157,7 +157,7 @@ def resend(mail_id: str) -> str:
     mail = _locked(mail_id)
     _check_resend(mail)
     job_id = new_id()
-    mail.state, mail.job_id, mail.last_error = MailState.QUEUED, job_id, None
+    mail.state, mail.job_id, mail.last_error, mail.bounced_at = MailState.QUEUED, job_id, None, None
     if mail.sent_at:
         mail.message_id = new_message_id(new_id())
     with for_school(mail.school_id):

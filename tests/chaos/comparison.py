@@ -20,6 +20,7 @@ MAILS_AT_AN_END = frozenset(
         MailState.SKIPPED,
         MailState.SUPPRESSED,
         MailState.UNCERTAIN,
+        MailState.BOUNCED,
     }
 )
 

@@ -55,6 +55,7 @@ from app.accounts.tokens import (
     revoke,
     verify_token,
 )
+from app.accounts.unsubscribing import on_unsubscribe, unsubscribe_path
 from flask_belfry.core.commands import add_lazy_command
 
 __all__ = [
@@ -92,6 +93,7 @@ __all__ = [
     "login_required",
     "names_of",
     "on_behalf_of",
+    "on_unsubscribe",
     "personal",
     "preferences",
     "prune_codes",
@@ -106,6 +108,7 @@ __all__ = [
     "resend_confirmation",
     "revoke",
     "send_password_reset",
+    "unsubscribe_path",
     "verify_token",
 ]
 

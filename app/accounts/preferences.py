@@ -53,7 +53,7 @@ def change_preferences(user: User, changes: Mapping[str, Mapping[str, bool]]) ->
 @use_scope(ALL_TENANTS)  # an email address is unique across schools
 def who_refuses(kind: str, emails: Collection[str]) -> set[str]:
     """Return those of the recipients' email addresses whose users have opted out of a kind."""
-    by_email = {_stored_form(email): email for email in emails}
+    by_email = {stored_form(email): email for email in emails}
     refuses = sa.exists().where(
         MessagePreference.user_id == User.id,
         MessagePreference.kind == kind,
@@ -62,6 +62,12 @@ def who_refuses(kind: str, emails: Collection[str]) -> set[str]:
     )
     query = sa.select(User.email).where(User.email.in_(by_email), User.confirmed_at.is_not(None), refuses)
     return {by_email[email] for email in db.session.scalars(query)}
+
+
+def choose(user: User, kind: str, is_wanted: bool) -> None:
+    """Set whether the user wants mails of an optional kind. The caller commits."""
+    _keep(user, kind, Channel.MAIL, is_wanted)
+    db.session.flush()
 
 
 def _keep(user: User, kind: str, channel: Channel, is_wanted: bool) -> None:
@@ -75,6 +81,6 @@ def _keep(user: User, kind: str, channel: Channel, is_wanted: bool) -> None:
     db.session.add(row)
 
 
-def _stored_form(email: str) -> str:
+def stored_form(email: str) -> str:
     # Mails have domains in ASCII, users in Unicode.
     return valid_email(email) if IDNA_PREFIX in email else email

@@ -12,6 +12,7 @@ from app.accounts import (
     requests,
     security,
     token_views,
+    unsubscribing_views,
     views,
 )
 from app.api.web import register_api
@@ -30,5 +31,6 @@ def init_app(app: Flask) -> None:
     app.register_blueprint(profile_views.pages)
     app.register_blueprint(login_views.pages)
     app.register_blueprint(login_views.session_pages)
+    app.register_blueprint(unsubscribing_views.pages)
     register_api(app, api.blueprint)
     register_api(app, api.profile)

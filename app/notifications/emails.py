@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.directory import Student
+from app.notifications import unsubscribing
 from app.notifications.models import (
     DeliveryState,
     Notification,
@@ -64,7 +65,7 @@ _RECORD = (
 
 def kind_of_type(type_: NotificationType) -> str:
     """Return the kind of the mails of a type of notifications."""
-    return f"notification-{type_.value}"
+    return f"{unsubscribing.KIND_PREFIX}{type_.value}"
 
 
 def record_outcomes(session: Session, outcomes: Sequence[MailOutcome]) -> None:
@@ -163,4 +164,5 @@ for _type in NotificationType:
         on_outcome=record_outcomes,
         queue="bulk",
         templates="notification",
+        unsubscribe=unsubscribing.paths_of,
     )(describe)

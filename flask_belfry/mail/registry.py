@@ -22,7 +22,7 @@ Sample = Callable[[], Context]
 OnSending = Callable[[Session, Sequence[MailEntry]], None]
 OnOutcome = Callable[[Session, Sequence["MailOutcome"]], None]
 OptOutLookup = Callable[[str, Collection[str]], Collection[str]]
-Unsubscribe = Callable[[MailEntry], str | None]
+UnsubscribePaths = Callable[[Sequence[MailEntry]], Mapping[str, str]]
 UnsubscribeLookup = Callable[[str, Collection[str]], Mapping[str, str]]
 
 
@@ -67,8 +67,8 @@ class MailKind:
             others are skipped.
         queue: the queue of its deliveries: `bulk` for mails that may come later than those that people wait for.
         templates: the folder of its templates, which kinds may share; None is that of its name.
-        unsubscribe: returns the path of the page on which the recipient of a mail opts out without a login, or None if
-            that mail has no such page; without it, kinds with `choice` use the registered lookups.
+        unsubscribe: returns the paths of the pages on which the recipients of mails opt out without a login, by the
+            mail's id; without it, kinds with `choice` use the registered lookups.
     """
 
     name: str
@@ -82,7 +82,7 @@ class MailKind:
     hourly_cap: int | None = None
     queue: str = "mail"
     templates: str | None = None
-    unsubscribe: Unsubscribe | None = None
+    unsubscribe: UnsubscribePaths | None = None
 
     @property
     def folder(self) -> str:
@@ -107,7 +107,7 @@ def mail_kind(
     hourly_cap: int | None = None,
     queue: str = "mail",
     templates: str | None = None,
-    unsubscribe: Unsubscribe | None = None,
+    unsubscribe: UnsubscribePaths | None = None,
 ) -> Callable[[Contexts], Contexts]:
     """Register the function that returns the template contexts of one kind of mail.
 
@@ -216,18 +216,18 @@ def unsubscribe_lookup(lookup: UnsubscribeLookup) -> UnsubscribeLookup:
 
 def unsubscribe_paths(entries: Sequence[MailEntry]) -> dict[str, str]:
     """Return the paths of the unsubscribe pages of the mails that have one, by the mail's id."""
-    paths: dict[str, str | None] = {}
+    paths: dict[str, str] = {}
     for name, of_kind in by_kind(entries).items():
         kind = kind_of(name)
         if kind.unsubscribe is not None:
-            paths |= {entry.id: kind.unsubscribe(entry) for entry in of_kind}
+            paths |= kind.unsubscribe(of_kind)
         elif kind.choice is not None:
             emails = {entry.id: entry.recipients[0].lower() for entry in of_kind}
             found: dict[str, str] = {}
             for lookup in _unsubscribe_lookups:
                 found |= lookup(name, set(emails.values()))
-            paths |= {id: found.get(email) for id, email in emails.items()}
-    return {id: path for id, path in paths.items() if path is not None}
+            paths |= {id: found[email] for id, email in emails.items() if email in found}
+    return paths
 
 
 def by_kind(entries: Iterable[MailEntry]) -> Mapping[str, list[MailEntry]]:

@@ -27,7 +27,9 @@ KIND_PREFIX = "notification-"
 def paths_of(entries: Sequence[MailEntry]) -> Mapping[str, str]:
     """Return the paths of the pages on which the recipients of mails leave their kind, by the mail's id, with one
     query."""
-    query = sa.select(NotificationDelivery.id, NotificationDelivery.user_id).where(among(NotificationDelivery.id, "ids"))
+    query = sa.select(NotificationDelivery.id, NotificationDelivery.user_id).where(
+        among(NotificationDelivery.id, "ids")
+    )
     users = dict(map(tuple, db.session.execute(query, {"ids": [entry.context["delivery_id"] for entry in entries]})))
     return {
         entry.id: unsubscribe_path(users[entry.context["delivery_id"]], entry.kind)

@@ -37,6 +37,7 @@ from flask_belfry.mail.registry import (
     optional_kinds,
     unsubscribe_lookup,
 )
+from flask_belfry.mail.sender_dns import check_dkim, check_dmarc, check_spf
 from flask_belfry.mail.services import MailRequest, resend, retry_mails, send_mail, send_mails
 from flask_belfry.mail.transport import close_connections, smtp_settings
 
@@ -58,7 +59,10 @@ __all__ = [
     "UncertainMailError",
     "UnknownMailError",
     "check_connection",
+    "check_dkim",
+    "check_dmarc",
     "check_email",
+    "check_spf",
     "close_connections",
     "counts_by_state",
     "deliver",

@@ -25,7 +25,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.commands import Command, as_json_option, echo_json
 from flask_belfry.core.database_errors import database_problem
 from flask_belfry.db import db
-from flask_belfry.mail import MailError, check_connection
+from flask_belfry.mail import MailError, check_connection, check_dkim, check_dmarc, check_spf
 from flask_belfry.operations import periodic, services
 from flask_belfry.outbox import Deployment, JobRecord, JobState, WorkerProcess, publisher
 from flask_belfry.outbox.deployment import scheduler_passes
@@ -47,7 +47,7 @@ REMEDIES = {
 }
 ORDER = (
     "settings", "database", "migrations", "broker", "light workers", "heavy workers", "scheduler", "schedule", "jobs",
-    "smtp",
+    "smtp", "spf", "dkim", "dmarc",
 )  # fmt: skip
 
 Check = Callable[[Flask], str | None]
@@ -139,8 +139,15 @@ def doctor_command(as_json: bool) -> None:
 
 def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
     on_database: dict[str, Sequence[Check]] = {"database": [_database], "migrations": [_migrations]}
+    mail: list[dict[str, Sequence[Check]]] = [{"smtp": [_smtp]}]
+    if app.config["MAIL_ENABLED"]:
+        mail += [
+            {"spf": [lambda _: check_spf()]},
+            {"dkim": [lambda _: check_dkim()]},
+            {"dmarc": [lambda _: check_dmarc()]},
+        ]
     if app.config["JOBS_EAGER"]:
-        return [{"settings": [_settings]}, on_database | {"schedule": [_schedule], "jobs": [_jobs]}, {"smtp": [_smtp]}]
+        return [{"settings": [_settings]}, on_database | {"schedule": [_schedule], "jobs": [_jobs]}, *mail]
     workers: dict[str, Sequence[Check]] = {
         "light workers": [partial(_workers, queues=LIGHT_QUEUES, command="python cli.py jobs worker")],
         "heavy workers": [partial(_workers, queues=HEAVY_QUEUES, command="python cli.py jobs worker --heavy")],
@@ -151,7 +158,7 @@ def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
         | workers
         | {"scheduler": [_scheduler], "schedule": [_schedule], "jobs": [_jobs], "broker": [_broker_ownership]},
         {"broker": [_broker]},
-        {"smtp": [_smtp]},
+        *mail,
     ]
 
 

@@ -30,7 +30,8 @@ def paths_of(entries: Sequence[MailEntry]) -> Mapping[str, str]:
     query = sa.select(NotificationDelivery.id, NotificationDelivery.user_id).where(
         among(NotificationDelivery.id, "ids")
     )
-    users = dict(map(tuple, db.session.execute(query, {"ids": [entry.context["delivery_id"] for entry in entries]})))
+    rows = db.session.execute(query, {"ids": [entry.context["delivery_id"] for entry in entries]})
+    users = {row[0]: row[1] for row in rows}
     return {
         entry.id: unsubscribe_path(users[entry.context["delivery_id"]], entry.kind)
         for entry in entries

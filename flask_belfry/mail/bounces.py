@@ -25,6 +25,7 @@ from flask_belfry.core.errors import AppError, InvalidInputError, NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text, storable
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
+from flask_belfry.mail import ledger
 from flask_belfry.mail.errors import without_emails
 from flask_belfry.mail.models import EmailMessage, MailState
 from flask_belfry.mail.return_path import ForgedReturnPathError, mail_of
@@ -139,6 +140,7 @@ def _record(mail: EmailMessage, message_ids: set[str], failure: _Failure) -> Bou
         mail.state, mail.bounced_at = MailState.BOUNCED, utc_now()
         mail.last_error = failure.reason
         db.session.flush()
+        ledger.report(db.session(), mail.kind, [mail.id])
     log.info(
         "mail.bounce",
         mail=mail.id,

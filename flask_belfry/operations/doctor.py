@@ -139,13 +139,12 @@ def doctor_command(as_json: bool) -> None:
 
 def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
     on_database: dict[str, Sequence[Check]] = {"database": [_database], "migrations": [_migrations]}
-    mail: list[dict[str, Sequence[Check]]] = [{"smtp": [_smtp]}]
-    if app.config["MAIL_ENABLED"]:
-        mail += [
-            {"spf": [lambda _: check_spf()]},
-            {"dkim": [lambda _: check_dkim()]},
-            {"dmarc": [lambda _: check_dmarc()]},
-        ]
+    mail: list[dict[str, Sequence[Check]]] = [
+        {"smtp": [_smtp]},
+        {"spf": [_spf]},
+        {"dkim": [_dkim]},
+        {"dmarc": [_dmarc]},
+    ]
     if app.config["JOBS_EAGER"]:
         return [{"settings": [_settings]}, on_database | {"schedule": [_schedule], "jobs": [_jobs]}, *mail]
     workers: dict[str, Sequence[Check]] = {
@@ -278,6 +277,18 @@ def _smtp(app: Flask) -> str:
     if not app.config["MAIL_ENABLED"]:
         return "disabled: MAIL_ENABLED is false, mails are recorded as suppressed"
     return check_connection()
+
+
+def _spf(app: Flask) -> str | None:
+    return check_spf() if app.config["MAIL_ENABLED"] else None
+
+
+def _dkim(app: Flask) -> str | None:
+    return check_dkim() if app.config["MAIL_ENABLED"] else None
+
+
+def _dmarc(app: Flask) -> str | None:
+    return check_dmarc() if app.config["MAIL_ENABLED"] else None
 
 
 def _alive(app: Flask, *conditions: sa.ColumnElement[bool]) -> list[WorkerProcess]:

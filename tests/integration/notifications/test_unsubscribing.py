@@ -1,4 +1,4 @@
-"""Leaving the mails of a type of notification without a login."""
+"""Leaving the mails of a type of notification without a login, and reports that they were not delivered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import sqlalchemy as sa
 
 from app.accounts import unsubscribe_path
 from app.notifications.models import Frequency, NotificationChannel, NotificationPreference, NotificationType
+from flask_belfry.mail.bounces import record_bounce
+from tests import bounce_messages
+from tests.ledger import mails
+from tests.notification_factories import deliveries, sent
 from tests.reservation_factories import make_user
 
 ONE_CLICK = {"List-Unsubscribe": "One-Click"}
@@ -31,3 +35,30 @@ def test_the_mails_of_a_type_of_notification_have_a_link_too(client, session):
     assert client.post(re.search(r'action="([^"]+/undo)"', page.text)[1]).status_code == 200
     session.rollback()
     assert session.execute(query).all() == []
+
+
+def test_a_mail_of_a_notification_is_bulk_mail_that_its_recipient_may_leave(app, client, session, smtp, work):
+    ada, bob = make_user(), make_user()
+    sent()
+    work()
+    for user in (ada, bob):
+        (mail,) = [mail for mail in smtp.received if mail.recipients == (user.email,)]
+        path = unsubscribe_path(user.id, "notification-general")
+        assert mail.message["List-Unsubscribe"] == f"<{app.config['PUBLIC_URL']}{path}>"
+        assert mail.message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+        assert (mail.message["Precedence"], mail.message["Auto-Submitted"]) == ("bulk", "auto-generated")
+        assert path in mail.body("plain")
+        assert path in mail.body("html")
+
+
+def test_the_delivery_of_a_mail_that_is_returned_is_bounced(app, session, smtp, work):
+    ada = make_user()
+    notification = sent()
+    work()
+    (mail,) = mails()
+    report = bounce_messages.postfix("no-reply@belfry.example", mail.message_id, ada.email)
+    record_bounce(report.encode())
+    session.commit()
+    state, reason = deliveries(notification.id)[ada.id, "mail"]
+    assert state == "bounced"
+    assert "User unknown" in (reason or "")

@@ -76,6 +76,10 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("accounts.register", "GET"): many(EVERYBODY, "/register"),
     ("accounts.forgot_password", "GET"): many(EVERYBODY, "/forgot-password"),
     **{("addresses.answer_link", method): Route(EVERYBODY) for method in ("GET", "POST")},
+    # The links in mails, which show the kind of mail and not the user, and the messages of mail servers.
+    ("unsubscribing.ask", "GET"): Route(EVERYBODY),
+    **{("unsubscribing." + name, "POST"): Route(EVERYBODY) for name in ("unsubscribe", "subscribe")},
+    ("bounces.receive", "POST"): Route(EVERYBODY),
     **{("accounts." + name, "GET"): Route(EVERYBODY) for name in ("confirm", "confirm_by_link", "reset_password")},
     **{
         ("accounts." + name, "POST"): Route(EVERYBODY)

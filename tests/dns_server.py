@@ -29,8 +29,7 @@ class DnsServer:
     def resolver(self) -> Resolver:
         """A resolver that uses this server only."""
         resolver = Resolver(configure=False)
-        resolver.nameservers = ["127.0.0.1"]
-        resolver.port = self._server.server_address[1]
+        vars(resolver).update(_nameservers=["127.0.0.1"], port=self._server.server_address[1])
         return resolver
 
     def stop(self) -> None:

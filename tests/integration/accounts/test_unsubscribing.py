@@ -151,7 +151,7 @@ def test_the_link_of_a_deleted_user_does_not_work(client):
 
 
 @on_sqlite
-def test_the_link_is_of_its_user_whoever_is_logged_in(app, client):
+def test_the_link_is_of_its_user_and_not_of_the_one_who_is_logged_in(app, client):
     user = make_user()
     admin = make_user(Role.ADMIN, school_id=make_school().id)
     app.config["WTF_CSRF_ENABLED"] = False

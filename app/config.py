@@ -418,6 +418,27 @@ GROUPS: tuple[Group, ...] = (
         Setting("MAILS_KEEP_DAYS", whole_number(1), 365, "How long a mail is kept in the ledger."),
     ),
     group(
+        "Push",
+        Setting(
+            "FCM_CREDENTIALS",
+            existing_file,
+            None,
+            "The service account file of the Firebase project, as JSON; if unset, no push messages are sent.",
+        ),
+        Setting(
+            "FCM_ENDPOINT",
+            web_url,
+            "https://fcm.googleapis.com",
+            "The server that speaks FCM HTTP v1; access tokens come from the `token_uri` of FCM_CREDENTIALS.",
+        ),
+        Setting(
+            "PUSH_DEVICE_DAYS",
+            whole_number(1),
+            270,
+            "A device is dropped this long after its application last reported itself.",
+        ),
+    ),
+    group(
         "Reservations and work items",
         Setting(
             "RESERVATION_OVERDUE_MINUTES",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.accounts import AccessToken, AccountCode, LoginSession, User
+from app.push import Device
 from flask_belfry.mail import EmailMessage
 
 SECRET_COLUMNS: dict[type, frozenset[str]] = {
@@ -16,6 +17,7 @@ SECRET_COLUMNS: dict[type, frozenset[str]] = {
     AccessToken: frozenset({"hash", "family_hash", "refresh_hash"}),
     LoginSession: frozenset({"hash"}),
     AccountCode: frozenset({"nonce", "token_hash"}),
+    Device: frozenset({"token"}),
     # Shown only on the page of the mail, which leaves out what is secret.
     EmailMessage: frozenset({"context"}),
 }

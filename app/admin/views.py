@@ -22,6 +22,7 @@ from app.admin.view import PanelView
 from app.api import IdempotencyRecord
 from app.audit import AuditEntry
 from app.directory import Guardian, SchoolClass, Student
+from app.push import Device
 from app.reservations import Reservation, Resource
 from app.schools import School
 from app.work_items import DigestEntry, WorkItem, WorkItemComment, WorkItemWatcher
@@ -113,6 +114,14 @@ def _described() -> list[PanelView]:
             "Login IP addresses",
             columns=("id", "user_id", "ip_address", "state", "user_agent", "last_seen_at"),
             filters=("user_id", "state"),
+        ),
+        PanelView(
+            Device,
+            PEOPLE,
+            "Devices",
+            columns=("id", "user_id", "kind", "name", "created_at", "last_seen_at"),
+            filters=("user_id", "kind"),
+            deletes=True,
         ),
         PanelView(MessagePreference, PEOPLE, "Message preferences", filters=("user_id",)),
         PanelView(AccountCode, PEOPLE, "Account codes", filters=("purpose", "user_id")),

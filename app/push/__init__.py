@@ -4,12 +4,44 @@ from __future__ import annotations
 
 from flask import Flask
 
+from app.push import hooks, personal
+from app.push.client import NOT_CONFIGURED, is_configured, push_client
+from app.push.errors import (
+    DeviceGoneError,
+    MessageRefusedError,
+    PayloadRefusedError,
+    PushCredentialsError,
+    PushError,
+    PushUnavailableError,
+    ThrottledError,
+)
+from app.push.messages import PushMessage, data_problem
 from app.push.models import Device, DeviceKind
+from app.push.services import drop_silent, forget, register, targets_of, users_with_devices
 
 __all__ = [
+    "NOT_CONFIGURED",
     "Device",
+    "DeviceGoneError",
     "DeviceKind",
+    "MessageRefusedError",
+    "PayloadRefusedError",
+    "PushCredentialsError",
+    "PushError",
+    "PushMessage",
+    "PushUnavailableError",
+    "ThrottledError",
+    "data_problem",
+    "drop_silent",
+    "forget",
+    "hooks",
     "init_app",
+    "is_configured",
+    "personal",
+    "push_client",
+    "register",
+    "targets_of",
+    "users_with_devices",
 ]
 
 

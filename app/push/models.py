@@ -30,7 +30,7 @@ class Device(Base):
     __tablename__ = "devices"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True, active_history=True)
     kind: Mapped[DeviceKind] = mapped_column(text_enum(DeviceKind))
     token: Mapped[str] = mapped_column(sa.String(MAX_TOKEN_CHARACTERS), unique=True)
     name: Mapped[str] = mapped_column(sa.String(MAX_DEVICE_NAME_CHARACTERS), default="")

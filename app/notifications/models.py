@@ -105,6 +105,8 @@ class Notification(NotificationContent, OfSchool, Base):
     batch_id: Mapped[str] = mapped_column(UuidText())
     # The job that makes the deliveries of its recipients.
     job_id: Mapped[str] = mapped_column(UuidText())
+    # Why FCM refuses its content: no device gets it.
+    push_error: Mapped[str | None] = mapped_column(StorableText)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 

@@ -17,7 +17,7 @@ from app.push.errors import (
 )
 from app.push.messages import PushMessage, data_problem
 from app.push.models import Device, DeviceKind
-from app.push.services import drop_silent, forget, register, targets_of, users_with_devices
+from app.push.services import Target, drop_silent, forget, register, targets_of, users_with_devices
 
 __all__ = [
     "NOT_CONFIGURED",
@@ -30,6 +30,7 @@ __all__ = [
     "PushError",
     "PushMessage",
     "PushUnavailableError",
+    "Target",
     "ThrottledError",
     "data_problem",
     "drop_silent",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from flask import current_app
@@ -16,6 +17,7 @@ from app.push.models import MAX_TOKEN_CHARACTERS, Device, DeviceKind
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.db import db
+from flask_belfry.db.lists import among
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 
 # The devices of one user; one more replaces the one that has been silent for longest.
@@ -30,6 +32,14 @@ VALID_TOKENS = {
         "Must be a Firebase installation id: 22 letters, digits, hyphens and underscores.",
     ),
 }
+
+
+class Target(NamedTuple):
+    """Where a message is sent to."""
+
+    device_id: int
+    kind: DeviceKind
+    token: str
 
 
 def register(user: User, kind: DeviceKind, token: str, name: str = "") -> Device:
@@ -65,18 +75,19 @@ def remove(user: User, device_id: int) -> Device:
     return device
 
 
-def targets_of(session: Session, user_ids: Collection[int]) -> Mapping[int, Sequence[Device]]:
+def targets_of(session: Session, user_ids: Collection[int]) -> Mapping[int, Sequence[Target]]:
     """Return the devices of users by user, with one query; users without devices are left out."""
-    found: dict[int, list[Device]] = {}
-    query = sa.select(Device).where(Device.user_id.in_(user_ids)).order_by(Device.id)
-    for device in session.scalars(query):
-        found.setdefault(device.user_id, []).append(device)
+    found: dict[int, list[Target]] = {}
+    query = sa.select(Device.user_id, Device.id, Device.kind, Device.token).order_by(Device.id)
+    for row in session.execute(query.where(among(Device.user_id, "ids")), {"ids": list(user_ids)}):
+        found.setdefault(row.user_id, []).append(Target(row.id, row.kind, row.token))
     return found
 
 
 def users_with_devices(session: Session, user_ids: Collection[int]) -> set[int]:
     """Return those of the users that have a device."""
-    return set(session.scalars(sa.select(Device.user_id).where(Device.user_id.in_(user_ids)).distinct()))
+    query = sa.select(Device.user_id).where(among(Device.user_id, "ids")).distinct()
+    return set(session.scalars(query, {"ids": list(user_ids)}))
 
 
 def forget(session: Session, tokens: Collection[str]) -> None:

@@ -36,11 +36,13 @@ from flask_belfry.outbox.models import (
     JobLog,
     JobPause,
     JobRecord,
+    PauseKind,
     Schedule,
     ScheduleTick,
     UniquePeriod,
     WorkerProcess,
 )
+from flask_belfry.outbox.pauses import active_pauses, pause
 from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.pruning import prune_records
 from flask_belfry.outbox.publisher import Publisher
@@ -68,12 +70,14 @@ __all__ = [
     "JobState",
     "JobStateError",
     "JobTimeoutError",
+    "PauseKind",
     "RetryPolicy",
     "Schedule",
     "ScheduleTick",
     "UniquePeriod",
     "UnknownJobError",
     "WorkerProcess",
+    "active_pauses",
     "batch",
     "cancel",
     "cancel_batch",
@@ -83,6 +87,7 @@ __all__ = [
     "init_app",
     "job",
     "on_finalized",
+    "pause",
     "prune_records",
     "publisher",
     "retry",

@@ -1,0 +1,267 @@
+"""Notifications by push, with real workers and a server that speaks FCM HTTP v1."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from app.notifications import Notification, NotificationState, cancel, retry_failed
+from app.push import Device, DeviceKind
+from flask_belfry.core.clock import utc_now
+from flask_belfry.execution import claim, executor
+from flask_belfry.execution.time_limits import no_limit
+from flask_belfry.outbox import JobAttempt, JobPause, JobRecord, JobState, PauseKind, cancel_batch, pause
+from flask_belfry.outbox.states import WAITING
+from jobs.notifications_push import RETRY
+from tests import fcm
+from tests.fcm import Fault, FcmServer
+from tests.job_records import count
+from tests.processes import signal_tree
+from tests.push_factories import deliveries, device, outcomes, people, send_push
+from tests.reservation_factories import make_user
+from tests.servers import wait_until
+
+PUSH = "notifications.push"
+DELIVERED = ("delivered", None, 1)
+
+
+@pytest.fixture
+def server() -> Iterator[FcmServer]:
+    """A running FCM."""
+    server = FcmServer().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(settings, server, tmp_path):
+    """Those of the application, with push configured."""
+    return settings | server.settings(tmp_path)
+
+
+def pushes(session) -> list[JobRecord]:
+    session.rollback()
+    found = list(session.scalars(sa.select(JobRecord).where(JobRecord.name == PUSH).order_by(JobRecord.id)))
+    session.expunge_all()
+    session.rollback()
+    return found
+
+
+def run_pushes(app, session) -> None:
+    """Run one attempt of the push jobs that wait, also for a retry, as one chunk."""
+    retrying = sa.update(JobRecord).where(JobRecord.state == JobState.RETRYABLE)
+    session.execute(retrying.values(scheduled_at=utc_now() - timedelta(seconds=1)))
+    session.commit()
+    ids = [job.id for job in pushes(session) if job.state in WAITING]
+    executor.run(app, claim.claim(session, ids, "test"), no_limit)
+
+
+def address(app, session, notification) -> None:
+    """Run the job that writes the deliveries of a notification."""
+    executor.run(app, claim.claim(session, [notification.job_id], "test"), no_limit)
+
+
+def tokens(session) -> set[str]:
+    found = set(session.scalars(sa.select(Device.token)))
+    session.rollback()
+    return found
+
+
+def test_every_device_of_every_person_gets_the_message(session, server, work):
+    users = people(30)
+    device(users[0], "second", kind=DeviceKind.FID)
+    without = make_user()
+    notification = send_push([*users, without], data={"lesson": "7"})
+    work()
+    assert outcomes(session, notification) == [DELIVERED] * 30 + [("skipped", "no device", 0)]
+    assert sorted(server.tokens()) == sorted([f"d{number}" for number in range(30)] + ["second"])
+    message = server.accepted[0]
+    assert message["notification"] == {"title": "Snow", "body": "No school."}
+    assert message["data"] == {"lesson": "7", "notification_id": notification.id, "type": "general"}
+    assert {job.state for job in pushes(session)} == {JobState.COMPLETED}
+    assert all(each.delivered_at is not None for each in deliveries(session, notification)[:30])
+
+
+def test_a_chunk_costs_a_fixed_number_of_statements(app, session, server, statements):
+    counts = []
+    for number in (3, 12):
+        users = [make_user() for _ in range(number)]
+        for user in users:
+            device(user)
+        notification = send_push(users)
+        address(app, session, notification)
+        ids = [each.job_id for each in deliveries(session, notification)]
+        items = claim.claim(session, ids, "test")
+        assert len(items) == number
+        del statements[:]
+        executor.run(app, items, no_limit)
+        # How often a chunk commits depends on the time.
+        counts.append({re.sub(r"\s+", " ", statement)[:60] for statement in statements})
+        selects = [statement for statement in statements if "SELECT" in statement and "devices" in statement]
+        assert len(selects) == 1
+        assert outcomes(session, notification) == [DELIVERED] * number
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("fault", [fcm.UNREGISTERED, fcm.OTHER_SENDER, fcm.INVALID_TOKEN])
+def test_a_device_that_is_gone_is_forgotten(session, server, work, fault):
+    users = people(3)
+    device(users[1], "second")
+    for token in ("d0", "d1"):
+        server.fail(token, fault)
+    notification = send_push(users)
+    work()
+    forgotten = ("skipped", "FCM does not deliver to the devices any more", 1)
+    assert outcomes(session, notification) == [forgotten, DELIVERED, DELIVERED]
+    assert tokens(session) == {"second", "d2"}
+    assert count(session, JobAttempt) == 0
+
+
+def test_a_refused_payload_fails_the_notification_once(session, server, work):
+    server.fail(None, fcm.INVALID_DATA)
+    notification = send_push(people(40))
+    work()
+    text = "FCM: 400 INVALID_ARGUMENT Invalid value at 'message.data[0].value' (message.data[0].value)"
+    assert {outcome[:2] for outcome in outcomes(session, notification)} == {("failed", text)}
+    session.refresh(notification)
+    assert notification.push_error == text
+    # Threads that send at the same moment meet it too.
+    states = Counter(job.state for job in pushes(session))
+    assert states[JobState.FAILED] == server.requests < 40
+    assert states[JobState.COMPLETED] == 40 - server.requests
+    assert len(tokens(session)) == 40
+    requests = server.requests
+    retry_failed(notification.id)
+    session.commit()
+    work()
+    assert server.requests == requests
+    assert {outcome[0] for outcome in outcomes(session, notification)} == {"failed"}
+
+
+def test_a_message_that_is_refused_without_a_reason_fails_alone(session, server, work):
+    server.fail("d1", fcm.INVALID_SOMETHING)
+    notification = send_push(people(3))
+    work()
+    failed = ("failed", "FCM: 400 INVALID_ARGUMENT Request contains an invalid argument.", 1)
+    assert outcomes(session, notification) == [DELIVERED, failed, DELIVERED]
+    assert not deliveries(session, notification)[1].is_passing
+    assert tokens(session) == {"d0", "d1", "d2"}
+
+
+def test_throttling_pauses_all_pushes_without_using_attempts(session, server, work):
+    server.fail(None, fcm.throttled("40"))
+    notification = send_push(people(20))
+    work()
+    assert server.requests <= 16  # one of each thread
+    waiting = pushes(session)
+    assert {job.attempt for job in waiting} == {0}
+    assert {job.state for job in waiting} <= {JobState.SCHEDULED, JobState.BLOCKED}
+    assert {(state, attempts) for state, _, attempts in outcomes(session, notification)} == {("queued", 0)}
+    found = session.scalars(sa.select(JobPause)).one()
+    assert (found.kind.value, found.name, found.user_id) == ("job", PUSH, None)
+    assert "429 QUOTA_EXCEEDED" in found.reason
+    assert 20 < (found.ends_at - utc_now()).total_seconds() <= 40
+    assert len(tokens(session)) == 20
+
+
+def test_a_pause_by_a_user_is_not_shortened(session, server, work, app):
+    notification = send_push(people(2))
+    address(app, session, notification)
+    items = claim.claim(session, [each.job_id for each in deliveries(session, notification)], "test")
+    session.commit()
+    pause(session, PauseKind.JOB, PUSH, reason="the app is updated")
+    session.commit()
+    server.fail(None, fcm.throttled("40"))
+    executor.run(app, items, no_limit)
+    found = session.scalars(sa.select(JobPause)).one()
+    assert (found.reason, found.ends_at) == ("the app is updated", None)
+
+
+def test_an_unavailable_server_is_tried_again(app, session, server, work):
+    server.fail("d1", fcm.UNAVAILABLE, times=1)
+    server.fail("d2", Fault(503, fcm.UNAVAILABLE.body, {"Retry-After": "600"}), times=1)
+    notification = send_push(people(3))
+    work()
+    deferred = ("deferred", "FCM: 503 UNAVAILABLE The service is currently unavailable.", 1)
+    assert outcomes(session, notification) == [DELIVERED, deferred, deferred]
+    _, soon, later = (job.scheduled_at for job in sorted(pushes(session), key=lambda job: job.state.value))
+    waits = sorted((at - utc_now()).total_seconds() for at in (soon, later))
+    assert 0 < waits[0] <= 15
+    assert 590 < waits[1] <= 900
+    run_pushes(app, session)
+    assert outcomes(session, notification) == [DELIVERED, ("delivered", None, 2), ("delivered", None, 2)]
+
+
+def test_the_last_attempt_fails_for_a_reason_that_passes(app, session, server, work):
+    server.fail(None, fcm.INTERNAL)
+    notification = send_push(people(1))
+    work()
+    for _ in range(RETRY.max_attempts - 1):
+        run_pushes(app, session)
+    (delivery,) = deliveries(session, notification)
+    assert (delivery.state.value, delivery.is_passing, delivery.attempts) == ("failed", True, RETRY.max_attempts)
+    server.mend()
+    assert retry_failed(notification.id) == 1
+    session.commit()
+    work()
+    (delivery,) = deliveries(session, notification)
+    assert (delivery.state.value, delivery.reason, delivery.is_passing) == ("delivered", None, False)
+
+
+def test_an_expired_notification_is_cancelled(session, server, work):
+    notification = send_push(people(2), expires_at=utc_now() + timedelta(minutes=5))
+    session.execute(sa.update(Notification).values(expires_at=utc_now() - timedelta(seconds=1)))
+    session.commit()
+    work()
+    assert {outcome[0] for outcome in outcomes(session, notification)} <= {"cancelled", "skipped"}
+    assert server.requests == 0
+
+
+def test_a_cancelled_notification_is_not_sent(session, server, work):
+    notification = send_push(people(2))
+    cancel(notification.id)
+    session.commit()
+    work()
+    assert session.get(Notification, notification.id).state is NotificationState.CANCELLED
+    assert server.requests == 0
+
+
+def test_jobs_that_are_cancelled_end_their_deliveries(session, server, work, app):
+    notification = send_push(people(2))
+    address(app, session, notification)
+    cancel_batch(notification.batch_id)
+    session.commit()
+    assert outcomes(session, notification) == [("cancelled", "the notification was cancelled", 0)] * 2
+
+
+def test_a_killed_worker_repeats_only_what_was_being_sent(session, server, processes):
+    server.latency_seconds = 0.02
+    notification = send_push(people(200))
+    environ = {"RESCUE_AFTER_SECONDS": "2", "HEARTBEAT_SECONDS": "0.5", "WORKER_THREADS": "4"}
+    worker = processes.worker(**environ)
+    processes.scheduler(**environ)
+    server.wait_for(60)
+    signal_tree(worker, signal.SIGKILL)
+    processes.worker(**environ)
+    wait_until(lambda: set(outcomes(session, notification)) == {DELIVERED}, seconds=60)
+    received = Counter(server.tokens())
+    assert received.keys() == {f"d{number}" for number in range(200)}
+    repeated = sum(received.values()) - 200
+    # Four threads, and what each of them has sent since its last commit.
+    assert repeated <= 4 * (0.1 / 0.02 + 2)
+
+
+def test_logs_have_neither_tokens_nor_texts(session, server, work, caplog):
+    for token, fault in (("d0", fcm.UNREGISTERED), ("d1", fcm.INVALID_SOMETHING), ("d2", fcm.UNAVAILABLE)):
+        server.fail(token, fault)
+    send_push(people(4), title="A secret title", body="A secret body")
+    work()
+    logged = str([record.__dict__ for record in caplog.records])
+    assert "push.device_forgotten" in logged
+    assert not re.search(r"secret|'d[0-3]'", logged)

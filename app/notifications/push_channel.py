@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
-from app.notifications.models import Notification, NotificationChannel
+from app.notifications.models import Notification, NotificationChannel, NotificationDelivery
 from app.push import NOT_CONFIGURED, is_configured, users_with_devices
 from flask_belfry.changes import Subject
 from flask_belfry.core.clock import utc_now
 from flask_belfry.outbox import JobRequest, enqueue_many, retry
 
 if TYPE_CHECKING:
-    from app.notifications.channels import Outgoing, Retriable
+    from app.notifications.channels import Outgoing
 
 PUSH = "notifications.push"
 NO_DEVICE = "no device"
@@ -54,6 +54,8 @@ class Push:
         ]
         enqueue_many(PUSH, requests)
 
-    def retry(self, session: Session, notification: Notification, deliveries: Sequence[Retriable]) -> set[str]:
+    def retry(
+        self, session: Session, notification: Notification, deliveries: Sequence[NotificationDelivery]
+    ) -> set[str]:
         by_job = {each.job_id: each.id for each in deliveries if each.job_id is not None}
         return {by_job[id] for id in retry(list(by_job))}

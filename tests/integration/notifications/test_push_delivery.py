@@ -48,7 +48,8 @@ def settings(settings, server, tmp_path):
 def pushes(session) -> list[JobRecord]:
     session.rollback()
     found = list(session.scalars(sa.select(JobRecord).where(JobRecord.name == PUSH).order_by(JobRecord.id)))
-    session.expunge_all()
+    for job in found:
+        session.expunge(job)
     session.rollback()
     return found
 

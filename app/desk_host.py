@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from flask import Flask
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
-from app import audit
+from app import audit, push
 from app.accounts import Role, User, acting_user, allow, ask_to_log_in, can, names_of, require
 from app.schools import School, is_disabled
 from flask_belfry.changes import Subject
@@ -77,6 +77,10 @@ class DeskHost(Host):
     def app_name(self) -> str:
         """Return the name of the desk."""
         return "Belfry"
+
+    def checks(self) -> Mapping[str, Callable[[Flask], str]]:
+        """Check push, if it is configured."""
+        return {"push": push.check} if push.is_configured() else {}
 
     def mail_stylesheet(self) -> Path:
         """Return the style sheet of the pages."""

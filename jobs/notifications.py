@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from app import notifications
-from flask_belfry.execution import job
+from flask_belfry.execution import Chunk, job
 from flask_belfry.scheduler import ScheduleEntry
 
 
@@ -31,6 +31,19 @@ def fall_back(session: Session, notification_id: str) -> dict[str, int]:
 def retry_failed_deliveries(session: Session) -> dict[str, int]:
     """Retries the deliveries of the last day that failed for reasons that may pass."""
     return notifications.delivering.retry_failed_deliveries(session)
+
+
+@job(
+    "notifications.push",
+    queue="bulk",
+    retry=notifications.push_delivery.RETRY,
+    timeout_seconds=300,
+    chunk=50,
+    takes=("delivery_id",),
+)
+def push(chunk: Chunk) -> None:
+    """Sends the notifications of the chunk to the devices of their recipients."""
+    notifications.push_delivery.deliver(chunk)
 
 
 @job("notifications.finish", queue="default")

@@ -1,5 +1,5 @@
-"""A server for tests that speaks FCM HTTP v1 and the exchange of its access tokens, on a real socket, and fails when it
-is told to."""
+"""A server for tests that speaks FCM HTTP v1 and the exchange of its access tokens, on a real socket, and fails as
+tests require."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.notifications import delivering, emails, personal, rules
+from app.notifications import delivering, emails, personal, push_delivery, rules
 from app.notifications.audiences import Audience, audience
 from app.notifications.content import Content, Targets, content_problems, target_problems
 from app.notifications.models import (
@@ -69,6 +69,7 @@ __all__ = [
     "page",
     "page_deliveries",
     "personal",
+    "push_delivery",
     "retry_failed",
     "send",
     "target_problems",

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app import push
 from app.accounts import Role, User
 from app.directory import SchoolClass, Student
 from app.notifications.models import (
@@ -180,6 +181,8 @@ def _data_problem(data: Mapping[str, str]) -> str | None:
         return "Names and values must be text."
     if len(data) > MAX_DATA_ENTRIES or len(json.dumps(dict(data)).encode()) > MAX_DATA_BYTES:
         return f"At most {MAX_DATA_ENTRIES} names, with {MAX_DATA_BYTES:,} bytes in all."
+    if reserved := [name for name in data if push.is_reserved(name)]:
+        return f"The name {reserved[0]} is reserved."
     return None
 
 

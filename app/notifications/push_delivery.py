@@ -41,7 +41,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import UtcDateTime, error_text
 from flask_belfry.db.lists import among
-from flask_belfry.execution import Answer, Chunk, JobTimeoutError, Snooze
+from flask_belfry.execution import Answer, Chunk, JobTimeoutError, RetryPolicy, Snooze
 from flask_belfry.execution.claim import Claim
 from flask_belfry.outbox import JobRecord, JobState, PauseKind, active_pauses, on_finalized, pause
 
@@ -49,6 +49,14 @@ log = structlog.get_logger(__name__)
 
 # Errors that a later attempt may not meet: retried, by the job and by the sweep of failed deliveries.
 PASSING = (PushUnavailableError, PushCredentialsError, JobTimeoutError)
+
+
+def asked_delay(error: BaseException) -> float | None:
+    """Return how long FCM asks to wait before the next attempt."""
+    return error.retry_after_seconds if isinstance(error, PushUnavailableError) else None
+
+
+RETRY = RetryPolicy(delays_seconds=(10, 30, 90, 270, 810), jitter=0.5, retry_on=PASSING, delay_from=asked_delay)
 CANCELLED = "the notification was cancelled"
 EXPIRED = "it had expired before it was sent"
 FORGOTTEN = "FCM does not deliver to the devices any more"

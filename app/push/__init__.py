@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from app.push import hooks, personal
-from app.push.client import NOT_CONFIGURED, is_configured, push_client
+from app.push.client import NOT_CONFIGURED, check, is_configured, push_client
 from app.push.errors import (
     DeviceGoneError,
     MessageRefusedError,
@@ -15,7 +15,7 @@ from app.push.errors import (
     PushUnavailableError,
     ThrottledError,
 )
-from app.push.messages import PushMessage, data_problem
+from app.push.messages import PushMessage, is_reserved
 from app.push.models import Device, DeviceKind
 from app.push.services import Target, drop_silent, forget, register, targets_of, users_with_devices
 
@@ -32,12 +32,13 @@ __all__ = [
     "PushUnavailableError",
     "Target",
     "ThrottledError",
-    "data_problem",
+    "check",
     "drop_silent",
     "forget",
     "hooks",
     "init_app",
     "is_configured",
+    "is_reserved",
     "personal",
     "push_client",
     "register",

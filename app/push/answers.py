@@ -43,7 +43,7 @@ class _Refusal:
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> PushError:
-    """Return the error that a response other than 200 stands for."""
+    """Return the error that a response other than 200 reports."""
     refusal = _read(body)
     asked = retry_after_seconds(headers.get("Retry-After"), now)
     said = f"FCM: {status} {refusal.code} {refusal.message}".strip()
@@ -55,7 +55,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, now: datetime
         return DeviceGoneError(said)
     if status == 400:
         return _error_of_bad_request(refusal, said)
-    if status in (401, 403, 404):  # 404 without UNREGISTERED: there is no such project
+    if status in (401, 403, 404):  # 404 without UNREGISTERED: the project does not exist
         return PushCredentialsError(said)
     return MessageRefusedError(said)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from flask import current_app
+from flask import Flask, current_app
+
+from app.push.errors import PushCredentialsError, PushError
+from flask_belfry.changes.host import CheckError
 
 if TYPE_CHECKING:
     from app.push.fcm import FcmClient
@@ -17,6 +20,21 @@ _lock = threading.Lock()
 def is_configured() -> bool:
     """Return whether messages can be sent at all."""
     return current_app.config["FCM_CREDENTIALS"] is not None
+
+
+def check(app: Flask) -> str:
+    """Exchange the credentials for an access token, as `flask doctor` does. Raises CheckError."""
+    from app.push.fcm import CHECK_TIMEOUT, FcmClient
+
+    settings = app.config
+    try:
+        client = FcmClient(settings["FCM_CREDENTIALS"], settings["FCM_ENDPOINT"], connections=1, timeout=CHECK_TIMEOUT)
+        project = client.check()
+    except PushCredentialsError as error:
+        raise CheckError(f"{error}: check FCM_CREDENTIALS, and the key at Firebase") from None
+    except PushError as error:
+        raise CheckError(f"{error}: check the network; push messages are retried") from None
+    return f"project {project}: the credentials are accepted"
 
 
 def push_client() -> FcmClient:

@@ -22,6 +22,7 @@ from flask_belfry.core.clock import utc_now
 
 SCOPES = ("https://www.googleapis.com/auth/firebase.messaging",)
 TIMEOUT = urllib3.Timeout(connect=5.0, read=10.0)
+CHECK_TIMEOUT = urllib3.Timeout(total=1.5)
 
 
 class FcmClient:

@@ -54,15 +54,9 @@ def message_json(message: PushMessage, kind: DeviceKind, token: str, now: dateti
     }
 
 
-def data_problem(data: Mapping[str, str]) -> str | None:
-    """Return why FCM would refuse this data; None when it would not."""
-    for name in data:
-        if name in RESERVED_NAMES or name.startswith(RESERVED_BEGINNINGS):
-            return f"cannot have the name {name!r}, which is reserved"
-    room = MAX_BYTES // 2
-    if _data_bytes(data) > room:
-        return f"can have at most {room:,} bytes, names included"
-    return None
+def is_reserved(name: str) -> bool:
+    """Return whether FCM refuses data of this name."""
+    return name in RESERVED_NAMES or name.startswith(RESERVED_BEGINNINGS)
 
 
 def _fitting_body(message: PushMessage) -> str:

@@ -19,6 +19,10 @@ log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 
 
+class CheckError(Exception):
+    """A part of the application does not work. The message names the cause and the remedy."""
+
+
 class Host:
     """What the application decides. The defaults deny all pages, know no user and write actions to the log."""
 
@@ -68,6 +72,13 @@ class Host:
     def app_name(self) -> str:
         """Return the name of the application, which mails show."""
         return current_app.name
+
+    def checks(self) -> Mapping[str, Callable[[Flask], str]]:
+        """Return what `flask doctor` checks of the application itself, by the name of the part.
+
+        Each returns what to print if the part works, and raises CheckError otherwise.
+        """
+        return {}
 
     def mail_stylesheet(self) -> Path | None:
         """Return the style sheet whose colours the layout of mails uses; None when it uses only its own."""

@@ -21,6 +21,7 @@ from flask.cli import with_appcontext
 from flask.globals import app_ctx
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from flask_belfry.changes.host import CheckError, current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.commands import Command, as_json_option, echo_json
 from flask_belfry.core.database_errors import database_problem
@@ -45,6 +46,7 @@ REMEDIES = {
     "broker": "check that it is running, and REDIS_URL; jobs wait in the database",
     "smtp": "check that it is running, MAIL_SERVER and MAIL_PORT",
 }
+REMEDY_OF_OTHERS = "check the network and its settings"
 ORDER = (
     "settings", "database", "migrations", "broker", "light workers", "heavy workers", "scheduler", "schedule", "jobs",
     "smtp", "spf", "dkim", "dmarc",
@@ -60,10 +62,6 @@ class Finding:
     part: str
     is_ok: bool
     message: str
-
-
-class _CheckError(Exception):
-    """A failed check; the message names the cause and the remedy."""
 
 
 def check_all(app: Flask) -> list[Finding]:
@@ -117,8 +115,8 @@ class _Series(threading.Thread):
         found, current = list(self._found), self._current
         if not current:
             return found
-        # The parts that REMEDIES does not list read the database.
-        remedy = REMEDIES.get(current, REMEDIES["database"])
+        # The parts that REMEDIES does not list read the database, or are the application's.
+        remedy = REMEDIES.get(current, REMEDIES["database"] if current in ORDER else REMEDY_OF_OTHERS)
         return [*found, Finding(current, False, f"no response within {LIMIT_SECONDS:g} s: {remedy}")]
 
 
@@ -138,6 +136,7 @@ def doctor_command(as_json: bool) -> None:
 
 
 def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
+    of_host: list[dict[str, Sequence[Check]]] = [{part: [check]} for part, check in current_host().checks().items()]
     on_database: dict[str, Sequence[Check]] = {"database": [_database], "migrations": [_migrations]}
     mail: list[dict[str, Sequence[Check]]] = [
         {"smtp": [_smtp]},
@@ -146,7 +145,8 @@ def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
         {"dmarc": [_dmarc]},
     ]
     if app.config["JOBS_EAGER"]:
-        return [{"settings": [_settings]}, on_database | {"schedule": [_schedule], "jobs": [_jobs]}, *mail]
+        on_sql = on_database | {"schedule": [_schedule], "jobs": [_jobs]}
+        return [{"settings": [_settings]}, on_sql, *mail, *of_host]
     workers: dict[str, Sequence[Check]] = {
         "light workers": [partial(_workers, queues=LIGHT_QUEUES, command="python cli.py jobs worker")],
         "heavy workers": [partial(_workers, queues=HEAVY_QUEUES, command="python cli.py jobs worker --heavy")],
@@ -158,6 +158,7 @@ def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
         | {"scheduler": [_scheduler], "schedule": [_schedule], "jobs": [_jobs], "broker": [_broker_ownership]},
         {"broker": [_broker]},
         *mail,
+        *of_host,
     ]
 
 
@@ -165,7 +166,7 @@ def _run_check(part: str, check: Callable[[], str | None]) -> Finding | None:
     try:
         message = check()
         return Finding(part, True, message) if message else None
-    except (_CheckError, MailError, ForeignBrokerError) as error:
+    except (CheckError, MailError, ForeignBrokerError) as error:
         return Finding(part, False, str(error))
     except DBAPIError as error:
         return Finding(part, False, database_problem(error))
@@ -185,7 +186,7 @@ def _without_repetition(found: Mapping[str, Finding]) -> list[Finding]:
             **found,
             "scheduler": replace(scheduler, message=f"{UNFINISHED_PASSES}: the broker is unavailable"),
         }
-    return [found[part] for part in ORDER if part in found]
+    return [found[part] for part in dict.fromkeys((*ORDER, *found)) if part in found]
 
 
 def _settings(app: Flask) -> str:
@@ -198,7 +199,7 @@ def _settings(app: Flask) -> str:
         if urlsplit(app.config["PUBLIC_URL"]).hostname in LOOPBACK:
             problems.append(f"PUBLIC_URL is {app.config['PUBLIC_URL']}: links in mails work only on this machine")
     if problems:
-        raise _CheckError("; ".join(problems))
+        raise CheckError("; ".join(problems))
     return f"APP_ENV={app.config['APP_ENV']}"
 
 
@@ -211,9 +212,9 @@ def _migrations(app: Flask) -> str:
     script = ScriptDirectory(str(Path(app.root_path).parent / "migrations"))
     revisions = set(MigrationContext.configure(db.session.connection()).get_current_heads())
     if not revisions:
-        raise _CheckError("the database is not migrated: run `flask --app wsgi db upgrade`")
+        raise CheckError("the database is not migrated: run `flask --app wsgi db upgrade`")
     if revisions != set(script.get_heads()):
-        raise _CheckError("the schema does not match this version: run `flask --app wsgi db upgrade`")
+        raise CheckError("the schema does not match this version: run `flask --app wsgi db upgrade`")
     return "up to date"
 
 
@@ -238,16 +239,16 @@ def _workers(app: Flask, queues: Sequence[str], command: str) -> str:
     rows = _alive(app, WorkerProcess.queues != "")
     counts = {queue: sum(queue in row.queues.split(",") for row in rows) for queue in queues}
     if missing := [queue for queue, count in counts.items() if not count]:
-        raise _CheckError(f"none for {', '.join(missing)}: start `{command}`")
+        raise CheckError(f"none for {', '.join(missing)}: start `{command}`")
     return ", ".join(f"{queue} {count}" for queue, count in counts.items())
 
 
 def _scheduler(app: Flask) -> str:
     if not _alive(app, WorkerProcess.kind == "scheduler"):
-        raise _CheckError("no scheduler is running: start `python scheduler.py`; retries and periodic jobs wait")
+        raise CheckError("no scheduler is running: start `python scheduler.py`; retries and periodic jobs wait")
     if not scheduler_passes(db.session()):
         error = db.session.scalar(sa.select(Deployment.scheduler_error))
-        raise _CheckError(f"{UNFINISHED_PASSES} ({error or 'no error is recorded'})")
+        raise CheckError(f"{UNFINISHED_PASSES} ({error or 'no error is recorded'})")
     return "running"
 
 
@@ -255,7 +256,7 @@ def _schedule(app: Flask) -> str:
     entries = periodic.entries()
     problems = [f"{entry.name} does not run: {problem}" for entry in entries if (problem := entry.problem())]
     if problems:
-        raise _CheckError(f"{'; '.join(problems)} Edit it at /schedule, or `flask schedule delete` it")
+        raise CheckError(f"{'; '.join(problems)} Edit it at /schedule, or `flask schedule delete` it")
     custom = sum(entry.name.startswith(CUSTOM_PREFIX) for entry in entries)
     return f"{len(entries) - custom} periodic jobs of the code, {custom} made by users"
 
@@ -268,7 +269,7 @@ def _jobs(app: Flask) -> str:
     count = db.session.scalar(sa.select(sa.func.count()).select_from(rows)) or 0
     if count:
         jobs = "1 job" if count == 1 else f"{count} jobs"
-        raise _CheckError(f"{jobs} failed in the last day: see `flask jobs list --state failed`, then retry them")
+        raise CheckError(f"{jobs} failed in the last day: see `flask jobs list --state failed`, then retry them")
     paused = ", ".join(f"{pause.kind.value} {pause.name}" for pause in active_pauses(db.session()))
     return "none failed in the last day" + (f"; paused: {paused} (see `flask queues list`)" if paused else "")
 

@@ -75,6 +75,11 @@ def test_only_a_command_of_migrations_imports_alembic(imported, role) -> None:
     assert imported[role] & MIGRATIONS == set()
 
 
+@pytest.mark.parametrize("role", PROGRAMS)
+def test_the_libraries_of_push_are_imported_with_the_first_message(imported, role) -> None:
+    assert imported[role] & {"app.push.fcm", "google.auth", "urllib3"} == set()
+
+
 @pytest.mark.parametrize("role", ["web", "scheduler", "a command"])
 def test_only_a_worker_imports_the_worker_processes(imported, role) -> None:
     assert "flask_belfry.workers.pool" not in imported[role]

@@ -12,13 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from app.notifications import Notification, NotificationState, cancel, retry_failed
+from app.notifications.push_delivery import RETRY
 from app.push import Device, DeviceKind
 from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import claim, executor
 from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.outbox import JobAttempt, JobPause, JobRecord, JobState, PauseKind, cancel_batch, pause
 from flask_belfry.outbox.states import WAITING
-from jobs.notifications_push import RETRY
 from tests import fcm
 from tests.fcm import Fault, FcmServer
 from tests.job_records import count

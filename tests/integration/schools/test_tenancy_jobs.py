@@ -160,6 +160,10 @@ ON_A_CONNECTION = {
     ),
     "flask_belfry/outbox/unique_periods.py": (3, "by the keys that the caller knows, without content"),
     "flask_belfry/changes/recording.py": (2, "inserts; the one that selects is narrowed by hand"),
+    "app/notifications/push_delivery.py": (
+        3,
+        "by the ids of jobs that a worker holds or that have ended, and of notifications that a scoped statement found",
+    ),
     "app/reservations/hooks.py": (1, "by the ids of rows that a scoped statement has changed"),
     "app/work_items/digests.py": (2, "by the ids of items that a scoped statement has changed"),
     "app/work_items/ordering.py": (1, "by the ids of cards of one school's column"),

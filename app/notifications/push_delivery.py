@@ -62,6 +62,8 @@ EXPIRED = "it had expired before it was sent"
 FORGOTTEN = "FCM does not deliver to the devices any more"
 # The claims of the jobs are checked again after this time: the process may have been frozen meanwhile.
 HELD_SECONDS = 2.0
+# After this many failures of FCM in a row the rest of the chunk fails without being tried: each may take as long.
+MAX_FAILURES = 3
 ERROR_CHARACTERS = 2_000
 STATES_AFTER = {
     JobState.RETRYABLE: DeliveryState.DEFERRED,
@@ -179,6 +181,7 @@ class _Chunk:
     _gone: set[str] = field(default_factory=set)
     _refused: dict[str, str] = field(default_factory=dict)
     _throttled: tuple[str, datetime] | None = None
+    _failures: int = 0
     _held_at: float = field(default_factory=time.monotonic)
 
     def run(self) -> None:
@@ -186,6 +189,8 @@ class _Chunk:
         self.chunk.before_commit(self._write)
         self._load()
         for item in self.chunk:
+            if not self.chunk.is_unanswered(item):
+                continue
             if self.chunk.should_stop or not self._is_held(item):
                 self.chunk.release(item)
             elif self._throttled is not None:
@@ -224,15 +229,25 @@ class _Chunk:
         if (outcome := self._without_sending(found)) is not None:
             return self._end(found, outcome)
         try:
-            return self._end(found, self._send(found))
+            outcome = self._send(found)
+            self._failures = 0
+            return self._end(found, outcome)
         except ThrottledError as error:
             self._throttled = str(error), utc_now() + timedelta(seconds=error.retry_after_seconds)
             return self._snooze(item)
         except PayloadRefusedError as error:
             self._refused[found.row.notification_id] = str(error)
             return self.chunk.fail(item, error)
+        except PushUnavailableError as error:
+            self._failures += 1
+            return self._fail_rest(error) if self._failures >= MAX_FAILURES else self.chunk.fail(item, error)
         except PushError as error:
+            self._failures = 0
             return self.chunk.fail(item, error)
+
+    def _fail_rest(self, error: PushError) -> None:
+        for item in self.chunk.unanswered:
+            self.chunk.fail(item, error)
 
     def _without_sending(self, found: _Push) -> _Outcome | None:
         """Return the outcome of a delivery that is not sent; None if it is."""

@@ -21,6 +21,7 @@ from flask_belfry.execution import retry_after_seconds
 
 # How long FCM asks to wait after 429 without Retry-After.
 THROTTLE_SECONDS = 60.0
+MIN_THROTTLE_SECONDS = 1.0
 MAX_MESSAGE_CHARACTERS = 300
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
@@ -48,7 +49,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, now: datetime
     asked = retry_after_seconds(headers.get("Retry-After"), now)
     said = f"FCM: {status} {refusal.code} {refusal.message}".strip()
     if status == 429:
-        return ThrottledError(said, THROTTLE_SECONDS if asked is None else asked)
+        return ThrottledError(said, THROTTLE_SECONDS if asked is None else max(asked, MIN_THROTTLE_SECONDS))
     if status >= 500:
         return PushUnavailableError(said, asked)
     if refusal.code in ("UNREGISTERED", "SENDER_ID_MISMATCH"):

@@ -69,6 +69,7 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
         "/audit",
         "/schedule",
         "/account/tokens",
+        "/account/devices",
     ):
         narrow.goto(f"{stack.url}{path}")
         assert narrow.evaluate("document.documentElement.scrollWidth") <= 360, path

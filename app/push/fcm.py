@@ -53,7 +53,8 @@ class FcmClient:
         self._url = f"{endpoint}/v1/projects/{self._project}/messages:send"
         self._pool = urllib3.PoolManager(maxsize=connections, timeout=timeout, retries=False)
         self._lock = threading.Lock()
-        self._throttled_until = 0.0
+        # Until when nothing may be sent, and what FCM said.
+        self._throttled = 0.0, ""
 
     def send(self, message: PushMessage, kind: DeviceKind, token: str) -> None:
         """Send a message to a device. Returns when FCM has accepted it.
@@ -61,8 +62,9 @@ class FcmClient:
         Raises:
             PushError: it was not accepted; the class says whom that concerns.
         """
-        if (wait := self._throttled_until - time.monotonic()) > 0:
-            raise ThrottledError("FCM: 429 to another message", wait)
+        until, reason = self._throttled
+        if (wait := until - time.monotonic()) > 0:
+            raise ThrottledError(reason, wait)
         body = json.dumps(message_json(message, kind, token, utc_now())).encode()
         access_token = self._access_token()
         response = self._post(body, access_token)
@@ -72,7 +74,7 @@ class FcmClient:
             return
         error = error_of(response.status, response.headers, response.data, utc_now())
         if isinstance(error, ThrottledError):
-            self._throttled_until = time.monotonic() + error.retry_after_seconds
+            self._throttled = time.monotonic() + error.retry_after_seconds, str(error)
         raise error
 
     def check(self) -> str:

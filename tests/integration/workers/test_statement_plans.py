@@ -16,10 +16,13 @@ from flask_belfry.outbox.relay import relay
 from tests.clocks import one_pass, scheduler
 from tests.deliveries import ask
 from tests.domain import Ticket
+from tests.fcm import INVALID_DATA, UNREGISTERED, FcmServer
+from tests.push_factories import outcomes, people, send_push
 from tests.smtp import SmtpServer
 
 # The tables that keep a history, or are as large as the application's data.
 GROWING = {"job_records", "job_attempts", "job_batches", "job_logs", "email_messages", "status_changes"}
+GROWING |= {"notifications", "notification_deliveries", "devices"}
 
 
 @pytest.fixture(params=["sqlite"])
@@ -69,4 +72,25 @@ def test_jobs_and_mails_are_found_by_an_index(app, session, smtp, work, scans):
     work()
     states = session.scalars(sa.select(JobRecord.state).distinct()).all()
     assert set(states) == {JobState.COMPLETED, JobState.FAILED}
+    assert scans == []
+
+
+def test_push_messages_search_every_table_by_an_index(
+    settings: dict[str, Any], tmp_path: Any, request: pytest.FixtureRequest
+) -> None:
+    server = FcmServer().start()
+    settings |= server.settings(tmp_path)
+    session, work = request.getfixturevalue("session"), request.getfixturevalue("work")
+    scans = request.getfixturevalue("scans")
+    users = people(3)
+    scans.clear()
+    server.fail("d0", UNREGISTERED)
+    sent = send_push(users)
+    work()
+    server.fail(None, INVALID_DATA)
+    refused = send_push(users)
+    work()
+    server.stop()
+    assert [state for state, *_ in outcomes(session, sent)] == ["skipped", "delivered", "delivered"]
+    assert [state for state, *_ in outcomes(session, refused)] == ["skipped", "failed", "failed"]
     assert scans == []

@@ -1,7 +1,7 @@
 """Why FCM refuses the content of a notification.
 
-Revision ID: 0020
-Revises: 0019
+Revision ID: 0021
+Revises: 0020
 Create Date: 2026-11-30 12:25:00
 
 """
@@ -9,8 +9,8 @@ Create Date: 2026-11-30 12:25:00
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0020"
-down_revision = "0019"
+revision = "0021"
+down_revision = "0020"
 branch_labels = None
 depends_on = None
 

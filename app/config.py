@@ -468,6 +468,12 @@ GROUPS: tuple[Group, ...] = (
             None,
             "For a type: who was not reached by push after so many minutes gets a mail instead.",
         ),
+        Setting(
+            "NOTIFICATION_DIGEST_HOUR",
+            whole_number(0, 23),
+            7,
+            "The hour, in the time zone of each user, of the daily digest of notifications.",
+        ),
     ),
 )
 

@@ -117,7 +117,9 @@ def _flat_errors(messages: Mapping[str, Any]) -> dict[str, list[str]]:
 def _flatten(name: str, messages: Any, into: dict[str, list[str]]) -> None:
     if isinstance(messages, Mapping):
         for key, below in messages.items():
-            _flatten(f"{name}.{key}" if name else str(key), below, into)
+            # marshmallow's name for an object as a whole: within another object, it has a name of its own.
+            is_whole = key == "_schema" and name
+            _flatten(name if is_whole else f"{name}.{key}" if name else str(key), below, into)
     else:
         listed = messages if isinstance(messages, list) else [messages]
         into.setdefault(name or "body", []).extend(str(message) for message in listed)

@@ -118,10 +118,15 @@ def preferences_of(user: User) -> Preferences:
     }
 
 
+def lock(user: User) -> None:
+    """Lock the user's row until the commit: of two requests that change the same preferences, the second waits."""
+    db.session.refresh(user, with_for_update={"key_share": True})
+
+
 def change_preferences(user: User, changes: Mapping[str, Mapping[str, str]]) -> None:
     """Change the frequency of some types and channels, and flush; the others do not change.
 
-    The caller has locked the user's row if another request may change the same, and commits.
+    The caller has called `lock`, and commits.
 
     Raises:
         InvalidInputError: names each type, channel or frequency that is invalid, such as `preferences.payment.mail`.
@@ -140,7 +145,7 @@ def quiet_hours_of(user: User) -> QuietHours | None:
 
 
 def set_quiet_hours(user: User, quiet_from: time | None, quiet_until: time | None) -> None:
-    """Set the quiet hours, or remove them with two times None, and flush. The caller commits; see `change_preferences`.
+    """Set the quiet hours, or remove them with two times None, and flush. See `change_preferences`.
 
     Raises:
         InvalidInputError: only one time is given, or both are the same.

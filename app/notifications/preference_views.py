@@ -21,7 +21,7 @@ pages = Blueprint("notification_preferences", __name__, url_prefix="/notificatio
 
 FREQUENCY_LABELS = {
     Frequency.INSTANT: "Immediately",
-    Frequency.DAILY: "In a daily digest",
+    Frequency.DAILY: "Daily digest",
     Frequency.OFF: "Off",
 }
 

@@ -8,7 +8,7 @@ In the app, there is no digest, and quiet hours hold nothing: the inbox is silen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, time
 from typing import Any, NamedTuple
@@ -28,10 +28,11 @@ from app.notifications.models import (
     NotificationSettings,
     NotificationType,
 )
-from app.notifications.quiet_hours import QuietHours, next_moment
+from app.notifications.quiet_hours import QuietHours
 from app.schools import School
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db import db
+from flask_belfry.db.lists import among
 
 # The frequency of users who have not chosen another one.
 DEFAULT = Frequency.INSTANT
@@ -45,23 +46,24 @@ BY_CHANNEL = {
     NotificationChannel.PUSH: "by push",
     NotificationChannel.IN_APP: "in the app",
 }
-# The reason of deliveries that the next digest collects. Their `held_until` is when it is due.
+# The reason of deliveries that the next digest collects.
 FOR_DIGEST = "daily digest"
 
 Preferences = dict[NotificationType, dict[NotificationChannel, Frequency]]
 
 
 class Decision(NamedTuple):
-    """What happens to a delivery: it is queued, held until a time, or skipped for a reason."""
+    """What happens to a delivery: it is queued, held or skipped.
+
+    Args:
+        state: queued, held or skipped.
+        reason: why it is held or skipped.
+        held_until: the end of the quiet hours; None of a held one means that the next digest collects it.
+    """
 
     state: DeliveryState
     reason: str | None = None
     held_until: datetime | None = None
-
-    @property
-    def is_for_digest(self) -> bool:
-        """Whether the delivery has no job of its own: a digest collects it."""
-        return self.state is DeliveryState.HELD and self.reason == FOR_DIGEST
 
 
 QUEUED = Decision(DeliveryState.QUEUED)
@@ -78,29 +80,23 @@ class Clock:
         """Return when the current quiet hours end; None when there are none now."""
         return self.quiet_hours.end(now, self.zone) if self.quiet_hours else None
 
-    def next_digest(self, now: datetime) -> datetime:
-        """Return when the next digest is due: at NOTIFICATION_DIGEST_HOUR, or when the quiet hours of then end."""
-        due = next_moment(now, time(current_app.config["NOTIFICATION_DIGEST_HOUR"]), self.zone)
-        return self.end_of_quiet_hours(due) or due
-
 
 def decide(
-    session: Session, user_ids: Sequence[int], notification: NotificationContent, now: datetime
+    session: Session, user_ids: Collection[int], notification: NotificationContent, now: datetime
 ) -> dict[tuple[int, NotificationChannel], Decision]:
-    """Return what happens to a notification for each of the users and of its channels, with at most two statements.
+    """Return what happens to a notification for each of the users, by each channel, with at most two statements.
 
     Args:
         session: where to read.
         user_ids: a page of recipients.
-        notification: what is sent; read are `type`, `channels` and `is_critical`.
+        notification: what is sent; only its type and whether it is critical are read.
         now: when it is sent.
     """
-    channels = [NotificationChannel(channel) for channel in notification.channels]
-    decisions = {(user_id, channel): QUEUED for user_id in user_ids for channel in channels}
+    decisions = {(user_id, channel): QUEUED for user_id in user_ids for channel in NotificationChannel}
     if notification.is_critical:
         return decisions
     chosen = _chosen(session, user_ids, notification.type)
-    clocks = _clocks(session, user_ids)
+    clocks = clocks_of(session, user_ids)
     for user_id, channel in decisions:
         frequency = chosen.get((user_id, channel), DEFAULT)
         decisions[user_id, channel] = _decide(frequency, notification.type, channel, clocks.get(user_id), now)
@@ -163,42 +159,53 @@ def set_quiet_hours(user: User, quiet_from: time | None, quiet_until: time | Non
 
 def time_zone_of(user: User) -> ZoneInfo:
     """Return the time zone of the user's quiet hours and digests."""
-    return _clocks(db.session(), [user.id])[user.id].zone
+    return clocks_of(db.session(), [user.id])[user.id].zone
+
+
+def zone_name() -> sa.ColumnElement[str]:
+    """Return the name of a user's time zone, for statements that join the user's school."""
+    return sa.func.coalesce(User.time_zone, School.time_zone, current_app.config["TIMEZONE"])
+
+
+def clocks_of(session: Session, user_ids: Collection[int]) -> dict[int, Clock]:
+    """Return the time zones and quiet hours of users, by id."""
+    query = (
+        sa.select(User.id, zone_name().label("zone"), NotificationSettings.quiet_from, NotificationSettings.quiet_until)
+        .join(School, School.id == User.school_id)
+        .outerjoin(NotificationSettings, NotificationSettings.user_id == User.id)
+        .where(among(User.id, "ids"))
+    )
+    rows = session.execute(query, {"ids": list(user_ids)})
+    return {row.id: Clock(ZoneInfo(row.zone), _quiet_hours(row)) for row in rows}
+
+
+def reason_of_off(type_: NotificationType, channel: NotificationChannel) -> str:
+    """Return why a delivery is skipped whose recipient has turned off the type and channel."""
+    return f"the recipient has turned off {type_} notifications {BY_CHANNEL[channel]}"
 
 
 def _decide(
     frequency: Frequency, type_: NotificationType, channel: NotificationChannel, clock: Clock | None, now: datetime
 ) -> Decision:
     if frequency is Frequency.OFF:
-        reason = f"the recipient has turned off {type_} notifications {BY_CHANNEL[channel]}"
-        return Decision(DeliveryState.SKIPPED, reason)
+        return Decision(DeliveryState.SKIPPED, reason_of_off(type_, channel))
     if clock is None or channel is NotificationChannel.IN_APP:
         return QUEUED
     if frequency is Frequency.DAILY:
-        return Decision(DeliveryState.HELD, FOR_DIGEST, clock.next_digest(now))
+        return Decision(DeliveryState.HELD, FOR_DIGEST)
     if (end := clock.end_of_quiet_hours(now)) is not None:
         return Decision(DeliveryState.HELD, f"held until {end.astimezone(clock.zone):%H:%M}", end)
     return QUEUED
 
 
 def _chosen(
-    session: Session, user_ids: Sequence[int], type_: NotificationType
+    session: Session, user_ids: Collection[int], type_: NotificationType
 ) -> dict[tuple[int, NotificationChannel], Frequency]:
     query = sa.select(
         NotificationPreference.user_id, NotificationPreference.channel, NotificationPreference.frequency
-    ).where(NotificationPreference.type == type_, NotificationPreference.user_id.in_(user_ids))
-    return {(user_id, channel): frequency for user_id, channel, frequency in session.execute(query)}
-
-
-def _clocks(session: Session, user_ids: Sequence[int]) -> dict[int, Clock]:
-    zone = sa.func.coalesce(User.time_zone, School.time_zone, current_app.config["TIMEZONE"]).label("zone")
-    query = (
-        sa.select(User.id, zone, NotificationSettings.quiet_from, NotificationSettings.quiet_until)
-        .join(School, School.id == User.school_id)
-        .outerjoin(NotificationSettings, NotificationSettings.user_id == User.id)
-        .where(User.id.in_(user_ids))
-    )
-    return {row.id: Clock(ZoneInfo(row.zone), _quiet_hours(row)) for row in session.execute(query)}
+    ).where(NotificationPreference.type == type_, among(NotificationPreference.user_id, "ids"))
+    rows = session.execute(query, {"ids": list(user_ids)})
+    return {(user_id, channel): frequency for user_id, channel, frequency in rows}
 
 
 def _quiet_hours(row: Any) -> QuietHours | None:

@@ -51,8 +51,8 @@ def first_moment(day: date, clock: time, zone: ZoneInfo) -> datetime:
     return after.replace(microsecond=0)
 
 
-def next_moment(now: datetime, clock: time, zone: ZoneInfo) -> datetime:
-    """Return the next time after `now` that `first_moment` returns for a day, in UTC."""
+def last_moment(now: datetime, clock: time, zone: ZoneInfo) -> datetime:
+    """Return the latest time at or before `now` that `first_moment` returns for a day, in UTC."""
     today = now.astimezone(zone).date()
-    moments = (first_moment(today + days * _DAY, clock, zone) for days in (0, 1, 2))
-    return next(moment for moment in moments if moment > now)
+    moments = (first_moment(today - days * _DAY, clock, zone) for days in (0, 1, 2))
+    return next(moment for moment in moments if moment <= now)

@@ -38,7 +38,7 @@ NOW = utc("2026-11-25T22:00")
 
 def notification(type_: NotificationType = NotificationType.PAYMENT, **values) -> Notification:
     """Not stored."""
-    return Notification(type=type_, **{"channels": ["mail", "push", "in_app"], "is_critical": False} | values)
+    return Notification(type=type_, **{"is_critical": False} | values)
 
 
 def decided(user, now: datetime = NOW, **values) -> dict[NotificationChannel, Decision]:
@@ -91,7 +91,7 @@ def test_each_type_and_channel_has_a_frequency_of_its_own(session):
     change_preferences(user, {"payment": {"mail": "daily", "push": "off", "in_app": "off"}, "general": {"mail": "off"}})
     session.commit()
     assert decided(user) == {
-        MAIL: Decision(HELD, FOR_DIGEST, utc("2026-11-26T06:00")),
+        MAIL: Decision(HELD, FOR_DIGEST),
         PUSH: Decision(SKIPPED, "the recipient has turned off payment notifications by push"),
         IN_APP: Decision(SKIPPED, "the recipient has turned off payment notifications in the app"),
     }
@@ -103,37 +103,11 @@ def test_each_type_and_channel_has_a_frequency_of_its_own(session):
     assert decided(user, type_=NotificationType.ACADEMIC)[MAIL] == QUEUED
 
 
-@on_sqlite
-def test_only_deliveries_for_the_digest_wait_for_it(session):
-    user = with_quiet_hours(time_zone="Europe/Berlin")
-    change_preferences(user, {"payment": {"mail": "daily"}})
-    session.commit()
-    assert {channel: decision.is_for_digest for channel, decision in decided(user).items()} == {
-        MAIL: True,
-        PUSH: False,
-        IN_APP: False,
-    }
-
-
-@on_sqlite
-def test_a_digest_does_not_break_quiet_hours(session):
-    user = make_user(time_zone="Europe/Berlin")
-    set_quiet_hours(user, time(22), time(8, 30))
-    change_preferences(user, {"payment": {"mail": "daily"}})
-    session.commit()
-    assert decided(user)[MAIL].held_until == utc("2026-11-26T07:30")
-
-
 def test_a_critical_notification_passes_preferences_and_quiet_hours(session):
     user = with_quiet_hours(time_zone="Europe/Berlin")
     change_preferences(user, {"payment": {"mail": "off", "push": "daily", "in_app": "off"}})
     session.commit()
     assert set(decided(user, is_critical=True).values()) == {QUEUED}
-
-
-@on_sqlite
-def test_only_the_channels_of_the_notification_are_decided(session):
-    assert decided(make_user(), channels=["push"]) == {PUSH: QUEUED}
 
 
 @on_sqlite

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.notifications.quiet_hours import QuietHours, first_moment, next_moment
+from app.notifications.quiet_hours import QuietHours, first_moment, last_moment
 
 # Among them: half an hour (Lord Howe), at midnight (Havana, Beirut), in the other direction (Dublin), none (Kolkata),
 # and a skipped day (Apia, 30 December 2011).
@@ -57,10 +57,10 @@ def test_a_time_of_a_day_that_a_zone_skipped_is_the_first_moment_after_it():
     assert first_moment(date(2011, 12, 30), time(7), ZoneInfo("Pacific/Apia")) == utc("2011-12-30T10:00")
 
 
-def test_the_next_moment_is_after_now():
+def test_the_last_moment_is_not_after_now():
     zone = ZoneInfo("Europe/Berlin")
-    assert next_moment(utc("2026-11-25T05:59"), time(7), zone) == utc("2026-11-25T06:00")
-    assert next_moment(utc("2026-11-25T06:00"), time(7), zone) == utc("2026-11-26T06:00")
+    assert last_moment(utc("2026-11-25T05:59"), time(7), zone) == utc("2026-11-24T06:00")
+    assert last_moment(utc("2026-11-25T06:00"), time(7), zone) == utc("2026-11-25T06:00")
 
 
 zones = st.sampled_from(ZONES).map(ZoneInfo)
@@ -94,6 +94,13 @@ def test_no_earlier_moment_of_the_day_shows_the_time(given_moment, clock):
     second_before = (moment - timedelta(seconds=1)).astimezone(zone).replace(tzinfo=None)
     assert shown >= wanted
     assert second_before < wanted
+
+
+@given(near_transitions, clocks)
+def test_a_time_of_each_day_has_passed_within_a_day(given_moment, clock):
+    zone, now = given_moment
+    last = last_moment(now, clock, zone)
+    assert now - timedelta(hours=25) <= last <= now
 
 
 @given(near_transitions, clocks, clocks)

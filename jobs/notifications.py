@@ -46,6 +46,12 @@ def push(chunk: Chunk) -> None:
     notifications.push_delivery.deliver(chunk)
 
 
+@job("notifications.send_digests", queue="bulk", timeout_seconds=600, is_singleton=True)
+def send_digests(session: Session) -> dict[str, int]:
+    """Enqueues the daily digests of those people for whom it is NOTIFICATION_DIGEST_HOUR, or was."""
+    return notifications.digests.send_digests(session)
+
+
 @job("notifications.finish", queue="default")
 def finish(session: Session, notification_id: str) -> None:
     """Marks a notification as finished when all jobs of its batch have ended."""
@@ -56,4 +62,6 @@ SCHEDULE = [
     ScheduleEntry(
         "notifications.retry_failed_deliveries", job="notifications.retry_failed_deliveries", cron="30 * * * *"
     ),
+    # The offsets of all time zones are multiples of 15 minutes.
+    ScheduleEntry("notifications.send_digests", job="notifications.send_digests", cron="*/15 * * * *"),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.notifications import delivering, emails, personal, push_delivery, rules
+from app.notifications import delivering, digests, emails, personal, preferences, push_delivery, rules
 from app.notifications.audiences import Audience, audience
 from app.notifications.content import Content, Targets, content_problems, target_problems
 from app.notifications.models import (
@@ -58,6 +58,7 @@ __all__ = [
     "count_recipients",
     "counts",
     "delivering",
+    "digests",
     "emails",
     "get",
     "inbox",
@@ -69,6 +70,7 @@ __all__ = [
     "page",
     "page_deliveries",
     "personal",
+    "preferences",
     "push_delivery",
     "retry_failed",
     "send",

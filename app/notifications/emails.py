@@ -45,6 +45,14 @@ MAIL_IS_OFF = "mail is switched off"
 
 _DELIVERIES = table_of(NotificationDelivery)
 _IS_DELIVERED = sa.bindparam("is_delivered", type_=sa.Boolean)
+_RECORDED: Mapping[str, Any] = {
+    "state": sa.bindparam("new_state"),
+    "reason": sa.bindparam("why"),
+    "attempts": sa.bindparam("tries"),
+    "is_passing": sa.bindparam("passing"),
+    "held_until": None,
+    "delivered_at": sa.case((_IS_DELIVERED, sa.bindparam("now", type_=UtcDateTime)), else_=_DELIVERIES.c.delivered_at),
+}
 _RECORD = (
     sa.update(_DELIVERIES)
     .where(
@@ -52,14 +60,13 @@ _RECORD = (
         # A cancelled one stays cancelled, unless its mail was on the way.
         sa.or_(_DELIVERIES.c.state != DeliveryState.CANCELLED, _IS_DELIVERED),
     )
-    .values(
-        state=sa.bindparam("new_state"),
-        reason=sa.bindparam("why"),
-        attempts=sa.bindparam("tries"),
-        is_passing=sa.bindparam("passing"),
-        held_until=None,
-        delivered_at=sa.case((_IS_DELIVERED, sa.bindparam("now", type_=UtcDateTime)), else_=_DELIVERIES.c.delivered_at),
-    )
+    .values(_RECORDED)
+)
+# A digest leaves out what is cancelled.
+_RECORD_DIGEST = (
+    sa.update(_DELIVERIES)
+    .where(_DELIVERIES.c.email_id == sa.bindparam("of"), _DELIVERIES.c.state != DeliveryState.CANCELLED)
+    .values(_RECORDED)
 )
 
 
@@ -70,10 +77,19 @@ def kind_of_type(type_: NotificationType) -> str:
 
 def record_outcomes(session: Session, outcomes: Sequence[MailOutcome]) -> None:
     """Write what became of mails to their deliveries, in the transaction that writes it to the ledger."""
+    _record(session, _RECORD, {outcome.context["delivery_id"]: outcome for outcome in outcomes})
+
+
+def record_digests(session: Session, outcomes: Sequence[MailOutcome]) -> None:
+    """Do the same for digests: the outcome of each is that of all its deliveries."""
+    _record(session, _RECORD_DIGEST, {outcome.mail_id: outcome for outcome in outcomes})
+
+
+def _record(session: Session, statement: sa.Update, outcomes: Mapping[str, MailOutcome]) -> None:
     now = utc_now()
     values = [
         {
-            "of": outcome.context["delivery_id"],
+            "of": of,
             "new_state": state,
             "why": MAIL_IS_OFF if outcome.state.value == "suppressed" else outcome.error,
             "tries": outcome.attempts,
@@ -81,11 +97,11 @@ def record_outcomes(session: Session, outcomes: Sequence[MailOutcome]) -> None:
             "is_delivered": state is DeliveryState.DELIVERED,
             "now": now,
         }
-        for outcome in outcomes
+        for of, outcome in outcomes.items()
         if (state := _state_of(outcome)) is not None
     ]
     if values:
-        session.connection().execute(_RECORD, values)
+        session.connection().execute(statement, values)
 
 
 def _state_of(outcome: MailOutcome) -> DeliveryState | None:
@@ -116,7 +132,7 @@ def describe(entries: Sequence[MailEntry]) -> Mapping[str, dict[str, Any] | None
         .where(among(NotificationDelivery.id, "ids"))
     )
     rows = {row[0]: row for row in db.session.execute(query, {"ids": list(ids.values())})}
-    students = _students([row[2].id for row in rows.values()], {row[1] for row in rows.values()})
+    students = students_of([row[2].id for row in rows.values()], {row[1] for row in rows.values()})
     contexts: dict[str, dict[str, Any] | None] = {}
     for mail_id, delivery_id in ids.items():
         if (row := rows.get(delivery_id)) is None:
@@ -138,7 +154,8 @@ def paragraphs_of(body: str) -> list[str]:
     return [part.strip() for part in body.replace("\r\n", "\n").split("\n\n") if part.strip()]
 
 
-def _students(notification_ids: Collection[str], user_ids: Collection[int]) -> Mapping[tuple[str, int], list[str]]:
+def students_of(notification_ids: Collection[str], user_ids: Collection[int]) -> Mapping[tuple[str, int], list[str]]:
+    """Return the names of the students about whom people get notifications, by notification and user."""
     query = (
         sa.select(NotificationRecipient.notification_id, NotificationRecipient.user_id, Student.name)
         .join(NotificationRecipient.student)

@@ -1,0 +1,267 @@
+"""The daily digest: one mail with all that waited, once, at the hour of the person; and what quiet hours hold."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, time
+
+import pytest
+import sqlalchemy as sa
+import time_machine
+
+from app.accounts import User
+from app.notifications import NotificationDelivery, NotificationType, Targets, digests
+from app.notifications.digest_emails import MAX_SHOWN
+from app.notifications.preferences import change_preferences, set_quiet_hours
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.mail import EmailMessage, MailState
+from flask_belfry.outbox import JobRecord, JobState, enqueue
+from tests.clocks import scheduler
+from tests.notification_factories import deliveries, sent
+from tests.reservation_factories import make_school, make_user
+
+JOB = "notifications.send_digests"
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+# 21:00 in Berlin; its digest is due at 06:00 UTC.
+EVENING, DIGEST = "2026-11-25T20:00", "2026-11-26T06:00"
+
+
+def at(text: str) -> time_machine.travel:
+    return time_machine.travel(datetime.fromisoformat(text).replace(tzinfo=UTC), tick=True)
+
+
+def reader(zone: str = "Europe/Berlin", **values):
+    """A person who wants mails about payments in a digest."""
+    user = make_user(time_zone=zone, **values)
+    change_preferences(user, {"payment": {"mail": "daily", "in_app": "off"}})
+    db.session.commit()
+    return user
+
+
+def announce(work, *users, title: str = "Lunch money", type_: NotificationType = NotificationType.PAYMENT, **values):
+    notification = sent(
+        Targets(users=tuple(user.id for user in users)), title=title, type=type_, school_id=users[0].school_id, **values
+    )
+    work()
+    return notification
+
+
+def run_digests(work) -> dict[str, int]:
+    job_id = enqueue(JOB)
+    db.session.commit()
+    work()
+    record = db.session.get(JobRecord, job_id, populate_existing=True)
+    assert record is not None
+    assert record.state is JobState.COMPLETED, record.error_message
+    return record.result
+
+
+def one_pass() -> int:
+    """What a pass of the job does in one page; returns the number of mails, uncommitted."""
+    now = utc_now()
+    is_due = digests.due_condition(db.session(), now)
+    if is_due is None:
+        return 0
+    return digests.send_to(db.session(), db.session.scalars(sa.select(User.id)).all(), is_due, now)["mails"]
+
+
+def passes_at_once(app, number: int) -> list[int]:
+    db.session.rollback()
+    barrier = threading.Barrier(number)
+
+    def run() -> int:
+        with app.app_context():
+            barrier.wait(10)
+            mails = one_pass()
+            db.session.commit()
+            return mails
+
+    with ThreadPoolExecutor(number) as threads:
+        return [each.result() for each in [threads.submit(run) for _ in range(number)]]
+
+
+def state(notification, user) -> tuple[str, str | None]:
+    return deliveries(notification.id)[user.id, "mail"]
+
+
+def test_what_waited_is_one_mail_at_the_hour_of_the_person(app, session, work, smtp):
+    ada = reader()
+    with at(EVENING):
+        notifications = [announce(work, ada, title=title) for title in ("Lunch money", "Books")]
+        assert {state(each, ada) for each in notifications} == {("held", "daily digest")}
+    with at("2026-11-26T05:59"):
+        assert run_digests(work) == {"mails": 0, "pushes": 0}
+    assert smtp.received == []
+    with at(DIGEST):
+        assert run_digests(work) == {"mails": 1, "pushes": 0}
+        assert run_digests(work) == {"mails": 0, "pushes": 0}
+    (mail,) = smtp.received
+    assert mail.recipients == (ada.email,)
+    assert mail.message["Subject"].startswith("2 notifications of ")
+    assert mail.body("plain").index("Lunch money") < mail.body("plain").index("Books")
+    assert "Wed 25 Nov 2026, 21:00" in mail.body("plain")
+    assert {state(each, ada) for each in notifications} == {("delivered", None)}
+    ids = set(session.scalars(sa.select(NotificationDelivery.email_id).where(NotificationDelivery.channel == "mail")))
+    assert ids == {session.scalars(sa.select(EmailMessage.id)).one()}
+
+
+@on_sqlite
+def test_each_person_has_a_digest_in_their_own_zone_also_when_the_pass_is_late(app, session, work, smtp):
+    here, there = reader(), reader("Asia/Tokyo")
+    with at(EVENING):  # 05:00 in Tokyo
+        announce(work, here, there)
+    with at("2026-11-25T22:30"):  # 07:30 in Tokyo
+        assert run_digests(work)["mails"] == 1
+        announce(work, here, there, title="After the digest of Tokyo")
+        assert run_digests(work)["mails"] == 0
+    with at("2026-11-26T09:00"):
+        assert run_digests(work)["mails"] == 1
+    assert [mail.recipients[0] for mail in smtp.received] == [there.email, here.email]
+    assert smtp.received[0].message["Subject"] == "Lunch money"
+    assert smtp.received[1].message["Subject"].startswith("2 notifications")
+
+
+@on_sqlite
+def test_the_hour_is_right_on_days_when_the_clocks_change(app, session, work, smtp):
+    ada = reader()
+    with at("2026-03-28T20:00"):
+        announce(work, ada)
+    with at("2026-03-29T04:59"):
+        assert run_digests(work)["mails"] == 0
+    with at("2026-03-29T05:00"):  # 07:00, with daylight saving time since 02:00
+        assert run_digests(work)["mails"] == 1
+
+
+def test_of_two_passes_at_the_same_moment_one_sends(app, session, work, smtp):
+    ada = reader()
+    with at(EVENING):
+        announce(work, ada)
+        announce(work, ada, title="Books")
+    with at(DIGEST):
+        assert sorted(passes_at_once(app, 2)) == [0, 1]
+        work()
+    assert len(smtp.received) == 1
+
+
+@on_sqlite
+def test_a_pass_that_does_not_commit_is_repeated_in_whole(app, session, work, smtp):
+    ada = reader()
+    with at(EVENING):
+        notification = announce(work, ada)
+    with at(DIGEST):
+        assert one_pass() == 1
+        session.rollback()
+        assert state(notification, ada) == ("held", "daily digest")
+        assert run_digests(work)["mails"] == 1
+    assert len(smtp.received) == 1
+
+
+@on_sqlite
+def test_the_outcome_of_the_mail_is_that_of_all_its_deliveries(app, session, work, smtp):
+    ada = reader()
+    smtp.fail("rcpt", "550 5.1.1 unknown", recipient=ada.email)
+    with at(EVENING):
+        notifications = [announce(work, ada), announce(work, ada)]
+    with at(DIGEST):
+        run_digests(work)
+    for each in notifications:
+        found, reason = state(each, ada)
+        assert found == "failed"
+        assert "5.1.1" in (reason or "")
+
+
+@on_sqlite
+def test_what_is_not_wanted_or_has_expired_by_then_is_skipped_with_the_reason(app, session, work, smtp):
+    off, gone, ada = reader(), reader(), reader()
+    with at(EVENING):
+        first = announce(work, off, gone, ada)
+        expired = announce(work, ada, title="Tonight", expires_at=datetime(2026, 11, 25, 23, tzinfo=UTC))
+    change_preferences(off, {"payment": {"mail": "off"}})
+    gone.active = False
+    session.commit()
+    with at(DIGEST):
+        assert run_digests(work)["mails"] == 1
+    assert state(first, off) == ("skipped", "the recipient has turned off payment notifications by mail")
+    assert state(first, gone) == ("skipped", "the account is disabled")
+    assert state(expired, ada) == ("skipped", "it had expired before it was sent")
+    assert [mail.message["Subject"] for mail in smtp.received] == ["Lunch money"]
+
+
+@on_sqlite
+def test_a_notification_that_is_cancelled_after_the_digest_was_enqueued_is_not_in_it(app, session, work, smtp):
+    ada = reader()
+    with at(EVENING):
+        kept, cancelled = announce(work, ada), announce(work, ada, title="Books")
+    with at(DIGEST):
+        one_pass()
+        session.execute(
+            sa.update(NotificationDelivery)
+            .where(NotificationDelivery.notification_id == cancelled.id)
+            .values(state="cancelled")
+        )
+        session.commit()
+        work()
+    assert smtp.received[0].message["Subject"] == "Lunch money"
+    assert (state(kept, ada)[0], state(cancelled, ada)[0]) == ("delivered", "cancelled")
+
+
+@on_sqlite
+def test_a_long_digest_counts_what_it_does_not_show(app, session, work, smtp):
+    ada = reader()
+    with at(EVENING):
+        for number in range(MAX_SHOWN + 2):
+            announce(work, ada, title=f"Number {number}.")
+    with at(DIGEST):
+        run_digests(work)
+    text = smtp.received[0].body("plain")
+    assert f"Number {MAX_SHOWN - 1}." in text
+    assert f"Number {MAX_SHOWN}." not in text
+    assert "2 more are not shown here." in text
+
+
+@on_sqlite
+def test_a_digest_waits_for_the_end_of_quiet_hours(app, session, work, smtp):
+    ada = reader()
+    set_quiet_hours(ada, time(22), time(8, 30))
+    session.commit()
+    with at(EVENING):
+        announce(work, ada)
+    with at(DIGEST):
+        assert run_digests(work)["mails"] == 0
+    with at("2026-11-26T07:30"):
+        assert run_digests(work)["mails"] == 1
+
+
+@on_sqlite
+def test_the_mail_belongs_to_the_school_of_its_notifications(app, session, work, smtp):
+    ada = reader(school_id=make_school().id)
+    with at(EVENING):
+        announce(work, ada)
+    with at(DIGEST):
+        run_digests(work)
+    mail = session.scalars(sa.select(EmailMessage)).one()
+    assert (mail.school_id, mail.state) == (ada.school_id, MailState.SENT)
+
+
+# ── Quiet hours ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_quiet_hours_hold_is_sent_at_their_end(app, session, work, smtp):
+    ada = make_user(time_zone="Europe/Berlin")
+    set_quiet_hours(ada, time(22), time(7))
+    session.commit()
+    with at("2026-11-25T22:00"):
+        notification = announce(work, ada, title="Held")
+        assert state(notification, ada) == ("held", "held until 07:00")
+        assert deliveries(notification.id)[ada.id, "in_app"] == ("delivered", None)
+        announce(work, ada, title="Critical", is_critical=True)
+        assert [mail.message["Subject"] for mail in smtp.received] == ["Critical"]
+    job = session.scalars(sa.select(JobRecord).where(JobRecord.name == "notifications.release_held")).one()
+    assert job.scheduled_at == datetime(2026, 11, 26, 6, tzinfo=UTC)
+    with at("2026-11-26T06:00:01"):
+        scheduler(app).enqueue_jobs()
+        work()
+    assert [mail.message["Subject"] for mail in smtp.received] == ["Critical", "Held"]
+    assert state(notification, ada) == ("delivered", None)

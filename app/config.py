@@ -474,6 +474,12 @@ GROUPS: tuple[Group, ...] = (
             7,
             "The hour, in the time zone of each user, of the daily digest of notifications.",
         ),
+        Setting(
+            "SCHEDULED_NOTIFICATIONS_SWEEP_SECONDS",
+            whole_seconds,
+            300,
+            "The interval between sweeps for scheduled notifications that were not sent at their time.",
+        ),
     ),
 )
 

@@ -58,10 +58,27 @@ def finish(session: Session, notification_id: str) -> None:
     notifications.delivering.finish(session, notification_id)
 
 
+@job("notifications.send_scheduled")
+def send_scheduled(session: Session, scheduled_id: str) -> dict[str, str | None]:
+    """Sends a scheduled notification at its time."""
+    return {"notification_id": notifications.send_due(scheduled_id)}
+
+
+@job("notifications.sweep_scheduled", timeout_seconds=300, is_singleton=True)
+def sweep_scheduled(session: Session) -> dict[str, int]:
+    """Sends the scheduled notifications that their own jobs have missed, and follows changes of time zones."""
+    return notifications.sweep_scheduled()._asdict()
+
+
 SCHEDULE = [
     ScheduleEntry(
         "notifications.retry_failed_deliveries", job="notifications.retry_failed_deliveries", cron="30 * * * *"
     ),
     # The offsets of all time zones are multiples of 15 minutes.
     ScheduleEntry("notifications.send_digests", job="notifications.send_digests", cron="*/15 * * * *"),
+    ScheduleEntry(
+        "notifications.sweep_scheduled",
+        job="notifications.sweep_scheduled",
+        every="SCHEDULED_NOTIFICATIONS_SWEEP_SECONDS",
+    ),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.notifications import delivering, digests, emails, personal, preferences, push_delivery, rules
+from app.notifications import delivering, digests, emails, hooks, personal, preferences, push_delivery, rules
 from app.notifications.audiences import Audience, audience
 from app.notifications.content import Content, Targets, content_problems, target_problems
 from app.notifications.models import (
@@ -18,6 +18,7 @@ from app.notifications.models import (
     NotificationState,
     NotificationType,
     ScheduledNotification,
+    ScheduledState,
 )
 from app.notifications.queries import (
     Filters,
@@ -33,6 +34,15 @@ from app.notifications.queries import (
     page_deliveries,
     unreached_students,
     unread_count,
+)
+from app.notifications.scheduling import (
+    cancel_scheduled,
+    get_scheduled,
+    page_scheduled,
+    reschedule,
+    schedule,
+    send_due,
+    sweep_scheduled,
 )
 from app.notifications.services import cancel, retry_failed, send
 from flask_belfry.core.commands import add_lazy_command
@@ -51,9 +61,11 @@ __all__ = [
     "NotificationState",
     "NotificationType",
     "ScheduledNotification",
+    "ScheduledState",
     "Targets",
     "audience",
     "cancel",
+    "cancel_scheduled",
     "content_problems",
     "count_recipients",
     "counts",
@@ -61,6 +73,8 @@ __all__ = [
     "digests",
     "emails",
     "get",
+    "get_scheduled",
+    "hooks",
     "inbox",
     "inbox_entry",
     "init_app",
@@ -69,11 +83,16 @@ __all__ = [
     "mark_read",
     "page",
     "page_deliveries",
+    "page_scheduled",
     "personal",
     "preferences",
     "push_delivery",
+    "reschedule",
     "retry_failed",
+    "schedule",
     "send",
+    "send_due",
+    "sweep_scheduled",
     "target_problems",
     "unreached_students",
     "unread_count",

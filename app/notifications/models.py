@@ -130,6 +130,8 @@ class ScheduledNotification(NotificationContent, OfSchool, Base):
     time_zone: Mapped[str] = mapped_column(sa.String(MAX_TIME_ZONE_CHARACTERS))
     send_at: Mapped[datetime] = mapped_column(UtcDateTime, active_history=True)
     state: Mapped[ScheduledState] = mapped_column(text_enum(ScheduledState), active_history=True)
+    # Why it was cancelled instead of sent.
+    reason: Mapped[str | None] = mapped_column(StorableText)
     job_id: Mapped[str | None] = mapped_column(UuidText())
     notification_id: Mapped[str | None] = mapped_column(sa.ForeignKey("notifications.id", ondelete="SET NULL"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -27,6 +27,7 @@ from flask_belfry.mail.errors import (
 )
 from flask_belfry.mail.inline import send_inline
 from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
+from flask_belfry.mail.previews import preview
 from flask_belfry.mail.pruning import erase_finalized_mails, erase_mails, prune_mails
 from flask_belfry.mail.queries import counts_by_state, find_mails, get_mail, mails_of_job
 from flask_belfry.mail.recipients import check_email, parse_email
@@ -78,6 +79,7 @@ __all__ = [
     "opt_out_lookup",
     "optional_kinds",
     "parse_email",
+    "preview",
     "prune_mails",
     "resend",
     "retry_mails",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from flask_belfry.mail.errors import MailError
 from flask_belfry.mail.models import EmailMessage, entry_of
@@ -21,9 +23,9 @@ class Preview:
     subject: str
 
 
-def preview(name: str) -> Rendered:
-    """Render a kind with its sample. Raises UnknownMailError and MailTemplateError."""
-    return render(name, kind_of(name).sample(), SAMPLE_RECIPIENT)
+def preview(name: str, context: Mapping[str, Any] | None = None) -> Rendered:
+    """Render a kind with a context, by default its sample. Raises UnknownMailError and MailTemplateError."""
+    return render(name, kind_of(name).sample() if context is None else context, SAMPLE_RECIPIENT)
 
 
 def list_previews() -> list[Preview]:

@@ -77,7 +77,7 @@ class RunningJob:
 
     def steps(
         self,
-        source: sa.Select[Any] | Sequence[Any],
+        source: sa.Select[*tuple[Any, ...]] | Sequence[Any],
         size: int = 500,
         *,
         name: str = "steps",

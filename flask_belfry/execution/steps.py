@@ -79,7 +79,7 @@ class Rows:
         JobStepsError: the query or the key is invalid.
     """
 
-    def __init__(self, session: Session, query: sa.Select[Any], key: Key) -> None:
+    def __init__(self, session: Session, query: sa.Select[*tuple[Any, ...]], key: Key) -> None:
         first, *others = descriptions = query.column_descriptions
         entity: Any = first.get("entity")  # SQLAlchemy leaves it out where nothing is mapped
         if entity is None:
@@ -173,7 +173,7 @@ class Stepper:
 
     def pages(
         self,
-        source: sa.Select[Any] | Sequence[Any],
+        source: sa.Select[*tuple[Any, ...]] | Sequence[Any],
         size: int,
         name: str,
         key: QueryableAttribute[Any] | Key | None,
@@ -264,11 +264,11 @@ class Stepper:
 # SQLAlchemy has no public names for these two.
 
 
-def _is_limited(query: sa.Select[Any]) -> bool:
+def _is_limited(query: sa.Select[*tuple[Any, ...]]) -> bool:
     return query._has_row_limiting_clause  # noqa: SLF001
 
 
-def _is_locking(query: sa.Select[Any]) -> bool:
+def _is_locking(query: sa.Select[*tuple[Any, ...]]) -> bool:
     return query._for_update_arg is not None  # noqa: SLF001
 
 

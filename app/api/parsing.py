@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import marshmallow as ma
-from flask import Request
+from flask import Request, current_app
 from webargs import core
 from webargs.flaskparser import FlaskParser, abort
 
@@ -14,6 +15,18 @@ from flask_belfry.core.text import is_encodable
 
 # Keys of objects and entries of lists in total: schemas spend time and produce errors for each of them.
 MAX_VALUES = 2_000
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def accept_values(number: int) -> Callable[[View], View]:
+    """Mark an endpoint that accepts JSON with more values than MAX_VALUES. Goes directly above the function."""
+
+    def mark(view: View) -> View:
+        view.__dict__["max_values"] = number
+        return view
+
+    return mark
 
 
 class ApiParser(FlaskParser):
@@ -38,8 +51,9 @@ class ApiParser(FlaskParser):
         # Python raises these for 100,000 nested levels, and for a number of 5,000 digits.
         except (RecursionError, ValueError):
             abort(400, message="The JSON is nested too deep, or a number in it has too many digits.")
-        if _number_of_values(body) > MAX_VALUES:
-            abort(400, message=f"The JSON has more than {MAX_VALUES:,} values.")
+        most = getattr(current_app.view_functions[req.endpoint or ""], "max_values", MAX_VALUES)
+        if _number_of_values(body) > most:
+            abort(400, message=f"The JSON has more than {most:,} values.")
         if not is_valid_text:
             abort(400, message="A text in the JSON contains an unpaired surrogate.")
         return body

@@ -7,6 +7,7 @@ from flask import Flask
 from app.api import docs
 from app.api.blueprint import ApiBlueprint
 from app.api.document import BelfryApi
+from app.api.parsing import accept_values
 from app.api.paths import API_PATH, MAX_ID, IdConverter, SessionOfPages
 from app.api.schemas import id_field
 from app.api.versions import check_stale, versioned
@@ -26,6 +27,7 @@ __all__ = [
     "Moment",
     "QueryOfPage",
     "Schema",
+    "accept_values",
     "check_control_characters",
     "check_stale",
     "id_field",

@@ -11,9 +11,9 @@ from uuid import UUID
 from flask import url_for
 
 from app.accounts import User, acting_user, can, require
-from app.api.web import ApiBlueprint, check_stale, page_response, page_schema, versioned
+from app.api.web import ApiBlueprint, accept_values, check_stale, page_response, page_schema, versioned
 from app.notifications import previews, queries, scheduling, services
-from app.notifications.content import Content
+from app.notifications.content import MAX_IDS, Content
 from app.notifications.models import Notification, NotificationDelivery, ScheduledNotification
 from app.notifications.rules import CANCEL, RETRY, SEND, VIEW
 from app.notifications.schemas import (
@@ -56,6 +56,7 @@ ONE, SCHEDULED = "/notifications/<uuid:notification_id>", "/scheduled-notificati
 STAFF = "This is for staff and admins only."
 # With as many ids of people, classes and students as targets may have.
 MAX_CONTENT_BYTES = 1024 * 1024
+MAX_CONTENT_VALUES = 3 * MAX_IDS + 1_000
 
 
 def _requires(action: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -91,6 +92,7 @@ def list_notifications(query: dict[str, Any]) -> Mapping[str, Any]:
 @blueprint.response(202, NotificationSchema)
 @blueprint.alt_response(409, description="The school is disabled.")
 @accept_body(MAX_CONTENT_BYTES)
+@accept_values(MAX_CONTENT_VALUES)
 def send_notification(values: dict[str, Any]) -> tuple[Notification, int, dict[str, str]]:
     """Send a notification, to one person or to many; jobs deliver it"""
     notification = _send(values)
@@ -103,6 +105,7 @@ def send_notification(values: dict[str, Any]) -> tuple[Notification, int, dict[s
 @blueprint.response(202, AcceptedSchema)
 @blueprint.alt_response(409, description="The school is disabled.")
 @accept_body(MAX_CONTENT_BYTES)
+@accept_values(MAX_CONTENT_VALUES)
 def send_in_bulk(values: dict[str, Any]) -> tuple[Mapping[str, Any], int, dict[str, str]]:
     """Send a notification as above, and get the number of people and the ids of the job and the batch"""
     notification = _send(values)
@@ -123,6 +126,7 @@ def send_in_bulk(values: dict[str, Any]) -> tuple[Mapping[str, Any], int, dict[s
 @blueprint.arguments(NewNotificationSchema)
 @blueprint.response(200, PreviewSchema)
 @accept_body(MAX_CONTENT_BYTES)
+@accept_values(MAX_CONTENT_VALUES)
 def preview_notification(values: dict[str, Any]) -> previews.Preview:
     """Get what each channel would show, and who would get it; nothing is sent"""
     school_id = _school_id(acting_user(), values.pop("school_id"))
@@ -239,12 +243,13 @@ def list_scheduled(query: dict[str, Any]) -> Mapping[str, Any]:
 
 
 @blueprint.route("/scheduled-notifications", methods=["POST"])
-@_requires(SEND)
 @versioned
+@_requires(SEND)
 @blueprint.arguments(NewScheduledSchema)
 @blueprint.response(201, ScheduledSchema)
 @blueprint.alt_response(409, description="The school is disabled.")
 @accept_body(MAX_CONTENT_BYTES)
+@accept_values(MAX_CONTENT_VALUES)
 def schedule_notification(values: dict[str, Any]) -> tuple[ScheduledNotification, int, dict[str, str]]:
     """Schedule a notification; who gets it is looked up at its time"""
     user = acting_user()
@@ -255,8 +260,8 @@ def schedule_notification(values: dict[str, Any]) -> tuple[ScheduledNotification
 
 
 @blueprint.route(SCHEDULED)
-@_requires(VIEW)
 @versioned
+@_requires(VIEW)
 @blueprint.response(200, ScheduledSchema)
 def get_scheduled(scheduled_id: UUID) -> ScheduledNotification:
     """Get a scheduled notification"""
@@ -264,12 +269,13 @@ def get_scheduled(scheduled_id: UUID) -> ScheduledNotification:
 
 
 @blueprint.route(SCHEDULED, methods=["PATCH"])
-@_requires(SEND)
 @versioned
+@_requires(SEND)
 @blueprint.arguments(ScheduledChangesSchema)
 @blueprint.response(200, ScheduledSchema)
 @blueprint.alt_response(409, description="It was already sent or cancelled.")
 @accept_body(MAX_CONTENT_BYTES)
+@accept_values(MAX_CONTENT_VALUES)
 def change_scheduled(changes: dict[str, Any], scheduled_id: UUID) -> ScheduledNotification:
     """Change what a scheduled notification says, to whom, and its time"""
     row = _lock(scheduled_id)
@@ -282,8 +288,8 @@ def change_scheduled(changes: dict[str, Any], scheduled_id: UUID) -> ScheduledNo
 
 
 @blueprint.route(SCHEDULED, methods=["DELETE"])
-@_requires(CANCEL)
 @versioned
+@_requires(CANCEL)
 @blueprint.response(204)
 @blueprint.alt_response(409, description="It was already sent or cancelled.")
 def cancel_scheduled(scheduled_id: UUID) -> None:

@@ -74,6 +74,7 @@ register(
         ),
         export,
         erase,
-        "Your inbox and your preferences are deleted. Notifications that you sent are kept without your name.",
+        "Your inbox and your preferences are deleted. Notifications that you sent are kept without your name. Those that "
+        "you scheduled are still sent, in the name of the school.",
     )
 )

@@ -9,7 +9,6 @@ from app.notifications.audiences import Audience, audience
 from app.notifications.content import Content, check
 from app.notifications.emails import kind_of_type, paragraphs_of
 from app.notifications.models import NotificationChannel
-from app.push import fitting_body
 from app.schools import School
 from flask_belfry import mail
 from flask_belfry.db import db
@@ -70,8 +69,7 @@ def _mail(content: Content, school_id: int) -> ChannelPreview:
 
 
 def _push(content: Content, _: int) -> ChannelPreview:
-    body = fitting_body(content.title, content.body, content.data)
-    return ChannelPreview(NotificationChannel.PUSH, content.title, body, is_cut=body != content.body)
+    return ChannelPreview(NotificationChannel.PUSH, content.title, content.body)
 
 
 def _in_app(content: Content, _: int) -> ChannelPreview:

@@ -108,10 +108,19 @@ def page_deliveries(
     state: DeliveryState | None = None,
     channel: NotificationChannel | None = None,
     user_id: int | None = None,
+    student_id: int | None = None,
     limit: int = DEFAULT_LIMIT,
     cursor: str | None = None,
 ) -> Page[NotificationDelivery]:
-    """Return one page of the deliveries of a notification, newest first, with their users. Raises NotFoundError."""
+    """Return one page of the deliveries of a notification, newest first, with their users. Raises NotFoundError.
+
+    Args:
+        notification_id: the notification.
+        state, channel: only those.
+        user_id: to one user.
+        student_id: to the guardians of one student, who are not left out.
+        limit, cursor: the page.
+    """
     query = sa.select(NotificationDelivery).where(NotificationDelivery.notification_id == get(notification_id).id)
     if state is not None:
         query = query.where(NotificationDelivery.state == state)
@@ -119,6 +128,13 @@ def page_deliveries(
         query = query.where(NotificationDelivery.channel == channel)
     if user_id is not None:
         query = query.where(NotificationDelivery.user_id == user_id)
+    if student_id is not None:
+        about = sa.select(NotificationRecipient.user_id).where(
+            NotificationRecipient.notification_id == NotificationDelivery.notification_id,
+            NotificationRecipient.student_id == student_id,
+            NotificationRecipient.left_out.is_(None),
+        )
+        query = query.where(NotificationDelivery.user_id.in_(about))
     query = query.options(selectinload(NotificationDelivery.user))
     return page_by_key(db.session(), query, (NotificationDelivery.id,), limit=limit, cursor=cursor)
 

@@ -17,16 +17,16 @@ from flask import current_app
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import selectinload
 
-from app.accounts import User, can
+from app.accounts import User
 from app.directory import SchoolClass, Student
 from app.notifications.content import Content, content_problems
 from app.notifications.models import ScheduledNotification, ScheduledState
-from app.notifications.services import send
+from app.notifications.services import check_sender, send
 from app.schools import School
 from app.web.local_time import utc_from_local
 from flask_belfry.changes import for_school, subject_of
 from flask_belfry.core.clock import utc_now
-from flask_belfry.core.errors import ConflictError, InvalidInputError, NotFoundError
+from flask_belfry.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.lists import among
@@ -42,8 +42,6 @@ MAX_AHEAD = timedelta(days=366)
 # Clocks of processes differ slightly: a job that a worker runs for its time must not find that it is too early.
 EARLY = timedelta(seconds=1)
 LIST_KEY = (ScheduledNotification.send_at, ScheduledNotification.id)
-# Why a scheduled notification was not sent.
-DISABLED_SCHOOL = "The school is disabled."
 EXPIRED = "It expired before it was sent."
 
 
@@ -59,12 +57,10 @@ def schedule(content: Content, local_time: datetime, sender: User | None, school
     Raises:
         InvalidInputError: names every invalid field. The time does not exist in the zone, is in the past, or is more
             than a year ahead.
-        ConflictError: the school is disabled.
+        ForbiddenError, NotFoundError, ConflictError: as `send`.
     """
-    school = _school(school_id)
-    if school.disabled_at is not None:
-        raise ConflictError("The school is disabled: it can send no notifications.", {"school_id": [DISABLED_SCHOOL]})
-    zone = zone_of(school.time_zone)
+    check_sender(sender, school_id)
+    zone = _zone_of(school_id)
     send_at = _checked(content, local_time, zone, school_id)
     row = ScheduledNotification(
         school_id=school_id,
@@ -96,7 +92,7 @@ def reschedule(
     if local_time is None or local_time == row.local_time:
         _check(content, row.send_at, row.school_id)
     else:
-        zone = zone_of(_school(row.school_id).time_zone)
+        zone = _zone_of(row.school_id)
         send_at = _checked(content, local_time, zone, row.school_id)
         row.local_time, row.time_zone = local_time, zone.key
         _set_send_at(row, send_at)
@@ -162,18 +158,15 @@ def send_due(scheduled_id: str) -> str | None:
     row = db.session.scalar(query.with_for_update().execution_options(populate_existing=True))
     if row is None:
         return None
-    school = _school(row.school_id)
-    _recompute(row, zone_of(school.time_zone))
+    _recompute(row, _zone_of(row.school_id))
     if row.send_at > utc_now() + EARLY:
         return None
-    if school.disabled_at is not None:
-        return _give_up(row, DISABLED_SCHOOL)
     if row.expires_at is not None and row.expires_at <= utc_now():
         return _give_up(row, EXPIRED)
     try:
         with db.session.begin_nested(), for_school(row.school_id):
             notification = send(_present_content(row), _sender_of(row), row.school_id)
-    except (InvalidInputError, ConflictError) as error:
+    except (InvalidInputError, ConflictError) as error:  # such as a disabled school
         return _give_up(row, error.for_operators)
     row.state, row.notification_id = ScheduledState.SENT, notification.id
     db.session.flush()
@@ -194,14 +187,13 @@ def sweep_scheduled() -> SweepResult:
     Each is committed alone: one that cannot be sent does not stop the others.
     """
     is_waiting = ScheduledNotification.state == ScheduledState.SCHEDULED
-    columns = (*LIST_KEY, ScheduledNotification.school_id, ScheduledNotification.local_time)
-    columns = (*columns, ScheduledNotification.time_zone)
+    columns = (*LIST_KEY, ScheduledNotification.school_id)
+    of_time = (ScheduledNotification.local_time, ScheduledNotification.time_zone)
     moved = sent = failed = 0
-    for page in current_job().steps(sa.select(*columns).where(is_waiting), name="times", key=LIST_KEY):
+    waiting = sa.select(*columns, *of_time).where(is_waiting)
+    for page in current_job().steps(waiting, name="times", key=LIST_KEY):
         moved += _recompute_many(page)
-    due = sa.select(*LIST_KEY, ScheduledNotification.school_id).where(
-        is_waiting, ScheduledNotification.send_at <= utc_now()
-    )
+    due = sa.select(*columns).where(is_waiting, ScheduledNotification.send_at <= utc_now())
     for page in current_job().steps(due, size=1, name="due", key=LIST_KEY):
         for row in page:
             try:
@@ -291,7 +283,11 @@ def _sender_of(row: ScheduledNotification) -> User | None:
         return None
     with use_scope(ALL_TENANTS):  # an admin may be of another school
         sender = db.session.get(User, row.sender_id)
-        return sender if can(sender, "notifications.send") else None
+    try:
+        check_sender(sender, row.school_id)
+    except ForbiddenError:
+        return None
+    return sender
 
 
 def _present_content(row: ScheduledNotification) -> Content:
@@ -307,11 +303,8 @@ def _present(model: type[User | SchoolClass | Student], ids: Sequence[int], scho
     return tuple(db.session.scalars(query, {"ids": list(ids)})) if ids else ()
 
 
-def _school(school_id: int) -> School:
-    school = db.session.get(School, school_id)
-    if school is None:
-        raise InvalidInputError("Unknown school.", {"school_id": ["Select a school."]})
-    return school
+def _zone_of(school_id: int) -> ZoneInfo:
+    return zone_of(db.session.scalar(sa.select(School.time_zone).where(School.id == school_id)))
 
 
 def _read_local_time(local_time: datetime, zone: ZoneInfo) -> datetime:

@@ -58,7 +58,7 @@ class TargetsSchema(Schema):
     @ma.post_load
     def make(self, values: dict[str, Any], **_: Any) -> Targets:
         """Called with the fields of a request."""
-        return Targets(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        return Targets.from_json(values)
 
 
 class ContentFields(Schema):
@@ -126,7 +126,7 @@ class NotificationSchema(ContentSchema):
     finished_at = _time(allow_none=True)
 
 
-class ProgressSchema(Schema):
+class NotificationProgressSchema(Schema):
     """The jobs of a notification."""
 
     jobs = ma.fields.Dict(
@@ -154,7 +154,7 @@ class NotificationDetailSchema(NotificationSchema):
         required=True,
         metadata={"description": "The number of deliveries by channel and state."},
     )
-    progress = ma.fields.Nested(ProgressSchema, required=True)
+    progress = ma.fields.Nested(NotificationProgressSchema, required=True)
 
 
 class AcceptedSchema(Schema):

@@ -163,9 +163,10 @@ def test_it_must_not_expire_before_it_is_sent(session, school):
 
 
 def test_a_disabled_school_and_an_unknown_one_schedule_nothing(session, school):
-    assert problems(lambda: notifications.schedule(CONTENT, local(10), None, 0)) == {"school_id": ["Select a school."]}
+    with pytest.raises(NotFoundError):
+        notifications.schedule(CONTENT, local(10), None, 0)
     school.disabled_at = utc_now()
-    with pytest.raises(ConflictError, match="The school is disabled"):
+    with pytest.raises(ConflictError, match="is disabled: it sends no notifications"):
         notifications.schedule(CONTENT, local(10), None, school.id)
 
 
@@ -394,14 +395,14 @@ def test_those_that_wait_are_listed_by_time_the_next_one_first(session, schedule
 @pytest.mark.parametrize(("zone", "hours"), [("Europe/London", 1), ("Europe/Athens", -1)])
 def test_the_sweep_follows_the_zone_of_the_school(app, session, clock, school, scheduled, run, work, zone, hours):
     clock.move_to(datetime(2027, 1, 14, 12, tzinfo=UTC))
-    row = scheduled(datetime(2027, 1, 15, 7, 30))
+    row = scheduled(datetime.fromisoformat("2027-01-15T07:30"))
     before, old_job = row.send_at, row.job_id
     school.time_zone = zone
     session.commit()
     run(SWEEP)
     session.refresh(row)
     assert (row.send_at - before, row.time_zone) == (timedelta(hours=hours), zone)
-    assert row.local_time == datetime(2027, 1, 15, 7, 30)
+    assert row.local_time == datetime.fromisoformat("2027-01-15T07:30")
     assert state_of(session, old_job) is JobState.CANCELLED
     clock.move_to(row.send_at)
     one_pass(scheduler(app))
@@ -411,7 +412,7 @@ def test_the_sweep_follows_the_zone_of_the_school(app, session, clock, school, s
 
 def test_its_job_follows_the_zone_too_when_it_comes_before_the_sweep(app, session, clock, school, scheduled, work):
     clock.move_to(datetime(2027, 1, 14, 12, tzinfo=UTC))
-    row = scheduled(datetime(2027, 1, 15, 7, 30))
+    row = scheduled(datetime.fromisoformat("2027-01-15T07:30"))
     school.time_zone = "Europe/London"
     session.commit()
     ours = scheduler(app)
@@ -428,12 +429,12 @@ def test_its_job_follows_the_zone_too_when_it_comes_before_the_sweep(app, sessio
 def test_a_time_that_does_not_exist_in_the_new_zone_is_moved_past_the_gap(session, clock, school, scheduled, run):
     clock.move_to(datetime(2027, 3, 27, 12, tzinfo=UTC))
     school.time_zone = "UTC"
-    row = scheduled(datetime(2027, 3, 28, 2, 30))
+    row = scheduled(datetime.fromisoformat("2027-03-28T02:30"))
     school.time_zone = "Europe/Berlin"
     session.commit()
     run(SWEEP)
     session.refresh(row)
-    assert row.send_at.astimezone(BERLIN).replace(tzinfo=None) == datetime(2027, 3, 28, 3, 30)
+    assert row.send_at.astimezone(BERLIN).replace(tzinfo=None) == datetime.fromisoformat("2027-03-28T03:30")
 
 
 # ── What can not be sent ─────────────────────────────────────────────────────────────────────────────────────────
@@ -446,7 +447,8 @@ def test_a_disabled_school_sends_nothing_and_the_row_says_why(session, clock, sc
     clock.shift(timedelta(minutes=11))
     run(SWEEP)
     session.refresh(row)
-    assert (row.state, row.reason) == (ScheduledState.CANCELLED, "The school is disabled.")
+    reason = f"{school.name} is disabled: it sends no notifications."
+    assert (row.state, row.reason) == (ScheduledState.CANCELLED, reason)
     assert sent(session) == 0
 
 
@@ -490,7 +492,7 @@ def test_one_that_fails_does_not_stop_the_others(session, clock, scheduled, run,
     rows = [scheduled(minutes=minutes, title=f"Number {minutes}") for minutes in (1, 2, 3)]
     send = scheduling.send
 
-    def fail(content: Content, *args: object) -> Notification:
+    def fail(content: Content, *args: Any) -> Notification:
         if content.title == "Number 2":
             send(content, *args)
             raise ZeroDivisionError

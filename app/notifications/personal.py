@@ -74,7 +74,7 @@ register(
         ),
         export,
         erase,
-        "Your inbox and your preferences are deleted. Notifications that you sent are kept without your name. Those that "
-        "you scheduled are still sent, in the name of the school.",
+        "Your inbox and your preferences are deleted. Notifications that you sent are kept without your name. Those "
+        "that you scheduled are still sent, in the name of the school.",
     )
 )

@@ -107,7 +107,7 @@ NOT_TO_BE_SET = (
 # Those that a client may set after all: the user who becomes a guardian, and the school that an admin chooses.
 SET_BY_CLIENTS = {
     "api_students.add_guardian": {"user_id"},
-    **dict.fromkeys(OF_MANY_VALUES[:-1], {"school_id"}),
+    **{endpoint: {"school_id"} for endpoint in OF_MANY_VALUES[:-1]},
 }
 
 

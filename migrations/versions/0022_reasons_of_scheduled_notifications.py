@@ -1,7 +1,7 @@
 """Why a scheduled notification was not sent.
 
-Revision ID: 0020
-Revises: 0019
+Revision ID: 0022
+Revises: 0021
 Create Date: 2026-11-30 12:30:00
 
 """
@@ -9,8 +9,8 @@ Create Date: 2026-11-30 12:30:00
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0020"
-down_revision = "0019"
+revision = "0022"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 

@@ -93,6 +93,19 @@ document.addEventListener("htmx:afterOnLoad", (event) => {
   if (isLive(event) && !isLivePaused) showLiveState("live");
 });
 
+// ── The bell: while the number is the same, the server says only that (304) ─────────────────────────────────────────
+let bellTag = null;
+const isBell = (event) => event.detail.elt?.id === "bell";
+
+document.addEventListener("htmx:configRequest", (event) => {
+  if (isBell(event) && bellTag) event.detail.headers["If-None-Match"] = bellTag;
+});
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (!isBell(event)) return;
+  if (event.detail.xhr.status === 304) event.detail.shouldSwap = false;
+  else bellTag = event.detail.xhr.getResponseHeader("ETag");
+});
+
 // A session that ended answers with the login page: show it whole instead of morphing it into a table.
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { xhr, pathInfo } = event.detail;

@@ -10,6 +10,7 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized, current_host
+from flask_belfry.core.bars import Segment, segments
 from flask_belfry.db import db
 from flask_belfry.operations import batches, services
 from flask_belfry.operations.services import JobFilters
@@ -22,9 +23,6 @@ VIEW, CHANGE = "jobs.view", "jobs.change"
 TABS = [state.value for state in JobState]
 # The segments of the bar in their order; what is left waits.
 SEGMENTS = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.RUNNING)
-BAR_UNITS = 1_000
-# The width of a segment of few jobs among many.
-MIN_UNITS = 8
 
 
 @dataclass(frozen=True)
@@ -35,23 +33,15 @@ class Progress:
     total: int
     ended: int
     waiting: int
-    segments: list[tuple[str, float, float]]
+    segments: list[Segment]
 
 
 def progress_of(counts: Counter[JobState]) -> Progress:
     """Return the progress of a batch."""
     total = counts.total()
-    sizes = {state: max(counts[state] * BAR_UNITS / total, MIN_UNITS) for state in SEGMENTS if counts[state]}
-    waiting = total - sum(counts[state] for state in SEGMENTS)
-    # Without this, segments of few jobs would move the others out of the bar.
-    excess = max(sum(sizes.values()) + (MIN_UNITS if waiting else 0) - BAR_UNITS, 0)
-    if excess:
-        sizes[max(sizes, key=lambda state: sizes[state])] -= excess
-    segments, start = [], 0.0
-    for state, size in sizes.items():
-        segments.append((state.value, round(start, 2), round(size, 2)))
-        start += size
-    return Progress(counts, total, sum(counts[state] for state in FINALIZED), waiting, segments)
+    drawn = {state.value: counts[state] for state in SEGMENTS}
+    ended = sum(counts[state] for state in FINALIZED)
+    return Progress(counts, total, ended, total - sum(drawn.values()), segments(drawn, total))
 
 
 @pages.get("")

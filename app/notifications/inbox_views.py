@@ -1,0 +1,75 @@
+"""The inbox of a user, and the bell of the layout with the number of unread notifications."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, current_app, flash, make_response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import current_user
+
+from app.accounts import User, acting_user
+from app.notifications import queries
+from flask_belfry.core.access import public
+from flask_belfry.db import db
+
+# `inbox` is the development inbox of mails.
+pages = Blueprint("notification_inbox", __name__, url_prefix="/inbox")
+
+
+@pages.get("")
+def list_() -> ResponseReturnValue:
+    """Show the user's notifications, newest first."""
+    page = queries.inbox(acting_user(), cursor=request.args.get("cursor"))
+    return render_template(
+        "notifications/inbox.html",
+        deliveries=page.items,
+        next_cursor=page.next_cursor,
+        unread=queries.unread_count(acting_user()),
+    )
+
+
+@pages.get("/<uuid:delivery_id>")
+def show(delivery_id: object) -> ResponseReturnValue:
+    """Show a notification to the user, which marks it as read."""
+    delivery = queries.inbox_entry(acting_user(), str(delivery_id))
+    if delivery.read_at is None:
+        queries.mark_read(acting_user(), delivery.id)
+        db.session.commit()
+    return render_template("notifications/message.html", delivery=delivery)
+
+
+@pages.post("/read")
+def read_all() -> ResponseReturnValue:
+    """Mark all of the user's notifications as read."""
+    count = queries.mark_all_read(acting_user())
+    db.session.commit()
+    flash(f"{count:,} marked as read." if count else "You have read all of them.", "success")
+    return redirect(url_for("notification_inbox.list_"), 303)
+
+
+@pages.get("/bell")
+@public
+def bell() -> ResponseReturnValue:
+    """Return only the bell, which every page polls: 304 while the number is the same.
+
+    A poll is not a use of the session. After the session it changes nothing: the login page would replace what the user
+    is typing.
+    """
+    user = _reader()
+    if user is None:
+        return make_response("", 200, {"HX-Reswap": "none"})
+    answer = make_response(render_template("notifications/_bell.html", unread=queries.unread_count(user)))
+    answer.add_etag()
+    return answer.make_conditional(request)
+
+
+def render_bell() -> str:
+    """Return the bell for the layout; nothing for users who have no inbox yet."""
+    user = _reader()
+    return "" if user is None else render_template("notifications/_bell.html", unread=queries.unread_count(user))
+
+
+def _reader() -> User | None:
+    user: Any = current_user._get_current_object()  # noqa: SLF001 - werkzeug's documented way through its proxies
+    return user if isinstance(user, User) and user.is_active and user.is_confirmed else None

@@ -37,6 +37,11 @@ def school_zone(school_id: int) -> ZoneInfo:
     return ZoneInfo(name or current_app.config["TIMEZONE"])
 
 
+def school_name(school_id: int) -> str:
+    """Return the name of a school."""
+    return db.session.scalars(sa.select(School.name).where(School.id == school_id)).one()
+
+
 def schools() -> Mapping[int, str]:
     """Return the names of all schools by id, for admins."""
     rows = db.session.execute(sa.select(School.id, School.name).where(School.disabled_at.is_(None)).order_by(School.name))

@@ -62,7 +62,7 @@ class NotificationForm(ServiceForm):
 
     title = StringField("Title", [InputRequired(REQUIRED), Length(max=MAX_TITLE_CHARACTERS), plain_text])
     body = TextAreaField("Text", [InputRequired(REQUIRED), Length(max=MAX_BODY_CHARACTERS), plain_text])
-    type = SelectField("Type", choices=[(type_.value, text) for type_, text in TYPE_LABELS.items()])
+    type = SelectField("Type", [InputRequired(REQUIRED)], choices=[(type_.value, text) for type_, text in TYPE_LABELS.items()])
     is_critical = BooleanField(
         "Critical",
         description="Reaches everyone immediately, also in quiet hours and those who have turned this type off. "
@@ -80,7 +80,7 @@ class NotificationForm(ServiceForm):
     students = StringField(
         "Students",
         [Length(max=MAX_LIST_CHARACTERS), plain_text],
-        description="Student numbers, separated by commas. Their guardians are notified.",
+        description="Student numbers, separated by commas.",
     )
     people = StringField(
         "People",

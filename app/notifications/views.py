@@ -17,7 +17,7 @@ from app.accounts import acting_user, can
 from app.notifications import choices, emails, queries, scheduling, services
 from app.notifications.audiences import Audience, audience
 from app.notifications.content import Content, Targets
-from app.notifications.forms import TYPE_LABELS, NotificationForm, zone_words
+from app.notifications.forms import LATER, NOW, TYPE_LABELS, NotificationForm, zone_words
 from app.notifications.models import (
     MAX_BODY_CHARACTERS,
     MAX_TITLE_CHARACTERS,
@@ -87,7 +87,7 @@ def scheduled() -> ResponseReturnValue:
 @authorized(SEND)
 def new() -> ResponseReturnValue:
     """Show and handle the form of a new notification; `?when=later` asks for a time."""
-    form = NotificationForm(_school_id(), when=request.args.get("when"))
+    form = NotificationForm(_school_id(), when=LATER if request.args.get("when") == LATER else NOW)
     return _form_page(form) if request.method == "GET" else _handle(form, None)
 
 

@@ -31,7 +31,7 @@ function setUpPicker(picker) {
   function write(values) {
     field.value = values.join(", ");
     draw();
-    field.dispatchEvent(new Event("change", { bubbles: true }));
+    field.dispatchEvent(new Event("input", { bubbles: true }));
   }
 
   function draw() {
@@ -81,6 +81,7 @@ function setUpPicker(picker) {
     next.scrollIntoView({ block: "nearest" });
   }
 
+  search.addEventListener("input", (event) => event.stopPropagation()); // what is searched is not a target yet
   search.addEventListener("keydown", (event) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();
@@ -111,4 +112,5 @@ function setUpPicker(picker) {
   htmx.process(picker);
 }
 
+document.documentElement.classList.add("with-scripts");
 document.addEventListener("DOMContentLoaded", () => document.querySelectorAll("[data-picker]").forEach(setUpPicker));

@@ -46,8 +46,8 @@ def school_name(school_id: int) -> str:
 
 def schools() -> Mapping[int, str]:
     """Return the names of all schools by id, for admins."""
-    rows = db.session.execute(sa.select(School.id, School.name).where(School.disabled_at.is_(None)).order_by(School.name))
-    return {row.id: row.name for row in rows}
+    query = sa.select(School.id, School.name).where(School.disabled_at.is_(None)).order_by(School.name)
+    return {row.id: row.name for row in db.session.execute(query)}
 
 
 def classes(school_id: int) -> Sequence[SchoolClass]:
@@ -102,8 +102,8 @@ def people_of(school_id: int, ids: Iterable[int]) -> list[User]:
 
 def student_choice(student: Student) -> Choice:
     """Return a student as the search shows it."""
-    school_class = student.school_class
-    return Choice(student.number, student.name, f"{student.number}, {school_class.name}" if school_class else student.number)
+    of_class = f", {student.school_class.name}" if student.school_class else ""
+    return Choice(student.number, student.name, f"{student.number}{of_class}")
 
 
 def person_choice(user: User) -> Choice:

@@ -40,6 +40,7 @@ CHANNEL_LABELS = {
     NotificationChannel.PUSH: "Push",
     NotificationChannel.IN_APP: "In the app",
 }
+# The usual one first.
 TYPE_LABELS = {type_: type_.value.capitalize() for type_ in (NotificationType.GENERAL, *NotificationType)}
 ROLE_LABELS = {Role.MEMBER: "Members", Role.STAFF: "Staff", Role.ADMIN: "Admins"}
 # Names that a message quotes.
@@ -62,7 +63,9 @@ class NotificationForm(ServiceForm):
 
     title = StringField("Title", [InputRequired(REQUIRED), Length(max=MAX_TITLE_CHARACTERS), plain_text])
     body = TextAreaField("Text", [InputRequired(REQUIRED), Length(max=MAX_BODY_CHARACTERS), plain_text])
-    type = SelectField("Type", [InputRequired(REQUIRED)], choices=[(type_.value, text) for type_, text in TYPE_LABELS.items()])
+    type = SelectField(
+        "Type", [InputRequired(REQUIRED)], choices=[(type_.value, text) for type_, text in TYPE_LABELS.items()]
+    )
     is_critical = BooleanField(
         "Critical",
         description="Reaches everyone immediately, also in quiet hours and those who have turned this type off. "
@@ -95,7 +98,9 @@ class NotificationForm(ServiceForm):
         super().__init__(**values)
         self.school_id = school_id
         self.zone = choices.school_zone(school_id)
-        self.classes.choices = [(str(row.id), row.name) for row in choices.classes(school_id)]
+        classes = choices.classes(school_id)
+        self._class_ids = {str(row.id): row.id for row in classes}
+        self.classes.choices = [(str(row.id), row.name) for row in classes]
         self.student_choices: list[choices.Choice] = []
         self.person_choices: list[choices.Choice] = []
 
@@ -124,11 +129,10 @@ class NotificationForm(ServiceForm):
         people = self._look_up(self.people, choices.people_by_login, "username or email address", "user")
         self.student_choices = [choices.student_choice(student) for student in students]
         self.person_choices = [choices.person_choice(user) for user in people]
-        known = {value for value, _ in self.classes.choices or ()}
         return Targets(
             users=tuple(user.id for user in people),
             roles=tuple(role for role in self.roles.data or () if role in list(Role)),
-            classes=tuple(int(id) for id in self.classes.data or () if id in known),
+            classes=tuple(self._class_ids[id] for id in self.classes.data or () if id in self._class_ids),
             students=tuple(student.id for student in students),
             everyone=bool(self.everyone.data),
         )
@@ -168,7 +172,7 @@ class NotificationForm(ServiceForm):
         return self.when.data == LATER
 
     def _look_up(
-        self, field: Field, find: Callable[[int, Sequence[str]], Mapping[str, Any]], key: str, row: str
+        self, field: Field, find: Callable[[int, Sequence[str]], Mapping[str, Any]], key: str, kind: str
     ) -> list[Any]:
         typed = [part.strip() for part in SEPARATORS.split(field.data or "") if part.strip()]
         if not typed or field.errors:
@@ -177,7 +181,7 @@ class NotificationForm(ServiceForm):
         missing = [part for part in dict.fromkeys(typed) if part.lower() not in found]
         if missing:
             named = ", ".join(missing[:QUOTED_NAMES]) + (" …" if len(missing) > QUOTED_NAMES else "")
-            add_error(field, f"No {row} of this school has this {key}: {named}.")
+            add_error(field, f"No {kind} of this school has this {key}: {named}.")
         # One person may be named twice, by the username and the email address.
         return list({row.id: row for part in typed if (row := found.get(part.lower()))}.values())
 

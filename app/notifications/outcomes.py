@@ -46,7 +46,7 @@ def outcome_of(counts: Counts, *, is_sending: bool, expected: int = 0) -> Outcom
         is_sending: whether deliveries may still be added.
         expected: the number of deliveries when all have been added; those that are missing wait.
     """
-    sizes = dict.fromkeys((DELIVERED, FAILED, NOT_SENT, WAITING), 0)
+    sizes: dict[str, int] = dict.fromkeys((DELIVERED, FAILED, NOT_SENT, WAITING), 0)
     for numbers in counts.values():
         for state, number in numbers.items():
             sizes[GROUPS[DeliveryState(state)]] += number

@@ -31,12 +31,12 @@ from app.notifications.models import (
 )
 from app.notifications.outcomes import outcome_of
 from app.notifications.rules import CANCEL, RETRY, SEND, VIEW
+from flask_belfry import mail
 from flask_belfry.changes.host import authorized
 from flask_belfry.core.errors import ConflictError, InvalidInputError
 from flask_belfry.core.presentation import localtime
 from flask_belfry.core.text import query_text
 from flask_belfry.db import db
-from flask_belfry.mail.rendering import render
 
 pages = Blueprint("notifications", __name__, url_prefix="/notifications")
 
@@ -291,7 +291,8 @@ def _audience_context(form: NotificationForm, *, keeps_errors: bool = False) -> 
     targets = form.look_up()
     errors = [] if keeps_errors else [message for field in fields for message in field.errors]
     reached = None if targets.is_empty else audience(form.school_id, targets)
-    return {"form": form, "audience": reached, "target_errors": errors}
+    chosen = {"chosen_students": form.student_choices, "chosen_people": form.person_choices}
+    return {"form": form, "audience": reached, "target_errors": errors, **chosen}
 
 
 def _preview(form: NotificationForm) -> dict[str, Any]:
@@ -305,13 +306,13 @@ def _preview(form: NotificationForm) -> dict[str, Any]:
         "students": [choice.label for choice in form.student_choices[:1]],
         "path": url_for("notification_inbox.list_"),
     }
-    mail = render(emails.kind_of_type(content.type), context, acting_user().email)
+    rendered = mail.preview(emails.kind_of_type(content.type), context)
     body = " ".join(content.body.split()) or NO_TEXT
     return {
         "channels": [channel.value for channel in NotificationChannel if channel in content.channels],
         "sender": current_app.config["MAIL_DEFAULT_SENDER"],
-        "subject": mail.subject,
-        "text": mail.text,
+        "subject": rendered.subject,
+        "text": rendered.text,
         "title": title,
         "body": body[:PUSH_PREVIEW_CHARACTERS] + ("…" if len(body) > PUSH_PREVIEW_CHARACTERS else ""),
     }

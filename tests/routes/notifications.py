@@ -52,7 +52,7 @@ UNSCOPED: tuple[str, ...] = ()
 
 
 def make_rows(user: User) -> dict[str, str]:
-    """A notification about a student of a user, which waits for its job, one in the user's inbox, and a scheduled one."""
+    """A notification about a student of a user, which waits for its job and is in the inbox, and a scheduled one."""
     of_class = school_class(school_id=user.school_id, name="Zarathustras class")
     of = student(of_class, name="Zarathustras child", number=f"Z-{user.id}")
     guardian(of, user)

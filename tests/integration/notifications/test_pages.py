@@ -287,7 +287,8 @@ def test_lists_are_filtered_by_type_and_state(session, pages, staff):
 def test_members_see_no_pages_of_senders(session, client):
     member = log_in(client, make_user())
     notification = sent()
-    for path in ("/notifications", "/notifications/new", "/notifications/scheduled", f"/notifications/{notification.id}"):
+    for path in ("", "/new", "/scheduled", f"/{notification.id}"):
+        path = f"/notifications{path}"
         assert member.get(path).status_code == 403, path
     assert 'href="/notifications"' not in member.get("/inbox").text
 

@@ -20,15 +20,18 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_gro
 NO_PAGES = ("/api/openapi.json", "/api/v1", "/static", "/healthz", "/readyz", "/metrics", "/login/rescue")
 OF_STRANGERS = ("/login", "/register", "/confirm", "/forgot-password")
 # Of rows that the address names behind a question mark, and files.
-OF_ARGUMENTS = re.compile(r"/admin/\w+/(details|edit|delete|action|export)/|/columns$|/live$|/schedule/preview$")
+OF_ARGUMENTS = re.compile(
+    r"/admin/\w+/(details|edit|delete|action|export)/|/columns$|/live$|/schedule/preview$|/find$|/bell$"
+)
 LIST_OF_PANEL = re.compile(r"/admin/\w+/$")
 # The form of a page whose query names a job.
 WITH_QUERY = {"/schedule/new?job=work_items.tell_gathered"}
 # Of each kind of page that shows one row, that of the first row of a list.
 OF_ROWS = {
-    **dict.fromkeys(("/reservations/", "/jobs/", "/jobs/batches", "/mails"), "tbody a.row-link"),
+    **dict.fromkeys(("/reservations/", "/jobs/", "/jobs/batches", "/mails", "/notifications"), "tbody a.row-link"),
     **dict.fromkeys(("/students?text=Ruth", "/classes", "/schools"), "tbody a.row-link"),
     "/work-items/board": "a.work-title",
+    "/inbox": "a.row-link",
     **dict.fromkeys(
         (f"/admin/{table}/" for table in ("users", "work_items", "email_messages", "job_records", "audit_entries")),
         "tbody a",
@@ -82,6 +85,17 @@ def ask_for_a_mail(stack: Stack, page: Any) -> None:
     page.locator(".timeline .effect", has_text="reservation-new").get_by_text("sent").wait_for(timeout=30_000)
 
 
+def notify_oneself(stack: Stack, page: Any) -> None:
+    """So that the lists of notifications are not empty."""
+    page.goto(f"{stack.url}/notifications/new")
+    page.get_by_label("Title").fill("The choir sings")
+    page.get_by_label("Text").fill("On Friday at 15:00.")
+    page.get_by_role("combobox", name="People").fill("admin")
+    page.get_by_role("option", name="Ada Admin").click()
+    page.get_by_role("button", name="Send notification").click()
+    page.locator(".badge-state", has_text="finished").wait_for(timeout=30_000)
+
+
 def test_no_page_has_serious_accessibility_problems(stack: Stack, page: Any, tmp_path: Path):
     paths = set(pages_without_arguments(tmp_path))
     strangers = sorted(path for path in paths if path.startswith(OF_STRANGERS))
@@ -91,6 +105,7 @@ def test_no_page_has_serious_accessibility_problems(stack: Stack, page: Any, tmp
         found[path] = findings(page)
     log_in(stack, page, "admin")
     ask_for_a_mail(stack, page)
+    notify_oneself(stack, page)
     make_batch(stack)
     for path in sorted(paths - set(strangers) | WITH_QUERY):
         page.goto(f"{stack.url}{path}")

@@ -70,6 +70,10 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
         "/schedule",
         "/account/tokens",
         "/account/devices",
+        "/notifications",
+        "/notifications/new",
+        "/notifications/scheduled",
+        "/inbox",
     ):
         narrow.goto(f"{stack.url}{path}")
         assert narrow.evaluate("document.documentElement.scrollWidth") <= 360, path
@@ -97,7 +101,7 @@ def test_no_word_is_broken_where_another_line_has_space_for_it(stack: Stack, pag
     make_batch(stack)
     paths = ["/", "/jobs/", "/jobs/batches", "/jobs/queues", "/mails", "/audit", "/reservations/", "/work-items"]
     paths += ["/students?show=all", "/classes", "/schools"]
-    paths += ["/schedule", "/account/tokens"]
+    paths += ["/schedule", "/account/tokens", "/notifications", "/notifications/new", "/inbox"]
     broken = {}
     for path in [*paths, *(f"/admin/{table}/" for table in tables), *items]:
         page.goto(f"{stack.url}{path}")

@@ -21,7 +21,7 @@ from tests.tenancy import EVERYBODY, STAFF, USER, Route, many, one
 
 NOTIFICATION, SCHEDULED = "/notifications/{notification}", "/notifications/scheduled/{scheduled_notification}"
 FORM = {"title": "Ours", "body": "Ours", "type": "general", "channels": "in_app", "when": "now"}
-THEIRS = {"classes": "{school_class}", "students": "{student_number}", "people": "{address}"}
+THEIRS = {"classes": "{school_class}", "students": "{student_number}"}
 
 ROUTES: dict[tuple[str, str], Route] = {
     ("notifications.list_", "GET"): many(STAFF, "/notifications", "/notifications?type=general&state=sending"),
@@ -48,7 +48,10 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("notification_inbox.bell", "GET"): many(EVERYBODY, "/inbox/bell"),
 }
 
-UNSCOPED: tuple[str, ...] = ()
+UNSCOPED = (
+    # The guardians of the students of the school.
+    r"SELECT .* FROM guardians JOIN students ON students\.id = guardians\.student_id WHERE students\.school_id = \?",
+)
 
 
 def make_rows(user: User) -> dict[str, str]:

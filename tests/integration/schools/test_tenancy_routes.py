@@ -55,7 +55,10 @@ SCHEDULE_ACTIONS = (
 RESERVATION, API_RESERVATION = "/reservations/{reservation}", "/api/v1/reservations/{reservation}"
 FORM = {"start_time": "2031-01-02T10:00", "duration_minutes": 60, "party_size": 1}
 # One user's only, whatever the role: a developer's inbox, tokens, and what one has said.
-ONES_OWN = ("inbox.message", "inbox.part", "api_accounts.get_token", "work_items.edit_comment")
+ONES_OWN = (
+    *("inbox.message", "inbox.part", "notification_inbox.show", "api_accounts.get_token"),
+    "work_items.edit_comment",
+)
 LINK_TO_ROW = re.compile(r'href="/(jobs|mails|reservations|work-items|students|classes)/[0-9a-f-]{1,36}"')
 
 

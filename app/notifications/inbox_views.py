@@ -11,7 +11,7 @@ from flask_login import current_user
 from app.accounts import User, acting_user
 from app.notifications import queries
 from flask_belfry.core.access import public
-from flask_belfry.db import db
+from flask_belfry.db import commit_and_keep, db
 
 # `inbox` is the development inbox of mails.
 pages = Blueprint("notification_inbox", __name__, url_prefix="/inbox")
@@ -35,7 +35,7 @@ def show(delivery_id: object) -> ResponseReturnValue:
     delivery = queries.inbox_entry(acting_user(), str(delivery_id))
     if delivery.read_at is None:
         queries.mark_read(acting_user(), delivery.id)
-        db.session.commit()
+        commit_and_keep()
     return render_template("notifications/message.html", delivery=delivery)
 
 

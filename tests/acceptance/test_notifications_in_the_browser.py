@@ -19,8 +19,8 @@ REFRESH_BELL = "htmx.trigger(document.getElementById('bell'), 'live')"
 def compose(stack: Stack, page: Any, title: str) -> None:
     """Open the form and fill it in, for the demo's member."""
     page.goto(f"{stack.url}/notifications/new")
-    page.get_by_label("Title").fill(title)
-    page.get_by_label("Text").fill("Dear Mia,\n\nthe choir sings on Friday at 15:00.")
+    page.get_by_label("Title", exact=True).fill(title)
+    page.get_by_label("Text", exact=True).fill("Dear Mia,\n\nthe choir sings on Friday at 15:00.")
     page.get_by_role("combobox", name="People").fill("mia")
     page.get_by_role("option", name="Mia Member").wait_for()
     page.keyboard.press("ArrowDown")
@@ -69,7 +69,7 @@ def test_chips_are_removed_and_everyone_hides_the_other_targets(stack: Stack, pa
 def test_the_enter_key_does_not_send(stack: Stack, page: Any):
     log_in(stack, page, "staff")
     compose(stack, page, "Not yet")
-    page.get_by_label("Title").press("Enter")
+    page.get_by_label("Title", exact=True).press("Enter")
     page.locator(".picked", has_text="Mia Member").wait_for()
     page.goto(f"{stack.url}/notifications")
     assert page.get_by_text("Not yet").count() == 0

@@ -88,8 +88,8 @@ def ask_for_a_mail(stack: Stack, page: Any) -> None:
 def notify_oneself(stack: Stack, page: Any) -> None:
     """So that the lists of notifications are not empty."""
     page.goto(f"{stack.url}/notifications/new")
-    page.get_by_label("Title").fill("The choir sings")
-    page.get_by_label("Text").fill("On Friday at 15:00.")
+    page.get_by_label("Title", exact=True).fill("The choir sings")
+    page.get_by_label("Text", exact=True).fill("On Friday at 15:00.")
     page.get_by_role("combobox", name="People").fill("admin")
     page.get_by_role("option", name="Ada Admin").click()
     page.get_by_role("button", name="Send notification").click()

@@ -1,4 +1,4 @@
-"""The routes of notifications, and what another school has of them."""
+"""The routes of the pages of notifications, and what another school has of them."""
 
 from __future__ import annotations
 

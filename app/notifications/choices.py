@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
-from flask import current_app
 from sqlalchemy.orm import selectinload
 
 from app.accounts import User
 from app.directory import SchoolClass, Student
+from app.notifications.scheduling import zone_of
 from app.schools import School
 from flask_belfry.db import db
 from flask_belfry.db.columns import MAX_INTEGER
@@ -35,13 +35,7 @@ class Choice:
 
 def school_zone(school_id: int) -> ZoneInfo:
     """Return the time zone of a school."""
-    name = db.session.scalar(sa.select(School.time_zone).where(School.id == school_id))
-    return ZoneInfo(name or current_app.config["TIMEZONE"])
-
-
-def school_name(school_id: int) -> str:
-    """Return the name of a school."""
-    return db.session.scalars(sa.select(School.name).where(School.id == school_id)).one()
+    return zone_of(db.session.scalar(sa.select(School.time_zone).where(School.id == school_id)))
 
 
 def schools() -> Mapping[int, str]:

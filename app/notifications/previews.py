@@ -46,13 +46,17 @@ class Preview:
 def preview(content: Content, school_id: int) -> Preview:
     """Return the preview of a notification of a school. Raises InvalidInputError, which names every invalid field."""
     check(content, school_id)
+    return Preview(channel_previews(content, school_id), audience(school_id, content.targets, limit=NAMES_SHOWN))
+
+
+def channel_previews(content: Content, school_id: int) -> list[ChannelPreview]:
+    """Return what each channel of a notification shows, which may be incomplete."""
     shown = {
         NotificationChannel.MAIL: _mail,
         NotificationChannel.PUSH: _push,
         NotificationChannel.IN_APP: _in_app,
     }
-    channels = [show(content, school_id) for channel, show in shown.items() if channel in content.channels]
-    return Preview(channels, audience(school_id, content.targets, limit=NAMES_SHOWN))
+    return [show(content, school_id) for channel, show in shown.items() if channel in content.channels]
 
 
 def _mail(content: Content, school_id: int) -> ChannelPreview:

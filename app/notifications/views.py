@@ -14,7 +14,7 @@ from flask import Blueprint, current_app, flash, redirect, render_template, requ
 from flask.typing import ResponseReturnValue
 
 from app.accounts import acting_user, can
-from app.notifications import choices, emails, queries, scheduling, services
+from app.notifications import choices, queries, scheduling, services
 from app.notifications.audiences import Audience, audience
 from app.notifications.content import Content, Targets
 from app.notifications.forms import LATER, NOW, TYPE_LABELS, NotificationForm, zone_words
@@ -30,8 +30,8 @@ from app.notifications.models import (
     ScheduledState,
 )
 from app.notifications.outcomes import outcome_of
+from app.notifications.previews import channel_previews
 from app.notifications.rules import CANCEL, RETRY, SEND, VIEW
-from flask_belfry import mail
 from flask_belfry.changes.host import authorized
 from flask_belfry.core.errors import ConflictError, InvalidInputError
 from flask_belfry.core.presentation import localtime
@@ -45,7 +45,6 @@ CONFIRM_ABOVE = 50
 TEST_PREFIX = "Test: "
 # What a preview shows before anything is typed.
 NO_TITLE, NO_TEXT = "No title yet", "No text yet"
-PUSH_PREVIEW_CHARACTERS = 240
 # Fields of the form that are not sent again by the confirmation.
 OF_STEP = ("csrf_token", "step", "confirmed")
 DELIVERIES, NOT_REACHED, LEFT_OUT = TABS = ("deliveries", "not-reached", "left-out")
@@ -134,7 +133,6 @@ def show_audience() -> ResponseReturnValue:
 def preview() -> ResponseReturnValue:
     """Return only the preview of the form, as filled in so far."""
     form = NotificationForm(_school_id())
-    form.look_up()
     return render_template("notifications/_preview.html", preview=_preview(form))
 
 
@@ -257,8 +255,6 @@ def _send_test(form: NotificationForm, row: ScheduledNotification | None) -> Res
 
 def _form_page(form: NotificationForm, row: ScheduledNotification | None = None, status: int = 200) -> Any:
     sees_schools = row is None and can(acting_user(), "schools.view_all")
-    # Looks up the students, one of whom is in the preview.
-    reached = _audience_context(form, keeps_errors=True)
     page = render_template(
         "notifications/form.html",
         scheduled=row,
@@ -267,7 +263,7 @@ def _form_page(form: NotificationForm, row: ScheduledNotification | None = None,
         zone_words=zone_words(form.zone),
         title_characters=MAX_TITLE_CHARACTERS,
         body_characters=MAX_BODY_CHARACTERS,
-        **reached,
+        **_audience_context(form, keeps_errors=True),
     )
     return page, status
 
@@ -296,25 +292,18 @@ def _audience_context(form: NotificationForm, *, keeps_errors: bool = False) -> 
 
 
 def _preview(form: NotificationForm) -> dict[str, Any]:
-    """Return the mail and the push message of a form; students stand for those of a recipient."""
+    """Return what mail and push show of a form; those that are not selected are shown too."""
     content = form.shown_content(Targets())
-    title = " ".join(content.title.split()) or NO_TITLE
-    context = {
-        "title": title,
-        "paragraphs": emails.paragraphs_of(content.body) or [NO_TEXT],
-        "school": choices.school_name(form.school_id),
-        "students": [choice.label for choice in form.student_choices[:1]],
-        "path": url_for("notification_inbox.list_"),
-    }
-    rendered = mail.preview(emails.kind_of_type(content.type), context)
-    body = " ".join(content.body.split()) or NO_TEXT
+    typed = replace(
+        content,
+        title=" ".join(content.title.split()) or NO_TITLE,
+        body=content.body or NO_TEXT,
+        channels=(NotificationChannel.MAIL, NotificationChannel.PUSH),
+    )
     return {
-        "channels": [channel.value for channel in NotificationChannel if channel in content.channels],
         "sender": current_app.config["MAIL_DEFAULT_SENDER"],
-        "subject": rendered.subject,
-        "text": rendered.text,
-        "title": title,
-        "body": body[:PUSH_PREVIEW_CHARACTERS] + ("…" if len(body) > PUSH_PREVIEW_CHARACTERS else ""),
+        "chosen": [NotificationChannel(channel).value for channel in content.channels],
+        "by_channel": {shown.channel.value: shown for shown in channel_previews(typed, form.school_id)},
     }
 
 

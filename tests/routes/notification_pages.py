@@ -56,8 +56,8 @@ UNSCOPED = (
 
 def make_rows(user: User) -> dict[str, str]:
     """A notification about a student of a user, which waits for its job and is in the inbox, and a scheduled one."""
-    of_class = school_class(school_id=user.school_id, name="Zarathustras class")
-    of = student(of_class, name="Zarathustras child", number=f"Z-{user.id}")
+    of_class = school_class(school_id=user.school_id, name="Zarathustras other class")
+    of = student(of_class, name="Zarathustras other child", number=f"Z-{user.id}")
     guardian(of, user)
     targets = Targets(classes=(of_class.id,))
     row = send(content(targets, title="Zarathustras news"), None, user.school_id)

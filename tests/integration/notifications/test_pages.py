@@ -149,11 +149,10 @@ def test_the_audience_is_counted_and_named_while_the_form_is_filled_in(session, 
 
 
 def test_the_preview_shows_the_mail_and_the_push_message(session, pages):
-    data = {"title": "Snow <b>day</b>", "body": "One.\n\nTwo. " + "x" * 300, "type": "general", "channels": ["mail"]}
+    data = {"title": "Snow <b>day</b>", "body": "One.\n\nTwo.", "type": "general", "channels": ["mail"]}
     shown = pages.post("/notifications/preview", data=data).text
     assert "Snow &lt;b&gt;day&lt;/b&gt;" in shown
     assert "Open the inbox: http" in shown
-    assert "x…" in shown
     assert "(not sent)" in shown
     assert "No title yet" in pages.post("/notifications/preview").text
 

@@ -26,7 +26,7 @@ NUMBERS = re.compile(r"([0-9]{1,9})?([^0-9]*)")
 
 @dataclass(frozen=True)
 class Choice:
-    """A student or a person in the search: `value` identifies it in the field, `note` tells namesakes apart."""
+    """A student or a person in the search: `value` identifies it in the field, `note` distinguishes namesakes."""
 
     value: str
     label: str

@@ -175,7 +175,8 @@ class NotificationForm(ServiceForm):
         self, field: Field, find: Callable[[int, Sequence[str]], Mapping[str, Any]], key: str, kind: str
     ) -> list[Any]:
         typed = [part.strip() for part in SEPARATORS.split(field.data or "") if part.strip()]
-        if not typed or field.errors:
+        # Previews look up what has not been validated.
+        if not typed or field.errors or not field.validate(self):
             return []
         found = find(self.school_id, typed)
         missing = [part for part in dict.fromkeys(typed) if part.lower() not in found]

@@ -76,15 +76,15 @@ def test_a_notification_to_a_class_reaches_the_guardians_and_is_shown_with_its_d
 
 
 def test_errors_are_at_their_fields_and_keep_the_input(session, pages):
-    data = {**FORM, "title": "", "people": "nobody.here", "students": "S-none", "when": "later", "local_time": ""}
+    data = {**FORM, "title": "", "people": "not.here", "students": "S-none", "when": "later", "local_time": ""}
     answer = pages.post("/notifications/new", data=data)
     assert answer.status_code == 422
     assert "This field is required." in answer.text
-    assert "No user of this school has this username or email address: nobody.here." in answer.text
+    assert "No user of this school has this username or email address: not.here." in answer.text
     assert "No student of this school has this number: S-none." in answer.text
     assert "Enter a time, or select now." in answer.text
     assert "The school is closed.</textarea>" in answer.text
-    assert 'value="nobody.here"' in answer.text
+    assert 'value="not.here"' in answer.text
     assert all_notifications(session) == []
 
 
@@ -143,8 +143,8 @@ def test_the_audience_is_counted_and_named_while_the_form_is_filled_in(session, 
     answer = text_of(pages.post("/notifications/audience", data={"classes": str(of_class.id)}).text)
     assert "This reaches 1 person : Ada Byron." in answer
     assert "1 guardian is left out because of a contact restriction." in answer
-    wrong = pages.post("/notifications/audience", data={"people": "nobody.here"}).text
-    assert "No user of this school has this username or email address: nobody.here." in wrong
+    wrong = pages.post("/notifications/audience", data={"people": "not.here"}).text
+    assert "No user of this school has this username or email address: not.here." in wrong
     assert "Select who gets it" in pages.post("/notifications/audience").text
 
 

@@ -38,7 +38,7 @@ def test_the_pages_before_a_login_lead_to_it(client, path):
 def test_every_other_page_is_in_the_navigation_or_leads_back(app, client):
     log_in(client, make_user(Role.ADMIN))
     start = client.get("/").text
-    navigation = set(re.findall(r'class="(?:nav-item-link|menu-item|brand)" href="([^"]+)"', start))
+    navigation = set(re.findall(r'class="(?:nav-item-link|menu-item|brand|bell)" href="([^"]+)"', start))
     skipped = ("/api", "/static", "/healthz", "/readyz", "/metrics", "/login", "/register", "/confirm", "/forgot")
     for rule in app.url_map.iter_rules():
         if "GET" not in (rule.methods or ()) or rule.arguments or rule.rule.startswith(skipped):

@@ -46,6 +46,7 @@ from app.notifications.scheduling import (
 )
 from app.notifications.services import cancel, retry_failed, send
 from flask_belfry.core.commands import add_lazy_command
+from flask_belfry.core.presentation import register_subject
 
 __all__ = [
     "Audience",
@@ -103,5 +104,7 @@ rules.declare()
 
 
 def init_app(app: Flask) -> None:
-    """Add the commands of notifications. Their pages and endpoints are added by `app.notifications.web`."""
+    """Add the commands, and let jobs link to the pages of notifications, which `app.notifications.web` adds."""
+    register_subject(app, "notification", "notifications.detail", "notification_id")
+    register_subject(app, "scheduled_notification", "notifications.edit_scheduled", "scheduled_id")
     add_lazy_command(app, "notifications", "app.notifications.cli:notifications")

@@ -51,6 +51,8 @@ ROUTES: dict[tuple[str, str], Route] = {
 UNSCOPED = (
     # The guardians of the students of the school.
     r"SELECT .* FROM guardians JOIN students ON students\.id = guardians\.student_id WHERE students\.school_id = \?",
+    # The export of a user's own data.
+    r"SELECT .* FROM notification_deliveries JOIN notifications ON \S+ = \S+ WHERE \S+\.user_id = \? ORDER BY",
 )
 
 

@@ -36,7 +36,7 @@ from app.notifications.schemas import (
     UnreachedSchema,
 )
 from app.schools import School
-from app.web.bodies import accept_body
+from flask_belfry.core.access import accept_body
 from flask_belfry.core.errors import ForbiddenError, InvalidInputError
 from flask_belfry.db import commit_and_keep, db
 from flask_belfry.operations import job_counts

@@ -111,7 +111,8 @@ def audience(school_id: int, targets: Targets, limit: int = NAMES_SHOWN) -> Audi
 
 def _row(*values: Any) -> sa.Select[Any]:
     names = ("user_id", "student_id", "left_out")
-    return sa.select(*(value.label(name) for name, value in zip(names, values, strict=True)))
+    query: Any = sa.select(*(value.label(name) for name, value in zip(names, values, strict=True)))
+    return query
 
 
 def _users(school_id: int) -> sa.Select[Any]:

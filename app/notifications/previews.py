@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app import push
 from app.notifications.audiences import Audience, audience
 from app.notifications.content import Content, check
 from app.notifications.emails import kind_of_type, paragraphs_of
@@ -73,7 +74,8 @@ def _mail(content: Content, school_id: int) -> ChannelPreview:
 
 
 def _push(content: Content, _: int) -> ChannelPreview:
-    return ChannelPreview(NotificationChannel.PUSH, content.title, content.body)
+    shown = push.shown_body(content.title, content.body, content.data)
+    return ChannelPreview(NotificationChannel.PUSH, content.title, shown, is_cut=shown != content.body)
 
 
 def _in_app(content: Content, _: int) -> ChannelPreview:

@@ -15,7 +15,7 @@ from app.push.errors import (
     PushUnavailableError,
     ThrottledError,
 )
-from app.push.messages import PushMessage, is_reserved
+from app.push.messages import PushMessage, is_reserved, shown_body
 from app.push.models import Device, DeviceKind
 from app.push.services import Target, drop_silent, forget, register, targets_of, users_with_devices
 
@@ -42,6 +42,7 @@ __all__ = [
     "personal",
     "push_client",
     "register",
+    "shown_body",
     "targets_of",
     "users_with_devices",
 ]

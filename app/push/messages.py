@@ -45,7 +45,7 @@ def message_json(message: PushMessage, kind: DeviceKind, token: str, now: dateti
     return {
         "message": {
             kind.value: token,
-            "notification": {"title": message.title, "body": _fitting_body(message)},
+            "notification": {"title": message.title, "body": shown_body(message.title, message.body, message.data)},
             "data": dict(message.data),
             "android": {"ttl": f"{seconds}s", "collapse_key": key, "notification": {"tag": key}},
             "apns": {"headers": {"apns-expiration": str(int(expires_at.timestamp())), "apns-collapse-id": key}},
@@ -59,11 +59,12 @@ def is_reserved(name: str) -> bool:
     return name in RESERVED_NAMES or name.startswith(RESERVED_BEGINNINGS)
 
 
-def _fitting_body(message: PushMessage) -> str:
-    room = MAX_BYTES - len(message.title.encode()) - _data_bytes(message.data)
-    encoded = message.body.encode()
+def shown_body(title: str, body: str, data: Mapping[str, str]) -> str:
+    """Return the body that fits a message beside its title and data, cut at its end."""
+    room = MAX_BYTES - len(title.encode()) - _data_bytes(data)
+    encoded = body.encode()
     if len(encoded) <= room:
-        return message.body
+        return body
     kept = encoded[: max(0, room - len(ELLIPSIS.encode()))]
     return kept.decode(errors="ignore") + ELLIPSIS  # without the half of a character
 

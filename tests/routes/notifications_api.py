@@ -51,7 +51,7 @@ ROUTES: dict[tuple[str, str], Route] = {
 
 # Statements that do not ask for a school: what is kept of oneself, by one's own id.
 UNSCOPED = (
-    r"SELECT .* FROM notification_deliveries JOIN notifications .* WHERE notification_deliveries\.user_id = \? ORDER BY",
+    r"SELECT .* FROM notification_deliveries JOIN notifications .* WHERE notification_deliveries\.user_id = \? ORDER",
     r"SELECT .* FROM (scheduled_)?notifications WHERE (scheduled_)?notifications\.sender_id = \?",
 )
 

@@ -280,6 +280,10 @@ def test_a_preview_shows_the_text_of_each_channel_and_who_gets_it(session, call,
     audience = shown.json["audience"]
     assert (audience["count"], audience["left_out"], len(audience["names"])) == (2, 1, 2)
     assert user.name in audience["names"]
+    longest = {**given, "body": "x" * 5_000, "channels": ["push"]}
+    (push,) = call("POST", f"{NOTIFICATIONS}/preview", json=longest).json["channels"]
+    assert push["text"].endswith("x…")
+    assert (len(push["text"]) < 4_000, push["is_cut"]) == (True, True)
     only = call("POST", f"{NOTIFICATIONS}/preview", json={**given, "channels": ["in_app"]}).json["channels"]
     assert [each["channel"] for each in only] == ["in_app"]
     assert count(session, Notification) == 0

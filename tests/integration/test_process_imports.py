@@ -114,6 +114,7 @@ def test_the_commands_are_listed_without_their_modules(tmp_path) -> None:
         "notifications",
         "queues",
         "schedule",
+        "schools",
         "users",
         "work-items",
     ]

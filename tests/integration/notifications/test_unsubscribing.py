@@ -49,6 +49,13 @@ def test_a_mail_of_a_notification_is_bulk_mail_that_its_recipient_may_leave(app,
         assert (mail.message["Precedence"], mail.message["Auto-Submitted"]) == ("bulk", "auto-generated")
         assert path in mail.body("plain")
         assert path in mail.body("html")
+    assert client.post(path, data=ONE_CLICK).status_code == 200
+    later = sent()
+    work()
+    states = {key: state for key, (state, _) in deliveries(later.id).items()}
+    everywhere = {(user.id, channel): "delivered" for user in (ada, bob) for channel in ("mail", "in_app")}
+    assert states == everywhere | {(bob.id, "mail"): "skipped"}
+    assert len(smtp.received) == 3
 
 
 def test_the_delivery_of_a_mail_that_is_returned_is_bounced(app, session, smtp, work):

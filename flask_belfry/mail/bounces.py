@@ -43,7 +43,7 @@ MAX_CONTAINERS = 20
 # Lines that may begin a part.
 MAX_SEPARATORS = 500
 # For the text that is searched with the expressions of flufl.bounce, some of which take quadratic time for a line.
-SEARCHED_LINES = 400
+SEARCHED_LINES = 200
 SEARCHED_LINE_CHARACTERS = 250
 REASON_CHARACTERS = 500
 

@@ -73,6 +73,7 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
         "/notifications",
         "/notifications/new",
         "/notifications/scheduled",
+        "/notifications/preferences",
         "/inbox",
     ):
         narrow.goto(f"{stack.url}{path}")

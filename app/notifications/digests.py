@@ -30,6 +30,7 @@ from app.notifications.models import (
     NotificationType,
 )
 from app.notifications.preferences import FOR_DIGEST, clocks_of, reason_of_off, zone_name
+from app.notifications.push_channel import PUSH
 from app.notifications.quiet_hours import last_moment
 from app.schools import School
 from flask_belfry.changes import Subject, for_school
@@ -42,7 +43,6 @@ from flask_belfry.mail import MailRequest, send_mails
 from flask_belfry.outbox import JobRequest, enqueue_many
 
 PAGE = 500
-PUSH = "notifications.push"
 
 _DELIVERIES = table_of(NotificationDelivery)
 _WAITS = (

@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app import push
 from app.notifications.models import (
@@ -75,6 +75,7 @@ STATES_AFTER = {
 ENDED = (DeliveryState.DELIVERED, DeliveryState.SKIPPED, DeliveryState.BOUNCED)
 OPEN = (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.DEFERRED)
 
+_in_digest = aliased(NotificationDelivery)
 _LOAD = (
     sa.select(
         NotificationDelivery.id,
@@ -89,6 +90,12 @@ _LOAD = (
         Notification.expires_at,
         Notification.push_error,
         Notification.state.label("notification_state"),
+        # More than one in a digest, which is one message for all of them.
+        sa.select(sa.func.count())
+        .where(_in_digest.job_id == NotificationDelivery.job_id)
+        .correlate(NotificationDelivery)
+        .scalar_subquery()
+        .label("number"),
     )
     .join(NotificationDelivery.notification)
     .where(among(NotificationDelivery.id, "ids"))
@@ -98,7 +105,7 @@ _columns = _DELIVERIES.c
 _NOW = sa.bindparam("now", type_=UtcDateTime)
 _WRITE_DELIVERED = (
     sa.update(_DELIVERIES)
-    .where(among(_columns.id, "ids"), among(_columns.job_id, "job_ids"))
+    .where(among(_columns.job_id, "job_ids"))
     .values(
         state=DeliveryState.DELIVERED,
         reason=None,
@@ -109,7 +116,7 @@ _WRITE_DELIVERED = (
 )
 _WRITE_OTHERS = (
     sa.update(_DELIVERIES)
-    .where(_columns.id == sa.bindparam("delivery_id"), _columns.job_id == sa.bindparam("by_job_id"))
+    .where(_columns.job_id == sa.bindparam("by_job_id"))
     .values(
         state=sa.bindparam("new_state"),
         reason=sa.bindparam("new_reason"),
@@ -256,7 +263,7 @@ class _Chunk:
             return _Outcome(DeliveryState.SKIPPED, push.NOT_CONFIGURED)
         if row.notification_state is NotificationState.CANCELLED:
             return _Outcome(DeliveryState.CANCELLED, CANCELLED)
-        if row.expires_at is not None and row.expires_at <= utc_now():
+        if row.number == 1 and row.expires_at is not None and row.expires_at <= utc_now():
             return _Outcome(DeliveryState.CANCELLED, EXPIRED)
         if (refusal := self._refused.get(row.notification_id) or row.push_error) is not None:
             return _Outcome(DeliveryState.FAILED, refusal)
@@ -316,8 +323,7 @@ class _Chunk:
                 others.append(_parameters(found, outcome, answer))
         connection = session.connection()
         if delivered:
-            ids, job_ids = [each.row.id for each in delivered], [each.item.id for each in delivered]
-            connection.execute(_WRITE_DELIVERED, {"ids": ids, "job_ids": job_ids, "now": utc_now()})
+            connection.execute(_WRITE_DELIVERED, {"job_ids": [each.item.id for each in delivered], "now": utc_now()})
         if others:
             connection.execute(_WRITE_OTHERS, others)
         push.forget(session, self._gone)
@@ -334,6 +340,9 @@ class _Chunk:
 
 
 def _message(row: Any) -> PushMessage:
+    if row.number > 1:
+        data = {"type": "digest", "count": str(row.number)}
+        return PushMessage(row.notification_id, f"{row.number} notifications", "Open the inbox to read them.", data)
     data = {**row.data, "notification_id": row.notification_id, "type": row.type.value}
     return PushMessage(row.notification_id, row.title, row.body, data, row.expires_at)
 
@@ -350,7 +359,6 @@ def _outcome_of(answer: Answer, found: _Push) -> _Outcome | None:
 
 def _parameters(found: _Push, outcome: _Outcome, answer: Answer) -> dict[str, Any]:
     return {
-        "delivery_id": found.row.id,
         "by_job_id": found.item.id,
         "new_state": outcome.state,
         "new_reason": outcome.reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, time
 
@@ -19,7 +20,9 @@ from flask_belfry.db import db
 from flask_belfry.mail import EmailMessage, MailState
 from flask_belfry.outbox import JobRecord, JobState, enqueue
 from tests.clocks import scheduler
+from tests.fcm import UNREGISTERED, FcmServer
 from tests.notification_factories import deliveries, sent
+from tests.push_factories import device
 from tests.reservation_factories import make_school, make_user
 
 JOB = "notifications.send_digests"
@@ -243,6 +246,64 @@ def test_the_mail_belongs_to_the_school_of_its_notifications(app, session, work,
         run_digests(work)
     mail = session.scalars(sa.select(EmailMessage)).one()
     assert (mail.school_id, mail.state) == (ada.school_id, MailState.SENT)
+
+
+# ── Push ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def fcm() -> Iterator[FcmServer]:
+    server = FcmServer().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(request, settings, tmp_path):
+    if "fcm" in request.fixturenames:
+        return settings | request.getfixturevalue("fcm").settings(tmp_path)
+    return settings
+
+
+def push_reader():
+    user = make_user(time_zone="Europe/Berlin")
+    device(user, f"device of {user.username}")
+    change_preferences(user, {"payment": {"push": "daily", "in_app": "off"}})
+    db.session.commit()
+    return user
+
+
+def push_state(notification, user) -> tuple[str, str | None]:
+    return deliveries(notification.id)[user.id, "push"]
+
+
+def test_what_waited_is_one_push_message_with_its_number(fcm, app, session, work):
+    ada, grace = push_reader(), push_reader()
+    with at(EVENING):
+        both = [announce(work, ada, channels=["push"]) for _ in range(2)]
+        one = announce(work, grace, title="Books", channels=["push"])
+    assert fcm.accepted == []
+    with at(DIGEST):
+        assert run_digests(work) == {"mails": 0, "pushes": 2}
+        assert run_digests(work) == {"mails": 0, "pushes": 0}
+    messages = {each["token"]: each for each in fcm.accepted}
+    assert len(fcm.accepted) == 2
+    assert messages[f"device of {ada.username}"]["notification"]["title"] == "2 notifications"
+    assert messages[f"device of {ada.username}"]["data"] == {"type": "digest", "count": "2"}
+    assert messages[f"device of {grace.username}"]["notification"]["title"] == "Books"
+    assert {push_state(each, ada) for each in both} == {("delivered", None)}
+    assert push_state(one, grace) == ("delivered", None)
+
+
+@on_sqlite
+def test_the_outcome_of_a_push_digest_is_that_of_all_its_deliveries(fcm, app, session, work):
+    ada = push_reader()
+    fcm.fail(f"device of {ada.username}", UNREGISTERED)
+    with at(EVENING):
+        both = [announce(work, ada, channels=["push"]) for _ in range(2)]
+    with at(DIGEST):
+        run_digests(work)
+    assert {push_state(each, ada) for each in both} == {("skipped", "FCM does not deliver to the devices any more")}
 
 
 # ── Quiet hours ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import schools
-from app.accounts import Role, issue_pair, issue_personal_token
+from app.accounts import Role, issue_pair, issue_personal_token, sessions
 from app.schools import School, SchoolDisabledError, create_school, is_disabled
 from app.work_items import WorkStatus
 from flask_belfry.changes import Actor, StatusChange, use_actor
@@ -117,6 +117,8 @@ def test_users_of_a_disabled_school_cannot_log_in_and_see_why_only_with_the_pass
 def test_sessions_and_tokens_of_a_disabled_school_stop_and_work_again_when_it_is_enabled(app, client, session, school):
     user = make_user(Role.STAFF, school_id=school.id)
     browser = log_in(client, user)
+    with browser.session_transaction() as cookie:
+        session_id = cookie["_user_id"]
     pair = issue_pair(user)
     script, _ = issue_personal_token(user, "script", ["read"])
     session.commit()
@@ -124,6 +126,7 @@ def test_sessions_and_tokens_of_a_disabled_school_stop_and_work_again_when_it_is
     tokens = [{"Authorization": f"Bearer {token}"} for token in (pair.access_token, script)]
     disable(session, school)
     assert browser.get("/reservations/").location.startswith("/login")
+    assert sessions.find(session_id) is None  # nor is the user the actor of a public page
     for headers in tokens:
         answer = api.get(ME, headers=headers)
         assert (answer.status_code, answer.json["message"]) == (403, REFUSED)

@@ -22,6 +22,14 @@ from app.admin.view import PanelView
 from app.api import IdempotencyRecord
 from app.audit import AuditEntry
 from app.directory import Guardian, SchoolClass, Student
+from app.notifications import (
+    Notification,
+    NotificationDelivery,
+    NotificationPreference,
+    NotificationRecipient,
+    NotificationSettings,
+    ScheduledNotification,
+)
 from app.push import Device
 from app.reservations import Reservation, Resource
 from app.schools import School
@@ -46,7 +54,7 @@ from flask_belfry.outbox import (
 )
 
 PEOPLE, DIRECTORY, DESK, WORK = "People", "Classes and students", "Reservations", "Work items"
-LEDGERS, SYSTEM = "Ledgers", "The job system"
+NOTIFICATIONS, LEDGERS, SYSTEM = "Notifications", "Ledgers", "The job system"
 
 # The packages of the models; tests have models of their own.
 OWN = ("app.", "flask_belfry.")
@@ -207,6 +215,36 @@ def _described() -> list[PanelView]:
         ),
         PanelView(WorkItemWatcher, WORK, "Watchers", filters=("item_id", "user_id")),
         PanelView(DigestEntry, WORK, "Digest entries", filters=("item_id",)),
+        PanelView(
+            Notification,
+            NOTIFICATIONS,
+            "Notifications",
+            columns=("id", "state", "type", "title", "sender_id", "school_id", "created_at", "finished_at"),
+            filters=("school_id",),
+        ),
+        PanelView(
+            ScheduledNotification,
+            NOTIFICATIONS,
+            "Scheduled",
+            columns=("id", "state", "type", "title", "sender_id", "school_id", "send_at"),
+            filters=("school_id",),
+        ),
+        PanelView(
+            NotificationDelivery,
+            NOTIFICATIONS,
+            "Deliveries",
+            columns=("id", "notification_id", "user_id", "channel", "state", "reason", "attempts", "created_at"),
+            filters=("notification_id", "user_id"),
+        ),
+        PanelView(
+            NotificationRecipient,
+            NOTIFICATIONS,
+            "Recipients",
+            columns=("id", "notification_id", "user_id", "student_id", "left_out"),
+            filters=("notification_id", "user_id", "student_id"),
+        ),
+        PanelView(NotificationPreference, NOTIFICATIONS, "Preferences", filters=("user_id",)),
+        PanelView(NotificationSettings, NOTIFICATIONS, "Quiet hours", filters=("user_id",)),
         PanelView(
             EmailMessage,
             LEDGERS,

@@ -88,6 +88,8 @@ def test_what_can_only_be_looked_at_has_no_address_for_more(app):
             "StatusChange",
             "AuditEntry",
         ),
+        *("Notification", "ScheduledNotification", "NotificationDelivery", "NotificationRecipient"),
+        *("NotificationPreference", "NotificationSettings"),
         *("JobRecord", "JobAttempt", "JobBatch", "JobLog", "JobLimit", "JobPause", "UniquePeriod"),
         *("Schedule", "CustomSchedule", "ScheduleTick", "WorkerProcess"),
     }

@@ -140,11 +140,11 @@ def test_a_school_sends_at_its_rate_without_what_is_critical(app, session, smtp,
 
 def test_who_is_not_reached_by_push_in_time_gets_a_mail(app, session, smtp, work, clock):
     app.config["NOTIFICATION_FALLBACK_MINUTES"] = {"payment": 30}
-    ada = make_user()  # has no device
+    ada = make_user()
     paid, general = sent(**PUSH_ONLY, type="payment"), sent(**PUSH_ONLY)
     both = sent(type="payment", channels=("push", "in_app", "mail"))
     work()
-    assert deliveries(paid.id) == {(ada.id, "push"): ("skipped", "no device")}
+    assert deliveries(paid.id) == {(ada.id, "push"): ("skipped", "push is not configured")}
     assert len(smtp.received) == 1
     clock.shift(timedelta(minutes=31))
     relay(publisher(app))

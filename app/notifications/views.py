@@ -47,6 +47,11 @@ TEST_PREFIX = "Test: "
 NO_TITLE, NO_TEXT = "No title yet", "No text yet"
 # Fields of the form that are not sent again by the confirmation.
 OF_STEP = ("csrf_token", "step", "confirmed")
+# The columns of the table: first what people look for.
+COLUMNS = (
+    *(DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.BOUNCED, DeliveryState.DEFERRED),
+    *(DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.SKIPPED, DeliveryState.CANCELLED),
+)
 DELIVERIES, NOT_REACHED, LEFT_OUT = TABS = ("deliveries", "not-reached", "left-out")
 
 
@@ -72,11 +77,13 @@ def list_live() -> ResponseReturnValue:
 @pages.get("/scheduled")
 @authorized(VIEW)
 def scheduled() -> ResponseReturnValue:
-    """List the notifications that wait for their time, the next first."""
-    page = scheduling.page_scheduled(state=ScheduledState.SCHEDULED, cursor=request.args.get("cursor"))
+    """List the notifications that wait for their time, the next first; `?state=` lists those that were sent or not."""
+    state = _member(ScheduledState, "state") or ScheduledState.SCHEDULED
+    page = scheduling.page_scheduled(state=state, cursor=request.args.get("cursor"))
     return render_template(
         "notifications/scheduled.html",
         rows=[(row, Targets.from_json(row.targets)) for row in page.items],
+        state=state.value,
         next_cursor=page.next_cursor,
         may_send=can(acting_user(), SEND),
     )
@@ -348,7 +355,7 @@ def _detail_context(notification_id: str) -> dict[str, Any]:
         "has_students": bool(targets.students or targets.classes),
         "outcome": outcome_of(counts, is_sending=is_sending, expected=expected),
         "table": [(channel, counts[channel.value]) for channel in NotificationChannel if channel.value in counts],
-        "states": [state.value for state in DeliveryState if state.value in present],
+        "states": [state.value for state in COLUMNS if state.value in present],
         "retryable": failed,
         "tab": tab,
         "may_cancel": is_sending and can(user, CANCEL),

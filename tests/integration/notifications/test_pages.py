@@ -212,6 +212,10 @@ def test_a_notification_is_scheduled_edited_and_cancelled_in_the_zone_of_the_sch
     assert row.state is ScheduledState.CANCELLED
     assert "Nothing is scheduled" in pages.get("/notifications/scheduled").text
     assert "already cancelled" in pages.get(edit, follow_redirects=True).text
+    row.reason = "The school <was> disabled."
+    session.commit()
+    assert "The school &lt;was&gt; disabled." in pages.get("/notifications/scheduled?state=cancelled").text
+    assert "None was sent" in pages.get("/notifications/scheduled?state=sent").text
     assert all_notifications(session) == []
 
 

@@ -57,5 +57,5 @@ class Push:
     def retry(
         self, session: Session, notification: Notification, deliveries: Sequence[NotificationDelivery]
     ) -> set[str]:
-        by_job = {each.job_id: each.id for each in deliveries if each.job_id is not None}
-        return {by_job[id] for id in retry(list(by_job))}
+        retried = set(retry(list({each.job_id for each in deliveries if each.job_id is not None})))
+        return {each.id for each in deliveries if each.job_id in retried}

@@ -8,14 +8,14 @@ has a collapse key, by which the device shows it once.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from app import push
 from app.notifications.models import (
@@ -75,7 +75,6 @@ STATES_AFTER = {
 ENDED = (DeliveryState.DELIVERED, DeliveryState.SKIPPED, DeliveryState.BOUNCED)
 OPEN = (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.DEFERRED)
 
-_in_digest = aliased(NotificationDelivery)
 _LOAD = (
     sa.select(
         NotificationDelivery.id,
@@ -90,22 +89,17 @@ _LOAD = (
         Notification.expires_at,
         Notification.push_error,
         Notification.state.label("notification_state"),
-        # More than one in a digest, which is one message for all of them.
-        sa.select(sa.func.count())
-        .where(_in_digest.job_id == NotificationDelivery.job_id)
-        .correlate(NotificationDelivery)
-        .scalar_subquery()
-        .label("number"),
     )
     .join(NotificationDelivery.notification)
-    .where(among(NotificationDelivery.id, "ids"))
+    .where(among(NotificationDelivery.job_id, "job_ids"))
+    .order_by(NotificationDelivery.id)
 )
 _DELIVERIES = table_of(NotificationDelivery)
 _columns = _DELIVERIES.c
 _NOW = sa.bindparam("now", type_=UtcDateTime)
 _WRITE_DELIVERED = (
     sa.update(_DELIVERIES)
-    .where(among(_columns.job_id, "job_ids"))
+    .where(among(_columns.id, "ids"), among(_columns.job_id, "job_ids"))
     .values(
         state=DeliveryState.DELIVERED,
         reason=None,
@@ -116,7 +110,7 @@ _WRITE_DELIVERED = (
 )
 _WRITE_OTHERS = (
     sa.update(_DELIVERIES)
-    .where(_columns.job_id == sa.bindparam("by_job_id"))
+    .where(_columns.id == sa.bindparam("delivery_id"), _columns.job_id == sa.bindparam("by_job_id"))
     .values(
         state=sa.bindparam("new_state"),
         reason=sa.bindparam("new_reason"),
@@ -152,16 +146,30 @@ class _Outcome:
 
 @dataclass
 class _Push:
-    """A delivery in one attempt: its job, its row with that of the notification, and the devices of the person."""
+    """A job in one attempt: its deliveries, with their notifications, and the devices of the person.
+
+    Args:
+        item: the job.
+        rows: one delivery, or those of a daily digest.
+        targets: the devices.
+        left: the outcomes of the rows that are not sent.
+        outcome: of the others.
+    """
 
     item: Claim
-    row: Any
+    rows: list[Any] = field(default_factory=list)
     targets: Sequence[Target] = ()
+    left: dict[str, _Outcome] = field(default_factory=dict)
     outcome: _Outcome | None = None
+
+    @property
+    def sent(self) -> list[Any]:
+        """The rows that the message is about."""
+        return [row for row in self.rows if row.id not in self.left]
 
 
 def deliver(chunk: Chunk) -> None:
-    """Deliver a chunk of `notifications.push` jobs, whose argument `delivery_id` names the delivery."""
+    """Deliver a chunk of `notifications.push` jobs. A delivery names its job; the daily digest has one for several."""
     _Chunk(chunk).run()
 
 
@@ -206,14 +214,13 @@ class _Chunk:
                 self._deliver(item)
 
     def _load(self) -> None:
-        session, items = self.chunk.session, {str(item.args["delivery_id"]): item for item in self.chunk}
-        for row in session.execute(_LOAD, {"ids": list(items)}):
-            item = items[row.id]
-            if row.job_id == item.id:  # otherwise another job delivers it
-                self.pushes[item.id] = _Push(item, row)
-        targets = push.targets_of(session, {each.row.user_id for each in self.pushes.values()})
+        session, items = self.chunk.session, {item.id: item for item in self.chunk}
+        for row in session.execute(_LOAD, {"job_ids": list(items)}):
+            if row.state not in ENDED:
+                self.pushes.setdefault(row.job_id, _Push(items[row.job_id])).rows.append(row)
+        targets = push.targets_of(session, {each.rows[0].user_id for each in self.pushes.values()})
         for each in self.pushes.values():
-            each.targets = targets.get(each.row.user_id, ())
+            each.targets = targets.get(each.rows[0].user_id, ())
         session.rollback()
 
     def _is_held(self, item: Claim) -> bool:
@@ -229,12 +236,12 @@ class _Chunk:
 
     def _deliver(self, item: Claim) -> None:
         found = self.pushes.get(item.id)
-        if found is None:
+        if found is None:  # another job delivers it, or it has ended
             return self.chunk.answer(item, {"state": None})
-        if (state := found.row.state) in ENDED:
-            return self.chunk.answer(item, {"state": state.value})
-        if (outcome := self._without_sending(found)) is not None:
-            return self._end(found, outcome)
+        outcomes = {row.id: self._without_sending(row, found.targets) for row in found.rows}
+        found.left = {id: outcome for id, outcome in outcomes.items() if outcome is not None}
+        if not found.sent:
+            return self._end(found, found.left[found.rows[-1].id])
         try:
             outcome = self._send(found)
             self._failures = 0
@@ -243,7 +250,8 @@ class _Chunk:
             self._throttled = str(error), utc_now() + timedelta(seconds=error.retry_after_seconds)
             return self._snooze(item)
         except PayloadRefusedError as error:
-            self._refused[found.row.notification_id] = str(error)
+            if (notification_id := _only_notification(found)) is not None:
+                self._refused[notification_id] = str(error)
             return self.chunk.fail(item, error)
         except PushUnavailableError as error:
             self._failures += 1
@@ -256,18 +264,17 @@ class _Chunk:
         for item in self.chunk.unanswered:
             self.chunk.fail(item, error)
 
-    def _without_sending(self, found: _Push) -> _Outcome | None:
+    def _without_sending(self, row: Any, targets: Sequence[Target]) -> _Outcome | None:
         """Return the outcome of a delivery that is not sent; None if it is."""
-        row = found.row
         if not push.is_configured():
             return _Outcome(DeliveryState.SKIPPED, push.NOT_CONFIGURED)
         if row.notification_state is NotificationState.CANCELLED:
             return _Outcome(DeliveryState.CANCELLED, CANCELLED)
-        if row.number == 1 and row.expires_at is not None and row.expires_at <= utc_now():
+        if row.expires_at is not None and row.expires_at <= utc_now():
             return _Outcome(DeliveryState.CANCELLED, EXPIRED)
         if (refusal := self._refused.get(row.notification_id) or row.push_error) is not None:
             return _Outcome(DeliveryState.FAILED, refusal)
-        return None if found.targets else _Outcome(DeliveryState.SKIPPED, NO_DEVICE)
+        return None if targets else _Outcome(DeliveryState.SKIPPED, NO_DEVICE)
 
     def _send(self, found: _Push) -> _Outcome:
         """Send the message to all devices of a person; it is delivered if one of them gets it.
@@ -275,7 +282,7 @@ class _Chunk:
         Raises:
             PushError: no device gets it, and this error may pass, or is about more than the devices.
         """
-        message, client = _message(found.row), push.push_client()
+        message, client = _message(found.sent), push.push_client()
         is_accepted, failure = False, None
         for target in found.targets:
             if target.token in self._gone:
@@ -310,20 +317,18 @@ class _Chunk:
     def _write(self, session: Session, answers: Sequence[Answer]) -> None:
         """Write what the attempt has made of the deliveries, in the transaction that ends their jobs."""
         self._write_refusals(session, answers)
-        delivered: list[_Push] = []
+        delivered: list[Any] = []
         others: list[dict[str, Any]] = []
         for answer in answers:
-            found = self.pushes.get(answer.item.id)
-            outcome = None if found is None else _outcome_of(answer, found)
-            if found is None or outcome is None:
-                continue
-            if outcome.state is DeliveryState.DELIVERED:
-                delivered.append(found)
-            else:
-                others.append(_parameters(found, outcome, answer))
+            for row, outcome in _outcomes_of(answer, self.pushes.get(answer.item.id)):
+                if outcome.state is DeliveryState.DELIVERED:
+                    delivered.append(row)
+                else:
+                    others.append(_parameters(row, outcome, answer))
         connection = session.connection()
         if delivered:
-            connection.execute(_WRITE_DELIVERED, {"job_ids": [each.item.id for each in delivered], "now": utc_now()})
+            ids, job_ids = [row.id for row in delivered], [row.job_id for row in delivered]
+            connection.execute(_WRITE_DELIVERED, {"ids": ids, "job_ids": job_ids, "now": utc_now()})
         if others:
             connection.execute(_WRITE_OTHERS, others)
         push.forget(session, self._gone)
@@ -332,19 +337,36 @@ class _Chunk:
 
     def _write_refusals(self, session: Session, answers: Sequence[Answer]) -> None:
         # First, so that two transactions about one notification wait for each other before they lock deliveries.
-        refused = {answer.item.id for answer in answers if isinstance(answer.error, PayloadRefusedError)}
-        for id in sorted(self.pushes[item_id].row.notification_id for item_id in refused):
+        refused = [self.pushes[answer.item.id] for answer in answers if isinstance(answer.error, PayloadRefusedError)]
+        for id in sorted({id for each in refused if (id := _only_notification(each)) is not None}):
             reason = self._refused[id][:ERROR_CHARACTERS]
             session.execute(sa.update(Notification).where(Notification.id == id).values(push_error=reason))
             session.connection().execute(_FAIL_REST, {"refused_id": id, "new_reason": reason})
 
 
-def _message(row: Any) -> PushMessage:
-    if row.number > 1:
-        data = {"type": "digest", "count": str(row.number)}
-        return PushMessage(row.notification_id, f"{row.number} notifications", "Open the inbox to read them.", data)
-    data = {**row.data, "notification_id": row.notification_id, "type": row.type.value}
-    return PushMessage(row.notification_id, row.title, row.body, data, row.expires_at)
+def _message(rows: Sequence[Any]) -> PushMessage:
+    newest = rows[-1]
+    if len(rows) == 1:
+        data = {"notification_id": newest.notification_id, "type": newest.type.value}
+        return PushMessage(
+            newest.notification_id, newest.title, newest.body, {**newest.data, **data}, newest.expires_at
+        )
+    titles = "\n".join(row.title for row in reversed(rows))
+    data = {"type": "digest", "count": str(len(rows))}
+    return PushMessage(newest.notification_id, f"{len(rows)} notifications", titles, data)
+
+
+def _only_notification(found: _Push) -> str | None:
+    """Return the notification whose content was sent; None for a digest, whose content is of several."""
+    return found.sent[0].notification_id if len(found.sent) == 1 else None
+
+
+def _outcomes_of(answer: Answer, found: _Push | None) -> Iterator[tuple[Any, _Outcome]]:
+    """Yield the deliveries of a job that has ended, each with what becomes of it."""
+    if found is None or (common := _outcome_of(answer, found)) is None:
+        return
+    for row in found.rows:
+        yield row, found.left.get(row.id, common)
 
 
 def _outcome_of(answer: Answer, found: _Push) -> _Outcome | None:
@@ -357,9 +379,10 @@ def _outcome_of(answer: Answer, found: _Push) -> _Outcome | None:
     return outcome if answer.state is JobState.SCHEDULED else replace(outcome, attempts=1)
 
 
-def _parameters(found: _Push, outcome: _Outcome, answer: Answer) -> dict[str, Any]:
+def _parameters(row: Any, outcome: _Outcome, answer: Answer) -> dict[str, Any]:
     return {
-        "by_job_id": found.item.id,
+        "delivery_id": row.id,
+        "by_job_id": row.job_id,
         "new_state": outcome.state,
         "new_reason": outcome.reason,
         "passes": outcome.state is DeliveryState.FAILED and isinstance(answer.error, (*PASSING, Snooze)),

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from app.notifications import Notification, NotificationState, cancel, retry_failed
+from app.notifications import Notification, NotificationDelivery, NotificationState, cancel, retry_failed
 from app.notifications.push_delivery import RETRY
 from app.push import Device, DeviceKind
 from flask_belfry.core.clock import utc_now
@@ -251,6 +251,38 @@ def test_jobs_that_are_cancelled_end_their_deliveries(session, server, work, app
     cancel_batch(notification.batch_id)
     session.commit()
     assert outcomes(session, notification) == [("cancelled", "the notification was cancelled", 0)] * 2
+
+
+def test_one_message_delivers_a_digest(app, session, server):
+    users = people(1)
+    first, refused, last = (send_push(users, title=title) for title in ("First", "Cancelled", "Last"))
+    for notification in (first, refused, last):
+        address(app, session, notification)
+    cancel(refused.id)
+    session.commit()
+    (job_id,) = [each.job_id for each in deliveries(session, last)]
+    session.execute(sa.update(NotificationDelivery).values(job_id=job_id))
+    session.commit()
+    run_pushes(app, session)
+    assert outcomes(session, first) == outcomes(session, last) == [DELIVERED]
+    assert outcomes(session, refused)[0][0] == "cancelled"
+    (message,) = server.accepted
+    assert message["notification"] == {"title": "2 notifications", "body": "Last\nFirst"}
+    assert message["data"] == {"type": "digest", "count": "2"}
+
+
+def test_a_digest_that_is_refused_says_nothing_of_its_notifications(app, session, server):
+    users = people(1)
+    sent = [send_push(users), send_push(users)]
+    for notification in sent:
+        address(app, session, notification)
+    (job_id,) = [each.job_id for each in deliveries(session, sent[1])]
+    session.execute(sa.update(NotificationDelivery).values(job_id=job_id))
+    session.commit()
+    server.fail(None, fcm.INVALID_DATA)
+    run_pushes(app, session)
+    assert [state for each in sent for state, _, _ in outcomes(session, each)] == ["failed", "failed"]
+    assert set(session.scalars(sa.select(Notification.push_error))) == {None}
 
 
 def test_a_killed_worker_repeats_only_what_was_being_sent(session, server, processes):

@@ -75,7 +75,7 @@ def test_a_known_device_is_seen_again_and_moves_to_the_user_who_is_logged_in(ses
         {"kind": "fax", "token": "x"},
     ],
 )
-def test_what_is_no_device_is_refused(session, call, body):
+def test_an_invalid_device_is_refused(session, call, body):
     answer = call("POST", json=body)
     assert answer.status_code == 422
     assert answer.json["errors"].keys() <= {"token", "kind"}

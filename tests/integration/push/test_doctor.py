@@ -54,7 +54,7 @@ def test_what_is_wrong_is_named_within_the_limit(settings, server, tmp_path, fau
     assert text in message
 
 
-def test_a_file_that_is_no_service_account_is_named(settings, tmp_path):
+def test_a_file_that_is_not_a_service_account_is_named(settings, tmp_path):
     path = tmp_path / "file.json"
     path.write_text("{}")
     ((is_ok, message),) = found(settings | {"FCM_CREDENTIALS": str(path)}, tmp_path)

@@ -205,7 +205,7 @@ def test_a_key_that_the_server_does_not_know_is_refused(server, client, tmp_path
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"project_id": "p", "private_key": "secret"})])
-def test_a_file_that_is_no_service_account_is_refused_without_its_content(tmp_path, content):
+def test_a_file_that_is_not_a_service_account_is_refused_without_its_content(tmp_path, content):
     path = tmp_path / "file.json"
     path.write_text(content)
     with pytest.raises(PushCredentialsError, match="FCM_CREDENTIALS is not") as raised:

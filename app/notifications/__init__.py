@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.notifications import delivering, digests, emails, hooks, personal, preferences, push_delivery, rules
+from app.notifications import (
+    delivering,
+    digest_emails,
+    digests,
+    emails,
+    hooks,
+    personal,
+    preferences,
+    push_delivery,
+    rules,
+)
 from app.notifications.audiences import Audience, audience
 from app.notifications.content import Content, Targets, content_problems, target_problems
 from app.notifications.models import (
@@ -71,6 +81,7 @@ __all__ = [
     "count_recipients",
     "counts",
     "delivering",
+    "digest_emails",
     "digests",
     "emails",
     "get",

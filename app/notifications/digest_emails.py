@@ -11,13 +11,13 @@ import sqlalchemy as sa
 from app.notifications.emails import paragraphs_of, record_digests, students_of
 from app.notifications.models import DeliveryState, Notification, NotificationDelivery
 from app.notifications.preferences import clocks_of
+from app.notifications.unsubscribing import DIGEST, paths_of_digests
 from app.schools import School
 from flask_belfry.core.presentation import localtime
 from flask_belfry.db import db
 from flask_belfry.db.lists import among
 from flask_belfry.mail import MailEntry, mail_kind
 
-DIGEST = "notification-digest"
 # More of them are only counted: mail programs cut off long mails.
 MAX_SHOWN = 20
 
@@ -51,6 +51,7 @@ def sample() -> dict[str, Any]:
     reason="you chose a daily digest of these notifications",
     on_outcome=record_digests,
     queue="bulk",
+    unsubscribe=paths_of_digests,
 )
 def describe(entries: Sequence[MailEntry]) -> Mapping[str, dict[str, Any] | None]:
     """For a person: what was sent since the last digest. No mail is sent if all of it was cancelled."""

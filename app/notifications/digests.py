@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 from app.accounts import User
 from app.notifications.channels import CHANNELS
 from app.notifications.delivering import EXPIRED
-from app.notifications.digest_emails import DIGEST
 from app.notifications.models import (
     DeliveryState,
     Frequency,
@@ -32,6 +31,7 @@ from app.notifications.models import (
 from app.notifications.preferences import FOR_DIGEST, clocks_of, reason_of_off, zone_name
 from app.notifications.push_channel import PUSH
 from app.notifications.quiet_hours import last_moment
+from app.notifications.unsubscribing import DIGEST
 from app.schools import School
 from flask_belfry.changes import Subject, for_school
 from flask_belfry.core.clock import utc_now

@@ -1,4 +1,4 @@
-"""Leaving the mails of a type of notification, by the link in each of them."""
+"""Leaving the mails of a type of notification, or the daily digest, by the link in each of them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from flask_belfry.mail import MailEntry
 
 # A mail of a notification is of the kind `notification-<type>`.
 KIND_PREFIX = "notification-"
+DIGEST = f"{KIND_PREFIX}digest"
 
 
 @use_scope(ALL_TENANTS)  # the mails may be of several schools
@@ -39,15 +40,30 @@ def paths_of(entries: Sequence[MailEntry]) -> Mapping[str, str]:
     }
 
 
+def paths_of_digests(entries: Sequence[MailEntry]) -> Mapping[str, str]:
+    """Return the paths of the pages on which the recipients of digests leave them, by the mail's id."""
+    return {entry.id: unsubscribe_path(entry.context["user_id"], DIGEST) for entry in entries}
+
+
 def describe(kind: str) -> str | None:
     """Return the event that the mails of a kind report; None if there is no such type."""
+    if kind == DIGEST:
+        return "The school has sent notifications of the types of my daily digest"
     name = kind.removeprefix(KIND_PREFIX)
     return f"The school sends a notification ({name})" if name in list(NotificationType) else None
 
 
 def choose(user: User, kind: str, is_wanted: bool) -> None:
-    """Set whether the user wants notifications of a type by mail. The caller has locked the user's row."""
-    of_type = NotificationType(kind.removeprefix(KIND_PREFIX))
+    """Set whether the user wants notifications of a type, or those of the digest, by mail. The caller has locked the
+    user's row."""
+    if kind == DIGEST:
+        _choose_digest(user, is_wanted=is_wanted)
+    else:
+        _choose_type(user, NotificationType(kind.removeprefix(KIND_PREFIX)), is_wanted=is_wanted)
+    db.session.flush()
+
+
+def _choose_type(user: User, of_type: NotificationType, *, is_wanted: bool) -> None:
     row = db.session.get(NotificationPreference, (user.id, of_type, NotificationChannel.MAIL))
     if is_wanted:
         if row is not None:
@@ -58,7 +74,18 @@ def choose(user: User, kind: str, is_wanted: bool) -> None:
         db.session.add(off)
     else:
         row.frequency = Frequency.OFF
-    db.session.flush()
+
+
+def _choose_digest(user: User, *, is_wanted: bool) -> None:
+    """Turn off every type that is in the digest; when that is taken back, every type that is off is in it."""
+    before, after = (Frequency.OFF, Frequency.DAILY) if is_wanted else (Frequency.DAILY, Frequency.OFF)
+    of_mail = sa.select(NotificationPreference).where(
+        NotificationPreference.user_id == user.id,
+        NotificationPreference.channel == NotificationChannel.MAIL,
+        NotificationPreference.frequency == before,
+    )
+    for row in db.session.scalars(of_mail):
+        row.frequency = after
 
 
 on_unsubscribe(KIND_PREFIX, describe, choose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
-from app.accounts import User
-from app.notifications import NotificationDelivery, NotificationType, Targets, digests
+from app.accounts import User, unsubscribe_path
+from app.notifications import NotificationChannel, NotificationDelivery, NotificationType, Targets, digests
 from app.notifications.digest_emails import MAX_SHOWN
-from app.notifications.preferences import change_preferences, set_quiet_hours
+from app.notifications.preferences import change_preferences, preferences_of, set_quiet_hours
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.mail import EmailMessage, MailState
@@ -83,6 +84,11 @@ def passes_at_once(app, number: int) -> list[int]:
 
     with ThreadPoolExecutor(number) as threads:
         return [each.result() for each in [threads.submit(run) for _ in range(number)]]
+
+
+def mail_frequency(user) -> str:
+    db.session.rollback()
+    return preferences_of(user)[NotificationType.PAYMENT][NotificationChannel.MAIL]
 
 
 def state(notification, user) -> tuple[str, str | None]:
@@ -246,6 +252,23 @@ def test_the_mail_belongs_to_the_school_of_its_notifications(app, session, work,
         run_digests(work)
     mail = session.scalars(sa.select(EmailMessage)).one()
     assert (mail.school_id, mail.state) == (ada.school_id, MailState.SENT)
+
+
+@on_sqlite
+def test_a_digest_can_be_left_by_its_link_and_that_can_be_taken_back(app, client, session, work, smtp):
+    ada = reader()
+    with at(EVENING):
+        announce(work, ada)
+    with at(DIGEST):
+        run_digests(work)
+    path = unsubscribe_path(ada.id, "notification-digest")
+    assert smtp.received[0].message["List-Unsubscribe"] == f"<{app.config['PUBLIC_URL']}{path}>"
+    assert "daily digest" in client.get(path).text
+    assert mail_frequency(ada) == "daily"
+    page = client.post(path, data={"List-Unsubscribe": "One-Click"})
+    assert mail_frequency(ada) == "off"
+    assert client.post(re.search(r'action="([^"]+/undo)"', page.text)[1]).status_code == 200
+    assert mail_frequency(ada) == "daily"
 
 
 # ── Push ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -128,7 +128,7 @@ def test_deliveries_are_filtered_by_state_channel_user_and_student(session, call
     assert people(f"channel=in_app&user_id={father.user_id}") == [father.user_id]
     assert people(f"user_id={restricted.user_id}") == []
     (item,) = call("GET", f"{path}/deliveries?channel=push&user_id={father.user_id}").json["items"]
-    assert (item["state"], item["reason"]) == ("skipped", "no device")
+    assert (item["state"], item["reason"]) == ("skipped", "push is not configured")
 
 
 @one_database
@@ -347,11 +347,14 @@ def test_a_change_of_what_another_user_has_changed_is_refused(session, client, u
 
 
 @one_database
-def test_a_disabled_school_schedules_nothing(session, call, school):
-    school.disabled_at = utc_now()
+def test_for_a_disabled_school_nothing_is_sent_or_scheduled(session, client):
+    other = make_school()
+    make_user(school_id=other.id)
+    other.disabled_at = utc_now()
     session.commit()
-    assert call("POST", SCHEDULED, json={**TO_ALL, "local_time": local()}).status_code == 409
-    assert call("POST", json=TO_ALL).status_code == 409
+    ask, to_other = caller(client, make_user(Role.ADMIN), NOTIFICATIONS), {**TO_ALL, "school_id": other.id}
+    assert ask("POST", SCHEDULED, json={**to_other, "local_time": local()}).status_code == 409
+    assert ask("POST", json=to_other).status_code == 409
 
 
 @one_database

@@ -13,6 +13,7 @@ import structlog
 from flask_belfry.mail import ledger
 from flask_belfry.mail.errors import (
     MailError,
+    SenderRefusedError,
     ServerBusyError,
     ServerTimeoutError,
     ServerUnreachableError,
@@ -76,6 +77,9 @@ class _Delivery:
                 if self._chunk.should_stop:
                     return self._outcomes.release(now + remaining)
                 mail, *now = now
+                if hold := self._outcomes.hold_of(mail):
+                    self._outcomes.wait(mail, hold)
+                    continue
                 error = self._send(mail)
                 timeouts = timeouts + 1 if isinstance(error, ServerTimeoutError) else 0
                 if error and timeouts >= MAX_SERVER_TIMEOUTS:
@@ -119,6 +123,8 @@ class _Delivery:
         except ServerUnreachableError:
             mail.may_be_sent = False
             raise
+        except SenderRefusedError as error:
+            self._outcomes.fail_refused(mail, error)
         except MailError as error:
             self._outcomes.fail(mail, error)
             return error

@@ -17,14 +17,16 @@ class MailError(AppError):
     Args:
         detail: the reason, with the server's reply.
         code: the server's reply code, if there is one.
+        status_code: the reply's enhanced status code, if there is one.
     """
 
     status = 502
 
-    def __init__(self, detail: str, code: int | None = None) -> None:
+    def __init__(self, detail: str, code: int | None = None, status_code: str | None = None) -> None:
         super().__init__(without_emails(detail))
         self.detail = detail
         self.code = code
+        self.status_code = status_code
 
     @property
     def for_operators(self) -> str:
@@ -52,8 +54,16 @@ class ServerTimeoutError(TemporaryMailError):
     """The server did not reply within MAIL_TIMEOUT_SECONDS while a mail was sent."""
 
 
+class SenderRefusedError(TemporaryMailError):
+    """The server refuses us, with 4.7.x or 5.7.x, and not this recipient: it may accept the mail later."""
+
+
 class PermanentMailError(MailError):
     """A permanent error: a 5xx reply for this mail, or a mail that cannot be rendered."""
+
+
+class AddressRefusedError(PermanentMailError):
+    """The server knows no such mailbox, or it is disabled: the email address is suppressed."""
 
 
 class UncertainMailError(MailError):

@@ -19,6 +19,8 @@ from flask_belfry.db.tenancy import OfSchoolOrSystem
 
 KEY_CHARACTERS = 250
 KIND_CHARACTERS = 80
+DOMAIN_CHARACTERS = 255
+STATUS_CODE_CHARACTERS = 11
 EMAIL_CHARACTERS = 320  # RFC 3696, section 3: 64 + "@" + 255
 
 
@@ -33,12 +35,12 @@ class MailState(StrEnum):
     QUEUED = "queued"  # its job is waiting
     SENDING = "sending"  # a worker is sending it, or crashed while sending
     SENT = "sent"  # the server accepted it
-    DEFERRED = "deferred"  # an attempt failed; waits for the next one
+    DEFERRED = "deferred"  # an attempt failed, or the recipient's domain is held; waits for the next attempt
     FAILED = "failed"  # a permanent error, or all attempts used
     CANCELLED = "cancelled"  # its job was cancelled before it was sent
     UNCERTAIN = "uncertain"  # may have been sent: sent again, or held for an operator (MAIL_UNCERTAIN)
     SUPPRESSED = "suppressed"  # MAIL_ENABLED was false
-    SKIPPED = "skipped"  # no valid recipient, opted out, beyond a cap, or its subject no longer exists
+    SKIPPED = "skipped"  # no valid recipient, suppressed, opted out, beyond a cap, or its subject no longer exists
     BOUNCED = "bounced"  # the server accepted it, and a server reported later that it was not delivered
 
 
@@ -89,6 +91,46 @@ class EmailMessage(OfSchoolOrSystem, Base):
         sa.Index("ix_email_messages_job_id", "job_id"),
         sa.Index("ix_email_messages_created_at", "created_at"),
     )
+
+
+class SuppressionSource(StrEnum):
+    """How an email address came to be suppressed."""
+
+    SMTP = "smtp"  # the server refused it while a mail was sent
+    BOUNCE = "bounce"  # a bounce message
+    ADMIN = "admin"  # an admin added it
+
+
+class EmailSuppression(Base):
+    """An email address, of all schools, that gets no mail until an admin lifts the suppression."""
+
+    __tablename__ = "email_suppressions"
+
+    id: Mapped[str] = mapped_column(UuidText(), primary_key=True, default=new_id)
+    # In lower case, as `EmailMessage.recipient`.
+    email: Mapped[str] = mapped_column(_prefixed(EMAIL_CHARACTERS), unique=True)
+    status_code: Mapped[str | None] = mapped_column(sa.String(STATUS_CODE_CHARACTERS))
+    reason: Mapped[str | None] = mapped_column(StorableText)
+    source: Mapped[SuppressionSource] = mapped_column(text_enum(SuppressionSource))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    # The mail that caused it, which may be deleted before.
+    email_id: Mapped[str | None] = mapped_column(UuidText())
+    user_id: Mapped[int | None]
+
+
+class MailDomainHold(Base):
+    """A domain whose server refuses us: counted, and after some refusals in a row held. A mail that it accepts deletes
+    the row."""
+
+    __tablename__ = "mail_domain_holds"
+
+    domain: Mapped[str] = mapped_column(sa.String(DOMAIN_CHARACTERS), primary_key=True)
+    refusals: Mapped[int] = mapped_column(default=0)  # in a row
+    probes: Mapped[int] = mapped_column(default=0)  # refused since it is held
+    last_reply: Mapped[str] = mapped_column(StorableText)
+    # None while the refusals are only counted.
+    held_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    held_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from flask_belfry.db import db
 from flask_belfry.db.columns import error_text
 from flask_belfry.db.tenancy import scope_of, use_scope
 from flask_belfry.mail import ledger
+from flask_belfry.mail.domain_holds import claim_probe, read_holds
 from flask_belfry.mail.errors import MailError, MailTemplateError, PermanentMailError
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.models import MailEntry, MailState
@@ -21,6 +22,7 @@ from flask_belfry.mail.outcomes import ChunkMail, Outcomes, holds_uncertain
 from flask_belfry.mail.registry import Context, by_kind, hourly_cap, kind_of, opted_out, unsubscribe_paths
 from flask_belfry.mail.rendering import absolute_url, render
 from flask_belfry.mail.return_path import return_path
+from flask_belfry.mail.suppressions import suppressed_among
 from flask_belfry.outbox import JobTimeoutError
 
 FINAL = frozenset({MailState.SENT, MailState.SUPPRESSED, MailState.SKIPPED, MailState.BOUNCED})
@@ -63,7 +65,7 @@ class _Preparation:
         self._unsendable: list[Callable[[], None]] = []
 
     def run(self) -> list[ChunkMail]:
-        mails = self._without_skipped([mail for mail in self._load() if self._is_sendable(mail)])
+        mails = self._without_held(self._without_skipped([mail for mail in self._load() if self._is_sendable(mail)]))
         contexts = _contexts(mails)
         paths = unsubscribe_paths([mail.entry for mail in mails])
         rendered = [mail for mail in mails if self._render(mail, contexts, paths.get(mail.entry.id))]
@@ -102,10 +104,14 @@ class _Preparation:
 
     def _without_skipped(self, mails: Sequence[ChunkMail]) -> list[ChunkMail]:
         # Mails that may have been sent already are not skipped, because their state must record that.
-        unsent = [mail for mail in mails if mail.entry.state not in (MailState.SENDING, MailState.UNCERTAIN)]
+        unsent = [mail for mail in mails if mail.is_unsent]
+        suppressed = suppressed_among({mail.entry.recipients[0] for mail in unsent})
         refusing = opted_out(mail.entry for mail in unsent)
         for mail in unsent:
-            if mail.entry.id in refusing:
+            if reason := suppressed.get(mail.entry.recipients[0]):
+                refusing.add(mail.entry.id)
+                self._later(self._outcomes.end, mail, MailState.SKIPPED, f"suppressed: {reason}")
+            elif mail.entry.id in refusing:
                 self._later(self._outcomes.end, mail, MailState.SKIPPED, "the recipient opted out of this kind of mail")
         beyond = self._beyond_caps([mail.entry for mail in unsent if mail.entry.id not in refusing])
         for mail in unsent:
@@ -114,6 +120,21 @@ class _Preparation:
                     self._outcomes.end, mail, MailState.SKIPPED, "one user caused too many mails for this recipient"
                 )
         return [mail for mail in mails if mail.entry.id not in refusing | beyond]
+
+    def _without_held(self, mails: Sequence[ChunkMail]) -> list[ChunkMail]:
+        """Return the mails to domains that are not held; of a domain whose hold is due, one mail is the probe."""
+        unsent = [mail for mail in mails if mail.is_unsent]
+        holds = read_holds(self._chunk.session, {mail.domain for mail in unsent})
+        held = [mail for mail in unsent if mail.domain in holds]
+        for mail in {mail.domain: mail for mail in held}.values():
+            hold = holds[mail.domain]
+            if hold.is_due and claim_probe(self._chunk.session, hold):
+                mail.probed = hold
+        waiting = [mail for mail in held if mail.probed is None]
+        for mail in waiting:
+            self._later(self._outcomes.wait, mail, holds[mail.domain])
+        waiting_ids = {mail.entry.id for mail in waiting}
+        return [mail for mail in mails if mail.entry.id not in waiting_ids]
 
     def _beyond_caps(self, entries: Sequence[MailEntry]) -> set[str]:
         if not current_app.config["RATE_LIMITS_ENABLED"]:

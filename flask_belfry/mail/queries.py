@@ -85,9 +85,9 @@ def counts_by_state() -> Mapping[str, int]:
 
 def _matches(text: str) -> sa.ColumnElement[bool]:
     found = [
-        _begins_with(EmailMessage.recipient, check_email(text).email.lower()),
-        _begins_with(EmailMessage.kind, text.lower()),
-        _begins_with(EmailMessage.unique_key, text),
+        begins_with(EmailMessage.recipient, check_email(text).email.lower()),
+        begins_with(EmailMessage.kind, text.lower()),
+        begins_with(EmailMessage.unique_key, text),
         EmailMessage.state.in_(STATES_WITH_ERROR) & EmailMessage.last_error.icontains(text, autoescape=True),
     ]
     if id := as_uuid_text(text):
@@ -95,6 +95,7 @@ def _matches(text: str) -> sa.ColumnElement[bool]:
     return sa.or_(*found)
 
 
-def _begins_with(column: InstrumentedAttribute[Any], text: str) -> sa.ColumnElement[bool]:
+def begins_with(column: InstrumentedAttribute[Any], text: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a column begins with `text`, which can use an index."""
     # A range instead of LIKE, because SQLite does not use an index for LIKE with an escape character.
     return (column >= text) & (column < text + LAST_CHARACTER)

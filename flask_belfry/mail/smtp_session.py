@@ -14,13 +14,16 @@ from dataclasses import dataclass
 
 from flask_belfry.db.columns import storable
 from flask_belfry.mail.errors import (
+    AddressRefusedError,
     MailError,
     PermanentMailError,
+    SenderRefusedError,
     ServerTimeoutError,
     SessionRefusedError,
     TemporaryMailError,
     UncertainMailError,
 )
+from flask_belfry.mail.status_codes import Fault, enhanced_code, fault_of
 
 CLOSING = 421
 # Wrong or missing credentials (RFC 4954, section 6): a fault of the settings and not of the mail, hence temporary.
@@ -62,7 +65,7 @@ def mail_from(host: smtplib.SMTP, sender: str, size_bytes: int) -> None:
     options = [f"SIZE={size_bytes}"] if host.has_extn("size") else []
     code, text = _command("the sender", lambda: host.mail(sender, options))
     if code != 250:
-        error = refusal_error("the sender", code, text)
+        error = refusal_error("the sender", code, text, is_of_recipient=False)
         raise SessionRefusedError(error.detail, error.code) if code in NO_SESSION_CODES else error
 
 
@@ -115,12 +118,35 @@ def send_data(host: smtplib.SMTP, content: bytes) -> str:
     return f"{code} {_readable(text)}"
 
 
-def refusal_error(what: str, code: int, text: bytes) -> MailError:
-    """Return the error for a reply that refuses `what`: permanent for 5xx codes, else temporary."""
-    detail = f"the server refused {what}: {code} {_readable(text)}"
-    if 500 <= code < 600 and code not in LOGIN_CODES:
-        return PermanentMailError(detail, code)
-    return TemporaryMailError(detail, code)
+def refusal_error(what: str, code: int, text: bytes, *, is_of_recipient: bool = True) -> MailError:
+    """Return the error for a reply that refuses `what`: permanent for 5xx codes, unless the enhanced status code says
+    that it may pass, else temporary.
+
+    Args:
+        what: what the server refused.
+        code, text: the reply.
+        is_of_recipient: whether the server knew the recipient, so that the reply can be about that email address.
+    """
+    readable = _readable(text)
+    status_code = enhanced_code(code, readable)
+    return _class_of(code, fault_of(status_code), is_of_recipient)(
+        f"the server refused {what}: {code} {readable}", code, status_code
+    )
+
+
+def is_permanent(code: int) -> bool:
+    """Return whether a reply code is permanent: a new session would change nothing."""
+    return 500 <= code < 600 and code not in LOGIN_CODES
+
+
+def _class_of(code: int, fault: Fault, is_of_recipient: bool) -> type[MailError]:
+    if code in LOGIN_CODES:
+        return TemporaryMailError
+    if fault is Fault.SENDER:
+        return SenderRefusedError
+    if fault is Fault.ADDRESS and is_of_recipient:
+        return AddressRefusedError
+    return PermanentMailError if is_permanent(code) and fault is not Fault.MAILBOX_FULL else TemporaryMailError
 
 
 def _all_refused(refusals: Sequence[Refusal]) -> MailError:

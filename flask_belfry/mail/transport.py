@@ -247,6 +247,8 @@ class Connection(flask_mail.Connection):
         except ServerTimeoutError:
             raise
         except TemporaryMailError as error:
+            if error.code is not None and smtp_session.is_permanent(error.code):
+                raise
             # A server may close a session at any time, or limit its mails (RFC 5321, section 4.5.3.1.10). A refusal in
             # a new session concerns the mail itself.
             if not self._sent_mails and error.code != smtp_session.CLOSING:

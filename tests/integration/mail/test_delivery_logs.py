@@ -29,7 +29,7 @@ def test_a_failed_attempt_is_logged_without_the_mailbox(app, session, smtp):
         "kind": KIND,
         "domain": "example.org",
         "state": "failed",
-        "error": "PermanentMailError",
+        "error": "AddressRefusedError",
         "reply": "the server refused the recipient: 550 5.1.1 <…@…>: … is unknown, adam is known",
     }
 

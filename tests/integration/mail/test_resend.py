@@ -33,7 +33,7 @@ def test_a_sent_mail_is_sent_again_with_a_new_message_id(app: Flask, session: Se
 
 
 def test_a_failed_mail_is_sent_again_with_the_same_message_id(app: Flask, session: Session, smtp: SmtpServer) -> None:
-    smtp.fail("rcpt", "550 5.1.1 unknown", times=1)
+    smtp.fail("rcpt", "550 5.6.0 refused", times=1)
     (mail_id,) = ask(session, "ada")
     work(app, session)
     message_id = get_mail(mail_id).message_id

@@ -134,6 +134,7 @@ ON_A_CONNECTION = {
     "app/notifications/channels.py": (1, "by the ids of the recipients of one notification"),
     "app/notifications/delivering.py": (3, "by the ids of the recipients and deliveries of one notification"),
     "app/notifications/emails.py": (1, "by the ids of deliveries that the ledger has for mails"),
+    "flask_belfry/mail/domain_holds.py": (5, "domains of email addresses, which belong to no school"),
     "flask_belfry/mail/ledger.py": (
         8,
         "by the ids of jobs that a worker holds or that have ended; counts without content, for all schools",

@@ -49,7 +49,7 @@ BELOW_PAGES = (
     "app.web.static_files",
     "app.api.web",
 )
-ABOVE_PAGES = ("app.overview", "app.jobs_api", "app.admin", "app.demo.commands")
+ABOVE_PAGES = ("app.overview", "app.jobs_api", "app.mails_api", "app.admin", "app.demo.commands")
 
 
 def create_app(

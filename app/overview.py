@@ -8,7 +8,7 @@ from flask_login import current_user
 
 from app import reservations, work_items
 from app.accounts import acting_user, login_required
-from flask_belfry import operations
+from flask_belfry import mail, operations
 from flask_belfry.core.presentation import date_today, reader_zone
 
 SHOWN = 6
@@ -29,6 +29,7 @@ def index() -> ResponseReturnValue:
         waiting=reservations.waiting(SHOWN),
         waiting_count=waiting_count,
         my_work=work_items.open_of(acting_user(), SHOWN),
+        held_domains=mail.held_domains(),
         failed_jobs=operations.latest_failures(SHOWN),
     )
 

@@ -12,7 +12,7 @@ from app.audit import AuditEntry
 from app.personal_data import Part, Person, exempt, register, rows_of
 from flask_belfry.changes import StatusChange, subject_type
 from flask_belfry.db import db
-from flask_belfry.mail import EmailMessage, check_email, erase_mails
+from flask_belfry.mail import EmailMessage, check_email, erase_mails, forget_suppression
 
 # The columns of the user without secrets and technical values.
 PROFILE = (
@@ -121,6 +121,7 @@ def export_mails(person: Person) -> list[dict[str, Any]]:
 def erase_mails_to(person: Person) -> None:
     """Remove the email address from all mails to the person; waiting mails are not sent."""
     erase_mails(db.session(), _is_theirs(person), MAILS_ERASED)
+    forget_suppression(check_email(person.email).email)
 
 
 def _is_theirs(person: Person) -> sa.ColumnElement[bool]:

@@ -37,7 +37,7 @@ from app.work_items import DigestEntry, WorkItem, WorkItemComment, WorkItemWatch
 from flask_belfry.changes import StatusChange
 from flask_belfry.core.presentation import label
 from flask_belfry.db import Base
-from flask_belfry.mail import EmailMessage
+from flask_belfry.mail import EmailMessage, EmailSuppression, MailDomainHold
 from flask_belfry.outbox import (
     CustomSchedule,
     Deployment,
@@ -252,6 +252,14 @@ def _described() -> list[PanelView]:
             columns=("id", "state", "kind", "recipient", *about, "school_id", "created_at"),
             filters=("state", "kind", "recipient", *about, "school_id"),
         ),
+        PanelView(
+            EmailSuppression,
+            LEDGERS,
+            "Suppressions",
+            columns=("id", "email", "status_code", "source", "created_at"),
+            filters=("source", "email"),
+        ),
+        PanelView(MailDomainHold, LEDGERS, "Refusing domains"),
         PanelView(
             StatusChange,
             LEDGERS,

@@ -10,6 +10,7 @@ from app.audit.models import AuditEntry
 from app.personal_data import Part, Person, exempt, register, rows_of
 from flask_belfry.changes import StatusChange
 from flask_belfry.db import db
+from flask_belfry.mail import EmailSuppression
 from flask_belfry.outbox import CustomSchedule, JobBatch, JobPause, JobRecord
 
 
@@ -68,4 +69,5 @@ exempt(
     "the owner of a schedule: the id of a user whose name is erased, and for whom it no longer ticks",
     CustomSchedule.user_id,
 )
+exempt("the admin who suppressed an email address: the id of a user whose name is erased", EmailSuppression.user_id)
 exempt("the user who paused a queue: the id of a user whose name is erased", JobPause.user_id)

@@ -11,6 +11,7 @@ from flask_belfry.core.commands import add_lazy_command
 from flask_belfry.core.presentation import register_subject
 from flask_belfry.mail import emails, jobs, rendering, transport
 from flask_belfry.mail.delivery import deliver
+from flask_belfry.mail.domain_holds import held_domains
 from flask_belfry.mail.emails import send_notice
 from flask_belfry.mail.errors import (
     MailArgumentError,
@@ -26,7 +27,14 @@ from flask_belfry.mail.errors import (
     UnknownMailError,
 )
 from flask_belfry.mail.inline import send_inline
-from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
+from flask_belfry.mail.models import (
+    EmailMessage,
+    EmailSuppression,
+    MailDomainHold,
+    MailEntry,
+    MailState,
+    SuppressionSource,
+)
 from flask_belfry.mail.previews import preview
 from flask_belfry.mail.pruning import erase_finalized_mails, erase_mails, prune_mails
 from flask_belfry.mail.queries import counts_by_state, find_mails, get_mail, mails_of_job
@@ -40,11 +48,14 @@ from flask_belfry.mail.registry import (
 )
 from flask_belfry.mail.sender_dns import check_dkim, check_dmarc, check_spf
 from flask_belfry.mail.services import MailRequest, resend, retry_mails, send_mail, send_mails
+from flask_belfry.mail.suppressions import forget_suppression, suppress, suppressed_among
 from flask_belfry.mail.transport import close_connections, smtp_settings
 
 __all__ = [
     "EmailMessage",
+    "EmailSuppression",
     "MailArgumentError",
+    "MailDomainHold",
     "MailEntry",
     "MailError",
     "MailKeyError",
@@ -56,6 +67,7 @@ __all__ = [
     "MailTemplateError",
     "PermanentMailError",
     "ServerUnreachableError",
+    "SuppressionSource",
     "TemporaryMailError",
     "UncertainMailError",
     "UnknownMailError",
@@ -71,7 +83,9 @@ __all__ = [
     "erase_finalized_mails",
     "erase_mails",
     "find_mails",
+    "forget_suppression",
     "get_mail",
+    "held_domains",
     "init_app",
     "jobs",
     "mail_kind",
@@ -87,6 +101,8 @@ __all__ = [
     "send_mail",
     "send_mails",
     "send_notice",
+    "suppress",
+    "suppressed_among",
     "unsubscribe_lookup",
 ]
 

@@ -15,7 +15,8 @@ from flask_belfry.core.errors import AppError
 from flask_belfry.db import db, table_of
 from flask_belfry.db.columns import new_id
 from flask_belfry.db.pagination import MAX_LIMIT
-from flask_belfry.mail import previews, queries, services, transport
+from flask_belfry.mail import domain_holds, previews, queries, services, transport
+from flask_belfry.mail import suppressions as service
 from flask_belfry.mail.bounces import (
     MAX_MESSAGE_BYTES,
     EarlyBounceError,
@@ -24,6 +25,7 @@ from flask_belfry.mail.bounces import (
     record_bounce,
 )
 from flask_belfry.mail.emails import TEST_MESSAGE
+from flask_belfry.mail.fields import hold_fields, suppression_fields
 from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
 from flask_belfry.mail.preparation import message_for
 from flask_belfry.mail.recipients import check_email
@@ -129,6 +131,64 @@ def bounce(recipient: str | None) -> None:
         status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
         raise OneLineError(message, status) from error
     click.echo(str(recorded))
+
+
+@commands.group("suppressions", cls=CommandGroup, invoke_without_command=True)
+@click.option("--text", help="The beginning of an email address.")
+@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=25, show_default=True)
+@as_json_option
+@click.pass_context
+def suppressions(context: click.Context, text: str | None, limit: int, as_json: bool) -> None:
+    """List the suppressed email addresses, newest first; `add` and `lift` change them."""
+    if context.invoked_subcommand:
+        return None
+    rows = [suppression_fields(row) for row in service.find_suppressions(text=text, limit=limit).items]
+    if as_json:
+        return echo_json(rows)
+    for row in rows:
+        reason = row["reason"] or "-"
+        click.echo(f"{row['email']:<40}  {row['source']:<6}  {row['status_code'] or '-':<8}  {reason}")
+    return None
+
+
+@suppressions.command("add")
+@click.argument("email")
+@click.option("--reason", help="Shown to users; at most 200 characters.")
+def add_suppression(email: str, reason: str | None) -> None:
+    """Suppress EMAIL: it gets no mail until the suppression is lifted."""
+    service.add_suppression(email, reason)
+    click.echo(f"{email} is suppressed")
+
+
+@suppressions.command("lift")
+@click.argument("email")
+def lift_suppression(email: str) -> None:
+    """Lift the suppression of EMAIL, which gets mail again."""
+    service.lift(email)
+    click.echo(f"the suppression of {email} is lifted")
+
+
+@commands.group("holds", cls=CommandGroup, invoke_without_command=True)
+@as_json_option
+@click.pass_context
+def holds(context: click.Context, as_json: bool) -> None:
+    """List the held domains, whose mails wait; `lift` sends them."""
+    if context.invoked_subcommand:
+        return None
+    rows = [hold_fields(row) for row in domain_holds.held_domains()]
+    if as_json:
+        return echo_json(rows)
+    for row in rows:
+        click.echo(f"{row['domain']:<30}  until {row['held_until']}  {row['last_reply']}")
+    return None
+
+
+@holds.command("lift")
+@click.argument("domain")
+def lift_hold(domain: str) -> None:
+    """Lift the hold of DOMAIN: its mails are sent now."""
+    domain_holds.lift_hold(domain)
+    click.echo(f"the hold of {domain} is lifted")
 
 
 def _fields(row: EmailMessage) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.commands import Command, as_json_option, echo_json
 from flask_belfry.core.database_errors import database_problem
 from flask_belfry.db import db
-from flask_belfry.mail import MailError, check_connection, check_dkim, check_dmarc, check_spf
+from flask_belfry.mail import MailError, check_connection, check_dkim, check_dmarc, check_spf, held_domains
 from flask_belfry.operations import periodic, services
 from flask_belfry.outbox import Deployment, JobRecord, JobState, WorkerProcess, publisher
 from flask_belfry.outbox.deployment import scheduler_passes
@@ -49,7 +49,7 @@ REMEDIES = {
 REMEDY_OF_OTHERS = "check the network and its settings"
 ORDER = (
     "settings", "database", "migrations", "broker", "light workers", "heavy workers", "scheduler", "schedule", "jobs",
-    "smtp", "spf", "dkim", "dmarc",
+    "held domains", "smtp", "spf", "dkim", "dmarc",
 )  # fmt: skip
 
 Check = Callable[[Flask], str | None]
@@ -144,18 +144,20 @@ def _checks(app: Flask) -> list[dict[str, Sequence[Check]]]:
         {"dkim": [_dkim]},
         {"dmarc": [_dmarc]},
     ]
+    on_rows: dict[str, Sequence[Check]] = {
+        "schedule": [_schedule],
+        "jobs": [_jobs],
+        "held domains": [_held_domains],
+    }
     if app.config["JOBS_EAGER"]:
-        on_sql = on_database | {"schedule": [_schedule], "jobs": [_jobs]}
-        return [{"settings": [_settings]}, on_sql, *mail, *of_host]
+        return [{"settings": [_settings]}, on_database | on_rows, *mail, *of_host]
     workers: dict[str, Sequence[Check]] = {
         "light workers": [partial(_workers, queues=LIGHT_QUEUES, command="python cli.py jobs worker")],
         "heavy workers": [partial(_workers, queues=HEAVY_QUEUES, command="python cli.py jobs worker --heavy")],
     }
     return [
         {"settings": [_settings]},
-        on_database
-        | workers
-        | {"scheduler": [_scheduler], "schedule": [_schedule], "jobs": [_jobs], "broker": [_broker_ownership]},
+        on_database | workers | {"scheduler": [_scheduler]} | on_rows | {"broker": [_broker_ownership]},
         {"broker": [_broker]},
         *mail,
         *of_host,
@@ -272,6 +274,14 @@ def _jobs(app: Flask) -> str:
         raise CheckError(f"{jobs} failed in the last day: see `flask jobs list --state failed`, then retry them")
     paused = ", ".join(f"{pause.kind.value} {pause.name}" for pause in active_pauses(db.session()))
     return "none failed in the last day" + (f"; paused: {paused} (see `flask queues list`)" if paused else "")
+
+
+def _held_domains(app: Flask) -> str:
+    holds = held_domains()
+    if not holds:
+        return "none"
+    waiting = [f"{hold.domain} until {hold.held_until:%Y-%m-%d %H:%M} UTC: {hold.last_reply}" for hold in holds]
+    raise CheckError(f"mail waits to {'; '.join(waiting)} (see `flask mail holds`)")
 
 
 def _smtp(app: Flask) -> str:

@@ -64,6 +64,7 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
         "/mails",
         "/dev/inbox",
         "/mails/previews",
+        "/mails/suppressions",
         "/account",
         "/account/sessions",
         "/audit",

@@ -91,6 +91,7 @@ def test_what_can_only_be_looked_at_has_no_address_for_more(app):
         *("Notification", "ScheduledNotification", "NotificationDelivery", "NotificationRecipient"),
         *("NotificationPreference", "NotificationSettings"),
         *("JobRecord", "JobAttempt", "JobBatch", "JobLog", "JobLimit", "JobPause", "UniquePeriod"),
+        *("EmailSuppression", "MailDomainHold"),
         *("Schedule", "CustomSchedule", "ScheduleTick", "WorkerProcess"),
     }
     assert routes["AccessToken"] == {*looked_at, "action_view"}

@@ -101,7 +101,7 @@ def test_mail_that_is_off_is_not_an_error(settings: dict[str, Any], tmp_path: Pa
 @ONCE
 def test_without_workers_by_design_none_is_missed(settings: dict[str, Any], tmp_path: Path):
     found = findings(make_app(settings | {"JOBS_EAGER": "true", "MAIL_ENABLED": "false"}, tmp_path))
-    assert list(found) == ["settings", "database", "migrations", "schedule", "jobs", "smtp"]
+    assert list(found) == ["settings", "database", "migrations", "schedule", "jobs", "held domains", "smtp"]
 
 
 def test_jobs_that_failed_within_a_day_are_counted(app, session):

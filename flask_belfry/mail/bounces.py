@@ -26,9 +26,11 @@ from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text, storable
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.mail import ledger
-from flask_belfry.mail.errors import without_emails
-from flask_belfry.mail.models import EmailMessage, MailState
+from flask_belfry.mail.errors import without_emails, without_mailbox
+from flask_belfry.mail.models import EmailMessage, MailState, SuppressionSource
 from flask_belfry.mail.return_path import ForgedReturnPathError, mail_of
+from flask_belfry.mail.status_codes import Fault, fault_of
+from flask_belfry.mail.suppressions import suppress
 
 log = structlog.get_logger(__name__)
 
@@ -141,6 +143,7 @@ def _record(mail: EmailMessage, message_ids: set[str], failure: _Failure) -> Bou
         mail.last_error = failure.reason
         db.session.flush()
         ledger.report(db.session(), mail.kind, [mail.id])
+        _suppress_address(mail, failure)
     log.info(
         "mail.bounce",
         mail=mail.id,
@@ -150,6 +153,14 @@ def _record(mail: EmailMessage, message_ids: set[str], failure: _Failure) -> Bou
         reason=without_emails(failure.reason),
     )
     return Bounce(result, mail.id, failure.code)
+
+
+def _suppress_address(mail: EmailMessage, failure: _Failure) -> None:
+    """Suppress the recipient of a bounced mail if there is no such mailbox."""
+    if mail.recipients and fault_of(failure.code) is Fault.ADDRESS:
+        email = mail.recipients[0]
+        reason = without_mailbox(failure.reason, email.rpartition("@")[0])
+        suppress(email, failure.code, SuppressionSource.BOUNCE, reason=reason, mail_id=mail.id)
 
 
 def _result(mail: EmailMessage, message_ids: set[str], failure: _Failure) -> BounceResult:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
 from flask_belfry.db import db
-from flask_belfry.mail import MailState, get_mail, resend
+from flask_belfry.mail import EmailSuppression, MailState, SuppressionSource, get_mail, resend
 from flask_belfry.mail.bounces import (
     MAX_MESSAGE_BYTES,
     BounceResult,
@@ -21,6 +23,7 @@ from flask_belfry.mail.bounces import (
     record_bounce,
 )
 from flask_belfry.mail.return_path import return_path
+from flask_belfry.mail.suppressions import lift
 from tests import bounce_messages
 from tests.bounce_messages import Sample
 from tests.deliveries import ask, job_of, state_of, work
@@ -81,8 +84,9 @@ def test_a_mail_that_a_server_returns_is_bounced(app: Flask, session: Session, m
     assert record_bounce(bounce(mail_id)).result is BounceResult.REPEATED
     session.commit()
     assert get_mail(mail_id).bounced_at == before
-    # It can be sent again; a late report of the first sending does not concern the second one.
+    # A late report of the first sending does not concern the second one.
     late = bounce(mail_id)
+    lift("ada@example.org")
     resend(mail_id)
     session.commit()
     work(app, session)
@@ -156,6 +160,23 @@ def test_a_bounced_mail_is_not_sent_again_by_its_job(
     work(app, session)
     assert state_of(mail_id) is MailState.BOUNCED
     assert len(smtp.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "is_suppressed"),
+    [("5.1.1", True), ("5.1.2", True), ("5.2.1", True), ("5.2.2", False), ("5.7.26", False), ("5.4.4", False)],
+)
+@ON_SQLITE
+def test_a_mailbox_that_does_not_exist_is_suppressed(
+    session: Session, mail_id: str, code: str, is_suppressed: bool
+) -> None:
+    for _ in range(2):
+        record_bounce(bounce(mail_id, partial(bounce_messages.postfix, code=code)))
+        session.commit()
+    rows = session.scalars(sa.select(EmailSuppression)).all()
+    expected = [("ada@example.org", code, SuppressionSource.BOUNCE, mail_id)] if is_suppressed else []
+    assert [(row.email, row.status_code, row.source, row.email_id) for row in rows] == expected
+    assert not any("ada" in (row.reason or "") for row in rows)
 
 
 @ON_SQLITE

@@ -51,12 +51,12 @@ def today_of(school_id: int) -> date:
     return utc_now().astimezone(ZoneInfo(name or current_app.config["TIMEZONE"])).date()
 
 
-def recipients(targets: Targets, school_id: int, today: date) -> sa.CompoundSelect[Any]:
+def recipients(targets: Targets, school_id: int, today: date) -> sa.CompoundSelect[*tuple[Any, ...]]:
     """Return the query of the recipients: `user_id`, `student_id` and `left_out`, each combination once.
 
     It is of tables, for a connection: the school is a condition of each part.
     """
-    parts: list[sa.Select[Any]] = []
+    parts: list[sa.Select[*tuple[Any, ...]]] = []
     if targets.users:
         parts.append(_users(school_id).where(among(_USERS.c.id, "users")).params(users=list(targets.users)))
     if targets.everyone:
@@ -109,22 +109,22 @@ def audience(school_id: int, targets: Targets, limit: int = NAMES_SHOWN) -> Audi
     return Audience(count or 0, list(connection.execute(names).scalars()), left_out or 0)
 
 
-def _row(*values: Any) -> sa.Select[Any]:
+def _row(*values: Any) -> sa.Select[*tuple[Any, ...]]:
     names = ("user_id", "student_id", "left_out")
     query: Any = sa.select(*(value.label(name) for name, value in zip(names, values, strict=True)))
     return query
 
 
-def _users(school_id: int) -> sa.Select[Any]:
+def _users(school_id: int) -> sa.Select[*tuple[Any, ...]]:
     return _row(_USERS.c.id, _NO_STUDENT, _NO_TEXT).where(_USERS.c.school_id == school_id)
 
 
-def _members(school_id: int) -> sa.Select[Any]:
+def _members(school_id: int) -> sa.Select[*tuple[Any, ...]]:
     reason = sa.case((_IS_RESTRICTED_PARENT, RESTRICTED), else_=_NO_TEXT)
     return _row(_USERS.c.id, _NO_STUDENT, reason).where(_USERS.c.school_id == school_id, _USERS.c.active)
 
 
-def _guardians(school_id: int) -> sa.Select[Any]:
+def _guardians(school_id: int) -> sa.Select[*tuple[Any, ...]]:
     said = sa.func.substr(RESTRICTED + ": " + _GUARDIANS.c.restriction_reason, 1, LEFT_OUT_CHARACTERS)
     reason = sa.case((_GUARDIANS.c.is_restricted, sa.func.coalesce(said, RESTRICTED)), else_=_NO_TEXT)
     query = _row(_GUARDIANS.c.user_id, _GUARDIANS.c.student_id, reason)

@@ -289,6 +289,16 @@ def test_a_preview_shows_the_text_of_each_channel_and_who_gets_it(session, call,
     assert count(session, Notification) == 0
 
 
+@one_database
+def test_a_preview_shows_where_push_cuts_the_text(session, call):
+    given = {**TO_ALL, "body": "\u00e4" * 5_000, "channels": ["push", "in_app"]}
+    push, in_app = call("POST", f"{NOTIFICATIONS}/preview", json=given).json["channels"]
+    assert push["is_cut"]
+    assert push["text"].endswith("\u00e4…")
+    assert len(push["text"]) < 2_000
+    assert (in_app["is_cut"], in_app["text"]) == (False, given["body"])
+
+
 # ── Scheduled notifications ──────────────────────────────────────────────────────────────────────────────────────
 
 

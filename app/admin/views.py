@@ -150,7 +150,6 @@ def _described() -> list[PanelView]:
             columns=("id", "number", "name", "class_id", "enrolled_on", "left_on", "school_id"),
             searches=("name", "number"),
             filters=("class_id", "school_id", "enrolled_on", "left_on"),
-            sorts=("name",),
             creates=("school_id", "number", "name", "class_id", "enrolled_on", "left_on"),
             changes=("number", "name", "class_id", "enrolled_on", "left_on"),
             deletes=True,

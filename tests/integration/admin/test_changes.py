@@ -253,8 +253,8 @@ def test_rows_without_services_are_made_changed_and_deleted_and_on_record(sessio
     assert panel.post("/admin/schools/new/", data={"name": "New", "slug": "new"}).status_code == 303
     new_school = session.scalars(sa.select(School).where(School.slug == "new")).one()
     assert panel.post(f"/admin/schools/delete/?id={new_school.id}").status_code == 303
-    for event in ("admin.create", "admin.delete"):
-        assert [subject for subject, _, _ in entries(event)] == [f"school/{new_school.id}"]
+    for event in ("school.create", "school.delete"):
+        assert entries(event)[-1] == (f"school/{new_school.id}", admin.id, {})
     assert panel.post(f"/admin/schools/delete/?id={default_school().id}").status_code == 409
 
 

@@ -232,6 +232,14 @@ def test_a_time_that_the_clocks_skip_is_refused(session, pages, staff, field):
     assert "This time does not exist: the clocks of Europe/Berlin go forward then" in answer.text
 
 
+def test_what_fcm_refuses_is_shown(session, pages):
+    notification = sent(Targets(everyone=True))
+    notification.push_error = "message.data is <too> long"
+    session.commit()
+    shown = text_of(pages.get(f"/notifications/{notification.id}").text)
+    assert "Push messages of this notification are refused: message.data is &lt;too&gt; long" in shown
+
+
 def test_sending_is_cancelled_half_way(session, pages, work):
     make_user()
     notification = sent()

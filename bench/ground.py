@@ -105,7 +105,11 @@ class Ground:
 
     def accepted(self) -> list[float]:
         """When the SMTP server accepted each mail so far, as Unix times."""
-        return [float(line) for line in self.smtp_log.read_text().splitlines()]
+        return [moment for moment, _ in self._accepted()]
+
+    def recipients(self) -> dict[str, float]:
+        """When the SMTP server accepted the last mail to each recipient, as Unix times."""
+        return {recipient: moment for moment, recipient in self._accepted()}
 
     def wait(self, condition: Callable[[], bool], seconds: float | None = None, every: float = 0.1) -> None:
         """Waits until `condition()` holds, within LIMIT_SECONDS by default.
@@ -134,6 +138,11 @@ class Ground:
         for process in self._processes:
             process.wait()
         self._processes.clear()
+
+    def _accepted(self) -> list[tuple[float, str]]:
+        # The server may be writing the last line.
+        lines = self.smtp_log.read_text().rpartition("\n")[0].splitlines()
+        return [(float(moment), recipient) for moment, _, recipient in (line.partition(" ") for line in lines)]
 
     def _said(self) -> str:
         return _last_line(self._output.read_text(errors="replace")) if self._output.exists() else ""

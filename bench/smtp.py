@@ -1,8 +1,8 @@
 """An SMTP server that takes every mail, as fast as it can or with a delay, and writes down when; or one that hangs.
 
 Run as a program: `python -m bench.smtp PORT DELAY_SECONDS LOG`. It speaks just enough of RFC 5321 for one client
-library, since a complete server would be what is measured. The log has a line for each accepted mail: the Unix time.
-With an infinite delay it takes connections and says nothing, not even its greeting.
+library, since a complete server would be what is measured. The log has a line for each accepted mail: the Unix time and
+its recipient. With an infinite delay it takes connections and says nothing, not even its greeting.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ async def converse(
     if math.isinf(delay_seconds):
         await asyncio.Future()
     writer.write(b"220 bench\r\n")
+    recipient = ""
     while line := await reader.readline():
         verb = line[:4].upper()
+        if verb == b"RCPT":
+            recipient = line.partition(b"<")[2].partition(b">")[0].decode()
         if verb == b"DATA":
             writer.write(b"354 go on\r\n")
             await reader.readuntil(END)
             await asyncio.sleep(delay_seconds)
-            log.write(f"{time.time()}\n")
+            log.write(f"{time.time()} {recipient}\n")
             log.flush()
         writer.write(b"221 bye\r\n" if verb == b"QUIT" else b"250 ok\r\n")
         if verb == b"QUIT":

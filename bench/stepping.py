@@ -10,6 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# What a notification says.
+TITLE = "School is closed on Monday"
+BODY = """The heating is being repaired.
+
+Lessons continue on Tuesday at the usual time. Please tell those who collect children."""
+
 Step = Callable[[int], Any]
 
 

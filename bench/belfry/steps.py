@@ -13,9 +13,11 @@ import sqlalchemy as sa
 from flask_migrate import upgrade
 
 from app.accounts import Role, User, hash_password, issue_personal_token
+from app.notifications import Content, NotificationChannel, NotificationType, Targets, send
 from app.reservations import Reservation, ReservationStatus, sweep_overdue
+from app.schools import School
 from bench.belfry.root import app
-from bench.stepping import measured, take
+from bench.stepping import BODY, TITLE, measured, take
 from flask_belfry.changes import for_school
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
@@ -32,19 +34,48 @@ TIMES = 9
 def prepare(customers: int) -> dict[str, str]:
     """Makes the tables, a member of staff with a token, and customers with the ids 1, 2, …"""
     upgrade()
-    common = {"password_hash": "none", "created_at": utc_now(), "confirmed_at": utc_now()}
     names = [f"customer{n}" for n in range(1, customers + 1)]
-    people = [
-        {"username": name, "username_key": name, "email": f"{name}@example.org", "name": name, **common}
-        for name in names
-    ]
+    people = [_person(name) for name in names]
     db.session.execute(sa.insert(User), people)
     # Nothing is sent to an invalid address: the mail about the token would be counted with those of a case.
-    staff = User(username="staff", email="staff@bench.invalid", name="Staff", role=Role.STAFF, **common)
+    staff = User(**_person("staff", Role.STAFF) | {"email": "staff@bench.invalid"})
     db.session.add(staff)
     token, _ = issue_personal_token(staff, "bench", ["write"])
     db.session.commit()
     return {"authorization": f"Bearer {token}"}
+
+
+def hire(staff: int) -> None:
+    """Makes members of staff, whom a notification to members does not reach."""
+    names = [f"staff{n}" for n in range(1, staff + 1)]
+    db.session.execute(sa.insert(User), [_person(name, Role.STAFF) for name in names])
+    db.session.commit()
+
+
+def notify(_: int) -> dict[str, float]:
+    """Accepts a notification by mail to all members."""
+    return measured(_notify)
+
+
+def _notify() -> int:
+    targets = Targets(roles=(Role.MEMBER,))
+    content = Content(TITLE, BODY, NotificationType.GENERAL, targets=targets, channels=(NotificationChannel.MAIL,))
+    send(content, None, db.session.scalars(sa.select(School.id)).one())
+    db.session.commit()
+    return 1
+
+
+def _person(name: str, role: Role = Role.MEMBER) -> dict[str, object]:
+    return {
+        "username": name,
+        "username_key": name,
+        "email": f"{name}@example.org",
+        "name": name,
+        "role": role,
+        "password_hash": "none",
+        "created_at": utc_now(),
+        "confirmed_at": utc_now(),
+    }
 
 
 def confirm(_: int) -> None:
@@ -154,5 +185,7 @@ if __name__ == "__main__":
             enqueue_batch,
             work_beside_backlog,
             hash_passwords,
+            hire,
+            notify,
             sweep,
         )

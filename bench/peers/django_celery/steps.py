@@ -13,13 +13,13 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "desk.settings")
 django.setup()
 
 from desk.models import Reservation, Status  # noqa: E402
-from desk.tasks import complete_overdue  # noqa: E402
+from desk.tasks import complete_overdue, send_notification_mail  # noqa: E402
 from django.contrib.auth.models import User  # noqa: E402 - after setup()
 from django.core.management import call_command  # noqa: E402
 from django.db import transaction  # noqa: E402
 from rest_framework.authtoken.models import Token  # noqa: E402
 
-from bench.stepping import measured, take  # noqa: E402
+from bench.stepping import BODY, TITLE, measured, take  # noqa: E402
 
 
 def prepare(customers: int) -> dict[str, str]:
@@ -39,10 +39,22 @@ def confirm(_: int) -> None:
             reservation.save()
 
 
+def notify(_: int) -> dict[str, float]:
+    """Mails a notification to all customers: one task for each."""
+    return measured(_notify)
+
+
+def _notify() -> int:
+    people = User.objects.filter(is_staff=False).values_list("pk", flat=True)
+    for id in people:
+        send_notification_mail.delay(id, TITLE, BODY)
+    return len(people)
+
+
 def sweep(_: int) -> dict[str, float]:
     """Completes the overdue reservations, as the periodic task does."""
     return measured(complete_overdue)
 
 
 if __name__ == "__main__":
-    take(prepare, confirm, sweep)
+    take(prepare, confirm, notify, sweep)

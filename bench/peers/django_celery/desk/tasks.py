@@ -7,6 +7,7 @@ from smtplib import SMTPException
 
 from celery import shared_task
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.core.mail import EmailMultiAlternatives
 from django.template.loader import render_to_string
 from django.utils import timezone
@@ -33,6 +34,16 @@ def send_status_mail(reservation_id: int, old: str, new: str, changed_at: str) -
         to=[reservation.customer.email],
     )
     message.attach_alternative(render_to_string("email/reservation_status.html", context), "text/html")
+    message.send()
+
+
+@shared_task(autoretry_for=(SMTPException, OSError), retry_backoff=60, max_retries=5)
+def send_notification_mail(user_id: int, title: str, body: str) -> None:
+    """Mail a notification to one person."""
+    user = User.objects.get(pk=user_id)
+    context = {"user": user, "title": title, "body": body, "public_url": settings.PUBLIC_URL}
+    message = EmailMultiAlternatives(title, render_to_string("email/notification.txt", context), to=[user.email])
+    message.attach_alternative(render_to_string("email/notification.html", context), "text/html")
     message.send()
 
 

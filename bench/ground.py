@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 
 from bench.errors import BenchError
+from bench.fcm import write_credentials
 from tests.servers import PostgresServer, ValkeyServer, free_port, short_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,7 @@ class Ground:
         self.database = database
         self.valkey = valkey
         self.smtp_log = folder / "smtp.log"
+        self._folder = folder
         self._database_url = database_url
         self._output = folder / "output.log"
         self._environ = {
@@ -110,6 +112,15 @@ class Ground:
     def recipients(self) -> dict[str, float]:
         """When the SMTP server accepted the last mail to each recipient, as Unix times."""
         return {recipient: moment for moment, recipient in self._accepted()}
+
+    def start_fcm(self, delay_seconds: float) -> Path:
+        """Starts a server of push messages, and tells the contestants; returns its log."""
+        port, log, credentials = free_port(), self._folder / "fcm.log", self._folder / "credentials.json"
+        write_credentials(credentials, port)
+        self._environ |= {"FCM_CREDENTIALS": str(credentials), "FCM_ENDPOINT": f"http://127.0.0.1:{port}"}
+        self.start([sys.executable, "-m", "bench.fcm", str(port), str(delay_seconds), str(log)], ROOT, {})
+        self.wait_until_listening(port)
+        return log
 
     def wait(self, condition: Callable[[], bool], seconds: float | None = None, every: float = 0.1) -> None:
         """Waits until `condition()` holds, within LIMIT_SECONDS by default.

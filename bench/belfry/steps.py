@@ -8,12 +8,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import sqlalchemy as sa
 from flask_migrate import upgrade
 
 from app.accounts import Role, User, hash_password, issue_personal_token
-from app.notifications import Content, NotificationChannel, NotificationType, Targets, send
+from app.notifications import Content, NotificationChannel, NotificationType, Targets, schedule, send
+from app.push import Device, DeviceKind
 from app.reservations import Reservation, ReservationStatus, sweep_overdue
 from app.schools import School
 from bench.belfry.root import app
@@ -29,6 +31,7 @@ from flask_belfry.outbox.relay import relay
 COMMIT_JOBS = 5_000
 SCHOOLS = 20
 TIMES = 9
+SECONDS_TO_SCHEDULE = 0.03
 
 
 def prepare(customers: int) -> dict[str, str]:
@@ -58,11 +61,49 @@ def notify(_: int) -> dict[str, float]:
 
 
 def _notify() -> int:
-    targets = Targets(roles=(Role.MEMBER,))
-    content = Content(TITLE, BODY, NotificationType.GENERAL, targets=targets, channels=(NotificationChannel.MAIL,))
-    send(content, None, db.session.scalars(sa.select(School.id)).one())
+    return _send(NotificationChannel.MAIL)
+
+
+def register_devices(_: int) -> None:
+    """Registers a device of each member."""
+    ids = db.session.scalars(sa.select(User.id).where(User.role == Role.MEMBER)).all()
+    now = utc_now()
+    rows = [
+        {"user_id": id, "kind": DeviceKind.TOKEN, "token": f"device-{id}", "created_at": now, "last_seen_at": now}
+        for id in ids
+    ]
+    db.session.execute(sa.insert(Device), rows)
+    db.session.commit()
+
+
+def notify_by_push(_: int) -> None:
+    """Accepts a notification by push to all members."""
+    _send(NotificationChannel.PUSH)
+
+
+def schedule_within_a_minute(count: int) -> None:
+    """Schedules notifications for times that are spread over a minute, which begins when all are accepted."""
+    begins_at = utc_now() + timedelta(seconds=5 + count * SECONDS_TO_SCHEDULE)
+    for number in range(count):
+        moment = begins_at + timedelta(seconds=60 * number / count)
+        schedule(_content(NotificationChannel.IN_APP), moment.replace(tzinfo=None), None, _school_id())
+        if number % 50 == 0:
+            db.session.commit()
+    db.session.commit()
+
+
+def _send(channel: NotificationChannel) -> int:
+    send(_content(channel), None, _school_id())
     db.session.commit()
     return 1
+
+
+def _content(channel: NotificationChannel) -> Content:
+    return Content(TITLE, BODY, NotificationType.GENERAL, Targets(roles=(Role.MEMBER,)), channels=(channel,))
+
+
+def _school_id() -> int:
+    return db.session.scalars(sa.select(School.id)).one()
 
 
 def _person(name: str, role: Role = Role.MEMBER) -> dict[str, object]:
@@ -187,5 +228,8 @@ if __name__ == "__main__":
             hash_passwords,
             hire,
             notify,
+            register_devices,
+            notify_by_push,
+            schedule_within_a_minute,
             sweep,
         )

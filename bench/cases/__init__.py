@@ -11,7 +11,14 @@ from bench.cases.limit import limit
 from bench.cases.mails import mails, mails_50ms
 from bench.cases.memory import memory
 from bench.cases.noop import noop
-from bench.cases.notifications import bulk_mails, bulk_mails_50ms, notification_accept, reset_in_bulk
+from bench.cases.notifications import (
+    bulk_mails,
+    bulk_mails_50ms,
+    notification_accept,
+    push_50ms,
+    reset_in_bulk,
+    scheduled_lateness,
+)
 from bench.cases.registration import registration
 from bench.cases.sweep import sweep
 from bench.cases.web import patch, request_to_smtp
@@ -36,6 +43,8 @@ CASES: dict[str, Case] = {
         notification_accept,
         bulk_mails,
         bulk_mails_50ms,
+        push_50ms,
+        scheduled_lateness,
         reset_in_bulk,
         sweep,
         cli,

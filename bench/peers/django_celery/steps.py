@@ -13,7 +13,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "desk.settings")
 django.setup()
 
 from desk.models import Reservation, Status  # noqa: E402
-from desk.tasks import complete_overdue, send_notification_mail  # noqa: E402
+from desk.tasks import complete_overdue, push_to_all, send_notification_mail  # noqa: E402
 from django.contrib.auth.models import User  # noqa: E402 - after setup()
 from django.core.management import call_command  # noqa: E402
 from django.db import transaction  # noqa: E402
@@ -51,10 +51,20 @@ def _notify() -> int:
     return len(people)
 
 
+def register_devices(_: int) -> None:
+    """Nothing: the task is called with the tokens."""
+
+
+def notify_by_push(_: int) -> None:
+    """Pushes a notification to all customers: one task, which calls FCM in a loop."""
+    ids = User.objects.filter(is_staff=False).values_list("pk", flat=True)
+    push_to_all.delay([f"device-{id}" for id in ids], TITLE, BODY)
+
+
 def sweep(_: int) -> dict[str, float]:
     """Completes the overdue reservations, as the periodic task does."""
     return measured(complete_overdue)
 
 
 if __name__ == "__main__":
-    take(prepare, confirm, notify, sweep)
+    take(prepare, confirm, notify, register_devices, notify_by_push, sweep)

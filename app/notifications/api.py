@@ -173,7 +173,7 @@ def cancel_notification(notification_id: UUID) -> Mapping[str, Any]:
 @blueprint.route(f"{ONE}/retry", methods=["POST"])
 @_requires(RETRY)
 @blueprint.response(200, RetriedDeliveriesSchema)
-@blueprint.alt_response(409, description="It is cancelled.")
+@blueprint.alt_response(409, description="It is cancelled or has expired, or the school is disabled.")
 def retry_notification(notification_id: UUID) -> Mapping[str, Any]:
     """Try the failed deliveries again"""
     retried = services.retry_failed(str(notification_id))

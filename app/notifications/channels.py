@@ -14,17 +14,23 @@ from app.accounts import User
 from app.notifications.emails import kind_of_type
 from app.notifications.models import Notification, NotificationChannel, NotificationDelivery
 from app.notifications.push_channel import Push
+from app.schools import School
 from flask_belfry.changes import Subject
 from flask_belfry.core.clock import utc_now
+from flask_belfry.db import table_of
 from flask_belfry.db.lists import among
 from flask_belfry.mail import MailRequest, retry_mails, send_mails
 
 DISABLED = "the account is disabled"
+SCHOOL_DISABLED = "the school is disabled"
 UNCONFIRMED = "the email address is not confirmed"
 
 _USERS: Any = sa.inspect(User).local_table
-_ACCOUNTS = sa.select(_USERS.c.id, _USERS.c.email, _USERS.c.active, _USERS.c.confirmed_at).where(
-    among(_USERS.c.id, "ids")
+_SCHOOLS = table_of(School)
+_ACCOUNTS = (
+    sa.select(_USERS.c.id, _USERS.c.email, _USERS.c.active, _USERS.c.confirmed_at, _SCHOOLS.c.disabled_at)
+    .join(_SCHOOLS, _SCHOOLS.c.id == _USERS.c.school_id)
+    .where(among(_USERS.c.id, "ids"))
 )
 
 
@@ -47,7 +53,7 @@ class Channel(Protocol):
     is_immediate: bool
 
     def unreachable(self, session: Session, user_ids: Collection[int]) -> Mapping[int, str]:
-        """Return why some of the users cannot be reached, by id."""
+        """Return why some of the users cannot be reached by this channel, by id. Callers use `unreachable_by`."""
         ...
 
     def enqueue(
@@ -81,7 +87,7 @@ class InApp:
     is_immediate = True
 
     def unreachable(self, session: Session, user_ids: Collection[int]) -> Mapping[int, str]:
-        return {row.id: DISABLED for row in _accounts(session, user_ids) if not row.active}
+        return {}
 
     def enqueue(
         self,
@@ -105,13 +111,7 @@ class Mail:
     is_immediate = False
 
     def unreachable(self, session: Session, user_ids: Collection[int]) -> Mapping[int, str]:
-        found: dict[int, str] = {}
-        for row in _accounts(session, user_ids):
-            if not row.active:
-                found[row.id] = DISABLED
-            elif row.confirmed_at is None:
-                found[row.id] = UNCONFIRMED
-        return found
+        return {row.id: UNCONFIRMED for row in _accounts(session, user_ids) if row.confirmed_at is None}
 
     def enqueue(
         self,
@@ -141,6 +141,18 @@ class Mail:
     ) -> set[str]:
         by_mail = {each.email_id: each.id for each in deliveries if each.email_id is not None}
         return {by_mail[id] for id in retry_mails(list(by_mail))}
+
+
+def unreachable_by(channel: Channel, session: Session, user_ids: Collection[int]) -> dict[int, str]:
+    """Return why some of the users cannot be reached, by id. By no channel is anything sent to disabled users, or for
+    disabled schools."""
+    reasons = dict(channel.unreachable(session, user_ids))
+    for row in _accounts(session, user_ids):
+        if not row.active:
+            reasons[row.id] = DISABLED
+        elif row.disabled_at is not None:
+            reasons[row.id] = SCHOOL_DISABLED
+    return reasons
 
 
 def _accounts(session: Session, user_ids: Collection[int]) -> Iterable[Any]:

@@ -3,7 +3,7 @@ and channel, with the jobs that the channels need. A page is one commit, so a cr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from flask import current_app
 from sqlalchemy.orm import Session
 
 from app.notifications import preferences, queries, services
-from app.notifications.channels import CHANNELS, Channel, Outgoing
+from app.notifications.channels import CHANNELS, Channel, Outgoing, unreachable_by
 from app.notifications.models import (
     DeliveryState,
     Notification,
@@ -29,7 +29,7 @@ from flask_belfry.db import table_of
 from flask_belfry.db.columns import new_id
 from flask_belfry.db.lists import among
 from flask_belfry.execution import JobCancelledError, current_job, take_start_times
-from flask_belfry.outbox import JobLimit, JobRequest
+from flask_belfry.outbox import JobBatch, JobLimit, JobRequest
 
 PAGE = 500
 RELEASE, FALL_BACK = "notifications.release_held", "notifications.fall_back"
@@ -47,6 +47,11 @@ _RELEASE = (
     sa.update(_DELIVERIES)
     .where(among(_DELIVERIES.c.id, "ids"))
     .values(state=DeliveryState.QUEUED, reason=None, held_until=None)
+)
+_SKIP = (
+    sa.update(_DELIVERIES)
+    .where(_DELIVERIES.c.id == sa.bindparam("of"), _DELIVERIES.c.state == DeliveryState.HELD)
+    .values(state=DeliveryState.SKIPPED, reason=sa.bindparam("why"), held_until=None)
 )
 
 
@@ -76,10 +81,8 @@ def release_held(session: Session, notification_id: str, held_until: str) -> dic
     for page in current_job().steps(query, PAGE, name="held"):
         notification = lock_sending(session, notification_id)
         for name, channel in CHANNELS.items():
-            outgoing = [Outgoing(row.id, row.user_id, row.job_id, row.email_id) for row in page if row.channel is name]
-            enqueue(session, notification, channel, outgoing)
-        session.connection().execute(_RELEASE, {"ids": [row.id for row in page]})
-        released += len(page)
+            held = [row for row in page if row.channel is name]
+            released += _release(session, notification, channel, held) if held else 0
     _enqueue_fall_back(session, notification_id, held_until)
     return {"released": released}
 
@@ -103,24 +106,32 @@ def retry_failed_deliveries(session: Session) -> dict[str, int]:
     """Retry the deliveries of the last day that failed for reasons that may pass, as a job."""
     since = utc_now() - RETRIED_FOR
     is_passing = NotificationDelivery.is_passing, NotificationDelivery.created_at > since
-    query = sa.select(Notification).where(
-        Notification.id.in_(sa.select(NotificationDelivery.notification_id).where(*is_passing)),
-        Notification.state != NotificationState.CANCELLED,
-    )
+    failed = sa.select(NotificationDelivery.notification_id).where(*is_passing)
+    query = sa.select(Notification).where(Notification.id.in_(failed))
     retried = 0
     for page in current_job().steps(query, 1, name="notifications"):
         for notification in page:
             found = sa.select(NotificationDelivery).where(NotificationDelivery.notification_id == notification.id)
             locked = queries.get(notification.id, for_update=True)
-            retried += services.retry_deliveries(locked, session.scalars(found.where(*is_passing)).all())
+            if services.retry_problem(locked) is None:
+                retried += services.retry_deliveries(locked, session.scalars(found.where(*is_passing)).all())
     return {"retried": retried}
 
 
 def finish(session: Session, notification_id: str) -> None:
-    """Finish a notification whose batch has ended, unless it was cancelled."""
-    is_sending = Notification.id == notification_id, Notification.state == NotificationState.SENDING
-    values = {"state": NotificationState.FINISHED, "finished_at": utc_now()}
-    session.execute(sa.update(Notification).where(*is_sending).values(values))
+    """Finish a notification whose batch has ended, unless it was cancelled, or a retry has opened the batch again."""
+    notification = queries.get(notification_id, for_update=True)
+    batch = session.get(JobBatch, notification.batch_id, populate_existing=True)
+    is_open = batch is not None and batch.finished_at is None
+    if notification.state is NotificationState.SENDING and not is_open:
+        notification.state, notification.finished_at = NotificationState.FINISHED, utc_now()
+
+
+def skip_held(session: Session, reasons: Mapping[str, str]) -> None:
+    """Skip held deliveries, each for its reason, by their ids."""
+    if reasons:
+        values = [{"of": id, "why": reason} for id, reason in reasons.items()]
+        session.connection().execute(_SKIP, values)
 
 
 def lock_sending(session: Session, notification_id: str) -> Notification:
@@ -163,6 +174,26 @@ def rate_key(school_id: int) -> str:
 def _joining_batch() -> AbstractContextManager[None]:
     job = current_job()
     return nullcontext() if job.claim.batch_id is None else job.batch.joining()
+
+
+def _release(
+    session: Session, notification: Notification, channel: Channel, held: Sequence[NotificationDelivery]
+) -> int:
+    """Enqueue held deliveries of a channel, and skip those that cannot be delivered or are not wanted any more."""
+    users = [row.user_id for row in held]
+    decisions = preferences.decide(session, users, notification, utc_now())
+    unwanted = {
+        id: decision.reason
+        for (id, name), decision in decisions.items()
+        if name is channel.name and decision.state is DeliveryState.SKIPPED
+    }
+    reasons = unwanted | unreachable_by(channel, session, users)
+    skip_held(session, {row.id: reason for row in held if (reason := reasons.get(row.user_id)) is not None})
+    released = [row for row in held if row.user_id not in reasons]
+    outgoing = [Outgoing(row.id, row.user_id, row.job_id, row.email_id) for row in released]
+    enqueue(session, notification, channel, outgoing)
+    session.connection().execute(_RELEASE, {"ids": [row.id for row in released]})
+    return len(released)
 
 
 def _enqueue_fall_back(session: Session, notification_id: str, after: str = "") -> None:
@@ -217,7 +248,7 @@ class _Page:
         existing = {(row.user_id, row.channel) for row in self._session.connection().execute(_EXISTING, values)}
         decisions = preferences.decide(self._session, self._users, self._notification, self._now)
         for channel in self._channels:
-            unreachable = channel.unreachable(self._session, self._users)
+            unreachable = unreachable_by(channel, self._session, self._users)
             for user_id in self._users:
                 if (user_id, channel.name) not in existing:
                     decision = self._decision(decisions[user_id, channel.name], channel, unreachable.get(user_id))

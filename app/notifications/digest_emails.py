@@ -59,7 +59,11 @@ def describe(entries: Sequence[MailEntry]) -> Mapping[str, dict[str, Any] | None
         sa.select(NotificationDelivery.email_id, NotificationDelivery.user_id, Notification, School.name)
         .join(NotificationDelivery.notification)
         .join(School, School.id == Notification.school_id)
-        .where(among(NotificationDelivery.email_id, "ids"), NotificationDelivery.state != DeliveryState.CANCELLED)
+        .where(
+            among(NotificationDelivery.email_id, "ids"),
+            NotificationDelivery.state != DeliveryState.CANCELLED,
+            School.disabled_at.is_(None),
+        )
         .order_by(NotificationDelivery.id)
     )
     by_mail: defaultdict[str, list[Any]] = defaultdict(list)

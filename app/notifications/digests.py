@@ -17,8 +17,8 @@ from flask import current_app
 from sqlalchemy.orm import Session
 
 from app.accounts import User
-from app.notifications.channels import CHANNELS
-from app.notifications.delivering import EXPIRED
+from app.notifications.channels import CHANNELS, unreachable_by
+from app.notifications.delivering import EXPIRED, skip_held
 from app.notifications.models import (
     DeliveryState,
     Frequency,
@@ -51,11 +51,6 @@ _WAITS = (
     NotificationDelivery.reason == FOR_DIGEST,
 )
 _STILL_WAITS = (_DELIVERIES.c.state == DeliveryState.HELD, _DELIVERIES.c.held_until.is_(None))
-_SKIP = (
-    sa.update(_DELIVERIES)
-    .where(_DELIVERIES.c.id == sa.bindparam("of"), *_STILL_WAITS)
-    .values(state=DeliveryState.SKIPPED, reason=sa.bindparam("why"))
-)
 _COLLECT = (
     sa.update(_DELIVERIES)
     .where(among(_DELIVERIES.c.id, "ids"), *_STILL_WAITS)
@@ -152,8 +147,7 @@ def _waiting(session: Session, user_ids: Sequence[int], is_due: sa.ColumnElement
 def _collect(session: Session, waiting: Sequence[Waiting], now: datetime) -> list[Waiting]:
     """Skip what is not wanted any more or cannot be delivered, and return what is queued now and not elsewhere."""
     skipped = _reasons_to_skip(session, waiting, now)
-    if skipped:
-        session.connection().execute(_SKIP, [{"of": id, "why": reason} for id, reason in skipped.items()])
+    skip_held(session, skipped)
     ids = [row.id for row in waiting if row.id not in skipped]
     collected = set(session.connection().execute(_COLLECT, {"ids": ids}).scalars())
     return [row for row in waiting if row.id in collected]
@@ -161,7 +155,7 @@ def _collect(session: Session, waiting: Sequence[Waiting], now: datetime) -> lis
 
 def _reasons_to_skip(session: Session, waiting: Sequence[Waiting], now: datetime) -> Mapping[str, str]:
     unreachable = {
-        channel: CHANNELS[channel].unreachable(session, {row.user_id for row in waiting if row.channel is channel})
+        channel: unreachable_by(CHANNELS[channel], session, {row.user_id for row in waiting if row.channel is channel})
         for channel in {row.channel for row in waiting}
     }
     reasons: dict[str, str] = {}

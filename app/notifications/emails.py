@@ -16,6 +16,7 @@ from app.notifications.models import (
     Notification,
     NotificationDelivery,
     NotificationRecipient,
+    NotificationState,
     NotificationType,
 )
 from app.schools import School
@@ -123,13 +124,18 @@ def sample() -> dict[str, Any]:
 
 
 def describe(entries: Sequence[MailEntry]) -> Mapping[str, dict[str, Any] | None]:
-    """Return the contexts, with two queries for all of them."""
+    """Return the contexts, with two queries for all of them; None of a cancelled notification or a disabled school."""
     ids = {entry.id: entry.context["delivery_id"] for entry in entries}
     query = (
         sa.select(NotificationDelivery.id, NotificationDelivery.user_id, Notification, School.name)
         .join(NotificationDelivery.notification)
         .join(School, School.id == Notification.school_id)
-        .where(among(NotificationDelivery.id, "ids"))
+        .where(
+            among(NotificationDelivery.id, "ids"),
+            # Some mails are of no batch that is cancelled: those that replace push messages.
+            Notification.state != NotificationState.CANCELLED,
+            School.disabled_at.is_(None),
+        )
     )
     rows = {row[0]: row for row in db.session.execute(query, {"ids": list(ids.values())})}
     students = students_of([row[2].id for row in rows.values()], {row[1] for row in rows.values()})

@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app import push
+from app.notifications.channels import SCHOOL_DISABLED
 from app.notifications.models import (
     DeliveryState,
     Notification,
@@ -36,6 +37,7 @@ from app.push import (
     Target,
     ThrottledError,
 )
+from app.schools import School
 from flask_belfry.changes import Actor, use_actor
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
@@ -89,8 +91,10 @@ _LOAD = (
         Notification.expires_at,
         Notification.push_error,
         Notification.state.label("notification_state"),
+        School.disabled_at,
     )
     .join(NotificationDelivery.notification)
+    .join(School, School.id == Notification.school_id)
     .where(among(NotificationDelivery.job_id, "job_ids"))
     .order_by(NotificationDelivery.id)
 )
@@ -268,6 +272,8 @@ class _Chunk:
         """Return the outcome of a delivery that is not sent; None if it is."""
         if not push.is_configured():
             return _Outcome(DeliveryState.SKIPPED, push.NOT_CONFIGURED)
+        if row.disabled_at is not None:
+            return _Outcome(DeliveryState.SKIPPED, SCHOOL_DISABLED)
         if row.notification_state is NotificationState.CANCELLED:
             return _Outcome(DeliveryState.CANCELLED, CANCELLED)
         if row.expires_at is not None and row.expires_at <= utc_now():

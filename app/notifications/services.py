@@ -21,7 +21,7 @@ from app.notifications.models import (
 )
 from app.notifications.queries import get
 from app.notifications.rules import SEND
-from app.schools import School
+from app.schools import School, is_disabled
 from flask_belfry import outbox
 from flask_belfry.changes import Subject, for_school
 from flask_belfry.core.clock import utc_now
@@ -114,11 +114,11 @@ def retry_failed(notification_id: str) -> int:
 
     Raises:
         NotFoundError: there is no such notification.
-        ConflictError: it is cancelled.
+        ConflictError: it is cancelled or has expired, or its school is disabled.
     """
     notification = _lock(notification_id)
-    if notification.state is NotificationState.CANCELLED:
-        raise ConflictError("This notification is cancelled.")
+    if (problem := retry_problem(notification)) is not None:
+        raise ConflictError(problem)
     failed = NotificationDelivery.notification_id == notification.id, NotificationDelivery.state == DeliveryState.FAILED
     deliveries = db.session.scalars(sa.select(NotificationDelivery).where(*failed)).all()
     # If its function failed, some recipients have no deliveries yet.
@@ -127,6 +127,15 @@ def retry_failed(notification_id: str) -> int:
     with for_school(notification.school_id):
         audit.record("notification.retry", Subject("notification", notification.id), details={"deliveries": count})
     return count
+
+
+def retry_problem(notification: Notification) -> str | None:
+    """Return why nothing of a notification may be delivered any more, if so."""
+    if notification.state is NotificationState.CANCELLED:
+        return "This notification is cancelled."
+    if notification.expires_at is not None and notification.expires_at <= utc_now():
+        return "This notification has expired."
+    return "The school is disabled: it sends no notifications." if is_disabled(notification.school_id) else None
 
 
 def retry_deliveries(notification: Notification, deliveries: Sequence[NotificationDelivery]) -> int:

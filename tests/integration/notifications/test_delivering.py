@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -16,13 +16,14 @@ from app.notifications import (
     NotificationState,
     cancel,
     counts,
+    delivering,
     get,
     preferences,
     retry_failed,
 )
 from flask_belfry.core.clock import utc_now
 from flask_belfry.mail import EmailMessage, MailState
-from flask_belfry.outbox import JobRecord, JobState, publisher
+from flask_belfry.outbox import JobBatch, JobRecord, JobState, publisher
 from flask_belfry.outbox.relay import relay
 from tests.job_records import count
 from tests.ledger import mails
@@ -119,6 +120,30 @@ def test_what_is_held_can_be_cancelled(app, session, smtp, work, clock, monkeypa
     assert smtp.received == []
 
 
+def test_what_is_not_wanted_or_cannot_be_delivered_any_more_is_not_released(app, session, smtp, work, clock):
+    quiet, left, disabled = make_user(), make_user(), make_user()
+    now = utc_now().astimezone(UTC).replace(second=0, microsecond=0)
+    for user in (quiet, left, disabled):
+        user.time_zone = "UTC"
+        preferences.set_quiet_hours(user, (now - timedelta(hours=1)).time(), (now + timedelta(hours=1)).time())
+    session.commit()
+    notification = sent(channels=("mail",))
+    work()
+    assert {state for state, _ in deliveries(notification.id).values()} == {"held"}
+    preferences.change_preferences(left, {"general": {"mail": "off"}})
+    disabled.active = False
+    session.commit()
+    clock.shift(timedelta(hours=1, seconds=10))
+    relay(publisher(app))
+    work()
+    assert deliveries(notification.id) == {
+        (quiet.id, "mail"): ("delivered", None),
+        (left.id, "mail"): ("skipped", "the recipient has turned off general notifications by mail"),
+        (disabled.id, "mail"): ("skipped", "the account is disabled"),
+    }
+    assert [mail.recipients for mail in smtp.received] == [(quiet.email,)]
+
+
 def test_a_school_sends_at_its_rate_without_what_is_critical(app, session, smtp, work, clock):
     app.config["NOTIFICATIONS_PER_MINUTE"] = 2
     insert_members(3)
@@ -157,6 +182,29 @@ def test_who_is_not_reached_by_push_in_time_gets_a_mail(app, session, smtp, work
     assert both.id != paid.id
 
 
+def test_the_mail_that_replaces_a_push_message_is_cancelled_with_the_notification(app, session, smtp, work, clock):
+    app.config["NOTIFICATION_FALLBACK_MINUTES"] = {"payment": 30}
+    app.config["NOTIFICATIONS_PER_MINUTE"] = 1
+    insert_members(2)
+    notification = sent(**PUSH_ONLY, type="payment")
+    work()
+    clock.shift(timedelta(minutes=31))
+    relay(publisher(app))
+    work()
+    assert counts([notification.id])[notification.id]["mail"] == {"delivered": 1, "queued": 1}
+    # As if a push message were still on the way.
+    get(notification.id).state = NotificationState.SENDING
+    session.execute(sa.update(JobBatch).values(finished_at=None))
+    session.commit()
+    cancel(notification.id)
+    session.commit()
+    clock.shift(timedelta(minutes=2))
+    relay(publisher(app))
+    work()
+    assert counts([notification.id])[notification.id]["mail"] == {"delivered": 1, "cancelled": 1}
+    assert len(smtp.received) == 1
+
+
 def test_a_push_message_that_was_delivered_needs_no_mail(app, session, smtp, work, clock):
     app.config["NOTIFICATION_FALLBACK_MINUTES"] = {"payment": 30}
     make_user()
@@ -192,4 +240,15 @@ def test_a_failed_job_of_deliveries_continues_when_it_is_retried(app, session, s
     work()
     assert calls == [ids[:2], ids[2:], ids[2:]]
     assert len(smtp.received) == 3
+    assert get(notification.id).state is NotificationState.FINISHED
+
+
+def test_a_notification_whose_batch_is_open_again_is_not_finished(app, session, smtp, work):
+    """A retry may have opened it after the job that finishes it was claimed."""
+    insert_members(1)
+    notification = sent()
+    delivering.finish(session, notification.id)
+    session.commit()
+    assert get(notification.id).state is NotificationState.SENDING
+    work()
     assert get(notification.id).state is NotificationState.FINISHED

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.notifications import NotificationDelivery, NotificationState, cancel, counts, delivering, get, retry_failed
 from flask_belfry import outbox
+from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, NotFoundError
 from flask_belfry.db import db
 from flask_belfry.mail import MailState
@@ -207,7 +208,7 @@ def test_a_notification_that_is_finished_or_does_not_exist_cannot_be_cancelled(a
 
 def test_a_retry_sends_only_what_failed(app, session, smtp, work):
     insert_members(3)
-    fault = smtp.fail("rcpt", "550 5.1.1 no such user", recipient="member2@example.org")
+    fault = smtp.fail("rcpt", "550 refused", recipient="member2@example.org")
     notification = sent()
     work()
     assert get(notification.id).state is NotificationState.FINISHED
@@ -230,7 +231,7 @@ def test_the_periodic_job_retries_what_failed_for_passing_reasons_within_a_day(a
     app.config["MAIL_RETRY_DELAYS_SECONDS"] = ()
     app.extensions["outbox"].policies.clear()
     insert_members(3)
-    smtp.fail("rcpt", "550 5.1.1 no such user", recipient="member1@example.org")
+    smtp.fail("rcpt", "550 refused", recipient="member1@example.org")
     late = smtp.fail("rcpt", "451 4.3.0 later", recipient="member2@example.org")
     old = sent()
     work()
@@ -246,3 +247,23 @@ def test_the_periodic_job_retries_what_failed_for_passing_reasons_within_a_day(a
     assert counts([old.id])[old.id]["mail"] == {"failed": 2, "delivered": 1}
     assert timedelta(days=1) == delivering.RETRIED_FOR
     assert [get(id).state for id in (old.id, notification.id)] == [NotificationState.FINISHED] * 2
+
+
+def test_what_is_cancelled_or_has_expired_is_not_retried(app, session, smtp, work):
+    insert_members(1)
+    smtp.fail("rcpt", "550 refused")
+    cancelled, expired = sent(channels=("mail",)), sent(channels=("mail",), expires_at=utc_now() + timedelta(hours=1))
+    work()
+    # As if the first had been cancelled after the job read it.
+    get(cancelled.id).state = NotificationState.CANCELLED
+    get(expired.id).expires_at = utc_now() - timedelta(seconds=1)
+    session.execute(sa.update(NotificationDelivery).values(is_passing=True))
+    session.commit()
+    outbox.enqueue("notifications.retry_failed_deliveries")
+    session.commit()
+    work()
+    for notification in (cancelled, expired):
+        assert counts([notification.id])[notification.id]["mail"] == {"failed": 1}
+        with pytest.raises(ConflictError):
+            retry_failed(notification.id)
+        session.rollback()

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from app.notifications import Notification, NotificationDelivery, NotificationState, cancel, retry_failed
 from app.notifications.push_delivery import RETRY
 from app.push import Device, DeviceKind
+from app.schools import School
 from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import claim, executor
 from flask_belfry.execution.time_limits import no_limit
@@ -233,6 +234,26 @@ def test_an_expired_notification_is_cancelled(session, server, work):
     session.commit()
     work()
     assert {outcome[0] for outcome in outcomes(session, notification)} <= {"cancelled", "skipped"}
+    assert server.requests == 0
+
+
+def test_a_disabled_user_gets_no_message(session, server, work):
+    users = people(2)
+    users[0].active = False
+    session.commit()
+    notification = send_push(users)
+    work()
+    assert outcomes(session, notification) == [("skipped", "the account is disabled", 0), ("delivered", None, 1)]
+    assert server.requests == 1
+
+
+def test_what_waits_when_its_school_is_disabled_is_not_sent(app, session, server):
+    notification = send_push(people(1))
+    address(app, session, notification)
+    session.execute(sa.update(School).values(disabled_at=utc_now()))
+    session.commit()
+    run_pushes(app, session)
+    assert outcomes(session, notification) == [("skipped", "the school is disabled", 0)]
     assert server.requests == 0
 
 

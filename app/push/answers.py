@@ -23,6 +23,8 @@ from flask_belfry.execution import retry_after_seconds
 THROTTLE_SECONDS = 60.0
 MIN_THROTTLE_SECONDS = 1.0
 MAX_MESSAGE_CHARACTERS = 300
+# What errors show instead of the token, if FCM quotes it.
+HIDDEN = "(the token)"
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 TARGET_FIELDS = frozenset({"message.token", "message.fid"})
@@ -43,11 +45,12 @@ class _Refusal:
     fields: frozenset[str]
 
 
-def error_of(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> PushError:
-    """Return the error that a response other than 200 reports."""
+def error_of(status: int, headers: Mapping[str, str], body: bytes, now: datetime, token: str) -> PushError:
+    """Return the error that a response other than 200 to a message for `token` reports, without this token."""
     refusal = _read(body)
     asked = retry_after_seconds(headers.get("Retry-After"), now)
-    said = f"FCM: {status} {refusal.code} {refusal.message}".strip()
+    message = refusal.message.replace(token, HIDDEN)[:MAX_MESSAGE_CHARACTERS]
+    said = f"FCM: {status} {refusal.code} {message}".strip()
     if status == 429:
         return ThrottledError(said, THROTTLE_SECONDS if asked is None else max(asked, MIN_THROTTLE_SECONDS))
     if status >= 500:
@@ -89,7 +92,7 @@ def _read(body: bytes) -> _Refusal:
             if detail.get("@type") == _BAD_REQUEST
             for violation in detail.get("fieldViolations", [])
         ]
-        message = str(error.get("message", ""))[:MAX_MESSAGE_CHARACTERS]
-        return _Refusal(str((codes or [error.get("status", "")])[0]), message, frozenset(filter(None, fields)))
+        code = str((codes or [error.get("status", "")])[0])
+        return _Refusal(code, str(error.get("message", "")), frozenset(filter(None, fields)))
     except (ValueError, KeyError, TypeError, AttributeError):  # an answer of a proxy, or of another server
         return _Refusal("", "", frozenset())

@@ -72,7 +72,7 @@ class FcmClient:
             response = self._post(body, self._access_token(refused=access_token))
         if response.status == 200:
             return
-        error = error_of(response.status, response.headers, response.data, utc_now())
+        error = error_of(response.status, response.headers, response.data, utc_now(), token)
         if isinstance(error, ThrottledError):
             self._throttled = time.monotonic() + error.retry_after_seconds, str(error)
         raise error

@@ -127,6 +127,14 @@ def test_a_refusal_is_an_error_of_what_it_concerns(server, client, fault, error)
     assert "device" not in str(raised.value)
 
 
+def test_an_error_that_quotes_the_token_does_not_show_it(server, client):
+    error = {"code": 400, "message": f"Invalid value {'x' * 290} 'device'", "status": "INVALID_ARGUMENT"}
+    server.fail("device", Fault(400, {"error": error}))
+    with pytest.raises(MessageRefusedError, match="Invalid value") as raised:
+        send(client)
+    assert "dev" not in str(raised.value)
+
+
 def test_the_access_token_is_renewed_once_after_401(server, client):
     send(client)
     server.revoke_access_tokens()

@@ -226,12 +226,12 @@ def _save(
     form: NotificationForm, content: Content, row: ScheduledNotification | None, reached: Audience
 ) -> ResponseReturnValue:
     local_time: datetime | None = form.local_time.data
-    if form.is_later:
-        assert local_time is not None, "checked by the form"
-        if row is None:
-            saved = scheduling.schedule(content, local_time, acting_user(), form.school_id)
-        else:
+    if row is not None or form.is_later:
+        if row is not None:
             saved = scheduling.reschedule(row.id, content=content, local_time=local_time)
+        else:
+            assert local_time is not None, "checked by the form"
+            saved = scheduling.schedule(content, local_time, acting_user(), form.school_id)
         db.session.commit()
         flash(f"Scheduled for {localtime(saved.send_at)}.", "success")
         return redirect(url_for("notifications.scheduled"), 303)

@@ -204,6 +204,9 @@ def test_a_notification_is_scheduled_edited_and_cancelled_in_the_zone_of_the_sch
     assert pages.post(edit, data={**data, "title": "Storm"}).status_code == 303
     session.refresh(row)
     assert row.title == "Storm"
+    # The form of a scheduled one never sends it, whatever is posted.
+    assert pages.post(edit, data={**data, "when": "now"}).location == "/notifications/scheduled"
+    assert all_notifications(session) == []
     answer = pages.post(edit, data={**data, "local_time": "2020-01-01T10:00"})
     assert answer.status_code == 422
     assert "Must be in the future." in answer.text

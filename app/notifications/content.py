@@ -163,7 +163,7 @@ def _text_problem(text: str, most: int, *, one_line: bool = False) -> str | None
         return f"Write at most {most:,} characters."
     if not is_storable(text):
         return "It contains characters that cannot be stored."
-    return "Write one line." if one_line and len(text.splitlines()) > 1 else None
+    return "Write one line." if one_line and text.splitlines() != [text] else None
 
 
 def _type_problem(name: str) -> str | None:

@@ -128,6 +128,7 @@ def test_an_expired_notification_is_skipped(app, session, smtp, work, clock):
     [
         ({"title": " "}, "title"),
         ({"title": "two\nlines"}, "title"),
+        ({"title": "one line\n"}, "title"),
         ({"body": "x" * 5_001}, "body"),
         ({"type": "gossip"}, "type"),
         ({"channels": ()}, "channels"),

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
-from flask import current_app
 
 from app.accounts import Role, User
 from app.directory import Guardian, Student
 from app.notifications.content import Targets
 from app.notifications.models import NotificationRecipient
-from app.schools import School
+from app.schools import school_zone
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db, table_of
 from flask_belfry.db.lists import among
@@ -47,8 +45,7 @@ class Audience:
 
 def today_of(school_id: int) -> date:
     """Return the current day at a school, in its time zone."""
-    name = db.session.scalar(sa.select(School.time_zone).where(School.id == school_id))
-    return utc_now().astimezone(ZoneInfo(name or current_app.config["TIMEZONE"])).date()
+    return utc_now().astimezone(school_zone(school_id)).date()
 
 
 def recipients(targets: Targets, school_id: int, today: date) -> sa.CompoundSelect[*tuple[Any, ...]]:

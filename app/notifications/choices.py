@@ -8,14 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.orm import selectinload
 
 from app.accounts import User
 from app.directory import SchoolClass, Student
-from app.notifications.scheduling import zone_of
 from app.schools import School
 from flask_belfry.db import db
 from flask_belfry.db.columns import MAX_INTEGER
@@ -31,11 +29,6 @@ class Choice:
     value: str
     label: str
     note: str
-
-
-def school_zone(school_id: int) -> ZoneInfo:
-    """Return the time zone of a school."""
-    return zone_of(db.session.scalar(sa.select(School.time_zone).where(School.id == school_id)))
 
 
 def schools() -> Mapping[int, str]:

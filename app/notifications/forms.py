@@ -30,6 +30,7 @@ from app.notifications.models import (
     NotificationType,
     ScheduledNotification,
 )
+from app.schools import school_zone
 from app.web.forms import REQUIRED, ServiceForm, add_error, plain_text, unix_lines
 from app.web.local_time import local_from_utc, utc_from_local
 
@@ -97,7 +98,7 @@ class NotificationForm(ServiceForm):
     def __init__(self, school_id: int, **values: Any) -> None:
         super().__init__(**values)
         self.school_id = school_id
-        self.zone = choices.school_zone(school_id)
+        self.zone = school_zone(school_id)
         classes = choices.classes(school_id)
         self._class_ids = {str(row.id): row.id for row in classes}
         self.classes.choices = [(str(row.id), row.name) for row in classes]

@@ -23,6 +23,7 @@ from app.notifications.models import (
     NotificationState,
     NotificationType,
 )
+from app.schools import school_zone
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import db
@@ -265,7 +266,7 @@ def _named_students(notification: Notification) -> list[sa.ColumnElement[bool]]:
     if targets.students:
         conditions.append(among(Student.id, "students"))
     if targets.classes:
-        day = notification.created_at.date()
+        day = notification.created_at.astimezone(school_zone(notification.school_id)).date()
         conditions.append(sa.and_(among(Student.class_id, "classes"), is_enrolled(day)))
     return conditions
 

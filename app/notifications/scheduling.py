@@ -13,7 +13,6 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 import structlog
-from flask import current_app
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import selectinload
 
@@ -22,7 +21,7 @@ from app.directory import SchoolClass, Student
 from app.notifications.content import Content, content_problems
 from app.notifications.models import ScheduledNotification, ScheduledState
 from app.notifications.services import check_sender, send
-from app.schools import School
+from app.schools import School, school_zone, zone_of
 from app.web.local_time import utc_from_local
 from flask_belfry.changes import for_school, subject_of
 from flask_belfry.core.clock import utc_now
@@ -60,7 +59,7 @@ def schedule(content: Content, local_time: datetime, sender: User | None, school
         ForbiddenError, NotFoundError, ConflictError: as `send`.
     """
     check_sender(sender, school_id)
-    zone = _zone_of(school_id)
+    zone = school_zone(school_id)
     send_at = _checked(content, local_time, zone, school_id)
     row = ScheduledNotification(
         school_id=school_id,
@@ -92,7 +91,7 @@ def reschedule(
     if local_time is None or local_time == row.local_time:
         _check(content, row.send_at, row.school_id)
     else:
-        zone = _zone_of(row.school_id)
+        zone = school_zone(row.school_id)
         send_at = _checked(content, local_time, zone, row.school_id)
         row.local_time, row.time_zone = local_time, zone.key
         _set_send_at(row, send_at)
@@ -140,11 +139,6 @@ def page_scheduled(
     return page_by_key(db.session(), query, LIST_KEY, limit=limit, cursor=cursor, descending=is_descending)
 
 
-def zone_of(time_zone: str | None) -> ZoneInfo:
-    """Return the zone of a school; None is TIMEZONE."""
-    return ZoneInfo(time_zone or current_app.config["TIMEZONE"])
-
-
 def send_due(scheduled_id: str) -> str | None:
     """Send a scheduled notification whose time has come, in the current transaction.
 
@@ -158,7 +152,7 @@ def send_due(scheduled_id: str) -> str | None:
     row = db.session.scalar(query.with_for_update().execution_options(populate_existing=True))
     if row is None:
         return None
-    _recompute(row, _zone_of(row.school_id))
+    _recompute(row, school_zone(row.school_id))
     if row.send_at > utc_now() + EARLY:
         return None
     if row.expires_at is not None and row.expires_at <= utc_now():
@@ -301,10 +295,6 @@ def _present_content(row: ScheduledNotification) -> Content:
 def _present(model: type[User | SchoolClass | Student], ids: Sequence[int], school_id: int) -> tuple[int, ...]:
     query = sa.select(model.id).where(among(model.id, "ids"), model.school_id == school_id)
     return tuple(db.session.scalars(query, {"ids": list(ids)})) if ids else ()
-
-
-def _zone_of(school_id: int) -> ZoneInfo:
-    return zone_of(db.session.scalar(sa.select(School.time_zone).where(School.id == school_id)))
 
 
 def _read_local_time(local_time: datetime, zone: ZoneInfo) -> datetime:

@@ -21,7 +21,9 @@ from app.schools.services import (
     is_disabled,
     is_of_enabled_school,
     page_of_schools,
+    school_zone,
     valid_time_zone,
+    zone_of,
 )
 from flask_belfry.core.commands import add_lazy_command
 
@@ -43,7 +45,9 @@ __all__ = [
     "is_disabled",
     "is_of_enabled_school",
     "page_of_schools",
+    "school_zone",
     "valid_time_zone",
+    "zone_of",
 ]
 
 

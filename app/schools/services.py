@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 import sqlalchemy as sa
+from flask import current_app
 from sqlalchemy.exc import IntegrityError
 
 from app.schools.models import DEFAULT_SLUG, MAX_SCHOOL_NAME_CHARACTERS, MAX_SLUG_CHARACTERS, School
@@ -120,6 +121,16 @@ def check_enabled(school: School) -> None:
     """Raise SchoolDisabledError if the school is disabled."""
     if school.is_disabled:
         raise SchoolDisabledError
+
+
+def school_zone(school_id: int) -> ZoneInfo:
+    """Return the time zone of a school."""
+    return zone_of(db.session.scalar(sa.select(School.time_zone).where(School.id == school_id)))
+
+
+def zone_of(time_zone: str | None) -> ZoneInfo:
+    """Return the zone of the `time_zone` of a school; None is the setting TIMEZONE."""
+    return ZoneInfo(time_zone or current_app.config["TIMEZONE"])
 
 
 def valid_time_zone(time_zone: str) -> str:

@@ -100,7 +100,7 @@ class Notification(NotificationContent, OfSchool, Base):
     __tablename__ = "notifications"
 
     id: Mapped[str] = mapped_column(UuidText(), primary_key=True, default=new_id)
-    sender_id: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id", ondelete="SET NULL"))
+    sender_id: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id", ondelete="SET NULL"), index=True)
     state: Mapped[NotificationState] = mapped_column(text_enum(NotificationState), active_history=True)
     batch_id: Mapped[str] = mapped_column(UuidText())
     # The job that makes the deliveries of its recipients.
@@ -124,7 +124,7 @@ class ScheduledNotification(NotificationContent, OfSchool, Base):
     __tablename__ = "scheduled_notifications"
 
     id: Mapped[str] = mapped_column(UuidText(), primary_key=True, default=new_id)
-    sender_id: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id", ondelete="SET NULL"))
+    sender_id: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id", ondelete="SET NULL"), index=True)
     # The time that people wrote, in the zone of the school then: it stays the same when the rules of the zone change.
     local_time: Mapped[datetime] = mapped_column(sa.DateTime(timezone=False))
     time_zone: Mapped[str] = mapped_column(sa.String(MAX_TIME_ZONE_CHARACTERS))
@@ -168,7 +168,8 @@ class NotificationRecipient(OfSchool, Base):
     )
 
 
-_IS_PASSING = sa.text("is_passing")
+# As each database is asked: it uses the index only if the query has the same condition.
+_IS_PASSING = {"sqlite_where": sa.text("is_passing = 1"), "postgresql_where": sa.text("is_passing")}
 
 
 class NotificationDelivery(OfSchool, Base):
@@ -207,9 +208,7 @@ class NotificationDelivery(OfSchool, Base):
         sa.Index("ix_notification_deliveries_user_id_channel_id", "user_id", "channel", "id"),
         sa.Index("ix_notification_deliveries_user_id_channel_read_at", "user_id", "channel", "read_at"),
         sa.Index("ix_notification_deliveries_state_held_until", "state", "held_until"),
-        sa.Index(
-            "ix_notification_deliveries_passing", "created_at", sqlite_where=_IS_PASSING, postgresql_where=_IS_PASSING
-        ),
+        sa.Index("ix_notification_deliveries_passing", "created_at", **_IS_PASSING),
     )
 
 

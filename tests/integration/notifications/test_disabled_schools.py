@@ -73,9 +73,7 @@ def test_what_quiet_hours_hold_is_not_released(app, send, disable, smtp, work, c
     end = utc_now() + timedelta(hours=8)
     held = delivering.Decision(DeliveryState.HELD, "held until 07:00", end)
     decide = delivering.preferences.decide
-    monkeypatch.setattr(
-        delivering.preferences, "decide", lambda *values: dict.fromkeys(decide(*values), held)
-    )
+    monkeypatch.setattr(delivering.preferences, "decide", lambda *values: dict.fromkeys(decide(*values), held))
     notification = send(channels=("mail",))
     work()
     assert {state for state, _ in outcomes(notification)} == {"held"}

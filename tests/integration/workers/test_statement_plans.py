@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,25 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy import event
 
+from app.notifications import (
+    ScheduledState,
+    Targets,
+    count_recipients,
+    get_scheduled,
+    inbox,
+    left_out,
+    mark_all_read,
+    page_deliveries,
+    personal,
+    retry_failed,
+    schedule,
+    unreached_students,
+    unread_count,
+)
+from app.notifications import cancel as cancel_notification
+from app.notifications.preferences import change_preferences
+from app.personal_data import Person
+from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.outbox import JobRecord, JobState, batch, cancel, enqueue, publisher, retry
 from flask_belfry.outbox.relay import relay
@@ -17,12 +37,15 @@ from tests.clocks import one_pass, scheduler
 from tests.deliveries import ask
 from tests.domain import Ticket
 from tests.fcm import INVALID_DATA, UNREGISTERED, FcmServer
+from tests.notification_factories import content, deliveries, sent
 from tests.push_factories import outcomes, people, send_push
+from tests.school_factories import guardian, school_class, student
 from tests.smtp import SmtpServer
 
 # The tables that keep a history, or are as large as the application's data.
 GROWING = {"job_records", "job_attempts", "job_batches", "job_logs", "email_messages", "status_changes"}
-GROWING |= {"notifications", "notification_deliveries", "devices"}
+GROWING |= {"notifications", "notification_deliveries", "notification_recipients", "scheduled_notifications", "devices"}
+GROWING |= {"students", "guardians", "email_suppressions"}
 
 
 @pytest.fixture(params=["sqlite"])
@@ -93,4 +116,44 @@ def test_push_messages_search_every_table_by_an_index(
     server.stop()
     assert [state for state, *_ in outcomes(session, sent)] == ["skipped", "delivered", "delivered"]
     assert [state for state, *_ in outcomes(session, refused)] == ["skipped", "failed", "failed"]
+    assert scans == []
+
+
+def test_notifications_search_every_table_by_an_index(app, session, smtp, work, clock, scans):
+    app.config["NOTIFICATION_FALLBACK_MINUTES"] = {"payment": 30}
+    child = student(school_class())
+    parent = guardian(child).user
+    guardian(child, restricted="Custody order")
+    change_preferences(parent, {"academic": {"mail": "daily"}})
+    session.commit()
+    smtp.fail("rcpt", "550 refused", times=1)
+    scans.clear()
+    to_class = Targets(classes=(child.class_id,))
+    failed, digest = sent(to_class, type="general"), sent(to_class, type="academic")
+    replaced = sent(to_class, type="payment", channels=("push",))
+    later = schedule(content(to_class), (utc_now() + timedelta(hours=1)).replace(tzinfo=None), None, child.school_id)
+    session.commit()
+    work()
+    assert retry_failed(failed.id) == 1
+    clock.shift(timedelta(days=1))
+    for job in ("send_digests", "retry_failed_deliveries", "sweep_scheduled"):
+        enqueue(f"notifications.{job}")
+    session.commit()
+    relay(publisher(app))
+    work()
+    assert deliveries(digest.id)[parent.id, "mail"] == ("delivered", None)
+    assert deliveries(replaced.id)[parent.id, "mail"] == ("delivered", None)
+    assert get_scheduled(later.id).state is ScheduledState.SENT
+    cancelled = sent(to_class)
+    cancel_notification(cancelled.id)
+    for found in (inbox(parent), inbox(parent, unread_only=True), page_deliveries(failed.id), unread_count(parent)):
+        assert found
+    assert unreached_students(cancelled.id)
+    assert left_out(failed.id)
+    assert count_recipients(failed.id) == (1, 1)
+    assert mark_all_read(parent)
+    person = Person(id=parent.id, email=parent.email)
+    personal.export(person)
+    personal.erase(person)
+    session.commit()
     assert scans == []

@@ -122,6 +122,11 @@ _WRITE_OTHERS = (
         attempts=_columns.attempts + sa.bindparam("more_attempts", type_=sa.Integer),
     )
 )
+_LOCK_REFUSED = (
+    sa.select(Notification.id)
+    .where(Notification.id == sa.bindparam("refused_id"))
+    .with_for_update(key_share=True, skip_locked=True)
+)
 # Rows that another transaction has locked are left: it writes the outcome of an attempt.
 _OPEN_OF_NOTIFICATION = (
     sa.select(_columns.id)
@@ -342,9 +347,12 @@ class _Chunk:
             _pause(session, *self._throttled)
 
     def _write_refusals(self, session: Session, answers: Sequence[Answer]) -> None:
-        # First, so that two transactions about one notification wait for each other before they lock deliveries.
         refused = [self.pushes[answer.item.id] for answer in answers if isinstance(answer.error, PayloadRefusedError)]
         for id in sorted({id for each in refused if (id := _only_notification(each)) is not None}):
+            # One that is being cancelled or retried is left: that transaction waits for the jobs of this one. Its other
+            # messages are then refused again.
+            if session.execute(_LOCK_REFUSED, {"refused_id": id}).first() is None:
+                continue
             reason = self._refused[id][:ERROR_CHARACTERS]
             session.execute(sa.update(Notification).where(Notification.id == id).values(push_error=reason))
             session.connection().execute(_FAIL_REST, {"refused_id": id, "new_reason": reason})

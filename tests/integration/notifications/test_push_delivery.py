@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
+from threading import Thread
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from app.notifications.push_delivery import RETRY
 from app.push import Device, DeviceKind
 from app.schools import School
 from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
 from flask_belfry.execution import claim, executor
 from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.outbox import JobAttempt, JobPause, JobRecord, JobState, PauseKind, cancel_batch, pause
@@ -144,6 +146,30 @@ def test_a_refused_payload_fails_the_notification_once(session, server, work):
     work()
     assert server.requests == requests
     assert {outcome[0] for outcome in outcomes(session, notification)} == {"failed"}
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_refused_payload_does_not_wait_for_a_notification_that_is_being_cancelled(app, session, server):
+    """That transaction has locked the notification, and waits for the job."""
+    server.fail(None, fcm.INVALID_DATA)
+    notification = send_push(people(1))
+    address(app, session, notification)
+    claimed = claim.claim(session, [job.id for job in pushes(session)], "test")
+
+    def run() -> None:
+        with app.app_context():
+            executor.run(app, claimed, no_limit)
+
+    thread = Thread(target=run)
+    with db.engine.connect() as cancelling:
+        locked = sa.select(Notification.id).where(Notification.id == notification.id).with_for_update(key_share=True)
+        cancelling.execute(locked)
+        thread.start()
+        thread.join(timeout=20)
+        has_waited = thread.is_alive()
+    thread.join()
+    assert not has_waited
+    assert outcomes(session, notification)[0][0] == "failed"
 
 
 def test_a_message_that_is_refused_without_a_reason_fails_alone(session, server, work):

@@ -169,7 +169,7 @@ class NotificationRecipient(OfSchool, Base):
 
 
 # As each database is asked: it uses the index only if the query has the same condition.
-_IS_PASSING = {"sqlite_where": sa.text("is_passing = 1"), "postgresql_where": sa.text("is_passing")}
+_IS_PASSING, _IS_PASSING_IN_SQLITE = sa.text("is_passing"), sa.text("is_passing = 1")
 
 
 class NotificationDelivery(OfSchool, Base):
@@ -208,7 +208,12 @@ class NotificationDelivery(OfSchool, Base):
         sa.Index("ix_notification_deliveries_user_id_channel_id", "user_id", "channel", "id"),
         sa.Index("ix_notification_deliveries_user_id_channel_read_at", "user_id", "channel", "read_at"),
         sa.Index("ix_notification_deliveries_state_held_until", "state", "held_until"),
-        sa.Index("ix_notification_deliveries_passing", "created_at", **_IS_PASSING),
+        sa.Index(
+            "ix_notification_deliveries_passing",
+            "created_at",
+            sqlite_where=_IS_PASSING_IN_SQLITE,
+            postgresql_where=_IS_PASSING,
+        ),
     )
 
 

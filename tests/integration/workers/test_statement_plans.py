@@ -121,14 +121,15 @@ def test_push_messages_search_every_table_by_an_index(
 
 def test_notifications_search_every_table_by_an_index(app, session, smtp, work, clock, scans):
     app.config["NOTIFICATION_FALLBACK_MINUTES"] = {"payment": 30}
-    child = student(school_class())
+    of_class = school_class()
+    child = student(of_class)
     parent = guardian(child).user
     guardian(child, restricted="Custody order")
     change_preferences(parent, {"academic": {"mail": "daily"}})
     session.commit()
     smtp.fail("rcpt", "550 refused", times=1)
     scans.clear()
-    to_class = Targets(classes=(child.class_id,))
+    to_class = Targets(classes=(of_class.id,))
     failed, digest = sent(to_class, type="general"), sent(to_class, type="academic")
     replaced = sent(to_class, type="payment", channels=("push",))
     later = schedule(content(to_class), (utc_now() + timedelta(hours=1)).replace(tzinfo=None), None, child.school_id)

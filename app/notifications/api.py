@@ -161,7 +161,7 @@ def list_unreached(notification_id: UUID) -> Mapping[str, Any]:
 @blueprint.route(f"{ONE}/cancel", methods=["POST"])
 @_requires(CANCEL)
 @blueprint.response(200, NotificationDetailSchema)
-@blueprint.alt_response(409, description="It is finished or cancelled.")
+@blueprint.alt_response(409, description="It is cancelled, or finished with nothing that waits.")
 def cancel_notification(notification_id: UUID) -> Mapping[str, Any]:
     """Cancel what is not delivered yet"""
     notification = services.cancel(str(notification_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import sqlalchemy as sa
 
@@ -28,7 +29,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.columns import new_id
-from flask_belfry.outbox import JobRequest
+from flask_belfry.outbox import BatchStateError, JobRequest
 
 DELIVER, FINISH = "notifications.deliver", "notifications.finish"
 # What is not delivered yet.
@@ -88,19 +89,22 @@ def cancel(notification_id: str) -> Notification:
 
     Raises:
         NotFoundError: there is no such notification.
-        ConflictError: it is finished or cancelled already.
+        ConflictError: it is cancelled already, or finished, and nothing of it waits for a digest or a later mail.
     """
     notification = _lock(notification_id)
-    if notification.state is not NotificationState.SENDING:
+    is_open = NotificationDelivery.notification_id == notification.id, NotificationDelivery.state.in_(OPEN)
+    if notification.state is NotificationState.FINISHED:
+        can_be_cancelled = db.session.scalar(sa.select(NotificationDelivery.id).where(*is_open).limit(1)) is not None
+    else:
+        can_be_cancelled = notification.state is NotificationState.SENDING
+    if not can_be_cancelled:
         raise ConflictError(f"This notification is {notification.state} already.")
     notification.state, notification.finished_at = NotificationState.CANCELLED, utc_now()
     db.session.flush()
-    outbox.cancel_batch(notification.batch_id)
-    is_open = sa.update(NotificationDelivery).where(
-        NotificationDelivery.notification_id == notification.id, NotificationDelivery.state.in_(OPEN)
-    )
+    with suppress(BatchStateError):  # its batch is finished
+        outbox.cancel_batch(notification.batch_id)
     values = {"state": DeliveryState.CANCELLED, "reason": None, "held_until": None}
-    db.session.execute(is_open.values(values), execution_options=_NO_SYNC)
+    db.session.execute(sa.update(NotificationDelivery).where(*is_open).values(values), execution_options=_NO_SYNC)
     with for_school(notification.school_id):
         audit.record("notification.cancel", Subject("notification", notification.id))
     return notification

@@ -358,13 +358,18 @@ def _detail_context(notification_id: str) -> dict[str, Any]:
         "states": [state.value for state in COLUMNS if state.value in present],
         "retryable": failed,
         "tab": tab,
-        "may_cancel": is_sending and can(user, CANCEL),
+        "may_cancel": (is_sending or _has_open(notification, present)) and can(user, CANCEL),
         "may_retry": notification.state is not NotificationState.CANCELLED and can(user, RETRY),
         "may_see_mails": can(user, "mails.view"),
         "may_see_jobs": can(user, "jobs.view"),
         "is_live": is_sending,
         **_tab_context(notification, tab),
     }
+
+
+def _has_open(notification: Notification, present: set[str]) -> bool:
+    is_finished = notification.state is NotificationState.FINISHED
+    return is_finished and any(state.value in present for state in services.OPEN)
 
 
 def _tab_context(notification: Notification, tab: str) -> dict[str, Any]:

@@ -13,7 +13,16 @@ import sqlalchemy as sa
 import time_machine
 
 from app.accounts import User, unsubscribe_path
-from app.notifications import NotificationChannel, NotificationDelivery, NotificationType, Targets, digests
+from app.notifications import (
+    NotificationChannel,
+    NotificationDelivery,
+    NotificationState,
+    NotificationType,
+    Targets,
+    cancel,
+    digests,
+    get,
+)
 from app.notifications.digest_emails import MAX_SHOWN
 from app.notifications.preferences import change_preferences, preferences_of, set_quiet_hours
 from flask_belfry.core.clock import utc_now
@@ -199,21 +208,22 @@ def test_what_is_not_wanted_or_has_expired_by_then_is_skipped_with_the_reason(ap
 
 
 @on_sqlite
-def test_a_notification_that_is_cancelled_after_the_digest_was_enqueued_is_not_in_it(app, session, work, smtp):
+def test_a_notification_that_is_cancelled_before_or_after_the_digest_was_enqueued_is_not_in_it(
+    app, session, work, smtp
+):
     ada = reader()
     with at(EVENING):
-        kept, cancelled = announce(work, ada), announce(work, ada, title="Books")
+        kept, early, late = (announce(work, ada, title=title) for title in ("Lunch money", "Books", "Trip"))
+        assert get(early.id).state is NotificationState.FINISHED
+        cancel(early.id)
+        session.commit()
     with at(DIGEST):
         one_pass()
-        session.execute(
-            sa.update(NotificationDelivery)
-            .where(NotificationDelivery.notification_id == cancelled.id)
-            .values(state="cancelled")
-        )
+        cancel(late.id)
         session.commit()
         work()
     assert smtp.received[0].message["Subject"] == "Lunch money"
-    assert (state(kept, ada)[0], state(cancelled, ada)[0]) == ("delivered", "cancelled")
+    assert [state(each, ada)[0] for each in (kept, early, late)] == ["delivered", "cancelled", "cancelled"]
 
 
 @on_sqlite

@@ -29,7 +29,7 @@ def fall_back(session: Session, notification_id: str) -> dict[str, int]:
 
 @job("notifications.retry_failed_deliveries", queue="bulk", is_singleton=True)
 def retry_failed_deliveries(session: Session) -> dict[str, int]:
-    """Retries the deliveries of the last day that failed for reasons that may pass."""
+    """Retries the deliveries of the last day that failed for reasons that may pass, and releases what is overdue."""
     return notifications.delivering.retry_failed_deliveries(session)
 
 

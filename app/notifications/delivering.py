@@ -24,6 +24,7 @@ from app.notifications.models import (
 )
 from app.notifications.preferences import Decision
 from flask_belfry import outbox
+from flask_belfry.changes import for_school
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import new_id
@@ -36,6 +37,8 @@ RELEASE, FALL_BACK = "notifications.release_held", "notifications.fall_back"
 # States of push messages that a mail replaces.
 NOT_REACHED = (DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.FAILED, DeliveryState.SKIPPED)
 RETRIED_FOR = timedelta(days=1)
+# After this time, held deliveries are not those that a job is releasing.
+OVERDUE = timedelta(minutes=15)
 EXPIRED = "it had expired before it was sent"
 
 _DELIVERIES = table_of(NotificationDelivery)
@@ -103,7 +106,9 @@ def fall_back(session: Session, notification_id: str) -> dict[str, int]:
 
 
 def retry_failed_deliveries(session: Session) -> dict[str, int]:
-    """Retry the deliveries of the last day that failed for reasons that may pass, as a job."""
+    """Retry the deliveries of the last day that failed for reasons that may pass, as a job, and release what is still
+    held after its time: the job for that was cancelled, has failed, or did not see a page that was committed later."""
+    _release_overdue(session)
     since = utc_now() - RETRIED_FOR
     is_passing = NotificationDelivery.is_passing, NotificationDelivery.created_at > since
     failed = sa.select(NotificationDelivery.notification_id).where(*is_passing)
@@ -194,6 +199,17 @@ def _release(
     enqueue(session, notification, channel, outgoing)
     session.connection().execute(_RELEASE, {"ids": [row.id for row in released]})
     return len(released)
+
+
+def _release_overdue(session: Session) -> None:
+    now = utc_now()
+    overdue = sa.select(NotificationDelivery.notification_id, NotificationDelivery.school_id).where(
+        NotificationDelivery.state == DeliveryState.HELD, NotificationDelivery.held_until < now - OVERDUE
+    )
+    for id, school_id in session.execute(overdue.distinct()):
+        with for_school(school_id):
+            key = f"{RELEASE}/{id}/overdue"
+            outbox.enqueue(RELEASE, notification_id=id, held_until=now.isoformat(), unique_key=key)
 
 
 def _enqueue_fall_back(session: Session, notification_id: str, after: str = "") -> None:

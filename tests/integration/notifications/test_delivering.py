@@ -21,6 +21,7 @@ from app.notifications import (
     preferences,
     retry_failed,
 )
+from flask_belfry import outbox
 from flask_belfry.core.clock import utc_now
 from flask_belfry.mail import EmailMessage, MailState
 from flask_belfry.outbox import JobRecord, JobState, publisher
@@ -104,6 +105,26 @@ def test_what_quiet_hours_hold_is_sent_at_their_end(app, session, smtp, work, cl
     assert deliveries(notification.id)[ada.id, "mail"] == ("delivered", None)
     assert len(smtp.received) == 2
     assert get(notification.id).state is NotificationState.FINISHED
+
+
+def test_what_is_still_held_after_its_time_is_released_by_the_periodic_job(
+    app, session, smtp, work, clock, monkeypatch
+):
+    ada = make_user()
+    held_until(monkeypatch, utc_now() + timedelta(hours=8))
+    notification = sent(channels=("mail",))
+    work()
+    release = session.scalars(sa.select(JobRecord.id).where(JobRecord.name == delivering.RELEASE)).one()
+    outbox.cancel([release])
+    session.commit()
+    for hours, state in ((7, "held"), (2, "delivered")):
+        clock.shift(timedelta(hours=hours))
+        outbox.enqueue("notifications.retry_failed_deliveries")
+        session.commit()
+        work()
+        assert deliveries(notification.id)[ada.id, "mail"][0] == state
+    (mail,) = session.scalars(sa.select(EmailMessage))
+    assert mail.school_id == notification.school_id
 
 
 def test_what_is_held_can_be_cancelled(app, session, smtp, work, clock, monkeypatch):

@@ -19,6 +19,7 @@ from app.notifications import (
     ScheduledState,
     Targets,
 )
+from app.notifications.preferences import change_preferences
 from flask_belfry.core.clock import utc_now
 from tests.notification_factories import deliveries, sent
 from tests.reservation_factories import log_in, make_school, make_user
@@ -241,6 +242,21 @@ def test_what_fcm_refuses_is_shown(session, pages):
     session.commit()
     shown = text_of(pages.get(f"/notifications/{notification.id}").text)
     assert "Push messages of this notification are refused: message.data is &lt;too&gt; long" in shown
+
+
+def test_what_waits_for_a_digest_is_cancelled_after_the_end_of_sending(session, pages, staff, work):
+    change_preferences(staff, {"general": {"mail": "daily"}})
+    session.commit()
+    pages.post("/notifications/new", data={**FORM, "people": staff.username})
+    work()
+    (notification,) = all_notifications(session)
+    path = f"/notifications/{notification.id}"
+    assert notification.state is NotificationState.FINISHED
+    assert "Cancel this notification?" in pages.get(path).text
+    pages.post(f"{path}/cancel")
+    session.refresh(notification)
+    assert notification.state is NotificationState.CANCELLED
+    assert "Cancel this notification?" not in pages.get(path).text
 
 
 def test_sending_is_cancelled_half_way(session, pages, work):

@@ -132,7 +132,7 @@ ON_A_CONNECTION = {
     "app/demo/work_items.py": (4, "commands only"),
     "app/notifications/audiences.py": (2, "the people of one school, which is a condition of each part"),
     "app/notifications/channels.py": (1, "by the ids of the recipients of one notification"),
-    "app/notifications/delivering.py": (3, "by the ids of the recipients and deliveries of one notification"),
+    "app/notifications/delivering.py": (4, "by the ids of the recipients and deliveries of one notification"),
     "app/notifications/emails.py": (1, "by the ids of deliveries that the ledger has for mails"),
     "flask_belfry/mail/domain_holds.py": (5, "domains of email addresses, which belong to no school"),
     "flask_belfry/mail/ledger.py": (
@@ -165,7 +165,7 @@ ON_A_CONNECTION = {
         3,
         "by the ids of jobs that a worker holds or that have ended, and of notifications that a scoped statement found",
     ),
-    "app/notifications/digests.py": (4, "by the ids of deliveries that a scoped statement has found"),
+    "app/notifications/digests.py": (3, "by the ids of deliveries that a scoped statement has found"),
     "app/reservations/hooks.py": (1, "by the ids of rows that a scoped statement has changed"),
     "app/work_items/digests.py": (2, "by the ids of items that a scoped statement has changed"),
     "app/work_items/ordering.py": (1, "by the ids of cards of one school's column"),

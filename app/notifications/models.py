@@ -193,6 +193,8 @@ class NotificationDelivery(OfSchool, Base):
     is_fallback: Mapped[bool] = mapped_column(default=False)
     # Of a failed one: whether the reason may pass, such as a server that did not respond.
     is_passing: Mapped[bool] = mapped_column(default=False)
+    # The ids of the devices that are tried again, of a push message that another device has got.
+    remaining_devices: Mapped[list[int] | None] = mapped_column(sa.JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     delivered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     read_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

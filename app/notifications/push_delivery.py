@@ -50,7 +50,8 @@ from flask_belfry.outbox import JobRecord, JobState, PauseKind, active_pauses, o
 log = structlog.get_logger(__name__)
 
 # Errors that a later attempt may not meet: retried, by the job and by the sweep of failed deliveries.
-PASSING = (PushUnavailableError, PushCredentialsError, JobTimeoutError)
+OF_A_DEVICE = (PushUnavailableError, PushCredentialsError)
+PASSING = (*OF_A_DEVICE, JobTimeoutError)
 
 
 def asked_delay(error: BaseException) -> float | None:
@@ -84,6 +85,7 @@ _LOAD = (
         NotificationDelivery.user_id,
         NotificationDelivery.state,
         NotificationDelivery.notification_id,
+        NotificationDelivery.remaining_devices,
         Notification.title,
         Notification.body,
         Notification.type,
@@ -100,7 +102,8 @@ _LOAD = (
 )
 _DELIVERIES = table_of(NotificationDelivery)
 _columns = _DELIVERIES.c
-_NOW = sa.bindparam("now", type_=UtcDateTime)
+# When the first device got it.
+_DELIVERED_AT = sa.func.coalesce(_columns.delivered_at, sa.bindparam("now", type_=UtcDateTime))
 _WRITE_DELIVERED = (
     sa.update(_DELIVERIES)
     .where(among(_columns.id, "ids"), among(_columns.job_id, "job_ids"))
@@ -109,7 +112,8 @@ _WRITE_DELIVERED = (
         reason=None,
         is_passing=False,
         attempts=_columns.attempts + 1,
-        delivered_at=_NOW,
+        remaining_devices=None,
+        delivered_at=_DELIVERED_AT,
     )
 )
 _WRITE_OTHERS = (
@@ -120,6 +124,10 @@ _WRITE_OTHERS = (
         reason=sa.bindparam("new_reason"),
         is_passing=sa.bindparam("passes"),
         attempts=_columns.attempts + sa.bindparam("more_attempts", type_=sa.Integer),
+        remaining_devices=sa.bindparam("remaining"),
+        delivered_at=sa.case(
+            (sa.bindparam("is_delivered", type_=sa.Boolean), _DELIVERED_AT), else_=_columns.delivered_at
+        ),
     )
 )
 _LOCK_REFUSED = (
@@ -146,11 +154,16 @@ _FAIL_REST = (
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What an attempt makes of a delivery. `attempts` is how many it counts as."""
+    """What an attempt makes of a delivery. `attempts` is how many it counts as, `remaining` the ids of the devices that
+    the next attempt tries."""
 
     state: DeliveryState
     reason: str | None = None
     attempts: int = 0
+    remaining: Sequence[int] | None = None
+
+
+DELIVERED = _Outcome(DeliveryState.DELIVERED, attempts=1)
 
 
 @dataclass
@@ -163,6 +176,7 @@ class _Push:
         targets: the devices.
         left: the outcomes of the rows that are not sent.
         outcome: of the others.
+        remaining: the devices that have not got the message, after another one has.
     """
 
     item: Claim
@@ -170,6 +184,7 @@ class _Push:
     targets: Sequence[Target] = ()
     left: dict[str, _Outcome] = field(default_factory=dict)
     outcome: _Outcome | None = None
+    remaining: Sequence[Target] | None = None
 
     @property
     def sent(self) -> list[Any]:
@@ -225,11 +240,15 @@ class _Chunk:
     def _load(self) -> None:
         session, items = self.chunk.session, {item.id: item for item in self.chunk}
         for row in session.execute(_LOAD, {"job_ids": list(items)}):
-            if row.state not in ENDED:
+            if row.state not in ENDED or row.remaining_devices is not None:
                 self.pushes.setdefault(row.job_id, _Push(items[row.job_id])).rows.append(row)
         targets = push.targets_of(session, {each.rows[0].user_id for each in self.pushes.values()})
         for each in self.pushes.values():
             each.targets = targets.get(each.rows[0].user_id, ())
+            remaining = [row.remaining_devices for row in each.rows if row.remaining_devices is not None]
+            if remaining:
+                each.targets = [target for target in each.targets if target.device_id in remaining[0]]
+                each.remaining = each.targets
         session.rollback()
 
     def _is_held(self, item: Claim) -> bool:
@@ -275,6 +294,11 @@ class _Chunk:
 
     def _without_sending(self, row: Any, targets: Sequence[Target]) -> _Outcome | None:
         """Return the outcome of a delivery that is not sent; None if it is."""
+        outcome = self._outcome_without_sending(row, targets)
+        is_delivered = outcome is not None and row.remaining_devices is not None
+        return _Outcome(DeliveryState.DELIVERED) if is_delivered else outcome
+
+    def _outcome_without_sending(self, row: Any, targets: Sequence[Target]) -> _Outcome | None:
         if not push.is_configured():
             return _Outcome(DeliveryState.SKIPPED, push.NOT_CONFIGURED)
         if row.disabled_at is not None:
@@ -291,30 +315,36 @@ class _Chunk:
         """Send the message to all devices of a person; it is delivered if one of them gets it.
 
         Raises:
-            PushError: no device gets it, and this error may pass, or is about more than the devices.
+            PushError: devices do not get it, and a later attempt may reach them, or no device gets it.
         """
         message, client = _message(found.sent), push.push_client()
-        is_accepted, failure = False, None
-        for target in found.targets:
+        is_accepted, failure = found.remaining is not None, None
+        remaining: list[Target] = []
+        for index, target in enumerate(found.targets):
             if target.token in self._gone:
                 continue
             try:
                 client.send(message, target.kind, target.token)
-                is_accepted = True
+                is_accepted, self._failures = True, 0
             except DeviceGoneError as error:
                 self._gone.add(target.token)
                 log.info("push.device_forgotten", device=target.device_id, reason=str(error))
             except (ThrottledError, PayloadRefusedError) as error:
                 failure = error
+                remaining += found.targets[index:]
                 break
+            except OF_A_DEVICE as error:
+                # More than one that does not pass: a later attempt reaches this device.
+                failure = error
+                remaining.append(target)
             except PushError as error:
-                # One that may pass is more than one that does not: a later attempt reaches this device.
-                failure = failure if isinstance(failure, PASSING) else error
-        if is_accepted:
-            return _Outcome(DeliveryState.DELIVERED, attempts=1)
-        if failure is not None:
-            raise failure
-        return _Outcome(DeliveryState.SKIPPED, FORGOTTEN, attempts=1)
+                failure = failure or error
+        if is_accepted and not isinstance(failure, (*OF_A_DEVICE, ThrottledError)):
+            return DELIVERED
+        if failure is None:
+            return _Outcome(DeliveryState.SKIPPED, FORGOTTEN, attempts=1)
+        found.remaining = remaining if is_accepted else None
+        raise failure
 
     def _end(self, found: _Push, outcome: _Outcome) -> None:
         found.outcome = outcome
@@ -332,7 +362,7 @@ class _Chunk:
         others: list[dict[str, Any]] = []
         for answer in answers:
             for row, outcome in _outcomes_of(answer, self.pushes.get(answer.item.id)):
-                if outcome.state is DeliveryState.DELIVERED:
+                if outcome == DELIVERED:
                     delivered.append(row)
                 else:
                     others.append(_parameters(row, outcome, answer))
@@ -389,6 +419,9 @@ def _outcome_of(answer: Answer, found: _Push) -> _Outcome | None:
         return found.outcome if answer.state is JobState.COMPLETED else None
     if answer.state is JobState.PENDING:
         return None
+    if found.remaining is not None:
+        ids = [target.device_id for target in found.remaining]
+        return _Outcome(DeliveryState.DELIVERED, attempts=0 if answer.state is JobState.SCHEDULED else 1, remaining=ids)
     outcome = _Outcome(STATES_AFTER[answer.state], error_text(answer.error)[:ERROR_CHARACTERS])
     return outcome if answer.state is JobState.SCHEDULED else replace(outcome, attempts=1)
 
@@ -401,6 +434,9 @@ def _parameters(row: Any, outcome: _Outcome, answer: Answer) -> dict[str, Any]:
         "new_reason": outcome.reason,
         "passes": outcome.state is DeliveryState.FAILED and isinstance(answer.error, (*PASSING, Snooze)),
         "more_attempts": outcome.attempts,
+        "remaining": outcome.remaining,
+        "is_delivered": outcome.state is DeliveryState.DELIVERED,
+        "now": utc_now(),
     }
 
 

@@ -2,7 +2,7 @@
 
 A bounce names its mail by the return path to which it was sent, or else by the Message-ID of the mail that it returns.
 The formats are those that flufl.bounce detects. Anyone can send a message to the bounce address, so all of it is
-bounded before it is parsed, and only a mail of ours in the state `sent` changes.
+bounded before it is parsed, and only a mail of ours in the state `sent` or `uncertain` changes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class BounceResult(StrEnum):
     BOUNCED = "bounced"  # the mail is now in this state
     REPEATED = "repeated"  # the mail had bounced before
     DELAYED = "delayed"  # a server is still trying: only logged
-    UNCHANGED = "unchanged"  # the mail is in another state than `sent`, or was sent again meanwhile
+    UNCHANGED = "unchanged"  # the mail is not `sent`, nor may have been sent, or it was sent again meanwhile
     NOT_A_BOUNCE = "not a bounce"  # an automatic reply, or anything else
 
 
@@ -171,7 +171,7 @@ def _result(mail: EmailMessage, message_ids: set[str], failure: _Failure) -> Bou
         return BounceResult.DELAYED
     if mail.state is MailState.BOUNCED:
         return BounceResult.REPEATED
-    if mail.state is not MailState.SENT or is_of_other_sending:
+    if mail.state not in (MailState.SENT, MailState.UNCERTAIN) or is_of_other_sending:
         return BounceResult.UNCHANGED
     return BounceResult.BOUNCED
 

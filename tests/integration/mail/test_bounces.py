@@ -162,6 +162,20 @@ def test_a_bounced_mail_is_not_sent_again_by_its_job(
     assert len(smtp.received) == 1
 
 
+@ON_SQLITE
+def test_a_bounce_proves_that_an_uncertain_mail_was_sent(
+    app: Flask, session: Session, mail_id: str, smtp: SmtpServer
+) -> None:
+    get_mail(mail_id).state = MailState.UNCERTAIN
+    job_of(session, mail_id).state = "retryable"
+    session.commit()
+    assert record_bounce(bounce(mail_id)).result is BounceResult.BOUNCED
+    session.commit()
+    work(app, session)
+    assert state_of(mail_id) is MailState.BOUNCED
+    assert len(smtp.received) == 1
+
+
 @pytest.mark.parametrize(
     ("code", "is_suppressed"),
     [("5.1.1", True), ("5.1.2", True), ("5.2.1", True), ("5.2.2", False), ("5.7.26", False), ("5.4.4", False)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -62,8 +63,8 @@ def recipients(notification_id: str) -> set[tuple[int, int | None, str | None]]:
     return set(found)
 
 
-def insert_members(number: int, school_id: int | None = None) -> list[int]:
-    """Many members at once, past every hook; their emails are of example.org."""
+def insert_members(number: int, school_id: int | None = None, domains: Sequence[str] = ("example.org",)) -> list[int]:
+    """Many members at once, past every hook; their emails are of these domains in turn."""
     school_id, now = school_id or default_school().id, utc_now()
     begin = db.session.scalar(sa.select(sa.func.coalesce(sa.func.max(User.id), 0))) or 0
     names = [f"member{begin + count}" for count in range(1, number + 1)]
@@ -72,12 +73,12 @@ def insert_members(number: int, school_id: int | None = None) -> list[int]:
             "school_id": school_id,
             "username": name,
             "username_key": name,
-            "email": f"{name}@example.org",
+            "email": f"{name}@{domains[index % len(domains)]}",
             "confirmed_at": now,
             "name": name.title(),
             "password_hash": "unusable",
         }
-        for name in names
+        for index, name in enumerate(names)
     ]
     db.session.connection().execute(sa.insert(sa.inspect(User).local_table), rows)
     db.session.commit()

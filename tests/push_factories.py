@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any
 
@@ -13,7 +13,8 @@ from app.accounts import User
 from app.notifications import Content, Notification, NotificationDelivery, NotificationType, Targets, send
 from app.push import Device, DeviceKind
 from app.schools import default_school
-from flask_belfry.db import db
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db, table_of
 from tests.reservation_factories import make_user
 
 _numbers = count(1)
@@ -26,6 +27,17 @@ def device(user: User, token: str | None = None, **values: Any) -> Device:
     db.session.add(row)
     db.session.commit()
     return row
+
+
+def insert_devices(tokens: Iterable[tuple[int, str]]) -> None:
+    """Many devices at once: user ids with tokens."""
+    now = utc_now()
+    rows = [
+        {"user_id": user_id, "kind": DeviceKind.TOKEN, "token": token, "created_at": now, "last_seen_at": now}
+        for user_id, token in tokens
+    ]
+    db.session.connection().execute(sa.insert(table_of(Device)), rows)
+    db.session.commit()
 
 
 def people(number: int) -> list[User]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 import socket
 import socketserver
 import ssl
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ STEPS = ("connect", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "content
 CUT = "cut"
 HANG = "hang"
 HANG_SECONDS = 60
+_MESSAGE_ID = re.compile(rb"(?im)^message-id:\s*(<\S+>)")
 
 
 @dataclass
@@ -35,7 +38,8 @@ class Fault:
     Args:
         at: one of STEPS.
         do: CUT, HANG, or the answer to give.
-        recipient: only for this address (`rcpt`), or for mails to it (`data` and later).
+        recipient: only for this address (`rcpt`), or for mails to it (`data` and later); `@example.org` is for all of
+            a domain.
         times: how often; None is always.
     """
 
@@ -46,6 +50,12 @@ class Fault:
 
     def __post_init__(self) -> None:
         assert self.at in STEPS, f"a fault strikes at one of {', '.join(STEPS)}, not at {self.at!r}"
+
+    def concerns(self, recipients: tuple[str, ...]) -> bool:
+        """Whether it strikes a mail to these recipients."""
+        if self.recipient is None:
+            return True
+        return any(email == self.recipient or email[email.find("@") :] == self.recipient for email in recipients)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,13 @@ class Received:
     def message(self) -> EmailMessage:
         """The mail, parsed."""
         return cast(EmailMessage, message_from_bytes(self.content, policy=policy.default))  # type: ignore[arg-type]
+
+    @property
+    def message_id(self) -> str:
+        """Its Message-ID, which is found without parsing the mail."""
+        found = _MESSAGE_ID.search(self.content)
+        assert found is not None, "the mail has no Message-ID"
+        return found[1].decode()
 
     def body(self, subtype: str) -> str:
         """Its `plain` or `html` part."""
@@ -105,6 +122,8 @@ class SmtpServer:
     commands: list[str] = field(default_factory=list)
     connections: int = 0
     open_connections: int = 0
+    # Those of single recipients, of which there may be hundreds, by recipient.
+    _faults_of: defaultdict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         self._server: _Server | None = None
@@ -142,16 +161,18 @@ class SmtpServer:
     def fail(self, at: str, do: str, *, recipient: str | None = None, times: int | None = None) -> Fault:
         """Adds a fault; see `Fault`."""
         fault = Fault(at, do, recipient, times)
-        self.faults.append(fault)
+        self._list_of(fault).append(fault)
         return fault
 
     def mend(self, fault: Fault) -> None:
         """Takes a fault away; connections that hang by it are cut."""
-        self.faults = [present for present in self.faults if present is not fault]
+        with self._changed:
+            present = self._list_of(fault)
+            present[:] = [each for each in present if each is not fault]
 
     def hangs(self, fault: Fault) -> bool:
         """Whether a connection that met a HANG is still to say nothing."""
-        return any(present is fault for present in self.faults) and not self.stopped.is_set()
+        return any(present is fault for present in self._list_of(fault)) and not self.stopped.is_set()
 
     def record(self, mail: Received) -> None:
         with self._changed:
@@ -175,12 +196,18 @@ class SmtpServer:
     def fault_for(self, step: str, recipients: tuple[str, ...]) -> Fault | None:
         """The fault that strikes now, counted down."""
         with self._changed:
-            for fault in self.faults:
-                if fault.at == step and fault.times != 0 and (fault.recipient is None or fault.recipient in recipients):
+            present = [fault for email in recipients for fault in self._faults_of.get(email, ())]
+            for fault in (*present, *self.faults):
+                if fault.at == step and fault.times != 0 and fault.concerns(recipients):
                     if fault.times is not None:
                         fault.times -= 1
                     return fault
         return None
+
+    def _list_of(self, fault: Fault) -> list[Fault]:
+        if fault.recipient is None or fault.recipient.startswith("@"):
+            return self.faults
+        return self._faults_of[fault.recipient]
 
 
 class _Server(socketserver.ThreadingTCPServer):

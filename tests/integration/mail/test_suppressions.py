@@ -79,7 +79,7 @@ def refuse_until_held(app: Flask, session: Session, smtp: SmtpServer) -> list[st
 def test_a_refused_address_is_suppressed_in_the_commit_that_fails_its_mail(
     app: Flask, session: Session, smtp: SmtpServer, step: str
 ) -> None:
-    smtp.fail(step, "550 5.1.1 <ada@example.org>: ada is unknown", recipient="ada@example.org")
+    unknown = smtp.fail(step, "550 5.1.1 <ada@example.org>: ada is unknown", recipient="ada@example.org")
     ada, bob = ask(session, "ada", "bob")
     work(app, session)
     assert (state_of(ada), state_of(bob)) == (MailState.FAILED, MailState.SENT)
@@ -87,7 +87,7 @@ def test_a_refused_address_is_suppressed_in_the_commit_that_fails_its_mail(
     assert (found.email, found.status_code, found.source) == ("ada@example.org", "5.1.1", SuppressionSource.SMTP)
     assert found.email_id == ada
     assert "550 5.1.1 <…@…>: … is unknown" in (found.reason or "")
-    smtp.faults.clear()
+    smtp.mend(unknown)
     (again,) = ask(session, "Ada")
     work(app, session)
     assert state_of(again) is MailState.SKIPPED

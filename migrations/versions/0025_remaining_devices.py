@@ -1,7 +1,7 @@
 """The devices to which a push message is sent again, after another device of the person has got it.
 
-Revision ID: 0024
-Revises: 0023
+Revision ID: 0025
+Revises: 0024
 Create Date: 2026-11-30 13:30:00
 
 """
@@ -9,8 +9,8 @@ Create Date: 2026-11-30 13:30:00
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0024"
-down_revision = "0023"
+revision = "0025"
+down_revision = "0024"
 branch_labels = None
 depends_on = None
 

@@ -56,9 +56,7 @@ async def converse(
             log.write(f"{time.time()}\n")
             log.flush()
             body = ACCEPTED
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        )
+        writer.write(HEAD % len(body) + body)
     writer.close()
 
 

@@ -114,7 +114,7 @@ class Ground:
         return {recipient: moment for moment, recipient in self._accepted()}
 
     def start_fcm(self, delay_seconds: float) -> Path:
-        """Starts a server of push messages, and tells the contestants; returns its log."""
+        """Starts a server of push messages, which the contestants then use; returns its log."""
         port, log, credentials = free_port(), self._folder / "fcm.log", self._folder / "credentials.json"
         write_credentials(credentials, port)
         self._environ |= {"FCM_CREDENTIALS": str(credentials), "FCM_ENDPOINT": f"http://127.0.0.1:{port}"}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from app.accounts import Role, User
 from app.directory import Guardian, Student
@@ -104,6 +105,30 @@ def audience(school_id: int, targets: Targets, limit: int = NAMES_SHOWN) -> Audi
     left_out = connection.scalar(sa.select(sa.func.count(sa.distinct(found.c.user_id))).where(is_out))
     names = sa.select(_USERS.c.name).where(_USERS.c.id.in_(gets)).order_by(_USERS.c.name, _USERS.c.id).limit(limit)
     return Audience(count or 0, list(connection.execute(names).scalars()), left_out or 0)
+
+
+def no_longer_contacted(
+    session: Session, notification_ids: Collection[str], user_ids: Collection[int]
+) -> set[tuple[str, int]]:
+    """Return the recipients, by notification and user, who were restricted or are no guardians any more since it was
+    sent: they may not be contacted about any of the students for whose sake they are recipients."""
+    recipient = NotificationRecipient
+    is_guardian = sa.and_(Guardian.student_id == recipient.student_id, Guardian.user_id == recipient.user_id)
+    # NULL, which is not true, without a guardian.
+    is_contacted = sa.case((sa.or_(recipient.student_id.is_(None), ~Guardian.is_restricted), 1), else_=0)
+    query = (
+        sa.select(recipient.notification_id, recipient.user_id)
+        .outerjoin(Guardian, is_guardian)
+        .where(
+            among(recipient.notification_id, "notifications"),
+            among(recipient.user_id, "users"),
+            recipient.left_out.is_(None),
+        )
+        .group_by(recipient.notification_id, recipient.user_id)
+        .having(sa.func.max(is_contacted) == 0)
+    )
+    values = {"notifications": list(set(notification_ids)), "users": list(set(user_ids))}
+    return {(row.notification_id, row.user_id) for row in session.execute(query, values)}
 
 
 def _row(*values: Any) -> sa.Select[*tuple[Any, ...]]:

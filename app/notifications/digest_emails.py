@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.notifications.audiences import no_longer_contacted
 from app.notifications.emails import paragraphs_of, record_digests, students_of
 from app.notifications.models import DeliveryState, Notification, NotificationDelivery
 from app.notifications.preferences import clocks_of
@@ -66,12 +67,14 @@ def describe(entries: Sequence[MailEntry]) -> Mapping[str, dict[str, Any] | None
         )
         .order_by(NotificationDelivery.id)
     )
+    rows = db.session.execute(query, {"ids": [entry.id for entry in entries]}).all()
+    notification_ids, user_ids = [row.Notification.id for row in rows], {row.user_id for row in rows}
+    left_out = no_longer_contacted(db.session(), notification_ids, user_ids)
     by_mail: defaultdict[str, list[Any]] = defaultdict(list)
-    for row in db.session.execute(query, {"ids": [entry.id for entry in entries]}):
-        by_mail[row.email_id].append(row)
-    rows = [row for of_mail in by_mail.values() for row in of_mail]
-    user_ids = {row.user_id for row in rows}
-    students = students_of([row.Notification.id for row in rows], user_ids)
+    for row in rows:
+        if (row.Notification.id, row.user_id) not in left_out:
+            by_mail[row.email_id].append(row)
+    students = students_of(notification_ids, user_ids)
     clocks = clocks_of(db.session(), user_ids)
 
     def item(row: Any) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.directory import Student
+from app.directory import Guardian, Student
 from app.notifications import unsubscribing
+from app.notifications.audiences import no_longer_contacted
 from app.notifications.models import (
     DeliveryState,
     Notification,
@@ -124,7 +125,8 @@ def sample() -> dict[str, Any]:
 
 
 def describe(entries: Sequence[MailEntry]) -> Mapping[str, dict[str, Any] | None]:
-    """Return the contexts, with two queries for all of them; None of a cancelled notification or a disabled school."""
+    """Return the contexts, with three queries for all of them; None of a cancelled notification, a disabled school, or
+    to a person who may not be contacted any more."""
     ids = {entry.id: entry.context["delivery_id"] for entry in entries}
     query = (
         sa.select(NotificationDelivery.id, NotificationDelivery.user_id, Notification, School.name)
@@ -138,10 +140,13 @@ def describe(entries: Sequence[MailEntry]) -> Mapping[str, dict[str, Any] | None
         )
     )
     rows = {row[0]: row for row in db.session.execute(query, {"ids": list(ids.values())})}
-    students = students_of([row[2].id for row in rows.values()], {row[1] for row in rows.values()})
+    notification_ids, user_ids = [row[2].id for row in rows.values()], {row[1] for row in rows.values()}
+    students = students_of(notification_ids, user_ids)
+    left_out = no_longer_contacted(db.session(), notification_ids, user_ids)
     contexts: dict[str, dict[str, Any] | None] = {}
     for mail_id, delivery_id in ids.items():
-        if (row := rows.get(delivery_id)) is None:
+        row = rows.get(delivery_id)
+        if row is None or (row[2].id, row[1]) in left_out:
             contexts[mail_id] = None
             continue
         _, user_id, notification, school = row
@@ -165,7 +170,9 @@ def students_of(notification_ids: Collection[str], user_ids: Collection[int]) ->
     query = (
         sa.select(NotificationRecipient.notification_id, NotificationRecipient.user_id, Student.name)
         .join(NotificationRecipient.student)
+        .join(Guardian, sa.and_(Guardian.student_id == Student.id, Guardian.user_id == NotificationRecipient.user_id))
         .where(
+            ~Guardian.is_restricted,
             among(NotificationRecipient.notification_id, "notifications"),
             among(NotificationRecipient.user_id, "users"),
             NotificationRecipient.left_out.is_(None),

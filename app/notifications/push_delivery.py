@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app import push
+from app.notifications.audiences import RESTRICTED, no_longer_contacted
 from app.notifications.channels import SCHOOL_DISABLED
 from app.notifications.models import (
     DeliveryState,
@@ -217,6 +218,7 @@ class _Chunk:
 
     chunk: Chunk
     pushes: dict[str, _Push] = field(default_factory=dict)
+    _left_out: set[tuple[str, int]] = field(default_factory=set)
     _gone: set[str] = field(default_factory=set)
     _refused: dict[str, str] = field(default_factory=dict)
     _throttled: tuple[str, datetime] | None = None
@@ -242,7 +244,10 @@ class _Chunk:
         for row in session.execute(_LOAD, {"job_ids": list(items)}):
             if row.state not in ENDED or row.remaining_devices is not None:
                 self.pushes.setdefault(row.job_id, _Push(items[row.job_id])).rows.append(row)
-        targets = push.targets_of(session, {each.rows[0].user_id for each in self.pushes.values()})
+        user_ids = {each.rows[0].user_id for each in self.pushes.values()}
+        targets = push.targets_of(session, user_ids)
+        notification_ids = {row.notification_id for each in self.pushes.values() for row in each.rows}
+        self._left_out = no_longer_contacted(session, notification_ids, user_ids)
         for each in self.pushes.values():
             each.targets = targets.get(each.rows[0].user_id, ())
             remaining = [row.remaining_devices for row in each.rows if row.remaining_devices is not None]
@@ -303,6 +308,8 @@ class _Chunk:
             return _Outcome(DeliveryState.SKIPPED, push.NOT_CONFIGURED)
         if row.disabled_at is not None:
             return _Outcome(DeliveryState.SKIPPED, SCHOOL_DISABLED)
+        if (row.notification_id, row.user_id) in self._left_out:
+            return _Outcome(DeliveryState.SKIPPED, RESTRICTED)
         if row.notification_state is NotificationState.CANCELLED:
             return _Outcome(DeliveryState.CANCELLED, CANCELLED)
         if row.expires_at is not None and row.expires_at <= utc_now():

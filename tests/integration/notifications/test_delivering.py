@@ -14,6 +14,7 @@ from app.notifications import (
     NotificationChannel,
     NotificationDelivery,
     NotificationState,
+    Targets,
     cancel,
     counts,
     delivering,
@@ -31,6 +32,7 @@ from tests.ledger import mails
 from tests.notification_factories import deliveries, insert_members, sent
 from tests.processes import signal_tree
 from tests.reservation_factories import make_user
+from tests.school_factories import guardian, student
 from tests.servers import wait_until
 
 PEOPLE = 300
@@ -125,6 +127,28 @@ def test_what_is_still_held_after_its_time_is_released_by_the_periodic_job(
         assert deliveries(notification.id)[ada.id, "mail"][0] == state
     (mail,) = session.scalars(sa.select(EmailMessage))
     assert mail.school_id == notification.school_id
+
+
+def test_a_guardian_who_is_restricted_meanwhile_gets_nothing_that_waits(app, session, smtp, work, clock, monkeypatch):
+    first, second = student(), student()
+    mother, father = guardian(first), guardian(first)
+    guardian(second, mother.user)
+    removed = guardian(first)
+    held_until(monkeypatch, utc_now() + timedelta(hours=8))
+    notification = sent(Targets(students=(first.id, second.id)), channels=("mail",))
+    work()
+    for each in (mother, father):
+        each.is_restricted, each.restriction_reason = True, "Custody order"
+    session.delete(removed)
+    session.commit()
+    clock.shift(timedelta(hours=8, seconds=10))
+    relay(publisher(app))
+    work()
+    states = {user_id: state for (user_id, _), (state, _) in deliveries(notification.id).items()}
+    assert states == {mother.user_id: "delivered", father.user_id: "skipped", removed.user_id: "skipped"}
+    (mail,) = smtp.received
+    assert mail.recipients == (mother.user.email,)
+    assert f"About {second.name}\r\n" in mail.body("plain")
 
 
 def test_what_is_held_can_be_cancelled(app, session, smtp, work, clock, monkeypatch):

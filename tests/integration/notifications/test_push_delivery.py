@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 import sqlalchemy as sa
 
-from app.notifications import Notification, NotificationDelivery, NotificationState, cancel, retry_failed
+from app.notifications import Notification, NotificationDelivery, NotificationState, Targets, cancel, retry_failed
 from app.notifications.push_delivery import RETRY
 from app.push import Device, DeviceKind
 from app.schools import School
@@ -25,9 +25,11 @@ from flask_belfry.outbox.states import WAITING
 from tests import fcm
 from tests.fcm import Fault, FcmServer
 from tests.job_records import count
+from tests.notification_factories import sent
 from tests.processes import signal_tree
 from tests.push_factories import deliveries, device, outcomes, people, send_push
 from tests.reservation_factories import make_user
+from tests.school_factories import guardian, student
 from tests.servers import wait_until
 
 PUSH = "notifications.push"
@@ -326,6 +328,18 @@ def test_what_waits_when_its_school_is_disabled_is_not_sent(app, session, server
     run_pushes(app, session)
     assert outcomes(session, notification) == [("skipped", "the school is disabled", 0)]
     assert server.requests == 0
+
+
+def test_a_guardian_who_is_restricted_meanwhile_gets_no_message(app, session, server):
+    child, users = student(), people(2)
+    restricted, _ = [guardian(child, user) for user in users]
+    notification = sent(Targets(students=(child.id,)), channels=("push",))
+    address(app, session, notification)
+    restricted.is_restricted, restricted.restriction_reason = True, "Custody order"
+    session.commit()
+    run_pushes(app, session)
+    assert outcomes(session, notification) == [("skipped", "contact restriction", 0), DELIVERED]
+    assert server.requests == 1
 
 
 def test_a_cancelled_notification_is_not_sent(session, server, work):

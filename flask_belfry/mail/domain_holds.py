@@ -21,6 +21,7 @@ from flask_belfry.changes.host import current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import db, insert_ignoring_conflicts, table_of
+from flask_belfry.db.columns import is_storable
 from flask_belfry.mail.models import DOMAIN_CHARACTERS, EmailMessage, MailDomainHold, MailState
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
@@ -162,7 +163,8 @@ def held_domains() -> Sequence[MailDomainHold]:
 
 def lift_hold(domain: str) -> None:
     """Lift the hold of a domain, make its waiting mails due, and record the action. Commits. Raises NotFoundError."""
-    row = db.session.get(MailDomainHold, domain.strip().lower()[:DOMAIN_CHARACTERS])
+    key = domain.strip().lower()[:DOMAIN_CHARACTERS]
+    row = db.session.get(MailDomainHold, key) if is_storable(key) else None
     if row is None or row.held_since is None:
         raise NotFoundError(f"Mail to {domain} is not held.")
     db.session.delete(row)

@@ -46,6 +46,13 @@ COMMANDS = {
     "mail list": "",
     "mail show": SOME_ID,
     "mail resend": SOME_ID,
+    "mail suppressions": "",
+    "mail holds": "",
+    "notifications list": "",
+    "notifications show": SOME_ID,
+    "notifications send": "--to everyone --title Hello --body Hello",
+    "notifications retry": SOME_ID,
+    "notifications cancel": SOME_ID,
     "queues list": "",
     "queues pause": "mail",
     "queues resume": "mail",
@@ -56,6 +63,11 @@ COMMANDS = {
     "schedule run": "maintenance.prune",
     "schedule pause": "maintenance.prune",
     "schedule resume": "maintenance.prune",
+    "schools list": "",
+    "schools create": "Lovelace --slug lovelace",
+    "schools rename": "school Lovelace",
+    "schools disable": "lovelace",
+    "schools enable": "lovelace",
     "users list": "",
     "users create": "--email a@example.org --username ada --password long-enough-secret",
     "users set-role": "ada staff",
@@ -68,7 +80,7 @@ COMMANDS = {
     "work-items set-status": "DONE 1 --as ada",
 }
 # They report on, start or show what needs no database; or another test runs them.
-WITHOUT_DATABASE = {"jobs names", "jobs worker", "mail preview", "mail test"}
+WITHOUT_DATABASE = {"jobs names", "jobs worker", "mail preview", "mail test", "mail bounce"}
 
 
 def run(app: Flask, *arguments: str) -> Result:

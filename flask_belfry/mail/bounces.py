@@ -8,7 +8,7 @@ bounded before it is parsed, and only a mail of ours in the state `sent` or `unc
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from email import message_from_string
 from email.message import Message
@@ -133,17 +133,22 @@ def record_bounce(content: bytes, recipient: str | None = None) -> Bounce:
     if failure is None:
         return Bounce(BounceResult.NOT_A_BOUNCE)
     message_ids = _own_message_ids(text)
-    return _record(_find(recipients, message_ids), message_ids, failure)
+    signed = _signed(recipients)
+    mail = _find(signed or {as_uuid_text(message_id[1:].partition("@")[0]) for message_id in message_ids})
+    # Everyone who has got a mail knows its Message-ID, and could have an address suppressed with it.
+    may_suppress = bool(signed) or current_app.config["MAIL_BOUNCE_ADDRESS"] is None
+    return _record(mail, message_ids, failure, may_suppress=may_suppress)
 
 
-def _record(mail: EmailMessage, message_ids: set[str], failure: _Failure) -> Bounce:
+def _record(mail: EmailMessage, message_ids: set[str], failure: _Failure, *, may_suppress: bool) -> Bounce:
     result = _result(mail, message_ids, failure)
     if result is BounceResult.BOUNCED:
         mail.state, mail.bounced_at = MailState.BOUNCED, utc_now()
         mail.last_error = failure.reason
         db.session.flush()
         ledger.report(db.session(), mail.kind, [mail.id])
-        _suppress_address(mail, failure)
+        if may_suppress:
+            _suppress_address(mail, failure)
     log.info(
         "mail.bounce",
         mail=mail.id,
@@ -176,8 +181,8 @@ def _result(mail: EmailMessage, message_ids: set[str], failure: _Failure) -> Bou
     return BounceResult.BOUNCED
 
 
-def _find(recipients: list[str], message_ids: set[str]) -> EmailMessage:
-    """Return the mail, locked. Raises UnknownBounceError."""
+def _signed(recipients: list[str]) -> set[str]:
+    """Return the ids of the mails whose signed return paths are among the recipients. Raises UnknownBounceError."""
     ids: set[str | None] = set()
     is_forged = False
     for email in recipients:
@@ -185,10 +190,14 @@ def _find(recipients: list[str], message_ids: set[str]) -> EmailMessage:
             ids.add(mail_of(email))
         except ForgedReturnPathError:
             is_forged = True
-    ids.discard(None)
-    if is_forged and not ids:
+    found = {id for id in ids if id is not None}
+    if is_forged and not found:
         raise UnknownBounceError("the return path is forged, or was signed with another SECRET_KEY")
-    ids = ids or {as_uuid_text(message_id[1:].partition("@")[0]) for message_id in message_ids}
+    return found
+
+
+def _find(ids: Collection[str | None]) -> EmailMessage:
+    """Return the mail, locked. Raises UnknownBounceError."""
     query = sa.select(EmailMessage).where(EmailMessage.id.in_(ids)).order_by(EmailMessage.id).with_for_update()
     found = db.session.scalars(query.execution_options(populate_existing=True)).first()
     if found is None:

@@ -117,6 +117,8 @@ def test_a_mail_is_found_by_its_message_id_when_the_bounce_came_to_the_sender(
     session: Session, mail_id: str, sample: Sample
 ) -> None:
     assert record_bounce(bounce(mail_id, sample, "no-reply@belfry.example")).result is BounceResult.BOUNCED
+    # Its recipient knows the Message-ID too.
+    assert session.scalars(sa.select(EmailSuppression)).all() == []
 
 
 @ON_SQLITE

@@ -102,6 +102,7 @@ class FcmServer:
     requests: int = 0
     exchanges: int = 0
     connections: int = 0
+    open_connections: int = 0
     # What the token server answers instead.
     token_fault: Fault | None = None
     _faults: dict[str | None, list[tuple[Fault, int | None]]] = field(default_factory=dict)
@@ -173,6 +174,12 @@ class FcmServer:
             has_come = self._changed.wait_for(lambda: len(self.accepted) >= messages, timeout_seconds)
         assert has_come, f"{len(self.accepted)} of {messages} messages came in {timeout_seconds} s"
 
+    def count(self, change: int) -> None:
+        """Counts a connection that begins or ends."""
+        with self._changed:
+            self.connections += max(change, 0)
+            self.open_connections += change
+
     def exchange(self, form: Mapping[str, list[str]]) -> Fault:
         """The answer of the token server."""
         with self._changed:
@@ -235,7 +242,13 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.server.owner.connections += 1
+        self.server.owner.count(1)
+
+    def finish(self) -> None:
+        try:
+            super().finish()
+        finally:  # the client was killed
+            self.server.owner.count(-1)
 
     def do_POST(self) -> None:
         owner = self.server.owner

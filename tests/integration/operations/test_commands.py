@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -287,7 +288,8 @@ def test_a_cancelled_job_that_is_named_runs_again(app, session):
 def test_a_job_is_followed_until_it_is_finalized(app, session, monkeypatch, work):
     id = enqueue("test.greet", ticket_id=1)
     session.commit()
-    monkeypatch.setattr("flask_belfry.operations.jobs_cli.time.sleep", lambda _: work())
+    # Not the `sleep` of all threads.
+    monkeypatch.setattr("flask_belfry.operations.jobs_cli.time", SimpleNamespace(sleep=lambda _: work()))
     result = run(app, "jobs", "show", id, "--follow", "--json")
     assert result.exit_code == 0
     assert [line.split()[1] for line in result.stderr.splitlines()] == ["pending", "completed"]
@@ -303,7 +305,7 @@ def test_the_counts_are_printed_again_when_one_changes(app, session, monkeypatch
         if isinstance(done, Exception):
             raise done
 
-    monkeypatch.setattr("flask_belfry.operations.jobs_cli.time.sleep", step)
+    monkeypatch.setattr("flask_belfry.operations.jobs_cli.time", SimpleNamespace(sleep=step))
     lines = run(app, "jobs", "watch").stdout.splitlines()
     assert [line.split()[1:] for line in lines] == [["no", "jobs"], ["pending", "1"]]
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 
+from bench.cases.mails import compare_rates
 from bench.cases.web import ask
 from bench.contestants import Desk
 from bench.errors import BenchError
@@ -45,12 +46,12 @@ def notification_accept(grounds: Grounds, plan: Plan) -> Iterator[Comparison]:
 
 def bulk_mails(grounds: Grounds, plan: Plan) -> Iterator[Comparison]:
     """Mails per second of one notification, to a server that answers at once."""
-    yield from _compare(grounds, plan, Quantity("bulk_mails", "mails/s"), PEOPLE, 0.0)
+    yield from compare_rates(grounds, plan, Quantity("bulk_mails", "mails/s"), PEOPLE, _notify)
 
 
 def bulk_mails_50ms(grounds: Grounds, plan: Plan) -> Iterator[Comparison]:
     """The same, to a server that takes 50 ms for each."""
-    yield from _compare(grounds, plan, Quantity("bulk_mails_50ms", "mails/s"), SLOW_PEOPLE, 0.05)
+    yield from compare_rates(grounds, plan, Quantity("bulk_mails_50ms", "mails/s"), SLOW_PEOPLE, _notify, 0.05)
 
 
 def push_50ms(grounds: Grounds, plan: Plan) -> Iterator[Comparison]:
@@ -83,30 +84,9 @@ def _accept(grounds: Grounds, desk: Desk, database: str, people: int) -> Mapping
         return {ACCEPT: percentile(taken, 50) * 1_000}
 
 
-def _compare(
-    grounds: Grounds, plan: Plan, quantity: Quantity, counts: Mapping[str, int], delay_seconds: float
-) -> Iterator[Comparison]:
-    for database in plan.databases:
-        measures = {
-            desk.name: partial(_drain, grounds, desk, database, quantity, plan.scaled(counts[desk.name]), delay_seconds)
-            for desk in plan.desks
-        }
-        yield from plan.compare(database, measures)
-
-
-def _drain(
-    grounds: Grounds, desk: Desk, database: str, quantity: Quantity, people: int, delay_seconds: float
-) -> Mapping[Quantity, float]:
-    """Between the first and the last mail that the server accepted."""
-    with grounds.fresh(database, delay_seconds) as ground:
-        desk.step(ground, "prepare", people)
-        desk.step(ground, "notify")
-        desk.start_workers(ground)
-        ground.wait(lambda: len(ground.accepted()) >= people)
-        accepted = ground.accepted()
-        if len(accepted) > people:
-            raise BenchError(f"{desk.name} sent {len(accepted)} mails instead of {people}")
-        return {quantity: (people - 1) / (max(accepted) - min(accepted))}
+def _notify(ground: Ground, desk: Desk, people: int) -> None:
+    desk.step(ground, "prepare", people)
+    desk.step(ground, "notify")
 
 
 def _resets(grounds: Grounds, desk: Desk, database: str, plan: Plan) -> Mapping[Quantity, float]:

@@ -100,7 +100,8 @@ def drop_silent(session: Session) -> int:
     """Drop the devices whose application has not reported itself for PUSH_DEVICE_DAYS; return how many. The caller
     commits."""
     before = utc_now() - timedelta(days=current_app.config["PUSH_DEVICE_DAYS"])
-    return session.execute(sa.delete(Device).where(Device.last_seen_at < before)).rowcount  # type: ignore[attr-defined]
+    result = session.execute(sa.delete(Device).where(Device.last_seen_at < before))
+    return result.rowcount  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _find(token: str) -> Device | None:

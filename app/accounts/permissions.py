@@ -66,10 +66,22 @@ def acting_user() -> User:
 
 def _current_user() -> User:
     """Return the user of this request, confirmed or not. Raises UnauthenticatedError."""
-    user = current_user._get_current_object()  # noqa: SLF001 - werkzeug's documented way through its proxies
-    if not isinstance(user, User):
+    user = _logged_in()
+    if user is None:
         raise UnauthenticatedError("Log in first.")
     return user
+
+
+def _logged_in() -> User | None:
+    user = current_user._get_current_object()  # noqa: SLF001 - werkzeug's documented way through its proxies
+    return user if isinstance(user, User) else None
+
+
+def confirmed_user() -> User | None:
+    """Return the user of this request if there is a login and the email address is confirmed: for what pages show to
+    users and to visitors."""
+    user = _logged_in()
+    return user if user is not None and user.is_active and user.is_confirmed else None
 
 
 def claimant() -> User | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -43,6 +44,7 @@ REASONS = {
     NotificationType.PAYMENT: "the school sends you notifications about payments",
     NotificationType.GENERAL: "the school sends you general notifications",
 }
+BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 MAIL_IS_OFF = "mail is switched off"
 
 _DELIVERIES = table_of(NotificationDelivery)
@@ -162,7 +164,7 @@ def describe(entries: Sequence[MailEntry]) -> Mapping[str, dict[str, Any] | None
 
 def paragraphs_of(body: str) -> list[str]:
     """Return the paragraphs of a text, which blank lines separate; a paragraph may have several lines."""
-    return [part.strip() for part in body.replace("\r\n", "\n").split("\n\n") if part.strip()]
+    return [part for part in BLANK_LINES.split(body.replace("\r\n", "\n").strip()) if part]
 
 
 def students_of(notification_ids: Collection[str], user_ids: Collection[int]) -> Mapping[tuple[str, int], list[str]]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from flask_login import current_user
 
-from app.accounts import User, acting_user
+from app.accounts import acting_user, confirmed_user
 from app.notifications import queries
 from flask_belfry.core.access import public
 from flask_belfry.db import commit_and_keep, db
@@ -56,20 +53,15 @@ def bell() -> ResponseReturnValue:
     A poll is not a use of the session. After the session it changes nothing: the login page would replace what the user
     is typing.
     """
-    user = _reader()
-    if user is None:
+    unread = unread_notifications()
+    if unread is None:
         return make_response("", 200, {"HX-Reswap": "none"})
-    answer = make_response(render_template("notifications/_bell.html", unread=queries.unread_count(user)))
+    answer = make_response(render_template("notifications/_bell.html", unread=unread))
     answer.add_etag()
     return answer.make_conditional(request)
 
 
-def render_bell() -> str:
-    """Return the bell for the layout; nothing for users who have no inbox yet."""
-    user = _reader()
-    return "" if user is None else render_template("notifications/_bell.html", unread=queries.unread_count(user))
-
-
-def _reader() -> User | None:
-    user: Any = current_user._get_current_object()  # noqa: SLF001 - werkzeug's documented way through its proxies
-    return user if isinstance(user, User) and user.is_active and user.is_confirmed else None
+def unread_notifications() -> int | None:
+    """Return how many the user has not read; None for visitors, and for users who have no inbox yet."""
+    user = confirmed_user()
+    return None if user is None else queries.unread_count(user)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from app.notifications.emails import paragraphs_of
 from app.notifications.models import DeliveryState
 from app.notifications.outcomes import GROUPS, outcome_of
-from app.notifications.web import text_blocks
 
 COUNTS = {"mail": {"delivered": 6, "bounced": 1, "failed": 1}, "push": {"skipped": 2, "held": 3, "queued": 1}}
 
@@ -45,4 +45,4 @@ def test_every_state_of_a_delivery_is_in_a_group():
     ],
 )
 def test_blank_lines_separate_paragraphs(text: str, blocks: list[str]):
-    assert text_blocks(text) == blocks
+    assert paragraphs_of(text) == blocks

@@ -40,6 +40,7 @@ RETRIED_FOR = timedelta(days=1)
 # After this time, held deliveries are not those that a job is releasing.
 OVERDUE = timedelta(minutes=15)
 EXPIRED = "it had expired before it was sent"
+MAILED_INSTEAD = "mailed instead"
 
 _DELIVERIES = table_of(NotificationDelivery)
 _INSERT = sa.insert(_DELIVERIES)
@@ -55,6 +56,18 @@ _SKIP = (
     sa.update(_DELIVERIES)
     .where(_DELIVERIES.c.id == sa.bindparam("of"), _DELIVERIES.c.state == DeliveryState.HELD)
     .values(state=DeliveryState.SKIPPED, reason=sa.bindparam("why"), held_until=None)
+)
+_JOBS_OF_ONE = (
+    sa.select(_DELIVERIES.c.job_id)
+    .where(among(_DELIVERIES.c.job_id, "job_ids"))
+    .group_by(_DELIVERIES.c.job_id)
+    .having(sa.func.count() == 1)
+)
+_SET_MAILED_INSTEAD = sa.update(_DELIVERIES).where(among(_DELIVERIES.c.job_id, "job_ids")).values(reason=MAILED_INSTEAD)
+_DO_NOT_RETRY = (
+    sa.update(_DELIVERIES)
+    .where(among(_DELIVERIES.c.id, "ids"), _DELIVERIES.c.state == DeliveryState.FAILED)
+    .values(is_passing=False)
 )
 
 
@@ -91,7 +104,8 @@ def release_held(session: Session, notification_id: str, held_until: str) -> dic
 
 
 def fall_back(session: Session, notification_id: str) -> dict[str, int]:
-    """Write a mail for each person whom push has not reached, as a job. Held push messages are not late."""
+    """Write a mail for each person whom push has not reached, and cancel their push messages, as a job. Held push
+    messages are not late."""
     query = sa.select(NotificationDelivery).where(
         NotificationDelivery.notification_id == notification_id,
         NotificationDelivery.channel == NotificationChannel.PUSH,
@@ -101,8 +115,22 @@ def fall_back(session: Session, notification_id: str) -> dict[str, int]:
     for page in current_job().steps(query, PAGE, name="push"):
         notification = lock_sending(session, notification_id)
         users = [delivery.user_id for delivery in page]
-        mails += _Page(session, notification, users, [CHANNELS[NotificationChannel.MAIL]], is_fallback=True).write()
+        rows = _Page(session, notification, users, [CHANNELS[NotificationChannel.MAIL]], is_fallback=True).write()
+        mailed = {row["user_id"] for row in rows if row["state"] is DeliveryState.QUEUED}
+        _cancel_pushes(session, [delivery for delivery in page if delivery.user_id in mailed])
+        mails += len(rows)
     return {"mails": mails}
+
+
+def _cancel_pushes(session: Session, deliveries: Sequence[NotificationDelivery]) -> None:
+    """Cancel push messages that mails replace. One that is being sent is not tried again, and a job that delivers the
+    digest of several notifications goes on."""
+    connection = session.connection()
+    connection.execute(_DO_NOT_RETRY, {"ids": [each.id for each in deliveries]})
+    job_ids = [each.job_id for each in deliveries if each.state in (DeliveryState.QUEUED, DeliveryState.DEFERRED)]
+    of_one = list(connection.execute(_JOBS_OF_ONE, {"job_ids": job_ids}).scalars())
+    cancelled, _ = outbox.cancel(of_one)
+    connection.execute(_SET_MAILED_INSTEAD, {"job_ids": cancelled})
 
 
 def retry_failed_deliveries(session: Session) -> dict[str, int]:
@@ -243,11 +271,11 @@ class _Page:
         self._session, self._notification, self._now = session, notification, utc_now()
         self._users, self._channels, self._is_fallback = user_ids, channels, is_fallback
 
-    def write(self) -> int:
-        """Write them, and enqueue what delivers them; return how many there are."""
+    def write(self) -> list[dict[str, Any]]:
+        """Write them, and enqueue what delivers them; return their values."""
         rows = list(self._rows())
         if not rows:
-            return 0
+            return rows
         self._session.connection().execute(_INSERT, rows)
         for channel in self._channels:
             queued = [
@@ -257,7 +285,7 @@ class _Page:
             ]
             enqueue(self._session, self._notification, channel, queued)
         self._enqueue_release({row["held_until"] for row in rows if row["state"] is DeliveryState.HELD} - {None})
-        return len(rows)
+        return rows
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         values = {"notification_id": self._notification.id, "ids": self._users}

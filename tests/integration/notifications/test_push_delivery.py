@@ -12,7 +12,17 @@ from threading import Thread
 import pytest
 import sqlalchemy as sa
 
-from app.notifications import Notification, NotificationDelivery, NotificationState, Targets, cancel, retry_failed
+from app.notifications import (
+    Notification,
+    NotificationDelivery,
+    NotificationState,
+    NotificationType,
+    Targets,
+    cancel,
+    delivering,
+    retry_failed,
+)
+from app.notifications.preferences import change_preferences
 from app.notifications.push_delivery import RETRY
 from app.push import Device, DeviceKind
 from app.schools import School
@@ -357,6 +367,100 @@ def test_jobs_that_are_cancelled_end_their_deliveries(session, server, work, app
     cancel_batch(notification.batch_id)
     session.commit()
     assert outcomes(session, notification) == [("cancelled", "the notification was cancelled", 0)] * 2
+
+
+MAILED = ("cancelled", "mailed instead", 1)
+
+
+@pytest.fixture
+def fall_back(app, session, smtp):
+    """A function that runs the job which sends mails instead of the push messages of a notification."""
+    app.config["NOTIFICATION_FALLBACK_MINUTES"] = {"general": 30}
+
+    def run() -> None:
+        query = sa.select(JobRecord.id).where(JobRecord.name == delivering.FALL_BACK, JobRecord.state.in_(WAITING))
+        (id,) = session.scalars(query)
+        session.execute(sa.update(JobRecord).where(JobRecord.id == id).values(scheduled_at=utc_now()))
+        session.commit()
+        executor.run(app, claim.claim(session, [id], "test"), no_limit)
+
+    return run
+
+
+def mails(session, notification) -> list[str]:
+    """The states of the mails that replace push messages, by user."""
+    found = sa.select(NotificationDelivery.state).where(
+        NotificationDelivery.notification_id == notification.id, NotificationDelivery.is_fallback
+    )
+    return [state.value for state in session.scalars(found.order_by(NotificationDelivery.user_id))]
+
+
+def of_push(session, notification) -> list[tuple[str, str | None, int]]:
+    found = [each for each in deliveries(session, notification) if each.channel.value == "push"]
+    return [(each.state.value, each.reason, each.attempts) for each in found]
+
+
+def test_a_late_push_message_is_not_sent_after_the_mail_that_replaces_it(app, session, server, fall_back):
+    users = people(4)
+    change_preferences(users[3], {"general": {"mail": "off"}})
+    session.commit()
+    for token in ("d1", "d3"):
+        server.fail(token, fcm.UNAVAILABLE, times=1)
+    notification = send_push(users)
+    address(app, session, notification)
+    run_pushes(app, session)
+    session.execute(
+        sa.update(NotificationDelivery)
+        .where(NotificationDelivery.user_id == users[2].id)
+        .values(state="failed", reason="FCM: 503", is_passing=True)
+    )
+    session.commit()
+    fall_back()
+    assert mails(session, notification) == ["queued", "queued", "skipped"]
+    late = "FCM: 503 UNAVAILABLE The service is currently unavailable."
+    assert of_push(session, notification) == [DELIVERED, MAILED, ("failed", "FCM: 503", 1), ("deferred", late, 1)]
+    assert not any(each.is_passing for each in deliveries(session, notification))
+    run_pushes(app, session)
+    assert "d1" not in server.tokens()
+    assert of_push(session, notification)[3] == ("delivered", None, 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "ended"),
+    [
+        (None, DELIVERED),
+        (fcm.UNAVAILABLE, ("cancelled", "FCM: 503 UNAVAILABLE The service is currently unavailable.", 1)),
+    ],
+)
+def test_a_push_message_that_is_being_sent_is_not_tried_again_after_the_mail(
+    app, session, server, fall_back, fault, ended
+):
+    notification = send_push(people(1))
+    address(app, session, notification)
+    claimed = claim.claim(session, [job.id for job in pushes(session)], "test")
+    session.commit()
+    fall_back()
+    assert mails(session, notification) == ["queued"]
+    assert of_push(session, notification) == [("queued", None, 0)]
+    if fault is not None:
+        server.fail("d0", fault)
+    executor.run(app, claimed, no_limit)
+    assert of_push(session, notification) == [ended]
+    assert not [job for job in pushes(session) if job.state in WAITING]
+
+
+def test_the_digest_of_several_notifications_is_sent_though_a_mail_replaces_one(app, session, server, fall_back):
+    users = people(1)
+    other, replaced = send_push(users, type=NotificationType.PAYMENT), send_push(users)
+    for notification in (other, replaced):
+        address(app, session, notification)
+    (job_id,) = [each.job_id for each in deliveries(session, replaced)]
+    session.execute(sa.update(NotificationDelivery).values(job_id=job_id))
+    session.commit()
+    fall_back()
+    assert mails(session, replaced) == ["queued"]
+    run_pushes(app, session)
+    assert of_push(session, other) == of_push(session, replaced) == [DELIVERED]
 
 
 def test_one_message_delivers_a_digest(app, session, server):

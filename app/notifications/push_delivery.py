@@ -364,7 +364,7 @@ class _Chunk:
 
     def _write(self, session: Session, answers: Sequence[Answer]) -> None:
         """Write what the attempt has made of the deliveries, in the transaction that ends their jobs."""
-        self._write_refusals(session, answers)
+        self._write_refusals(session)
         delivered: list[Any] = []
         others: list[dict[str, Any]] = []
         for answer in answers:
@@ -383,11 +383,10 @@ class _Chunk:
         if self._throttled is not None:
             _pause(session, *self._throttled)
 
-    def _write_refusals(self, session: Session, answers: Sequence[Answer]) -> None:
-        refused = [self.pushes[answer.item.id] for answer in answers if isinstance(answer.error, PayloadRefusedError)]
-        for id in sorted({id for each in refused if (id := _only_notification(each)) is not None}):
-            # One that is being cancelled or retried is left: that transaction waits for the jobs of this one. Its other
-            # messages are then refused again.
+    def _write_refusals(self, session: Session) -> None:
+        for id in sorted(self._refused):
+            # One that is being cancelled or retried is left: that transaction waits for the jobs of this one. The next
+            # commit records it, and after the last one the next chunk, whose first message is refused again.
             if session.execute(_LOCK_REFUSED, {"refused_id": id}).first() is None:
                 continue
             reason = self._refused[id][:ERROR_CHARACTERS]

@@ -20,6 +20,7 @@ from app.notifications import (
     Targets,
     cancel,
     delivering,
+    push_delivery,
     retry_failed,
 )
 from app.notifications.preferences import change_preferences
@@ -182,6 +183,41 @@ def test_a_refused_payload_does_not_wait_for_a_notification_that_is_being_cancel
     thread.join()
     assert not has_waited
     assert outcomes(session, notification)[0][0] == "failed"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(("commits", "requests"), [(1, 1), (3, 2)])
+def test_a_refused_payload_is_recorded_when_its_notification_is_not_locked_any_more(
+    app, session, server, monkeypatch, commits, requests
+):
+    """By the next commit of the chunk, otherwise by the next chunk, after one more request."""
+    monkeypatch.setattr("flask_belfry.execution.chunk.COMMIT_SECONDS", 0)
+    server.fail(None, fcm.INVALID_DATA)
+    notification = send_push(people(6))
+    address(app, session, notification)
+    ids = [job.id for job in pushes(session)]
+    write, written = push_delivery._Chunk._write, []
+
+    with db.engine.connect() as cancelling:
+
+        def write_and_unlock(chunk, session, answers):
+            write(chunk, session, answers)
+            written.append(answers)
+            if len(written) == commits:
+                cancelling.rollback()
+
+        monkeypatch.setattr(push_delivery._Chunk, "_write", write_and_unlock)
+        cancelling.execute(
+            sa.select(Notification.id).where(Notification.id == notification.id).with_for_update(key_share=True)
+        )
+        executor.run(app, claim.claim(session, ids[:3], "test"), no_limit)
+    session.refresh(notification)
+    assert (notification.push_error is not None) is (commits == 1)
+    executor.run(app, claim.claim(session, ids[3:], "test"), no_limit)
+    session.refresh(notification)
+    assert "message.data[0].value" in notification.push_error
+    assert {state for state, _, _ in outcomes(session, notification)} == {"failed"}
+    assert server.requests == requests
 
 
 def test_a_message_that_is_refused_without_a_reason_fails_alone(session, server, work):

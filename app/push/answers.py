@@ -23,6 +23,7 @@ from flask_belfry.execution import retry_after_seconds
 THROTTLE_SECONDS = 60.0
 MIN_THROTTLE_SECONDS = 1.0
 MAX_MESSAGE_CHARACTERS = 300
+MAX_RETRY_AFTER_CHARACTERS = 50
 # What errors show instead of the token, if FCM quotes it.
 HIDDEN = "(the token)"
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
@@ -48,9 +49,12 @@ class _Refusal:
 def error_of(status: int, headers: Mapping[str, str], body: bytes, now: datetime, token: str) -> PushError:
     """Return the error that a response other than 200 to a message for `token` reports, without this token."""
     refusal = _read(body)
-    asked = retry_after_seconds(headers.get("Retry-After"), now)
+    retry_after = headers.get("Retry-After", "")[:MAX_RETRY_AFTER_CHARACTERS]
+    asked = retry_after_seconds(retry_after, now)
     message = refusal.message.replace(token, HIDDEN)[:MAX_MESSAGE_CHARACTERS]
-    said = f"FCM: {status} {refusal.code} {message}".strip()
+    # As it was sent: the wait may be shorter.
+    header = f"(Retry-After: {retry_after}) " if asked is not None else ""
+    said = f"FCM: {status} {refusal.code} {header}{message}".strip()
     if status == 429:
         return ThrottledError(said, THROTTLE_SECONDS if asked is None else max(asked, MIN_THROTTLE_SECONDS))
     if status >= 500:

@@ -15,6 +15,8 @@ log = structlog.get_logger(__name__)
 
 # What an error asks for is cut at this.
 MAX_DELAY_SECONDS = 30 * 24 * 3600.0
+# What a server asks for is cut at this: a wrong header must not stop what waits for days.
+MAX_RETRY_AFTER_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -83,19 +85,28 @@ class RetryPolicy:
 NO_RETRY = RetryPolicy()
 
 
-def retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """Return the seconds that the value of a `Retry-After` header asks to wait, from 0 to 30 days; None if invalid.
+def retry_after_seconds(value: str | None, now: datetime, at_most: float = MAX_RETRY_AFTER_SECONDS) -> float | None:
+    """Return the seconds that the value of a `Retry-After` header asks to wait, from 0 to `at_most`; None if invalid.
 
     Args:
         value: a number of seconds or an HTTP date.
         now: the current time.
+        at_most: what a longer time is cut at, with a line in the log.
     """
     text = (value or "").strip()
+    if (asked := _read_retry_after(text, now)) is None:
+        return None
+    if asked > at_most:
+        log.warning("retry.retry_after_cut", retry_after=text[:100], seconds=at_most)
+    return max(0.0, min(asked, at_most))
+
+
+def _read_retry_after(text: str, now: datetime) -> float | None:
     if text.isascii() and text.isdigit():
-        return min(float(text), MAX_DELAY_SECONDS)
+        return float(text)
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # the oldest form of HTTP dates
-    return max(0.0, min((moment - now).total_seconds(), MAX_DELAY_SECONDS))
+    return (moment - now).total_seconds()

@@ -45,6 +45,7 @@ from tests.servers import wait_until
 
 PUSH = "notifications.push"
 DELIVERED = ("delivered", None, 1)
+ASKED = "(Retry-After: 600) "
 
 
 @pytest.fixture
@@ -231,7 +232,7 @@ def test_a_message_that_is_refused_without_a_reason_fails_alone(session, server,
 
 
 def test_throttling_pauses_all_pushes_without_using_attempts(session, server, work):
-    server.fail(None, fcm.throttled("40"))
+    server.fail(None, fcm.throttled("864000"))
     notification = send_push(people(20))
     work()
     assert server.requests <= 16  # one of each thread
@@ -241,8 +242,8 @@ def test_throttling_pauses_all_pushes_without_using_attempts(session, server, wo
     assert {(state, attempts) for state, _, attempts in outcomes(session, notification)} == {("queued", 0)}
     found = session.scalars(sa.select(JobPause)).one()
     assert (found.kind.value, found.name, found.user_id) == ("job", PUSH, None)
-    assert "429 QUOTA_EXCEEDED" in found.reason
-    assert 20 < (found.ends_at - utc_now()).total_seconds() <= 40
+    assert "429 QUOTA_EXCEEDED (Retry-After: 864000)" in found.reason
+    assert 3_500 < (found.ends_at - utc_now()).total_seconds() <= 3_600
     assert len(tokens(session)) == 20
 
 
@@ -264,8 +265,8 @@ def test_an_unavailable_server_is_tried_again(app, session, server, work):
     server.fail("d2", Fault(503, fcm.UNAVAILABLE.body, {"Retry-After": "600"}), times=1)
     notification = send_push(people(3))
     work()
-    deferred = ("deferred", "FCM: 503 UNAVAILABLE The service is currently unavailable.", 1)
-    assert outcomes(session, notification) == [DELIVERED, deferred, deferred]
+    reasons = [f"FCM: 503 UNAVAILABLE {header}The service is currently unavailable." for header in ("", ASKED)]
+    assert outcomes(session, notification) == [DELIVERED, *(("deferred", reason, 1) for reason in reasons)]
     _, soon, later = (job.scheduled_at for job in sorted(pushes(session), key=lambda job: job.state.value))
     waits = sorted((at - utc_now()).total_seconds() for at in (soon, later))
     assert 0 < waits[0] <= 15

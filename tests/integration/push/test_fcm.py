@@ -164,7 +164,7 @@ def test_a_refused_key_for_apns_renews_no_access_token(server, client):
     assert (server.exchanges, server.requests) == (1, 1)
 
 
-@pytest.mark.parametrize(("retry_after", "seconds"), [("7", 7), (None, 60), ("soon", 60), ("0", 1)])
+@pytest.mark.parametrize(("retry_after", "seconds"), [("7", 7), (None, 60), ("soon", 60), ("0", 1), ("864000", 3_600)])
 def test_throttling_stops_all_messages_of_the_process(server, client, retry_after, seconds):
     server.fail("device", fcm.throttled(retry_after))
     for token in ("device", "another"):

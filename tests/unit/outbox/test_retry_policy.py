@@ -90,12 +90,12 @@ def test_jitter_never_shortens_the_delay_that_an_error_asks_for():
     [
         ("120", 120),
         (" 0 ", 0),
-        ("9" * 400, 30 * 86_400),
+        ("9" * 400, 3_600),
         ("Mon, 30 Nov 2026 08:00:30 GMT", 30),
         ("Monday, 30-Nov-26 08:01:00 GMT", 60),
         ("Mon Nov 30 08:02:00 2026", 120),
         ("Mon, 30 Nov 2026 07:00:00 GMT", 0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", 30 * 86_400),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3_600),
         ("-5", None),
         ("1.5", None),
         ("²", None),
@@ -108,6 +108,19 @@ def test_jitter_never_shortens_the_delay_that_an_error_asks_for():
 )
 def test_the_value_of_a_retry_after_header_is_seconds_or_a_date(value, seconds):
     assert retry_after_seconds(value, datetime(2026, 11, 30, 8, tzinfo=UTC)) == seconds
+
+
+def test_a_retry_after_that_is_too_long_is_cut_and_logged():
+    now = datetime(2026, 11, 30, 8, tzinfo=UTC)
+    with structlog.testing.capture_logs() as logs:
+        assert retry_after_seconds("3600", now) == 3_600
+        assert retry_after_seconds("7200", now, at_most=86_400) == 7_200
+    assert logs == []
+    with structlog.testing.capture_logs() as logs:
+        assert retry_after_seconds("86400", now) == 3_600
+    assert [(line["event"], line["retry_after"], line["seconds"]) for line in logs] == [
+        ("retry.retry_after_cut", "86400", 3_600)
+    ]
 
 
 def test_max_attempts_counts_the_first_one():

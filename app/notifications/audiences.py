@@ -36,12 +36,33 @@ _NO_STUDENT = sa.cast(sa.null(), sa.Integer)
 
 
 @dataclass(frozen=True)
+class RestrictedContact:
+    """A person who may not be contacted about a student."""
+
+    user_id: int
+    name: str
+    student_id: int
+    student: str
+
+
+@dataclass(frozen=True)
 class Audience:
-    """How many people targets stand for at present, the first names of them, and how many are left out."""
+    """How many people targets stand for at present, the first names of them, and how many are left out.
+
+    Args:
+        count: the number of people.
+        names: the first of them.
+        left_out: the number of people who are left out.
+        restricted: contact restrictions of people who are targets themselves, the first of them: the notification is
+            about no student then, so they get it.
+        restricted_count: the number of these restrictions.
+    """
 
     count: int
     names: Sequence[str]
     left_out: int
+    restricted: Sequence[RestrictedContact] = ()
+    restricted_count: int = 0
 
 
 def today_of(school_id: int) -> date:
@@ -104,7 +125,23 @@ def audience(school_id: int, targets: Targets, limit: int = NAMES_SHOWN) -> Audi
     is_out = found.c.user_id.not_in(gets)
     left_out = connection.scalar(sa.select(sa.func.count(sa.distinct(found.c.user_id))).where(is_out))
     names = sa.select(_USERS.c.name).where(_USERS.c.id.in_(gets)).order_by(_USERS.c.name, _USERS.c.id).limit(limit)
-    return Audience(count or 0, list(connection.execute(names).scalars()), left_out or 0)
+    restricted, restricted_count = _restricted_contacts(targets, school_id, limit) if targets.users else ([], 0)
+    return Audience(count or 0, list(connection.execute(names).scalars()), left_out or 0, restricted, restricted_count)
+
+
+def _restricted_contacts(targets: Targets, school_id: int, limit: int) -> tuple[list[RestrictedContact], int]:
+    """Return the first contact restrictions of the people who are targets themselves, and how many there are."""
+    columns = _USERS.c.id, _USERS.c.name, _STUDENTS.c.id, _STUDENTS.c.name, sa.func.count().over()
+    query = (
+        sa.select(*columns)
+        .join(_GUARDIANS, _GUARDIANS.c.user_id == _USERS.c.id)
+        .join(_STUDENTS, _STUDENTS.c.id == _GUARDIANS.c.student_id)
+        .where(among(_USERS.c.id, "users"), _USERS.c.school_id == school_id, _GUARDIANS.c.is_restricted)
+        .order_by(_USERS.c.name, _USERS.c.id, _STUDENTS.c.name, _STUDENTS.c.id)
+        .limit(limit)
+    )
+    rows = db.session.connection().execute(query, {"users": list(targets.users)}).all()
+    return [RestrictedContact(*row[:4]) for row in rows], rows[0][4] if rows else 0
 
 
 def no_longer_contacted(

@@ -265,12 +265,30 @@ class ChannelPreviewSchema(Schema):
     )
 
 
+class RestrictedContactSchema(Schema):
+    """A person who may not be contacted about a student."""
+
+    user_id = ma.fields.Integer(required=True)
+    name = ma.fields.String(required=True)
+    student_id = ma.fields.Integer(required=True)
+    student = ma.fields.String(required=True)
+
+
 class AudienceSchema(Schema):
     """Who gets it, if it is sent now."""
 
     count = ma.fields.Integer(required=True)
     names = ma.fields.List(ma.fields.String(), required=True, metadata={"description": "The first of them."})
     left_out = ma.fields.Integer(required=True)
+    restricted = ma.fields.List(
+        ma.fields.Nested(RestrictedContactSchema),
+        required=True,
+        metadata={
+            "description": "Contact restrictions of the people of `targets.users`, the first of them. They get it: a "
+            "notification to a person is about no student."
+        },
+    )
+    restricted_count = ma.fields.Integer(required=True, metadata={"description": "The number of these restrictions."})
 
 
 class PreviewSchema(Schema):

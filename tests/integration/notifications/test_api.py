@@ -280,6 +280,13 @@ def test_a_preview_shows_the_text_of_each_channel_and_who_gets_it(session, call,
     audience = shown.json["audience"]
     assert (audience["count"], audience["left_out"], len(audience["names"])) == (2, 1, 2)
     assert user.name in audience["names"]
+    assert (audience["restricted"], audience["restricted_count"]) == ([], 0)
+    restricted = guardian(of, user, restricted="Custody order")
+    shown = call("POST", f"{NOTIFICATIONS}/preview", json=given).json["audience"]
+    contact = {"user_id": user.id, "name": user.name, "student_id": of.id, "student": of.name}
+    assert (shown["restricted"], shown["restricted_count"], shown["count"]) == ([contact], 1, 2)
+    session.delete(restricted)
+    session.commit()
     longest = {**given, "body": "x" * 5_000, "channels": ["push"]}
     (push,) = call("POST", f"{NOTIFICATIONS}/preview", json=longest).json["channels"]
     assert push["text"].endswith("x…")

@@ -149,6 +149,25 @@ def test_the_audience_is_counted_and_named_while_the_form_is_filled_in(session, 
     assert "Select who gets it" in pages.post("/notifications/audience").text
 
 
+def test_a_person_who_may_not_be_contacted_about_a_student_is_named_before_it_is_sent(session, pages):
+    ada, free = make_user(name="Ada Byron"), make_user(name="Free")
+    for name in ("Bo", "Cy", "Di", "Ed", "Flo", "Gus"):
+        guardian(student(name=name), ada, restricted="custody")
+    guardian(student(), free)
+    to_person = {"people": f"{ada.username}, {free.username}"}
+    answer = text_of(pages.post("/notifications/audience", data=to_person).text)
+    assert "This reaches 2 people" in answer
+    assert "Ada Byron may not be contacted about Bo; sent as a personal message." in answer
+    assert "about Flo" in answer
+    assert "about Gus" not in answer
+    assert "These people have 1 more contact restriction." in answer
+    assert "Free may not" not in answer
+    # Who is a guardian among others is left out for the student instead.
+    to_all = text_of(pages.post("/notifications/audience", data={"everyone": "y"}).text)
+    assert "This reaches" in to_all
+    assert "may not be contacted" not in to_all
+
+
 def test_the_preview_shows_the_mail_and_the_push_message(session, pages):
     data = {"title": "Snow <b>day</b>", "body": "One.\n\nTwo.", "type": "general", "channels": ["mail"]}
     shown = pages.post("/notifications/preview", data=data).text

@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 from app.accounts import acting_user, confirmed_user
 from app.notifications import queries
 from flask_belfry.core.access import public
-from flask_belfry.db import commit_and_keep, db
+from flask_belfry.db import db
 
 # `inbox` is the development inbox of mails.
 pages = Blueprint("notification_inbox", __name__, url_prefix="/inbox")
@@ -28,12 +28,19 @@ def list_() -> ResponseReturnValue:
 
 @pages.get("/<uuid:delivery_id>")
 def show(delivery_id: object) -> ResponseReturnValue:
-    """Show a notification to the user, which marks it as read."""
+    """Show a notification to the user. The page marks it as read when it is visible: a browser may load it before."""
     delivery = queries.inbox_entry(acting_user(), str(delivery_id))
-    if delivery.read_at is None:
-        queries.mark_read(acting_user(), delivery.id)
-        commit_and_keep()
     return render_template("notifications/message.html", delivery=delivery)
+
+
+@pages.post("/<uuid:delivery_id>/read")
+def read(delivery_id: object) -> ResponseReturnValue:
+    """Mark a notification as read. The script of its page gets nothing but the event that refreshes the bell."""
+    queries.mark_read(acting_user(), str(delivery_id))
+    db.session.commit()
+    if "HX-Request" in request.headers:
+        return make_response("", 200, {"HX-Trigger": "read"})
+    return redirect(url_for("notification_inbox.show", delivery_id=delivery_id), 303)
 
 
 @pages.post("/read")

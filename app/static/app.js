@@ -106,6 +106,17 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   else bellTag = event.detail.xhr.getResponseHeader("ETag");
 });
 
+// ── A notification is read when its page is visible: the browser may have loaded it before ────────────────────────
+function markShown() {
+  const unread = document.getElementById("mark-read");
+  if (document.hidden || !unread || unread.dataset.shown) return;
+  unread.dataset.shown = "true";
+  htmx.trigger(unread, "shown");
+}
+
+document.addEventListener("htmx:load", markShown);
+document.addEventListener("visibilitychange", markShown);
+
 // A session that ended answers with the login page: show it whole instead of morphing it into a table.
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { xhr, pathInfo } = event.detail;

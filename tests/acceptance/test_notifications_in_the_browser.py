@@ -47,12 +47,34 @@ def test_a_notification_is_written_sent_and_read(stack: Stack, open_page: Callab
     bell.click()
     member.get_by_role("link", name="The choir sings").click()
     member.get_by_text("the choir sings on Friday at 15:00.").wait_for()
-    assert unread.count() == 0
+    unread.wait_for(state="detached")
+    member.get_by_role("button", name="Mark as read").wait_for(state="detached")
+    assert bell.get_attribute("aria-label") == "Notifications"
+    member.reload()
+    assert member.locator("#mark-read, .bell-count").count() == 0
     staff.goto(f"{stack.url}/dev/inbox")
     staff.locator("a", has_text="The choir sings").first.click()
     mail = staff.frame_locator("iframe.mail-frame")
     mail.get_by_text("the choir sings on Friday at 15:00.").wait_for()
     assert mail.get_by_role("link", name="Open the inbox").get_attribute("href") == f"{stack.url}/inbox"
+
+
+def test_a_page_that_is_loaded_in_the_background_marks_nothing_as_read(stack: Stack, open_page: Callable[..., Any]):
+    staff, member = (log_in(stack, open_page(), name) for name in ("staff", "member"))
+    compose(stack, staff, "The choir rests")
+    staff.get_by_role("button", name="Send notification").click()
+    staff.locator(".badge-state", has_text="finished").wait_for(timeout=30_000)
+    member.add_init_script("Object.defineProperty(document, 'hidden', {configurable: true, get: () => true})")
+    member.goto(f"{stack.url}/inbox")
+    member.get_by_role("link", name="The choir rests").click()
+    button = member.get_by_role("button", name="Mark as read")
+    button.wait_for()
+    member.wait_for_load_state("networkidle")
+    assert button.count() == 1
+    member.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    button.wait_for(state="detached")
+    member.goto(f"{stack.url}/inbox")
+    assert member.locator(".is-unread", has_text="The choir rests").count() == 0
 
 
 def test_chips_are_removed_and_everyone_hides_the_other_targets(stack: Stack, page: Any):

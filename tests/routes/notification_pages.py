@@ -44,6 +44,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     # One's own. The bell is asked for until it is known that the session has ended.
     ("notification_inbox.list_", "GET"): many(USER, "/inbox"),
     ("notification_inbox.show", "GET"): one(USER, "/inbox/{delivery}"),
+    ("notification_inbox.read", "POST"): one(USER, "/inbox/{delivery}/read"),
     ("notification_inbox.read_all", "POST"): Route(USER, ("/inbox/read",), {}, 303),
     ("notification_inbox.bell", "GET"): many(EVERYBODY, "/inbox/bell"),
 }

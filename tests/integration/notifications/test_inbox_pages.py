@@ -38,7 +38,7 @@ def bell_of(html: str) -> str:
     return found[0]
 
 
-def test_the_bell_counts_what_is_unread_and_a_visit_reads_it(session, pages, ada, work):
+def test_the_bell_counts_what_is_unread_until_it_is_marked_as_read(session, pages, ada, work):
     assert 'aria-label="Notifications"' in bell_of(pages.get("/inbox").text)
     assert "bell-count" not in bell_of(pages.get("/inbox").text)
     deliver(ada, work, title="Snow <b>day</b>", body="One.\n\n<i>Two</i> https://school.example")
@@ -53,10 +53,20 @@ def test_the_bell_counts_what_is_unread_and_a_visit_reads_it(session, pages, ada
     assert "<p>One.</p>" in shown
     assert "&lt;i&gt;Two&lt;/i&gt;" in shown
     assert '<a href="https://school.example" rel="nofollow noopener">' in shown
+    assert 'aria-label="2 unread notifications"' in bell_of(shown)
+    session.refresh(snow)
+    assert snow.read_at is None
+    path = f"/inbox/{snow.id}/read"
+    assert f'action="{path}"' in shown
+    marked = pages.post(path)
+    assert (marked.status_code, marked.location) == (303, f"/inbox/{snow.id}")
+    shown = pages.get(marked.location).text
+    assert "Mark as read" not in shown
     assert 'aria-label="1 unread notification"' in bell_of(shown)
     session.refresh(snow)
     first_read_at = snow.read_at
-    pages.get(f"/inbox/{snow.id}")
+    by_script = pages.post(path, headers={"HX-Request": "true"})
+    assert (by_script.status_code, by_script.data, by_script.headers["HX-Trigger"]) == (200, b"", "read")
     session.refresh(snow)
     assert snow.read_at == first_read_at
     assert pages.get("/inbox").text.count("is-unread") == 1
@@ -92,6 +102,7 @@ def test_the_inbox_of_another_person_is_not_found(app, session, pages, ada, work
     (delivery,) = session.scalars(sa.select(NotificationDelivery))
     assert "For Ben" not in pages.get("/inbox").text
     assert pages.get(f"/inbox/{delivery.id}").status_code == 404
+    assert pages.post(f"/inbox/{delivery.id}/read").status_code == 404
     # Also for those who see its deliveries.
     admin = log_in(app.test_client(), make_user(Role.ADMIN))
     assert admin.get(f"/inbox/{delivery.id}").status_code == 404

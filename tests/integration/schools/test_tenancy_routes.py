@@ -56,7 +56,8 @@ RESERVATION, API_RESERVATION = "/reservations/{reservation}", "/api/v1/reservati
 FORM = {"start_time": "2031-01-02T10:00", "duration_minutes": 60, "party_size": 1}
 # One user's only, whatever the role: a developer's inbox, tokens, and what one has said.
 ONES_OWN = (
-    *("inbox.message", "inbox.part", "notification_inbox.show", "api_accounts.get_token"),
+    *("inbox.message", "inbox.part", "notification_inbox.show", "notification_inbox.read"),
+    "api_accounts.get_token",
     "work_items.edit_comment",
 )
 LINK_TO_ROW = re.compile(r'href="/(jobs|mails|reservations|work-items|students|classes)/[0-9a-f-]{1,36}"')

@@ -46,6 +46,30 @@ with cli.create().app_context():
     db.session.commit()
 """
 
+# A held domain, a suppressed email address, and links to leave two kinds of mail, of which one does not work.
+MAKE_SUPPRESSIONS = """
+from datetime import timedelta
+
+import cli
+from app.accounts import User, unsubscribe_path
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import db
+from flask_belfry.mail import SuppressionSource, suppress
+from flask_belfry.mail.models import MailDomainHold
+
+with cli.create().app_context():
+    user = db.session.query(User).filter_by(username="member").one()
+    print(unsubscribe_path(user.id, "notification-general"))
+    print(unsubscribe_path(user.id, "no-such-kind"))
+    suppress("unknown@example.org", "5.1.1", SuppressionSource.BOUNCE, reason="550 5.1.1 there is no such mailbox")
+    values = {"last_reply": "550 5.7.26 unauthenticated mail is not accepted", "refusals": 5, "probes": 1}
+    now = utc_now()
+    db.session.add(
+        MailDomainHold(domain="held.example", held_since=now, held_until=now + timedelta(hours=1), **values)
+    )
+    db.session.commit()
+"""
+
 # Words of the page that stand on two lines: none is as long as its box.
 BROKEN_WORDS = """() => {
     const found = [];
@@ -173,8 +197,27 @@ def log_in(stack: Stack, page: Any, name: str) -> Any:
 
 def make_batch(stack: Stack) -> None:
     """Enqueue a batch, which no page of the demo does."""
+    _run(stack, MAKE_BATCH)
+
+
+def make_suppressions(stack: Stack) -> list[str]:
+    """Suppress an email address and hold a domain; return the paths to leave a kind of mail, and one that is not
+    found."""
+    return _run(stack, MAKE_SUPPRESSIONS).split()
+
+
+def _run(stack: Stack, program: str) -> str:
     python = stack.folder / ".venv/bin/python"
-    subprocess.run([python, "-c", MAKE_BATCH], cwd=stack.folder, env=_environment(stack.url), check=True, timeout=60)
+    answer = subprocess.run(
+        [python, "-c", program],
+        cwd=stack.folder,
+        env=_environment(stack.url),
+        check=True,
+        timeout=60,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return answer.stdout
 
 
 def broken_words(page: Any) -> list[str]:

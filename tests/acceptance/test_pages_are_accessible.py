@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 
 import jobs
 from app import create_app
-from tests.acceptance.conftest import Stack, broken_words, log_in, make_batch
+from tests.acceptance.conftest import Stack, broken_words, log_in, make_batch, make_suppressions
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_group("stack")]
 
@@ -117,3 +117,54 @@ def test_no_page_has_serious_accessibility_problems(stack: Stack, page: Any, tmp
         page.wait_for_load_state()
         found[f"one of {path}"] = findings(page)
     assert {path: serious for path, serious in found.items() if serious} == {}
+
+
+def show_refusals(page: Any) -> None:
+    """Show error pages with status 200: the console has an error for each other one."""
+    page.route("**/*", lambda route: route.fulfill(response=route.fetch(max_redirects=0), status=200))
+
+
+def test_suppressions_and_unsubscribing_have_no_serious_accessibility_problems(
+    stack: Stack, open_page: Callable[..., Any]
+):
+    leave, unknown = make_suppressions(stack)
+    found: dict[str, list[str]] = {}
+    stranger = open_page()
+    stranger.goto(f"{stack.url}{leave}")
+    found["unsubscribing: asked"] = findings(stranger)
+    stranger.get_by_role("button", name="Unsubscribe").click()
+    stranger.get_by_role("heading", name="You are unsubscribed").wait_for()
+    found["unsubscribing: done"] = findings(stranger)
+    stranger.get_by_role("button", name="Subscribe again").click()
+    stranger.get_by_role("heading", name="You are subscribed again").wait_for()
+    found["unsubscribing: undone"] = findings(stranger)
+    show_refusals(stranger)
+    for name, path in (("no such kind", unknown), ("forged", f"{leave}x")):
+        stranger.goto(f"{stack.url}{path}")
+        stranger.get_by_text("This link does not work.").wait_for()
+        found[f"unsubscribing: {name}"] = findings(stranger)
+
+    admin = log_in(stack, open_page(), "admin")
+    admin.goto(f"{stack.url}/")
+    admin.locator(".notice", has_text="held.example").wait_for()
+    found["overview: a held domain"] = findings(admin)
+    admin.goto(f"{stack.url}/mails/suppressions")
+    held, suppressed = admin.locator("#hold-1"), admin.locator("tbody tr", has_text="unknown@example.org")
+    found["suppressions"] = findings(admin)
+    for name, row in (("the suppression", suppressed), ("the hold", held)):
+        row.get_by_role("button", name="Lift", exact=True).click()
+        admin.get_by_role("dialog").wait_for()
+        found[f"suppressions: lifting {name}"] = findings(admin)
+        admin.get_by_role("button", name=f"Lift {name}").click()
+        admin.get_by_role("status").wait_for()
+        found[f"suppressions: {name} is lifted"] = findings(admin)
+    admin.goto(f"{stack.url}/mails/suppressions?text=nobody")
+    admin.get_by_text("No suppressions match").wait_for()
+    found["suppressions: not found"] = findings(admin)
+    show_refusals(admin)
+    admin.get_by_label("Email", exact=True).fill("nobody@nowhere")
+    admin.get_by_label("Reason").fill("x")
+    admin.get_by_role("button", name="Suppress").click()
+    admin.get_by_role("alert").wait_for()
+    found["suppressions: invalid"] = findings(admin)
+    assert {state: serious for state, serious in found.items() if serious} == {}

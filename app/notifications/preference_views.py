@@ -8,6 +8,7 @@ from wtforms import SelectField, TimeField
 from wtforms.fields.choices import SelectChoice  # pyright: ignore[reportAttributeAccessIssue] - newer than its stubs
 from wtforms.validators import Optional
 
+from app import push
 from app.accounts import User, acting_user, login_required
 from app.notifications import preferences
 from app.notifications.models import Frequency, NotificationChannel, NotificationType
@@ -98,4 +99,6 @@ def _page(form: PreferencesForm) -> str:
         type_: [form[field_name(type_, channel)] for channel in NotificationChannel] for type_ in NotificationType
     }
     zone = preferences.time_zone_of(acting_user()).key
-    return render_template("notifications/preferences.html", form=form, fields=fields, zone=zone)
+    return render_template(
+        "notifications/preferences.html", form=form, fields=fields, zone=zone, has_push=push.is_configured()
+    )

@@ -104,6 +104,14 @@ def form_of(**changes: str) -> dict[str, str]:
 
 
 @on_sqlite
+def test_the_page_says_whether_push_messages_are_sent(app, client, user, tmp_path):
+    log_in(client, user)
+    assert "Push messages are not set up here" in client.get(PAGE).text
+    app.config["FCM_CREDENTIALS"] = tmp_path / "service-account.json"
+    assert "Push messages are not set up here" not in client.get(PAGE).text
+
+
+@on_sqlite
 def test_the_page_shows_and_saves_preferences_and_quiet_hours(client, user):
     log_in(client, user)
     page = client.get(PAGE)

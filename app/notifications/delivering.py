@@ -126,11 +126,12 @@ def _cancel_pushes(session: Session, deliveries: Sequence[NotificationDelivery])
     """Cancel push messages that mails replace. One that is being sent is not tried again, and a job that delivers the
     digest of several notifications goes on."""
     connection = session.connection()
-    connection.execute(_DO_NOT_RETRY, {"ids": [each.id for each in deliveries]})
     job_ids = [each.job_id for each in deliveries if each.state in (DeliveryState.QUEUED, DeliveryState.DEFERRED)]
     of_one = list(connection.execute(_JOBS_OF_ONE, {"job_ids": job_ids}).scalars())
     cancelled, _ = outbox.cancel(of_one)
+    # After the jobs, as a chunk that ends them does: of two transactions, each would wait for the other.
     connection.execute(_SET_MAILED_INSTEAD, {"job_ids": cancelled})
+    connection.execute(_DO_NOT_RETRY, {"ids": [each.id for each in deliveries]})
 
 
 def retry_failed_deliveries(session: Session) -> dict[str, int]:

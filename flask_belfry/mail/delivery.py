@@ -23,15 +23,10 @@ from flask_belfry.mail.models import MailState
 from flask_belfry.mail.outcomes import ChunkMail, MailChunk, Outcomes
 from flask_belfry.mail.preparation import concerns_chunk, prepare
 from flask_belfry.mail.registry import by_kind, kind_of
-from flask_belfry.mail.transport import deliver_message, is_server_working, lend_connection
+from flask_belfry.mail.transport import deliver_message, is_server_working, lend_connection, smtp_settings
 
 log = structlog.get_logger(__name__)
 
-# The number of mails that are marked as sending in one commit: few, so that a crash leaves few uncertain, and more when
-# the server is fast, so that commits do not slow down sending.
-FIRST_WAVE = 4
-LARGEST_WAVE = 32
-WAVE_SECONDS = 0.2
 # The claims of a wave's jobs are checked again after this time: the process may have been frozen meanwhile.
 HELD_SECONDS = 2.0
 # After this many server timeouts in a row the other mails of the chunk fail without being tried.
@@ -68,10 +63,10 @@ class _Delivery:
             self._handle_unreachable(mails, error)
 
     def _send_waves(self, mails: Sequence[ChunkMail]) -> None:
-        remaining, wave, timeouts = list(mails), FIRST_WAVE, 0
+        remaining, waves, timeouts = list(mails), smtp_settings().waves, 0
         while remaining:
-            began_at = time.monotonic()
-            now, remaining = remaining[:wave], remaining[wave:]
+            began_at, size = time.monotonic(), waves.size
+            now, remaining = remaining[:size], remaining[size:]
             now = self._mark_sending(now)
             while now := self._still_held(now):
                 if self._chunk.should_stop:
@@ -85,8 +80,7 @@ class _Delivery:
                 if error and timeouts >= MAX_SERVER_TIMEOUTS:
                     # Each would wait for the same failure, and block the thread meanwhile.
                     return self._outcomes.fail_all(now + remaining, error)
-            is_slow = time.monotonic() - began_at > WAVE_SECONDS
-            wave = max(FIRST_WAVE, wave // 2) if is_slow else min(LARGEST_WAVE, wave * 2)
+            waves.learn(time.monotonic() - began_at)
         return None
 
     def _mark_sending(self, mails: Sequence[ChunkMail]) -> list[ChunkMail]:

@@ -27,6 +27,7 @@ from flask_belfry.mail.errors import MailError, ServerTimeoutError, ServerUnreac
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.pool import SessionPool
 from flask_belfry.mail.smtp_session import Receipt
+from flask_belfry.mail.waves import Waves
 
 # Temporary, for the session: 432 and 454 after AUTH (RFC 4954, section 6), 454 after STARTTLS (RFC 3207, section 4).
 BUSY_CODES = frozenset({smtp_session.CLOSING, 432, 454})
@@ -62,6 +63,7 @@ class SmtpSettings(flask_mail._Mail):  # noqa: SLF001 - the class of Flask-Mail'
         self.inbox_wait_seconds = INBOX_WAIT_SECONDS
         self._config = config
         self.pool = SessionPool(lambda: Connection(self))
+        self.waves = Waves()
 
     @cached_property
     def tls(self) -> ssl.SSLContext:

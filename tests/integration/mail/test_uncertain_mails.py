@@ -20,6 +20,7 @@ from flask_belfry.mail import EmailMessage, MailState, delivery, get_mail, ledge
 from flask_belfry.mail.ledger import Outcome
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.smtp_session import Receipt
+from flask_belfry.mail.transport import smtp_settings
 from flask_belfry.outbox import JobRecord, JobState, JobTimeoutError
 from tests.deliveries import ask, die_after_handing_over, job_of, state_and_count, state_of, work
 from tests.smtp import CUT, SmtpServer
@@ -209,7 +210,7 @@ def test_a_job_that_is_no_longer_the_mails_own_writes_nothing_to_its_row(app, se
 
 def test_a_poison_pill_leaves_uncertain_what_was_marked_and_fails_what_was_not(app, session, smtp, monkeypatch):
     app.config["MAX_INTERRUPTIONS"] = 1
-    monkeypatch.setattr(delivery, "FIRST_WAVE", 1)
+    smtp_settings().waves.size = 1
     ids = ask(session, "ada", "bob")
     die_after_handing_over(app, session, monkeypatch)
     assert sorted(map(state_and_count, ids)) == [(MailState.FAILED, 0), (MailState.UNCERTAIN, 1)]

@@ -60,7 +60,7 @@ _RECORDED: Mapping[str, Any] = {
 _RECORD = (
     sa.update(_DELIVERIES)
     .where(
-        _DELIVERIES.c.id == sa.bindparam("of"),
+        among(_DELIVERIES.c.id, "of"),
         # A cancelled one stays cancelled, unless its mail was on the way.
         sa.or_(_DELIVERIES.c.state != DeliveryState.CANCELLED, _IS_DELIVERED),
     )
@@ -69,7 +69,7 @@ _RECORD = (
 # A digest leaves out what is cancelled.
 _RECORD_DIGEST = (
     sa.update(_DELIVERIES)
-    .where(_DELIVERIES.c.email_id == sa.bindparam("of"), _DELIVERIES.c.state != DeliveryState.CANCELLED)
+    .where(among(_DELIVERIES.c.email_id, "of"), _DELIVERIES.c.state != DeliveryState.CANCELLED)
     .values(_RECORDED)
 )
 
@@ -90,21 +90,23 @@ def record_digests(session: Session, outcomes: Sequence[MailOutcome]) -> None:
 
 
 def _record(session: Session, statement: sa.Update, outcomes: Mapping[str, MailOutcome]) -> None:
-    now = utc_now()
-    values = [
-        {
-            "of": of,
+    """Write outcomes with one statement for all that are equal."""
+    equal: defaultdict[tuple[DeliveryState, str | None, int, bool], list[str]] = defaultdict(list)
+    for of, outcome in outcomes.items():
+        if (state := _state_of(outcome)) is not None:
+            reason = MAIL_IS_OFF if outcome.state.value == "suppressed" else outcome.error
+            is_passing = state is DeliveryState.FAILED and outcome.is_temporary
+            equal[state, reason, outcome.attempts, is_passing].append(of)
+    for (state, reason, attempts, is_passing), ids in equal.items():
+        values = {
+            "of": ids,
             "new_state": state,
-            "why": MAIL_IS_OFF if outcome.state.value == "suppressed" else outcome.error,
-            "tries": outcome.attempts,
-            "passing": state is DeliveryState.FAILED and outcome.is_temporary,
+            "why": reason,
+            "tries": attempts,
+            "passing": is_passing,
             "is_delivered": state is DeliveryState.DELIVERED,
-            "now": now,
+            "now": utc_now(),
         }
-        for of, outcome in outcomes.items()
-        if (state := _state_of(outcome)) is not None
-    ]
-    if values:
         session.connection().execute(statement, values)
 
 

@@ -51,6 +51,7 @@ _WRITE_SENT = (
         among(_columns.id, "ids"), sa.tuple_(_columns.id, _columns.job_id).in_(sa.bindparam("pairs", expanding=True))
     )
     .values(state=MailState.SENT, sent_at=_NOW, last_error=None)
+    .returning(_columns.id, _columns.attempts)
 )
 _WRITE_OTHERS = (
     sa.update(_LEDGER)
@@ -110,13 +111,24 @@ class Outcome:
     is_uncertain: bool = False
 
 
-def report(session: Session, kind: str, ids: Sequence[str]) -> None:
-    """Call the `on_outcome` of a kind with the states that the open transaction has given to some of its mails."""
+def report(session: Session, kind: str, ids: Sequence[str], known: Sequence[MailOutcome] = ()) -> None:
+    """Call the `on_outcome` of a kind with the states that the open transaction has given to some of its mails.
+
+    Args:
+        session: the session with the transaction.
+        kind: the kind.
+        ids: the mails whose outcomes are read.
+        known: outcomes of others, which need not be read.
+    """
     listener = outcome_listener(kind)
-    if listener is None or not ids:
-        return
+    outcomes = [*known, *(_outcomes(session, ids) if listener is not None and ids else ())]
+    if listener is not None and outcomes:
+        listener(session, outcomes)
+
+
+def _outcomes(session: Session, ids: Sequence[str]) -> list[MailOutcome]:
     temporary = _names_of_temporary_errors()
-    outcomes = [
+    return [
         MailOutcome(
             mail_id=row.id,
             state=row.state,
@@ -128,8 +140,6 @@ def report(session: Session, kind: str, ids: Sequence[str]) -> None:
         )
         for row in session.connection().execute(_OUTCOMES, {"ids": ids})
     ]
-    if outcomes:
-        listener(session, outcomes)
 
 
 def _names_of_temporary_errors() -> set[str]:
@@ -203,8 +213,13 @@ def end_with_jobs(session: Session, job_ids: Sequence[str], state: JobState) -> 
         report(session, kind, of_kind)
 
 
-def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> None:
-    """Write outcomes in the caller's transaction, with one statement for the sent mails and one for the others."""
+def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Write outcomes in the caller's transaction, with one statement for the sent mails and one for the others.
+
+    Returns:
+        how often each of the sent mails was attempted, by its id.
+    """
+    attempts: dict[str, int] = {}
     plain: list[Outcome] = []
     others: list[Outcome] = []
     for outcome in outcomes:
@@ -213,9 +228,10 @@ def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> None:
     if plain:
         pairs = [(outcome.mail_id, outcome.job_id) for outcome in plain]
         values = {"ids": [outcome.mail_id for outcome in plain], "pairs": pairs, "now": utc_now()}
-        session.connection().execute(_WRITE_SENT, values)
+        attempts = {row.id: row.attempts for row in session.connection().execute(_WRITE_SENT, values)}
     if others:
         session.connection().execute(_WRITE_OTHERS, [_parameters(outcome) for outcome in others])
+    return attempts
 
 
 def _parameters(outcome: Outcome) -> dict[str, Any]:

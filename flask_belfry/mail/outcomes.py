@@ -28,7 +28,7 @@ from flask_belfry.mail.errors import (
 from flask_belfry.mail.ledger import Outcome
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.models import MailEntry, MailState, SuppressionSource
-from flask_belfry.mail.registry import by_kind
+from flask_belfry.mail.registry import MailOutcome, by_kind
 from flask_belfry.mail.suppressions import suppress
 from flask_belfry.outbox import JobState
 
@@ -168,10 +168,15 @@ class Outcomes:
     def write(self, session: Session, answers: Sequence[ItemAnswer]) -> None:
         """Write the outcomes in the transaction that ends the jobs, so that ledger and job records always agree."""
         outcomes = [outcome for answer in answers if (outcome := self._outcome(answer)) is not None]
-        ledger.write_outcomes(session, outcomes)
-        written = {outcome.mail_id for outcome in outcomes}
+        attempts = ledger.write_outcomes(session, outcomes)
+        others = {outcome.mail_id for outcome in outcomes} - attempts.keys()
         for kind, entries in by_kind(mail.entry for mail in self.mails.values()).items():
-            ledger.report(session, kind, [entry.id for entry in entries if entry.id in written])
+            sent = [
+                MailOutcome(entry.id, MailState.SENT, entry.context, attempts=attempts[entry.id])
+                for entry in entries
+                if entry.id in attempts
+            ]
+            ledger.report(session, kind, [entry.id for entry in entries if entry.id in others], sent)
         replies: dict[str, DomainReplies] = {}
         for answer in answers:
             if (mail := self._mail_of(answer)) is not None:

@@ -124,10 +124,11 @@ def test_a_mail_whose_end_cannot_be_written_is_uncertain_and_no_other(app, sessi
     (bad,) = ask(session, "bad")
     write = ledger.write_outcomes
 
-    def refuse(session: Session, outcomes: Sequence[Outcome]) -> None:
-        write(session, outcomes)
+    def refuse(session: Session, outcomes: Sequence[Outcome]) -> dict[str, int]:
+        attempts = write(session, outcomes)
         if bad in {outcome.mail_id for outcome in outcomes}:
             session.execute(sa.text("SELECT no_such_function()"))
+        return attempts
 
     monkeypatch.setattr(ledger, "write_outcomes", refuse)
     work(app, session)

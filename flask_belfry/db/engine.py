@@ -20,7 +20,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from flask_belfry.core import clock as database_time
-from flask_belfry.db import sqlite
+from flask_belfry.db import sqlite, statement_time
 from flask_belfry.db.session import db
 
 # A host that fails does not close its connections: a client must not wait for a dead server, nor others for the locks
@@ -103,6 +103,7 @@ def _prepare_engine(engine: sa.Engine, settings: Mapping[str, Any]) -> None:
     drop = weakref.WeakMethod(engine.dispose)
     os.register_at_fork(after_in_child=lambda: (dispose := drop()) and dispose(close=False))
     database_time.listen(engine)
+    statement_time.listen(engine)
     if engine.dialect.name == "sqlite":
         sqlite.prepare_engine(engine)
     else:

@@ -57,16 +57,19 @@ def smallest_fetch(limit: int, threads: int, batch: int) -> int:
     return max(1, (limit - threads) // 2) if limit == batch else 1
 
 
-def chunk_size(mean_wait_seconds: float | None, limit: int) -> int:
-    """Return how many records one call of a chunk function gets: few of what waits for long, so that threads share it.
+def chunk_size(mean_wait_seconds: float | None, limit: int, share: int = 1) -> int:
+    """Return how many records one call of a chunk function gets: few of what waits for long, so that threads share it,
+    but a whole share when there is enough for all threads.
 
     Args:
         mean_wait_seconds: how long the process waits for one record, computing nothing. Waiting for other jobs of the
-            process does not count: sharing them among more threads would make none of them faster.
+            process does not count, nor does waiting for the database, whose statements are for the whole call: sharing
+            the records among more threads would make none of that faster.
         limit: the `chunk` of the job function.
+        share: how many records wait for each thread.
     """
     size = FIRST_CHUNK if mean_wait_seconds is None else _fitting(CHUNK_SECONDS, mean_wait_seconds)
-    return max(1, min(limit, size))
+    return max(1, min(limit, max(size, share)))
 
 
 def _fitting(seconds: float, mean_seconds: float) -> int:

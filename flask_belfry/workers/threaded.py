@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from flask_belfry.db import db
+from flask_belfry.db.statement_time import statement_seconds
 from flask_belfry.execution import attempts, executor
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.claim import Claim
@@ -151,7 +152,7 @@ class ThreadedWorker(EngineWorker):
             limit = definition(name).chunk or 1
         except UnknownJobError:
             limit = 1
-        size = chunk_size(self._wait_times[name].seconds, limit)
+        size = chunk_size(self._wait_times[name].seconds, limit, share=len(waiting) // self._threads.count)
         items = [waiting.popleft()]
         while len(items) < size and waiting and waiting[0].name == name:
             items.append(waiting.popleft())
@@ -159,7 +160,7 @@ class ThreadedWorker(EngineWorker):
 
     def _run(self, items: list[Claim]) -> None:
         """Run jobs on their thread until their new states are committed, or only the batched commit is left."""
-        began_at, computed_before = time.monotonic(), time.process_time()
+        began_at, busy_before = time.monotonic(), _busy_seconds()
         completed_later: list[Claim] = []
 
         def complete_later(item: Claim, result: str | None) -> None:
@@ -181,8 +182,8 @@ class ThreadedWorker(EngineWorker):
             self._finish([item for item in items if item not in completed_later], transitions)
             took = time.monotonic() - began_at
             self._job_times[items[0].queue].learn(len(items), took)
-            computed = time.process_time() - computed_before
-            self._wait_times[items[0].name].learn(len(items), max(0.0, took - computed))
+            waited = max(0.0, took - (_busy_seconds() - busy_before))
+            self._wait_times[items[0].name].learn(len(items), waited)
 
     def _complete(self, completions: list[Completion]) -> None:
         transitions: executor.Transitions = []
@@ -237,3 +238,8 @@ class ThreadedWorker(EngineWorker):
             except SQLAlchemyError as error:
                 log.warning("rescue.deferred", worker=self.name, error=type(error).__name__)
             self._in_flight.discard(items)
+
+
+def _busy_seconds() -> float:
+    """The time that the process has computed, and that this thread has used the database."""
+    return time.process_time() + statement_seconds()

@@ -44,8 +44,14 @@ def test_one_call_takes_a_quarter_of_a_second_of_waiting(wait_seconds, taken):
     assert chunk_size(wait_seconds, limit=50) == taken
 
 
+def test_one_call_takes_a_whole_share_of_what_waits_for_all_threads():
+    assert chunk_size(0.05, limit=50, share=12) == 12
+    assert chunk_size(0.001, limit=50, share=12) == 50
+
+
 def test_one_call_never_takes_more_than_its_chunk():
     assert chunk_size(None, limit=3) == 3
+    assert chunk_size(None, limit=3, share=20) == 3
 
 
 def test_the_mean_follows_recent_measurements():

@@ -23,7 +23,7 @@ from flask_belfry.outbox import JobState, JobTimeoutError, RetryPolicy
 log = structlog.get_logger(__name__)
 
 # The shortest time between two commits of one chunk, so that the database does not slow down a fast server.
-COMMIT_SECONDS = 0.1
+COMMIT_SECONDS = 0.25
 # Built once, as in `claim`.
 _LOCK_HELD = sa.select(claims.RECORDS.c.id).where(claims.IS_HELD).with_for_update()
 

@@ -6,12 +6,9 @@ import binascii
 import re
 from collections.abc import Mapping, Sequence
 from email.header import Header
-from email.mime.multipart import MIMEMultipart
-from email.mime.nonmultipart import MIMENonMultipart
-from email.policy import Compat32
 from email.utils import format_datetime, parseaddr
+from functools import lru_cache
 from secrets import token_hex
-from typing import Any
 
 import flask_mail
 
@@ -26,27 +23,6 @@ _PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
 # Headers with identifiers and URLs are not encoded (RFC 5322, section 3.6.4; RFC 2369, section 2).
 _IDENTIFIERS = re.compile(r"(?i)references|in-reply-to|list-.*")
-
-
-class Wire(Compat32):
-    """The policy for CRLF line ends, and for headers that `OutgoingMessage` has encoded, folded at spaces.
-
-    The header parser of EmailPolicy would take longer than all other work on a mail.
-    """
-
-    def fold_binary(self, name: str, value: Any) -> bytes:
-        """Serialize a header."""
-        lines = [f"{name}:"]
-        for word in value.split(" "):
-            if len(lines[-1]) + 1 + len(word) > LINE_CHARACTERS and not lines[-1].endswith(":"):
-                lines.append("")
-            lines[-1] += f" {word}"
-        if any(len(line) > LONGEST_LINE for line in lines):
-            raise PermanentMailError(f"the header {name} contains a word that is too long for a line")
-        return "\r\n".join([*lines, ""]).encode("ascii")
-
-
-WIRE = Wire(linesep="\r\n")
 
 
 class OutgoingMessage(flask_mail.Message):
@@ -90,7 +66,7 @@ class OutgoingMessage(flask_mail.Message):
     @property
     def envelope_sender(self) -> str:
         """The email address that receives bounces."""
-        return self.return_path or parseaddr(str(self.sender))[1]
+        return self.return_path or _parsed(str(self.sender))[1]
 
     def has_bad_headers(self) -> bool:
         """Return whether a header contains a line break, which would inject another header; folded subjects too."""
@@ -106,23 +82,21 @@ class OutgoingMessage(flask_mail.Message):
         """
         if self.has_bad_headers():
             raise PermanentMailError("a header of the mail contains a line break")
+        # "=_" does not occur in quoted-printable (RFC 2045, section 6.7), so the parts need not be searched for it.
+        boundary = f"=_{token_hex(12)}"
         try:
-            return self._message().as_bytes(policy=WIRE)
+            parts = [_part(self.body or "", "plain"), _part(self.html or "", "html")]
+            headers = "".join(_folded(name, value) for name, value in self._headers(boundary).items())
+            delimited = b"".join(b"\r\n--%b\r\n%b" % (boundary.encode(), part) for part in parts)
+            return headers.encode("ascii") + delimited + f"\r\n--{boundary}--\r\n".encode()
         except UnicodeError as error:
             raise PermanentMailError(f"the mail is not valid Unicode: {error.reason}") from error  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _message(self) -> MIMEMultipart:
-        # "=_" does not occur in quoted-printable (RFC 2045, section 6.7), so the parts need not be searched for it.
-        message = MIMEMultipart("alternative", boundary=f"=_{token_hex(12)}", policy=WIRE)
-        for name, value in self._headers().items():
-            message[name] = value
-        message.attach(_part(self.body or "", "plain"))
-        message.attach(_part(self.html or "", "html"))
-        return message
-
-    def _headers(self) -> dict[str, str]:
-        name, email = parseaddr(str(self.sender))
+    def _headers(self, boundary: str) -> dict[str, str]:
+        name, email = _parsed(str(self.sender))
         return {
+            "MIME-Version": "1.0",
+            "Content-Type": f'multipart/alternative; boundary="{boundary}"',
             "Subject": _encoded_text("Subject", self.subject),
             "From": _mailbox("From", name, email),
             "To": ", ".join(map(str, self.recipients)),
@@ -167,11 +141,27 @@ def _encoded_words(header: str, text: str) -> str:
     return " ".join(Header(text, "utf-8", header_name=header).encode().split())
 
 
-def _part(text: str, subtype: str) -> MIMENonMultipart:
+def _part(text: str, subtype: str) -> bytes:
     # Quoted-printable keeps every line under 998 bytes (RFC 5322, section 2.1.1), unlike inlined HTML, and needs no
-    # 8BITMIME. binascii is written in C; the encoder of the package email takes a hundred times as long.
-    part = MIMENonMultipart("text", subtype, policy=WIRE, charset="utf-8")
-    part["Content-Transfer-Encoding"] = "quoted-printable"
+    # 8BITMIME. binascii is written in C. The package email takes longer for this than all other work on a mail.
+    header = f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
-    part.set_payload(binascii.b2a_qp(lines.encode(), istext=True).decode("ascii"))
-    return part
+    return header.encode() + binascii.b2a_qp(lines.encode(), istext=True).replace(b"\n", b"\r\n")
+
+
+def _folded(name: str, value: str) -> str:
+    """Return a header whose value is encoded already, folded at spaces. Raises PermanentMailError."""
+    lines = [f"{name}:"]
+    for word in value.split(" "):
+        if len(lines[-1]) + 1 + len(word) > LINE_CHARACTERS and not lines[-1].endswith(":"):
+            lines.append("")
+        lines[-1] += f" {word}"
+    if any(len(line) > LONGEST_LINE for line in lines):
+        raise PermanentMailError(f"the header {name} contains a word that is too long for a line")
+    return "\r\n".join([*lines, ""])
+
+
+@lru_cache(maxsize=100)
+def _parsed(sender: str) -> tuple[str, str]:
+    """Return name and email address of a sender, which most mails share."""
+    return parseaddr(sender)

@@ -119,8 +119,9 @@ class DeletionForm(ServiceForm):
 
 
 def message_choices() -> dict[str, tuple[str, Channel]]:
-    """Return the choices of `ProfileForm.wanted`, each with its kind of message and its channel."""
-    return {f"{kind}.{channel}": (kind, channel) for kind in optional_kinds() for channel in Channel}
+    """Return the choices of `ProfileForm.wanted`, each with its kind of message and its channel: messages of these
+    kinds are mailed only."""
+    return {f"{kind}.{Channel.MAIL}": (kind, Channel.MAIL) for kind in optional_kinds()}
 
 
 def _zone_of_school() -> SelectChoice:

@@ -112,14 +112,15 @@ def interrupt(session: Session, claim: Claim, reason: str, part: Part = Part.OWN
 
 
 def release(session: Session, claim: Claim, delay_seconds: float = 0.0) -> JobState | None:
-    """Return a record to its queue, immediately or after a delay: a deploy is not a failure."""
+    """Return a record to its queue, immediately or after a delay: a deploy is not a failure. A job that a user asked
+    to stop is cancelled instead, here and after an interruption."""
     return _return_to_queue(session, claim, {}, None, delay_seconds)
 
 
 def _snooze(session: Session, claim: Claim, snooze: Snooze) -> JobState | None:
     """Schedule a job again that cannot run yet, without using an attempt, at most MAX_SNOOZES times."""
     if _is_cancel_requested(session, claim):
-        return fail(session, claim, JobCancelledError("cancelled by a user"), NO_RETRY)
+        return _cancel(session, claim)
     if claim.snoozes >= current_app.config["MAX_SNOOZES"]:
         reason = f"; the last reason: {snooze}" if str(snooze) else ""
         error = SnoozeLimitError(f"snoozed {claim.snoozes} times, the most that MAX_SNOOZES allows{reason}")
@@ -140,6 +141,11 @@ def _snooze(session: Session, claim: Claim, snooze: Snooze) -> JobState | None:
     return JobState.SCHEDULED
 
 
+def _cancel(session: Session, claim: Claim) -> JobState | None:
+    """Cancel a record that would run again: a user has requested its job to stop."""
+    return fail(session, claim, JobCancelledError("cancelled by a user"), NO_RETRY)
+
+
 def cause_of(error: BaseException) -> str:
     """Return an error in one phrase: its type, and the text of the error that caused it."""
     return f"{type(error).__name__}: {error_text(error.__cause__ or error)}"
@@ -152,6 +158,8 @@ def _return_to_queue(
     error: BaseException | None,
     delay_seconds: float = 0.0,
 ) -> JobState | None:
+    if _is_cancel_requested(session, claim):
+        return _cancel(session, claim)
     now = utc_now()
     due_at = now + timedelta(seconds=delay_seconds) if delay_seconds else None
     state = JobState.RETRYABLE if due_at else JobState.PENDING

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_belfry.db import db
-from flask_belfry.execution import check_cancelled, claim, executor
+from flask_belfry.execution import attempts, check_cancelled, claim, executor
 from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.outbox import JobRecord, JobState, cancel, enqueue, retry
 from flask_belfry.outbox.models import AttemptOutcome
@@ -73,3 +74,24 @@ def test_a_running_job_that_was_asked_to_stop_and_fails_is_not_retried(app, sess
     session.commit()
     executor.run(app, [item], no_limit)
     assert session.get_one(JobRecord, id, populate_existing=True).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        attempts.release,
+        lambda session, item: attempts.interrupt(session, item, "SIGKILL"),
+        lambda session, item: attempts.interrupt(session, item, "another", attempts.Part.NONE),
+    ],
+    ids=["released", "killed", "beside a killed one"],
+)
+def test_a_job_that_is_to_stop_does_not_run_again_after_its_worker_left_it(session, end):
+    id = asked(session)
+    (item,) = claim.claim(session, [id], "w")
+    assert cancel([id]) == ([], [id])
+    session.commit()
+    assert end(session, item) is JobState.CANCELLED
+    session.commit()
+    record = read(session, id)
+    assert (record.state, record.attempt) == (JobState.CANCELLED, 1)
+    assert [attempt.outcome for attempt in attempts_of(session, id)] == [AttemptOutcome.CANCELLED]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from app import audit
 from app.accounts import User, can, require
@@ -32,6 +33,7 @@ from flask_belfry.db.columns import new_id
 from flask_belfry.outbox import BatchStateError, JobRequest
 
 DELIVER, FINISH = "notifications.deliver", "notifications.finish"
+BATCH = "notifications.send"
 # What is not delivered yet.
 OPEN = (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.DEFERRED)
 _NO_SYNC = {"synchronize_session": False}
@@ -59,7 +61,7 @@ def send(content: Content, sender: User | None, school_id: int) -> Notification:
     subject, job_id = Subject("notification", notification.id), new_id()
     with for_school(school_id):
         args = {"notification_id": notification.id}
-        with outbox.batch("notifications.send", then=FINISH, then_args=args, subject=subject) as sending:
+        with outbox.batch(BATCH, then=FINISH, then_args=args, subject=subject) as sending:
             notification.state, notification.batch_id = NotificationState.SENDING, sending.id
             notification.job_id = job_id
             db.session.add(notification)
@@ -143,7 +145,7 @@ def retry_problem(notification: Notification) -> str | None:
 
 
 def retry_deliveries(notification: Notification, deliveries: Sequence[NotificationDelivery]) -> int:
-    """Enqueue failed deliveries of a notification, which is locked, again, and open it again; return how many."""
+    """Enqueue failed deliveries of a notification, which is locked, again; return how many."""
     retried = 0
     for name, channel in CHANNELS.items():
         of_channel = [delivery for delivery in deliveries if delivery.channel is name]
@@ -153,11 +155,18 @@ def retry_deliveries(notification: Notification, deliveries: Sequence[Notificati
                 delivery.state, delivery.reason, delivery.is_passing = DeliveryState.QUEUED, None, False
         retried += len(ids)
     db.session.flush()
-    batch = db.session.get(outbox.JobBatch, notification.batch_id, populate_existing=True)
-    if batch is not None and batch.finished_at is None and notification.state is NotificationState.FINISHED:
-        notification.state, notification.finished_at = NotificationState.SENDING, None
-        db.session.flush()
     return retried
+
+
+@outbox.on_batches_reopened(BATCH)
+def reopen(session: Session, batch_ids: Sequence[str]) -> None:
+    """Set finished notifications back to `sending`: jobs of their batches are retried."""
+    query = sa.select(Notification).where(Notification.batch_id.in_(batch_ids)).order_by(Notification.id)
+    query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
+    for notification in session.scalars(query):
+        if notification.state is NotificationState.FINISHED:
+            notification.state, notification.finished_at = NotificationState.SENDING, None
+    session.flush()
 
 
 def _lock(notification_id: str) -> Notification:

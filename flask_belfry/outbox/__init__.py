@@ -17,7 +17,7 @@ from flask_belfry.outbox import pending
 from flask_belfry.outbox.backlog import KnownQueues
 from flask_belfry.outbox.batches import Batch, batch, cancel_batch, get_batch, retry_batch, sweep_batches
 from flask_belfry.outbox.broker import CircuitBreaker, connect
-from flask_belfry.outbox.control import cancel, retry
+from flask_belfry.outbox.control import cancel, on_batches_reopened, retry
 from flask_belfry.outbox.enqueue import enqueue, enqueue_many
 from flask_belfry.outbox.errors import (
     BatchStateError,
@@ -86,6 +86,7 @@ __all__ = [
     "get_batch",
     "init_app",
     "job",
+    "on_batches_reopened",
     "on_finalized",
     "pause",
     "prune_records",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
@@ -22,6 +23,22 @@ from flask_belfry.outbox.successors import PREDECESSOR_ERROR, Predecessor, await
 _UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
 _NO_SYNC = {"synchronize_session": False}
 _OPEN = dict.fromkeys(("finished_at", "cancelled_at", "completed", "failed", "cancelled", "then_job_id"))
+
+Reopened = Callable[[Session, Sequence[str]], None]
+_listeners: defaultdict[str, list[Reopened]] = defaultdict(list)
+
+
+def on_batches_reopened(name: str) -> Callable[[Reopened], Reopened]:
+    """Call the function when finished batches of this name are opened again, with the session and their ids.
+
+    It runs in the transaction that retries jobs of them, however that was requested.
+    """
+
+    def register(function: Reopened) -> Reopened:
+        _listeners[name].append(function)
+        return function
+
+    return register
 
 
 def retry(ids: Sequence[str]) -> list[str]:
@@ -137,19 +154,22 @@ def _reopen(batch_ids: Collection[str]) -> set[str]:
     Returns:
         those that were finished and have successors.
     """
-    reopened, then = set[str](), list[str]()
+    reopened, then = list[Any](), list[str]()
     for page in pages(batch_ids):
-        columns = JobBatch.id, JobBatch.finished_at, JobBatch.has_successors, JobBatch.then_job_id
+        columns = JobBatch.id, JobBatch.name, JobBatch.finished_at, JobBatch.has_successors, JobBatch.then_job_id
         # Locked also when it is open: it must not be finished before the retried jobs are committed.
         query = sa.select(*columns).where(JobBatch.id.in_(page)).order_by(JobBatch.id).with_for_update()
         rows = db.session.execute(query).all()
         opened = sa.update(JobBatch).where(JobBatch.id.in_(page)).values(_OPEN)
         db.session.execute(opened, execution_options=_NO_SYNC)
-        reopened.update(row.id for row in rows if row.finished_at is not None and row.has_successors)
+        reopened += [row for row in rows if row.finished_at is not None]
         then += [row.then_job_id for row in rows if row.then_job_id is not None]
     if then:
         cancel_where(JobRecord.id.in_(then), JobRecord.state.in_(WAITING))
-    return reopened
+    for name in sorted({row.name for row in reopened} & _listeners.keys()):
+        for function in _listeners[name]:
+            function(db.session(), [row.id for row in reopened if row.name == name])
+    return {row.id for row in reopened if row.has_successors}
 
 
 def _wait_again(awaiting: Mapping[str, str]) -> set[str]:

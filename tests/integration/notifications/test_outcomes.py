@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from datetime import timedelta
 
@@ -12,17 +13,20 @@ from app.notifications import NotificationDelivery, NotificationState, cancel, c
 from flask_belfry import outbox
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, NotFoundError
-from flask_belfry.db import db
+from flask_belfry.db import BelfrySession, db
 from flask_belfry.mail import MailState
 from flask_belfry.outbox import JobBatch, JobRecord, JobState
 from flask_belfry.workers.threaded import ThreadedWorker
 from tests.deliveries import die_after_handing_over
 from tests.deliveries import work as attempt
+from tests.job_records import waits_for_lock
 from tests.ledger import mails
 from tests.notification_factories import deliveries, insert_members, sent
 from tests.reservation_factories import make_user
+from tests.servers import wait_until
 
 MAIL_ONLY = {"channels": ("mail",)}
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
 @pytest.fixture
@@ -225,6 +229,63 @@ def test_a_retry_sends_only_what_failed(app, session, smtp, work):
     assert get(notification.id).state is NotificationState.FINISHED
     assert retry_failed(notification.id) == 0
     session.commit()
+
+
+def test_the_retry_of_a_job_or_the_batch_opens_the_notification_again(app, session, smtp, work):
+    insert_members(2)
+    fault = smtp.fail("rcpt", "550 refused", recipient="member2@example.org")
+    notification, other = sent(**MAIL_ONLY), sent(channels=("in_app",))
+    work()
+    (failed,) = [mail.job_id for mail in mails() if mail.state is MailState.FAILED]
+
+    def states() -> list[tuple[str, bool]]:
+        session.rollback()
+        return [(each.state.value, each.finished_at is not None) for each in map(get, (notification.id, other.id))]
+
+    for reopen in (lambda: outbox.retry([failed]), lambda: outbox.retry_batch(notification.batch_id)):
+        assert states() == [("finished", True)] * 2
+        reopen()
+        session.commit()
+        assert states() == [("sending", False), ("finished", True)]
+        work()
+    smtp.mend(fault)
+    outbox.retry([failed])
+    cancel(notification.id)
+    session.commit()
+    assert states() == [("cancelled", True), ("finished", True)]
+    outbox.retry([failed])
+    session.commit()
+    assert states() == [("cancelled", True), ("finished", True)]
+    work()
+    assert len(smtp.received) == 1
+
+
+@on_postgresql
+def test_a_notification_that_is_being_finished_is_opened_again_after_that(app, session, smtp, work):
+    insert_members(1)
+    smtp.fail("rcpt", "550 refused")
+    notification = sent(**MAIL_ONLY)
+    work()
+    failed = mails()[0].job_id
+    get(notification.id).state = NotificationState.SENDING
+    session.commit()
+    delivering.finish(session, notification.id)
+    session.flush()
+
+    def retry() -> None:
+        with app.app_context():
+            outbox.retry([failed])
+            db.session.commit()
+            db.session.remove()
+
+    thread = threading.Thread(target=retry)
+    thread.start()
+    with BelfrySession(db=db) as other:
+        wait_until(lambda: waits_for_lock(other))
+    session.commit()
+    thread.join(10)
+    session.expire_all()
+    assert get(notification.id).state is NotificationState.SENDING
 
 
 def test_the_periodic_job_retries_what_failed_for_passing_reasons_within_a_day(app, session, smtp, work, clock):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -33,9 +34,11 @@ from flask_belfry.outbox import (
     batch,
     cancel,
     cancel_batch,
+    control,
     enqueue,
     enqueue_many,
     get_batch,
+    on_batches_reopened,
     prune_records,
     retry,
     retry_batch,
@@ -512,6 +515,25 @@ def test_the_retry_of_failed_jobs_opens_the_batch_again_and_then_follows_each_fi
     session.commit()
     work()
     assert counts(read_batch(session, opened.id)) == (2, 1, 0)
+
+
+def test_the_transaction_that_opens_finished_batches_again_calls_what_follows_that(session, monkeypatch):
+    monkeypatch.setattr(control, "_listeners", defaultdict(list))
+    calls = []
+    on_batches_reopened("of a listener")(lambda session, ids: calls.append(sorted(ids)))
+    batches = []
+    for name in ("of a listener", "of a listener", "another"):
+        with batch(name) as opened:
+            batches.append((opened.id, enqueue("test.echo"), enqueue("test.echo")))
+    cancel([first for _, first, _ in batches])
+    session.commit()
+    retry([first for _, first, _ in batches])  # the batches are open
+    assert calls == []
+    cancel([id for _, *ids in batches for id in ids])
+    session.commit()
+    retry([id for _, *ids in batches for id in ids])
+    assert calls == [sorted(id for id, *_ in batches[:2])]
+    session.rollback()
 
 
 def test_a_then_that_still_waits_is_cancelled_when_the_batch_opens_again(session):

@@ -7,7 +7,7 @@ from flask import Flask
 from app.api.web import ApiBlueprint, register_api
 from flask_belfry.mail.api import add_endpoints
 
-blueprint = ApiBlueprint("mails", __name__, description="Suppressed email addresses", area="mails")
+blueprint = ApiBlueprint("mails", __name__, description="Mails and suppressed email addresses", area="mails")
 add_endpoints(blueprint)
 
 

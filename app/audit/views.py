@@ -48,7 +48,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
             *("schedule.pause", "schedule.resume", "schedule.run"),
         ),
     ),
-    "mails": ("Mails", ("mail.resend", "suppression.add", "suppression.lift", "mail_hold.lift")),
+    "mails": ("Mails", ("mail.resend", "mail.confirm_sent", "suppression.add", "suppression.lift", "mail_hold.lift")),
     "notifications": ("Notifications", ("notification.send", "notification.cancel", "notification.retry")),
     "admin": ("Admin panel", ("admin.create", "admin.update", "admin.delete")),
 }

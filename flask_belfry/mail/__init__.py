@@ -47,7 +47,7 @@ from flask_belfry.mail.registry import (
     unsubscribe_lookup,
 )
 from flask_belfry.mail.sender_dns import check_dkim, check_dmarc, check_spf
-from flask_belfry.mail.services import MailRequest, resend, retry_mails, send_mail, send_mails
+from flask_belfry.mail.services import MailRequest, confirm_sent, resend, retry_mails, send_mail, send_mails
 from flask_belfry.mail.suppressions import forget_suppression, suppress, suppressed_among
 from flask_belfry.mail.transport import close_connections, smtp_settings
 
@@ -77,6 +77,7 @@ __all__ = [
     "check_email",
     "check_spf",
     "close_connections",
+    "confirm_sent",
     "counts_by_state",
     "deliver",
     "emails",

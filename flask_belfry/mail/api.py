@@ -14,15 +14,36 @@ from flask_smorest import Blueprint
 from marshmallow import validate
 
 from flask_belfry.changes.host import authorized
-from flask_belfry.mail import suppressions
-from flask_belfry.mail.fields import suppression_fields
-from flask_belfry.mail.models import EMAIL_CHARACTERS, SuppressionSource
+from flask_belfry.db import commit_and_keep
+from flask_belfry.mail import queries, services, suppressions
+from flask_belfry.mail.fields import mail_fields, suppression_fields
+from flask_belfry.mail.models import EMAIL_CHARACTERS, MailState, SuppressionSource
 from flask_belfry.mail.suppressions import CHANGE, REASON_CHARACTERS
 from flask_belfry.schemas import QueryOfPage, Schema, check_control_characters, page_response, page_schema
 
 View = Callable[..., Any]
 
-VIEW = "mails.view"
+VIEW, CHANGE_MAIL = "mails.view", "mails.change"
+
+
+class MailSchema(Schema):
+    """A mail of the ledger, without what it says."""
+
+    id = ma.fields.UUID(required=True)
+    kind = ma.fields.String(required=True)
+    recipients = ma.fields.List(ma.fields.String(), required=True)
+    state = ma.fields.String(required=True, validate=validate.OneOf([state.value for state in MailState]))
+    last_error = ma.fields.String(
+        required=True, allow_none=True, metadata={"description": "The last error, or why it was not sent."}
+    )
+    attempts = ma.fields.Integer(required=True)
+    uncertain_count = ma.fields.Integer(
+        required=True, metadata={"description": "After how many attempts it was unknown whether it was sent."}
+    )
+    job_id = ma.fields.UUID(required=True, allow_none=True)
+    created_at = ma.fields.String(required=True, metadata={"format": "date-time"})
+    sent_at = ma.fields.String(required=True, allow_none=True, metadata={"format": "date-time"})
+    bounced_at = ma.fields.String(required=True, allow_none=True, metadata={"format": "date-time"})
 
 
 class SuppressionQuery(QueryOfPage):
@@ -65,7 +86,18 @@ class NewSuppressionSchema(Schema):
 
 
 def add_endpoints(blueprint: Blueprint) -> None:
-    """Add the endpoints to a blueprint of the application. The host authorizes `mails.view` and `mails.suppress`."""
+    """Add the endpoints to a blueprint of the application. The host authorizes `mails.view`, `mails.change` and
+    `mails.suppress`."""
+    mail = "/mails/<uuid:mail_id>"
+    for path, method, action, function in (
+        (mail, "GET", VIEW, get_mail),
+        (f"{mail}/resend", "POST", CHANGE_MAIL, resend),
+        (f"{mail}/confirm-sent", "POST", CHANGE_MAIL, confirm_sent),
+    ):
+        view: View = blueprint.response(200, MailSchema)(function)
+        if method == "POST":
+            view = blueprint.alt_response(409, description="Its state does not allow it.")(view)
+        blueprint.route(path, methods=[method])(authorized(action)(view))
     all_, one = "/mails/suppressions", "/mails/suppressions/<uuid:suppression_id>"
     listed: View = blueprint.response(200, page_schema(SuppressionSchema))(list_suppressions)
     listed = blueprint.arguments(SuppressionQuery, location="query")(listed)
@@ -76,6 +108,30 @@ def add_endpoints(blueprint: Blueprint) -> None:
     blueprint.route(all_, methods=["GET"])(authorized(VIEW)(listed))
     blueprint.route(all_, methods=["POST"])(authorized(CHANGE)(added))
     blueprint.route(one, methods=["DELETE"])(authorized(CHANGE)(lifted))
+
+
+def get_mail(mail_id: UUID) -> Mapping[str, Any]:
+    """Get a mail, without what it says"""
+    return mail_fields(queries.get_mail(mail_id))
+
+
+def resend(mail_id: UUID) -> Mapping[str, Any]:
+    """Send a mail again"""
+    services.resend(str(mail_id))
+    return _committed(mail_id)
+
+
+def confirm_sent(mail_id: UUID) -> Mapping[str, Any]:
+    """Mark a mail as sent that may have been sent, and is known to have arrived"""
+    services.confirm_sent(str(mail_id))
+    return _committed(mail_id)
+
+
+def _committed(mail_id: UUID) -> Mapping[str, Any]:
+    """Commit, and return the mail as it was before workers see the change."""
+    mail = queries.get_mail(mail_id)
+    commit_and_keep()
+    return mail_fields(mail)
 
 
 def list_suppressions(query: dict[str, Any]) -> Mapping[str, Any]:

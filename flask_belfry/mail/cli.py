@@ -82,6 +82,15 @@ def resend(mail_id: str) -> None:
     click.echo(f"enqueued as job {job_id}")
 
 
+@commands.command("confirm-sent")
+@click.argument("mail_id", metavar="ID")
+def confirm_sent(mail_id: str) -> None:
+    """Mark an uncertain mail as sent, which is known to have arrived."""
+    services.confirm_sent(mail_id)
+    db.session.commit()
+    click.echo("marked as sent")
+
+
 @commands.command("preview")
 @click.argument("name", required=False)
 @click.option("--part", type=click.Choice(PARTS), default="text", show_default=True)

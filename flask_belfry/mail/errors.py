@@ -101,7 +101,7 @@ class MailKeyError(MailArgumentError):
 
 
 class MailStateError(ConflictError):
-    """The mail cannot be sent again in its current state."""
+    """The state of the mail does not allow that it is sent again, or confirmed as sent."""
 
 
 def without_emails(text: str) -> str:

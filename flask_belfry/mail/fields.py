@@ -1,11 +1,28 @@
-"""The fields of suppressions and holds as JSON values: those of the commands' `--json` and of the API."""
+"""The fields of mails, suppressions and holds as JSON values, for commands and the API."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from flask_belfry.changes.host import current_host
-from flask_belfry.mail.models import EmailSuppression, MailDomainHold
+from flask_belfry.mail.models import EmailMessage, EmailSuppression, MailDomainHold
+
+
+def mail_fields(mail: EmailMessage) -> dict[str, Any]:
+    """Return the fields of a mail, without what it says."""
+    return {
+        "id": mail.id,
+        "kind": mail.kind,
+        "recipients": mail.recipients,
+        "state": mail.state.value,
+        "last_error": mail.last_error,
+        "attempts": mail.attempts,
+        "uncertain_count": mail.uncertain_count,
+        "job_id": mail.job_id,
+        "created_at": mail.created_at.isoformat(),
+        "sent_at": mail.sent_at and mail.sent_at.isoformat(),
+        "bounced_at": mail.bounced_at and mail.bounced_at.isoformat(),
+    }
 
 
 def suppression_fields(suppression: EmailSuppression) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -169,11 +169,28 @@ def resend(mail_id: str) -> str:
 
 def can_resend(mail: EmailMessage) -> bool:
     """Return whether `resend` accepts this mail."""
-    try:
-        _check_resend(mail)
-    except MailStateError:
-        return False
-    return True
+    return _passes(_check_resend, mail)
+
+
+def confirm_sent(mail_id: str) -> EmailMessage:
+    """Record that a mail which may have been sent was, on request of a user who knows it. The caller commits.
+
+    Raises:
+        MailNotFoundError: there is no mail with this id.
+        MailStateError: it is not uncertain, or its next attempt is scheduled.
+    """
+    mail = _locked(mail_id)
+    _check_confirmation(mail)
+    mail.state, mail.sent_at, mail.last_error = MailState.SENT, mail.sending_at or utc_now(), None
+    db.session.flush()
+    ledger.report(db.session(), mail.kind, [mail.id])
+    current_host().record_action("mail.confirm_sent", {subject_of(mail): mail.school_id})
+    return mail
+
+
+def can_confirm_sent(mail: EmailMessage) -> bool:
+    """Return whether `confirm_sent` accepts this mail."""
+    return _passes(_check_confirmation, mail)
 
 
 def new_message_id(unique: str) -> str:
@@ -265,6 +282,24 @@ def _check_resend(mail: EmailMessage) -> None:
     problems = [check_email(email).problem for email in mail.recipients or [None]]
     if all(problems):
         raise MailStateError(f"it cannot be sent: {problems[0]}")
+    _check_ended(mail)
+
+
+def _check_confirmation(mail: EmailMessage) -> None:
+    if mail.state is not MailState.UNCERTAIN:
+        raise MailStateError(f"it is {mail.state.value}, not uncertain")
+    _check_ended(mail)
+
+
+def _check_ended(mail: EmailMessage) -> None:
     of_live_job = sa.select(JobRecord.id).where(JobRecord.id == mail.job_id, JobRecord.state.in_(LIVE))
     if mail.job_id and db.session.scalar(of_live_job) is not None:
         raise MailStateError("it is in progress: its job has not finished")
+
+
+def _passes(check: Callable[[EmailMessage], None], mail: EmailMessage) -> bool:
+    try:
+        check(mail)
+    except MailStateError:
+        return False
+    return True

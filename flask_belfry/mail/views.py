@@ -68,6 +68,21 @@ def resend(mail_id: UUID) -> ResponseReturnValue:
     return redirect(url_for("mail.detail", mail_id=mail_id))
 
 
+@pages.post("/<uuid:mail_id>/confirm-sent")
+@authorized("mails.change")
+def confirm_sent(mail_id: UUID) -> ResponseReturnValue:
+    """Record that a mail which may have been sent was."""
+    try:
+        services.confirm_sent(str(mail_id))
+    except MailStateError as error:
+        db.session.rollback()
+        flash(f"The mail was not marked as sent: {error.message}.", "error")
+    else:
+        db.session.commit()
+        flash("The mail is marked as sent.", "success")
+    return redirect(url_for("mail.detail", mail_id=mail_id))
+
+
 @pages.get("/<uuid:mail_id>/html")
 @authorized("mails.view")
 def message_html(mail_id: UUID) -> ResponseReturnValue:
@@ -110,4 +125,9 @@ def preview(name: str, part: str) -> ResponseReturnValue:
 
 def _detail_context(mail_id: UUID) -> dict[str, Any]:
     mail = queries.get_mail(mail_id)
-    return {"mail": mail, "can_resend": services.can_resend(mail), "is_live": queries.is_in_progress(mail)}
+    return {
+        "mail": mail,
+        "can_resend": services.can_resend(mail),
+        "can_confirm_sent": services.can_confirm_sent(mail),
+        "is_live": queries.is_in_progress(mail),
+    }

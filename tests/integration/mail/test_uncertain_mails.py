@@ -8,21 +8,38 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
+from app.accounts import Role
+from app.audit import AuditEntry
+from flask_belfry import outbox
 from flask_belfry.db.columns import new_id
 from flask_belfry.execution import attempts, executor
 from flask_belfry.execution import claim as claims
 from flask_belfry.execution.chunk import Chunk
 from flask_belfry.execution.claim import Claim
 from flask_belfry.execution.time_limits import no_limit
-from flask_belfry.mail import EmailMessage, MailState, delivery, get_mail, ledger, resend, transport
+from flask_belfry.mail import (
+    EmailMessage,
+    MailNotFoundError,
+    MailState,
+    confirm_sent,
+    delivery,
+    get_mail,
+    ledger,
+    resend,
+    transport,
+)
+from flask_belfry.mail.bounces import record_bounce
 from flask_belfry.mail.ledger import Outcome
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.smtp_session import Receipt
 from flask_belfry.mail.transport import smtp_settings
 from flask_belfry.outbox import JobRecord, JobState, JobTimeoutError
+from tests import bounce_messages
 from tests.deliveries import ask, die_after_handing_over, job_of, state_and_count, state_of, work
+from tests.reservation_factories import bearer, log_in, make_user
 from tests.smtp import CUT, SmtpServer
 
 
@@ -61,6 +78,94 @@ def test_an_uncertain_mail_is_held_for_a_person_when_the_setting_says_so(
     work(app, session)
     assert state_of(mail_id) is MailState.SENT
     assert len({mail.message["Message-ID"] for mail in smtp.received}) == 1
+
+
+def test_an_uncertain_mail_that_arrived_is_marked_as_sent_by_page_api_and_command(
+    app: Flask, client: FlaskClient, session: Session, smtp: SmtpServer
+) -> None:
+    app.config["MAIL_UNCERTAIN"] = "hold"
+    smtp.fail("accepted", CUT)
+    ids = ask(session, "ada", "bob", "eve")
+    work(app, session)
+    for id in ids:
+        assert (state_of(id), get_mail(id).sent_at) == (MailState.UNCERTAIN, None)
+    headers = bearer(make_user(Role.ADMIN))
+    log_in(client, make_user(Role.ADMIN))
+    assert "It arrived" in client.get(f"/mails/{ids[0]}").text
+    answers = [
+        client.post(f"/mails/{ids[0]}/confirm-sent", follow_redirects=True),
+        app.test_client().post(f"/api/v1/mails/{ids[1]}/confirm-sent", headers=headers),
+    ]
+    assert "The mail is marked as sent." in answers[0].text
+    assert "It arrived" not in answers[0].text
+    assert (answers[1].status_code, answers[1].json["id"], answers[1].json["state"]) == (200, ids[1], "sent")
+    result = app.test_cli_runner().invoke(args=["mail", "confirm-sent", ids[2]])
+    assert (result.exit_code, result.output) == (0, "marked as sent\n")
+    session.expire_all()
+    for id in ids:
+        mail = get_mail(id)
+        assert (mail.state, mail.sent_at, mail.last_error) == (MailState.SENT, mail.sending_at, None)
+    actions = sa.select(AuditEntry.subject_id).where(AuditEntry.action == "mail.confirm_sent")
+    assert sorted(session.scalars(actions)) == sorted(ids)
+    # What was confirmed is final: no job sends it, and a bounce is about it.
+    outbox.retry([job_of(session, ids[0]).id])
+    session.commit()
+    work(app, session)
+    assert len(smtp.received) == 3
+    report = bounce_messages.postfix("no-reply@belfry.example", get_mail(ids[0]).message_id, "ada@example.org")
+    record_bounce(report.encode())
+    assert state_of(ids[0]) is MailState.BOUNCED
+
+
+def test_only_an_uncertain_mail_without_a_next_attempt_is_marked_as_sent(
+    app: Flask, client: FlaskClient, session: Session, smtp: SmtpServer
+) -> None:
+    smtp.fail("accepted", CUT, times=1)
+    (mail_id,) = ask(session, "ada")
+    headers = bearer(make_user(Role.ADMIN))
+
+    def refusal() -> tuple[int, str]:
+        session.rollback()
+        answer = client.post(f"/api/v1/mails/{mail_id}/confirm-sent", headers=headers)
+        return answer.status_code, answer.json["message"]
+
+    assert refusal() == (409, "it is queued, not uncertain")
+    work(app, session)
+    assert state_of(mail_id) is MailState.UNCERTAIN
+    assert refusal() == (409, "it is in progress: its job has not finished")
+    work(app, session)
+    assert refusal() == (409, "it is sent, not uncertain")
+    log_in(client, make_user(Role.ADMIN))
+    page = client.post(f"/mails/{mail_id}/confirm-sent", follow_redirects=True)
+    assert "The mail was not marked as sent: it is sent, not uncertain." in page.text
+    result = app.test_cli_runner().invoke(args=["mail", "confirm-sent", mail_id])
+    assert (result.exit_code, "it is sent, not uncertain" in result.output) == (1, True)
+    with pytest.raises(MailNotFoundError):
+        confirm_sent("nonsense")
+
+
+def test_members_decide_about_no_mail(app: Flask, client: FlaskClient, session: Session) -> None:
+    (mail_id,) = ask(session, "ada")
+    headers = bearer(make_user())
+    for path in ("", "/resend", "/confirm-sent"):
+        method = client.post if path else client.get
+        assert method(f"/api/v1/mails/{mail_id}{path}", headers=headers).status_code == 403
+    log_in(client, make_user())
+    assert client.post(f"/mails/{mail_id}/confirm-sent").status_code == 403
+
+
+def test_the_api_sends_a_mail_again(app: Flask, client: FlaskClient, session: Session, smtp: SmtpServer) -> None:
+    (mail_id,) = ask(session, "ada")
+    path, headers = f"/api/v1/mails/{mail_id}", bearer(make_user(Role.ADMIN))
+    assert client.post(f"{path}/resend", headers=headers).status_code == 409
+    work(app, session)
+    shown = client.get(path, headers=headers).json
+    assert (shown["state"], shown["recipients"], shown["attempts"]) == ("sent", ["ada@example.org"], 1)
+    again = client.post(f"{path}/resend", headers=headers)
+    assert (again.status_code, again.json["state"]) == (200, "queued")
+    assert again.json["job_id"] != shown["job_id"]
+    work(app, session)
+    assert [mail.recipients for mail in smtp.received] == [("ada@example.org",)] * 2
 
 
 @pytest.mark.parametrize("instead_of", ["end", "write"])  # before the job's end is written, and within that

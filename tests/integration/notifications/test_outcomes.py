@@ -14,7 +14,7 @@ from flask_belfry import outbox
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, NotFoundError
 from flask_belfry.db import BelfrySession, db
-from flask_belfry.mail import MailState
+from flask_belfry.mail import MailState, confirm_sent
 from flask_belfry.outbox import JobBatch, JobRecord, JobState
 from flask_belfry.workers.threaded import ThreadedWorker
 from tests.deliveries import die_after_handing_over
@@ -121,6 +121,20 @@ def test_a_mail_that_is_held_for_a_decision_fails(app, session, smtp, make_deliv
     session.commit()
     work()
     assert outcome(session) == ("delivered", None, 2, False)
+
+
+def test_a_held_mail_that_is_confirmed_as_sent_is_delivered(app, session, smtp, make_deliveries):
+    app.config["MAIL_UNCERTAIN"] = "hold"
+    make_user()
+    notification = sent(**MAIL_ONLY)
+    make_deliveries()
+    smtp.fail("accepted", "cut")
+    attempt(app, session)
+    assert outcome(session)[0] == "failed"
+    confirm_sent(mails()[0].id)
+    session.commit()
+    assert outcome(session) == ("delivered", None, 1, False)
+    assert retry_failed(notification.id) == 0
 
 
 def test_the_mail_of_a_killed_worker_whose_job_is_cancelled_fails(app, session, smtp, make_deliveries, monkeypatch):

@@ -47,6 +47,7 @@ COMMANDS = {
     "mail list": "",
     "mail show": SOME_ID,
     "mail resend": SOME_ID,
+    "mail confirm-sent": SOME_ID,
     "mail suppressions": "",
     "mail holds": "",
     "notifications list": "",

@@ -184,6 +184,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("mail.live", "GET"): one(STAFF, "/mails/{mail}/live"),
     ("mail.message_html", "GET"): one(STAFF, "/mails/{mail}/html"),
     ("mail.resend", "POST"): one(STAFF, "/mails/{mail}/resend"),
+    ("mail.confirm_sent", "POST"): one(STAFF, "/mails/{mail}/confirm-sent"),
     ("mail.previews", "GET"): many(STAFF, "/mails/previews"),
     ("mail.preview", "GET"): many(STAFF, "/mails/previews/reservation-status/html"),
     ("audit.list_", "GET"): many(

@@ -15,12 +15,14 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
 from flask_belfry.db.columns import UtcDateTime
 from flask_belfry.db.lists import among
+from flask_belfry.execution.errors import JobExpiredError
 from flask_belfry.mail.errors import TemporaryMailError
 from flask_belfry.mail.models import ENTRY_COLUMNS, IN_PROGRESS, EmailMessage, MailEntry, MailState
 from flask_belfry.mail.registry import MailOutcome, outcome_listener
 from flask_belfry.outbox import LIVE, JobRecord, JobState, JobTimeoutError, on_finalized
 
 ERROR_CHARACTERS = 2_000
+EXPIRED = "it had expired before it was sent"
 # Mails that were marked as sending earlier may belong to a crashed worker.
 SENDING_SECONDS = 30
 CAP_SPAN = timedelta(hours=1)
@@ -90,6 +92,7 @@ _OUTCOMES = (
     .outerjoin(JobRecord, JobRecord.id == _columns.job_id)
     .where(among(_columns.id, "ids"), _columns.state.not_in((MailState.QUEUED, MailState.SENDING)))
 )
+_JOB_HAS_EXPIRED = sa.exists().where(JobRecord.id == _columns.job_id, JobRecord.error_type == JobExpiredError.__name__)
 _ERROR_OF_JOB = sa.select(JobRecord.error_message).where(JobRecord.id == _columns.job_id).scalar_subquery()
 
 
@@ -194,7 +197,9 @@ def end_with_jobs(session: Session, job_ids: Sequence[str], state: JobState) -> 
     if state is JobState.CANCELLED:
         end = MailState.CANCELLED
         reason = sa.case(
-            (is_sending, "its job was cancelled, and it may have been sent before"), else_=_columns.last_error
+            (is_sending, "its job was cancelled, and it may have been sent before"),
+            (_JOB_HAS_EXPIRED, EXPIRED),
+            else_=_columns.last_error,
         )
     statement = (
         sa.update(_LEDGER)

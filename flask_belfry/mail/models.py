@@ -37,7 +37,7 @@ class MailState(StrEnum):
     SENT = "sent"  # the server accepted it
     DEFERRED = "deferred"  # an attempt failed, or the recipient's domain is held; waits for the next attempt
     FAILED = "failed"  # a permanent error, or all attempts used
-    CANCELLED = "cancelled"  # its job was cancelled before it was sent
+    CANCELLED = "cancelled"  # its job was cancelled before it was sent, or it expired
     UNCERTAIN = "uncertain"  # may have been sent: sent again, or held for an operator (MAIL_UNCERTAIN)
     SUPPRESSED = "suppressed"  # MAIL_ENABLED was false
     SKIPPED = "skipped"  # no valid recipient, suppressed, opted out, beyond a cap, or its subject no longer exists
@@ -80,6 +80,8 @@ class EmailMessage(OfSchoolOrSystem, Base):
     sending_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     bounced_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # When it is of no use any more, however often it is tried or sent again.
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     __table_args__ = (
         sa.Index("ix_email_messages_state_id", "state", "id"),
@@ -143,6 +145,7 @@ class MailEntry:
         change_id: the StatusChange that caused it.
         user_id: the user who caused it, None for the system.
         school_id: the school that it belongs to; its context is read in the scope of that school.
+        expires_at: when it is of no use any more.
     """
 
     id: str
@@ -157,12 +160,18 @@ class MailEntry:
     job_id: str | None = None
     state: MailState = MailState.QUEUED
     message_id: str = ""
+    expires_at: datetime | None = None
 
     @property
     def row_id(self) -> Any:
         """The id of the subject's row, with the type of its key; None when the mail has no subject."""
         subject = recorded_subject(self.subject_type, self.subject_id)
         return subject and subject.id
+
+
+def is_expired(mail: EmailMessage | MailEntry) -> bool:
+    """Return whether a mail is of no use any more."""
+    return mail.expires_at is not None and mail.expires_at <= utc_now()
 
 
 ENTRY_COLUMNS: tuple[Any, ...] = tuple(getattr(EmailMessage, name) for name in MailEntry.__dataclass_fields__)

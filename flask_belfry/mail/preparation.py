@@ -17,7 +17,7 @@ from flask_belfry.mail import ledger
 from flask_belfry.mail.domain_holds import claim_probe, read_holds
 from flask_belfry.mail.errors import MailError, MailTemplateError, PermanentMailError
 from flask_belfry.mail.message import OutgoingMessage
-from flask_belfry.mail.models import MailEntry, MailState
+from flask_belfry.mail.models import MailEntry, MailState, is_expired
 from flask_belfry.mail.outcomes import ChunkMail, Outcomes, holds_uncertain
 from flask_belfry.mail.registry import Context, by_kind, hourly_cap, kind_of, opted_out, unsubscribe_paths
 from flask_belfry.mail.rendering import absolute_url, render
@@ -108,7 +108,10 @@ class _Preparation:
         suppressed = suppressed_among({mail.entry.recipients[0] for mail in unsent})
         refusing = opted_out(mail.entry for mail in unsent)
         for mail in unsent:
-            if reason := suppressed.get(mail.entry.recipients[0]):
+            if is_expired(mail.entry):  # its job was retried without its time
+                refusing.add(mail.entry.id)
+                self._later(self._outcomes.end, mail, MailState.CANCELLED, ledger.EXPIRED)
+            elif reason := suppressed.get(mail.entry.recipients[0]):
                 refusing.add(mail.entry.id)
                 self._later(self._outcomes.end, mail, MailState.SKIPPED, f"suppressed: {reason}")
             elif mail.entry.id in refusing:

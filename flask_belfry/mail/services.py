@@ -20,16 +20,16 @@ from flask_belfry.db.columns import as_uuid_text, new_id, text_problem
 from flask_belfry.db.lists import among
 from flask_belfry.mail import ledger
 from flask_belfry.mail.errors import MailArgumentError, MailKeyError, MailNotFoundError, MailStateError
-from flask_belfry.mail.models import EMAIL_CHARACTERS, KEY_CHARACTERS, EmailMessage, MailState
+from flask_belfry.mail.models import EMAIL_CHARACTERS, KEY_CHARACTERS, EmailMessage, MailState, is_expired
 from flask_belfry.mail.recipients import Recipient, check_email, distinct_recipients
 from flask_belfry.mail.registry import kind_of
 from flask_belfry.outbox import LIVE, JobRecord, JobRequest, enqueue_many, retry
-from flask_belfry.outbox.requests import due_after
+from flask_belfry.outbox.requests import due_after, problem_of_moment
 
 DELIVER = "mail.deliver"
 # States of mails whose jobs failed or were cancelled.
 UNSENT = (MailState.FAILED, MailState.CANCELLED)
-DELIVERY_COLUMNS = ("id", "job_id", "subject_type", "subject_id", "change_id")
+DELIVERY_COLUMNS = ("id", "job_id", "subject_type", "subject_id", "change_id", "expires_at")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class MailRequest:
         change_id: the status change that caused it.
         id: the ledger id, from `new_id`, for callers whose own rows refer to it; only with one email address.
         scheduled_at: an aware datetime before which it is not sent; None is now.
-        expires_at: an aware datetime after which it is cancelled instead of sent.
+        expires_at: an aware datetime after which it is cancelled instead of sent, also when it is sent again.
     """
 
     to: Sequence[str | None]
@@ -123,16 +123,18 @@ def retry_mails(mail_ids: Sequence[str]) -> set[str]:
     deleted.
 
     Returns:
-        the ids of those that are sent again; the others have no valid recipient, or are in progress.
+        the ids of those that are sent again; the others have expired, have no valid recipient, or are in progress.
     """
-    query = sa.select(EmailMessage.id, EmailMessage.job_id).where(among(EmailMessage.id, "ids"))
-    jobs = {job_id: id for id, job_id in db.session.execute(query, {"ids": list(mail_ids)})}
-    retried = {jobs[job_id] for job_id in retry([job_id for job_id in jobs if job_id is not None])}
+    is_of_use = sa.or_(EmailMessage.expires_at.is_(None), EmailMessage.expires_at > utc_now())
+    query = sa.select(EmailMessage.id, EmailMessage.job_id).where(among(EmailMessage.id, "ids"), is_of_use)
+    jobs = {row.id: row.job_id for row in db.session.execute(query, {"ids": list(mail_ids)})}
+    set_back = set(retry([job_id for job_id in jobs.values() if job_id is not None]))
+    retried = {id for id, job_id in jobs.items() if job_id in set_back}
     queued = sa.update(EmailMessage).where(among(EmailMessage.id, "ids"), EmailMessage.state.in_(UNSENT))
     values = {"state": MailState.QUEUED, "last_error": None}
     statement = queued.values(values).execution_options(synchronize_session="fetch")
     db.session.execute(statement, {"ids": list(retried)})
-    for id in set(jobs.values()) - retried:
+    for id in jobs.keys() - retried:
         try:
             resend(id)
         except MailStateError:
@@ -152,7 +154,7 @@ def resend(mail_id: str) -> str:
 
     Raises:
         MailNotFoundError: there is no mail with this id.
-        MailStateError: it is in progress, it has no valid recipient, or MAIL_ENABLED is false.
+        MailStateError: it is in progress, it has expired, it has no valid recipient, or MAIL_ENABLED is false.
     """
     mail = _locked(mail_id)
     _check_resend(mail)
@@ -227,6 +229,7 @@ def _row(kind: str, request: MailRequest, recipient: Recipient, key: str) -> dic
         "last_error": recipient.problem,
         "message_id": new_message_id(id),
         "created_at": utc_now(),
+        "expires_at": request.expires_at,
     }
 
 
@@ -238,6 +241,8 @@ def _first_state(recipient: Recipient) -> MailState:
 
 def _check_request(request: MailRequest) -> None:
     problems = reference_problems(request.subject, request.change_id)
+    if problem := problem_of_moment(request.expires_at):
+        problems["expires_at"] = [problem]
     try:
         json.dumps(dict(request.context), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -263,7 +268,7 @@ def _delivery(
         change_id=row["change_id"],
         id=row["job_id"],
         queue=queue,
-        expires_at=request and request.expires_at,
+        expires_at=row["expires_at"],
     )
 
 
@@ -279,6 +284,8 @@ def _locked(mail_id: str) -> EmailMessage:
 def _check_resend(mail: EmailMessage) -> None:
     if not current_app.config["MAIL_ENABLED"]:
         raise MailStateError("MAIL_ENABLED is false: mail is not sent")
+    if is_expired(mail):
+        raise MailStateError(f"it expired at {mail.expires_at:%Y-%m-%d %H:%M:%S} UTC")
     problems = [check_email(email).problem for email in mail.recipients or [None]]
     if all(problems):
         raise MailStateError(f"it cannot be sent: {problems[0]}")

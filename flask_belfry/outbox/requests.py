@@ -75,6 +75,13 @@ def problems_of_values(args: Mapping[str, Any]) -> dict[str, list[str]]:
     return problems
 
 
+def problem_of_moment(moment: datetime | None) -> str | None:
+    """Return why a time cannot be recorded; None if it can, or there is none."""
+    if moment is None or _is_moment(moment):
+        return None
+    return f"must be an aware datetime before {LATEST:%Y-%m-%d}"
+
+
 def problems_of_options(request: JobRequest) -> dict[str, list[str]]:
     """Return why the rest of a request cannot be recorded, or not by every database, by field."""
     problems = reference_problems(request.subject, request.change_id)
@@ -83,8 +90,8 @@ def problems_of_options(request: JobRequest) -> dict[str, list[str]]:
     if request.unique_while_waiting and request.unique_key is None:
         problems["unique_while_waiting"] = ["must come with a unique_key"]
     for name, moment in (("scheduled_at", request.scheduled_at), ("expires_at", request.expires_at)):
-        if moment is not None and not _is_moment(moment):
-            problems[name] = [f"must be an aware datetime before {LATEST:%Y-%m-%d}"]
+        if problem := problem_of_moment(moment):
+            problems[name] = [problem]
     if request.id is not None and as_uuid_text(request.id) is None:
         problems["id"] = ["must be a UUID, as new_id makes it"]
     return problems | _problems_of_unique_period(request) | _problems_of_predecessor(request)

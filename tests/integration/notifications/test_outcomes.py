@@ -14,6 +14,7 @@ from flask_belfry import outbox
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, NotFoundError
 from flask_belfry.db import BelfrySession, db
+from flask_belfry.execution.admission import cancel_expired
 from flask_belfry.mail import MailState, confirm_sent
 from flask_belfry.outbox import JobBatch, JobRecord, JobState
 from flask_belfry.workers.threaded import ThreadedWorker
@@ -155,6 +156,16 @@ def test_a_cancelled_job_cancels_the_delivery(app, session, smtp, make_deliverie
     outbox.cancel([mails()[0].job_id])
     session.commit()
     assert outcome(session) == ("cancelled", None, 0, False)
+
+
+def test_a_mail_that_expires_while_it_waits_cancels_the_delivery_and_says_so(app, session, make_deliveries, clock):
+    make_user()
+    sent(**MAIL_ONLY, expires_at=utc_now() + timedelta(hours=1))
+    make_deliveries()
+    clock.shift(timedelta(hours=1))
+    assert list(cancel_expired(session)) == [1]
+    assert outcome(session) == ("cancelled", "it had expired before it was sent", 0, False)
+    assert mails()[0].state is MailState.CANCELLED
 
 
 def test_mail_that_is_switched_off_is_skipped(app, session, make_deliveries):

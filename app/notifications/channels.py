@@ -14,6 +14,7 @@ from app.accounts import User
 from app.notifications.emails import kind_of_type
 from app.notifications.models import Notification, NotificationChannel, NotificationDelivery
 from app.notifications.push_channel import Push
+from app.notifications.reasons import SCHOOL_DISABLED
 from app.schools import School
 from flask_belfry.changes import Subject
 from flask_belfry.core.clock import utc_now
@@ -22,7 +23,6 @@ from flask_belfry.db.lists import among
 from flask_belfry.mail import MailRequest, retry_mails, send_mails
 
 DISABLED = "the account is disabled"
-SCHOOL_DISABLED = "the school is disabled"
 UNCONFIRMED = "the email address is not confirmed"
 
 _USERS: Any = sa.inspect(User).local_table

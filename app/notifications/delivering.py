@@ -23,6 +23,7 @@ from app.notifications.models import (
     NotificationState,
 )
 from app.notifications.preferences import Decision
+from app.notifications.reasons import EXPIRED
 from flask_belfry import outbox
 from flask_belfry.changes import for_school
 from flask_belfry.core.clock import utc_now
@@ -39,7 +40,6 @@ NOT_REACHED = (DeliveryState.QUEUED, DeliveryState.DEFERRED, DeliveryState.FAILE
 RETRIED_FOR = timedelta(days=1)
 # After this time, held deliveries are not those that a job is releasing.
 OVERDUE = timedelta(minutes=15)
-EXPIRED = "it had expired before it was sent"
 MAILED_INSTEAD = "mailed instead"
 
 _DELIVERIES = table_of(NotificationDelivery)

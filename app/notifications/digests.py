@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts import User
 from app.notifications.channels import CHANNELS, unreachable_by
-from app.notifications.delivering import EXPIRED, skip_held
+from app.notifications.delivering import skip_held
 from app.notifications.models import (
     DeliveryState,
     Frequency,
@@ -31,6 +31,7 @@ from app.notifications.models import (
 from app.notifications.preferences import FOR_DIGEST, clocks_of, reason_of_off, zone_name
 from app.notifications.push_channel import PUSH
 from app.notifications.quiet_hours import last_moment
+from app.notifications.reasons import EXPIRED
 from app.notifications.unsubscribing import DIGEST
 from app.schools import School
 from flask_belfry.changes import Subject, for_school

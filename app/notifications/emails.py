@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.directory import Guardian, Student
 from app.notifications import unsubscribing
-from app.notifications.audiences import no_longer_contacted
+from app.notifications.audiences import RESTRICTED, no_longer_contacted
 from app.notifications.models import (
     DeliveryState,
     Notification,
@@ -21,12 +21,13 @@ from app.notifications.models import (
     NotificationState,
     NotificationType,
 )
+from app.notifications.reasons import CANCELLED, SCHOOL_DISABLED
 from app.schools import School
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db, table_of
 from flask_belfry.db.columns import UtcDateTime
 from flask_belfry.db.lists import among
-from flask_belfry.mail import MailEntry, MailOutcome, mail_kind
+from flask_belfry.mail import MailEntry, MailOutcome, Skip, mail_kind
 
 # By the value of the mail's state; of `uncertain` see `_state_of`.
 STATES: Mapping[str, DeliveryState] = {
@@ -128,39 +129,38 @@ def sample() -> dict[str, Any]:
     }
 
 
-def describe(entries: Sequence[MailEntry]) -> Mapping[str, dict[str, Any] | None]:
-    """Return the contexts, with three queries for all of them; None of a cancelled notification, a disabled school, or
-    to a person who may not be contacted any more."""
-    ids = {entry.id: entry.context["delivery_id"] for entry in entries}
+def describe(entries: Sequence[MailEntry]) -> Mapping[str, dict[str, Any] | Skip]:
+    """Return the contexts, with three queries for all of them."""
+    mails = {entry.context["delivery_id"]: entry.id for entry in entries}
     query = (
-        sa.select(NotificationDelivery.id, NotificationDelivery.user_id, Notification, School.name)
+        sa.select(NotificationDelivery.id, NotificationDelivery.user_id, Notification, School.name, School.disabled_at)
         .join(NotificationDelivery.notification)
         .join(School, School.id == Notification.school_id)
-        .where(
-            among(NotificationDelivery.id, "ids"),
-            # Some mails are of no batch that is cancelled: those that replace push messages.
-            Notification.state != NotificationState.CANCELLED,
-            School.disabled_at.is_(None),
-        )
+        .where(among(NotificationDelivery.id, "ids"))
     )
-    rows = {row[0]: row for row in db.session.execute(query, {"ids": list(ids.values())})}
-    notification_ids, user_ids = [row[2].id for row in rows.values()], {row[1] for row in rows.values()}
+    rows = db.session.execute(query, {"ids": list(mails)}).all()
+    notification_ids, user_ids = [row.Notification.id for row in rows], {row.user_id for row in rows}
     students = students_of(notification_ids, user_ids)
     left_out = no_longer_contacted(db.session(), notification_ids, user_ids)
-    contexts: dict[str, dict[str, Any] | None] = {}
-    for mail_id, delivery_id in ids.items():
-        row = rows.get(delivery_id)
-        if row is None or (row[2].id, row[1]) in left_out:
-            contexts[mail_id] = None
-            continue
-        _, user_id, notification, school = row
-        contexts[mail_id] = {
-            "title": notification.title,
-            "paragraphs": paragraphs_of(notification.body),
-            "school": school,
-            "students": students[notification.id, user_id],
-            "path": "/inbox",
-        }
+    contexts: dict[str, dict[str, Any] | Skip] = {}
+    for row in rows:
+        notification, recipient = row.Notification, (row.Notification.id, row.user_id)
+        # Some mails are of no batch that is cancelled: those that replace push messages.
+        if notification.state is NotificationState.CANCELLED:
+            context = Skip(CANCELLED)
+        elif row.disabled_at is not None:
+            context = Skip(SCHOOL_DISABLED)
+        elif recipient in left_out:
+            context = Skip(RESTRICTED)
+        else:
+            context = {
+                "title": notification.title,
+                "paragraphs": paragraphs_of(notification.body),
+                "school": row.name,
+                "students": students[recipient],
+                "path": "/inbox",
+            }
+        contexts[mails[row.id]] = context
     return contexts
 
 

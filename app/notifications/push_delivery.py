@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 
 from app import push
 from app.notifications.audiences import RESTRICTED, no_longer_contacted
-from app.notifications.channels import SCHOOL_DISABLED
 from app.notifications.models import (
     DeliveryState,
     Notification,
@@ -28,6 +27,7 @@ from app.notifications.models import (
     NotificationState,
 )
 from app.notifications.push_channel import NO_DEVICE, PUSH
+from app.notifications.reasons import CANCELLED, EXPIRED, SCHOOL_DISABLED
 from app.push import (
     DeviceGoneError,
     PayloadRefusedError,
@@ -61,8 +61,6 @@ def asked_delay(error: BaseException) -> float | None:
 
 
 RETRY = RetryPolicy(delays_seconds=(10, 30, 90, 270, 810), jitter=0.5, retry_on=PASSING, delay_from=asked_delay)
-CANCELLED = "the notification was cancelled"
-EXPIRED = "it had expired before it was sent"
 FORGOTTEN = "FCM does not deliver to the devices any more"
 # The claims of the jobs are checked again after this time: the process may have been frozen meanwhile.
 HELD_SECONDS = 2.0

@@ -41,6 +41,7 @@ from flask_belfry.mail.queries import counts_by_state, find_mails, get_mail, mai
 from flask_belfry.mail.recipients import check_email, parse_email
 from flask_belfry.mail.registry import (
     MailOutcome,
+    Skip,
     mail_kind,
     opt_out_lookup,
     optional_kinds,
@@ -67,6 +68,7 @@ __all__ = [
     "MailTemplateError",
     "PermanentMailError",
     "ServerUnreachableError",
+    "Skip",
     "SuppressionSource",
     "TemporaryMailError",
     "UncertainMailError",

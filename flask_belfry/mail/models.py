@@ -40,7 +40,7 @@ class MailState(StrEnum):
     CANCELLED = "cancelled"  # its job was cancelled before it was sent, or it expired
     UNCERTAIN = "uncertain"  # may have been sent: sent again, or held for an operator (MAIL_UNCERTAIN)
     SUPPRESSED = "suppressed"  # MAIL_ENABLED was false
-    SKIPPED = "skipped"  # no valid recipient, suppressed, opted out, beyond a cap, or its subject no longer exists
+    SKIPPED = "skipped"  # no valid recipient, suppressed, opted out, beyond a cap, or it is not wanted any more
     BOUNCED = "bounced"  # the server accepted it, and a server reported later that it was not delivered
 
 

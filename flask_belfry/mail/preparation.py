@@ -19,7 +19,16 @@ from flask_belfry.mail.errors import MailError, MailTemplateError, PermanentMail
 from flask_belfry.mail.message import OutgoingMessage
 from flask_belfry.mail.models import MailEntry, MailState, is_expired
 from flask_belfry.mail.outcomes import ChunkMail, Outcomes, holds_uncertain
-from flask_belfry.mail.registry import Context, by_kind, hourly_cap, kind_of, opted_out, unsubscribe_paths
+from flask_belfry.mail.registry import (
+    Context,
+    ContextOrSkip,
+    Skip,
+    by_kind,
+    hourly_cap,
+    kind_of,
+    opted_out,
+    unsubscribe_paths,
+)
 from flask_belfry.mail.rendering import absolute_url, render
 from flask_belfry.mail.return_path import return_path
 from flask_belfry.mail.suppressions import suppressed_among
@@ -149,11 +158,15 @@ class _Preparation:
         return beyond
 
     def _render(
-        self, mail: ChunkMail, contexts: Mapping[str, Context | BaseException | None], unsubscribe_path: str | None
+        self,
+        mail: ChunkMail,
+        contexts: Mapping[str, ContextOrSkip | BaseException],
+        unsubscribe_path: str | None,
     ) -> bool:
         context = contexts.get(mail.entry.id)
-        if context is None:
-            self._later(self._outcomes.end, mail, MailState.SKIPPED, "its subject no longer exists")
+        if context is None or isinstance(context, Skip):
+            reason = "its subject no longer exists" if context is None else context.reason
+            self._later(self._outcomes.end, mail, MailState.SKIPPED, reason)
             return False
         try:
             mail.message = message_for(mail.entry, _checked(context, mail.entry.kind), unsubscribe_path)
@@ -185,11 +198,11 @@ def _bulk_headers(kind: str, unsubscribe_url: str | None) -> dict[str, str]:
     return headers
 
 
-def _contexts(mails: Sequence[ChunkMail]) -> dict[str, Context | BaseException | None]:
+def _contexts(mails: Sequence[ChunkMail]) -> dict[str, ContextOrSkip | BaseException]:
     groups: dict[tuple[str, int | None], list[MailEntry]] = defaultdict(list)
     for mail in mails:
         groups[mail.entry.kind, mail.entry.school_id].append(mail.entry)
-    contexts: dict[str, Context | BaseException | None] = {}
+    contexts: dict[str, ContextOrSkip | BaseException] = {}
     for (kind, school_id), entries in groups.items():
         # A mail of one school must not contain data of another.
         with use_scope(scope_of(school_id)):
@@ -197,7 +210,7 @@ def _contexts(mails: Sequence[ChunkMail]) -> dict[str, Context | BaseException |
     return contexts
 
 
-def _contexts_of_kind(name: str, entries: Sequence[MailEntry]) -> dict[str, Context | BaseException | None]:
+def _contexts_of_kind(name: str, entries: Sequence[MailEntry]) -> dict[str, ContextOrSkip | BaseException]:
     """Return the contexts of one kind. If its function fails, halving finds the faulty entry, which gets the error."""
     try:
         return dict(kind_of(name).contexts(entries))

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask_belfry.mail.errors import MailError
 from flask_belfry.mail.models import EmailMessage, entry_of
-from flask_belfry.mail.registry import kind_of, kinds
+from flask_belfry.mail.registry import Skip, kind_of, kinds
 from flask_belfry.mail.rendering import Rendered, render
 
 SAMPLE_RECIPIENT = "ada@example.org"
@@ -33,11 +33,11 @@ def list_previews() -> list[Preview]:
     return [Preview(kind.name, _subject(kind.name)) for kind in kinds()]
 
 
-def render_mail(mail: EmailMessage) -> Rendered | None:
+def render_mail(mail: EmailMessage) -> Rendered | Skip | None:
     """Render a mail of the ledger with the current data of its subject, and the kind's secrets masked.
 
     Returns:
-        None if its subject no longer exists, or the mail's data was erased.
+        a Skip if it is not wanted any more; None if its subject no longer exists, or the mail's data was erased.
 
     Raises:
         UnknownMailError, MailTemplateError: it cannot be rendered.
@@ -47,7 +47,9 @@ def render_mail(mail: EmailMessage) -> Rendered | None:
     kind = kind_of(mail.kind)
     context = kind.contexts([entry_of(mail)]).get(mail.id)
     recipient = mail.recipients[0] if mail.recipients else ""
-    return None if context is None else render(mail.kind, {**context, **dict.fromkeys(kind.secrets, MASK)}, recipient)
+    if context is None or isinstance(context, Skip):
+        return context
+    return render(mail.kind, {**context, **dict.fromkeys(kind.secrets, MASK)}, recipient)
 
 
 def _subject(name: str) -> str:

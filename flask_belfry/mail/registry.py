@@ -16,8 +16,22 @@ from flask_belfry.outbox.registry import QUEUES
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
+
+@dataclass(frozen=True)
+class Skip:
+    """The answer of the function of a kind for a mail that is not wanted any more.
+
+    Args:
+        reason: why, for the ledger and for `on_outcome`, such as "the notification was cancelled".
+    """
+
+    reason: str
+
+
 Context = Mapping[str, Any]
-Contexts = Callable[[Sequence[MailEntry]], Mapping[str, Context | None]]
+# Of each mail, as the function of its kind returns it: None if its subject no longer exists.
+ContextOrSkip = Context | Skip | None
+Contexts = Callable[[Sequence[MailEntry]], Mapping[str, ContextOrSkip]]
 Sample = Callable[[], Context]
 OnSending = Callable[[Session, Sequence[MailEntry]], None]
 OnOutcome = Callable[[Session, Sequence["MailOutcome"]], None]
@@ -112,8 +126,8 @@ def mail_kind(
     """Register the function that returns the template contexts of one kind of mail.
 
     The function receives ledger entries and returns a context for each, by the entry's id, with one query for all of
-    them. None means that the subject no longer exists: the mail is skipped. It may read through `db.session` and must
-    not write.
+    them. None means that the subject no longer exists, and a `Skip` that the mail is not wanted for another reason: it
+    is skipped. The function may read through `db.session` and must not write.
 
     Args:
         name: lower-case letters, digits and hyphens. It must not change: the ledger stores it. The folder

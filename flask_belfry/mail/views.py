@@ -16,6 +16,7 @@ from flask_belfry.mail import previews, queries, services
 from flask_belfry.mail.errors import MailError, MailStateError, UnknownMailError
 from flask_belfry.mail.frames import html_frame, text_frame
 from flask_belfry.mail.models import MailState
+from flask_belfry.mail.registry import Skip
 
 pages = Blueprint("mail", __name__, template_folder="templates", url_prefix="/mails")
 
@@ -93,6 +94,8 @@ def message_html(mail_id: UUID) -> ResponseReturnValue:
         return text_frame(error.message)
     if rendered is None:
         return text_frame("The data of this mail was deleted, so it cannot be shown.")
+    if isinstance(rendered, Skip):
+        return text_frame(f"This mail would not be sent now: {rendered.reason}.")
     return html_frame(rendered.html)
 
 

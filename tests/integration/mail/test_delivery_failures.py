@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from flask import Flask
 from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.mail import MailEntry, MailState, get_mail
+from flask_belfry.mail import MailEntry, MailOutcome, MailState, Skip, get_mail
 from flask_belfry.mail.registry import MailKind, _kinds
 from flask_belfry.outbox import JobState
 from tests.deliveries import KIND, ask, job_of, state_of, work
@@ -154,6 +155,25 @@ def test_a_mail_whose_subject_is_gone_is_skipped(
     assert (state_of(gone), state_of(here)) == (MailState.SKIPPED, MailState.SENT)
     assert get_mail(gone).last_error == "its subject no longer exists"
     assert job_of(session, gone).state is JobState.COMPLETED
+
+
+def test_a_mail_that_its_kind_does_not_want_any_more_is_skipped_with_the_reason(
+    app: Flask, session: Session, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes: list[MailOutcome] = []
+
+    def contexts(entries: list[MailEntry]) -> dict[str, Any]:
+        return {entry.id: Skip("the event was moved") for entry in entries}
+
+    def listen(session: Session, found: Sequence[MailOutcome]) -> None:
+        outcomes.extend(found)
+
+    monkeypatch.setitem(_kinds, KIND, MailKind(KIND, contexts, dict, "it is a test", on_outcome=listen))
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    assert (state_of(mail_id), get_mail(mail_id).last_error) == (MailState.SKIPPED, "the event was moved")
+    assert [(outcome.state, outcome.error) for outcome in outcomes] == [(MailState.SKIPPED, "the event was moved")]
+    assert smtp.received == []
 
 
 def test_a_kind_that_the_code_no_longer_knows_fails_its_mails(

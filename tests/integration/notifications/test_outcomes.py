@@ -9,7 +9,18 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from app.notifications import NotificationDelivery, NotificationState, cancel, counts, delivering, get, retry_failed
+from app.accounts import Role
+from app.notifications import (
+    NotificationDelivery,
+    NotificationState,
+    Targets,
+    cancel,
+    counts,
+    delivering,
+    get,
+    retry_failed,
+)
+from app.schools import School
 from flask_belfry import outbox
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, NotFoundError
@@ -23,7 +34,8 @@ from tests.deliveries import work as attempt
 from tests.job_records import waits_for_lock
 from tests.ledger import mails
 from tests.notification_factories import deliveries, insert_members, sent
-from tests.reservation_factories import make_user
+from tests.reservation_factories import log_in, make_school, make_user
+from tests.school_factories import guardian, student
 from tests.servers import wait_until
 
 MAIL_ONLY = {"channels": ("mail",)}
@@ -166,6 +178,41 @@ def test_a_mail_that_expires_while_it_waits_cancels_the_delivery_and_says_so(app
     assert list(cancel_expired(session)) == [1]
     assert outcome(session) == ("cancelled", "it had expired before it was sent", 0, False)
     assert mails()[0].state is MailState.CANCELLED
+
+
+def disable_school(notification, contact):
+    db.session.get(School, notification.school_id).disabled_at = utc_now()
+
+
+def set_cancelled(notification, contact):
+    notification.state = NotificationState.CANCELLED
+
+
+def restrict(notification, contact):
+    contact.is_restricted = True
+
+
+@pytest.mark.parametrize(
+    ("reason", "stop"),
+    [
+        ("the notification was cancelled", set_cancelled),
+        ("the school is disabled", disable_school),
+        ("contact restriction", restrict),
+    ],
+)
+def test_a_mail_that_is_stopped_when_its_turn_comes_says_why(app, client, session, smtp, make_deliveries, reason, stop):
+    contact = guardian(student())
+    notification = sent(Targets(students=(contact.student_id,)), **MAIL_ONLY)
+    make_deliveries()
+    stop(get(notification.id), contact)
+    session.commit()
+    attempt(app, session)
+    assert outcome(session) == ("skipped", reason, 0, False)
+    (mail,) = mails()
+    assert (mail.state, mail.last_error) == (MailState.SKIPPED, reason)
+    assert smtp.received == []
+    log_in(client, make_user(Role.ADMIN, school_id=make_school().id))
+    assert client.get(f"/mails/{mail.id}/html").text.count(f"This mail would not be sent now: {reason}.") == 1
 
 
 def test_mail_that_is_switched_off_is_skipped(app, session, make_deliveries):

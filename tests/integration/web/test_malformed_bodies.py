@@ -29,7 +29,7 @@ WITHOUT_BODY = (
     *("api_notifications.mark_read", "api_notifications.mark_all_read"),
     *("api_jobs.pause_schedule", "api_jobs.resume_schedule", "api_jobs.run_schedule"),
     *(f"api_{kind.plural}.watch" for kind in Kind),
-    *("api_schools.disable_school", "api_schools.enable_school"),
+    *("api_schools.disable_school", "api_schools.enable_school", "api_mails.resend", "api_mails.confirm_sent"),
 )
 # Their authority is a signed token in the path, and a bearer token.
 WITHOUT_SESSION = ("unsubscribing.unsubscribe", "bounces.receive")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +18,7 @@ from app.accounts import User, unsubscribe_path
 from app.notifications import (
     NotificationChannel,
     NotificationDelivery,
+    NotificationPreference,
     NotificationState,
     NotificationType,
     Targets,
@@ -26,16 +29,22 @@ from app.notifications import (
 from app.notifications.digest_emails import MAX_SHOWN
 from app.notifications.preferences import change_preferences, preferences_of, set_quiet_hours
 from flask_belfry.core.clock import utc_now
-from flask_belfry.db import db
+from flask_belfry.db import BelfrySession, db
 from flask_belfry.mail import EmailMessage, MailState
-from flask_belfry.outbox import JobRecord, JobState, enqueue
+from flask_belfry.outbox import JobRecord, JobState, PauseKind, enqueue, pause
+from flask_belfry.outbox.pauses import resume
 from tests.clocks import scheduler
 from tests.fcm import UNREGISTERED, FcmServer
-from tests.notification_factories import deliveries, sent
+from tests.job_records import waits_for_lock
+from tests.notification_factories import deliveries, insert_members, sent
+from tests.processes import signal_tree
 from tests.push_factories import device
 from tests.reservation_factories import make_school, make_user
+from tests.servers import wait_until
 
 JOB = "notifications.send_digests"
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+SOON = {"HEARTBEAT_SECONDS": "0.5", "RESCUE_AFTER_SECONDS": "2", "RELAY_SECONDS": "0.5"}
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 # 21:00 in Berlin; its digest is due at 06:00 UTC.
 EVENING, DIGEST = "2026-11-25T20:00", "2026-11-26T06:00"
@@ -174,6 +183,60 @@ def test_a_pass_that_does_not_commit_is_repeated_in_whole(app, session, work, sm
         assert state(notification, ada) == ("held", "daily digest")
         assert run_digests(work)["mails"] == 1
     assert len(smtp.received) == 1
+
+
+@on_postgresql
+def test_a_worker_that_is_killed_half_way_leaves_each_person_one_digest(app, session, work, smtp, processes):
+    """Killed when it has collected the first page and enqueues its mails, and again while it collects the second."""
+    ids = insert_members(digests.PAGE // 2 + 30)
+    values = {"type": "payment", "channel": "mail", "frequency": "daily"}
+    session.execute(sa.insert(NotificationPreference), [{"user_id": id, **values} for id in ids])
+    # The first page ends within the deliveries of a person, who has all of them in one digest.
+    first = sent(Targets(users=(ids[0],)), type="payment", channels=("mail",))
+    notifications = [first, *(sent(type="payment", channels=("mail",)) for _ in range(2))]
+    work()
+    session.execute(sa.update(NotificationDelivery).values(created_at=utc_now() - timedelta(days=2)))
+    # A mail that is being sent when its worker is killed may be sent twice, which is another test's subject.
+    pause(session, PauseKind.JOB, "mail.deliver")
+    job_id = enqueue(JOB)
+    session.commit()
+    processes.scheduler(**SOON)
+
+    def states() -> Counter[str]:
+        session.rollback()
+        found = Counter(each.value for each in session.scalars(sa.select(NotificationDelivery.state)))
+        session.rollback()
+        return found
+
+    last = sa.select(NotificationDelivery.id).where(NotificationDelivery.user_id == ids[-1]).with_for_update()
+    held = 2 * len(ids) + 1
+    queued = 0
+    for lock, after in ((sa.text("LOCK TABLE email_messages IN SHARE MODE"), 0), (last, digests.PAGE)):
+        with BelfrySession(db=db) as locking, BelfrySession(db=db) as watching:
+            locking.execute(lock)
+            worker = processes.worker(**SOON)
+            wait_until(lambda: waits_for_lock(watching), seconds=60)
+            queued = states()["queued"]
+            assert after <= queued < held
+            assert bool(queued) == bool(after)
+            signal_tree(worker, signal.SIGKILL)
+            locking.rollback()
+    assert states() == {"queued": queued, "held": held - queued}
+    processes.worker(**SOON)
+    wait_until(lambda: states() == {"queued": held}, seconds=60)
+    resume(session, PauseKind.JOB, "mail.deliver")
+    session.commit()
+    wait_until(lambda: states() == {"delivered": held}, seconds=60)
+    assert Counter(mail.recipients for mail in smtp.received) == dict.fromkeys(
+        ((f"member{number}@example.org",) for number in range(1, len(ids) + 1)), 1
+    )
+    subjects = {mail.recipients[0]: str(mail.message["Subject"])[:15] for mail in smtp.received}
+    assert subjects.pop("member1@example.org") == "3 notifications"
+    assert set(subjects.values()) == {"2 notifications"}
+    for each in notifications:
+        assert {state for state, _ in deliveries(each.id).values()} == {"delivered"}
+    record = session.get_one(JobRecord, job_id, populate_existing=True)
+    assert (record.state, record.attempt, record.claims) == (JobState.COMPLETED, 1, 3)
 
 
 @on_sqlite

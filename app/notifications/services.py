@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app import audit
 from app.accounts import User, can, require
@@ -30,6 +30,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.columns import new_id
+from flask_belfry.db.lists import among
 from flask_belfry.outbox import BatchStateError, JobRequest
 
 DELIVER, FINISH = "notifications.deliver", "notifications.finish"
@@ -150,12 +151,20 @@ def retry_deliveries(notification: Notification, deliveries: Sequence[Notificati
     for name, channel in CHANNELS.items():
         of_channel = [delivery for delivery in deliveries if delivery.channel is name]
         ids = channel.retry(db.session(), notification, of_channel) if of_channel else set[str]()
-        for delivery in of_channel:
-            if delivery.id in ids:
-                delivery.state, delivery.reason, delivery.is_passing = DeliveryState.QUEUED, None, False
+        again = [delivery for delivery in of_channel if delivery.id in ids]
+        for sent_by in (NotificationDelivery.email_id, NotificationDelivery.job_id):
+            _queue_failed(sent_by, {getattr(delivery, sent_by.key) for delivery in again} - {None})
         retried += len(ids)
-    db.session.flush()
     return retried
+
+
+def _queue_failed(sent_by: InstrumentedAttribute[str | None], ids: Collection[str]) -> None:
+    """Set the failed deliveries of some mails or jobs to `queued`: those of a digest are of several notifications."""
+    if ids:
+        is_failed = among(sent_by, "sent_by"), NotificationDelivery.state == DeliveryState.FAILED
+        values = {"state": DeliveryState.QUEUED, "reason": None, "is_passing": False}
+        queue = sa.update(NotificationDelivery).where(*is_failed).values(values)
+        db.session.execute(queue, {"sent_by": list(ids)}, execution_options={"synchronize_session": "fetch"})
 
 
 @outbox.on_batches_reopened(BATCH)

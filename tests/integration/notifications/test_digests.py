@@ -25,6 +25,7 @@ from app.notifications import (
     cancel,
     digests,
     get,
+    retry_failed,
 )
 from app.notifications.digest_emails import MAX_SHOWN
 from app.notifications.preferences import change_preferences, preferences_of, set_quiet_hours
@@ -40,6 +41,7 @@ from tests.notification_factories import deliveries, insert_members, sent
 from tests.processes import signal_tree
 from tests.push_factories import device
 from tests.reservation_factories import make_school, make_user
+from tests.school_factories import guardian, student
 from tests.servers import wait_until
 
 JOB = "notifications.send_digests"
@@ -185,6 +187,7 @@ def test_a_pass_that_does_not_commit_is_repeated_in_whole(app, session, work, sm
     assert len(smtp.received) == 1
 
 
+@pytest.mark.slow
 @on_postgresql
 def test_a_worker_that_is_killed_half_way_leaves_each_person_one_digest(app, session, work, smtp, processes):
     """Killed when it has collected the first page and enqueues its mails, and again while it collects the second."""
@@ -251,6 +254,53 @@ def test_the_outcome_of_the_mail_is_that_of_all_its_deliveries(app, session, wor
         found, reason = state(each, ada)
         assert found == "failed"
         assert "5.1.1" in (reason or "")
+
+
+def test_a_failed_digest_is_retried_as_a_whole_without_what_is_not_wanted_any_more(app, session, work, smtp):
+    ada = reader()
+    child = student(school_id=ada.school_id)
+    contact = guardian(child, ada)
+    fault = smtp.fail("rcpt", "550 5.6.0 refused")
+    with at(EVENING):
+        kept, stopped = announce(work, ada), announce(work, ada, title="Books")
+        expired = announce(work, ada, title="Tonight", expires_at=datetime(2026, 11, 26, 7, tzinfo=UTC))
+        about = sent(Targets(students=(child.id,)), title="Trip", type="payment", channels=("mail",))
+        work()
+    four = kept, stopped, expired, about
+    with at(DIGEST):
+        run_digests(work)
+        assert {state(each, ada)[0] for each in four} == {"failed"}
+    smtp.mend(fault)
+    with at("2026-11-26T08:00"):
+        assert retry_failed(kept.id) == 1
+        session.commit()
+        assert {state(each, ada) for each in four} == {("queued", None)}
+        cancel(stopped.id)
+        contact.is_restricted = True
+        session.commit()
+        work()
+    assert [mail.message["Subject"] for mail in smtp.received] == ["Lunch money"]
+    assert [state(each, ada) for each in four] == [
+        ("delivered", None),
+        ("cancelled", None),
+        ("skipped", "it had expired before it was sent"),
+        ("skipped", "contact restriction"),
+    ]
+
+
+@on_sqlite
+def test_a_digest_of_which_nothing_is_left_is_not_sent_and_says_why(app, session, work, smtp):
+    ada = reader()
+    with at(EVENING):
+        notification = announce(work, ada, expires_at=datetime(2026, 11, 26, 7, tzinfo=UTC))
+    with at(DIGEST):
+        assert one_pass() == 1
+        session.commit()
+    with at("2026-11-26T07:00"):
+        work()
+    assert state(notification, ada) == ("skipped", "it had expired before it was sent")
+    assert session.scalars(sa.select(EmailMessage.last_error)).one() == "it had expired before it was sent"
+    assert smtp.received == []
 
 
 @on_sqlite

@@ -165,6 +165,7 @@ ON_A_CONNECTION = {
         3,
         "by the ids of jobs that a worker holds or that have ended, and of notifications that a scoped statement found",
     ),
+    "app/notifications/digest_emails.py": (1, "by the ids of deliveries of the mails that the job was given"),
     "app/notifications/digests.py": (3, "by the ids of deliveries that a scoped statement has found"),
     "app/reservations/hooks.py": (1, "by the ids of rows that a scoped statement has changed"),
     "app/work_items/digests.py": (2, "by the ids of items that a scoped statement has changed"),

@@ -228,6 +228,8 @@ class NotificationPreference(Base):
     type: Mapped[NotificationType] = mapped_column(text_enum(NotificationType), primary_key=True)
     channel: Mapped[NotificationChannel] = mapped_column(text_enum(NotificationChannel), primary_key=True)
     frequency: Mapped[Frequency] = mapped_column(text_enum(Frequency))
+    # Whether an unsubscribe link has turned it off that was daily before: what taking that back restores.
+    was_daily: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
 
 
 class NotificationSettings(Base):

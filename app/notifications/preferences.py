@@ -235,4 +235,5 @@ def _keep(user: User, type_: NotificationType, channel: NotificationChannel, fre
         return
     row = row or NotificationPreference()
     row.user_id, row.type, row.channel, row.frequency = user.id, type_, channel, frequency
+    row.was_daily = False
     db.session.add(row)

@@ -65,27 +65,41 @@ def choose(user: User, kind: str, is_wanted: bool) -> None:
 
 def _choose_type(user: User, of_type: NotificationType, *, is_wanted: bool) -> None:
     row = db.session.get(NotificationPreference, (user.id, of_type, NotificationChannel.MAIL))
-    if is_wanted:
-        if row is not None:
-            db.session.delete(row)
-    elif row is None:
-        off = NotificationPreference()
-        off.user_id, off.type, off.channel, off.frequency = user.id, of_type, NotificationChannel.MAIL, Frequency.OFF
-        db.session.add(off)
-    else:
-        row.frequency = Frequency.OFF
+    if row is None:
+        if not is_wanted:
+            row = NotificationPreference()
+            row.user_id, row.type, row.channel = user.id, of_type, NotificationChannel.MAIL
+            row.frequency = Frequency.OFF
+            db.session.add(row)
+    elif not is_wanted:
+        _turn_off(row)
+    elif row.frequency is Frequency.OFF:
+        _turn_on(row)
 
 
 def _choose_digest(user: User, *, is_wanted: bool) -> None:
-    """Turn off every type that is in the digest; when that is taken back, every type that is off is in it."""
-    before, after = (Frequency.OFF, Frequency.DAILY) if is_wanted else (Frequency.DAILY, Frequency.OFF)
+    """Turn off every type that is in the digest; when that is taken back, those that were in it are again."""
     of_mail = sa.select(NotificationPreference).where(
-        NotificationPreference.user_id == user.id,
-        NotificationPreference.channel == NotificationChannel.MAIL,
-        NotificationPreference.frequency == before,
+        NotificationPreference.user_id == user.id, NotificationPreference.channel == NotificationChannel.MAIL
     )
     for row in db.session.scalars(of_mail):
-        row.frequency = after
+        if is_wanted and row.was_daily and row.frequency is Frequency.OFF:
+            _turn_on(row)
+        elif not is_wanted and row.frequency is Frequency.DAILY:
+            _turn_off(row)
+
+
+def _turn_off(row: NotificationPreference) -> None:
+    if row.frequency is Frequency.DAILY:
+        row.was_daily = True
+    row.frequency = Frequency.OFF
+
+
+def _turn_on(row: NotificationPreference) -> None:
+    if row.was_daily:
+        row.frequency, row.was_daily = Frequency.DAILY, False
+    else:
+        db.session.delete(row)
 
 
 on_unsubscribe(KIND_PREFIX, describe, choose)

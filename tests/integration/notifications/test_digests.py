@@ -394,6 +394,37 @@ def test_a_digest_can_be_left_by_its_link_and_that_can_be_taken_back(app, client
     assert mail_frequency(ada) == "daily"
 
 
+@on_sqlite
+def test_subscribing_to_a_digest_again_restores_what_its_link_has_turned_off(app, client, session):
+    ada = make_user()
+
+    def frequencies() -> list[str]:
+        session.rollback()
+        return [by_channel[NotificationChannel.MAIL].value for by_channel in preferences_of(ada).values()]
+
+    def follow(kind: str, *ends: str) -> list[str]:
+        for end in ends:
+            answer = client.post(unsubscribe_path(ada.id, kind) + end, data={"List-Unsubscribe": "One-Click"})
+            assert answer.status_code == 200
+        return frequencies()
+
+    change_preferences(ada, {name: {"mail": "daily"} for name in ("academic", "payment", "general")})
+    change_preferences(ada, {"behavior": {"mail": "off"}})
+    session.commit()
+    assert frequencies() == ["daily", "off", "daily", "daily"]
+    # A mail program and the page may both do it.
+    assert follow("notification-digest", "", "") == ["off"] * 4
+    # What the user chooses later stays as it is.
+    change_preferences(ada, {"academic": {"mail": "off"}, "general": {"mail": "instant"}})
+    session.commit()
+    assert follow("notification-digest", "/undo", "/undo") == ["off", "off", "daily", "instant"]
+    # The link of a critical mail is that of its type.
+    assert follow("notification-payment", "") == ["off", "off", "off", "instant"]
+    assert follow("notification-payment", "/undo", "/undo") == ["off", "off", "daily", "instant"]
+    assert follow("notification-general", "", "/undo") == ["off", "off", "daily", "instant"]
+    assert follow("notification-academic", "/undo") == ["instant", "off", "daily", "instant"]
+
+
 # ── Push ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

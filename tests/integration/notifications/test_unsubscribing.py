@@ -26,15 +26,23 @@ def test_the_mails_of_a_type_of_notification_have_a_link_too(client, session):
     query = sa.select(NotificationPreference.type, NotificationPreference.channel, NotificationPreference.frequency)
     off = (NotificationType.PAYMENT, NotificationChannel.MAIL, Frequency.OFF)
     assert [tuple(row) for row in session.execute(query)] == [off]
-    # Another choice is replaced.
+    # Another choice is replaced, and comes back.
     session.execute(sa.update(NotificationPreference).values(frequency=Frequency.DAILY))
     session.commit()
     page = client.post(path, data=ONE_CLICK)
     session.rollback()
     assert [tuple(row) for row in session.execute(query)] == [off]
-    assert client.post(re.search(r'action="([^"]+/undo)"', page.text)[1]).status_code == 200
+    undo = re.search(r'action="([^"]+/undo)"', page.text)[1]
+    assert client.post(undo).status_code == 200
     session.rollback()
-    assert session.execute(query).all() == []
+    assert [tuple(row) for row in session.execute(query)] == [(*off[:2], Frequency.DAILY)]
+    # Without one, the default does.
+    session.execute(sa.delete(NotificationPreference))
+    session.commit()
+    for each, rows in ((path, [off]), (undo, [])):
+        assert client.post(each, data=ONE_CLICK).status_code == 200
+        session.rollback()
+        assert [tuple(row) for row in session.execute(query)] == rows
 
 
 def test_a_mail_of_a_notification_is_bulk_mail_that_its_recipient_may_leave(app, client, session, smtp, work):

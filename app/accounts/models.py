@@ -108,6 +108,8 @@ class User(OfSchool, SecurityUser, db.Model):
     time_zone: Mapped[str | None] = mapped_column(sa.String(MAX_TIME_ZONE_CHARACTERS), active_history=True)
     # Whether the user is not notified of their own changes.
     skips_own_changes: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
+    # Whether a member of staff may change the jobs and mails of the school, not only see them.
+    may_operate: Mapped[bool] = mapped_column(default=False, server_default=sa.false(), active_history=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
     fs_uniquifier: Mapped[str] = mapped_column(sa.String(64), default=new_uniquifier, unique=True)

@@ -16,12 +16,14 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
 from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, UuidText, new_id, text_enum
 from flask_belfry.db.tenancy import OfSchoolOrSystem
+from flask_belfry.statistics import Counted
 
 KEY_CHARACTERS = 250
 KIND_CHARACTERS = 80
 DOMAIN_CHARACTERS = 255
 STATUS_CODE_CHARACTERS = 11
 EMAIL_CHARACTERS = 320  # RFC 3696, section 3: 64 + "@" + 255
+_BOUNCED = sa.text("bounced_at IS NOT NULL")
 
 
 def _prefixed(characters: int) -> sa.String:
@@ -92,7 +94,26 @@ class EmailMessage(OfSchoolOrSystem, Base):
         sa.Index("ix_email_messages_change_id", "change_id"),
         sa.Index("ix_email_messages_job_id", "job_id"),
         sa.Index("ix_email_messages_created_at", "created_at"),
+        sa.Index("ix_email_messages_bounced_at", "bounced_at", sqlite_where=_BOUNCED, postgresql_where=_BOUNCED),
     )
+
+
+class MailStatistics(Counted, Base):
+    """What happened in this time to the mails of one kind.
+
+    `accepted` counts those that were enqueued, `sent` those that the server accepted, `deferred` the attempts after
+    which a mail is tried again, and the others the mails that ended so. A mail counts in the time of each event.
+    """
+
+    __tablename__ = "mail_statistics"
+
+    kind: Mapped[str] = mapped_column(sa.String(KIND_CHARACTERS), primary_key=True)
+    accepted: Mapped[int] = mapped_column(default=0)
+    sent: Mapped[int] = mapped_column(default=0)
+    deferred: Mapped[int] = mapped_column(default=0)
+    failed: Mapped[int] = mapped_column(default=0)
+    bounced: Mapped[int] = mapped_column(default=0)
+    skipped: Mapped[int] = mapped_column(default=0)
 
 
 class SuppressionSource(StrEnum):

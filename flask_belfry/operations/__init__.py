@@ -7,9 +7,19 @@ from flask import Flask
 from flask_belfry.core.commands import add_lazy_command
 from flask_belfry.core.presentation import register_subject
 from flask_belfry.operations.batches import job_counts
+from flask_belfry.operations.models import BulkKind, BulkOperation, BulkOperationJob, BulkState
 from flask_belfry.operations.services import counts_by_state, latest_failures
 
-__all__ = ["counts_by_state", "init_app", "job_counts", "latest_failures"]
+__all__ = [
+    "BulkKind",
+    "BulkOperation",
+    "BulkOperationJob",
+    "BulkState",
+    "counts_by_state",
+    "init_app",
+    "job_counts",
+    "latest_failures",
+]
 
 
 def init_app(app: Flask) -> None:

@@ -22,6 +22,9 @@ BATCH_NAME_CHARACTERS = 120
 LIMIT_KEY_CHARACTERS = 200
 REASON_CHARACTERS = 200
 CRON_CHARACTERS = 100
+FINGERPRINT_CHARACTERS = 16
+FRAME_CHARACTERS = 200
+RELEASE_CHARACTERS = 60
 _LIVE_STATES = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
 _WAITING_STATES = ", ".join(f"'{state.value}'" for state in sorted(WAITING))
 _HOLDS_KEY = sa.text(
@@ -30,6 +33,7 @@ _HOLDS_KEY = sa.text(
 # With this `suspicion` a job runs in quarantine: alone in its process.
 QUARANTINE = 2
 _IS_QUARANTINED = sa.text(f"suspicion >= {QUARANTINE}")
+_HAS_FAILED = sa.text("fingerprint IS NOT NULL AND state IN ('failed', 'retryable')")
 _CAN_EXPIRE = sa.text(f"expires_at IS NOT NULL AND state IN ({_WAITING_STATES})")
 
 
@@ -96,6 +100,8 @@ class JobRecord(OfSchoolOrSystem, Base):
     change_id: Mapped[str | None] = mapped_column(UuidText())
     user_id: Mapped[int | None]
     request_id: Mapped[str | None] = mapped_column(sa.String(REQUEST_ID_CHARACTERS))
+    # The job that enqueued this one.
+    parent_id: Mapped[str | None] = mapped_column(UuidText())
 
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     scheduled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -107,6 +113,8 @@ class JobRecord(OfSchoolOrSystem, Base):
     result: Mapped[Any | None] = mapped_column(sa.JSON(none_as_null=True))
     error_type: Mapped[str | None] = mapped_column(sa.String(120))
     error_message: Mapped[str | None] = mapped_column(StorableText)
+    # Of the last attempt that failed: see `JobAttempt`.
+    fingerprint: Mapped[str | None] = mapped_column(sa.String(FINGERPRINT_CHARACTERS))
 
     __table_args__ = (
         # One job per key, until it is finalized, or claimed where `unique_while_waiting` is set.
@@ -122,6 +130,7 @@ class JobRecord(OfSchoolOrSystem, Base):
         sa.Index("ix_job_records_subject", "subject_type", "subject_id"),
         sa.Index("ix_job_records_name_id", "name", "id"),
         sa.Index("ix_job_records_school_id_id", "school_id", "id"),
+        sa.Index("ix_job_records_school_id_state_id", "school_id", "state", "id"),
         sa.Index("ix_job_records_finished_at", "finished_at"),
         _partial_index("batch", sa.text("batch_id IS NOT NULL"), "batch_id", "state"),
         _partial_index("after", sa.text("after_id IS NOT NULL"), "after_id"),
@@ -132,6 +141,8 @@ class JobRecord(OfSchoolOrSystem, Base):
         # The backlog of each school, oldest first, for the fair share. Not by `id`: a planner could prefer the primary
         # key for it, and would read all finalized rows before the pending ones.
         _partial_index("backlog", sa.text("state = 'pending'"), "queue", "school_id", "created_at"),
+        # The failed jobs of a group of failures.
+        _partial_index("fingerprint", _HAS_FAILED, "fingerprint", "id"),
         # Few rows, so that the query for them is cheap.
         _partial_index("quarantine", _IS_QUARANTINED, "id"),
     )
@@ -158,7 +169,11 @@ class AttemptOutcome(StrEnum):
 
 
 class JobAttempt(Base):
-    """One attempt that did not complete its job. The record itself describes the one that did."""
+    """One attempt that did not complete its job. The record itself describes the one that did.
+
+    `fingerprint` is the same for attempts with the same cause: the job, the type of the error, and `frame`, the
+    innermost frame of the application's code in which it was raised. Only failed and timed out attempts have one.
+    """
 
     __tablename__ = "job_attempts"
 
@@ -173,6 +188,8 @@ class JobAttempt(Base):
     error_type: Mapped[str | None] = mapped_column(sa.String(120))
     error_message: Mapped[str | None] = mapped_column(StorableText)
     traceback: Mapped[str | None] = mapped_column(StorableText)
+    fingerprint: Mapped[str | None] = mapped_column(sa.String(FINGERPRINT_CHARACTERS))
+    frame: Mapped[str | None] = mapped_column(sa.String(FRAME_CHARACTERS))
 
 
 class JobLog(Base):
@@ -367,6 +384,11 @@ class WorkerProcess(Base):
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now())
     heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now())
     stopped_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # A user asked it to stop: it does so when it sends its next heartbeat.
+    stop_requested_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    release: Mapped[str | None] = mapped_column(sa.String(RELEASE_CHARACTERS))
+    memory_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
+    jobs_done: Mapped[int] = mapped_column(default=0, server_default="0")
 
     @classmethod
     def is_alive(cls, silence_seconds: float) -> sa.ColumnElement[bool]:

@@ -37,7 +37,8 @@ from app.work_items import DigestEntry, WorkItem, WorkItemComment, WorkItemWatch
 from flask_belfry.changes import StatusChange
 from flask_belfry.core.presentation import label
 from flask_belfry.db import Base
-from flask_belfry.mail import EmailMessage, EmailSuppression, MailDomainHold
+from flask_belfry.mail import EmailMessage, EmailSuppression, MailDomainHold, MailStatistics
+from flask_belfry.operations import BulkOperation, BulkOperationJob
 from flask_belfry.outbox import (
     CustomSchedule,
     Deployment,
@@ -52,6 +53,7 @@ from flask_belfry.outbox import (
     UniquePeriod,
     WorkerProcess,
 )
+from flask_belfry.statistics import FailureCount, FailureGroup, JobStatistics, QueueSample, Release, RollUp
 
 PEOPLE, DIRECTORY, DESK, WORK = "People", "Classes and students", "Reservations", "Work items"
 NOTIFICATIONS, LEDGERS, SYSTEM = "Notifications", "Ledgers", "The job system"
@@ -61,6 +63,13 @@ OWN = ("app.", "flask_belfry.")
 
 LEFT_OUT: dict[type[Any], str] = {
     Deployment: "one row, the deployment's id: doctor and /readyz report what follows from it",
+    BulkOperationJob: "the jobs of a bulk operation: its page shows them",
+    FailureCount: "the counts of a group of failures: the pages of jobs show them",
+    JobStatistics: "counts and histograms: the pages of jobs show what follows from them",
+    MailStatistics: "the same of mails",
+    QueueSample: "the same of queues",
+    Release: "the pages of jobs show them",
+    RollUp: "until when the statistics are complete",
     IdempotencyRecord: "responses of the API, kept for a day for the client that sent the request",
 }
 
@@ -301,6 +310,31 @@ def _described() -> list[PanelView]:
             "Log lines",
             columns=("job_id", "claim", "attempt", "worker", "dropped", "updated_at"),
             filters=("job_id",),
+        ),
+        PanelView(
+            FailureGroup,
+            SYSTEM,
+            "Groups of failures",
+            columns=("id", "state", "job_name", "error_type", "frame", "failures", "first_seen_at", "last_seen_at"),
+            filters=("state", "job_name", "error_type", "school_id"),
+        ),
+        PanelView(
+            BulkOperation,
+            SYSTEM,
+            "Bulk operations",
+            columns=(
+                "id",
+                "kind",
+                "state",
+                "query",
+                "total",
+                "changed",
+                "failed",
+                "user_id",
+                "created_at",
+                "finished_at",
+            ),
+            filters=("kind", "state", "user_id", "school_id"),
         ),
         PanelView(JobLimit, SYSTEM, "Limits"),
         PanelView(JobPause, SYSTEM, "Pauses", filters=("kind",)),

@@ -11,7 +11,9 @@ from app.personal_data import Part, Person, exempt, register, rows_of
 from flask_belfry.changes import StatusChange
 from flask_belfry.db import db
 from flask_belfry.mail import EmailSuppression
+from flask_belfry.operations import BulkOperation
 from flask_belfry.outbox import CustomSchedule, JobBatch, JobPause, JobRecord
+from flask_belfry.statistics import FailureGroup
 
 
 def export(person: Person) -> dict[str, Any]:
@@ -71,3 +73,5 @@ exempt(
 )
 exempt("the admin who suppressed an email address: the id of a user whose name is erased", EmailSuppression.user_id)
 exempt("the user who paused a queue: the id of a user whose name is erased", JobPause.user_id)
+exempt("who changed a group of failures: the id of a user whose name is erased", FailureGroup.user_id)
+exempt("who began a bulk operation: the id of a user whose name is erased", BulkOperation.user_id)

@@ -33,6 +33,7 @@ from flask_belfry.mail.models import (
     MailDomainHold,
     MailEntry,
     MailState,
+    MailStatistics,
     SuppressionSource,
 )
 from flask_belfry.mail.previews import preview
@@ -65,6 +66,7 @@ __all__ = [
     "MailRequest",
     "MailState",
     "MailStateError",
+    "MailStatistics",
     "MailTemplateError",
     "PermanentMailError",
     "ServerUnreachableError",

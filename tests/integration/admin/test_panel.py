@@ -92,7 +92,7 @@ def test_what_can_only_be_looked_at_has_no_address_for_more(app):
         *("NotificationPreference", "NotificationSettings"),
         *("JobRecord", "JobAttempt", "JobBatch", "JobLog", "JobLimit", "JobPause", "UniquePeriod"),
         *("EmailSuppression", "MailDomainHold"),
-        *("Schedule", "CustomSchedule", "ScheduleTick", "WorkerProcess"),
+        *("Schedule", "CustomSchedule", "ScheduleTick", "WorkerProcess", "FailureGroup", "BulkOperation"),
     }
     assert routes["AccessToken"] == {*looked_at, "action_view"}
     assert routes["WorkItemComment"] == {*looked_at, "action_view", "delete_view"}

@@ -46,6 +46,14 @@ from tests.smtp import SmtpServer
 GROWING = {"job_records", "job_attempts", "job_batches", "job_logs", "email_messages", "status_changes"}
 GROWING |= {"notifications", "notification_deliveries", "notification_recipients", "scheduled_notifications", "devices"}
 GROWING |= {"students", "guardians", "email_suppressions"}
+GROWING |= {
+    "job_statistics",
+    "mail_statistics",
+    "queue_samples",
+    "failure_groups",
+    "failure_counts",
+    "bulk_operation_jobs",
+}
 
 
 @pytest.fixture(params=["sqlite"])

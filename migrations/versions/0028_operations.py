@@ -1,7 +1,7 @@
 """Statistics, groups of failures, bulk operations, and what is known of workers; who of the staff may operate.
 
-Revision ID: 0026
-Revises: 0025
+Revision ID: 0028
+Revises: 0027
 Create Date: 2026-11-30 15:40:00
 
 """
@@ -9,8 +9,8 @@ Create Date: 2026-11-30 15:40:00
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0026"
-down_revision = "0025"
+revision = "0028"
+down_revision = "0027"
 branch_labels = None
 depends_on = None
 

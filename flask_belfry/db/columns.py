@@ -194,6 +194,16 @@ def new_id(moment: datetime | None = None) -> str:
     return str(uuid.UUID(int=value))
 
 
+def lowest_id(moment: datetime) -> str:
+    """Return the lowest id that `new_id` can have made at a time: those made later are higher."""
+    return str(uuid.UUID(int=max(0, int(moment.timestamp() * 1_000)) << 80))
+
+
+def time_of_id(id: str) -> datetime:
+    """Return when `new_id` made an id."""
+    return datetime.fromtimestamp((uuid.UUID(id).int >> 80) / 1_000, UTC)
+
+
 def as_uuid_text(value: Any) -> str | None:
     """Return the canonical text of a UUID, or None when `value` is invalid: for ids that come from outside."""
     try:

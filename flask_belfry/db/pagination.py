@@ -19,8 +19,6 @@ from flask_belfry.db.columns import MAX_INTEGER, UtcDateTime, as_uuid_text, is_s
 
 DEFAULT_LIMIT = 25
 MAX_LIMIT = 100
-# PostgreSQL's integer, in which ids are kept.
-
 Row = TypeVar("Row")
 Key = Sequence[InstrumentedAttribute[Any]]
 
@@ -58,7 +56,7 @@ def page_by_key(
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidInputError("The limit is out of range.", {"limit": [f"must be 1 to {MAX_LIMIT}"]})
     if cursor:
-        query = query.where(is_after(key, _read_cursor(cursor, key), descending=descending))
+        query = query.where(is_after(key, values_of_cursor(cursor, key), descending=descending))
     order = [column.desc() if descending else column.asc() for column in key]
     # One row more than the limit shows whether there is a next page, without a count.
     rows = list(session.scalars(query.order_by(*order).limit(limit + 1)))
@@ -93,11 +91,17 @@ def is_after(
 
 
 def _write_cursor(row: object, key: Key) -> str:
-    values = [_to_plain(getattr(row, column.key)) for column in key]
+    return cursor_after([getattr(row, column.key) for column in key])
+
+
+def cursor_after(values: Sequence[object]) -> str:
+    """Return the cursor of the page that begins after the row with these values of the key."""
+    values = [_to_plain(value) for value in values]
     return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
-def _read_cursor(cursor: str, key: Key) -> list[Any]:
+def values_of_cursor(cursor: str, key: Key) -> list[Any]:
+    """Return the values of the key after which a page begins. Raises InvalidInputError for an invalid cursor."""
     try:
         values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         return [_from_plain(value, column) for value, column in zip(values, key, strict=True)]

@@ -16,6 +16,7 @@ import marshmallow as ma
 from flask_smorest import Blueprint
 
 from flask_belfry.changes.host import authorized
+from flask_belfry.core.clock import utc_now
 from flask_belfry.db import commit_and_keep, db
 from flask_belfry.operations import batches, custom_schedules, periodic, queues, services
 from flask_belfry.operations.custom_schedules import Draft
@@ -30,6 +31,7 @@ from flask_belfry.operations.fields import (
     schedule_fields,
 )
 from flask_belfry.operations.schemas import (
+    RETRYABLE,
     BatchQuery,
     BatchSchema,
     CancelledManySchema,
@@ -39,6 +41,7 @@ from flask_belfry.operations.schemas import (
     JobDetailSchema,
     JobQuery,
     JobSchema,
+    JobsSchema,
     NewPauseSchema,
     NewScheduleSchema,
     PauseQuery,
@@ -53,7 +56,7 @@ from flask_belfry.operations.schemas import (
     ScheduleSchema,
     SchedulesSchema,
 )
-from flask_belfry.operations.services import JobFilters
+from flask_belfry.operations.search import Query, parse_with
 from flask_belfry.outbox import LIVE, JobRecord, JobState, JobStateError
 from flask_belfry.outbox.models import PauseKind
 from flask_belfry.scheduler.custom import CHANGE as CHANGE_SCHEDULE
@@ -117,11 +120,15 @@ def add_endpoints(blueprint: Blueprint) -> None:
 # ── Jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@_endpoint("GET", "/jobs", VIEW, page_schema(JobSchema), query=JobQuery)
+@_endpoint("GET", "/jobs", VIEW, JobsSchema, query=JobQuery)
 def list_jobs(query: dict[str, Any]) -> Mapping[str, Any]:
     """List jobs, newest first"""
-    page = services.list_jobs(_filters(query), limit=query["limit"], cursor=query["cursor"])
-    return {**page_response(page), "items": [job_fields(record) for record in page.items]}
+    page = services.list_jobs(_search(query), limit=query["limit"], cursor=query["cursor"])
+    return {
+        **page_response(page),
+        "items": [job_fields(record) for record in page.items],
+        "searched_to": page.searched_to.isoformat() if page.searched_to else None,
+    }
 
 
 @_endpoint("GET", JOB, VIEW, JobDetailSchema)
@@ -167,7 +174,7 @@ def cancel_job(job_id: UUID) -> Mapping[str, Any]:
 )
 def retry_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
     """Retry failed or cancelled jobs that match a filter, the oldest first, at most 1,000"""
-    ids, next_cursor = _matching(filters, [JobState(filters.get("state", JobState.FAILED))])
+    ids, next_cursor = _matching(filters, RETRYABLE, [JobState.FAILED])
     retried = services.retry_jobs(ids)
     db.session.commit()
     return {"retried": len(retried), "next_cursor": next_cursor}
@@ -176,28 +183,24 @@ def retry_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
 @_endpoint("POST", "/jobs/cancel", CHANGE, CancelledManySchema, body=CancelManySchema)
 def cancel_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
     """Cancel jobs that match a filter, the oldest first, at most 1,000"""
-    ids, next_cursor = _matching(filters, [JobState(filters["state"])] if "state" in filters else LIVE)
+    ids, next_cursor = _matching(filters, LIVE, LIVE)
     cancelled, stopping = services.cancel_jobs(ids)
     db.session.commit()
     return {"cancelled": len(cancelled), "stopping": len(stopping), "next_cursor": next_cursor}
 
 
-def _filters(given: Mapping[str, Any]) -> JobFilters:
-    batch_id = given.get("batch")
-    return JobFilters(
-        state=given.get("state"),
-        batch=str(batch_id) if batch_id else None,
-        **{name: given.get(name) for name in ("name", "queue", "subject", "since", "text")},
-    )
+def _search(given: Mapping[str, Any]) -> Query:
+    return parse_with(given.get("q", ""), given, now=utc_now())
 
 
-def _matching(given: Mapping[str, Any], states: Collection[JobState]) -> tuple[list[str], str | None]:
-    """Return the ids of at most MAX_BULK jobs, and the cursor after which more match."""
-    filters = _filters({name: value for name, value in given.items() if name != "state"})
-    after = given.get("cursor")
+def _matching(
+    given: Mapping[str, Any], among: Collection[JobState], otherwise: Collection[JobState]
+) -> tuple[list[str], str | None]:
+    """Return the ids of at most MAX_BULK jobs, and the cursor after which more may match."""
+    query, after = _search(given), given.get("cursor")
+    states = services.states_of(query, among, otherwise)
     # By id: a job that is not changed, or fails again, would match each further request.
-    ids = services.matching_ids(filters, states, limit=MAX_BULK + 1, after=str(after) if after else None)
-    return ids[:MAX_BULK], ids[MAX_BULK - 1] if len(ids) > MAX_BULK else None
+    return services.next_matching_ids(query, states, limit=MAX_BULK, after=str(after) if after else None)
 
 
 def _changed(record: JobRecord) -> Mapping[str, Any]:

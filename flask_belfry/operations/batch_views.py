@@ -11,9 +11,10 @@ from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.bars import Segment, segments
+from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.operations import batches, services
-from flask_belfry.operations.services import JobFilters
+from flask_belfry.operations.search import parse_with
 from flask_belfry.outbox import FINALIZED, JobState, UnknownJobError
 from flask_belfry.outbox.registry import definition
 
@@ -114,7 +115,8 @@ def _detail_context(batch_id: str) -> dict[str, Any]:
     counts = batches.job_counts([batch])[batch.id]
     state = request.args.get("state")
     chosen = JobState(state) if state in TABS else None
-    page = services.list_jobs(JobFilters(state=chosen, batch=batch.id), cursor=request.args.get("cursor"))
+    query = parse_with("", {"batch": batch.id, "state": chosen}, now=utc_now())
+    page = services.list_jobs(query, cursor=request.args.get("cursor"))
     return {
         "batch": batch,
         "state": batches.state_of(batch),

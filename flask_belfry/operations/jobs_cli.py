@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,7 +20,7 @@ from flask_belfry.core.presentation import ago
 from flask_belfry.db import db
 from flask_belfry.operations import services
 from flask_belfry.operations.fields import attempt_fields, job_fields, progress_fields
-from flask_belfry.operations.services import JobFilters
+from flask_belfry.operations.search import parse_with
 from flask_belfry.outbox import LIVE, JobRecord, JobState
 from flask_belfry.outbox.registry import QUEUES, definitions
 from flask_belfry.outbox.relay import relay
@@ -53,6 +53,14 @@ class TimeOrAge(click.ParamType):
             self.fail(f"must be ISO 8601 or an age such as 30m, 2h, 7d, not {value!r}", param, ctx)
 
 
+_filter = click.option(
+    "--filter",
+    "query",
+    is_flag=False,
+    flag_value="",
+    metavar="[QUERY]",
+    help="All jobs that match this search, such as 'name:mail.* since:2h', and the options below.",
+)
 _state = click.option("--state", type=click.Choice([state.value for state in JobState]))
 _name = click.option("--name", help="Only this job name.")
 _queue = click.option("--queue", type=click.Choice(QUEUES))
@@ -60,15 +68,21 @@ _since = click.option("--since", type=TimeOrAge(), help="Created since this time
 
 
 @jobs.command("list")
+@click.argument("query", required=False, default="")
 @_state
 @_name
 @_queue
 @_since
 @click.option("--limit", type=click.IntRange(1, 100), default=25, show_default=True)
+@click.option("--cursor", help="Continue a list where it stopped.")
 @as_json_option
-def list_command(as_json: bool, limit: int, **filters: Any) -> None:
-    """List jobs, newest first."""
-    page = services.list_jobs(_filters(**filters), limit=limit)
+def list_command(query: str, as_json: bool, limit: int, cursor: str | None, **filters: Any) -> None:
+    """List jobs, newest first. QUERY is a search, such as 'state:failed name:mail.* since:2h "text"'."""
+    page = services.list_jobs(parse_with(query, filters, now=utc_now()), limit=limit, cursor=cursor)
+    if page.searched_to:
+        click.echo(f"searched back to {page.searched_to:%Y-%m-%d %H:%M:%S} UTC", err=True)
+    if page.next_cursor:
+        click.echo(f"continue with --cursor {page.next_cursor}", err=True)
     if as_json:
         return echo_json([job_fields(record) for record in page.items])
     if page.items:
@@ -157,7 +171,7 @@ def enqueue_command(name: str, args_text: str) -> None:
 
 @jobs.command("retry")
 @click.argument("ids", nargs=-1)
-@click.option("--filter", "by_filter", is_flag=True, help="All failed jobs that match the options below.")
+@_filter
 @click.option(
     "--state",
     type=click.Choice([state.value for state in _RETRYABLE]),
@@ -166,31 +180,31 @@ def enqueue_command(name: str, args_text: str) -> None:
 @_name
 @_queue
 @_since
-def retry_command(ids: tuple[str, ...], by_filter: bool, state: str | None, **filters: Any) -> None:
+def retry_command(ids: tuple[str, ...], query: str | None, state: str | None, **filters: Any) -> None:
     """Retry failed and cancelled jobs, given by their ids or by --filter."""
-    if state and not by_filter:
+    if state and query is None:
         raise click.UsageError("--state requires --filter")
-    chosen = _chosen(ids, by_filter, filters, [JobState(state or JobState.FAILED)])
+    chosen = _chosen(ids, query, filters | {"state": state}, _RETRYABLE, [JobState.FAILED])
     retried = services.retry_jobs(chosen)
     db.session.commit()
     click.echo(f"{len(retried)} of {len(chosen)} jobs retried")
-    if len(retried) < len(chosen) and not by_filter:
+    if len(retried) < len(chosen) and query is None:
         raise click.ClickException("only failed and cancelled jobs can be retried")
 
 
 @jobs.command("cancel")
 @click.argument("ids", nargs=-1)
-@click.option("--filter", "by_filter", is_flag=True, help="All unfinished jobs that match the options below.")
+@_filter
 @_name
 @_queue
 @_since
-def cancel_command(ids: tuple[str, ...], by_filter: bool, **filters: Any) -> None:
+def cancel_command(ids: tuple[str, ...], query: str | None, **filters: Any) -> None:
     """Cancel waiting jobs and request running ones to stop."""
-    chosen = _chosen(ids, by_filter, filters, sorted(LIVE))
+    chosen = _chosen(ids, query, filters, LIVE, LIVE)
     cancelled, stopping = services.cancel_jobs(chosen)
     db.session.commit()
     click.echo(f"{len(cancelled)} cancelled, {len(stopping)} requested to stop")
-    if len(cancelled) + len(stopping) < len(chosen) and not by_filter:
+    if len(cancelled) + len(stopping) < len(chosen) and query is None:
         raise click.ClickException("the others had already finished")
 
 
@@ -284,12 +298,6 @@ def _follow(record: JobRecord) -> JobRecord:
         record = _get(id)
 
 
-def _filters(
-    state: str | None = None, name: str | None = None, queue: str | None = None, since: datetime | None = None
-) -> JobFilters:
-    return JobFilters(state=JobState(state) if state else None, name=name, queue=queue, since=since)
-
-
 def _get(job_id: str) -> JobRecord:
     try:
         return services.get_job(job_id)
@@ -297,9 +305,16 @@ def _get(job_id: str) -> JobRecord:
         raise click.ClickException(f"no job has the id {job_id!r}") from error
 
 
-def _chosen(ids: tuple[str, ...], by_filter: bool, filters: dict[str, Any], states: list[JobState]) -> list[str]:
-    if bool(ids) == by_filter:
+def _chosen(
+    ids: tuple[str, ...],
+    query: str | None,
+    filters: dict[str, Any],
+    among: Collection[JobState],
+    otherwise: Collection[JobState],
+) -> list[str]:
+    if bool(ids) == (query is not None):
         raise click.UsageError("give either ids or --filter")
-    if by_filter:
-        return services.matching_ids(_filters(**filters), states)
+    if query is not None:
+        search = parse_with(query, filters, now=utc_now())
+        return services.matching_ids(search, services.states_of(search, among, otherwise))
     return [_get(id).id for id in ids]

@@ -20,7 +20,8 @@ from flask_belfry.outbox.models import (
     PauseKind,
 )
 from flask_belfry.outbox.registry import QUEUES
-from flask_belfry.schemas import Moment, QueryOfPage, Schema, check_control_characters
+from flask_belfry.schemas import Moment, QueryOfPage, Schema, check_control_characters, page_schema
+from flask_belfry.search.terms import MAX_CHARACTERS
 
 _NEXT_CURSOR = "More jobs match: repeat the request with it as `cursor`. null when all were looked at."
 RETRYABLE = FINALIZED - {JobState.COMPLETED}
@@ -58,7 +59,11 @@ def _number(description: str) -> ma.fields.Integer:
 class JobFilterSchema(Schema):
     """Filters of jobs."""
 
-    name = _text("The name of the job.", JOB_NAME_CHARACTERS)
+    q = _text(
+        'A search, such as `state:failed name:mail.* since:2h "text"`. The other filters are terms of it.',
+        MAX_CHARACTERS,
+    )
+    name = _text("The name of the job; `*` stands for any characters.", JOB_NAME_CHARACTERS)
     queue = ma.fields.String(validate=validate.OneOf(QUEUES))
     subject = _text("What the job is about: a type, or a type and an id, such as `reservation/7`.")
     since = Moment(metadata={"description": "Created at this time or later."})
@@ -150,6 +155,15 @@ class JobSchema(Schema):
     expires_at = _time("A job that no worker has started by then is cancelled.")
     error_type = _shown()
     error = _shown()
+
+
+class JobsSchema(page_schema(JobSchema)):
+    """A page of jobs."""
+
+    searched_to = _time(
+        "null: all jobs were compared. Otherwise those created since then, and `next_cursor` continues with older "
+        "ones, also when no job of this page matches."
+    )
 
 
 class AttemptSchema(Schema):

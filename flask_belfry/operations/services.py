@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from flask_belfry import outbox
+from flask_belfry import outbox, search
 from flask_belfry.changes import Subject
 from flask_belfry.changes.host import current_host
-from flask_belfry.core.errors import NotFoundError
+from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.core.secrets import MASK
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
-from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
+from flask_belfry.db.pagination import DEFAULT_LIMIT
 from flask_belfry.db.tenancy import ALL_TENANTS, current_scope, use_scope
 from flask_belfry.outbox import JobAttempt, JobBatch, JobLog, JobRecord, JobState, UnknownJobError
 from flask_belfry.outbox.models import AttemptOutcome, BlockedBy
 from flask_belfry.outbox.registry import definition
+from flask_belfry.search import Query, SearchPage
 
 # Counting stops here: an exact larger number is of no use and costs a scan.
 COUNT_LIMIT = 10_000
@@ -32,42 +33,14 @@ MAX_LOGS = 20
 MAX_SUCCESSORS = 100
 
 
-@dataclass(frozen=True)
-class JobFilters:
-    """The filters of a list of jobs; None does not filter."""
-
-    state: JobState | None = None
-    name: str | None = None
-    queue: str | None = None
-    text: str | None = None
-    subject: str | None = None  # type, or type/id
-    since: datetime | None = None
-    batch: str | None = None
-
-    def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """Return the filters as SQL conditions."""
-        found: list[sa.ColumnElement[bool]] = []
-        if self.state:
-            found.append(JobRecord.state == self.state)
-        if self.name:
-            found.append(JobRecord.name == self.name)
-        if self.queue:
-            found.append(JobRecord.queue == self.queue)
-        if self.since:
-            found.append(JobRecord.created_at >= self.since)
-        if self.batch:
-            found.append(JobRecord.batch_id == self.batch)
-        if self.subject:
-            found.append(_subject_is(self.subject))
-        if self.text:
-            found.append(_matches(self.text))
-        return found
+def list_jobs(query: Query, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> SearchPage[JobRecord]:
+    """Return a page of the jobs that match a search, newest first."""
+    return search.find(db.session(), query, limit=limit, cursor=cursor)
 
 
-def list_jobs(filters: JobFilters, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[JobRecord]:
-    """Return a page of jobs, newest first."""
-    query = sa.select(JobRecord).where(*filters.conditions())
-    return page_by_key(db.session(), query, (JobRecord.id,), limit=limit, cursor=cursor)
+def count(query: Query) -> tuple[int, bool]:
+    """Return how many jobs match a search, and whether there may be more: counted up to COUNT_LIMIT."""
+    return search.count(db.session(), query, COUNT_LIMIT)
 
 
 def counts_by_state() -> dict[str, int]:
@@ -77,18 +50,16 @@ def counts_by_state() -> dict[str, int]:
     return {state.value: getattr(row, state.value) for state in JobState}
 
 
-def count_hidden(filters: JobFilters) -> int:
-    """Return the number of system jobs that match the filters and are outside the current scope, up to COUNT_LIMIT.
+def count_hidden(query: Query) -> int:
+    """Return the number of system jobs that match a search and are outside the current scope, up to COUNT_LIMIT.
 
-    Jobs of other schools are not counted. Only the filters state, queue and name apply: with `text` a user could search
+    Jobs of other schools are not counted. Only the terms state, queue and name apply: with others a user could search
     the contents of hidden jobs.
     """
     if current_scope().sees_all:
         return 0
-    visible = replace(filters, text=None, subject=None, since=None)
     with use_scope(ALL_TENANTS):
-        rows = sa.select(JobRecord.id).where(JobRecord.school_id.is_(None), *visible.conditions()).limit(COUNT_LIMIT)
-        return db.session.scalar(sa.select(sa.func.count()).select_from(rows.subquery())) or 0
+        return count(query.only("state", "queue", "name").limited_to("school_id", [None]))[0]
 
 
 def get_job(job_id: str) -> JobRecord:
@@ -217,17 +188,52 @@ def latest_failures(limit: int) -> Sequence[JobRecord]:
 
 
 def matching_ids(
-    filters: JobFilters, states: Collection[JobState], *, limit: int | None = None, after: str | None = None
+    query: Query, states: Collection[JobState], *, limit: int | None = None, after: str | None = None
 ) -> list[str]:
-    """Return the ids of the jobs in one of `states` that match the filters, the oldest first.
+    """Return the ids of all jobs in one of `states` that match a search, the oldest first.
 
-    Running jobs that were requested to stop are left out, and with `after` those up to the job with this id.
+    Running jobs that were requested to stop are left out, and with `after` those up to the job with this id. It looks
+    at all candidates: within a request, use `next_matching_ids`.
+    """
+    found: list[str] = []
+    has_more = True
+    while has_more and (limit is None or len(found) < limit):
+        size = search.WINDOW if limit is None else limit - len(found)
+        ids, after = next_matching_ids(query, states, limit=size, after=after)
+        found += ids
+        has_more = after is not None
+    return found
+
+
+def next_matching_ids(
+    query: Query, states: Collection[JobState], *, limit: int, after: str | None = None
+) -> tuple[list[str], str | None]:
+    """Return ids as `matching_ids`, at most `limit`, and the id after which there may be more.
+
+    Its cost is bounded, so it may return fewer ids, also none, although more jobs match.
     """
     is_stopping = sa.and_(JobRecord.state == JobState.RUNNING, JobRecord.cancel_requested)
-    query = sa.select(JobRecord.id).where(*filters.conditions(), JobRecord.state.in_(states), sa.not_(is_stopping))
-    if after is not None:
-        query = query.where(JobRecord.id > after)
-    return list(db.session.execute(query.order_by(JobRecord.id).limit(limit)).scalars())
+    further = [sa.not_(is_stopping)] if JobState.RUNNING in states else []
+    return search.next_ids(db.session(), query.limited_to("state", states), *further, limit=limit, after=after)
+
+
+def states_of(query: Query, among: Collection[JobState], otherwise: Collection[JobState]) -> Collection[JobState]:
+    """Return in which states the jobs must be that a search chooses for an action.
+
+    Args:
+        query: the search.
+        among: the states in which the action is possible.
+        otherwise: the states when the search names none.
+
+    Raises:
+        InvalidInputError: the action is not possible in any state that the search names.
+    """
+    if "state" not in query.values:
+        return otherwise
+    if not (found := query.values["state"] & frozenset(among)):
+        valid = ", ".join(sorted(among))
+        raise InvalidInputError("No job in this state can be changed so.", {"state": [f"must be one of {valid}"]})
+    return found
 
 
 def retry_jobs(ids: Sequence[str]) -> list[str]:
@@ -254,17 +260,3 @@ def _record(action: str, ids: Sequence[str]) -> None:
 def _capped_count(state: JobState) -> sa.ScalarSelect[Any]:
     rows = sa.select(JobRecord.id).where(JobRecord.state == state).limit(COUNT_LIMIT).subquery()
     return sa.select(sa.func.count()).select_from(rows).scalar_subquery()
-
-
-def _subject_is(subject: str) -> sa.ColumnElement[bool]:
-    kind, _, id = subject.partition("/")
-    found = JobRecord.subject_type == kind
-    return sa.and_(found, JobRecord.subject_id == id) if id else found
-
-
-def _matches(text: str) -> sa.ColumnElement[bool]:
-    if id := as_uuid_text(text):
-        return JobRecord.id == id
-    columns = (JobRecord.name, JobRecord.subject_type, JobRecord.error_type, JobRecord.error_message)
-    found = [column.icontains(text, autoescape=True) for column in columns]
-    return sa.or_(*found, JobRecord.subject_id == text)

@@ -11,16 +11,18 @@ from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.core.presentation import words
 from flask_belfry.core.text import query_text
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.mail import mails_of_job
 from flask_belfry.operations import queues, services
-from flask_belfry.operations.services import JobFilters
+from flask_belfry.operations.search import ALIASES, JOBS, Query, parse, parse_with
 from flask_belfry.outbox import FINALIZED, LIVE, JobBatch, JobRecord, JobState
 from flask_belfry.outbox.models import BlockedBy
 from flask_belfry.outbox.states import WAITING
+from flask_belfry.search import PARAMETER, SearchPage, complete
 
 pages = Blueprint("operations", __name__, template_folder="templates", url_prefix="/jobs")
 
@@ -30,8 +32,11 @@ TABS = [state.value for state in JobState]
 @pages.get("/")
 @authorized("jobs.view")
 def jobs() -> ResponseReturnValue:
-    """List jobs, newest first, filtered by the query: state, name, queue, text, cursor."""
-    return render_template("operations/jobs.html", **_list_context())
+    """List the jobs that match the search `q`, newest first."""
+    context = _list_context()
+    # htmx shows no response with an error.
+    is_refused = context["problem"] and "HX-Request" not in request.headers
+    return render_template("operations/jobs.html", **context), 422 if is_refused else 200
 
 
 @pages.get("/live")
@@ -39,6 +44,13 @@ def jobs() -> ResponseReturnValue:
 def jobs_live() -> ResponseReturnValue:
     """Return the part of the list that is updated live."""
     return render_template("operations/_jobs.html", **_list_context())
+
+
+@pages.get("/completions")
+@authorized("jobs.view")
+def completions() -> ResponseReturnValue:
+    """Return how the search `q` may continue."""
+    return render_template("operations/_completions.html", completions=complete(JOBS, request.args.get("q", "")))
 
 
 @pages.get("/<uuid:job_id>")
@@ -84,24 +96,46 @@ def _flash_result(success: str, changed: list[str], otherwise: str) -> None:
 
 
 def _list_context() -> dict[str, Any]:
-    state = request.args.get("state")
-    filters = JobFilters(
-        state=JobState(state) if state in TABS else None,
-        name=query_text("name"),
-        queue=query_text("queue"),
-        text=query_text("text"),
-        batch=as_uuid_text(request.args.get("batch")),
-    )
-    page = services.list_jobs(filters, cursor=request.args.get("cursor"))
+    text = request.args.get("q", "")
+    try:
+        query, problem = _given_query(text), None
+        page = services.list_jobs(query, cursor=request.args.get("cursor"))
+    except InvalidInputError as error:
+        if PARAMETER not in error.fields:
+            raise
+        query, problem, page = parse("", now=utc_now()), error.message, SearchPage([], None)
+    has_other_terms = bool(problem) or any(term.key != "state" for term in query.terms)
+    states = query.values_of("state")
     return {
         "jobs": page.items,
         "next_cursor": page.next_cursor,
-        "counts": services.counts_by_state(),
-        "hidden": services.count_hidden(filters),
+        "searched_to": page.searched_to,
+        # The tabs count all jobs, so they would not be those of a search.
+        "counts": {} if has_other_terms else services.counts_by_state(),
+        "matching": services.count(query) if has_other_terms and not problem else None,
+        "hidden": 0 if problem else services.count_hidden(query),
         "count_limit": services.COUNT_LIMIT,
-        "filters": filters,
-        "states": TABS,
+        # As it was typed: the field must not change under the user's hands.
+        "query": text if problem or not any(request.args.get(name) for name in ALIASES) else str(query),
+        "completions": complete(JOBS, text),
+        "search_keys": JOBS.hints(),
+        "problem": problem,
+        "state": states[0] if len(states) == 1 else None,
+        "is_any_state": "state" not in query.values,
+        "tabs": [(state, str(query.having("state", state))) for state in TABS],
+        "without_state": str(query.having("state")),
+        "waiting_span": waiting_span,
+        "running_span": running_span,
     }
+
+
+def _given_query(text: str) -> Query:
+    """Return the search of a request: `q`, and the parameters that links have, which are terms too."""
+    state, queue = request.args.get("state"), query_text("queue")
+    given = {"name": query_text("name"), "subject": query_text("subject"), "text": query_text("text")}
+    given |= {"batch": as_uuid_text(request.args.get("batch"))}
+    given |= {"state": state if state in TABS else None, "queue": queue}
+    return parse_with(text, given, now=utc_now())
 
 
 def _detail_context(job_id: str) -> dict[str, Any]:
@@ -133,6 +167,25 @@ def _link(row: JobRecord | JobBatch | None) -> tuple[str, str] | None:
     if isinstance(row, JobBatch):
         return row.name, url_for("batches.detail", batch_id=row.id)
     return (row.name, url_for("operations.job", job_id=row.id)) if row else None
+
+
+def waiting_span(record: JobRecord) -> tuple[datetime, datetime | None] | None:
+    """Return from when until when a job waited for a worker, the last time; without an end while it waits."""
+    is_waiting = record.state in (JobState.PENDING, JobState.QUEUED)
+    if not is_waiting and record.started_at is None:
+        return None
+    end = None if is_waiting else record.started_at
+    # The time of a retry is not recorded: the job waits at the latest since it was published again.
+    is_again = (is_waiting and record.started_at is not None) or record.claims > 1
+    begins = (record.scheduled_at, record.enqueued_at if is_again else None)
+    known = [begin for begin in begins if begin is not None and (end is None or begin <= end)]
+    return max([record.created_at, *known]), end
+
+
+def running_span(record: JobRecord) -> tuple[datetime, datetime | None] | None:
+    """Return from when until when a job ran, the last time; without an end while it runs."""
+    has_run = record.state is JobState.RUNNING or record.finished_at is not None
+    return (record.started_at, record.finished_at) if has_run and record.started_at is not None else None
 
 
 @dataclass(frozen=True)

@@ -127,12 +127,12 @@ class JobRecord(OfSchoolOrSystem, Base):
         ),
         sa.Index("ix_job_records_state_id", "state", "id"),
         sa.Index("ix_job_records_state_scheduled_at", "state", "scheduled_at"),
-        sa.Index("ix_job_records_subject", "subject_type", "subject_id"),
+        sa.Index("ix_job_records_subject", "subject_type", "subject_id", "id"),
         sa.Index("ix_job_records_name_id", "name", "id"),
         sa.Index("ix_job_records_school_id_id", "school_id", "id"),
         sa.Index("ix_job_records_school_id_state_id", "school_id", "state", "id"),
         sa.Index("ix_job_records_finished_at", "finished_at"),
-        _partial_index("batch", sa.text("batch_id IS NOT NULL"), "batch_id", "state"),
+        _partial_index("batch", sa.text("batch_id IS NOT NULL"), "batch_id", "state", "id"),
         _partial_index("after", sa.text("after_id IS NOT NULL"), "after_id"),
         _partial_index("limit", sa.text("limit_key IS NOT NULL"), "limit_key", "state", "id"),
         _partial_index("expires_at", _CAN_EXPIRE, "expires_at"),
@@ -141,6 +141,7 @@ class JobRecord(OfSchoolOrSystem, Base):
         # The backlog of each school, oldest first, for the fair share. Not by `id`: a planner could prefer the primary
         # key for it, and would read all finalized rows before the pending ones.
         _partial_index("backlog", sa.text("state = 'pending'"), "queue", "school_id", "created_at"),
+        _partial_index("parent", sa.text("parent_id IS NOT NULL"), "parent_id", "id"),
         # The failed jobs of a group of failures.
         _partial_index("fingerprint", _HAS_FAILED, "fingerprint", "id"),
         # Few rows, so that the query for them is cheap.

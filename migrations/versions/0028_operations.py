@@ -217,6 +217,22 @@ def upgrade() -> None:
             postgresql_where=sa.text("fingerprint IS NOT NULL AND state IN ('failed', 'retryable')"),
         )
         batch_op.create_index("ix_job_records_school_id_state_id", ["school_id", "state", "id"])
+        batch_op.create_index(
+            "ix_job_records_parent",
+            ["parent_id", "id"],
+            sqlite_where=sa.text("parent_id IS NOT NULL"),
+            postgresql_where=sa.text("parent_id IS NOT NULL"),
+        )
+        # In the order in which a search lists them.
+        batch_op.drop_index("ix_job_records_subject")
+        batch_op.create_index("ix_job_records_subject", ["subject_type", "subject_id", "id"])
+        batch_op.drop_index("ix_job_records_batch")
+        batch_op.create_index(
+            "ix_job_records_batch",
+            ["batch_id", "state", "id"],
+            sqlite_where=sa.text("batch_id IS NOT NULL"),
+            postgresql_where=sa.text("batch_id IS NOT NULL"),
+        )
 
     with op.batch_alter_table("users") as batch_op:
         batch_op.add_column(sa.Column("may_operate", sa.Boolean(), server_default=sa.false(), nullable=False))
@@ -242,6 +258,16 @@ def downgrade() -> None:
         batch_op.drop_column("may_operate")
 
     with op.batch_alter_table("job_records") as batch_op:
+        batch_op.drop_index("ix_job_records_batch")
+        batch_op.create_index(
+            "ix_job_records_batch",
+            ["batch_id", "state"],
+            sqlite_where=sa.text("batch_id IS NOT NULL"),
+            postgresql_where=sa.text("batch_id IS NOT NULL"),
+        )
+        batch_op.drop_index("ix_job_records_subject")
+        batch_op.create_index("ix_job_records_subject", ["subject_type", "subject_id"])
+        batch_op.drop_index("ix_job_records_parent")
         batch_op.drop_index("ix_job_records_school_id_state_id")
         batch_op.drop_index("ix_job_records_fingerprint")
         batch_op.drop_column("fingerprint")

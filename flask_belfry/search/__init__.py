@@ -1,0 +1,26 @@
+"""The search language of lists: `state:failed name:reservations.* since:2h "text"`.
+
+A package with a list declares a `Language`: its terms and the indexes of its table. `parse` makes a `Query` of a text,
+and `find`, `count` and `next_ids` run it at a bounded cost, however many rows the table has.
+"""
+
+from flask_belfry.search.completion import complete
+from flask_belfry.search.language import Field, Index, Language, Query
+from flask_belfry.search.running import WINDOW, SearchPage, count, find, next_ids
+from flask_belfry.search.terms import PARAMETER, Term, written
+
+__all__ = [
+    "PARAMETER",
+    "WINDOW",
+    "Field",
+    "Index",
+    "Language",
+    "Query",
+    "SearchPage",
+    "Term",
+    "complete",
+    "count",
+    "find",
+    "next_ids",
+    "written",
+]

@@ -1,0 +1,227 @@
+"""Runs queries at a bounded cost.
+
+A query is driven by one index: its rows with given values, newest first. What the index does not have is compared in
+the newest WINDOW of these rows. The next page continues where this one stopped, so that each row is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import product
+from math import prod
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from flask_belfry.db.columns import time_of_id
+from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, Row, cursor_after, page_by_key, values_of_cursor
+from flask_belfry.db.tenancy import current_scope
+from flask_belfry.search.language import Index, Query, is_value
+
+# The most rows that are compared with what no index has.
+WINDOW = 20_000
+# The most ranges of an index that are read for one search: one for each combination of values.
+MAX_RANGES = 100
+
+
+@dataclass(frozen=True)
+class SearchPage(Page[Row]):
+    """Some of the rows that match. With `searched_to`, those created since then were searched, and `next_cursor`
+    continues with older ones."""
+
+    searched_to: datetime | None = None
+
+
+def find(session: Session, query: Query, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> SearchPage[Any]:
+    """Return a page of rows, newest first. The arguments are those of `page_by_key`."""
+    key = (query.language.model.id,)
+    after = values_of_cursor(cursor, key)[0] if cursor else None
+    plan = _plan(session, query, limit + 1, after, descending=True)
+    if plan is None:
+        return SearchPage([], None)
+    rows = sa.select(query.language.model).where(*plan.conditions(query))
+    page = page_by_key(session, plan.hinted(rows, query), key, limit=limit, cursor=cursor)
+    if page.next_cursor or plan.last_id is None:
+        return SearchPage(page.items, page.next_cursor)
+    return SearchPage(page.items, cursor_after([plan.last_id]), time_of_id(plan.last_id))
+
+
+def count(session: Session, query: Query, limit: int) -> tuple[int, bool]:
+    """Return how many rows match, and whether there may be more: counted up to `limit`."""
+    plan = _plan(session, query, limit + 1, None, descending=True)
+    if plan is None:
+        return 0, False
+    rows = sa.select(query.language.model.id).where(*plan.conditions(query)).limit(limit + 1)
+    found = session.scalar(sa.select(sa.func.count()).select_from(plan.hinted(rows, query).subquery())) or 0
+    return min(found, limit), found > limit or plan.last_id is not None
+
+
+def next_ids(
+    session: Session, query: Query, *conditions: sa.ColumnElement[bool], limit: int, after: str | None = None
+) -> tuple[list[str], str | None]:
+    """Return the ids of the next rows that match, the oldest first, and the id after which there may be more.
+
+    Args:
+        session: where to read.
+        query: the search.
+        conditions: that the rows must meet too.
+        limit: the most ids. There may be fewer, also none, and yet more after them.
+        after: the id after which to begin.
+    """
+    plan = _plan(session, query, limit + 1, after, descending=False, has_more=bool(conditions))
+    if plan is None:
+        return [], None
+    id = query.language.model.id
+    rows = sa.select(id).where(*plan.conditions(query), *conditions)
+    rows = rows if after is None else rows.where(id > after)
+    found = list(session.scalars(plan.hinted(rows, query).order_by(id).limit(limit + 1)))
+    if len(found) > limit:
+        return found[:limit], found[limit - 1]
+    return found, plan.last_id
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a query is run.
+
+    Args:
+        index: that drives it.
+        values: the values of columns, also those of the scope and of patterns.
+        last_id: the last row that is compared; None when all are.
+    """
+
+    index: Index
+    values: Mapping[str, frozenset[Any]]
+    last_id: str | None
+    descending: bool
+
+    def conditions(self, query: Query) -> Iterator[sa.ColumnElement[bool] | sa.TextClause]:
+        """The conditions for the rows that match and are compared."""
+        id = query.language.model.id
+        for column, values in self.values.items():
+            yield _is_among(query.language.column(column), values)
+        yield from _id_bounds(query)
+        yield from (*query.times, *query.filters)
+        for index in query.language.indexes:
+            if index.condition is not None and self.values.keys() >= set(index.columns):
+                yield index.condition
+        if self.last_id is not None:
+            yield id >= self.last_id if self.descending else id <= self.last_id
+
+    def hinted(self, rows: sa.Select[Any], query: Query) -> sa.Select[Any]:
+        """SQLite has no statistics, so it is told which index is the best one."""
+        return _hinted(rows, query, self.index)
+
+
+def _plan(
+    session: Session, query: Query, wanted: int, after: str | None, *, descending: bool, has_more: bool = False
+) -> _Plan | None:
+    """Return how to run a query; None when nothing can match.
+
+    Args:
+        wanted: how many rows are needed.
+        after: the row after which to begin.
+        descending: whether the newest rows come first.
+        has_more: whether the rows must meet further conditions.
+    """
+    values = _values(query)
+    if values is None or not all(values.values()):
+        return None
+    best: _Plan | None = None
+    for index in _usable(query, values):
+        is_exact = not (query.filters or has_more or values.keys() - set(index.columns))
+        ranges = list(product(*(_of_column(query, values, column) for column in index.columns)))
+        last = None
+        if not is_exact or len(ranges) > 1:
+            size = wanted if is_exact else max(1, WINDOW // len(ranges))
+            last = _last_compared(session, query, index, ranges, size, after, descending=descending)
+        plan = _Plan(index, values, last, descending)
+        if last is None:
+            return plan
+        if best is None or best.last_id is None or (last < best.last_id) == descending:
+            best = plan
+    return best
+
+
+def _values(query: Query) -> dict[str, frozenset[Any]] | None:
+    """Return the values of columns that may match, with those of the patterns and of the scope; None for no scope."""
+    values = dict(query.values)
+    for column, patterns in query.patterns.items():
+        values[column] = values[column] | frozenset(query.language.values_like(column, patterns))
+    scope = current_scope()
+    if scope.sees_all:
+        return values
+    if scope.school_id is None:
+        return None
+    own = frozenset([scope.school_id])
+    values["school_id"] = own & values.get("school_id", own)
+    return values
+
+
+def _usable(query: Query, values: Mapping[str, frozenset[Any]]) -> list[Index]:
+    """Return the indexes that can drive a query, the most selective first; the primary key if there is none."""
+    found: list[Index] = []
+    for index in query.language.indexes:
+        columns = set(index.columns)
+        expanded = {column for column in columns - values.keys() if index.is_narrow and query.language.domain(column)}
+        if not columns & values.keys() or columns - values.keys() - expanded:
+            continue
+        if "school_id" in values and not (index.is_narrow or "school_id" in columns):
+            continue
+        if any(columns & values.keys() <= set(other.columns) & values.keys() for other in found):
+            continue
+        if prod(len(_of_column(query, values, column)) for column in columns) <= MAX_RANGES:
+            found.append(index)
+    return found or [query.language.primary_key]
+
+
+def _of_column(query: Query, values: Mapping[str, frozenset[Any]], column: str) -> frozenset[Any]:
+    return values.get(column) or query.language.domain(column)
+
+
+def _last_compared(
+    session: Session,
+    query: Query,
+    index: Index,
+    ranges: Sequence[Sequence[Any]],
+    size: int,
+    after: str | None,
+    *,
+    descending: bool,
+) -> str | None:
+    """Return the last row that is compared when `size` rows of each range are; None when that is all of them."""
+    id = query.language.model.id
+    order = id.desc() if descending else id.asc()
+    ends: list[str] = []
+    for values in ranges:
+        columns = zip(index.columns, values, strict=True)
+        rows = sa.select(id).where(*(is_value(query.language.column(name), value) for name, value in columns))
+        rows = rows.where(*_id_bounds(query))
+        if index.condition is not None:
+            rows = rows.where(index.condition)
+        if after is not None:
+            rows = rows.where(id < after if descending else id > after)
+        end = session.scalar(_hinted(rows, query, index).order_by(order).offset(size - 1).limit(1))
+        if end is not None:
+            ends.append(end)
+    return (max(ends) if descending else min(ends)) if ends else None
+
+
+def _id_bounds(query: Query) -> list[sa.ColumnElement[bool]]:
+    id = query.language.model.id
+    bounds = [id >= query.lowest_id] if query.lowest_id else []
+    return [*bounds, id < query.highest_id] if query.highest_id else bounds
+
+
+def _is_among(column: Any, values: frozenset[Any]) -> sa.ColumnElement[bool]:
+    if len(values) == 1:
+        return is_value(column, next(iter(values)))
+    among = column.in_(sorted(values - {None}))
+    return sa.or_(among, column.is_(None)) if None in values else among
+
+
+def _hinted(rows: sa.Select[Any], query: Query, index: Index) -> sa.Select[Any]:
+    return rows.with_hint(query.language.model, f"INDEXED BY {index.name}", "sqlite")

@@ -112,7 +112,7 @@ def _list_context() -> dict[str, Any]:
         "searched_to": page.searched_to,
         # The tabs count all jobs, so they would not be those of a search.
         "counts": {} if has_other_terms else services.counts_by_state(),
-        "matching": services.count(query) if has_other_terms and not problem else None,
+        "matching": _number_matching(query, page) if has_other_terms and not problem else None,
         "hidden": 0 if problem else services.count_hidden(query),
         "count_limit": services.COUNT_LIMIT,
         # As it was typed: the field must not change under the user's hands.
@@ -127,6 +127,11 @@ def _list_context() -> dict[str, Any]:
         "waiting_span": waiting_span,
         "running_span": running_span,
     }
+
+
+def _number_matching(query: Query, page: SearchPage[JobRecord]) -> tuple[int, bool]:
+    is_whole = "cursor" not in request.args and (page.searched_to or not page.next_cursor)
+    return (len(page.items), page.searched_to is not None) if is_whole else services.count(query)
 
 
 def _given_query(text: str) -> Query:

@@ -135,7 +135,9 @@ def _plan(
         is_exact = not (query.filters or has_more or values.keys() - set(index.columns))
         ranges = list(product(*(_of_column(query, values, column) for column in index.columns)))
         last = None
-        if not is_exact or len(ranges) > 1:
+        # PostgreSQL does not see that the rows of an index with NULL in a column have the order of their ids.
+        is_in_order = len(ranges) == 1 and None not in ranges[0]
+        if not (is_exact and is_in_order):
             size = wanted if is_exact else max(1, WINDOW // len(ranges))
             last = _last_compared(session, query, index, ranges, size, after, descending=descending)
         plan = _Plan(index, values, last, descending)
@@ -194,17 +196,17 @@ def _last_compared(
 ) -> str | None:
     """Return the last row that is compared when `size` rows of each range are; None when that is all of them."""
     id = query.language.model.id
-    order = id.desc() if descending else id.asc()
     ends: list[str] = []
     for values in ranges:
-        columns = zip(index.columns, values, strict=True)
-        rows = sa.select(id).where(*(is_value(query.language.column(name), value) for name, value in columns))
-        rows = rows.where(*_id_bounds(query))
+        columns = [(query.language.column(name), value) for name, value in zip(index.columns, values, strict=True)]
+        rows = sa.select(id).where(*(is_value(column, value) for column, value in columns), *_id_bounds(query))
         if index.condition is not None:
             rows = rows.where(index.condition)
         if after is not None:
             rows = rows.where(id < after if descending else id > after)
-        end = session.scalar(_hinted(rows, query, index).order_by(order).offset(size - 1).limit(1))
+        order = [*(column for column, value in columns if value is None), id]
+        rows = rows.order_by(*(column.desc() if descending else column.asc() for column in order))
+        end = session.scalar(_hinted(rows, query, index).offset(size - 1).limit(1))
         if end is not None:
             ends.append(end)
     return (max(ends) if descending else min(ends)) if ends else None

@@ -46,7 +46,8 @@ def find(session: Session, query: Query, *, limit: int = DEFAULT_LIMIT, cursor: 
     page = page_by_key(session, plan.hinted(rows, query), key, limit=limit, cursor=cursor)
     if page.next_cursor or plan.last_id is None:
         return SearchPage(page.items, page.next_cursor)
-    return SearchPage(page.items, cursor_after([plan.last_id]), time_of_id(plan.last_id))
+    searched_to = time_of_id(plan.last_id) if len(page.items) < limit else None
+    return SearchPage(page.items, cursor_after([plan.last_id]), searched_to)
 
 
 def count(session: Session, query: Query, limit: int) -> tuple[int, bool]:

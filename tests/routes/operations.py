@@ -17,6 +17,7 @@ VERBS = ("pause", "resume", "run")
 PAUSE = {"kind": "limit", "name": "zarathustra"}
 
 ROUTES: dict[tuple[str, str], Route] = {
+    ("operations.completions", "GET"): many(STAFF, "/jobs/completions", "/jobs/completions?q=error:"),
     ("batches.list_", "GET"): many(STAFF, "/jobs/batches", "/jobs/batches?show=open"),
     ("batches.list_live", "GET"): many(STAFF, "/jobs/batches/live", "/jobs/batches/live?show=open"),
     ("batches.detail", "GET"): one(STAFF, BATCH),
@@ -32,6 +33,8 @@ ROUTES: dict[tuple[str, str], Route] = {
         "/api/v1/jobs?limit=100",
         "/api/v1/jobs?batch={batch}",
         "/api/v1/jobs?text={batch_job}",
+        "/api/v1/jobs?q=id:{batch_job}",
+        "/api/v1/jobs?q=-state:failed+zarathustra",
     ),
     ("api_jobs.get_job", "GET"): one(STAFF, API_JOB),
     ("api_jobs.retry_job", "POST"): one(STAFF, f"{API_JOB}/retry"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,10 +10,14 @@ import pytest
 from flask import Flask
 from sqlalchemy.orm import Session
 
+from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db.columns import new_id
+from flask_belfry.db.tenancy import Scope, use_scope
 from flask_belfry.operations import services
 from flask_belfry.operations.search import parse
-from flask_belfry.outbox import JobRecord, JobState
+from flask_belfry.outbox import JobRecord, JobState, job
+from flask_belfry.outbox.registry import forget
+from flask_belfry.search import running
 
 NOW = datetime(2030, 5, 6, 12, tzinfo=UTC)
 BATCH, PARENT, JOB = new_id(), new_id(), new_id(NOW - timedelta(hours=1))
@@ -138,3 +142,173 @@ def test_an_id_is_found_by_its_key_and_as_text(session: Session, found: Found) -
     assert found(f"id:{JOB}") == found(JOB) == ["this"]
     assert found(f"-id:{JOB}") == ["that"]
     assert found(f"{JOB} state:failed") == []
+
+
+# ── Windows and cursors ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches compare at most four rows at a time."""
+    monkeypatch.setattr(running, "WINDOW", 4)
+
+
+def many(session: Session, **values: Any) -> list[str]:
+    """Ten jobs in three states; every fifth has an error. Returns their labels, newest first."""
+    states = ["failed", "completed", "retryable", "failed", "completed"]
+    labels = [f"{number} {states[number % 5]}" for number in range(10)]
+    for number, label in enumerate(labels):
+        error = "Rare" if number % 5 == 3 else "Usual"
+        session.add(record(label, states[number % 5], age=number + 1, error_type=error, **values))
+    session.commit()
+    return labels
+
+
+def pages_of(text: str, limit: int) -> Iterator[list[str]]:
+    cursor = None
+    while True:
+        page = services.list_jobs(parse(text, now=NOW), limit=limit, cursor=cursor)
+        yield [str(row.result) for row in page.items]
+        assert (page.searched_to is None) or page.next_cursor
+        if (cursor := page.next_cursor) is None:
+            return
+
+
+@pytest.mark.parametrize(
+    ("text", "matches"),
+    [
+        ("error:Rare", lambda number, state: number % 5 == 3),
+        ("state:failed error:Rare", lambda number, state: number % 5 == 3),
+        ("state:failed,retryable error:*", lambda number, state: state in ("failed", "retryable")),
+        ("-state:completed", lambda number, state: state != "completed"),
+        ("name:a.* -rare", lambda number, state: number % 5 != 3),
+    ],
+)
+def test_the_pages_of_a_search_have_each_match_once(
+    session: Session, small_window: None, text: str, matches: Callable[[int, str], bool]
+) -> None:
+    expected = [label for label in many(session) if matches(int(label.split()[0]), label.split()[1])]
+    for limit in (1, 2, 3, 25):
+        assert [label for page in pages_of(text, limit) for label in page] == expected
+
+
+def test_a_page_says_back_to_when_it_was_searched(session: Session, small_window: None) -> None:
+    many(session)
+    page = services.list_jobs(parse("error:Rare", now=NOW))
+    assert [row.result for row in page.items] == ["3 failed"]
+    assert page.searched_to == at(4)
+    page = services.list_jobs(parse("error:Rare", now=NOW), cursor=page.next_cursor)
+    assert page.items == []
+    assert page.searched_to == at(8)
+    page = services.list_jobs(parse("error:Rare", now=NOW), cursor=page.next_cursor)
+    assert [row.result for row in page.items] == ["8 failed"]
+    assert (page.searched_to, page.next_cursor) == (None, None)
+
+
+def test_a_full_page_was_not_stopped_by_the_window(session: Session, small_window: None) -> None:
+    many(session)
+    page = services.list_jobs(parse("error:Usual", now=NOW), limit=3)
+    assert [row.result for row in page.items] == ["0 failed", "1 completed", "2 retryable"]
+    assert page.searched_to is None
+    assert page.next_cursor
+
+
+def test_the_index_is_chosen_that_reaches_furthest_back(session: Session, small_window: None) -> None:
+    many(session)
+    session.add_all([record(f"mail {number}", name="mail", age=20 + number) for number in range(3)])
+    session.commit()
+    # Three jobs have the name, and more than a window have the state.
+    page = services.list_jobs(parse("state:completed name:mail", now=NOW))
+    assert [row.result for row in page.items] == ["mail 0", "mail 1", "mail 2"]
+    assert page.searched_to is None
+
+
+def test_counts_stop_at_the_limit_and_at_the_window(
+    session: Session, small_window: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many(session)
+    assert services.count(parse("", now=NOW)) == (10, False)
+    assert services.count(parse("error:Rare", now=NOW)) == (1, True)
+    monkeypatch.setattr(services, "COUNT_LIMIT", 3)
+    assert services.count(parse("", now=NOW)) == (3, True)
+    assert services.count(parse("state:failed,retryable", now=NOW)) == (3, True)
+    assert services.count(parse("state:retryable", now=NOW)) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ["8 failed", "7 retryable", "5 failed", "3 failed", "2 retryable", "0 failed"]),
+        ("error:Rare", ["8 failed", "3 failed"]),
+        ("state:failed", ["8 failed", "5 failed", "3 failed", "0 failed"]),
+        ("state:retryable,completed error:Usual", ["7 retryable", "2 retryable"]),
+    ],
+)
+def test_what_matches_is_chosen_for_an_action_oldest_first(
+    session: Session, small_window: None, text: str, expected: list[str]
+) -> None:
+    many(session)
+    query, states = parse(text, now=NOW), [JobState.FAILED, JobState.RETRYABLE]
+    found = services.matching_ids(query, states)
+    assert [session.get_one(JobRecord, id).result for id in found] == expected
+    assert services.matching_ids(query, states, limit=1) == found[:1]
+    assert services.matching_ids(query, states, after=found[0]) == found[1:]
+
+
+def test_running_jobs_that_were_requested_to_stop_are_not_chosen(session: Session) -> None:
+    session.add_all([record("stopping", "running", cancel_requested=True), record("runs", "running")])
+    session.commit()
+    (id,) = services.matching_ids(parse("", now=NOW), [JobState.RUNNING])
+    assert session.get_one(JobRecord, id).result == "runs"
+
+
+# ── Scope and secrets ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_search_finds_rows_of_the_scope_only(session: Session, found: Found) -> None:
+    session.add_all([record("ours", school_id=1), record("theirs", school_id=2), record("of the system")])
+    session.commit()
+    for text in ("", "tenant:1", "tenant:1,2,system", "state:completed", "-tenant:2", "-state:failed", "name:a.*"):
+        with use_scope(Scope(1)):
+            assert found(text) == ["ours"]
+            assert services.count(parse(text, now=NOW)) == (1, False)
+            assert len(services.matching_ids(parse(text, now=NOW), list(JobState))) == 1
+        with use_scope(Scope()):
+            assert found(text) == []
+
+
+def test_a_tenant_never_widens_the_scope(session: Session, found: Found) -> None:
+    theirs = record("theirs", school_id=2, batch_id=BATCH, parent_id=PARENT, subject_type="a", subject_id="1")
+    session.add_all([record("ours", school_id=1), theirs, record("of the system")])
+    session.commit()
+    others = ["", f"batch:{BATCH}", f"parent:{PARENT}", f"id:{theirs.id}", "subject:a/1", "state:completed"]
+    with use_scope(Scope(1)):
+        for text in (f"{tenant} {other}" for tenant in ("tenant:2", "tenant:system", "-tenant:1") for other in others):
+            assert found(text) == []
+            assert services.matching_ids(parse(text, now=NOW), list(JobState)) == []
+
+
+def test_a_secret_argument_cannot_be_guessed(session: Session, found: Found) -> None:
+    @job("a.secret_job", secrets=("token",))
+    def secret_job(session: Session, token: str) -> None:
+        """Do nothing."""
+
+    try:
+        args = {"token": "abc"}
+        session.add_all([record("hidden", name=secret_job.name, args=args), record("shown", args=args)])
+        session.commit()
+        assert found("args.token:abc") == found("args.token:a*") == ["shown"]
+    finally:
+        forget(secret_job.name)
+
+
+# ── Errors ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_action_that_no_state_of_the_search_allows_is_refused() -> None:
+    query = parse("state:completed", now=NOW)
+    with pytest.raises(InvalidInputError) as refused:
+        services.states_of(query, [JobState.FAILED, JobState.CANCELLED], [JobState.FAILED])
+    assert refused.value.fields == {"state": ["must be one of cancelled, failed"]}
+    assert services.states_of(parse("state:failed,completed", now=NOW), [JobState.FAILED], []) == {JobState.FAILED}
+    assert services.states_of(parse("", now=NOW), [JobState.FAILED], [JobState.FAILED]) == [JobState.FAILED]

@@ -165,7 +165,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("api_reservations.change_reservation", "PATCH"): one(USER, API_RESERVATION, note="ours now", status="cancelled"),
     ("api_reservations.delete_reservation", "DELETE"): one(USER, API_RESERVATION),
     ("operations.jobs", "GET"): many(
-        STAFF, "/jobs/", "/jobs/?text={job}", "/jobs/?state=pending", "/jobs/?name=mail.deliver"
+        STAFF, "/jobs/", "/jobs/?text={job}", "/jobs/?state=pending", "/jobs/?q=name:mail.*+-state:failed"
     ),
     ("operations.jobs_live", "GET"): many(STAFF, "/jobs/live", "/jobs/live?text={job}"),
     ("operations.job", "GET"): one(STAFF, "/jobs/{job}"),
@@ -365,7 +365,7 @@ UNSCOPED = (
     r"SELECT .* FROM access_tokens JOIN users ",
     r"SELECT .* FROM login_sessions JOIN users ",
     # The number of the system's jobs, which are no school's, and the last run of a periodic job, which is the system's.
-    r"SELECT count\(\*\) .* FROM job_records WHERE job_records\.school_id IS NULL ",
+    r"SELECT (count\(\*\) .*|job_records\.id) FROM job_records INDEXED BY \w+ WHERE .*\bschool_id IS NULL ",
     r"SELECT .* FROM job_records WHERE job_records\.subject_type = \? AND job_records\.subject_id = \? "
     r"ORDER BY job_records\.id DESC LIMIT \? OFFSET \?$",
     # What those who did something are called.

@@ -17,6 +17,7 @@ from flask_smorest import Blueprint
 
 from flask_belfry.changes.host import authorized
 from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db import commit_and_keep, db
 from flask_belfry.operations import batches, custom_schedules, periodic, queues, services
 from flask_belfry.operations.custom_schedules import Draft
@@ -198,6 +199,8 @@ def _matching(
 ) -> tuple[list[str], str | None]:
     """Return the ids of at most MAX_BULK jobs, and the cursor after which more may match."""
     query, after = _search(given), given.get("cursor")
+    if not query:  # it is more often a mistake than a choice
+        raise InvalidInputError("The search is empty.", {"q": ["must have at least one term"]})
     states = services.states_of(query, among, otherwise)
     # By id: a job that is not changed, or fails again, would match each further request.
     return services.next_matching_ids(query, states, limit=MAX_BULK, after=str(after) if after else None)

@@ -33,7 +33,7 @@ _HOLDS_KEY = sa.text(
 # With this `suspicion` a job runs in quarantine: alone in its process.
 QUARANTINE = 2
 _IS_QUARANTINED = sa.text(f"suspicion >= {QUARANTINE}")
-_HAS_FAILED = sa.text("fingerprint IS NOT NULL AND state IN ('failed', 'retryable')")
+HAS_FAILED = sa.text("fingerprint IS NOT NULL AND state IN ('failed', 'retryable')")
 _CAN_EXPIRE = sa.text(f"expires_at IS NOT NULL AND state IN ({_WAITING_STATES})")
 
 
@@ -143,7 +143,7 @@ class JobRecord(OfSchoolOrSystem, Base):
         _partial_index("backlog", sa.text("state = 'pending'"), "queue", "school_id", "created_at"),
         _partial_index("parent", sa.text("parent_id IS NOT NULL"), "parent_id", "id"),
         # The failed jobs of a group of failures.
-        _partial_index("fingerprint", _HAS_FAILED, "fingerprint", "id"),
+        _partial_index("fingerprint", HAS_FAILED, "fingerprint", "id"),
         # Few rows, so that the query for them is cheap.
         _partial_index("quarantine", _IS_QUARANTINED, "id"),
     )

@@ -4,12 +4,13 @@ A package with a list declares a `Language`: its terms and the indexes of its ta
 and `find`, `count` and `next_ids` run it at a bounded cost, however many rows the table has.
 """
 
-from flask_belfry.search.completion import complete
+from flask_belfry.search.completion import MAX_COMPLETIONS, complete
 from flask_belfry.search.language import Field, Index, Language, Query
 from flask_belfry.search.running import WINDOW, SearchPage, count, find, next_ids
 from flask_belfry.search.terms import PARAMETER, Term, written
 
 __all__ = [
+    "MAX_COMPLETIONS",
     "PARAMETER",
     "WINDOW",
     "Field",

@@ -11,7 +11,7 @@ from flask_belfry.search.terms import MAX_CHARACTERS, written
 MAX_COMPLETIONS = 12
 _AGES = ("15m", "1h", "2h", "24h", "7d")
 _LAST_WORD = re.compile(
-    r'(?:^|\s)(?P<minus>-?)(?:(?P<key>[A-Za-z_][\w.-]*):(?P<others>(?:[^\s",]+,)*))?(?P<word>[^\s",]*)$'
+    r'(?:^|\s)(?P<minus>-?)(?:(?P<key>[A-Za-z_][A-Za-z0-9_.-]*):(?P<others>(?:[^\s",]+,)*))?(?P<word>[^\s",]*)$'
 )
 
 

@@ -16,8 +16,10 @@ from flask_belfry.search.terms import Term, invalid, join, parse_terms
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGE = re.compile(r"(\d{1,9})([smhdw])")
 TIMES = "an age such as 30m, 2h or 7d, or a time such as 2026-11-30 or 2026-11-30T09:14, in UTC without an offset"
-# An id is made shortly before its row has its time of creation, perhaps on a host with another clock.
-_CLOCK_SKEW = timedelta(minutes=5)
+# An id may be made before the row of which it is the id: it is that long before at most.
+_OLDER_IDS = timedelta(minutes=5)
+# Times before it bound nothing: ids have no earlier time.
+_FIRST_ID = datetime(1970, 1, 2, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Query:
         patterns: of such columns: patterns of which one must match.
         filters: the conditions that no index has.
         lowest_id, highest_id: of the rows that may be within `since` and `until`.
-        times: `since` and `until` as conditions.
+        since: the condition for the exact time.
     """
 
     language: Language
@@ -148,7 +150,7 @@ class Query:
     filters: tuple[sa.ColumnElement[bool], ...] = ()
     lowest_id: str | None = None
     highest_id: str | None = None
-    times: tuple[sa.ColumnElement[bool], ...] = ()
+    since: tuple[sa.ColumnElement[bool], ...] = ()
 
     def __str__(self) -> str:
         return join(self.terms)
@@ -253,13 +255,10 @@ class _Builder:
 
     def _bounds(self) -> dict[str, Any]:
         since, until = self._times.get("since"), self._times.get("until")
-        created_at = self._language.model.created_at
-        conditions = [created_at >= since] if since else []
-        conditions += [created_at < until] if until else []
         return {
-            "lowest_id": since and lowest_id(since - _CLOCK_SKEW),
-            "highest_id": until and lowest_id(until + _CLOCK_SKEW),
-            "times": tuple(conditions),
+            "lowest_id": lowest_id(since - _OLDER_IDS) if since and since > _FIRST_ID else None,
+            "highest_id": lowest_id(max(until, _FIRST_ID)) if until else None,
+            "since": (self._language.model.created_at >= since,) if since else (),
         }
 
 

@@ -24,7 +24,7 @@ from flask_belfry.search.language import Index, Query, is_value
 # The most rows that are compared with what no index has.
 WINDOW = 20_000
 # The most ranges of an index that are read for one search: one for each combination of values.
-MAX_RANGES = 100
+MAX_RANGES = 50
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class _Plan:
         for column, values in self.values.items():
             yield _is_among(query.language.column(column), values)
         yield from _id_bounds(query)
-        yield from (*query.times, *query.filters)
+        yield from (*query.since, *query.filters)
         for index in query.language.indexes:
             if index.condition is not None and self.values.keys() >= set(index.columns):
                 yield index.condition

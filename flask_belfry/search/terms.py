@@ -15,7 +15,7 @@ MAX_VALUES = 50
 PARAMETER = "q"
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-_TERM = re.compile(rf'(?P<minus>-?)(?P<key>[A-Za-z_][\w.-]*):(?P<values>(?:{_QUOTED}|[^\s"])*)(?=\s|$)', re.ASCII)
+_TERM = re.compile(rf'(?P<minus>-?)(?P<key>[A-Za-z_][A-Za-z0-9_.-]*):(?P<values>(?:{_QUOTED}|[^\s"])*)(?=\s|$)')
 _TEXT = re.compile(rf'(?P<minus>-?)(?P<value>{_QUOTED}|[^\s"]+)(?=\s|$)')
 _VALUE = re.compile(rf'({_QUOTED}|[^,"]+)(?:,|$)')
 _ESCAPED = re.compile(r"\\(.)")

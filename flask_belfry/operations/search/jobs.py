@@ -15,7 +15,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.outbox import JobRecord, JobState
-from flask_belfry.outbox.models import FINGERPRINT_CHARACTERS
+from flask_belfry.outbox.models import FINGERPRINT_CHARACTERS, HAS_FAILED
 from flask_belfry.outbox.registry import QUEUES, definitions
 from flask_belfry.search import Field, Index, Language, Query, Term
 from flask_belfry.search.language import is_like, read_number, read_uuid
@@ -158,7 +158,6 @@ def _recent_errors() -> Collection[str]:
 
 
 _STATES = [state.value for state in JobState]
-_HAS_FAILED = sa.text("fingerprint IS NOT NULL AND state IN ('failed', 'retryable')")
 
 JOBS = Language(
     model=JobRecord,
@@ -219,7 +218,7 @@ JOBS = Language(
         Index("ix_job_records_parent", ("parent_id",), is_narrow=True),
         Index("ix_job_records_subject", ("subject",), is_narrow=True),
         Index("ix_job_records_batch", ("batch_id", "state"), is_narrow=True),
-        Index("ix_job_records_fingerprint", ("fingerprint",), is_narrow=True, condition=_HAS_FAILED),
+        Index("ix_job_records_fingerprint", ("fingerprint",), is_narrow=True, condition=HAS_FAILED),
         Index("ix_job_records_school_id_state_id", ("school_id", "state")),
         Index("ix_job_records_state_id", ("state",)),
         Index("ix_job_records_name_id", ("name",)),

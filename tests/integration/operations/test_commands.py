@@ -286,6 +286,37 @@ def test_a_cancelled_job_that_is_named_runs_again(app, session):
 
 
 @ONCE
+def test_a_search_selects_the_jobs_of_a_command(app, session):
+    first, second = [enqueue("test.greet", ticket_id=number) for number in (1, 2)]
+    session.commit()
+    result = run(app, "jobs", "list", "args.ticket_id:2 name:test.*", "--json")
+    assert [row["id"] for row in json.loads(result.stdout)] == [second]
+    result = run(app, "jobs", "list", "args.ticket_id:2", "--state", "failed")
+    assert (result.stdout, result.stderr) == ("", "no job matches\n")
+    assert run(app, "jobs", "cancel", "--filter=-args.ticket_id:2").exit_code == 0
+    assert states(session, first, second) == [False, True]
+    assert run(app, "jobs", "retry", "--filter", "state:cancelled", "--name", "test.*").exit_code == 0
+    assert states(session, first, second) == [True, True]
+    for words in (("list", "color:red"), ("cancel", "--filter", "state:failed"), ("retry", "--filter", "state:running")):
+        result = run(app, "jobs", *words)
+        assert result.exit_code == 1
+        assert len(result.stderr.splitlines()) == 1
+
+
+@ONCE
+def test_a_list_is_continued_where_it_stopped(app, session, monkeypatch):
+    monkeypatch.setattr("flask_belfry.search.running.WINDOW", 1)
+    first, _ = [enqueue("test.greet", ticket_id=number) for number in (1, 2)]
+    session.commit()
+    result = run(app, "jobs", "list", "args.ticket_id:1", "--json")
+    assert json.loads(result.stdout) == []
+    searched, continued = result.stderr.splitlines()
+    assert searched.startswith("searched back to 20")
+    result = run(app, "jobs", "list", "args.ticket_id:1", *continued.split()[2:], "--json")
+    assert [row["id"] for row in json.loads(result.stdout)] == [first]
+
+
+@ONCE
 def test_a_job_is_followed_until_it_is_finalized(app, session, monkeypatch, work):
     id = enqueue("test.greet", ticket_id=1)
     session.commit()

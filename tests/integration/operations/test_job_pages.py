@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import pytest
@@ -15,10 +17,11 @@ from sqlalchemy.orm import Session
 
 from app.accounts import Role
 from flask_belfry.db.columns import new_id
-from flask_belfry.operations.views import life_cycle
+from flask_belfry.operations.views import life_cycle, running_span, waiting_span
 from flask_belfry.outbox import JobAttempt, JobLog, JobRecord, JobState, job
 from flask_belfry.outbox.models import AttemptOutcome, BlockedBy
 from flask_belfry.outbox.registry import forget
+from flask_belfry.search import running
 from tests.reservation_factories import log_in, make_school, make_user
 
 CREATED = datetime(2030, 5, 6, 10, tzinfo=UTC)
@@ -194,6 +197,155 @@ def test_staff_see_the_number_of_hidden_system_jobs_and_nothing_of_other_schools
     }
     log_in(admin := client.application.test_client(), make_user(Role.ADMIN))
     assert note.findall(admin.get("/jobs/").text) == []
+
+
+def rows_of(page: str) -> list[str]:
+    """The ids of the jobs on a page, in their order."""
+    return re.findall(r'id="job-([^"]+)"', page)
+
+
+def test_the_search_is_in_the_url_and_in_its_field_and_the_tabs_change_it(
+    staff: FlaskClient, session: Session
+) -> None:
+    failed, other = job_record(JobState.FAILED, name="mail.deliver"), job_record(name="mail.deliver")
+    session.add_all([failed, other, job_record(JobState.FAILED)])
+    session.commit()
+    for path in ("/jobs/", "/jobs/live"):
+        page = staff.get(path, query_string={"q": "state:failed name:mail.*"}).text
+        assert rows_of(page) == [failed.id]
+        assert "1 job matches." in page
+        tabs = re.findall(r'<a class="chip tab[^"]*" href="([^"]+)"[^>]*?( aria-current="true")?>(\w+)<', page)
+        links = {label: (parse_qs(urlsplit(unescape(url)).query), current) for url, current, label in tabs}
+        assert links["All"] == ({"q": ["name:mail.*"]}, "")
+        assert links["failed"] == ({"q": ["name:mail.* state:failed"]}, ' aria-current="true"')
+        assert links["pending"] == ({"q": ["name:mail.* state:pending"]}, "")
+    page = staff.get("/jobs/", query_string={"q": "state:failed name:mail.*"}).text
+    assert 'name="q" value="state:failed name:mail.*"' in page
+
+
+def test_the_parameters_of_links_are_terms_of_the_search(staff: FlaskClient, session: Session) -> None:
+    failed = job_record(JobState.FAILED, name="mail.deliver", queue="mail")
+    session.add_all([failed, job_record(queue="mail"), job_record(JobState.FAILED)])
+    session.commit()
+    page = staff.get("/jobs/?state=failed&queue=mail&name=mail.deliver").text
+    assert rows_of(page) == [failed.id]
+    assert 'name="q" value="state:failed name:mail.deliver queue:mail"' in page
+    # The form would send them a second time.
+    assert '<input type="hidden" name="state"' not in page
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("stat:failed", "The term stat:failed is invalid: the keys are state, name"),
+        ("state:lost", "The term state:lost is invalid: valid is one of blocked, pending"),
+        ('"<b>', "The term &#34;&lt;b&gt; is invalid"),
+    ],
+)
+def test_an_invalid_term_is_named_beside_the_search(
+    staff: FlaskClient, session: Session, query: str, message: str
+) -> None:
+    session.add(job_record())
+    session.commit()
+    answer = staff.get("/jobs/", query_string={"q": query})
+    assert answer.status_code == 422
+    assert message in answer.text
+    assert 'aria-invalid="true"' in answer.text
+    assert rows_of(answer.text) == []
+    # htmx shows a response only without an error.
+    assert staff.get("/jobs/", query_string={"q": query}, headers={"HX-Request": "true"}).status_code == 200
+    assert staff.get("/jobs/live", query_string={"q": query}).status_code == 200
+
+
+def test_an_invalid_cursor_is_refused(staff: FlaskClient) -> None:
+    assert staff.get("/jobs/?cursor=nonsense").status_code == 422
+
+
+def test_the_list_says_back_to_when_it_was_searched_and_continues(
+    staff: FlaskClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "WINDOW", 2)
+    old = job_record(id=new_id(minute(1)), worker="w1")
+    session.add_all([old, *(job_record(id=new_id(minute(number)), worker="w2") for number in (2, 3))])
+    session.commit()
+    page = staff.get("/jobs/", query_string={"q": "worker:w1"}).text
+    assert rows_of(page) == []
+    assert "No job matches so far." in page
+    assert re.search(r"Searched back to Mon 6 May 2030, \d\d:02\.", page)
+    (older,) = re.findall(r'<a href="([^"]+)">Search older jobs', page)
+    page = staff.get(unescape(older)).text
+    assert rows_of(page) == [old.id]
+    assert "Searched back to" not in page
+
+
+def test_a_job_shows_how_long_it_waited_and_ran_and_its_worker(staff: FlaskClient, session: Session) -> None:
+    times = {"enqueued_at": minute(1), "started_at": minute(2), "finished_at": minute(2) + timedelta(seconds=3)}
+    session.add(job_record(JobState.COMPLETED, worker="host-1.7", **times))
+    session.commit()
+    page = staff.get("/jobs/").text
+    cells = dict(re.findall(r'data-label="(waited|ran|worker)">(.*?)</td>', page))
+    assert {label: text.replace("<wbr>", "") for label, text in cells.items()} == {
+        "waited": "2 min 00 s",
+        "ran": "3.0 s",
+        "worker": "host-1.7",
+    }
+
+
+@pytest.mark.parametrize(
+    ("record", "waited", "ran"),
+    [
+        (job_record(), (0, None), None),
+        (job_record(JobState.QUEUED, enqueued_at=minute(1)), (0, None), None),
+        (job_record(JobState.SCHEDULED, scheduled_at=minute(9)), None, None),
+        (job_record(JobState.BLOCKED), None, None),
+        (job_record(JobState.RUNNING, enqueued_at=minute(1), started_at=minute(2)), (0, 2), (2, None)),
+        (job_record(JobState.COMPLETED, started_at=minute(2), finished_at=minute(3)), (0, 2), (2, 3)),
+        # Due later.
+        (
+            job_record(JobState.FAILED, scheduled_at=minute(5), started_at=minute(6), finished_at=minute(7)),
+            (5, 6),
+            (6, 7),
+        ),
+        # Waits for its next attempt: the time of that one is not one at which it waited.
+        (job_record(JobState.RETRYABLE, started_at=minute(2), scheduled_at=minute(9), claims=1), (0, 2), None),
+        # Retried, and published again.
+        (
+            job_record(JobState.QUEUED, started_at=minute(2), enqueued_at=minute(9), claims=1),
+            (9, None),
+            None,
+        ),
+        (
+            job_record(JobState.COMPLETED, enqueued_at=minute(9), started_at=minute(10), finished_at=minute(11), claims=2),
+            (9, 10),
+            (10, 11),
+        ),
+        (job_record(JobState.CANCELLED, finished_at=minute(3)), None, None),
+    ],
+)
+def test_the_last_wait_and_the_last_run_of_a_job(
+    record: JobRecord, waited: tuple[int, int | None] | None, ran: tuple[int, int | None] | None
+) -> None:
+    record.claims = record.claims or 0
+
+    def span(minutes: tuple[int, int | None] | None) -> tuple[datetime, datetime | None] | None:
+        return minutes and (minute(minutes[0]), None if minutes[1] is None else minute(minutes[1]))
+
+    assert waiting_span(record) == span(waited)
+    assert running_span(record) == span(ran)
+
+
+def test_a_search_is_completed_by_an_endpoint(client: FlaskClient, session: Session) -> None:
+    user = make_user(Role.STAFF)
+    session.add(job_record(JobState.FAILED, error_type="OurError", school_id=user.school_id))
+    session.add(job_record(JobState.FAILED, error_type="OtherError", school_id=None))
+    session.commit()
+    log_in(client, user)
+    options = {
+        query: re.findall(r'<option value="([^"]*)">', client.get("/jobs/completions", query_string={"q": query}).text)
+        for query in ("stat", "text error:O", 'a"')
+    }
+    assert options == {"stat": ["state:"], "text error:O": ["text error:OurError"], 'a"': []}
+    assert '<option value="state:">' in client.get("/jobs/").text
 
 
 def test_a_running_job_shows_its_progress_and_log_lines(app: Flask, staff: FlaskClient, session: Session) -> None:

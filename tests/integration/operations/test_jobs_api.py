@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +16,7 @@ from flask_belfry.db import db
 from flask_belfry.operations import api
 from flask_belfry.outbox import JobRecord, JobState, batch, enqueue, job
 from flask_belfry.outbox.registry import forget
+from flask_belfry.search import running
 from tests.job_records import asked, read, state_of
 from tests.reservation_factories import bearer, make_school, make_user
 
@@ -69,9 +70,42 @@ def test_every_filter_selects_its_jobs(admin, session):
     assert ids_of(admin("GET", query_string={"since": later})) == []
 
 
+def test_a_search_selects_jobs_beside_the_filters(admin, session):
+    wanted, other = asked(session, "test.echo"), asked(session, "test.mark", number=42)
+    for query, found in (("name:test.*", [other, wanted]), ("args.number:42", [other]), ("-args.number:42", [wanted])):
+        assert ids_of(admin("GET", query_string={"q": query})) == found
+    assert ids_of(admin("GET", query_string={"q": "args.number:42", "state": "pending"})) == [other]
+    assert ids_of(admin("GET", query_string={"q": "args.number:42", "name": "test.echo"})) == []
+    assert admin("GET", query_string={"q": "name:test.*"}).json["searched_to"] is None
+
+
+def test_a_search_is_continued_where_it_stopped(admin, session, monkeypatch):
+    monkeypatch.setattr(running, "WINDOW", 2)
+    wanted, *_ = [asked(session, "test.mark", number=number) for number in range(3)]
+    first = admin("GET", query_string={"q": "args.number:0"}).json
+    assert first["items"] == []
+    assert datetime.fromisoformat(first["searched_to"]) <= utc_now()
+    second = admin("GET", query_string={"q": "args.number:0", "cursor": first["next_cursor"]})
+    assert ids_of(second) == [wanted]
+    assert (second.json["searched_to"], second.json["next_cursor"]) == (None, None)
+
+
+def test_a_search_chooses_the_jobs_of_an_action(admin, session):
+    wanted, other = asked(session, "test.mark", number=1), asked(session, "test.mark", number=2)
+    answer = admin("POST", f"{LIST}/cancel", json={"q": "name:test.* -args.number:2"}).json
+    assert answer == {"cancelled": 1, "stopping": 0, "next_cursor": None}
+    assert admin("POST", f"{LIST}/retry", json={"q": "args.number:1"}).json["retried"] == 0
+    assert admin("POST", f"{LIST}/retry", json={"q": "state:cancelled,completed args.number:1"}).json["retried"] == 1
+    assert [state_of(session, id) for id in (wanted, other)] == [JobState.PENDING, JobState.PENDING]
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
+        ("q=state:lost", "q"),
+        ("q=color:red", "q"),
+        ("q=%00", "q"),
+        ("q=state:failed&state=failed", "q"),
         ("state=lost", "state"),
         ("queue=lost", "queue"),
         ("since=yesterday", "since"),
@@ -238,6 +272,9 @@ def test_repeated_retries_come_to_an_end_also_when_jobs_cannot_be_retried(admin,
         ("cancel", {"state": "failed"}, "state"),
         ("retry", {"color": "red"}, "color"),
         ("cancel", {"queue": "lost"}, "queue"),
+        ("cancel", {"q": "color:red"}, "q"),
+        ("cancel", {"q": " "}, "q"),
+        ("retry", {"q": "state:running"}, "state"),
     ],
 )
 def test_a_filter_that_is_missing_or_invalid_changes_nothing(admin, session, action, body, field):

@@ -1,0 +1,176 @@
+"""A search reads few rows, however many there are: on both databases, by what their plans have read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from flask_belfry.db import db
+from flask_belfry.db.columns import new_id
+from flask_belfry.db.tenancy import ALL_TENANTS, Scope, use_scope
+from flask_belfry.operations import services
+from flask_belfry.operations.search import parse
+from flask_belfry.outbox import JobRecord, JobState
+from flask_belfry.search import running
+
+ROWS, WINDOW = 50_000, 500
+# What a search may read on PostgreSQL, in rows of all nodes of its plans, and on SQLite, in thousands of instructions
+# of its virtual machine. A scan of all jobs reads 50,000 and more than 500.
+MOST_ROWS, MOST_THOUSANDS = 8_000, 120
+BEGIN = 1_900_000_000_000
+NOW = datetime.fromtimestamp(BEGIN / 1_000 + ROWS, UTC)
+BATCH, PARENT = new_id(), new_id()
+
+
+@pytest.fixture
+def history(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of one second each: 3 in 100 have failed, 1 of 20 is the system's, the others are of 10 schools."""
+    is_sqlite = db.engine.dialect.name == "sqlite"
+    numbers = sa.select(sa.literal(1).label("i")).cte("numbers", recursive=True)
+    numbers = numbers.union_all(sa.select(numbers.c.i + 1).where(numbers.c.i < ROWS))
+    i = numbers.c.i
+    id = "printf('%012x7%03x8%015x', {0} + i * 1000, i % 4096, i)"
+    if not is_sqlite:
+        id = "(lpad(to_hex({0} + i * 1000), 12, '0') || '7000' || '8' || lpad(to_hex(i), 15, '0'))::uuid"
+    state = sa.case((i % 100 < 94, "completed"), (i % 100 < 97, "failed"), (i % 100 < 98, "pending"), else_="retryable")
+    values: dict[str, Any] = {
+        "id": sa.literal_column(id.format(BEGIN)),
+        "school_id": sa.case((i % 20 == 0, None), else_=i % 10 + 1),
+        "name": sa.literal("slice.job_") + sa.cast(i % 20, sa.String),
+        "queue": sa.case((i % 4 == 0, "bulk"), else_="default"),
+        "state": state,
+        "args": sa.literal({"row": 1}, sa.JSON),
+        "subject_type": sa.literal("row"),
+        "subject_id": sa.cast(i % 25, sa.String),
+        "batch_id": sa.case((i % 5 == 0, sa.literal(BATCH, JobRecord.batch_id.type)), else_=None),
+        "parent_id": sa.case((i % 7 == 0, sa.literal(PARENT, JobRecord.parent_id.type)), else_=None),
+        "fingerprint": sa.case((i % 100 == 95, "f" * 16), else_=None),
+        "error_type": sa.case((i % 100 == 95, "Refused"), else_=None),
+        "created_at": sa.literal(NOW, JobRecord.created_at.type),
+        **dict.fromkeys(("attempt", "max_attempts", "claims", "interruptions"), sa.literal(1)),
+        "timeout_seconds": sa.literal(60),
+        "cancel_requested": sa.false(),
+    }
+    rows = sa.select(*(value.label(name) for name, value in values.items())).select_from(numbers)
+    session.execute(sa.insert(JobRecord).from_select(list(values), rows, include_defaults=False))
+    session.commit()
+    if not is_sqlite:
+        session.execute(sa.text("ANALYZE job_records"))
+        session.commit()
+    monkeypatch.setattr(running, "WINDOW", WINDOW)
+
+
+@pytest.fixture
+def reads(app: Flask, session: Session) -> Iterator[Callable[[Callable[[], object]], tuple[int, list[str]]]]:
+    """Runs a function; returns how much its statements have read, and the sequential scans in their plans."""
+    read, scans, is_open = [0], [], [False]
+
+    def explain(connection: object, cursor: Any, statement: str, parameters: Any, *_: object) -> None:
+        if not is_open[0] or not statement.startswith(("SELECT", "WITH")):
+            return
+        raw = cursor.connection
+        if db.engine.dialect.name == "sqlite":
+            raw.set_progress_handler(step, 1_000)
+            return
+        own = raw.cursor()
+        own.execute(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {statement}", parameters)
+        (plans,) = own.fetchone()
+        _add_nodes((plans if isinstance(plans, list) else json.loads(plans))[0]["Plan"], read, scans)
+
+    def step() -> None:
+        read[0] += 1
+
+    def measured(run: Callable[[], object]) -> tuple[int, list[str]]:
+        session.rollback()
+        read[0], is_open[0] = 0, True
+        scans.clear()
+        run()
+        is_open[0] = False
+        return read[0], list(scans)
+
+    event.listen(db.engine, "before_cursor_execute", explain)
+    yield measured
+    event.remove(db.engine, "before_cursor_execute", explain)
+
+
+def _add_nodes(node: dict[str, Any], read: list[int], scans: list[str]) -> None:
+    if "Scan" in node["Node Type"]:
+        found = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        read[0] += int(found)
+        if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "job_records":
+            scans.append(node["Relation Name"])
+    for child in node.get("Plans", []):
+        _add_nodes(child, read, scans)
+
+
+SEARCHES = [
+    "",
+    "state:failed",
+    "state:completed",
+    "state:failed,retryable,completed",
+    "-state:completed",
+    "state:failed name:slice.job_3",
+    "state:completed name:slice.job_3 queue:bulk",
+    "name:slice.*",
+    "name:absent.*",
+    "name:slice.job_1* nothing",
+    "nothing",
+    "-nothing -state:failed",
+    "args.row:2",
+    "queue:heavy",
+    "worker:none user:7 error:Other",
+    "state:failed error:Other",
+    "subject:row/3",
+    "subject:row/3 state:failed",
+    "subject:none",
+    "tenant:3",
+    "tenant:3 state:failed,completed",
+    "tenant:system",
+    "tenant:system nothing",
+    f"batch:{BATCH}",
+    f"batch:{BATCH} state:completed nothing",
+    f"parent:{PARENT}",
+    f"parent:{PARENT} nothing",
+    f"fingerprint:{'f' * 16}",
+    f"id:{PARENT}",
+    "since:1h",
+    "since:2h until:1h nothing",
+    "since:2100-01-01",
+    "until:2000-01-01 state:failed",
+]
+
+
+def test_no_search_reads_the_whole_table(history: None, reads: Any) -> None:
+    limit = MOST_THOUSANDS if db.engine.dialect.name == "sqlite" else MOST_ROWS
+    costly: dict[str, tuple[int, list[str]]] = {}
+    for scope in (ALL_TENANTS, Scope(3)):
+        for text in SEARCHES:
+            query = parse(text, now=NOW)
+            for name, run in (
+                ("list", lambda query=query: services.list_jobs(query)),
+                ("count", lambda query=query: services.count(query)),
+                ("ids", lambda query=query: services.next_matching_ids(query, list(JobState), limit=100)),
+                ("hidden", lambda query=query: services.count_hidden(query)),
+            ):
+                with use_scope(scope):
+                    read, scans = reads(run)
+                if read > limit or scans:
+                    costly[f"{name} {text} of {scope}"] = (read, scans)
+    assert costly == {}
+
+
+def test_the_counts_of_the_states_use_an_index(history: None, reads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "COUNT_LIMIT", 500)
+    limit = MOST_THOUSANDS if db.engine.dialect.name == "sqlite" else MOST_ROWS
+    for scope in (ALL_TENANTS, Scope(3)):
+        with use_scope(scope):
+            read, scans = reads(services.counts_by_state)
+        assert (read < limit, scans) == (True, [])

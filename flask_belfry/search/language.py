@@ -139,7 +139,7 @@ class Query:
         patterns: of such columns: patterns of which one must match.
         filters: the conditions that no index has.
         lowest_id, highest_id: of the rows that may be within `since` and `until`.
-        since: the condition for the exact time.
+        times: the conditions for the exact times, where the ids do not give them.
     """
 
     language: Language
@@ -150,7 +150,7 @@ class Query:
     filters: tuple[sa.ColumnElement[bool], ...] = ()
     lowest_id: str | None = None
     highest_id: str | None = None
-    since: tuple[sa.ColumnElement[bool], ...] = ()
+    times: tuple[sa.ColumnElement[bool], ...] = ()
 
     def __str__(self) -> str:
         return join(self.terms)
@@ -258,7 +258,7 @@ class _Builder:
         return {
             "lowest_id": lowest_id(since - _OLDER_IDS) if since and since > _FIRST_ID else None,
             "highest_id": lowest_id(max(until, _FIRST_ID)) if until else None,
-            "since": (self._language.model.created_at >= since,) if since else (),
+            "times": (self._language.model.created_at >= since,) if since else (),
         }
 
 

@@ -105,7 +105,7 @@ class _Plan:
         for column, values in self.values.items():
             yield _is_among(query.language.column(column), values)
         yield from _id_bounds(query)
-        yield from (*query.since, *query.filters)
+        yield from (*query.times, *query.filters)
         for index in query.language.indexes:
             if index.condition is not None and self.values.keys() >= set(index.columns):
                 yield index.condition

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from fnmatch import fnmatchcase
 from itertools import product
 from math import prod
 from typing import Any
@@ -25,6 +26,8 @@ from flask_belfry.search.language import Index, Query, is_value
 WINDOW = 20_000
 # The most ranges of an index that are read for one search: one for each combination of values.
 MAX_RANGES = 50
+# The most different values of a column that patterns are compared with.
+MAX_DIFFERENT = 1_000
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,21 @@ def next_ids(
     if len(found) > limit:
         return found[:limit], found[limit - 1]
     return found, plan.last_id
+
+
+def recorded_values(session: Session, column: Any, patterns: Sequence[str]) -> list[str]:
+    """Return the different values of a column, which an index begins with, that match a pattern.
+
+    Each is found by a jump in the index, so that the cost depends on their number alone. Only in the scope of all rows:
+    others would be passed over one by one.
+    """
+    first = sa.select(sa.func.min(column).label("value")).cte("different", recursive=True)
+    following = sa.select(sa.func.min(column)).where(column > first.c.value).scalar_subquery()
+    different = first.union_all(sa.select(following).where(first.c.value.is_not(None)))
+    query = sa.select(different.c.value).where(different.c.value.is_not(None)).limit(MAX_DIFFERENT)
+    # In these, only `*` has a meaning.
+    escaped = [pattern.lower().replace("[", "[[]").replace("?", "[?]") for pattern in patterns]
+    return [value for value in session.scalars(query) if any(fnmatchcase(value.lower(), each) for each in escaped)]
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ ROUTES: dict[tuple[str, str], Route] = {
 }
 
 # The names of the jobs, which are those of the code.
-UNSCOPED = (r"WITH RECURSIVE names\(name\) AS \(SELECT min\(job_records\.name\) ",)
+UNSCOPED = (r"WITH RECURSIVE different\(value\) AS \(SELECT min\(job_records\.name\) ",)
 
 
 def make_rows(user: User) -> dict[str, str]:

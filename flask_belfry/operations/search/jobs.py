@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from fnmatch import fnmatchcase
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,14 +16,12 @@ from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.models import FINGERPRINT_CHARACTERS, HAS_FAILED
 from flask_belfry.outbox.registry import QUEUES, definitions
-from flask_belfry.search import Field, Index, Language, Query, Term
+from flask_belfry.search import Field, Index, Language, Query, Term, recorded_values
 from flask_belfry.search.language import is_like, read_number, read_uuid
 from flask_belfry.search.terms import invalid, parse_terms
 
 # The parameters of requests that are terms too.
 ALIASES = ("state", "name", "queue", "subject", "batch", "since", "text")
-# The most names of jobs that patterns are compared with: they are those of the code, also of earlier releases.
-_MAX_NAMES = 1_000
 # The most recent failures whose errors are proposed.
 _RECENT_FAILURES = 500
 
@@ -133,19 +130,9 @@ def _argument(key: str) -> Field | None:
 
 
 def _names_like(_: str, patterns: Sequence[str]) -> Collection[str]:
-    escaped = [pattern.lower().replace("[", "[[]").replace("?", "[?]") for pattern in patterns]
-    return [name for name in _names() if any(fnmatchcase(name.lower(), pattern) for pattern in escaped)]
-
-
-def _names() -> Sequence[str]:
-    """Return the different names of the jobs, each found by a jump in the index."""
-    first = sa.select(sa.func.min(JobRecord.name).label("name")).cte("names", recursive=True)
-    following = sa.select(sa.func.min(JobRecord.name)).where(JobRecord.name > first.c.name).scalar_subquery()
-    names = first.union_all(sa.select(following).where(first.c.name.is_not(None)))
-    query = sa.select(names.c.name).where(names.c.name.is_not(None)).limit(_MAX_NAMES)
     # The names of the code are no secret, and those of one school would need a scan.
     with use_scope(ALL_TENANTS):
-        return db.session.scalars(query).all()
+        return recorded_values(db.session(), JobRecord.name, patterns)
 
 
 def _recent_errors() -> Collection[str]:

@@ -115,6 +115,9 @@ class MailStatistics(Counted, Base):
     bounced: Mapped[int] = mapped_column(default=0)
     skipped: Mapped[int] = mapped_column(default=0)
 
+    # For pruning.
+    __table_args__ = (sa.Index("ix_mail_statistics_resolution_at", "resolution", "at"),)
+
 
 class SuppressionSource(StrEnum):
     """How an email address came to be suppressed."""

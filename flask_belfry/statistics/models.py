@@ -21,6 +21,8 @@ from flask_belfry.statistics.histograms import BUCKETS
 
 # The `school_id` of rows that belong to no school: a primary key contains no NULL.
 SYSTEM_ID = 0
+# The `school_id` of rows that add up those of all schools and of the system, for who sees all.
+ALL_ID = -1
 
 
 class Resolution(StrEnum):
@@ -31,11 +33,12 @@ class Resolution(StrEnum):
 
 
 class Counted(Tenant):
-    """A mixin: the rows of one school, or of the system (SYSTEM_ID), in the minute or hour that begins at `at`."""
+    """A mixin: the rows of one school, of the system (SYSTEM_ID) or of all together (ALL_ID), in the minute or hour that
+    begins at `at`."""
 
     resolution: Mapped[Resolution] = mapped_column(text_enum(Resolution), primary_key=True, sort_order=-3)
-    at: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True, sort_order=-2)
-    school_id: Mapped[int] = mapped_column(sa.Integer, primary_key=True, autoincrement=False, sort_order=-1)
+    school_id: Mapped[int] = mapped_column(sa.Integer, primary_key=True, autoincrement=False, sort_order=-2)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True, sort_order=-1)
 
 
 class JobStatistics(Counted, Base):
@@ -43,7 +46,7 @@ class JobStatistics(Counted, Base):
 
     `attempts` counts the attempts that failed or timed out, also those that were retried. `wait_N` and `run_N` count
     the completed and failed jobs whose time falls into bucket N of `histograms.BOUNDS`: from the time at which a job
-    was due until its last start, and from there until its end.
+    was last due until its last start, and from there until its end.
     """
 
     __tablename__ = "job_statistics"
@@ -54,6 +57,9 @@ class JobStatistics(Counted, Base):
     failed: Mapped[int] = mapped_column(default=0)
     cancelled: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
+
+    # For pruning.
+    __table_args__ = (sa.Index("ix_job_statistics_resolution_at", "resolution", "at"),)
 
 
 # One column for each bucket: SQL adds up those of many rows.

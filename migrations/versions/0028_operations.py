@@ -109,8 +109,8 @@ def upgrade() -> None:
             sa.Enum("minute", "hour", name="resolution", native_enum=False, create_constraint=True, length=20),
             nullable=False,
         ),
-        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("school_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("name", sa.String(length=120), nullable=False),
         sa.Column("queue", sa.String(length=40), nullable=False),
         sa.Column("completed", sa.Integer(), nullable=False),
@@ -119,8 +119,11 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), nullable=False),
         *(sa.Column(f"wait_{bucket}", sa.Integer(), nullable=False) for bucket in range(BUCKETS)),
         *(sa.Column(f"run_{bucket}", sa.Integer(), nullable=False) for bucket in range(BUCKETS)),
-        sa.PrimaryKeyConstraint("resolution", "at", "school_id", "name", "queue", name=op.f("pk_job_statistics")),
+        sa.PrimaryKeyConstraint("resolution", "school_id", "at", "name", "queue", name=op.f("pk_job_statistics")),
     )
+    with op.batch_alter_table("job_statistics") as batch_op:
+        batch_op.create_index("ix_job_statistics_resolution_at", ["resolution", "at"])
+
     op.create_table(
         "mail_statistics",
         sa.Column(
@@ -128,8 +131,8 @@ def upgrade() -> None:
             sa.Enum("minute", "hour", name="resolution", native_enum=False, create_constraint=True, length=20),
             nullable=False,
         ),
-        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("school_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("kind", sa.String(length=80), nullable=False),
         sa.Column("accepted", sa.Integer(), nullable=False),
         sa.Column("sent", sa.Integer(), nullable=False),
@@ -137,8 +140,11 @@ def upgrade() -> None:
         sa.Column("failed", sa.Integer(), nullable=False),
         sa.Column("bounced", sa.Integer(), nullable=False),
         sa.Column("skipped", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("resolution", "at", "school_id", "kind", name=op.f("pk_mail_statistics")),
+        sa.PrimaryKeyConstraint("resolution", "school_id", "at", "kind", name=op.f("pk_mail_statistics")),
     )
+    with op.batch_alter_table("mail_statistics") as batch_op:
+        batch_op.create_index("ix_mail_statistics_resolution_at", ["resolution", "at"])
+
     op.create_table(
         "queue_samples",
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
@@ -288,7 +294,13 @@ def downgrade() -> None:
     op.drop_table("roll_ups")
     op.drop_table("releases")
     op.drop_table("queue_samples")
+    with op.batch_alter_table("mail_statistics") as batch_op:
+        batch_op.drop_index("ix_mail_statistics_resolution_at")
+
     op.drop_table("mail_statistics")
+    with op.batch_alter_table("job_statistics") as batch_op:
+        batch_op.drop_index("ix_job_statistics_resolution_at")
+
     op.drop_table("job_statistics")
     with op.batch_alter_table("failure_groups") as batch_op:
         batch_op.drop_index("ix_failure_groups_school_id_last_seen_at")

@@ -1,0 +1,268 @@
+"""The figures of a time: what pages, the API, the commands and the metrics read, never the history itself.
+
+Times up to SHORT are added up from minutes; longer ones from hours, beginning with the hour of `since`, and from the
+minutes of hours that are not complete yet. Figures are those of the current scope; who sees all may choose a school.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from flask_belfry.core.clock import utc_now
+from flask_belfry.db import Base, db, table_of
+from flask_belfry.db.tenancy import current_scope
+from flask_belfry.statistics.histograms import BUCKETS, percentile
+from flask_belfry.statistics.models import (
+    ALL_ID,
+    Counted,
+    FailureCount,
+    JobStatistics,
+    QueueSample,
+    Release,
+    Resolution,
+)
+from flask_belfry.statistics.roll_up import complete_until
+from flask_belfry.statistics.times import HOUR, MINUTE, hour_of
+
+SHORT = timedelta(hours=3)
+COUNTS = ("completed", "failed", "cancelled", "attempts")
+PERCENTS = (50, 95, 99)
+# What `series` can show: the counts, and the percentiles of the times.
+METRICS = (*COUNTS, *(f"{times}_p{percent}" for times in ("wait", "run") for percent in PERCENTS))
+QUEUE_METRICS = ("waiting", "running", "scheduled", "blocked", "age_seconds")
+_HISTOGRAMS = {times: tuple(f"{times}_{bucket}" for bucket in range(BUCKETS)) for times in ("wait", "run")}
+Series = list[tuple[datetime, float | None]]
+
+
+@dataclass(frozen=True)
+class JobFigures:
+    """The jobs of one name that ended in a time: how many, how many attempts failed, and percentiles in seconds."""
+
+    name: str
+    queue: str
+    completed: int
+    failed: int
+    cancelled: int
+    attempts: int
+    wait_p50: float | None
+    wait_p95: float | None
+    wait_p99: float | None
+    run_p50: float | None
+    run_p95: float | None
+    run_p99: float | None
+
+
+@dataclass(frozen=True)
+class FailureCounts:
+    """How many attempts of a group failed in the last hour, day and week."""
+
+    hour: int
+    day: int
+    week: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one resolution in a time."""
+
+    resolution: Resolution
+    since: datetime
+    until: datetime
+
+    def conditions(self, model: Any) -> tuple[sa.ColumnElement[bool], ...]:
+        """Return the conditions for the rows of a model with `resolution` and `at`."""
+        return model.resolution == self.resolution, model.at >= self.since, model.at < self.until
+
+
+def parts_of(since: datetime, until: datetime, sources: Sequence[str]) -> list[Part]:
+    """Return the rows that cover a time, of a model that these sources count."""
+    if until - since <= SHORT:
+        return [Part(Resolution.MINUTE, since, until)]
+    begin = hour_of(since)
+    complete = hour_of(complete_until(db.session(), *sources) or begin)
+    end = max(begin, min(complete, hour_of(until)))
+    parts = Part(Resolution.HOUR, begin, end), Part(Resolution.MINUTE, end, until)
+    return [part for part in parts if part.since < part.until]
+
+
+def school_of(school_id: int | None) -> int:
+    """Return the `school_id` of the rows to read: a school's, or that of all together for who sees all."""
+    own = current_scope().school_id
+    if school_id is not None:
+        return school_id
+    return ALL_ID if own is None else own
+
+
+def sums_of(
+    model: type[Counted],
+    columns: Sequence[str],
+    keys: Sequence[str],
+    parts: Iterable[Part],
+    school_id: int | None = None,
+    **conditions: str | None,
+) -> dict[tuple[Any, ...], list[int]]:
+    """Return the sums of columns for each combination of values of the keys.
+
+    Args:
+        model: the model.
+        columns: its counts.
+        keys: columns of its key.
+        parts: which rows.
+        school_id: of which school; None for the current scope.
+        conditions: columns, and the values that they must have unless None.
+    """
+    of: Any = model
+    selected = [getattr(of, name) for name in keys]
+    sums = [sa.func.sum(getattr(of, name)) for name in columns]
+    equal = [getattr(of, name) == value for name, value in conditions.items() if value is not None]
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for part in parts:
+        query = sa.select(*selected, *sums).where(of.school_id == school_of(school_id), *part.conditions(of), *equal)
+        for row in db.session.execute(query.group_by(*selected)):
+            key, values = tuple(row[: len(keys)]), [int(value) for value in row[len(keys) :]]
+            known = found.get(key)
+            found[key] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
+    return found
+
+
+def job_figures(since: datetime, until: datetime | None = None, school_id: int | None = None) -> list[JobFigures]:
+    """Return the figures of each job name and queue with an end or a failed attempt in this time, by name."""
+    columns = [*COUNTS, *_HISTOGRAMS["wait"], *_HISTOGRAMS["run"]]
+    parts = parts_of(since, until or utc_now(), _JOB_SOURCES)
+    found = sums_of(JobStatistics, columns, ["name", "queue"], parts, school_id)
+    return [_figures(key, values) for key, values in sorted(found.items())]
+
+
+def series(
+    metric: str,
+    since: datetime,
+    until: datetime | None = None,
+    points: int = 60,
+    *,
+    school_id: int | None = None,
+    name: str | None = None,
+    queue: str | None = None,
+) -> Series:
+    """Return one of METRICS over time: a count is 0 where nothing ended, a percentile None.
+
+    Args:
+        metric: which.
+        since: the beginning.
+        until: the end; None for now.
+        points: the most points, each for the same time.
+        school_id: of which school; None for the current scope.
+        name: of which job; None for all.
+        queue: of which queue; None for all.
+    """
+    times, _, percent = metric.partition("_p")
+    columns = _HISTOGRAMS[times] if percent else (metric,)
+    until = until or utc_now()
+    parts = parts_of(since, until, _JOB_SOURCES)
+    found = sums_of(JobStatistics, columns, ["at"], parts, school_id, name=name, queue=queue)
+    values = {at: counts for (at,), counts in found.items()}
+    if percent:
+        return in_points(values, parts, points, lambda counts: percentile(_added(counts), float(percent)))
+    return in_points(values, parts, points, lambda counts: sum(count for (count,) in counts))
+
+
+def ended_by_queue(since: datetime, until: datetime | None = None, school_id: int | None = None) -> dict[str, int]:
+    """Return how many jobs of each queue were finalized in this time."""
+    parts = parts_of(since, until or utc_now(), _JOB_SOURCES)
+    found = sums_of(JobStatistics, ("completed", "failed", "cancelled"), ["queue"], parts, school_id)
+    return {queue: sum(counts) for (queue,), counts in found.items()}
+
+
+def latest_samples() -> dict[str, QueueSample]:
+    """Return the latest sample of each queue, of all schools together."""
+    latest = sa.select(sa.func.max(QueueSample.at)).scalar_subquery()
+    return {
+        sample.queue: sample for sample in db.session.scalars(sa.select(QueueSample).where(QueueSample.at == latest))
+    }
+
+
+def queue_series(queue: str, metric: str, since: datetime, until: datetime | None = None, points: int = 60) -> Series:
+    """Return one of QUEUE_METRICS of a queue over time: the largest of the samples in each point, or None."""
+    until = until or utc_now()
+    column: Any = QueueSample.oldest_at if metric == "age_seconds" else getattr(QueueSample, metric)
+    query = sa.select(QueueSample.at, column).where(QueueSample.at >= since, QueueSample.at < until)
+    values: dict[datetime, float] = {}
+    for at, value in db.session.execute(query.where(QueueSample.queue == queue)):
+        is_age = metric == "age_seconds"
+        values[at] = (at - value).total_seconds() if is_age and value else 0 if is_age else value
+    part = Part(Resolution.MINUTE, since, until)
+    return in_points(values, [part], points, lambda found: max(found, default=None))
+
+
+def failure_counts(group_ids: Collection[str], now: datetime | None = None) -> dict[str, FailureCounts]:
+    """Return the counts of groups, which the caller has read in its scope."""
+    now = now or utc_now()
+    spans = {name: now - span for name, span in _FAILURE_SPANS.items()}
+    counters = {name: _failures(group_ids, since, now) for name, since in spans.items()}
+    return {id: FailureCounts(**{name: counter[id] for name, counter in counters.items()}) for id in group_ids}
+
+
+def failure_series(
+    group_ids: Collection[str], since: datetime, until: datetime | None = None, points: int = 24
+) -> dict[str, Series]:
+    """Return the failures of groups over time, which the caller has read in its scope."""
+    until = until or utc_now()
+    parts = parts_of(since, until, _FAILURE_SOURCES)
+    values: dict[str, dict[datetime, int]] = {id: {} for id in group_ids}
+    for part in parts:
+        query = sa.select(FailureCount.group_id, FailureCount.at, FailureCount.failures)
+        for row in db.session.execute(
+            query.where(FailureCount.group_id.in_(group_ids), *part.conditions(FailureCount))
+        ):
+            values[row.group_id][row.at] = row.failures
+    return {id: in_points(found, parts, points, sum) for id, found in values.items()}
+
+
+def releases(since: datetime) -> Sequence[Release]:
+    """Return the releases that were first seen since then, the oldest first."""
+    query = sa.select(Release).where(Release.first_seen_at >= since).order_by(Release.first_seen_at)
+    return db.session.scalars(query).all()
+
+
+def in_points[T](
+    values: Mapping[datetime, T], parts: Sequence[Part], points: int, combine: Callable[[list[T]], float | None]
+) -> Series:
+    """Return the values of rows combined into points of equal length, with the time at which each begins."""
+    since, until = parts[0].since, parts[-1].until
+    smallest = HOUR if any(part.resolution is Resolution.HOUR for part in parts) else MINUTE
+    step = smallest * max(1, -(-(until - since) // (smallest * points)))
+    found: list[list[T]] = [[] for _ in range(-(-(until - since) // step))]
+    for at, value in values.items():
+        found[(at - since) // step].append(value)
+    return [(since + number * step, combine(each)) for number, each in enumerate(found)]
+
+
+_JOB_SOURCES = ("jobs", "attempts")
+_FAILURE_SOURCES = ("failures",)
+_FAILURE_SPANS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
+
+
+def _figures(key: tuple[Any, ...], values: list[int]) -> JobFigures:
+    name, queue = key
+    histograms = values[len(COUNTS) : len(COUNTS) + BUCKETS], values[len(COUNTS) + BUCKETS :]
+    return JobFigures(name, queue, *values[: len(COUNTS)], *(percentile(h, p) for h in histograms for p in PERCENTS))
+
+
+def _added(counts: Iterable[Sequence[int]]) -> list[int]:
+    return [sum(each) for each in zip(*counts, strict=True)]
+
+
+def _failures(group_ids: Collection[str], since: datetime, until: datetime) -> Counter[str]:
+    counted: Counter[str] = Counter()
+    for part in parts_of(since, until, _FAILURE_SOURCES):
+        query = sa.select(FailureCount.group_id, sa.func.sum(FailureCount.failures).label("failures"))
+        query = query.where(FailureCount.group_id.in_(group_ids), *part.conditions(FailureCount))
+        counted.update(
+            {row.group_id: row.failures for row in db.session.execute(query.group_by(FailureCount.group_id))}
+        )
+    return counted

@@ -32,6 +32,7 @@ from flask_belfry.core.settings.casts import (
     mailbox,
     numbers_by_name,
     seconds,
+    short_name,
     text,
     web_url,
     whole_number,
@@ -79,6 +80,12 @@ GROUPS: tuple[Group, ...] = (
             choice("console", "json"),
             Derived(defaults.log_format, "`console`; `json` in production"),
             "Text for a terminal, or one JSON object per line for a log collector.",
+        ),
+        Setting(
+            "RELEASE",
+            short_name,
+            defaults.VERSION,
+            "The name of this release, such as its commit: workers and failures are shown with it.",
         ),
     ),
     group(

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from flask_belfry.core.settings.casts import ascii_domain, broker_url, host, web_url
 from flask_belfry.core.settings.setting import SettingError
 
+VERSION = "0.1.0"
 SECRET_KEY_CHARACTERS = 32
 BOUNCE_TOKEN_CHARACTERS = 20
 # The path of a Unix socket is limited to 108 bytes on Linux and 104 elsewhere (sys/un.h); this leaves a margin.

@@ -6,12 +6,15 @@ the claim is lost.
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
+from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.secrets import mask
-from flask_belfry.db.columns import error_text
+from flask_belfry.db.columns import error_text, storable
 from flask_belfry.execution.claim import IS_HELD, RECORDS, Claim, held_values
 from flask_belfry.execution.errors import JobCancelledError, PoisonPillError, Snooze, SnoozeLimitError
 from flask_belfry.execution.limits import free_slots
@@ -36,12 +39,14 @@ from flask_belfry.outbox import (
     WorkerProcess,
 )
 from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized
-from flask_belfry.outbox.models import QUARANTINE, AttemptOutcome
+from flask_belfry.outbox.models import FINGERPRINT_CHARACTERS, FRAME_CHARACTERS, QUARANTINE, AttemptOutcome
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
 
 MAX_TYPE_CHARACTERS = 120
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_TRACEBACK_CHARACTERS = 20_000
+_BELFRY = Path(__file__).resolve().parent.parent
+_NO_ORIGIN: Mapping[str, str | None] = {"fingerprint": None, "frame": None}
 
 
 class Part(Enum):
@@ -58,9 +63,10 @@ def fail(session: Session, claim: Claim, error: BaseException, policy: RetryPoli
     """Move the record of a failed attempt to retryable, failed or cancelled; one that raised Snooze, to scheduled."""
     if isinstance(error, Snooze):
         return _snooze(session, claim, error)
-    now = utc_now()
+    now, origin = utc_now(), _origin(claim, error)
     delay = policy.delay_after(claim.attempt, error) if claim.attempt < claim.max_attempts else None
     values: dict[str, Any] = {"interruptions": 0, "suspicion": 0, **_error_columns(claim, error)}
+    values["fingerprint"] = origin["fingerprint"]
     if isinstance(error, JobCancelledError) or (delay is not None and _is_cancel_requested(session, claim)):
         values |= {"state": JobState.CANCELLED, "finished_at": now}
     elif delay is None:
@@ -69,7 +75,7 @@ def fail(session: Session, claim: Claim, error: BaseException, policy: RetryPoli
         values |= {"state": JobState.RETRYABLE, "scheduled_at": now + timedelta(seconds=delay)}
     if not _move(session, claim, values):
         return None
-    _add_attempt(session, claim, _outcome(error), error)
+    _add_attempt(session, claim, _outcome(error), error, origin)
     if values["state"] is JobState.RETRYABLE:
         publish_on_commit(session, [_message(claim, values["scheduled_at"])])
     return values["state"]
@@ -104,10 +110,11 @@ def interrupt(session: Session, claim: Claim, reason: str, part: Part = Part.OWN
     if interruptions < limit or part not in (Part.OWN, Part.ALONE):
         return _return_to_queue(session, claim, values[part], InterruptedError(reason))
     error = PoisonPillError(f"interrupted {interruptions} times in a row, last: {reason}")
+    origin = _origin(claim, error)
     failed = {"state": JobState.FAILED, "finished_at": utc_now(), **values[part], **_error_columns(claim, error)}
-    if not _move(session, claim, failed):
+    if not _move(session, claim, failed | {"fingerprint": origin["fingerprint"]}):
         return None
-    _add_attempt(session, claim, AttemptOutcome.INTERRUPTED, error)
+    _add_attempt(session, claim, AttemptOutcome.INTERRUPTED, error, origin)
     return JobState.FAILED
 
 
@@ -199,7 +206,13 @@ def _is_cancel_requested(session: Session, claim: Claim) -> bool:
     return bool(session.connection().execute(query).scalar())
 
 
-def _add_attempt(session: Session, claim: Claim, outcome: AttemptOutcome, error: BaseException) -> None:
+def _add_attempt(
+    session: Session,
+    claim: Claim,
+    outcome: AttemptOutcome,
+    error: BaseException,
+    origin: Mapping[str, str | None] = _NO_ORIGIN,
+) -> None:
     # The rescuer records attempts of workers on other hosts.
     host = sa.select(WorkerProcess.host).where(WorkerProcess.name == claim.worker).scalar_subquery()
     has_traceback = error.__traceback__ is not None and outcome is not AttemptOutcome.SNOOZED
@@ -214,6 +227,7 @@ def _add_attempt(session: Session, claim: Claim, outcome: AttemptOutcome, error:
         "started_at": claim.started_at,
         "traceback": shown or None,
         **_error_columns(claim, error),
+        **origin,
     }
     session.connection().execute(sa.insert(JobAttempt).values(row))
 
@@ -223,6 +237,42 @@ def _error_columns(claim: Claim, error: BaseException) -> dict[str, str]:
         "error_type": type(error).__name__[:MAX_TYPE_CHARACTERS],
         "error_message": mask(error_text(error), secrets_of([claim]))[:MAX_MESSAGE_CHARACTERS],
     }
+
+
+def _origin(claim: Claim, error: BaseException) -> Mapping[str, str | None]:
+    """Return the columns by which attempts with the same cause are grouped."""
+    if isinstance(error, JobCancelledError):
+        return _NO_ORIGIN
+    frame = frame_of(error, Path(current_app.root_path).resolve().parent)
+    text = "\n".join((claim.name, type(error).__name__, frame or ""))
+    fingerprint = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:FINGERPRINT_CHARACTERS]
+    return {"fingerprint": fingerprint, "frame": frame}
+
+
+def frame_of(error: BaseException, root: Path) -> str | None:
+    """Return the innermost frame of the application in which an error was raised, as "file:function".
+
+    It has no line number, so that the same fault has the same frame after a change above it. Frames of flask_belfry,
+    and then those of libraries, only count when there is none of the application.
+
+    Args:
+        error: the error.
+        root: the folder of the application's code, to which its files are relative.
+    """
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [code for code in codes if _is_own(code, root)]
+    of_belfry = [code for code in codes if _BELFRY in Path(code.co_filename).parents]
+    for found, folder in ((own, root), (of_belfry, _BELFRY.parent), (codes, None)):
+        if found:
+            path = Path(found[-1].co_filename)
+            name = str(path.relative_to(folder)) if folder else path.name
+            return storable(f"{name}:{found[-1].co_qualname}")[-FRAME_CHARACTERS:]
+    return None
+
+
+def _is_own(code: CodeType, root: Path) -> bool:
+    path = Path(code.co_filename)
+    return root in path.parents and _BELFRY not in path.parents and "site-packages" not in path.parts
 
 
 def _outcome(error: BaseException) -> AttemptOutcome:

@@ -32,7 +32,14 @@ def process_name(kind: str) -> str:
 
 def register(session: Session, name: str, kind: str, queues: Sequence[str]) -> None:
     """Record that a process has started, and commit."""
-    process = WorkerProcess(name=name, kind=kind, host=socket.gethostname(), pid=os.getpid(), queues=",".join(queues))
+    process = WorkerProcess(
+        name=name,
+        kind=kind,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        queues=",".join(queues),
+        release=current_app.config["RELEASE"],
+    )
     session.merge(process)
     session.commit()
 

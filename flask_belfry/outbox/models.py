@@ -139,8 +139,9 @@ class JobRecord(OfSchoolOrSystem, Base):
         # What the scheduler looks through for blocked jobs that may continue.
         _partial_index("blocked", sa.text("state = 'blocked'"), "blocked_by", "id"),
         # The backlog of each school, oldest first, for the fair share. Not by `id`: a planner could prefer the primary
-        # key for it, and would read all finalized rows before the pending ones.
-        _partial_index("backlog", sa.text("state = 'pending'"), "queue", "school_id", "created_at"),
+        # key for it, and would read all finalized rows before the pending ones. `scheduled_at` is for the samples of
+        # queues, which read since when jobs are due from the index.
+        _partial_index("backlog", sa.text("state = 'pending'"), "queue", "school_id", "created_at", "scheduled_at"),
         _partial_index("parent", sa.text("parent_id IS NOT NULL"), "parent_id", "id"),
         # The failed jobs of a group of failures.
         _partial_index("fingerprint", HAS_FAILED, "fingerprint", "id"),

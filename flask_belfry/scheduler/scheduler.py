@@ -34,6 +34,7 @@ from flask_belfry.scheduler.cron import ScheduleError
 from flask_belfry.scheduler.delayed import PAGE_SIZE, ScheduledSet
 from flask_belfry.scheduler.rescuer import rescue
 from flask_belfry.scheduler.schedule import ScheduleEntry
+from flask_belfry.statistics import roll_up_pages, sample_queues
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,9 @@ SWEEP_SECONDS = 1.0
 # How often blocked jobs are looked for that no pause stops any more: the query reads all that pauses block.
 UNPAUSED_PERIOD_SECONDS = 60.0
 LOOK_AHEAD_SECONDS = 90.0
+# How often the last minutes are counted, and the queues.
+STATISTICS_PERIOD_SECONDS = 10.0
+SAMPLES_PERIOD_SECONDS = 30.0
 # One short statement when no worker has crashed; this period comes on top of RESCUE_AFTER_SECONDS.
 RESCUE_PERIOD_SECONDS = 1.0
 # One short statement too, over the open batches.
@@ -131,6 +135,8 @@ class BelfryScheduler(Scheduler):
         self._page_by_page("limits", SWEEP_SECONDS, lambda: limits.sweep(db.session()))
         self._page_by_page("expiry", SWEEP_SECONDS, lambda: cancel_expired(db.session()))
         self._page_by_page("relay", settings["RELAY_SECONDS"], lambda: relay_pages(self._publisher))
+        self._page_by_page("statistics", STATISTICS_PERIOD_SECONDS, lambda: roll_up_pages(db.session()))
+        self._every("samples", SAMPLES_PERIOD_SECONDS, lambda: sample_queues(db.session()))
         self._every("pass", settings["HEARTBEAT_SECONDS"], self._record_pass)
         return is_more_due or bool(self._pages)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from flask_belfry.statistics.failures import on_failure_groups
 from flask_belfry.statistics.models import (
+    ALL_ID,
     SYSTEM_ID,
     Counted,
     FailureCount,
@@ -14,8 +16,11 @@ from flask_belfry.statistics.models import (
     Resolution,
     RollUp,
 )
+from flask_belfry.statistics.queues import sample_queues
+from flask_belfry.statistics.roll_up import Source, add_source, roll_up_pages, rows_of_minutes
 
 __all__ = [
+    "ALL_ID",
     "SYSTEM_ID",
     "Counted",
     "FailureCount",
@@ -26,4 +31,10 @@ __all__ = [
     "Release",
     "Resolution",
     "RollUp",
+    "Source",
+    "add_source",
+    "on_failure_groups",
+    "roll_up_pages",
+    "rows_of_minutes",
+    "sample_queues",
 ]

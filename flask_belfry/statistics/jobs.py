@@ -62,7 +62,7 @@ class FailedAttempts(Source):
         key = minute, sa.func.coalesce(JobRecord.school_id, SYSTEM_ID), JobRecord.name, JobRecord.queue
         query = sa.select(*key, sa.func.count()).join(JobRecord, JobRecord.id == JobAttempt.job_id)
         query = query.where(*ended_between(since, until), JobAttempt.outcome.in_(FAILED_OUTCOMES)).group_by(*key)
-        return rows_of_minutes(NAMES, (tuple(at), "attempts", attempts) for *at, attempts in session.execute(query))
+        return rows_of_minutes(NAMES, ((tuple(at), "attempts", count) for *at, count in session.execute(query)))
 
 
 def ended_between(since: datetime, until: datetime) -> tuple[sa.ColumnElement[bool], ...]:

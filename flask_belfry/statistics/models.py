@@ -33,8 +33,7 @@ class Resolution(StrEnum):
 
 
 class Counted(Tenant):
-    """A mixin: the rows of one school, of the system (SYSTEM_ID) or of all together (ALL_ID), in the minute or hour that
-    begins at `at`."""
+    """A mixin: the rows of one school, of the system (SYSTEM_ID) or of all together (ALL_ID), in the time from `at`."""
 
     resolution: Mapped[Resolution] = mapped_column(text_enum(Resolution), primary_key=True, sort_order=-3)
     school_id: Mapped[int] = mapped_column(sa.Integer, primary_key=True, autoincrement=False, sort_order=-2)

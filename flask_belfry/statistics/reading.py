@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.db import Base, db, table_of
+from flask_belfry.db import db
 from flask_belfry.db.tenancy import current_scope
 from flask_belfry.statistics.histograms import BUCKETS, percentile
 from flask_belfry.statistics.models import (
@@ -37,6 +37,7 @@ PERCENTS = (50, 95, 99)
 METRICS = (*COUNTS, *(f"{times}_p{percent}" for times in ("wait", "run") for percent in PERCENTS))
 QUEUE_METRICS = ("waiting", "running", "scheduled", "blocked", "age_seconds")
 _HISTOGRAMS = {times: tuple(f"{times}_{bucket}" for bucket in range(BUCKETS)) for times in ("wait", "run")}
+_T = TypeVar("_T")
 Series = list[tuple[datetime, float | None]]
 
 
@@ -181,9 +182,8 @@ def ended_by_queue(since: datetime, until: datetime | None = None, school_id: in
 def latest_samples() -> dict[str, QueueSample]:
     """Return the latest sample of each queue, of all schools together."""
     latest = sa.select(sa.func.max(QueueSample.at)).scalar_subquery()
-    return {
-        sample.queue: sample for sample in db.session.scalars(sa.select(QueueSample).where(QueueSample.at == latest))
-    }
+    samples = db.session.scalars(sa.select(QueueSample).where(QueueSample.at == latest))
+    return {sample.queue: sample for sample in samples}
 
 
 def queue_series(queue: str, metric: str, since: datetime, until: datetime | None = None, points: int = 60) -> Series:
@@ -216,9 +216,8 @@ def failure_series(
     values: dict[str, dict[datetime, int]] = {id: {} for id in group_ids}
     for part in parts:
         query = sa.select(FailureCount.group_id, FailureCount.at, FailureCount.failures)
-        for row in db.session.execute(
-            query.where(FailureCount.group_id.in_(group_ids), *part.conditions(FailureCount))
-        ):
+        query = query.where(FailureCount.group_id.in_(group_ids), *part.conditions(FailureCount))
+        for row in db.session.execute(query):
             values[row.group_id][row.at] = row.failures
     return {id: in_points(found, parts, points, sum) for id, found in values.items()}
 
@@ -229,14 +228,14 @@ def releases(since: datetime) -> Sequence[Release]:
     return db.session.scalars(query).all()
 
 
-def in_points[T](
-    values: Mapping[datetime, T], parts: Sequence[Part], points: int, combine: Callable[[list[T]], float | None]
+def in_points(
+    values: Mapping[datetime, _T], parts: Sequence[Part], points: int, combine: Callable[[list[_T]], float | None]
 ) -> Series:
     """Return the values of rows combined into points of equal length, with the time at which each begins."""
     since, until = parts[0].since, parts[-1].until
     smallest = HOUR if any(part.resolution is Resolution.HOUR for part in parts) else MINUTE
     step = smallest * max(1, -(-(until - since) // (smallest * points)))
-    found: list[list[T]] = [[] for _ in range(-(-(until - since) // step))]
+    found: list[list[_T]] = [[] for _ in range(-(-(until - since) // step))]
     for at, value in values.items():
         found[(at - since) // step].append(value)
     return [(since + number * step, combine(each)) for number, each in enumerate(found)]
@@ -262,7 +261,6 @@ def _failures(group_ids: Collection[str], since: datetime, until: datetime) -> C
     for part in parts_of(since, until, _FAILURE_SOURCES):
         query = sa.select(FailureCount.group_id, sa.func.sum(FailureCount.failures).label("failures"))
         query = query.where(FailureCount.group_id.in_(group_ids), *part.conditions(FailureCount))
-        counted.update(
-            {row.group_id: row.failures for row in db.session.execute(query.group_by(FailureCount.group_id))}
-        )
+        rows = db.session.execute(query.group_by(FailureCount.group_id))
+        counted.update({row.group_id: int(row.failures) for row in rows})
     return counted

@@ -19,10 +19,10 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base, table_of
 from flask_belfry.db.inserts import insert_ignoring_conflicts, insert_into
 from flask_belfry.statistics.models import ALL_ID, Resolution, RollUp
-from flask_belfry.statistics.times import HOUR, MINUTE, hour_in_sql, hour_of, minute_of
+from flask_belfry.statistics.times import MINUTE, hour_in_sql, hour_of, minute_of
 
 LATE = timedelta(minutes=2)
-# Minutes that are not final yet are counted in each pass as long as this after their end.
+# With more events than a page has, minutes that are not final yet are only counted as long as this after their end.
 RECENT = timedelta(seconds=20)
 # How far back the first pass counts.
 BACKFILL = timedelta(days=8)
@@ -61,7 +61,7 @@ def add_source(source: Source) -> Source:
     return source
 
 
-def roll_up(session: Session) -> Iterator[None]:
+def roll_up_pages(session: Session) -> Iterator[None]:
     """Count what ended since the last call, and commit page by page."""
     for source in _sources:
         yield from _roll_up_source(session, source)
@@ -89,7 +89,9 @@ def _roll_up_source(session: Session, source: Source) -> Iterator[None]:
         session.commit()
         reached = end
         yield
-    _count(session, source, max(reached, minute_of(now - RECENT)), minute_of(now) + MINUTE)
+    until = minute_of(now) + MINUTE
+    is_busy = source.event_at(session, reached, until, PAGE_EVENTS) is not None
+    _count(session, source, max(reached, minute_of(now - RECENT)) if is_busy else reached, until)
     session.commit()
     yield
 

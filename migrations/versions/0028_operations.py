@@ -239,6 +239,13 @@ def upgrade() -> None:
             sqlite_where=sa.text("batch_id IS NOT NULL"),
             postgresql_where=sa.text("batch_id IS NOT NULL"),
         )
+        batch_op.drop_index("ix_job_records_backlog")
+        batch_op.create_index(
+            "ix_job_records_backlog",
+            ["queue", "school_id", "created_at", "scheduled_at"],
+            sqlite_where=sa.text("state = 'pending'"),
+            postgresql_where=sa.text("state = 'pending'"),
+        )
 
     with op.batch_alter_table("users") as batch_op:
         batch_op.add_column(sa.Column("may_operate", sa.Boolean(), server_default=sa.false(), nullable=False))
@@ -274,6 +281,13 @@ def downgrade() -> None:
         batch_op.drop_index("ix_job_records_subject")
         batch_op.create_index("ix_job_records_subject", ["subject_type", "subject_id"])
         batch_op.drop_index("ix_job_records_parent")
+        batch_op.drop_index("ix_job_records_backlog")
+        batch_op.create_index(
+            "ix_job_records_backlog",
+            ["queue", "school_id", "created_at"],
+            sqlite_where=sa.text("state = 'pending'"),
+            postgresql_where=sa.text("state = 'pending'"),
+        )
         batch_op.drop_index("ix_job_records_school_id_state_id")
         batch_op.drop_index("ix_job_records_fingerprint")
         batch_op.drop_column("fingerprint")

@@ -46,6 +46,7 @@ LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 # A dot-atom (RFC 5322, section 3.2.3) in ASCII: SMTPUTF8, which allows other letters, is not used.
 LOCAL_PART = re.compile(r"(?=.{1,64}$)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 MAX_DOMAIN_CHARACTERS = 253
+MAX_NAME_CHARACTERS = 60
 # A local part has at most 64 characters (RFC 5321, section 4.5.3.1.1), and a token of 40 is added.
 BOUNCE_LOCAL_CHARACTERS = 24
 # RFC 6761 and 6762, ICANN's `internal`, and what machines without a name are called.
@@ -148,6 +149,12 @@ def _to_web_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _to_short_name(text: str) -> str:
+    if len(text) > MAX_NAME_CHARACTERS or not text.isprintable():
+        raise ValueError(text)
+    return text
+
+
 def text(valid_values: str = "text") -> Cast:
     return Cast(valid_values, str)
 
@@ -228,6 +235,7 @@ bounce_address = Cast(
 domain_name = Cast("a domain name", ascii_domain)
 host = Cast("the name or IP address of a server", _to_host)
 zone_name = Cast("a time zone's name, as Europe/Berlin", _to_zone_name)
+short_name = Cast(f"a text of 1 to {MAX_NAME_CHARACTERS} printable characters", _to_short_name)
 existing_file = Cast("the path of a file that exists", _to_existing_file)
 web_url = Cast("an http:// or https:// URL", _to_web_url)
 database_url = Cast("a sqlite:///file or postgresql:// URL, with valid options", _to_database_url)

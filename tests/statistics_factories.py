@@ -17,18 +17,18 @@ from flask_belfry.outbox.models import AttemptOutcome
 from flask_belfry.statistics import roll_up_pages
 
 
-def record(session: Session, finished_at: datetime, **columns: Any) -> str:
+def record(session: Session, at: datetime, **columns: Any) -> str:
     """Add a job that ended at this time."""
     values: dict[str, Any] = {
-        "id": new_id(finished_at),
+        "id": new_id(at),
         "name": "test.act",
         "queue": "default",
         "state": JobState.COMPLETED,
         "args": {},
         "timeout_seconds": 60,
-        "created_at": finished_at - timedelta(seconds=3),
-        "started_at": finished_at - timedelta(seconds=1),
-        "finished_at": finished_at,
+        "created_at": at - timedelta(seconds=3),
+        "started_at": at - timedelta(seconds=1),
+        "finished_at": at,
         **columns,
     }
     session.execute(sa.insert(JobRecord).values(values))

@@ -50,6 +50,7 @@ from flask_belfry.mail.registry import (
 )
 from flask_belfry.mail.sender_dns import check_dkim, check_dmarc, check_spf
 from flask_belfry.mail.services import MailRequest, confirm_sent, resend, retry_mails, send_mail, send_mails
+from flask_belfry.mail.statistics import MailFigures, mail_figures, mail_series
 from flask_belfry.mail.suppressions import forget_suppression, suppress, suppressed_among
 from flask_belfry.mail.transport import close_connections, smtp_settings
 
@@ -60,6 +61,7 @@ __all__ = [
     "MailDomainHold",
     "MailEntry",
     "MailError",
+    "MailFigures",
     "MailKeyError",
     "MailNotFoundError",
     "MailOutcome",
@@ -93,7 +95,9 @@ __all__ = [
     "held_domains",
     "init_app",
     "jobs",
+    "mail_figures",
     "mail_kind",
+    "mail_series",
     "mails_of_job",
     "opt_out_lookup",
     "optional_kinds",

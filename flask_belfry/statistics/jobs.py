@@ -29,9 +29,8 @@ class FinalizedJobs(Source):
     model = JobStatistics
 
     def event_at(self, session: Session, since: datetime, until: datetime, offset: int) -> datetime | None:
-        column = JobRecord.finished_at
-        query = sa.select(column).where(column >= since, column < until).order_by(column)
-        return session.execute(query.offset(offset).limit(1)).scalar()
+        """See `Source`."""
+        return nth_time(session, JobRecord.finished_at, since, until, offset)
 
     def count(self, session: Session, since: datetime, until: datetime) -> list[dict[str, Any]]:
         times = _times(since, until)
@@ -63,6 +62,12 @@ class FailedAttempts(Source):
         query = sa.select(*key, sa.func.count()).join(JobRecord, JobRecord.id == JobAttempt.job_id)
         query = query.where(*ended_between(since, until), JobAttempt.outcome.in_(FAILED_OUTCOMES)).group_by(*key)
         return rows_of_minutes(NAMES, ((tuple(at), "attempts", count) for *at, count in session.execute(query)))
+
+
+def nth_time(session: Session, column: Any, since: datetime, until: datetime, offset: int) -> datetime | None:
+    """Return `Source.event_at` of events whose time is an indexed column."""
+    query = sa.select(column).where(column >= since, column < until).order_by(column)
+    return session.execute(query.offset(offset).limit(1)).scalar()
 
 
 def ended_between(since: datetime, until: datetime) -> tuple[sa.ColumnElement[bool], ...]:

@@ -161,15 +161,26 @@ def series(
         name: of which job; None for all.
         queue: of which queue; None for all.
     """
+    parts = parts_of(since, until or utc_now(), _JOB_SOURCES)
     times, _, percent = metric.partition("_p")
-    columns = _HISTOGRAMS[times] if percent else (metric,)
-    until = until or utc_now()
-    parts = parts_of(since, until, _JOB_SOURCES)
-    found = sums_of(JobStatistics, columns, ["at"], parts, school_id, name=name, queue=queue)
+    if not percent:
+        return series_of(JobStatistics, metric, parts, points, school_id, name=name, queue=queue)
+    found = sums_of(JobStatistics, _HISTOGRAMS[times], ["at"], parts, school_id, name=name, queue=queue)
     values = {at: counts for (at,), counts in found.items()}
-    if percent:
-        return in_points(values, parts, points, lambda counts: percentile(_added(counts), float(percent)))
-    return in_points(values, parts, points, lambda counts: sum(count for (count,) in counts))
+    return in_points(values, parts, points, lambda counts: percentile(_added(counts), float(percent)))
+
+
+def series_of(
+    model: type[Counted],
+    column: str,
+    parts: Sequence[Part],
+    points: int,
+    school_id: int | None = None,
+    **conditions: str | None,
+) -> Series:
+    """Return the sums of a column over time. The arguments are those of `series` and `sums_of`."""
+    found = sums_of(model, (column,), ["at"], parts, school_id, **conditions)
+    return in_points({at: count for (at,), (count,) in found.items()}, parts, points, sum)
 
 
 def ended_by_queue(since: datetime, until: datetime | None = None, school_id: int | None = None) -> dict[str, int]:

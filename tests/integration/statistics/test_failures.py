@@ -80,7 +80,7 @@ def test_a_group_counts_each_attempt_once(session, clock, opened):
     assert (found.failures, found.job_id, found.message) == (3, last, "later")
     assert found.last_seen_at - found.first_seen_at == timedelta(minutes=89, seconds=30)
     assert failure_counts([found.id]) == {found.id: FailureCounts(hour=2, day=3, week=3)}
-    assert sum(value for _, value in failure_series([found.id], utc_now() - timedelta(days=1))[found.id]) == 3
+    assert sum(value or 0 for _, value in failure_series([found.id], utc_now() - timedelta(days=1))[found.id]) == 3
     assert opened == [("test.act", FailureState.NEW)]
 
 

@@ -245,10 +245,13 @@ def in_points(
     """Return the values of rows combined into points of equal length, with the time at which each begins."""
     since, until = parts[0].since, parts[-1].until
     smallest = HOUR if any(part.resolution is Resolution.HOUR for part in parts) else MINUTE
-    step = smallest * max(1, -(-(until - since) // (smallest * points)))
-    found: list[list[_T]] = [[] for _ in range(-(-(until - since) // step))]
+    # Rounded: the caller computed `since` a moment before `until`.
+    units = max(1, round((until - since) / smallest))
+    units_of_point = -(-units // points)
+    step = smallest * units_of_point
+    found: list[list[_T]] = [[] for _ in range(-(-units // units_of_point))]
     for at, value in values.items():
-        found[(at - since) // step].append(value)
+        found[min((at - since) // step, len(found) - 1)].append(value)
     return [(since + number * step, combine(each)) for number, each in enumerate(found)]
 
 

@@ -235,7 +235,6 @@ def prune_command(days: int | None) -> None:
         older_than=timedelta(days=settings["JOBS_KEEP_DAYS"] if days is None else days),
         failed_older_than=timedelta(days=max(settings["JOBS_KEEP_FAILED_DAYS"], days or 0)),
     )
-    db.session.commit()
     click.echo(f"{deleted} jobs deleted")
 
 

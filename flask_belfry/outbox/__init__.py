@@ -44,7 +44,7 @@ from flask_belfry.outbox.models import (
 )
 from flask_belfry.outbox.pauses import active_pauses, pause
 from flask_belfry.outbox.pending import PendingMessage
-from flask_belfry.outbox.pruning import prune_records
+from flask_belfry.outbox.pruning import prune_pages, prune_records
 from flask_belfry.outbox.publisher import Publisher
 from flask_belfry.outbox.registry import job
 from flask_belfry.outbox.requests import JobRequest
@@ -89,6 +89,7 @@ __all__ = [
     "on_batches_reopened",
     "on_finalized",
     "pause",
+    "prune_pages",
     "prune_records",
     "publisher",
     "retry",

@@ -16,6 +16,7 @@ from flask_belfry.statistics.models import (
     Resolution,
     RollUp,
 )
+from flask_belfry.statistics.pruning import prune_statistics_pages
 from flask_belfry.statistics.queues import sample_queues
 from flask_belfry.statistics.roll_up import Source, add_source, roll_up_pages, rows_of_minutes
 
@@ -34,6 +35,7 @@ __all__ = [
     "Source",
     "add_source",
     "on_failure_groups",
+    "prune_statistics_pages",
     "roll_up_pages",
     "rows_of_minutes",
     "sample_queues",

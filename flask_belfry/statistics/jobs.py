@@ -8,12 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from flask_belfry.db.columns import first_id
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState
 from flask_belfry.outbox.models import AttemptOutcome
 from flask_belfry.statistics.histograms import bucket_of
 from flask_belfry.statistics.models import SYSTEM_ID, JobStatistics
 from flask_belfry.statistics.roll_up import Source, add_source, rows_of_minutes
-from flask_belfry.statistics.times import first_id, minute_in_sql, seconds_between
+from flask_belfry.statistics.times import minute_in_sql, seconds_between
 
 # An id and `finished_at` of one row are made one after the other.
 ID_TOLERANCE = timedelta(seconds=5)

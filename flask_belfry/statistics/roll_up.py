@@ -22,12 +22,13 @@ from flask_belfry.statistics.models import ALL_ID, Resolution, RollUp
 from flask_belfry.statistics.times import MINUTE, hour_in_sql, hour_of, minute_of
 
 LATE = timedelta(minutes=2)
-# With more events than a page has, minutes that are not final yet are only counted as long as this after their end.
+# With more than BUSY_EVENTS, minutes that are not final yet are only counted as long as this after their end.
 RECENT = timedelta(seconds=20)
 # How far back the first pass counts.
 BACKFILL = timedelta(days=8)
-# About how many events one page counts.
-PAGE_EVENTS = 20_000
+# About how many events one page counts, so that its transaction is short.
+PAGE_EVENTS = 2_000
+BUSY_EVENTS = 20_000
 
 
 class Source:
@@ -61,6 +62,11 @@ def add_source(source: Source) -> Source:
     return source
 
 
+def counted_models() -> list[type[Base]]:
+    """Return the models that sources count into."""
+    return list(dict.fromkeys(source.model for source in _sources))
+
+
 def roll_up_pages(session: Session) -> Iterator[None]:
     """Count what ended since the last call, and commit page by page."""
     for source in _sources:
@@ -90,7 +96,7 @@ def _roll_up_source(session: Session, source: Source) -> Iterator[None]:
         reached = end
         yield
     until = minute_of(now) + MINUTE
-    is_busy = source.event_at(session, reached, until, PAGE_EVENTS) is not None
+    is_busy = source.event_at(session, reached, until, BUSY_EVENTS) is not None
     _count(session, source, max(reached, minute_of(now - RECENT)) if is_busy else reached, until)
     session.commit()
     yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
@@ -24,12 +23,6 @@ def minute_of(moment: datetime) -> datetime:
 def hour_of(moment: datetime) -> datetime:
     """Return the beginning of the hour (UTC) of a time."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-
-
-def first_id(moment: datetime) -> str:
-    """Return the smallest id of a row made at this time: see `new_id`."""
-    millis = int(moment.timestamp() * 1_000)
-    return str(UUID(int=millis << 80 | 0x7 << 76 | 0x2 << 62))
 
 
 class minute_in_sql(FunctionElement[datetime]):  # noqa: N801 - used as a function

@@ -7,7 +7,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.outbox import JobRecord, JobState, WorkerProcess, enqueue, prune_records
+from flask_belfry.outbox import JobRecord, JobState, WorkerProcess, enqueue, prune_pages, prune_records, pruning
 
 
 def test_pruning_keeps_failed_jobs_longer(session):
@@ -24,3 +24,20 @@ def test_pruning_keeps_failed_jobs_longer(session):
     assert deleted == 2
     assert set(session.scalars(sa.select(JobRecord.id))) == {ids[JobState.FAILED], live}
     assert session.scalars(sa.select(WorkerProcess)).all() == []
+
+
+def test_each_page_is_deleted_on_its_own(session, monkeypatch):
+    monkeypatch.setattr(pruning, "PAGE_RECORDS", 2)
+    ids = [enqueue("test.act") for _ in range(9)]
+    session.execute(sa.update(JobRecord).values(state=JobState.COMPLETED, finished_at=utc_now() - timedelta(days=20)))
+    kept = {"state": JobState.FAILED, "finished_at": utc_now() - timedelta(days=21)}
+    session.execute(sa.update(JobRecord).where(JobRecord.id.in_(ids[:3])).values(kept))
+    session.commit()
+    pages = prune_pages(session, older_than=timedelta(days=14), failed_older_than=timedelta(days=90))
+    assert next(pages) == 2
+    session.commit()
+    assert next(pages) == 2
+    session.rollback()  # what a job does that is stopped within a page
+    assert prune_records(session, older_than=timedelta(days=14), failed_older_than=timedelta(days=90)) == 4
+    session.rollback()
+    assert set(session.scalars(sa.select(JobRecord.id))) == set(ids[:3])

@@ -36,9 +36,7 @@ def test_a_sample_has_what_each_queue_holds(session, clock, monkeypatch):
     sample_queues(session)
     found = latest_samples()
     assert set(found) == set(QUEUES)
-    counts = [
-        (each.waiting, each.running, each.scheduled, each.blocked) for each in map(found.get, ("default", "mail"))
-    ]
+    counts = [(each.waiting, each.running, each.scheduled, each.blocked) for each in (found["default"], found["mail"])]
     assert counts == [(2, 1, 1, 1), (0, 0, 1, 0)]
     assert (found["default"].oldest_at, found["mail"].oldest_at) == (now - timedelta(minutes=3), None)
     clock.shift(30)

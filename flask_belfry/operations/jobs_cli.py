@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from flask_belfry import outbox
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.commands import MAX_DAYS, CommandGroup, as_json_option, echo_json
 from flask_belfry.core.errors import AppError
-from flask_belfry.core.presentation import ago
+from flask_belfry.core.presentation import ago, duration
 from flask_belfry.db import db
 from flask_belfry.operations import services
 from flask_belfry.operations.fields import attempt_fields, job_fields, progress_fields
@@ -24,6 +25,7 @@ from flask_belfry.operations.search import parse_with
 from flask_belfry.outbox import LIVE, JobRecord, JobState
 from flask_belfry.outbox.registry import QUEUES, definitions
 from flask_belfry.outbox.relay import relay
+from flask_belfry.statistics import reading
 
 jobs = CommandGroup("jobs", help="Lists, enqueues, retries and cancels jobs; starts workers.")
 jobs.add_lazy("worker", "flask_belfry.operations.worker_cli:worker_command")
@@ -31,6 +33,8 @@ jobs.add_lazy("worker", "flask_belfry.operations.worker_cli:worker_command")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _RETRYABLE = (JobState.FAILED, JobState.CANCELLED)
 _COLUMNS = "{:<36}  {:<10} {:>5}  {:>10}  {:<28} {}"
+_FIGURES = "{:<4} {:<32} {:>9} {:>7} {:>9} {:>8}  {:<26} {}"
+_FIGURES_HEADING = ("NAME", "COMPLETED", "FAILED", "CANCELLED", "ATTEMPTS", "WAITING 50/95/99 %", "RUNNING 50/95/99 %")
 # The interval at which `show --follow` and `watch` query the database.
 POLL_SECONDS = 1.0
 
@@ -211,12 +215,20 @@ def cancel_command(ids: tuple[str, ...], query: str | None, **filters: Any) -> N
 @jobs.command("stats")
 @as_json_option
 def stats_command(as_json: bool) -> None:
-    """Print the number of jobs in each state, counted up to 10,000."""
+    """Print the number of jobs in each state, counted up to 10,000, and what ended in the last hour, day and week."""
     counts = services.counts_by_state()
+    figures = {label: reading.job_figures(utc_now() - span) for label, span in reading.SPANS.items()}
     if as_json:
-        return echo_json(counts)
+        return echo_json(counts | {label: [asdict(each) for each in found] for label, found in figures.items()})
     for state, count in counts.items():
         click.echo(f"{state:<10} {count}")
+    for label, found in figures.items():
+        click.echo(_FIGURES.format(label, *_FIGURES_HEADING))
+        for each in found:
+            wait = "/".join(duration(seconds) or "-" for seconds in (each.wait_p50, each.wait_p95, each.wait_p99))
+            run = "/".join(duration(seconds) or "-" for seconds in (each.run_p50, each.run_p95, each.run_p99))
+            counted = each.completed, each.failed, each.cancelled, each.attempts
+            click.echo(_FIGURES.format("", each.name, *counted, wait, run))
     return None
 
 

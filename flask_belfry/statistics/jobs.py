@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from flask_belfry.db.columns import first_id
+from flask_belfry.db.columns import lowest_id
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState
 from flask_belfry.outbox.models import AttemptOutcome
 from flask_belfry.statistics.histograms import bucket_of
@@ -73,13 +73,13 @@ def nth_time(session: Session, column: Any, since: datetime, until: datetime, of
 
 def ended_between(since: datetime, until: datetime) -> tuple[sa.ColumnElement[bool], ...]:
     """Return the conditions for attempts of a time. Their ids sort by it, and `finished_at` has no index."""
-    ids = JobAttempt.id >= first_id(since - ID_TOLERANCE), JobAttempt.id < first_id(until + ID_TOLERANCE)
+    ids = JobAttempt.id >= lowest_id(since - ID_TOLERANCE), JobAttempt.id < lowest_id(until + ID_TOLERANCE)
     return *ids, JobAttempt.finished_at >= since, JobAttempt.finished_at < until
 
 
 def attempt_at(session: Session, since: datetime, until: datetime, offset: int) -> datetime | None:
     """Return `Source.event_at` of attempts."""
-    ids = JobAttempt.id >= first_id(since), JobAttempt.id < first_id(until)
+    ids = JobAttempt.id >= lowest_id(since), JobAttempt.id < lowest_id(until)
     query = sa.select(JobAttempt.finished_at).where(*ids).order_by(JobAttempt.id)
     return session.execute(query.offset(offset).limit(1)).scalar()
 

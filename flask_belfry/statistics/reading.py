@@ -31,6 +31,8 @@ from flask_belfry.statistics.roll_up import complete_until
 from flask_belfry.statistics.times import HOUR, MINUTE, hour_of
 
 SHORT = timedelta(hours=3)
+# The times that overviews show.
+SPANS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7)}
 COUNTS = ("completed", "failed", "cancelled", "attempts")
 PERCENTS = (50, 95, 99)
 # What `series` can show: the counts, and the percentiles of the times.
@@ -257,7 +259,7 @@ def in_points(
 
 _JOB_SOURCES = ("jobs", "attempts")
 _FAILURE_SOURCES = ("failures",)
-_FAILURE_SPANS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
+_FAILURE_SPANS = dict(zip(("hour", "day", "week"), SPANS.values(), strict=True))
 
 
 def _figures(key: tuple[Any, ...], values: list[int]) -> JobFigures:

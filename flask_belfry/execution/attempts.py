@@ -7,6 +7,7 @@ the claim is lost.
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import traceback
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import sqlalchemy as sa
@@ -45,7 +45,8 @@ from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
 MAX_TYPE_CHARACTERS = 120
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_TRACEBACK_CHARACTERS = 20_000
-_BELFRY = Path(__file__).resolve().parent.parent
+# The folder of this package, as the file names of its code have it.
+_BELFRY = f"{Path(__file__).parent.parent}{os.sep}"
 _NO_ORIGIN: Mapping[str, str | None] = {"fingerprint": None, "frame": None}
 
 
@@ -243,7 +244,7 @@ def _origin(claim: Claim, error: BaseException) -> Mapping[str, str | None]:
     """Return the columns by which attempts with the same cause are grouped."""
     if isinstance(error, JobCancelledError):
         return _NO_ORIGIN
-    frame = frame_of(error, Path(current_app.root_path).resolve().parent)
+    frame = frame_of(error, Path(current_app.root_path).parent)
     text = "\n".join((claim.name, type(error).__name__, frame or ""))
     fingerprint = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:FINGERPRINT_CHARACTERS]
     return {"fingerprint": fingerprint, "frame": frame}
@@ -260,19 +261,19 @@ def frame_of(error: BaseException, root: Path) -> str | None:
         root: the folder of the application's code, to which its files are relative.
     """
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    own = [code for code in codes if _is_own(code, root)]
-    of_belfry = [code for code in codes if _BELFRY in Path(code.co_filename).parents]
-    for found, folder in ((own, root), (of_belfry, _BELFRY.parent), (codes, None)):
+    own = [code for code in codes if _is_own(code.co_filename, f"{root}{os.sep}")]
+    of_belfry = [code for code in codes if code.co_filename.startswith(_BELFRY)]
+    for found, folder in ((own, root), (of_belfry, Path(_BELFRY).parent), (codes, None)):
         if found:
             path = Path(found[-1].co_filename)
-            name = str(path.relative_to(folder)) if folder else path.name
+            name = path.relative_to(folder) if folder else path.name
             return storable(f"{name}:{found[-1].co_qualname}")[-FRAME_CHARACTERS:]
     return None
 
 
-def _is_own(code: CodeType, root: Path) -> bool:
-    path = Path(code.co_filename)
-    return root in path.parents and _BELFRY not in path.parents and "site-packages" not in path.parts
+def _is_own(filename: str, root: str) -> bool:
+    is_library = filename.startswith(_BELFRY) or f"{os.sep}site-packages{os.sep}" in filename
+    return filename.startswith(root) and not is_library
 
 
 def _outcome(error: BaseException) -> AttemptOutcome:

@@ -72,8 +72,10 @@ class FailedGroups(Source):
     def write(self, session: Session, counted: dict[tuple[int, str], _Seen]) -> None:
         if not counted:
             return
-        fingerprints = {fingerprint for _, fingerprint in counted}
-        query = sa.select(FailureGroup).where(FailureGroup.fingerprint.in_(fingerprints))
+        # Not pairs: SQLite searches no index for them.
+        schools, fingerprints = ({key[part] for key in counted} for part in (0, 1))
+        is_counted = FailureGroup.school_id.in_(schools), FailureGroup.fingerprint.in_(fingerprints)
+        query = sa.select(FailureGroup).where(*is_counted)
         # Read again: a user may have changed the state of one since the last pass.
         loaded = session.scalars(query.with_for_update(), execution_options={"populate_existing": True})
         groups = {(group.school_id, group.fingerprint): group for group in loaded}

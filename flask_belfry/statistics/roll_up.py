@@ -125,7 +125,8 @@ def _add_up_hours(session: Session, model: type[Base], since: datetime, until: d
         sa.literal(Resolution.HOUR.value), hour, *keys, *(sa.func.sum(column) for column in counts)
     ).where(table.c.resolution == Resolution.MINUTE, table.c.at >= since, table.c.at < until)
     statement = insert_into(table, session.get_bind().dialect.name).from_select(
-        ["resolution", "at", *(column.name for column in [*keys, *counts])], minutes.group_by(hour, *keys)
+        ["resolution", "at", *(column.name for column in [*keys, *counts])],
+        minutes.group_by(hour, *keys).order_by(hour, *keys),
     )
     session.connection().execute(_keeping_larger(statement, table))
 
@@ -160,7 +161,10 @@ def write_counts(session: Session, model: type[Base], rows: Sequence[Mapping[str
         return
     table = table_of(model)
     names = [column.name for column in table.c]
+    keys = [column.name for column in table.primary_key]
     complete = [dict.fromkeys(names, 0) | dict(row) for row in rows]
+    # In one order, so that two sources that write the same rows wait for each other and do not deadlock.
+    complete.sort(key=lambda row: [row[name] for name in keys])
     statement = insert_into(table, session.get_bind().dialect.name)
     session.connection().execute(_keeping_larger(statement, table), complete)
 

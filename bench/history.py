@@ -28,7 +28,7 @@ STATE = (
     "WHEN i % 100 < 98 THEN 'pending' WHEN i % 100 < 99 THEN 'scheduled' ELSE 'retryable' END"
 )
 HAS_ENDED, HAS_FAILED = "i % 100 < 97", "(i % 100 BETWEEN 93 AND 95 OR i % 100 = 99)"
-FINGERPRINT = "'{:012d}' || substr('0000' || (i % 40), -4)"
+FINGERPRINT = "'00000000000000' || (10 + i % 40)"
 # Each database writes a number of the loop, a time and an id of that time in its own way.
 FORMS = {
     "sqlite": {
@@ -36,7 +36,7 @@ FORMS = {
         "from": "n",
         "time": "strftime('%Y-%m-%d %H:%M:%f000', {seconds}, 'unixepoch')",
         "id": "printf('%012x7%03x8%015x', CAST(({seconds}) * 1000 AS INTEGER), i % 4096, i * 16 + {kind})",
-        "true": "1",
+        "json": "{value}",
         "false": "0",
         "finish": "ANALYZE job_records",
     },
@@ -46,7 +46,7 @@ FORMS = {
         "time": "to_timestamp({seconds})",
         "id": "(lpad(to_hex((({seconds}) * 1000)::bigint), 12, '0') || '7' || lpad(to_hex(i % 4096), 3, '0') || '8' || "
         "lpad(to_hex((i * 16 + {kind})::bigint), 15, '0'))::uuid",
-        "true": "true",
+        "json": "({value})::json",
         "false": "false",
         "finish": "VACUUM ANALYZE",
     },
@@ -76,7 +76,7 @@ class History:
                 "name": f"CASE WHEN i % 10 = 0 THEN 'mail.deliver' ELSE 'slice.job_' || (i % {NAMES}) END",
                 "queue": "CASE WHEN i % 10 = 0 THEN 'mail' WHEN i % 4 = 1 THEN 'bulk' ELSE 'default' END",
                 "state": STATE,
-                "args": "'{{\"reservation_id\": ' || (i % 50000) || '}}'",
+                "args": self._forms["json"].format(value="'{\"reservation_id\": ' || (i % 50000) || '}'"),
                 "attempt": "1",
                 "max_attempts": "5",
                 "claims": "1",
@@ -95,7 +95,7 @@ class History:
                 "finished_at": f"CASE WHEN {HAS_ENDED} THEN {self._time(f'{wait} + {run}')} END",
                 "error_type": f"CASE WHEN {HAS_FAILED} THEN 'ConnectionRefusedError' END",
                 "error_message": f"CASE WHEN {HAS_FAILED} THEN '[Errno 111] Connection refused' END",
-                "fingerprint": f"CASE WHEN {HAS_FAILED} THEN {FINGERPRINT.format(0)} END",
+                "fingerprint": f"CASE WHEN {HAS_FAILED} THEN {FINGERPRINT} END",
             },
         )
 
@@ -110,7 +110,7 @@ class History:
             "finished_at": self._time("0"),
             "error_type": "'ConnectionRefusedError'",
             "error_message": "'[Errno 111] Connection refused'",
-            "fingerprint": FINGERPRINT.format(0),
+            "fingerprint": FINGERPRINT,
             "frame": "'app/slice/mails.py:job_' || (i % 40)",
         }
         return self._insert("job_attempts", columns, HAS_FAILED)
@@ -123,7 +123,7 @@ class History:
             "kind": "'kind-' || (i % 17)",
             "recipients": "'[\"user@example.org\"]'",
             "recipient": "'user' || (i % 5000) || '@example.org'",
-            "context": "'{{}}'",
+            "context": "'{}'",
             "job_id": self._id(0),
             "state": f"CASE WHEN {HAS_FAILED} THEN 'failed' ELSE 'sent' END",
             "attempts": "1",
@@ -135,8 +135,8 @@ class History:
         return self._insert("email_messages", columns, "i % 10 = 0")
 
     def _insert(self, table: str, columns: dict[str, str], condition: str = "i > 0") -> str:
-        forms, values = self._forms, ", ".join(columns.values()).replace("{{", "{").replace("}}", "}")
-        rows = f"SELECT {values} FROM {forms['from'].format(count=self._jobs)} WHERE {condition}"
+        forms = self._forms
+        rows = f"SELECT {', '.join(columns.values())} FROM {forms['from'].format(count=self._jobs)} WHERE {condition}"
         return f"{forms['numbers'].format(count=self._jobs)}INSERT INTO {table} ({', '.join(columns)}) {rows}"
 
     def _time(self, later: str) -> str:

@@ -34,7 +34,7 @@ from flask_belfry.scheduler.cron import ScheduleError
 from flask_belfry.scheduler.delayed import PAGE_SIZE, ScheduledSet
 from flask_belfry.scheduler.rescuer import rescue
 from flask_belfry.scheduler.schedule import ScheduleEntry
-from flask_belfry.statistics import roll_up_pages, sample_queues
+from flask_belfry.statistics import Source, roll_up_source, sample_queues, sources
 
 log = structlog.get_logger(__name__)
 
@@ -135,7 +135,8 @@ class BelfryScheduler(Scheduler):
         self._page_by_page("limits", SWEEP_SECONDS, lambda: limits.sweep(db.session()))
         self._page_by_page("expiry", SWEEP_SECONDS, lambda: cancel_expired(db.session()))
         self._page_by_page("relay", settings["RELAY_SECONDS"], lambda: relay_pages(self._publisher))
-        self._page_by_page("statistics", STATISTICS_PERIOD_SECONDS, lambda: roll_up_pages(db.session()))
+        for source in sources():
+            self._roll_up(source)
         self._every("samples", SAMPLES_PERIOD_SECONDS, lambda: sample_queues(db.session()))
         self._every("pass", settings["HEARTBEAT_SECONDS"], self._record_pass)
         return is_more_due or bool(self._pages)
@@ -237,6 +238,10 @@ class BelfryScheduler(Scheduler):
             yield from self._scheduled.restore(None)
             # A Redis that was wiped since the pass began has lost the lock too, and what was added.
             self._while_holding_lock(lambda pipeline: pipeline.set(MEMORY_KEY, self.name))
+
+    def _roll_up(self, source: Source) -> None:
+        part = f"statistics.{source.name}"
+        self._page_by_page(part, STATISTICS_PERIOD_SECONDS, lambda: roll_up_source(db.session(), source))
 
     def _may_rescue(self) -> bool:
         # Heartbeats are also missing when the database was unavailable or locked: after a gap in its own the scheduler

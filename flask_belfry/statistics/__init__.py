@@ -18,7 +18,7 @@ from flask_belfry.statistics.models import (
 )
 from flask_belfry.statistics.pruning import prune_statistics_pages
 from flask_belfry.statistics.queues import sample_queues
-from flask_belfry.statistics.roll_up import Source, add_source, roll_up_pages, rows_of_minutes
+from flask_belfry.statistics.roll_up import Source, add_source, roll_up_pages, roll_up_source, rows_of_minutes, sources
 
 __all__ = [
     "ALL_ID",
@@ -37,6 +37,8 @@ __all__ = [
     "on_failure_groups",
     "prune_statistics_pages",
     "roll_up_pages",
+    "roll_up_source",
     "rows_of_minutes",
     "sample_queues",
+    "sources",
 ]

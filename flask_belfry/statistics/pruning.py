@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.statistics.models import FailureGroup, QueueSample, Resolution
-from flask_belfry.statistics.roll_up import counted_models
+from flask_belfry.statistics.roll_up import sources
 
 # How long rows are kept, and of how much time a page deletes them: some thousand rows.
 KEEP = {
@@ -28,8 +28,8 @@ def prune_statistics_pages(session: Session) -> Iterator[int]:
     It deletes a page and returns the number of its rows; the caller commits each page.
     """
     now = utc_now()
-    for model in counted_models():
-        counted: Any = model
+    models: list[Any] = [source.model for source in sources()]
+    for counted in dict.fromkeys(models):
         for resolution, (keep, span) in KEEP.items():
             condition = counted.resolution == resolution
             yield from _prune(session, counted, now - keep, span, condition)

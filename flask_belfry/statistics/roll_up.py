@@ -62,15 +62,15 @@ def add_source(source: Source) -> Source:
     return source
 
 
-def counted_models() -> list[type[Base]]:
-    """Return the models that sources count into."""
-    return list(dict.fromkeys(source.model for source in _sources))
+def sources() -> Sequence[Source]:
+    """Return the registered sources."""
+    return tuple(_sources)
 
 
 def roll_up_pages(session: Session) -> Iterator[None]:
-    """Count what ended since the last call, and commit page by page."""
+    """Count what ended since the last call, of all sources one after the other, and commit page by page."""
     for source in _sources:
-        yield from _roll_up_source(session, source)
+        yield from roll_up_source(session, source)
 
 
 def complete_until(session: Session, *names: str) -> datetime | None:
@@ -79,7 +79,8 @@ def complete_until(session: Session, *names: str) -> datetime | None:
     return min(found) if len(found) == len(names) else None
 
 
-def _roll_up_source(session: Session, source: Source) -> Iterator[None]:
+def roll_up_source(session: Session, source: Source) -> Iterator[None]:
+    """Count what ended since the last call, of one source, and commit page by page."""
     now = utc_now()
     final = minute_of(now - LATE)
     reached = complete_until(session, source.name)

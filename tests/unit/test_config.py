@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.config import SETTINGS, load_environment, read_settings, unknown_settings
-from app.defaults import embedded_broker_socket
+from app.defaults import VERSION, embedded_broker_socket
 from flask_belfry.core.settings import SettingError
 
 PRODUCTION = {
@@ -321,3 +322,14 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_folder_without_an_env_file_is_fine(tmp_path: Path) -> None:
     assert "PATH" in load_environment(tmp_path)
+
+
+def test_the_release_is_the_version_of_the_project_by_default(tmp_path):
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert read_settings({"APP_ENV": "testing"}, tmp_path)["RELEASE"] == VERSION == project["version"]
+
+
+@pytest.mark.parametrize("value", ["x" * 61, "two\nlines"])
+def test_a_release_that_no_column_can_hold_is_refused(tmp_path, value):
+    with pytest.raises(SettingError, match="RELEASE must be a text of 1 to 60 printable characters"):
+        read_settings({"APP_ENV": "testing", "RELEASE": value}, tmp_path)

@@ -31,8 +31,10 @@ from app.notifications.preferences import change_preferences
 from app.personal_data import Person
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.outbox import JobRecord, JobState, batch, cancel, enqueue, publisher, retry
+from flask_belfry.mail import mail_figures
+from flask_belfry.outbox import JobRecord, JobState, batch, cancel, enqueue, prune_records, publisher, retry
 from flask_belfry.outbox.relay import relay
+from flask_belfry.statistics import FailureGroup, prune_statistics_pages, reading, roll_up_pages, sample_queues
 from tests.clocks import one_pass, scheduler
 from tests.deliveries import ask
 from tests.domain import Ticket
@@ -103,6 +105,32 @@ def test_jobs_and_mails_are_found_by_an_index(app, session, smtp, work, scans):
     work()
     states = session.scalars(sa.select(JobRecord.state).distinct()).all()
     assert set(states) == {JobState.COMPLETED, JobState.FAILED}
+    assert scans == []
+
+
+def test_statistics_search_every_table_by_an_index(app, session, clock, work, scans):
+    failed = [enqueue("test.fail") for _ in range(2)]
+    ask(session, "ada")
+    session.commit()
+    work()
+    for _ in range(2):
+        for _ in roll_up_pages(session):
+            pass
+        sample_queues(session)
+        clock.shift(timedelta(hours=2))
+    since = utc_now() - timedelta(days=1)
+    (group_id,) = session.scalars(sa.select(FailureGroup.id))
+    assert sum(each.failed for each in reading.job_figures(since)) == len(failed)
+    assert reading.failure_counts([group_id])[group_id].day == len(failed)
+    assert reading.failure_series([group_id], since)
+    assert reading.series("run_p95", since)
+    assert reading.queue_series("default", "waiting", since)
+    assert reading.latest_samples()
+    assert mail_figures(since)
+    clock.shift(timedelta(days=200))
+    assert sum(prune_statistics_pages(session)) > 0
+    session.commit()
+    assert prune_records(session, older_than=timedelta(days=14), failed_older_than=timedelta(days=90)) == 3
     assert scans == []
 
 

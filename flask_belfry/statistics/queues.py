@@ -63,7 +63,7 @@ def _pending(session: Session) -> list[tuple[str, str, int, datetime]]:
         rows = sa.select(_DUE_AT.label("due_at")).where(is_pending, _jobs.c.queue == queue)
         rows = rows.with_hint(_jobs, "INDEXED BY ix_job_records_backlog", "sqlite").limit(MAX_PENDING).subquery()
         query = sa.select(sa.func.count(), sa.func.min(rows.c.due_at)).select_from(rows)
-        jobs, due_at = session.connection().execute(query).one()
+        jobs, due_at = session.execute(query).one()
         if jobs:
             found.append((queue, "waiting", jobs, due_at))
     return found
@@ -75,7 +75,7 @@ def _others(session: Session) -> list[tuple[str, str, int, datetime]]:
         rows = sa.select(_jobs.c.queue, _DUE_AT.label("due_at")).where(_jobs.c.state == state)
         rows = rows.order_by(_jobs.c.id).limit(MAX_OTHERS).subquery()
         query = sa.select(rows.c.queue, sa.func.count(), sa.func.min(rows.c.due_at)).group_by(rows.c.queue)
-        found += [(queue, column, jobs, at) for queue, jobs, at in session.connection().execute(query)]
+        found += [(queue, column, jobs, at) for queue, jobs, at in session.execute(query)]
     return found
 
 

@@ -15,7 +15,7 @@ from flask_belfry.mail.models import EmailMessage, MailState, MailStatistics
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState
 from flask_belfry.statistics import SYSTEM_ID, Source, add_source, rows_of_minutes
 from flask_belfry.statistics.jobs import FAILED_OUTCOMES, attempt_at, ended_between, nth_time
-from flask_belfry.statistics.reading import Series, parts_of, series_of, sums_of
+from flask_belfry.statistics.reading import Series, check_metric, parts_of, series_of, sums_of
 from flask_belfry.statistics.times import minute_in_sql
 
 JOB_NAME = "mail.deliver"
@@ -138,6 +138,7 @@ def mail_series(
     kind: str | None = None,
 ) -> Series:
     """Return one of MAIL_METRICS over time, of one kind or of all; see `flask_belfry.statistics.reading.series`."""
+    check_metric(metric, MAIL_METRICS)
     parts = parts_of(since, until or utc_now(), SOURCES)
     return series_of(MailStatistics, metric, parts, points, school_id, kind=kind)
 

@@ -162,7 +162,11 @@ def series(
         school_id: of which school; None for the current scope.
         name: of which job; None for all.
         queue: of which queue; None for all.
+
+    Raises:
+        ValueError: the metric is unknown.
     """
+    check_metric(metric, METRICS)
     parts = parts_of(since, until or utc_now(), _JOB_SOURCES)
     times, _, percent = metric.partition("_p")
     if not percent:
@@ -200,7 +204,11 @@ def latest_samples() -> dict[str, QueueSample]:
 
 
 def queue_series(queue: str, metric: str, since: datetime, until: datetime | None = None, points: int = 60) -> Series:
-    """Return one of QUEUE_METRICS of a queue over time: the largest of the samples in each point, or None."""
+    """Return one of QUEUE_METRICS of a queue over time: the largest of the samples in each point, or None.
+
+    Raises ValueError for an unknown metric.
+    """
+    check_metric(metric, QUEUE_METRICS)
     until = until or utc_now()
     column: Any = QueueSample.oldest_at if metric == "age_seconds" else getattr(QueueSample, metric)
     query = sa.select(QueueSample.at, column).where(QueueSample.at >= since, QueueSample.at < until)
@@ -210,6 +218,12 @@ def queue_series(queue: str, metric: str, since: datetime, until: datetime | Non
         values[at] = (at - value).total_seconds() if is_age and value else 0 if is_age else value
     part = Part(Resolution.MINUTE, since, until)
     return in_points(values, [part], points, lambda found: max(found, default=None))
+
+
+def check_metric(metric: str, metrics: Sequence[str]) -> None:
+    """Raise ValueError for a metric that is not one of these."""
+    if metric not in metrics:
+        raise ValueError(f"metric must be one of {', '.join(metrics)}, not {metric!r}")
 
 
 def failure_counts(group_ids: Collection[str], now: datetime | None = None) -> dict[str, FailureCounts]:

@@ -69,6 +69,11 @@ def test_a_series_has_a_value_for_each_point(session, history):
     assert [value for _, value in times] == [None] * 29 + [29.0]
 
 
+def test_an_unknown_metric_is_refused(session):
+    with pytest.raises(ValueError, match="metric must be one of completed, .*, not 'resolution'"):
+        series("resolution", utc_now() - HOUR)
+
+
 def test_the_command_prints_the_figures(app, session, history):
     printed = app.test_cli_runner().invoke(args=["jobs", "stats"]).output
     assert "test.act" in printed

@@ -70,7 +70,7 @@ def test_a_series_has_a_value_for_each_point(session, history):
 
 
 def test_an_unknown_metric_is_refused(session):
-    with pytest.raises(ValueError, match="metric must be one of completed, .*, not 'resolution'"):
+    with pytest.raises(ValueError, match=r"metric must be one of completed, .*, not 'resolution'"):
         series("resolution", utc_now() - HOUR)
 
 

@@ -49,7 +49,7 @@ def prune(session: Session) -> dict[str, Any]:
     settings = current_app.config
     deleted = _prune_jobs(session)
     ticks = prune_ticks(session, utc_now() - timedelta(days=settings["JOBS_KEEP_DAYS"]))
-    mails = prune_mails(session, timedelta(days=settings["MAILS_KEEP_DAYS"]))
+    mails = _delete("mails", prune_mails(session, timedelta(days=settings["MAILS_KEEP_DAYS"])))
     audit = prune_audit(session, timedelta(days=settings["AUDIT_KEEP_DAYS"]))
     tokens, codes, answers = prune_tokens(session), prune_codes(session), prune_idempotency_records(session)
     return {

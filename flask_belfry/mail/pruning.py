@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -19,21 +20,17 @@ WAITING = (MailState.QUEUED, MailState.DEFERRED)
 ERASED: dict[str, Any] = {"recipients": [], "recipient": None, "context": {}}
 
 
-def prune_mails(session: Session, older_than: timedelta) -> int:
-    """Delete mails older than `older_than` that are neither in progress nor uncertain. The caller commits.
+def prune_mails(session: Session, older_than: timedelta) -> Iterator[int]:
+    """Delete mails older than `older_than` that are neither in progress nor uncertain.
 
-    Keys of deleted mails can be used again: keep mails longer than anything may enqueue them a second time.
-
-    Returns:
-        the number of deleted mails.
+    It deletes a page and returns the number of its mails; the caller commits each page. Keys of deleted mails can be
+    used again: keep mails longer than anything may enqueue them a second time.
     """
     is_old = sa.and_(EmailMessage.created_at < utc_now() - older_than, EmailMessage.state.not_in(KEPT))
-    deleted = 0
     while ids := list(session.execute(sa.select(EmailMessage.id).where(is_old).limit(BATCH_MAILS)).scalars()):
         statement = sa.delete(EmailMessage).where(EmailMessage.id.in_(ids))
         session.execute(statement, execution_options={"synchronize_session": False})
-        deleted += len(ids)
-    return deleted
+        yield len(ids)
 
 
 def erase_mails(session: Session, condition: sa.ColumnElement[bool], reason: str) -> int:

@@ -60,7 +60,10 @@ class AcceptedMails(_Mails):
         return nth_time(session, EmailMessage.created_at, since, until, offset)
 
     def _query(self, since: datetime, until: datetime) -> sa.Select[*tuple[Any, ...]]:
-        return _of_mails("accepted", EmailMessage.created_at, since, until)
+        # One without a valid recipient has no job.
+        is_skipped = sa.and_(EmailMessage.state == MailState.SKIPPED, EmailMessage.job_id.is_(None))
+        column = sa.case((is_skipped, "skipped"), else_="accepted")
+        return _of_mails(column, EmailMessage.created_at, since, until)
 
 
 class BouncedMails(_Mails):
@@ -73,7 +76,8 @@ class BouncedMails(_Mails):
         return nth_time(session, EmailMessage.bounced_at, since, until, offset)
 
     def _query(self, since: datetime, until: datetime) -> sa.Select[*tuple[Any, ...]]:
-        return _of_mails("bounced", EmailMessage.bounced_at, since, until)
+        column = sa.case((EmailMessage.bounced_at.is_not(None), "bounced"))
+        return _of_mails(column, EmailMessage.bounced_at, since, until)
 
 
 class EndedMails(_Mails):
@@ -143,9 +147,9 @@ def mail_series(
     return series_of(MailStatistics, metric, parts, points, school_id, kind=kind)
 
 
-def _of_mails(column: str, at: Any, since: datetime, until: datetime) -> sa.Select[*tuple[Any, ...]]:
-    key = minute_in_sql(at), _SCHOOL_ID, EmailMessage.kind
-    return sa.select(*key, sa.literal(column), sa.func.count()).where(at >= since, at < until).group_by(*key)
+def _of_mails(column: sa.ColumnElement[str], at: Any, since: datetime, until: datetime) -> sa.Select[*tuple[Any, ...]]:
+    key = minute_in_sql(at), _SCHOOL_ID, EmailMessage.kind, column
+    return sa.select(*key, sa.func.count()).where(at >= since, at < until).group_by(*key)
 
 
 _ALL: Sequence[Source] = (AcceptedMails(), EndedMails(), DeferredMails(), BouncedMails())

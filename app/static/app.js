@@ -93,18 +93,49 @@ document.addEventListener("htmx:afterOnLoad", (event) => {
   if (isLive(event) && !isLivePaused) showLiveState("live");
 });
 
-// ── The bell: while the number is the same, the server says only that (304) ─────────────────────────────────────────
-let bellTag = null;
-const isBell = (event) => event.detail.elt?.id === "bell";
+// While a region is unchanged, the server sends only that (304). The tag belongs to what the region shows: anything else
+// that is swapped in may have replaced it.
+let liveTags = new WeakMap();
 
 document.addEventListener("htmx:configRequest", (event) => {
-  if (isBell(event) && bellTag) event.detail.headers["If-None-Match"] = bellTag;
+  const known = isLive(event) && liveTags.get(event.detail.elt);
+  if (known && known.path === event.detail.path) event.detail.headers["If-None-Match"] = known.tag;
 });
 document.addEventListener("htmx:beforeSwap", (event) => {
-  if (!isBell(event)) return;
   if (event.detail.xhr.status === 304) event.detail.shouldSwap = false;
-  else bellTag = event.detail.xhr.getResponseHeader("ETag");
 });
+document.addEventListener("htmx:afterSwap", (event) => {
+  const { elt, xhr, pathInfo } = event.detail;
+  const tag = isLive(event) && xhr.status === 200 && xhr.getResponseHeader("ETag");
+  if (tag) liveTags.set(elt, { path: pathInfo.requestPath, tag });
+  else liveTags = new WeakMap();
+});
+
+// ── Ages: counted here, so that they are right while a region is unchanged ───────────────────────────────────────────
+const AGE_UNITS = [[60, 1, "s"], [3600, 60, "min"], [86400, 3600, "h"]];
+const shownAges = new WeakMap();
+
+function ageText(seconds) { // as the server writes it; from a day on it stays as it is
+  const size = Math.abs(seconds);
+  if (size < 2) return "just now";
+  const unit = AGE_UNITS.find(([limit]) => size < limit);
+  if (!unit) return null;
+  const span = `${Math.floor(size / unit[1])} ${unit[2]}`;
+  return seconds > 0 ? `${span} ago` : `in ${span}`;
+}
+
+function showAges() {
+  if (document.hidden) return;
+  document.querySelectorAll("time[data-age]").forEach((time) => {
+    const written = `${time.dateTime} ${time.dataset.age}`;
+    if (shownAges.get(time)?.written !== written) shownAges.set(time, { written, since: Date.now() });
+    const text = ageText(Number(time.dataset.age) + (Date.now() - shownAges.get(time).since) / 1000);
+    if (text && text !== time.textContent) time.textContent = text;
+  });
+}
+
+showAges();
+setInterval(showAges, 1000);
 
 // ── A notification is read when its page is visible: the browser may have loaded it before ────────────────────────
 function markShown() {

@@ -233,24 +233,16 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("focusout", () => { if (held && !isShifting) cancel(); });
 
 // ── Live: others' moves are shown when no move is in progress here ────────────────────────────────────────────────────
-// The board's answer has a tag; while nothing has changed the server says only that (304).
-let shown = { path: "", tag: "" };
 const isBusy = () => Boolean(dragged || held || saving || document.querySelector(".card-menu[open], .work-card.sortable-chosen"));
 const isBoard = (event) => event.detail.elt?.id === "board";
 
-document.addEventListener("htmx:configRequest", (event) => {
-  if (isBoard(event) && shown.tag && shown.path === event.detail.path) event.detail.headers["If-None-Match"] = shown.tag;
-});
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (!isBoard(event)) return;
   if (isBusy()) event.preventDefault();
   else event.detail.xhr.movesBefore = moves;
 });
 document.addEventListener("htmx:beforeSwap", (event) => {
-  if (!isBoard(event)) return;
-  const { xhr } = event.detail;
-  if (xhr.status === 304 || isBusy() || xhr.movesBefore !== moves) event.detail.shouldSwap = false;
-  else if (xhr.status === 200) shown = { path: event.detail.pathInfo.requestPath, tag: xhr.getResponseHeader("ETag") ?? "" };
+  if (isBoard(event) && (isBusy() || event.detail.xhr.movesBefore !== moves)) event.detail.shouldSwap = false;
 });
 document.addEventListener("htmx:afterSettle", makeSortable);
 if (board()) makeSortable();

@@ -125,6 +125,11 @@ def ago(moment: datetime | None, now: datetime | None = None, *, dated: bool = T
     return f"{span} ago{date}" if seconds > 0 else f"in {span}{date}"
 
 
+def age_seconds(moment: datetime) -> int:
+    """How many seconds ago `moment` was, negative for a future one: pages count on from there."""
+    return round((utc_now() - in_zone(moment, ZoneInfo("UTC"))).total_seconds())
+
+
 def _coarse(seconds: float) -> str:
     for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h")):
         if seconds < limit:
@@ -279,6 +284,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "utc_exact": utc_exact,
     "utc_iso": utc_iso,
     "ago": ago,
+    "age_seconds": age_seconds,
     "duration": duration,
     "minutes": minutes,
     "breakable": breakable,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -13,7 +14,7 @@ from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.bars import Segment, segments
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.operations import batches, services
+from flask_belfry.operations import batches, live, services
 from flask_belfry.operations.search import parse_with
 from flask_belfry.outbox import FINALIZED, JobState, UnknownJobError
 from flask_belfry.outbox.registry import definition
@@ -56,7 +57,7 @@ def list_() -> ResponseReturnValue:
 @authorized(VIEW)
 def list_live() -> ResponseReturnValue:
     """Return the part of the list that is updated live."""
-    return render_template("operations/_batches.html", **_list_context())
+    return live.respond("operations/_batches.html", _list_context)
 
 
 @pages.get("/<uuid:batch_id>")
@@ -70,7 +71,7 @@ def detail(batch_id: object) -> ResponseReturnValue:
 @authorized(VIEW)
 def detail_live(batch_id: object) -> ResponseReturnValue:
     """Return the part of a batch that is updated live."""
-    return render_template("operations/_batch.html", **_detail_context(str(batch_id)))
+    return live.respond("operations/_batch.html", partial(_detail_context, str(batch_id)))
 
 
 @pages.post("/<uuid:batch_id>/cancel")

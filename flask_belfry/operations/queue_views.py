@@ -13,7 +13,7 @@ from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.core.presentation import reader_zone, sentence
 from flask_belfry.core.text import query_text
-from flask_belfry.operations import queues
+from flask_belfry.operations import live, queues
 from flask_belfry.outbox.models import LIMIT_KEY_CHARACTERS, REASON_CHARACTERS, PauseKind
 from flask_belfry.outbox.registry import definitions
 
@@ -45,7 +45,7 @@ def list_() -> ResponseReturnValue:
 @authorized(VIEW)
 def list_live() -> ResponseReturnValue:
     """Return the part of the page that is updated live."""
-    return render_template("operations/_queues.html", **_context())
+    return live.respond("operations/_queues.html", _context)
 
 
 @pages.post("/pause")

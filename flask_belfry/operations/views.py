@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -17,7 +18,7 @@ from flask_belfry.core.text import query_text
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.mail import mails_of_job
-from flask_belfry.operations import queues, services
+from flask_belfry.operations import live, queues, services
 from flask_belfry.operations.search import ALIASES, JOBS, Query, parse, parse_with
 from flask_belfry.outbox import FINALIZED, LIVE, JobBatch, JobRecord, JobState
 from flask_belfry.outbox.models import BlockedBy
@@ -43,7 +44,7 @@ def jobs() -> ResponseReturnValue:
 @authorized("jobs.view")
 def jobs_live() -> ResponseReturnValue:
     """Return the part of the list that is updated live."""
-    return render_template("operations/_jobs.html", **_list_context())
+    return live.respond("operations/_jobs.html", _list_context)
 
 
 @pages.get("/completions")
@@ -64,7 +65,7 @@ def job(job_id: object) -> ResponseReturnValue:
 @authorized("jobs.view")
 def job_live(job_id: object) -> ResponseReturnValue:
     """Return the part of a job's details that is updated live."""
-    return render_template("operations/_job.html", **_detail_context(str(job_id)))
+    return live.respond("operations/_job.html", partial(_detail_context, str(job_id)))
 
 
 @pages.post("/<uuid:job_id>/retry")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -20,7 +22,40 @@ P = ParamSpec("P")
 
 
 class CheckError(Exception):
-    """A part of the application does not work. The message names the cause and the remedy."""
+    """A part of the application does not work. The message names the cause and the remedy.
+
+    Args:
+        cause: what is wrong, and the remedy unless `remedy` names it.
+        remedy: how to fix it.
+        url: the path of the page that shows it.
+        since: when it began.
+        is_warning: whether the part still works.
+    """
+
+    def __init__(
+        self, cause: str, remedy: str = "", *, url: str = "", since: datetime | None = None, is_warning: bool = False
+    ) -> None:
+        super().__init__(cause)
+        self.cause, self.remedy, self.url, self.since, self.is_warning = cause, remedy, url, since, is_warning
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the application with its target, as the overview of operations shows it.
+
+    Args:
+        name: what is measured: `Delivery rate`.
+        value: formatted: `98.2 %`; None while there is nothing to measure.
+        target: in words: `over 95 %`.
+        is_met: whether the value meets the target; None while there is none.
+        hint: what exactly is measured.
+    """
+
+    name: str
+    value: str | None
+    target: str
+    is_met: bool | None
+    hint: str
 
 
 class Host:
@@ -79,6 +114,10 @@ class Host:
         Each returns what to print if the part works, and raises CheckError otherwise.
         """
         return {}
+
+    def figures(self, since: datetime) -> Sequence[Figure]:
+        """Return the application's own figures since then, in the current scope."""
+        return ()
 
     def mail_stylesheet(self) -> Path | None:
         """Return the style sheet whose colours the layout of mails uses; None when it uses only its own."""

@@ -16,7 +16,7 @@ from app.audit import AuditEntry
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.mail import EmailSuppression, MailDomainHold, SuppressionSource, held_domains, suppress
-from flask_belfry.operations import doctor
+from flask_belfry.operations import problems
 from tests.reservation_factories import bearer, log_in, make_user
 
 PAGE, API = "/mails/suppressions", "/api/v1/mails/suppressions"
@@ -119,13 +119,13 @@ def test_a_held_domain_is_on_the_page_and_the_overview_until_it_is_lifted(
 
 
 def test_doctor_names_a_held_domain(app: Flask, session: Session, hold: MailDomainHold) -> None:
-    found = {finding.part: finding for finding in doctor.check_all(app)}["held domains"]
+    found = {found.part: found for found in problems.check_all(app)}["held domains"]
     assert not found.is_ok
-    assert "example.net until" in found.message
+    assert "example.net refuses our mail: " in found.message
     assert REPLY in found.message
     session.delete(hold)
     session.commit()
-    assert {finding.part: finding for finding in doctor.check_all(app)}["held domains"].is_ok
+    assert {found.part: found for found in problems.check_all(app)}["held domains"].is_ok
 
 
 def test_the_api_lists_adds_and_lifts(client: FlaskClient, session: Session, suppression: EmailSuppression) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from app.accounts import limits
 from app.web import limiting
 from flask_belfry.db import db
-from flask_belfry.operations import doctor
+from flask_belfry.operations import problems
 from flask_belfry.outbox import Deployment, JobState, enqueue, publisher
 from flask_belfry.outbox.deployment import CHECK_SECONDS, MEMORY_KEY, OWNER_KEY, PRECEDENCE_SECONDS, BrokerOwnership
 from flask_belfry.outbox.errors import ForeignBrokerError
@@ -30,7 +30,7 @@ ANOTHER = b"another deployment"
 @pytest.fixture(autouse=True)
 def no_smtp(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test here is about the mail server, for which the doctor would wait."""
-    monkeypatch.setattr(doctor, "check_connection", lambda: "")
+    monkeypatch.setattr(problems, "check_connection", lambda: "")
 
 
 @pytest.fixture

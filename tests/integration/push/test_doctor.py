@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_belfry.operations.doctor import check_all
+from flask_belfry.operations.problems import check_all
 from tests import fcm
 from tests.conftest import make_app
 from tests.fcm import Fault, FcmServer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
 from app import audit, push
-from app.accounts import Role, User, acting_user, allow, ask_to_log_in, can, names_of, require
+from app.accounts import Role, User, account_figures, acting_user, allow, ask_to_log_in, can, names_of, require
 from app.schools import School, is_disabled
 from flask_belfry.changes import Subject
-from flask_belfry.changes.host import Host, set_host
+from flask_belfry.changes.host import Figure, Host, set_host
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
@@ -82,6 +83,10 @@ class DeskHost(Host):
     def checks(self) -> Mapping[str, Callable[[Flask], str]]:
         """Check push, if it is configured."""
         return {"push": push.check} if push.is_configured() else {}
+
+    def figures(self, since: datetime) -> Sequence[Figure]:
+        """Return how well the mails of accounts are delivered."""
+        return account_figures(since)
 
     def mail_stylesheet(self) -> Path:
         """Return the style sheet of the pages."""

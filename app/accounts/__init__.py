@@ -7,6 +7,7 @@ from flask import Flask
 from app.accounts import hooks, personal, preferences
 from app.accounts.codes import prune as prune_codes
 from app.accounts.emails import forget_deleted
+from app.accounts.figures import account_figures
 from app.accounts.logins import prune_login_addresses
 from app.accounts.models import (
     READER_ZONE,
@@ -71,6 +72,7 @@ __all__ = [
     "Pair",
     "Role",
     "User",
+    "account_figures",
     "act_as",
     "acting_user",
     "allow",

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from flask import Flask, current_app, g, request, url_for
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from flask_belfry.core.clock import utc_now
 
@@ -221,6 +221,14 @@ def breakable(text: str) -> Markup:
     return Markup("<wbr>").join(JOINT.split(text))
 
 
+def code_spans(text: str) -> Markup:
+    """Escape `text`, and mark what is between backticks as code."""
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(text.split("`"))
+    )
+
+
 def pretty_json(value: Any) -> str:
     """Return indented JSON, without escapes for characters outside of ASCII."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
@@ -288,6 +296,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "duration": duration,
     "minutes": minutes,
     "breakable": breakable,
+    "code_spans": code_spans,
     "plain": plain,
     "words": words,
     "label": label,

@@ -89,6 +89,12 @@ class Problem:
     url: str = ""
     severity: str = "ok"
 
+    @property
+    def headline(self) -> str:
+        """The cause as the beginning of a sentence; a name is not changed."""
+        is_word = self.cause.split(" ", 1)[0].isalpha()
+        return self.cause[:1].upper() + self.cause[1:] if is_word else self.cause
+
 
 @dataclass(frozen=True)
 class _Task:
@@ -110,23 +116,24 @@ def check_all(app: Flask) -> list[Problem]:
     return _merged((run.task, run.result()) for run in runs)
 
 
-def recent(app: Flask) -> list[Problem]:
+def recent(app: Flask) -> tuple[list[Problem], list[str]]:
     """Return what the checks found recently, for a page: those that are due run in the background.
 
-    A part that was never checked is left out until its check is finished.
+    Returns:
+        the results, and the parts that have no result yet.
     """
-    runs: dict[str, _Run] = app.extensions.setdefault("problem_checks", {})
+    runs: dict[int, _Run] = app.extensions.setdefault("problem_checks", {})
     for number, task in enumerate(_tasks(app)):
-        key = f"{number} {task.part}"
-        last = runs.get(key)
+        last = runs.get(number)
         if last is None or last.is_due():
-            runs[key] = _Run(app, task, last)
-            runs[key].start()
+            runs[number] = _Run(app, task, last)
+            runs[number].start()
     deadline = time.monotonic() + PAGE_WAIT_SECONDS
-    for run in list(runs.values()):
+    current = list(runs.values())
+    for run in current:
         if not run.task.is_on_network:
             run.join(max(0.0, deadline - time.monotonic()))
-    return _merged((run.task, run.latest()) for run in runs.values())
+    return _merged((run.task, run.latest()) for run in current), [run.task.part for run in current if run.is_first()]
 
 
 def of_scope() -> list[Problem]:
@@ -156,6 +163,10 @@ class _Run(threading.Thread):
         """Whether to check again: a check that hangs is not started twice."""
         keep = RECENT_NETWORK_SECONDS if self.task.is_on_network else RECENT_SECONDS
         return self._is_finished and time.monotonic() - self.started_at >= keep
+
+    def is_first(self) -> bool:
+        """Whether there is no result yet."""
+        return self.latest() is None and not self._is_finished
 
     def latest(self) -> Problem | None:
         """Return what was found, by the run before while this one is within its limit."""

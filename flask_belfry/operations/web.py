@@ -1,5 +1,4 @@
-"""The pages of jobs, batches, queues and the schedule, and the health checks: imported by the web process only.
-
+"""The pages of operations, jobs, batches, queues and the schedule, and the health checks: only for the web process.
 The endpoints of the API are in `api.py`: the application adds them to a blueprint of its own.
 """
 
@@ -7,11 +6,12 @@ from __future__ import annotations
 
 from flask import Flask
 
-from flask_belfry.operations import batch_views, health, queue_views, schedule_views, views
+from flask_belfry.operations import batch_views, health, overview_views, queue_views, schedule_views, views
 
 
 def init_app(app: Flask) -> None:
     """Register the pages."""
+    app.register_blueprint(overview_views.pages)
     app.register_blueprint(views.pages)
     app.register_blueprint(batch_views.pages)
     app.register_blueprint(queue_views.pages)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
-from flask_belfry.mail.statistics import MailFigures, mail_figures
 
 from app.accounts import emails
 from flask_belfry.changes.host import Figure
@@ -15,6 +14,7 @@ from flask_belfry.core.presentation import duration
 from flask_belfry.db import db
 from flask_belfry.db.columns import new_id
 from flask_belfry.mail import EmailMessage
+from flask_belfry.mail.statistics import MailFigures, mail_figures
 
 KINDS = frozenset(
     (

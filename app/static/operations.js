@@ -33,17 +33,29 @@ function drawMarks(figure) {
   };
 }
 
+// In the zone of the page's times, as the server writes them.
+function timeTexts(zone) {
+  const format = (options) => new Intl.DateTimeFormat("en-GB", { timeZone: zone, ...options });
+  const [clock, day] = [format({ hour: "2-digit", minute: "2-digit" }), format({ day: "numeric", month: "short" })];
+  const exact = format({ weekday: "short", day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" });
+  return {
+    tick: (at) => (clock.format(at * 1000) === "00:00" ? day.format(at * 1000) : clock.format(at * 1000)),
+    exact: (at) => exact.format(at * 1000),
+  };
+}
+
 function openZoom(figure, box) {
-  const data = chartData(figure);
+  const [data, texts] = [chartData(figure), timeTexts(figure.dataset.zone)];
   const axis = { stroke: () => colorOf("--ink-3"), grid: { stroke: () => colorOf("--line"), width: 1 }, ticks: { show: false } };
   const options = {
     width: box.clientWidth,
     height: ZOOM_HEIGHT,
     series: [
-      { value: (_, at) => (at === null ? "–" : new Date(at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })) },
+      { value: (_, at) => (at === null ? "–" : texts.exact(at)) },
       ...data.series.map(({ name, tone }) => ({ label: name, stroke: () => colorOf("--tone", `tone-${tone}`), width: 2, spanGaps: false, points: { show: data.at.length < 100 } })),
     ],
-    axes: [axis, { ...axis, size: 48 }],
+    axes: [{ ...axis, values: (_, times) => times.map(texts.tick) }, { ...axis, size: 48 }],
+    tzDate: (at) => uPlot.tzDate(new Date(at * 1000), figure.dataset.zone),
     scales: { y: { range: (_, least, most) => [0, Math.max(most ?? 0, 2)] } },
     cursor: { drag: { x: true, y: false } },
     hooks: { draw: [drawMarks(figure)] },

@@ -35,22 +35,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Shape:
-    """A series as drawn: the path of its line, and of the area below it."""
+    """A series as drawn: the path of its line, and of the area below it or of its bars."""
 
     tone: str
     line: str
     area: str
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A part of a stacked bar."""
-
-    tone: str
-    x: float
-    y: float
-    width: float
-    height: float
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,7 @@ class Chart:
     summary: str
     lines: Sequence[Line]
     shapes: Sequence[Shape]
-    bars: Sequence[Bar]
+    bars: Sequence[Shape]
     marks: Sequence[Mark]
     ticks: Sequence[str]
     times: Sequence[datetime]
@@ -160,7 +149,7 @@ def _chart(
     show: Format,
     releases: Iterable[tuple[str, datetime]],
     shapes: Sequence[Shape] = (),
-    bars: Sequence[Bar] = (),
+    bars: Sequence[Shape] = (),
 ) -> Chart:
     times = [at for at, _ in lines[0].values]
     step = times[1] - times[0] if len(times) > 1 else timedelta(minutes=1)
@@ -223,18 +212,20 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
-def _bars(lines: Sequence[Line], top: float) -> list[Bar]:
-    found: list[Bar] = []
+def _bars(lines: Sequence[Line], top: float) -> list[Shape]:
+    """Return one path for all bars of a series, each above those of the series before."""
     width = WIDTH / max(1, len(lines[0].values))
+    paths: list[list[str]] = [[] for _ in lines]
     for n, (_, values) in enumerate(_by_time(lines)):
-        below = 0.0
-        for line, value in zip(lines, values, strict=True):
+        bottom = HEIGHT
+        for path, value in zip(paths, values, strict=True):
             if value:
                 height = max((HEIGHT - 2) * value / top, 1.5)  # one among thousands is visible
-                x, y = n * width + width * 0.1, HEIGHT - below - height
-                found.append(Bar(line.tone, *(round(each, 1) for each in (x, y, width * 0.8, height))))
-                below += height
-    return found
+                path.append(
+                    f"M{(n + 0.1) * width:.1f} {bottom:.1f}h{0.8 * width:.1f}v-{height:.1f}h-{0.8 * width:.1f}z"
+                )
+                bottom -= height
+    return [Shape(line.tone, "", "".join(path)) for line, path in zip(lines, paths, strict=True)]
 
 
 def _summary(lines: Sequence[Line], show: Format) -> str:

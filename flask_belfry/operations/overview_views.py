@@ -45,13 +45,17 @@ class Span:
 
     def bounds(self, now: datetime) -> tuple[datetime, datetime]:
         """Return its beginning and its end."""
-        until = (hour_of(now) if self.step == HOUR else minute_of(now)) + self.step
+        until = minute_of(now) + MINUTE if self.step == MINUTE else hour_of(now) + HOUR
         return until - self.points * self.step, until
 
 
 SPANS = {
     span.name: span
-    for span in (Span("1h", "1 hour", MINUTE, 60), Span("24h", "24 hours", HOUR, 24), Span("7d", "7 days", HOUR, 168))
+    for span in (
+        Span("1h", "1 hour", MINUTE, 60),
+        Span("24h", "24 hours", HOUR, 24),
+        Span("7d", "7 days", 2 * HOUR, 84),
+    )
 }
 
 

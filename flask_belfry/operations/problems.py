@@ -90,10 +90,9 @@ class Problem:
     severity: str = "ok"
 
     @property
-    def headline(self) -> str:
-        """The cause as the beginning of a sentence; a name is not changed."""
-        is_word = self.cause.split(" ", 1)[0].isalpha()
-        return self.cause[:1].upper() + self.cause[1:] if is_word else self.cause
+    def sentences(self) -> tuple[str, str]:
+        """The cause and the remedy as a page shows them: names at the beginning are not changed."""
+        return _capitalized(self.cause), _capitalized(self.remedy)
 
 
 @dataclass(frozen=True)
@@ -244,6 +243,10 @@ def _problem(part: str, error: CheckError) -> Problem:
     message = f"{cause}: {error.remedy}" if error.remedy else cause
     severity = "warning" if error.is_warning else "error"
     return Problem(part, False, message, error.cause, error.since, error.remedy, error.url, severity)
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:] if text.split(" ", 1)[0].isalpha() else text
 
 
 def _time_of(moment: datetime) -> str:
@@ -404,13 +407,18 @@ def _held_domains(app: Flask) -> str:
     holds = held_domains()
     if not holds:
         return "none"
-    causes = []
-    for hold in holds:
-        reason = next((word for word in REFUSALS if word.lower() in hold.last_reply.lower()), None)
-        reply = f"{reason} ({hold.last_reply})" if reason else hold.last_reply
-        causes.append(f"{hold.domain} refuses our mail: {reply}; held until {hold.held_until:%Y-%m-%d %H:%M} UTC")
-    remedy = f"fix what the reply names, then `flask mail holds lift {holds[0].domain}`"
-    raise CheckError("; ".join(causes), remedy, url="/mails/suppressions", since=holds[0].held_since)
+    causes = [f"{hold.domain} refuses our mail: {_refusal(hold.last_reply)}" for hold in holds]
+    first = holds[0]
+    remedy = (
+        f"its server replied: {first.last_reply}; fix what it names, then `flask mail holds lift {first.domain}`:"
+        f" mail waits until {first.held_until:%Y-%m-%d %H:%M} UTC"
+    )
+    raise CheckError("; ".join(causes), remedy, url="/mails/suppressions", since=first.held_since)
+
+
+def _refusal(reply: str) -> str:
+    """Return why a server refuses us in a word, if its reply names it."""
+    return next((word for word in REFUSALS if word.lower() in reply.lower()), reply)
 
 
 def _smtp(app: Flask) -> str:

@@ -1,4 +1,4 @@
-"""The routes of batches, queues and the API of jobs, and what another school has of them."""
+"""The routes of the overview, batches, queues and the API of jobs, and what another school has of them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ PAUSE = {"kind": "limit", "name": "zarathustra"}
 
 ROUTES: dict[tuple[str, str], Route] = {
     ("operations.completions", "GET"): many(STAFF, "/jobs/completions", "/jobs/completions?q=error:"),
+    ("overview.operations", "GET"): many(STAFF, "/operations", "/operations?span=7d"),
+    ("overview.operations_live", "GET"): many(STAFF, "/operations/live", "/operations/live?span=24h"),
     ("batches.list_", "GET"): many(STAFF, "/jobs/batches", "/jobs/batches?show=open"),
     ("batches.list_live", "GET"): many(STAFF, "/jobs/batches/live", "/jobs/batches/live?show=open"),
     ("batches.detail", "GET"): one(STAFF, BATCH),

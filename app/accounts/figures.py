@@ -59,7 +59,11 @@ def _rates(rows: Sequence[MailFigures]) -> list[Figure]:
             "attempts to send that are tried again",
         ),
         Figure(
-            "Failed", f"{lost:,}" if ended else None, "near 0", is_near_zero, "account mails that failed or bounced"
+            "Failed",
+            f"{lost:,} ({_percent(lost / ended)})" if ended else None,
+            "near 0: 1 % at most",
+            is_near_zero,
+            "account mails that failed or bounced",
         ),
     ]
 

@@ -13,8 +13,7 @@ from flask_belfry.changes.host import Figure
 from flask_belfry.core.presentation import duration
 from flask_belfry.db import db
 from flask_belfry.db.columns import new_id
-from flask_belfry.mail import EmailMessage
-from flask_belfry.mail.statistics import MailFigures, mail_figures
+from flask_belfry.mail import EmailMessage, MailFigures, mail_figures
 
 KINDS = frozenset(
     (

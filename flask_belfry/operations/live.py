@@ -24,7 +24,7 @@ from flask_belfry.db.tenancy import current_scope
 FRAGMENT_SECONDS = 1.5
 # The longest time for which durations on an unchanged page stay as they are. (Its script counts the ages.)
 CLOCK_SECONDS = 30
-MAX_FRAGMENTS = 200
+MAX_FRAGMENTS = 100
 # The actions that decide which buttons a fragment has.
 ACTIONS = (
     "jobs.change", "jobs.enqueue", "queues.change", "schedule.change", "failures.change", "workers.change",
@@ -50,7 +50,8 @@ def respond(template: str, make_context: Callable[[], Context]) -> Response:
 
     Args:
         template: renders from its context only: what it reads elsewhere is not part of the version.
-        make_context: makes the context; not called while the fragment is kept.
+        make_context: makes the context; not called while the fragment is kept. It must depend on the URL, the scope,
+            the permissions and the time zone of the requester only.
     """
     fragments: dict[str, _Fragment] = current_app.extensions.setdefault("live_fragments", {})
     key, now = _key(template), time.monotonic()

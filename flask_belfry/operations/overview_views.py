@@ -16,7 +16,7 @@ from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import current_scope
-from flask_belfry.mail.statistics import MAIL_METRICS, mail_figures, mail_series
+from flask_belfry.mail import mail_figures, mail_series
 from flask_belfry.operations import charts, live, problems
 from flask_belfry.operations.charts import Chart, Line
 from flask_belfry.outbox import JobRecord, JobState, WorkerProcess
@@ -30,6 +30,7 @@ pages = Blueprint("overview", __name__, template_folder="templates", url_prefix=
 pages.add_app_template_filter(charts.seconds, "short_duration")
 
 VIEW = "jobs.view"
+MAIL_COUNTS = ("accepted", "sent", "deferred", "failed", "bounced", "skipped")
 # Samples of queues are older than this only when no scheduler takes them.
 SAMPLED_WITHIN = timedelta(minutes=2)
 
@@ -184,7 +185,7 @@ def _of_queues(series: dict[str, Series]) -> list[Line]:
 
 def _mails(since: datetime, until: datetime) -> dict[str, int]:
     rows = mail_figures(since, until)
-    return {name: sum(getattr(row, name) for row in rows) for name in MAIL_METRICS}
+    return {name: sum(getattr(row, name) for row in rows) for name in MAIL_COUNTS}
 
 
 def _mail_chart(span: Span, since: datetime, until: datetime, releases: list[tuple[str, datetime]]) -> Chart:

@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.errors import AppError, InvalidInputError
 from flask_belfry.core.text import query_text
-from flask_belfry.operations import custom_schedules, periodic
+from flask_belfry.operations import custom_schedules, live, periodic
 from flask_belfry.operations.custom_schedules import Draft
 from flask_belfry.operations.job_parameters import Parameter, parameters_of
 from flask_belfry.operations.schedule_form import UNITS, ScheduleForm, empty_texts, texts_of
@@ -31,15 +31,14 @@ VIEW = "schedule.view"
 @authorized(VIEW)
 def list_() -> ResponseReturnValue:
     """List the periodic jobs; `name` in the query selects those whose name begins with it."""
-    name = query_text("name") or ""
-    shown = [entry for entry in periodic.entries() if entry.name.startswith(name)]
-    return render_template(
-        "operations/schedule.html",
-        jobs=[periodic.periodic_job(entry) for entry in shown],
-        is_filtered=bool(name),
-        may_change=current_host().allows(CHANGE),
-        schools=current_host().schools(),
-    )
+    return render_template("operations/schedule.html", **_list_context())
+
+
+@pages.get("/live")
+@authorized(VIEW)
+def list_live() -> ResponseReturnValue:
+    """Return the part of the page that is updated live."""
+    return live.respond("operations/_schedule.html", _list_context)
 
 
 @pages.get("/new")
@@ -139,6 +138,17 @@ def _save(
     except AppError as error:
         form.note(error)
     return _form_page(form, row), InvalidInputError.status
+
+
+def _list_context() -> dict[str, Any]:
+    name = query_text("name") or ""
+    shown = [entry for entry in periodic.entries() if entry.name.startswith(name)]
+    return {
+        "jobs": [periodic.periodic_job(entry) for entry in shown],
+        "is_filtered": bool(name),
+        "may_change": current_host().allows(CHANGE),
+        "schools": current_host().schools(),
+    }
 
 
 def _form_page(form: ScheduleForm | None, row: CustomSchedule | None = None) -> str:

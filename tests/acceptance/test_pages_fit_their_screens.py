@@ -58,6 +58,7 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
         "/work-items",
         "/students?show=all",
         "/classes",
+        "/operations",
         "/jobs/",
         "/jobs/batches",
         "/jobs/queues",

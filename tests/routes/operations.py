@@ -20,6 +20,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("operations.completions", "GET"): many(STAFF, "/jobs/completions", "/jobs/completions?q=error:"),
     ("overview.operations", "GET"): many(STAFF, "/operations", "/operations?span=7d"),
     ("overview.operations_live", "GET"): many(STAFF, "/operations/live", "/operations/live?span=24h"),
+    ("schedule.list_live", "GET"): many(STAFF, "/schedule/live", "/schedule/live?name=custom"),
     ("batches.list_", "GET"): many(STAFF, "/jobs/batches", "/jobs/batches?show=open"),
     ("batches.list_live", "GET"): many(STAFF, "/jobs/batches/live", "/jobs/batches/live?show=open"),
     ("batches.detail", "GET"): one(STAFF, BATCH),

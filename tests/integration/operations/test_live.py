@@ -19,7 +19,7 @@ from tests.reservation_factories import log_in, make_school, make_user
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 # A client switches off the check of tokens, with which a login by form needs one.
 pytestmark = [pytestmark, pytest.mark.usefixtures("client")]
-LISTS = ("/jobs/live", "/jobs/queues/live", "/jobs/batches/live")
+LISTS = ("/jobs/live", "/jobs/queues/live", "/jobs/batches/live", "/schedule/live")
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+"""Live pages in a browser: unchanged regions are left as they are, ages are counted, and the chart can be zoomed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Stack, log_in
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_group("stack")]
+
+POLL = "(id) => htmx.trigger(document.getElementById(id), 'live')"
+ZOOM = "() => { const { min, max } = [...zooms.values()][0].scales.x; return max - min; }"
+
+
+@pytest.fixture
+def admin(stack: Stack, page: Any) -> Any:
+    """A browser in which an admin is logged in."""
+    return log_in(stack, page, "admin")
+
+
+@pytest.mark.parametrize(
+    ("path", "poll", "id"),
+    [
+        ("/jobs/batches", "/jobs/batches/live", "batches"),
+        ("/work-items/board", "/columns", "board"),
+        ("/", "/bell", "bell"),
+    ],
+)
+def test_an_unchanged_region_is_answered_with_304_and_stays(stack: Stack, admin: Any, path: str, poll: str, id: str):
+    admin.goto(f"{stack.url}{path}")
+    seen = []
+    # A minute of the clock may begin between two polls: then the third is unchanged.
+    while 304 not in seen and len(seen) < 4:
+        with admin.expect_response(lambda response: poll in response.url) as response:
+            admin.evaluate(POLL, id)
+        seen.append(response.value.status)
+        admin.wait_for_function("(id) => !document.getElementById(id).classList.contains('htmx-request')", arg=id)
+    assert seen[0] == 200
+    assert seen[-1] == 304
+    assert admin.locator(f"#{id}").inner_html() != ""
+
+
+def test_ages_are_counted_while_nothing_changes(stack: Stack, admin: Any):
+    admin.goto(f"{stack.url}/schedule")
+    age = "() => { const time = document.querySelector('main time[data-age]'); time.dataset.age = '%s'; showAges(); return time.textContent; }"
+    texts = [admin.evaluate(age % seconds) for seconds in (0, 42, 200, -7_300)]
+    assert texts == ["just now", "42 s ago", "3 min ago", "in 2 h"]
+
+
+def test_the_chart_of_the_overview_can_be_zoomed_with_the_keyboard(stack: Stack, admin: Any):
+    admin.goto(f"{stack.url}/operations")
+    # The scheduler counts its own first jobs within some seconds, and the page is live.
+    button = admin.get_by_role("button", name="Zoom")
+    button.wait_for(timeout=60_000)
+    button.focus()
+    admin.keyboard.press("Enter")
+    admin.locator(".chart-zoom canvas").wait_for()
+    assert not admin.locator("#chart-throughput .chart-body").is_visible()
+    whole = admin.evaluate(ZOOM)
+    admin.keyboard.press("+")
+    admin.wait_for_function(f"(whole) => ({ZOOM})() < whole", arg=whole)
+    zoomed = admin.evaluate(ZOOM)
+    with admin.expect_response(lambda response: "/operations/live" in response.url):
+        admin.evaluate(POLL, "overview")
+    admin.wait_for_function("!document.getElementById('overview').classList.contains('htmx-request')")
+    assert admin.evaluate(ZOOM) == pytest.approx(zoomed, rel=0.01)
+    assert button.get_attribute("aria-pressed") == "true"
+    button.focus()
+    admin.keyboard.press("Enter")
+    admin.locator("#chart-throughput .chart-body").wait_for()

@@ -19,6 +19,7 @@ from flask_belfry.db.tenancy import current_scope
 from flask_belfry.mail import mail_figures, mail_series
 from flask_belfry.operations import charts, live, problems
 from flask_belfry.operations.charts import Chart, Line
+from flask_belfry.operations.queue_history import queue_histories
 from flask_belfry.outbox import JobRecord, JobState, WorkerProcess
 from flask_belfry.outbox.registry import QUEUES
 from flask_belfry.statistics import QueueSample, Release, reading
@@ -114,7 +115,7 @@ def _context() -> dict[str, Any]:
         "span": span,
         "spans": list(SPANS.values()),
         "is_system": is_system,
-        "counted_until": complete_until(db.session(), "jobs"),
+        "is_counted": complete_until(db.session(), "jobs") is not None,
         "jobs": sorted(figures, key=lambda row: (-row.failed, -row.attempts, -row.completed, row.name)),
         "totals": _totals(figures),
         "throughput": _throughput(span, since, until, releases),
@@ -131,8 +132,9 @@ def _of_school() -> dict[str, Any]:
 
 def _of_system(span: Span, since: datetime, until: datetime, releases: list[tuple[str, datetime]]) -> dict[str, Any]:
     found, pending = problems.recent(app_ctx.app)
-    depths = {queue: reading.queue_series(queue, "waiting", since, until, span.points) for queue in QUEUES}
-    ages = {queue: reading.queue_series(queue, "age_seconds", since, until, span.points) for queue in QUEUES}
+    histories = queue_histories(since, span.points, span.step)
+    depths = {queue: history.waiting for queue, history in histories.items()}
+    ages = {queue: history.age_seconds for queue, history in histories.items()}
     samples = {
         queue: sample for queue, sample in reading.latest_samples().items() if sample.at > utc_now() - SAMPLED_WITHIN
     }

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,8 +18,6 @@ from urllib.parse import urlsplit
 import redis
 import sqlalchemy as sa
 import structlog
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from flask import Flask, current_app
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -290,13 +288,23 @@ def _database(app: Flask) -> str:
 
 
 def _migrations(app: Flask) -> str:
-    script = ScriptDirectory(str(Path(app.root_path).parent / "migrations"))
+    # Imported here: web processes need it only when someone opens the overview.
+    from alembic.migration import MigrationContext
+
     revisions = set(MigrationContext.configure(db.session.connection()).get_current_heads())
     if not revisions:
         raise CheckError("the database is not migrated", "run `flask --app wsgi db upgrade`")
-    if revisions != set(script.get_heads()):
+    if revisions != _heads(str(Path(app.root_path).parent / "migrations")):
         raise CheckError("the schema does not match this version", "run `flask --app wsgi db upgrade`")
     return "up to date"
+
+
+@cache
+def _heads(folder: str) -> frozenset[str]:
+    """Return the revisions that the code expects. Once in a process: it reads all migrations."""
+    from alembic.script import ScriptDirectory
+
+    return frozenset(ScriptDirectory(folder).get_heads())
 
 
 def _broker(app: Flask) -> str:

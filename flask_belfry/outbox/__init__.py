@@ -17,7 +17,7 @@ from flask_belfry.outbox import pending
 from flask_belfry.outbox.backlog import KnownQueues
 from flask_belfry.outbox.batches import Batch, batch, cancel_batch, get_batch, retry_batch, sweep_batches
 from flask_belfry.outbox.broker import CircuitBreaker, connect
-from flask_belfry.outbox.control import cancel, on_batches_reopened, retry
+from flask_belfry.outbox.control import cancel, on_batches_reopened, retry, run_now
 from flask_belfry.outbox.enqueue import enqueue, enqueue_many
 from flask_belfry.outbox.errors import (
     BatchStateError,
@@ -94,6 +94,7 @@ __all__ = [
     "publisher",
     "retry",
     "retry_batch",
+    "run_now",
     "sweep_batches",
 ]
 

@@ -17,7 +17,7 @@ from flask_belfry.outbox.errors import JobStateError
 from flask_belfry.outbox.finalizing import FinalizedJob, announce_finalized, settle_successors
 from flask_belfry.outbox.models import BlockedBy, JobBatch, JobRecord
 from flask_belfry.outbox.pending import PendingMessage, publish_on_commit
-from flask_belfry.outbox.states import LIVE, WAITING, JobState
+from flask_belfry.outbox.states import LIVE, TIMED, WAITING, JobState
 from flask_belfry.outbox.successors import PREDECESSOR_ERROR, Predecessor, awaits, lock_predecessors, pages
 
 _UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
@@ -71,7 +71,8 @@ def _lock_unsuccessful(*conditions: sa.ColumnElement[bool]) -> Sequence[Any]:
 
 def _retry(candidates: Sequence[Any]) -> list[str]:
     # What follows concerns the successors and batches of these jobs, also those of another school or of the system.
-    with use_scope(ALL_TENANTS):
+    # An error takes back all of it, and nothing else of the caller's transaction.
+    with use_scope(ALL_TENANTS), db.session.begin_nested():
         ids = _that_can_run(candidates)
         rows = changed = [row for page in pages(ids) for row in _set_back(JobRecord.id.in_(page))]
         asked = [row.id for row in rows]
@@ -139,7 +140,6 @@ def _set_back(*conditions: sa.ColumnElement[bool]) -> Sequence[Any]:
     try:
         return db.session.execute(statement, execution_options=_NO_SYNC).all()
     except IntegrityError as error:
-        db.session.rollback()
         raise JobStateError("another live job has the same unique key: cancel that job first") from error
 
 
@@ -201,8 +201,33 @@ def _check_batches(successors: Sequence[Any]) -> None:
         awaited[row.batch_id].add(row.after_id)
     for batch_id, ids in awaited.items():
         if awaits(db.session(), ids, batch_id):
-            db.session.rollback()
             raise JobStateError(f"a job of batch {batch_id} would wait for what waits for this batch")
+
+
+def run_now(ids: Sequence[str]) -> list[str]:
+    """Set scheduled and retryable jobs to pending, so that they run without waiting for their time. The caller commits.
+
+    Returns:
+        the ids of those that were set to pending; the others do not wait for a time, or for one that the rate of their
+        limit gave them.
+    """
+    found = list[str]()
+    by_rate = JobRecord.rate_slot_at.is_not_distinct_from(JobRecord.scheduled_at)
+    for page in pages(ids):
+        waiting = JobRecord.id.in_(page), JobRecord.state.in_(TIMED), sa.not_(by_rate)
+        # In the order in which others lock them.
+        db.session.execute(sa.select(JobRecord.id).where(*waiting).order_by(JobRecord.id).with_for_update())
+        statement = (
+            sa.update(JobRecord)
+            .where(*waiting)
+            # The relay's grace period starts again.
+            .values(state=JobState.PENDING, scheduled_at=None, rate_slot_at=None, enqueued_at=utc_now())
+            .returning(JobRecord.id, JobRecord.name, JobRecord.queue, JobRecord.timeout_seconds)
+        )
+        rows = db.session.execute(statement, execution_options=_NO_SYNC).all()
+        publish_on_commit(db.session(), [PendingMessage(*row, goes_first=True) for row in rows])
+        found += [row.id for row in rows]
+    return found
 
 
 def cancel(ids: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -222,6 +222,7 @@ class JobDefinition(Generic[P, R]):
             "user_id": actor.user_id,
             "school_id": school_of(request.subject),
             "request_id": actor.request_id,
+            "parent_id": actor.job_id,
             "created_at": now,
             "scheduled_at": request.scheduled_at if is_later else None,
             "expires_at": request.expires_at,

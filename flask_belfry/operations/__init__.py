@@ -6,6 +6,7 @@ from flask import Flask
 
 from flask_belfry.core.commands import add_lazy_command
 from flask_belfry.core.presentation import register_subject
+from flask_belfry.operations import jobs
 from flask_belfry.operations.batches import job_counts
 from flask_belfry.operations.models import BulkKind, BulkOperation, BulkOperationJob, BulkState
 from flask_belfry.operations.services import counts_by_state, latest_failures
@@ -18,6 +19,7 @@ __all__ = [
     "counts_by_state",
     "init_app",
     "job_counts",
+    "jobs",
     "latest_failures",
 ]
 
@@ -25,6 +27,7 @@ __all__ = [
 def init_app(app: Flask) -> None:
     """Register the commands. `flask_belfry.operations.web` registers the pages and the health checks."""
     register_subject(app, "batch", "batches.detail", "batch_id")
+    register_subject(app, "bulk_operation", "bulk.detail", "operation_id")
     register_subject(app, "job", "operations.job", "job_id")
     register_subject(app, "schedule", "schedule.list_", "name")
     add_lazy_command(app, "batches", "flask_belfry.operations.batches_cli:batches")

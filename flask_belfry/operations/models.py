@@ -12,6 +12,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
 from flask_belfry.db.columns import StorableText, UtcDateTime, UuidText, new_id, text_enum
 from flask_belfry.db.tenancy import OfSchoolOrSystem
+from flask_belfry.outbox.models import FINGERPRINT_CHARACTERS
 
 
 class BulkKind(StrEnum):
@@ -34,7 +35,7 @@ class BulkOperation(OfSchoolOrSystem, Base):
     """One bulk operation. A job does it by steps; the jobs that it changed are kept, so that it can be undone.
 
     With `canary` it first retries that many jobs and waits for them; the rest follows at `per_second`. It stops when
-    the retried jobs fail again.
+    the retried jobs fail again: see `flask_belfry.operations.bulk`.
     """
 
     __tablename__ = "bulk_operations"
@@ -53,6 +54,9 @@ class BulkOperation(OfSchoolOrSystem, Base):
     changed: Mapped[int] = mapped_column(default=0)
     failed: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str | None] = mapped_column(StorableText)
+    # The last job that was looked at, and when the next page is due.
+    after_id: Mapped[str | None] = mapped_column(UuidText())
+    next_page_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     job_id: Mapped[str | None] = mapped_column(UuidText())
     user_id: Mapped[int | None]
     undo_of_id: Mapped[str | None] = mapped_column(UuidText())
@@ -74,3 +78,5 @@ class BulkOperationJob(Base):
         UuidText(), sa.ForeignKey("bulk_operations.id", ondelete="CASCADE"), primary_key=True
     )
     job_id: Mapped[str] = mapped_column(UuidText(), primary_key=True)
+    # Of its last failed attempt before: it has failed again when another one has the same.
+    fingerprint: Mapped[str | None] = mapped_column(sa.String(FINGERPRINT_CHARACTERS))

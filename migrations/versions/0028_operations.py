@@ -51,6 +51,8 @@ def upgrade() -> None:
         sa.Column("changed", sa.Integer(), nullable=False),
         sa.Column("failed", sa.Integer(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("after_id", sa.Uuid(as_uuid=False), nullable=True),
+        sa.Column("next_page_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("job_id", sa.Uuid(as_uuid=False), nullable=True),
         sa.Column("user_id", sa.Integer(), nullable=True),
         sa.Column("undo_of_id", sa.Uuid(as_uuid=False), nullable=True),
@@ -172,6 +174,7 @@ def upgrade() -> None:
         "bulk_operation_jobs",
         sa.Column("operation_id", sa.Uuid(as_uuid=False), nullable=False),
         sa.Column("job_id", sa.Uuid(as_uuid=False), nullable=False),
+        sa.Column("fingerprint", sa.String(length=16), nullable=True),
         sa.ForeignKeyConstraint(
             ["operation_id"],
             ["bulk_operations.id"],

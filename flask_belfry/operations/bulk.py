@@ -1,0 +1,453 @@
+"""Bulk operations: retry or cancel all jobs that match a search, page by page, in a job.
+
+The jobs are fixed when the operation is begun: those that matched then and are older than it. Each page commits with
+what it changed and with how far the operation has come, so that it is resumed after a crash and nothing is done twice.
+A paced operation snoozes between its pages.
+
+With a canary, the first jobs are retried alone. The rest follows when all of them have ended and none has failed again:
+finally, or in any attempt with the same cause as before. While the rest is retried, the operation stops when more than
+MAX_FAILED_SHARE of the jobs that have ended failed again, and at least MIN_FAILED of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from flask import current_app
+from sqlalchemy.orm import Session
+
+from flask_belfry import outbox
+from flask_belfry.changes import Subject, current_actor, for_school
+from flask_belfry.changes.host import current_host
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import ConflictError, InvalidInputError, NotFoundError
+from flask_belfry.db import db
+from flask_belfry.db.columns import as_uuid_text, new_id
+from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
+from flask_belfry.db.tenancy import current_scope
+from flask_belfry.execution import Snooze, current_job
+from flask_belfry.operations.models import BulkKind, BulkOperation, BulkOperationJob, BulkState
+from flask_belfry.operations.services import COUNT_LIMIT, JobFilters
+from flask_belfry.outbox import LIVE, JobRecord, JobState, JobStateError, on_finalized
+from flask_belfry.outbox.states import WAITING
+from flask_belfry.statistics import FailureGroup
+from flask_belfry.statistics.models import SYSTEM_ID
+
+RUN = "operations.run_bulk"
+# What one page changes; what a paced one changes in PAGE_SECONDS, at least one job.
+PAGE_JOBS = 500
+PAGE_SECONDS = 5.0
+# The most jobs that are selected one by one.
+MAX_SELECTED = 100
+MAX_CANARY = 100
+MIN_PER_SECOND, MAX_PER_SECOND = 0.01, 1_000.0
+# The canary is looked at again after a tenth of the time for which it has been awaited.
+MIN_POLL_SECONDS, MAX_POLL_SECONDS = 2.0, 60.0
+MIN_FAILED, MAX_FAILED_SHARE = 5, 0.2
+# Of the jobs that an operation changed, the newest are counted.
+WATCHED_JOBS = 10_000
+# Counting the jobs that match stops here; those of a preview, at COUNT_LIMIT.
+MAX_TOTAL = 1_000_000
+SAMPLE_JOBS = 10
+_RETRYABLE = (JobState.FAILED, JobState.CANCELLED)
+_REVERSE = {BulkKind.RETRY: BulkKind.CANCEL, BulkKind.CANCEL: BulkKind.RETRY}
+_PAST = {BulkKind.RETRY: "retried", BulkKind.CANCEL: "cancelled"}
+_TERMS = ("state", "name", "queue", "subject", "batch")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What has become of the jobs that an operation changed, the newest WATCHED_JOBS of them."""
+
+    live: int
+    ended: int
+    failed_again: int
+    error_type: str | None  # of one that failed again
+
+
+def begin(
+    kind: BulkKind,
+    query_text: str,
+    *,
+    ids: Sequence[str] | None = None,
+    group_id: str | None = None,
+    canary: int | None = None,
+    per_second: float | None = None,
+) -> BulkOperation:
+    """Write an operation and its job, for the jobs that match now. The caller commits.
+
+    Args:
+        kind: what is done to each of them.
+        query_text: the search, within the current scope. With `ids` or `group_id` it only describes them.
+        ids: the jobs themselves, at most MAX_SELECTED.
+        group_id: the failed jobs of this group of failures.
+        canary: retry so many of them first, and the rest when none of those has failed again.
+        per_second: how many are changed in a second; None is as fast as possible.
+
+    Raises:
+        InvalidInputError: a value is invalid, or no job matches.
+        NotFoundError: there is no such group.
+    """
+    if problems := _problems(kind, ids, canary, per_second):
+        raise InvalidInputError("The operation is invalid.", problems)
+    operation = _new(kind, query_text, group_id=group_id, canary=canary, per_second=per_second)
+    return _write(operation, ids, f"bulk.{kind.value}")
+
+
+def undo(operation_id: str) -> BulkOperation:
+    """Begin the reverse of an operation: cancel what it put back and has not started, or retry what it cancelled. The
+    caller commits.
+
+    Raises:
+        NotFoundError: there is no such operation.
+        ConflictError: it runs, was undone, or nothing of it can be undone.
+    """
+    undone = _locked(operation_id)
+    if not can_undo(undone):
+        raise ConflictError("Nothing of this operation can be undone.")
+    return _write(_new(_REVERSE[undone.kind], undone.query, undo_of_id=undone.id), None, "bulk.undo")
+
+
+def cancel(operation_id: str) -> None:
+    """Stop an operation before its next page. What it has changed stays changed. The caller commits.
+
+    Raises:
+        NotFoundError: there is no such operation.
+        ConflictError: it has ended.
+    """
+    operation = _locked(operation_id)
+    if operation.state is not BulkState.RUNNING:
+        raise ConflictError("The operation has already ended.")
+    _end(operation, BulkState.CANCELLED)
+    if operation.job_id is not None:
+        outbox.cancel([operation.job_id])
+    _record("bulk.stop", operation, changed=operation.changed)
+
+
+def can_undo(operation: BulkOperation) -> bool:
+    """Return whether something of an operation can be undone, and was not."""
+    if operation.state is BulkState.RUNNING or operation.undo_of_id is not None:
+        return False
+    later = BulkOperation.id > operation.id, BulkOperation.undo_of_id == operation.id
+    if db.session.scalar(sa.select(BulkOperation.id).where(*later).limit(1)):
+        return False
+    reversible = _undoable(operation.id, _REVERSE[operation.kind])
+    return db.session.scalar(sa.select(JobRecord.id).where(*reversible).limit(1)) is not None
+
+
+def get_operation(operation_id: str) -> BulkOperation:
+    """Return an operation within the current scope. Raises NotFoundError."""
+    id = as_uuid_text(operation_id)
+    operation = db.session.get(BulkOperation, id) if id else None
+    if operation is None:
+        raise NotFoundError("This operation does not exist, was pruned, or is visible to admins only.")
+    return operation
+
+
+def list_operations(*, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[BulkOperation]:
+    """Return a page of operations, newest first."""
+    return page_by_key(db.session(), sa.select(BulkOperation), (BulkOperation.id,), limit=limit, cursor=cursor)
+
+
+def outcomes_of(operation: BulkOperation) -> Outcomes:
+    """Return what has become of the jobs that an operation changed."""
+    newest = sa.select(BulkOperationJob).where(BulkOperationJob.operation_id == operation.id)
+    changed = newest.order_by(BulkOperationJob.job_id.desc()).limit(WATCHED_JOBS).subquery()
+    # An attempt has failed with the same cause; a job that a deploy released waits too, but has failed in no attempt.
+    failed_as_before = sa.and_(
+        JobRecord.state == JobState.RETRYABLE, JobRecord.attempt > 0, JobRecord.fingerprint == changed.c.fingerprint
+    )
+    failed_again = sa.or_(JobRecord.state == JobState.FAILED, failed_as_before)
+    query = sa.select(
+        sa.func.count(),
+        sa.func.count(sa.case((JobRecord.state.in_(LIVE), 1))),
+        sa.func.count(sa.case((failed_again, 1))),
+        sa.func.max(sa.case((failed_again, sa.func.coalesce(JobRecord.error_type, "")))),
+    ).join_from(changed, JobRecord, JobRecord.id == changed.c.job_id)
+    total, live, failed, error_type = db.session.execute(query).one()
+    return Outcomes(live, total - live, failed, error_type or None)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The jobs that an operation would change: how many, at most COUNT_LIMIT, and the newest of them."""
+
+    count: int
+    is_capped: bool
+    sample: Sequence[JobRecord]
+
+
+def preview(kind: BulkKind, query_text: str, ids: Sequence[str] | None = None) -> Preview:
+    """Return the jobs that an operation would change. Raises InvalidInputError for an invalid search or selection."""
+    if problems := _problems(kind, ids, None, None):
+        raise InvalidInputError("The operation is invalid.", problems)
+    conditions = _conditions(_new(kind, query_text), ids)
+    sample = sa.select(JobRecord).where(*conditions).order_by(JobRecord.id.desc()).limit(SAMPLE_JOBS)
+    count = _count(conditions, COUNT_LIMIT)
+    return Preview(count, count == COUNT_LIMIT, db.session.scalars(sample).all())
+
+
+# ── What the job does ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def run(operation_id: str, ids: Sequence[str] | None) -> None:
+    """Do an operation, page by page, from where it has come."""
+    job = current_job()
+    operation = _locked(operation_id)
+    rows = sa.select(JobRecord.id).where(*_conditions(operation, ids))
+    if operation.canary is not None and operation.after_id is None:
+        first = db.session.scalars(rows.order_by(JobRecord.id).limit(operation.canary)).all()
+        for page in job.steps(first, operation.canary, name="canary"):
+            if not _change(operation_id, ids, page):
+                return
+        rows = rows.where(JobRecord.id > first[-1]) if first else rows
+    for page in job.steps(rows, _page_size(operation.per_second), name="rest"):
+        if not _change(operation_id, ids, [row.id for row in page]):
+            return
+    operation = _locked(operation_id)
+    if _may_continue(operation, ids, is_paced=False):
+        _end(operation, BulkState.FINISHED)
+
+
+@on_finalized(RUN, JobState.FAILED, JobState.CANCELLED)
+def end_with_the_job(session: Session, job_ids: Sequence[str], state: JobState) -> None:
+    """End the operations whose job failed, or was cancelled like any other job."""
+    values = {"state": BulkState.CANCELLED, "finished_at": utc_now()}
+    if state is JobState.FAILED:
+        values |= {"state": BulkState.STOPPED, "reason": "Its job failed."}
+    running = BulkOperation.job_id.in_(job_ids), BulkOperation.state == BulkState.RUNNING
+    session.execute(sa.update(BulkOperation).where(*running).values(values))
+
+
+def _change(operation_id: str, ids: Sequence[str] | None, page: Sequence[str]) -> bool:
+    """Do one page, which the caller commits; return whether the operation goes on."""
+    operation = _locked(operation_id)
+    if not _may_continue(operation, ids, is_paced=True):
+        return False
+    causes = sa.select(JobRecord.id, JobRecord.fingerprint).where(JobRecord.id.in_(page))
+    fingerprints = {row.id: row.fingerprint for row in db.session.execute(causes)}
+    changed = _retry(page) if operation.kind is BulkKind.RETRY else _cancel(page)
+    if changed:
+        rows = [{"operation_id": operation_id, "job_id": id, "fingerprint": fingerprints[id]} for id in changed]
+        db.session.execute(sa.insert(BulkOperationJob), rows)
+    operation.done += len(page)
+    operation.changed += len(changed)
+    operation.after_id = page[-1]
+    operation.next_page_at = utc_now() + timedelta(seconds=len(page) / (operation.per_second or math.inf))
+    return True
+
+
+def _may_continue(operation: BulkOperation, ids: Sequence[str] | None, *, is_paced: bool) -> bool:
+    """Return whether the operation goes on now: it was not stopped, its jobs do not fail again, and it is due."""
+    if operation.state is not BulkState.RUNNING:
+        return False
+    awaited = operation.next_page_at
+    if operation.canary is not None and awaited is not None:
+        outcomes = outcomes_of(operation)
+        operation.failed = outcomes.failed_again
+        is_canary = operation.done <= operation.canary
+        if reason := _reason_to_stop(outcomes, operation.changed, is_canary=is_canary):
+            _end(operation, BulkState.STOPPED, reason)
+            return False
+        if is_canary and outcomes.live:
+            seconds = (utc_now() - awaited).total_seconds() / 10
+            seconds = min(max(seconds, MIN_POLL_SECONDS), MAX_POLL_SECONDS)
+            return _wait(operation, ids, seconds, f"Waits for the end of the first {_jobs(operation.changed)}.")
+    if is_paced and awaited is not None and operation.per_second is not None and awaited > utc_now():
+        seconds = (awaited - utc_now()).total_seconds()
+        return _wait(operation, ids, seconds, f"Paced: {operation.per_second:g} jobs per second.")
+    return True
+
+
+def _wait(operation: BulkOperation, ids: Sequence[str] | None, seconds: float, reason: str) -> bool:
+    """Continue the operation later: in this job, or in another one when this one has snoozed too often."""
+    if current_job().claim.snoozes < current_app.config["MAX_SNOOZES"]:
+        raise Snooze(seconds, reason)
+    operation.job_id = _enqueue(operation, ids, delay=seconds)
+    return False
+
+
+def _reason_to_stop(outcomes: Outcomes, changed: int, *, is_canary: bool) -> str | None:
+    failed, ended = outcomes.failed_again, max(outcomes.ended, outcomes.failed_again)
+    if is_canary and failed:
+        of = f"of the first {_jobs(changed)}"
+    elif failed >= MIN_FAILED and failed > ended * MAX_FAILED_SHARE:
+        of = f"of {_jobs(ended)}"
+    else:
+        return None
+    return f"{failed:,} {of} failed again{f': {outcomes.error_type}' if outcomes.error_type else ''}."
+
+
+def _retry(ids: Sequence[str]) -> list[str]:
+    """Retry jobs; those whose unique key another job has are left out."""
+    try:
+        return outbox.retry(ids)
+    except JobStateError:
+        return [retried for id in ids for retried in _retry_one(id)]
+
+
+def _retry_one(id: str) -> list[str]:
+    try:
+        return outbox.retry([id])
+    except JobStateError:
+        return []
+
+
+def _cancel(ids: Sequence[str]) -> list[str]:
+    cancelled, stopping = outbox.cancel(ids)
+    return [*cancelled, *stopping]
+
+
+def _page_size(per_second: float | None) -> int:
+    return PAGE_JOBS if per_second is None else min(PAGE_JOBS, max(1, int(per_second * PAGE_SECONDS)))
+
+
+# ── The jobs that match ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _conditions(operation: BulkOperation, ids: Sequence[str] | None) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for the jobs that an operation changes and has not come to yet."""
+    conditions = [JobRecord.created_at <= operation.created_at, JobRecord.name != RUN]
+    if operation.after_id is not None:
+        conditions.append(JobRecord.id > operation.after_id)
+    if operation.kind is BulkKind.RETRY:
+        # What fails later was not in the preview.
+        conditions.append(JobRecord.finished_at <= operation.created_at)
+    if operation.undo_of_id is not None:
+        return [*conditions, *_undoable(operation.undo_of_id, operation.kind)]
+    if ids is not None:
+        return [*conditions, JobRecord.id.in_(ids), _may_be(operation.kind)]
+    if operation.group_id is not None:
+        return [*conditions, *_of_group(operation.group_id)]
+    return [*conditions, *ids_matching(operation.query, operation.kind)]
+
+
+def _may_be(kind: BulkKind) -> sa.ColumnElement[bool]:
+    if kind is BulkKind.RETRY:
+        return JobRecord.state.in_(_RETRYABLE)
+    is_stopping = sa.and_(JobRecord.state == JobState.RUNNING, JobRecord.cancel_requested)
+    return sa.and_(JobRecord.state.in_(LIVE), sa.not_(is_stopping))
+
+
+def _undoable(operation_id: str, kind: BulkKind) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for the jobs of an operation that its reverse, an operation of `kind`, changes."""
+    changed = sa.select(BulkOperationJob.job_id).where(BulkOperationJob.operation_id == operation_id)
+    conditions = [JobRecord.id.in_(changed)]
+    if kind is BulkKind.RETRY:
+        return [*conditions, JobRecord.state == JobState.CANCELLED]
+    # A retry sets these back to 0.
+    has_not_started = JobRecord.attempt == 0, JobRecord.snoozes == 0, JobRecord.interruptions == 0
+    return [*conditions, JobRecord.state.in_(WAITING), *has_not_started]
+
+
+def _of_group(group_id: str) -> list[sa.ColumnElement[bool]]:
+    group = db.session.get(FailureGroup, group_id)
+    if group is None:
+        raise NotFoundError("There is no such group of failures.")
+    school_id = None if group.school_id == SYSTEM_ID else group.school_id
+    return [
+        JobRecord.fingerprint == group.fingerprint,
+        JobRecord.state == JobState.FAILED,
+        JobRecord.school_id.is_not_distinct_from(school_id),
+    ]
+
+
+def ids_matching(query_text: str, kind: BulkKind) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of a search, for the jobs of which an operation of `kind` can change the state."""
+    terms: dict[str, Any] = {}
+    text: list[str] = []
+    for word in query_text.split():
+        name, colon, value = word.partition(":")
+        if colon and name in _TERMS:
+            terms[name] = value
+        else:
+            text.append(word)
+    state = terms.pop("state", None)
+    filters = JobFilters(**terms, state=JobState(state) if state else None, text=" ".join(text) or None)
+    # Cancelled jobs are retried only by those who ask for them.
+    default = [JobRecord.state == JobState.FAILED] if kind is BulkKind.RETRY and state is None else []
+    return [*filters.conditions(), _may_be(kind), *default]
+
+
+def _count(conditions: Sequence[sa.ColumnElement[bool]], most: int) -> int:
+    rows = sa.select(JobRecord.id).where(*conditions).limit(most).subquery()
+    return db.session.scalar(sa.select(sa.func.count()).select_from(rows)) or 0
+
+
+# ── Rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _new(kind: BulkKind, query_text: str, **columns: Any) -> BulkOperation:
+    """Return a new operation of the current user, within the current scope."""
+    school_id = None if current_scope().sees_all else current_scope().school_id
+    return BulkOperation(
+        id=new_id(),
+        kind=kind,
+        query=query_text,
+        user_id=current_actor().user_id,
+        school_id=school_id,
+        created_at=utc_now(),
+        state=BulkState.RUNNING,
+        done=0,
+        changed=0,
+        failed=0,
+        **columns,
+    )
+
+
+def _write(operation: BulkOperation, ids: Sequence[str] | None, action: str) -> BulkOperation:
+    operation.total = _count(_conditions(operation, ids), MAX_TOTAL)
+    if not operation.total:
+        raise InvalidInputError(f"There is no job that can be {_PAST[operation.kind]}.")
+    operation.job_id = _enqueue(operation, ids)
+    db.session.add(operation)
+    _record(action, operation)
+    return operation
+
+
+def _enqueue(operation: BulkOperation, ids: Sequence[str] | None, delay: float | None = None) -> str:
+    with for_school(operation.school_id):
+        return outbox.enqueue(RUN, delay=delay, subject=subject_of(operation), operation_id=operation.id, job_ids=ids)
+
+
+def _locked(operation_id: str) -> BulkOperation:
+    id = get_operation(operation_id).id
+    return db.session.get_one(BulkOperation, id, with_for_update=True, populate_existing=True)
+
+
+def _end(operation: BulkOperation, state: BulkState, reason: str | None = None) -> None:
+    operation.state, operation.reason, operation.finished_at = state, reason, utc_now()
+
+
+def subject_of(operation: BulkOperation) -> Subject:
+    """Return the subject of the job and of the audit entries of an operation."""
+    return Subject("bulk_operation", operation.id)
+
+
+def _record(action: str, operation: BulkOperation, **counts: int) -> None:
+    details = {"query": operation.query, "jobs": operation.total, **counts}
+    current_host().record_action(action, {subject_of(operation): operation.school_id}, details)
+
+
+def _jobs(number: int) -> str:
+    return "job" if number == 1 else f"{number:,} jobs"
+
+
+def _problems(
+    kind: BulkKind, ids: Sequence[str] | None, canary: int | None, per_second: float | None
+) -> dict[str, list[str]]:
+    problems: dict[str, list[str]] = {}
+    if ids is not None and (not 0 < len(ids) <= MAX_SELECTED or not all(map(as_uuid_text, ids))):
+        problems["ids"] = [f"must be 1 to {MAX_SELECTED} ids of jobs"]
+    if canary is not None and kind is not BulkKind.RETRY:
+        problems["canary"] = ["must come with a retry"]
+    elif canary is not None and not 1 <= canary <= MAX_CANARY:
+        problems["canary"] = [f"must be from 1 to {MAX_CANARY}"]
+    if per_second is not None and not MIN_PER_SECOND <= per_second <= MAX_PER_SECOND:
+        problems["per_second"] = [f"must be from {MIN_PER_SECOND:g} to {MAX_PER_SECOND:g}"]
+    return problems

@@ -39,7 +39,13 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "directory": ("Classes and students", ("student.guardian_added", "student.guardian_removed")),
-    "jobs": ("Jobs", ("job.retry", "job.cancel", "batch.retry", "batch.cancel")),
+    "jobs": (
+        "Jobs",
+        (
+            *("job.retry", "job.cancel", "job.run", "job.enqueue", "batch.retry", "batch.cancel"),
+            *("bulk.retry", "bulk.cancel", "bulk.undo", "bulk.stop"),
+        ),
+    ),
     "queues": ("Queues", ("queue.pause", "queue.resume")),
     "schedule": (
         "Schedule",

@@ -182,9 +182,10 @@ function showChoices() {
 showChoices();
 document.addEventListener("htmx:afterSettle", showChoices);
 
-// ── Morphing keeps what the person is doing: the field being typed in, opened details, an open dialog, and elements
-// with data-keep, whose content scripts make ───────────────────────────────────────────────────────────────────────
+// ── Morphing keeps what the person is doing: the field being typed in, opened details, an open dialog, selected rows, and
+// elements with data-keep, whose content scripts make ──────────────────────────────────────────────────────────────────
 Idiomorph.defaults.ignoreActiveValue = true;
 Idiomorph.defaults.callbacks.beforeNodeMorphed = (old) => !(old instanceof Element && old.hasAttribute("data-keep"));
 Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, element) =>
-  !(name === "open" && (element instanceof HTMLDetailsElement || element instanceof HTMLDialogElement));
+  !(name === "open" && (element instanceof HTMLDetailsElement || element instanceof HTMLDialogElement)) &&
+  !(name === "checked" && element.hasAttribute("data-keeps-checked"));

@@ -6,7 +6,16 @@ from __future__ import annotations
 
 from flask import Flask
 
-from flask_belfry.operations import batch_views, health, overview_views, queue_views, schedule_views, views
+from flask_belfry.operations import (
+    batch_views,
+    bulk_views,
+    enqueue_views,
+    health,
+    overview_views,
+    queue_views,
+    schedule_views,
+    views,
+)
 
 
 def init_app(app: Flask) -> None:
@@ -14,6 +23,8 @@ def init_app(app: Flask) -> None:
     app.register_blueprint(overview_views.pages)
     app.register_blueprint(views.pages)
     app.register_blueprint(batch_views.pages)
+    app.register_blueprint(bulk_views.pages)
+    app.register_blueprint(enqueue_views.pages)
     app.register_blueprint(queue_views.pages)
     app.register_blueprint(schedule_views.pages)
     app.register_blueprint(health.health)

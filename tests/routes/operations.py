@@ -5,12 +5,13 @@ from __future__ import annotations
 from app.accounts import User
 from flask_belfry.changes import Actor, use_actor
 from flask_belfry.db import db
-from flask_belfry.operations import custom_schedules
+from flask_belfry.operations import BulkKind, bulk, custom_schedules
 from flask_belfry.operations.custom_schedules import Draft
 from flask_belfry.outbox import batch, enqueue
 from tests.tenancy import ADMIN, STAFF, Route, many, one
 
 BATCH, API_BATCH, API_JOB = "/jobs/batches/{batch}", "/api/v1/batches/{batch}", "/api/v1/jobs/{batch_job}"
+BULK = "/jobs/operations/{bulk}"
 API_SCHEDULE = "/api/v1/jobs/schedule/custom.of-another-school"
 SCHEDULE = {"name": "of-another-school", "job": "test.echo", "every_seconds": 60}
 VERBS = ("pause", "resume", "run")
@@ -27,6 +28,22 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("batches.detail_live", "GET"): one(STAFF, f"{BATCH}/live"),
     ("batches.cancel", "POST"): one(STAFF, f"{BATCH}/cancel"),
     ("batches.retry", "POST"): one(STAFF, f"{BATCH}/retry", cancelled="1"),
+    ("bulk.list_", "GET"): many(STAFF, "/jobs/operations"),
+    ("bulk.list_live", "GET"): many(STAFF, "/jobs/operations/live"),
+    ("bulk.preview", "GET"): many(
+        STAFF,
+        "/jobs/operations/new?kind=cancel",
+        "/jobs/operations/new?kind=cancel&batch={batch}",
+        "/jobs/operations/new?kind=cancel&id={batch_job}",
+    ),
+    ("bulk.begin", "POST"): Route(STAFF, ("/jobs/operations/new",), {"kind": "cancel", "id": "{batch_job}"}, 422),
+    ("bulk.detail", "GET"): one(STAFF, BULK),
+    ("bulk.detail_live", "GET"): one(STAFF, f"{BULK}/live"),
+    ("bulk.cancel", "POST"): one(STAFF, f"{BULK}/cancel"),
+    ("bulk.undo", "POST"): one(STAFF, f"{BULK}/undo"),
+    ("enqueue.new", "GET"): many(ADMIN, "/jobs/enqueue", "/jobs/enqueue?job=test.echo"),
+    ("enqueue.create", "POST"): Route(ADMIN, ("/jobs/enqueue",), {"job": "test.echo"}),
+    ("operations.run", "POST"): one(STAFF, "/jobs/{batch_job}/run"),
     ("queues.list_", "GET"): many(STAFF, "/jobs/queues"),
     ("queues.list_live", "GET"): many(STAFF, "/jobs/queues/live"),
     ("queues.pause", "POST"): Route(ADMIN, ("/jobs/queues/pause",), PAUSE),
@@ -42,6 +59,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("api_jobs.get_job", "GET"): one(STAFF, API_JOB),
     ("api_jobs.retry_job", "POST"): one(STAFF, f"{API_JOB}/retry"),
     ("api_jobs.cancel_job", "POST"): one(STAFF, f"{API_JOB}/cancel"),
+    ("api_jobs.run_job", "POST"): one(STAFF, f"{API_JOB}/run"),
     ("api_jobs.retry_jobs", "POST"): Route(STAFF, ("/api/v1/jobs/retry",), {"batch": "{batch}"}, 200),
     ("api_jobs.cancel_jobs", "POST"): Route(STAFF, ("/api/v1/jobs/cancel",), {"batch": "{batch}"}, 200),
     ("api_jobs.list_batches", "GET"): many(STAFF, "/api/v1/batches?limit=100", "/api/v1/batches?open=true"),
@@ -65,10 +83,11 @@ UNSCOPED = (r"WITH RECURSIVE different\(value\) AS \(SELECT min\(job_records\.na
 
 
 def make_rows(user: User) -> dict[str, str]:
-    """A batch of a user with one job, and a schedule of the user's school."""
+    """A batch of a user with one job, an operation over it, and a schedule of the user's school."""
     with use_actor(Actor(user.id, school_id=user.school_id)), batch("Zarathustras batch") as opened:
         job_id = enqueue("test.echo")
+        operation = bulk.begin(BulkKind.CANCEL, "Zarathustras jobs", ids=[job_id])
     db.session.commit()
     if user.name == "Zarathustra":
         custom_schedules.create(Draft(**SCHEDULE, school_id=user.school_id))
-    return {"batch": opened.id, "batch_job": job_id}
+    return {"batch": opened.id, "batch_job": job_id, "bulk": operation.id}

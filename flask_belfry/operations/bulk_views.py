@@ -1,0 +1,158 @@
+"""The pages of bulk operations: what one would change, the list, and one with its progress and its undo."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from flask_belfry.changes.host import authorized, current_host
+from flask_belfry.core.errors import InvalidInputError
+from flask_belfry.core.presentation import sentence
+from flask_belfry.core.text import query_text
+from flask_belfry.db import db
+from flask_belfry.operations import bulk
+from flask_belfry.operations.models import BulkKind, BulkState
+
+pages = Blueprint("bulk", __name__, template_folder="templates", url_prefix="/jobs/operations")
+
+VIEW, CHANGE = "jobs.view", "jobs.change"
+# What a first retry of many jobs is filled in with: see the fields of the preview.
+CANARY, PER_SECOND = 5, 5
+
+
+@pages.get("")
+@authorized(VIEW)
+def list_() -> ResponseReturnValue:
+    """List bulk operations, newest first."""
+    return render_template("operations/bulk_list.html", **_list_context())
+
+
+@pages.get("/live")
+@authorized(VIEW)
+def list_live() -> ResponseReturnValue:
+    """Return the part of the list that is updated live."""
+    return render_template("operations/_bulk_list.html", **_list_context())
+
+
+@pages.get("/new")
+@authorized(CHANGE)
+def preview() -> ResponseReturnValue:
+    """Show which jobs an operation would change: those with an `id` in the query, or those that match its filters."""
+    return _preview_page(request.args.getlist("id"), _query_of_filters(), {"canary": "", "per_second": ""})
+
+
+@pages.post("/new")
+@authorized(CHANGE)
+def begin() -> ResponseReturnValue:
+    """Begin an operation."""
+    form = request.form
+    ids, query = form.getlist("id"), form.get("query", "")
+    texts = {name: form.get(name, "").strip() for name in ("canary", "per_second")}
+    errors: dict[str, list[str]] = {}
+    try:
+        operation = bulk.begin(
+            _kind(),
+            query,
+            ids=ids or None,
+            canary=_number(int, texts["canary"], "canary"),
+            per_second=_number(float, texts["per_second"], "per_second"),
+        )
+        db.session.commit()
+        return redirect(url_for("bulk.detail", operation_id=operation.id), 303)
+    except InvalidInputError as error:
+        db.session.rollback()
+        errors = {name: [sentence(each) for each in messages] for name, messages in error.fields.items()}
+        if errors.keys().isdisjoint(texts):
+            errors[""] = [error.message, *(each for messages in errors.values() for each in messages)]
+    return _preview_page(ids, query, texts, errors), InvalidInputError.status
+
+
+@pages.get("/<uuid:operation_id>")
+@authorized(VIEW)
+def detail(operation_id: UUID) -> ResponseReturnValue:
+    """Show an operation."""
+    return render_template("operations/bulk.html", **_detail_context(operation_id))
+
+
+@pages.get("/<uuid:operation_id>/live")
+@authorized(VIEW)
+def detail_live(operation_id: UUID) -> ResponseReturnValue:
+    """Return the part of an operation that is updated live."""
+    return render_template("operations/_bulk.html", **_detail_context(operation_id))
+
+
+@pages.post("/<uuid:operation_id>/cancel")
+@authorized(CHANGE)
+def cancel(operation_id: UUID) -> ResponseReturnValue:
+    """Stop an operation."""
+    bulk.cancel(str(operation_id))
+    db.session.commit()
+    flash("The operation is cancelled. What it has changed stays changed.", "success")
+    return redirect(url_for("bulk.detail", operation_id=operation_id), 303)
+
+
+@pages.post("/<uuid:operation_id>/undo")
+@authorized(CHANGE)
+def undo(operation_id: UUID) -> ResponseReturnValue:
+    """Begin the reverse of an operation."""
+    reverse = bulk.undo(str(operation_id))
+    db.session.commit()
+    return redirect(url_for("bulk.detail", operation_id=reverse.id), 303)
+
+
+def _kind() -> BulkKind:
+    kind = request.values.get("kind")
+    return BulkKind.CANCEL if kind == BulkKind.CANCEL else BulkKind.RETRY
+
+
+def _query_of_filters() -> str:
+    """Return the filters of the list of jobs, which are in the query of the URL, as one search."""
+    terms = [f"{name}:{value}" for name in ("state", "name", "queue", "batch") if (value := query_text(name))]
+    return " ".join([*terms, query_text("text") or ""]).strip()
+
+
+def _number(read: type[int] | type[float], text: str, name: str) -> Any:
+    try:
+        return read(text) if text else None
+    except ValueError:
+        raise InvalidInputError("The operation is invalid.", {name: ["must be a number"]}) from None
+
+
+def _preview_page(ids: list[str], query: str, texts: dict[str, str], errors: dict[str, list[str]] | None = None) -> str:
+    kind = _kind()
+    shown_query = f"{len(ids)} selected jobs" if ids else query
+    return render_template(
+        "operations/bulk_preview.html",
+        kind=kind,
+        preview=bulk.preview(kind, query, ids or None),
+        ids=ids,
+        query=shown_query,
+        texts=texts,
+        errors=errors or {},
+        suggested={"canary": CANARY, "per_second": PER_SECOND},
+    )
+
+
+def _list_context() -> dict[str, Any]:
+    page = bulk.list_operations(cursor=request.args.get("cursor"))
+    names = {row.user_id: current_host().user_name(row.user_id) for row in page.items}
+    is_live = any(row.state is BulkState.RUNNING for row in page.items)
+    return {"operations": page.items, "next_cursor": page.next_cursor, "names": names, "is_live": is_live}
+
+
+def _detail_context(operation_id: UUID) -> dict[str, Any]:
+    operation = bulk.get_operation(str(operation_id))
+    outcomes = bulk.outcomes_of(operation)
+    may_change = current_host().allows(CHANGE)
+    return {
+        "operation": operation,
+        "outcomes": outcomes,
+        "watched": bulk.WATCHED_JOBS,
+        "user_name": current_host().user_name(operation.user_id),
+        "may_cancel": may_change and operation.state is BulkState.RUNNING,
+        "may_undo": may_change and bulk.can_undo(operation),
+        "is_live": operation.state is BulkState.RUNNING or outcomes.live > 0,
+    }

@@ -22,6 +22,7 @@ from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 STAFF = "This is for staff and admins only."
 ADMINS = {
+    "jobs.enqueue": "Only admins can enqueue jobs.",
     "schedule.change": "Only admins can change the schedule.",
     "mails.suppress": "Only admins can add and lift suppressions and holds.",
     "queues.change": "Only admins can pause and resume queues, jobs and limits.",

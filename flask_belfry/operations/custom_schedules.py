@@ -23,8 +23,8 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, InvalidInputError, NotFoundError
 from flask_belfry.db import db, insert_ignoring_conflicts
 from flask_belfry.db.columns import is_storable
-from flask_belfry.operations.job_parameters import parameters_of
-from flask_belfry.outbox import CustomSchedule, JobArgumentError, JobRequest, UnknownJobError
+from flask_belfry.operations.job_parameters import problems_of_args
+from flask_belfry.outbox import CustomSchedule, UnknownJobError
 from flask_belfry.outbox.models import CRON_CHARACTERS
 from flask_belfry.outbox.registry import JobDefinition, definition, definitions
 from flask_belfry.scheduler import ScheduleError
@@ -229,16 +229,7 @@ def _args_problems(draft: Draft) -> _Problems:
         return {"job": [f"{draft.job!r} is not a job: select one" if draft.job else "is required"]}
     if problem := _job_problem(found):
         return {"job": [problem]}
-    wrong = {
-        each.name: [problem]
-        for each in parameters_of(found)
-        if each.name in draft.args and (problem := each.problem(draft.args[each.name]))
-    }
-    try:
-        found.check(JobRequest(draft.args))
-    except JobArgumentError as error:
-        wrong = error.fields | wrong
-    return {name if name == "args" else f"args.{name}": messages for name, messages in wrong.items()}
+    return problems_of_args(found, draft.args)
 
 
 def _timing(draft: Draft) -> tuple[Timing | None, _Problems]:

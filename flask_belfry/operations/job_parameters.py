@@ -17,6 +17,7 @@ from enum import Enum, StrEnum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flask_belfry.core.presentation import label, reader_zone
+from flask_belfry.outbox import JobArgumentError, JobRequest
 from flask_belfry.outbox.registry import JobDefinition
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
@@ -137,13 +138,29 @@ class Parameter:
 
 
 def parameters_of(found: JobDefinition[..., Any]) -> list[Parameter]:
-    """Return the arguments of a job, in the function's order."""
+    """Return the arguments of a job, in the function's order. Those of a chunk have no annotations."""
+    if found.chunk:
+        return [Parameter(name, FieldKind.JSON) for name in found.takes]
     try:
         hints = get_type_hints(found.function)
     except (NameError, TypeError):  # an annotation that is imported for type checkers only
         hints = {}
     _, *arguments = inspect.signature(found.function).parameters.values()
     return [_parameter(argument, hints.get(argument.name, Any)) for argument in arguments]
+
+
+def problems_of_args(found: JobDefinition[..., Any], args: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return why a job cannot have these arguments, by `args.NAME`, and under `args` for all together."""
+    wrong = {
+        each.name: [problem]
+        for each in parameters_of(found)
+        if each.name in args and (problem := each.problem(args[each.name]))
+    }
+    try:
+        found.check(JobRequest(args))
+    except JobArgumentError as error:
+        wrong = error.fields | wrong
+    return {name if name == "args" else f"args.{name}": messages for name, messages in wrong.items()}
 
 
 def _parameter(argument: inspect.Parameter, hint: Any) -> Parameter:

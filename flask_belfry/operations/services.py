@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flask_belfry import outbox, search
-from flask_belfry.changes import Subject
+from flask_belfry.changes import StatusChange, Subject, for_school
 from flask_belfry.changes.host import current_host
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.core.secrets import MASK
@@ -18,6 +18,7 @@ from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.pagination import DEFAULT_LIMIT
 from flask_belfry.db.tenancy import ALL_TENANTS, current_scope, use_scope
+from flask_belfry.operations.job_parameters import problems_of_args
 from flask_belfry.outbox import JobAttempt, JobBatch, JobLog, JobRecord, JobState, UnknownJobError
 from flask_belfry.outbox.models import AttemptOutcome, BlockedBy
 from flask_belfry.outbox.registry import definition
@@ -31,6 +32,7 @@ IDS_PER_QUERY = 10_000
 MAX_LOGS = 20
 # The successors of a job that are shown.
 MAX_SUCCESSORS = 100
+NOT_TIMED = "Only jobs that wait for their time or for their next attempt can be run now."
 
 
 def list_jobs(query: Query, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> SearchPage[JobRecord]:
@@ -118,6 +120,16 @@ def predecessor_of(record: JobRecord) -> JobRecord | JobBatch | None:
     if record.after_id is None:
         return None
     return db.session.get(JobRecord, record.after_id) or db.session.get(JobBatch, record.after_id)
+
+
+def parent_of(record: JobRecord) -> JobRecord | None:
+    """Return the job that enqueued a job; None also when it was pruned."""
+    return db.session.get(JobRecord, record.parent_id) if record.parent_id else None
+
+
+def change_of(record: JobRecord) -> StatusChange | None:
+    """Return the change of a status that caused a job; None also when it was deleted."""
+    return db.session.get(StatusChange, record.change_id) if record.change_id else None
 
 
 def successors_of(row: JobRecord | JobBatch) -> list[JobRecord]:
@@ -248,6 +260,33 @@ def cancel_jobs(ids: Sequence[str]) -> tuple[list[str], list[str]]:
     cancelled, stopping = outbox.cancel(ids)
     _record("job.cancel", [*cancelled, *stopping])
     return cancelled, stopping
+
+
+def run_jobs_now(ids: Sequence[str]) -> list[str]:
+    """Run jobs that wait for a time, see `outbox.run_now`, and record the action. The caller commits."""
+    started = outbox.run_now(ids)
+    _record("job.run", started)
+    return started
+
+
+def enqueue_job(name: str, args: Mapping[str, Any], school_id: int | None) -> str:
+    """Enqueue a job as the current user, for all schools or for one, and record the action. Commits.
+
+    Returns:
+        the id of the job; of a singleton, that of the job that has not ended.
+
+    Raises:
+        UnknownJobError: there is no such job.
+        InvalidInputError: an argument is invalid.
+    """
+    found = definition(name)
+    if problems := problems_of_args(found, args):
+        raise InvalidInputError("The arguments are invalid.", problems)
+    with for_school(school_id):
+        (job_id,) = found.enqueue_many([outbox.JobRequest(args)])
+    current_host().record_action("job.enqueue", {Subject("job", job_id): school_id}, {"name": name})
+    db.session.commit()
+    return job_id
 
 
 def _record(action: str, ids: Sequence[str]) -> None:

@@ -165,6 +165,15 @@ def cancel_job(job_id: UUID) -> Mapping[str, Any]:
     return _changed(record)
 
 
+@_endpoint("POST", f"{JOB}/run", CHANGE, JobSchema, errors={409: "It does not wait for a time."})
+def run_job(job_id: UUID) -> Mapping[str, Any]:
+    """Run a scheduled job, or one that waits for its next attempt, now"""
+    record = services.get_job(str(job_id))
+    if not services.run_jobs_now([record.id]):
+        raise JobStateError(services.NOT_TIMED)
+    return _changed(record)
+
+
 @_endpoint(
     "POST",
     "/jobs/retry",

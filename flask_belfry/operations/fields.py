@@ -39,6 +39,7 @@ def job_fields(record: JobRecord) -> dict[str, Any]:
         "cancel_requested": record.cancel_requested,
         "batch_id": record.batch_id,
         "after_id": record.after_id,
+        "parent_id": record.parent_id,
         "blocked_by": record.blocked_by.value if record.blocked_by else None,
         "waiting_reason": services.waiting_reason(record),
         "limit_key": record.limit_key,

@@ -212,6 +212,17 @@ def cancel_command(ids: tuple[str, ...], query: str | None, **filters: Any) -> N
         raise click.ClickException("the others had already finished")
 
 
+@jobs.command("run")
+@click.argument("ids", nargs=-1, required=True)
+def run_command(ids: tuple[str, ...]) -> None:
+    """Run jobs now that wait for their time or for their next attempt."""
+    started = services.run_jobs_now([_get(id).id for id in ids])
+    db.session.commit()
+    click.echo(f"{len(started)} of {len(ids)} jobs enqueued to run now")
+    if len(started) < len(ids):
+        raise click.ClickException(services.NOT_TIMED)
+
+
 @jobs.command("stats")
 @as_json_option
 def stats_command(as_json: bool) -> None:

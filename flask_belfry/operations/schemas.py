@@ -141,6 +141,7 @@ class JobSchema(Schema):
     snoozes = _number("How often it has snoozed since it was enqueued or retried by a user.")
     batch_id = _shown("Its batch.", format="uuid")
     after_id = _shown("The job or the batch whose completion enqueues it.", format="uuid")
+    parent_id = _shown("The job that enqueued it.", format="uuid")
     limit_key = _shown()
     subject = _shown("What it is about: `type/id`.")
     user_id = ma.fields.Integer(required=True, allow_none=True)

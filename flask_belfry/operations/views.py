@@ -1,8 +1,7 @@
-"""The pages of jobs: a list and a job's details, both updated live, and the actions retry and cancel."""
+"""The pages of jobs: a list and a job's details, both updated live, and the actions retry, cancel and run now."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -20,14 +19,22 @@ from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.mail import mails_of_job
 from flask_belfry.operations import live, queues, services
 from flask_belfry.operations.search import ALIASES, JOBS, Query, parse, parse_with
+from flask_belfry.operations.timeline import life_cycle, next_attempts
 from flask_belfry.outbox import FINALIZED, LIVE, JobBatch, JobRecord, JobState
 from flask_belfry.outbox.models import BlockedBy
-from flask_belfry.outbox.states import WAITING
+from flask_belfry.outbox.states import TIMED
 from flask_belfry.search import PARAMETER, SearchPage, complete
 
 pages = Blueprint("operations", __name__, template_folder="templates", url_prefix="/jobs")
 
 TABS = [state.value for state in JobState]
+
+
+@pages.context_processor
+def permissions() -> dict[str, Any]:
+    """Return which actions the pages of jobs show."""
+    host = current_host()
+    return {"may_change": host.allows("jobs.change"), "may_enqueue": host.allows("jobs.enqueue")}
 
 
 @pages.get("/")
@@ -92,6 +99,17 @@ def cancel(job_id: object) -> ResponseReturnValue:
     return redirect(url_for("operations.job", job_id=record.id))
 
 
+@pages.post("/<uuid:job_id>/run")
+@authorized("jobs.change")
+def run(job_id: object) -> ResponseReturnValue:
+    """Run a scheduled job, or one that waits for its next attempt, now."""
+    record = services.get_job(str(job_id))
+    started = services.run_jobs_now([record.id])
+    db.session.commit()
+    _flash_result("The job is enqueued to run now.", started, services.NOT_TIMED)
+    return redirect(url_for("operations.job", job_id=record.id))
+
+
 def _flash_result(success: str, changed: list[str], otherwise: str) -> None:
     flash(success if changed else otherwise, "success" if changed else "warning")
 
@@ -145,25 +163,31 @@ def _given_query(text: str) -> Query:
 
 
 def _detail_context(job_id: str) -> dict[str, Any]:
+    host = current_host()
+    may_change = host.allows("jobs.change")
     record = services.get_job(job_id)
     attempts = services.attempts_of(record)
     return {
         "job": record,
-        "steps": life_cycle(record, utc_now()),
+        "steps": life_cycle(record, utc_now(), attempts),
+        "next_attempts": next_attempts(record),
         "positions": services.steps_of(record),
         "attempts": attempts,
         "args": services.shown_args(record),
         "logs": services.logs_of(record),
+        "parent": _link(services.parent_of(record)),
+        "change": services.change_of(record),
         "batch": db.session.get(JobBatch, record.batch_id) if record.batch_id else None,
         "predecessor": _link(services.predecessor_of(record)),
         "successors": services.successors_of(record),
         "waiting_reason": services.waiting_reason(record) or services.snooze_reason(record, attempts),
         "pause_kinds": {kind.value: words(subject_type) for kind, subject_type in queues.SUBJECT_TYPES.items()},
         "pauses": queues.pauses_of(record) if record.blocked_by is BlockedBy.PAUSE else [],
-        "mails": mails_of_job(record.id),
-        "user_name": current_host().user_name(record.user_id),
-        "may_retry": record.state in FINALIZED - {JobState.COMPLETED},
-        "may_cancel": record.state in LIVE and not record.cancel_requested,
+        "mails": mails_of_job(record.id) if host.allows("mails.view") else [],
+        "user_name": host.user_name(record.user_id),
+        "may_retry": may_change and record.state in FINALIZED - {JobState.COMPLETED},
+        "may_run": may_change and record.state in TIMED,
+        "may_cancel": may_change and record.state in LIVE and not record.cancel_requested,
         "is_live": record.state in LIVE,
     }
 
@@ -192,58 +216,3 @@ def running_span(record: JobRecord) -> tuple[datetime, datetime | None] | None:
     """Return from when until when a job ran, the last time; without an end while it runs."""
     has_run = record.state is JobState.RUNNING or record.finished_at is not None
     return (record.started_at, record.finished_at) if has_run and record.started_at is not None else None
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step of a job's life cycle: `at` is None for a future step, `previous` is the time of the step before it."""
-
-    label: str
-    at: datetime | None
-    previous: datetime | None = None
-    is_done: bool = False
-
-
-def life_cycle(record: JobRecord, now: datetime) -> list[Step]:
-    """Return the steps of a job: those with a time in chronological order, then those that may still follow.
-
-    The order is not fixed: a job that is queued for another attempt was started before.
-    """
-    steps: list[Step] = []
-    previous: datetime | None = None
-    for label, at in [*_past_steps(record), *_next_attempt(record)]:
-        steps.append(Step(label, at, previous, is_done=at <= now))
-        previous = at
-    return [*steps, *(Step(label, None) for label in _future_steps(record))]
-
-
-def _past_steps(record: JobRecord) -> list[tuple[str, datetime]]:
-    # `scheduled_at` keeps its value after the job starts or is cancelled, and then has no meaning.
-    is_due_later = record.started_at is None and record.state in WAITING
-    steps = (
-        ("created", record.created_at),
-        ("due", record.scheduled_at if is_due_later else None),
-        ("queued", record.enqueued_at),
-        ("started", record.started_at),
-        (record.state.value, record.finished_at),
-    )
-    return sorted(((label, at) for label, at in steps if at is not None), key=lambda step: step[1])
-
-
-def _next_attempt(record: JobRecord) -> list[tuple[str, datetime]]:
-    if not _waits_again(record) or record.scheduled_at is None:
-        return []
-    return [("next attempt", record.scheduled_at)]
-
-
-def _waits_again(record: JobRecord) -> bool:
-    """Whether it waits for the time of its next attempt, also after a snooze."""
-    return record.state is JobState.RETRYABLE or (record.state is JobState.SCHEDULED and record.started_at is not None)
-
-
-def _future_steps(record: JobRecord) -> list[str]:
-    if record.finished_at is not None or _waits_again(record):
-        return []
-    if record.started_at is not None:
-        return ["finished"]
-    return ["started", "finished"] if record.enqueued_at is not None else ["queued", "started", "finished"]

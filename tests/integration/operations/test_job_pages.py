@@ -11,17 +11,24 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
 from app.accounts import Role
+from app.audit import AuditEntry
+from flask_belfry.changes import Actor, StatusChange, use_actor
 from flask_belfry.db.columns import new_id
-from flask_belfry.operations.views import life_cycle, running_span, waiting_span
-from flask_belfry.outbox import JobAttempt, JobLog, JobRecord, JobState, job
+from flask_belfry.mail import EmailMessage
+from flask_belfry.operations.services import Attempt, attempts_of
+from flask_belfry.operations.timeline import life_cycle, next_attempts
+from flask_belfry.operations.views import running_span, waiting_span
+from flask_belfry.outbox import JobAttempt, JobLog, JobRecord, JobState, enqueue, job
 from flask_belfry.outbox.models import AttemptOutcome, BlockedBy
 from flask_belfry.outbox.registry import forget
 from flask_belfry.search import running
+from tests.job_records import state_of
 from tests.reservation_factories import log_in, make_school, make_user
 
 CREATED = datetime(2030, 5, 6, 10, tzinfo=UTC)
@@ -143,6 +150,103 @@ def test_the_life_cycle_never_contradicts_itself(record: JobRecord, expected: li
     assert [step.label if step.at else f"{step.label} –" for step in steps] == expected
     times = [step.at for step in steps if step.at]
     assert times == sorted(times)
+
+
+def test_the_timeline_has_each_attempt_snooze_and_interruption(staff: FlaskClient, session: Session) -> None:
+    job = job_record(JobState.FAILED, attempt=2, enqueued_at=minute(1), started_at=minute(9), finished_at=minute(10))
+    session.add(job)
+    session.flush()
+    ends = (
+        (2, 3, AttemptOutcome.SNOOZED, "Snooze", "The server asks for a minute"),
+        (4, 5, AttemptOutcome.INTERRUPTED, "InterruptedError", "signal 9"),
+        (6, 7, AttemptOutcome.TIMED_OUT, "JobTimeoutError", "60 s"),
+        (9, 10, AttemptOutcome.FAILED, "Boom", "no"),
+    )
+    for start, end, outcome, error_type, message in ends:
+        times = {"started_at": minute(start), "finished_at": minute(end)}
+        error = {"error_type": error_type, "error_message": message}
+        session.add(JobAttempt(job_id=job.id, number=1, outcome=outcome, worker="w", **times, **error))
+        session.flush()
+    session.commit()
+    steps = life_cycle(job, minute(60), attempts_of(job))
+    assert [(step.label, step.at, step.note) for step in steps] == [
+        ("created", minute(0), ""),
+        ("queued", minute(1), ""),
+        ("started", minute(2), "w"),
+        ("snoozed", minute(3), "The server asks for a minute"),
+        ("started", minute(4), "w"),
+        ("interrupted", minute(5), "signal 9"),
+        ("started", minute(6), "w"),
+        ("timed out", minute(7), "JobTimeoutError"),
+        ("started", minute(9), "w"),
+        ("failed", minute(10), ""),
+    ]
+    page = staff.get(f"/jobs/{job.id}").text
+    assert "cycle-long" in page
+    assert "The server asks for a minute" in page
+
+
+def test_the_middle_of_a_long_timeline_is_left_out() -> None:
+    job = job_record(JobState.SCHEDULED, enqueued_at=minute(1), started_at=minute(61), scheduled_at=minute(70))
+    snooze = {"outcome": "snoozed", "worker": None, "host": None}
+    attempts = [
+        Attempt(1, started_at=minute(each), finished_at=minute(each + 1), **snooze) for each in range(61, 1, -2)
+    ]
+    steps = life_cycle(job, minute(69), attempts)
+    assert len(steps) == 20
+    assert [step.left_out for step in steps if step.left_out] == [63 - 20]
+    assert (steps[3].at, steps[4].at, steps[-1].label) == (minute(4), minute(48), "next attempt")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"state": JobState.PENDING}, [(2, 60), (3, 120)]),
+        ({"state": JobState.RUNNING, "attempt": 1}, [(2, 60), (3, 120)]),
+        ({"state": JobState.RETRYABLE, "attempt": 1}, [(3, 120)]),
+        ({"state": JobState.RUNNING, "attempt": 3}, []),
+        ({"state": JobState.COMPLETED, "attempt": 1, "finished_at": CREATED}, []),
+    ],
+)
+def test_the_attempts_that_follow_are_those_of_the_policy(
+    app: Flask, values: dict[str, Any], expected: list[tuple[int, float]]
+) -> None:
+    job = job_record(**{"name": "test.act", "max_attempts": 3, "attempt": 0, **values})
+    assert [(each.number, each.seconds) for each in next_attempts(job)] == expected
+
+
+def test_a_job_shows_why_it_exists_and_its_mails(client: FlaskClient, staff: FlaskClient, session: Session) -> None:
+    parent = job_record(name="a.parent")
+    session.add(parent)
+    session.flush()
+    with use_actor(Actor(job_id=parent.id)):
+        child_id = enqueue("test.echo")
+    change = StatusChange(subject_type="ticket", subject_id="1", field="status", old="open", new="done")
+    session.add(change)
+    session.flush()
+    child = session.get_one(JobRecord, child_id)
+    child.change_id = change.id
+    to = {"recipients": ["a@example.org"], "recipient": "a@example.org"}
+    mail = EmailMessage(
+        unique_key="a", message_id="<a@b>", kind="a-mail", context={}, state="sent", job_id=child_id, **to
+    )
+    session.add(mail)
+    session.commit()
+    page = staff.get(f"/jobs/{child_id}").text
+    assert f'<a class="mono" href="/jobs/{parent.id}">a.<wbr>parent</a>' in page
+    assert "status changed from open to done" in page
+    assert f'src="/mails/{mail.id}/html" sandbox="allow-popups allow-popups-to-escape-sandbox"' in page
+
+
+def test_a_scheduled_job_is_run_now(staff: FlaskClient, session: Session, work: Any) -> None:
+    id = enqueue("test.echo", delay=3600)
+    session.commit()
+    assert "Run now" in staff.get(f"/jobs/{id}").text
+    assert "enqueued to run now" in staff.post(f"/jobs/{id}/run", follow_redirects=True).text
+    work()
+    assert state_of(session, id) is JobState.COMPLETED
+    assert "Only jobs that wait" in staff.post(f"/jobs/{id}/run", follow_redirects=True).text
+    assert session.scalars(sa.select(AuditEntry.action).where(AuditEntry.subject_id == id)).all() == ["job.run"]
 
 
 def test_what_is_only_planned_is_not_done(staff: FlaskClient, session: Session) -> None:

@@ -22,6 +22,7 @@ from app.audit import prune_audit
 from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import current_job, job
 from flask_belfry.mail import prune_mails
+from flask_belfry.operations import prune_operations
 from flask_belfry.outbox import prune_pages
 from flask_belfry.scheduler import ScheduleEntry
 from flask_belfry.scheduler.schedule import prune_ticks
@@ -43,17 +44,20 @@ def prune_jobs(session: Session) -> dict[str, Any]:
 
 @job("maintenance.prune", queue="bulk", timeout_seconds=600, is_singleton=True)
 def prune(session: Session) -> dict[str, Any]:
-    """Deletes old data: finished jobs, statistics, past run times, sent mails and audit events after the number of days
-    in the settings; expired tokens, codes, sessions and idempotency records, old IP addresses of logins, and users who
-    never confirmed their email address. Removes the email addresses of deleted accounts from their last mails."""
+    """Deletes old data: finished jobs, bulk operations, statistics, past run times, sent mails and audit events after the
+    number of days in the settings; expired tokens, codes, sessions and idempotency records, old IP addresses of logins,
+    and users who never confirmed their email address. Removes the email addresses of deleted accounts from their last
+    mails."""
     settings = current_app.config
     deleted = _prune_jobs(session)
+    operations = prune_operations(session, timedelta(days=settings["JOBS_KEEP_FAILED_DAYS"]))
     ticks = prune_ticks(session, utc_now() - timedelta(days=settings["JOBS_KEEP_DAYS"]))
     mails = _delete("mails", prune_mails(session, timedelta(days=settings["MAILS_KEEP_DAYS"])))
     audit = prune_audit(session, timedelta(days=settings["AUDIT_KEEP_DAYS"]))
     tokens, codes, answers = prune_tokens(session), prune_codes(session), prune_idempotency_records(session)
     return {
         **deleted,
+        "operations": operations,
         "ticks": ticks,
         "mails": mails,
         "audit": audit,

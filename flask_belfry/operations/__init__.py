@@ -8,6 +8,7 @@ from flask_belfry.core.commands import add_lazy_command
 from flask_belfry.core.presentation import register_subject
 from flask_belfry.operations import jobs
 from flask_belfry.operations.batches import job_counts
+from flask_belfry.operations.bulk import prune_operations
 from flask_belfry.operations.models import BulkKind, BulkOperation, BulkOperationJob, BulkState
 from flask_belfry.operations.services import counts_by_state, latest_failures
 
@@ -21,6 +22,7 @@ __all__ = [
     "job_counts",
     "jobs",
     "latest_failures",
+    "prune_operations",
 ]
 
 

@@ -106,8 +106,8 @@ def _endpoint(
 
 
 def add_endpoints(blueprint: Blueprint) -> None:
-    """Add the endpoints to a blueprint of the application. The host authorizes `jobs.view`, `jobs.change` (retry and
-    cancel), `queues.change` (pause and resume), `schedule.view` and `schedule.change`."""
+    """Add the endpoints to a blueprint of the application. The host authorizes `jobs.view`, `jobs.change` (retry,
+    cancel and run now), `queues.change` (pause and resume), `schedule.view` and `schedule.change`."""
     for each in _ENDPOINTS:
         view = blueprint.response(200 if each.response else 204, each.response)(each.view)
         for schema, location in ((each.query, "query"), (each.body, "json")):

@@ -173,6 +173,17 @@ def outcomes_of(operation: BulkOperation) -> Outcomes:
     return Outcomes(live, total - live, failed, error_type or None)
 
 
+def prune_operations(session: Session, older_than: timedelta) -> int:
+    """Delete operations that began before `older_than` and have ended. The caller commits.
+
+    Returns:
+        the number of deleted operations.
+    """
+    is_old = BulkOperation.created_at < utc_now() - older_than, BulkOperation.state != BulkState.RUNNING
+    deleted = sa.delete(BulkOperation).where(*is_old).returning(BulkOperation.id)
+    return len(session.execute(deleted, execution_options={"synchronize_session": False}).all())
+
+
 @dataclass(frozen=True)
 class Preview:
     """The jobs that an operation would change: how many, at most COUNT_LIMIT, and the newest of them."""
@@ -244,7 +255,8 @@ def _change(operation_id: str, ids: Sequence[str] | None, page: Sequence[str]) -
 
 def _may_continue(operation: BulkOperation, ids: Sequence[str] | None, *, is_paced: bool) -> bool:
     """Return whether the operation goes on now: it was not stopped, its jobs do not fail again, and it is due."""
-    if operation.state is not BulkState.RUNNING:
+    # Another job of it may be left from before, or was enqueued by a user.
+    if operation.state is not BulkState.RUNNING or operation.job_id != current_job().claim.id:
         return False
     awaited = operation.next_page_at
     if operation.canary is not None and awaited is not None:
@@ -351,6 +363,7 @@ def _of_group(group_id: str) -> list[sa.ColumnElement[bool]]:
         raise NotFoundError("There is no such group of failures.")
     school_id = None if group.school_id == SYSTEM_ID else group.school_id
     return [
+        JobRecord.has_failed(),
         JobRecord.fingerprint == group.fingerprint,
         JobRecord.state == JobState.FAILED,
         JobRecord.school_id.is_not_distinct_from(school_id),

@@ -155,6 +155,12 @@ class JobRecord(OfSchoolOrSystem, Base):
         return sa.and_(cls.unique_key == key, _HOLDS_KEY)
 
     @classmethod
+    def has_failed(cls) -> sa.ColumnElement[bool]:
+        """Return the condition for a failed or retryable job whose last attempt has a fingerprint, as the index has
+        it."""
+        return sa.and_(_HAS_FAILED)
+
+    @classmethod
     def can_expire(cls) -> sa.ColumnElement[bool]:
         """Return the condition for a waiting job that has a time at which it expires, as the index has it."""
         return sa.and_(_CAN_EXPIRE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,13 +15,16 @@ from sqlalchemy.orm import Session
 from flask_belfry import outbox
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, InvalidInputError
+from flask_belfry.db import db
 from flask_belfry.db.columns import new_id
 from flask_belfry.db.tenancy import Scope, use_scope
 from flask_belfry.execution import claim, executor
 from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.operations import BulkKind, BulkOperation, BulkOperationJob, BulkState, bulk
-from flask_belfry.outbox import JobRecord, JobState
-from tests.job_records import read, state_of
+from flask_belfry.outbox import JobRecord, JobState, WorkerProcess
+from flask_belfry.outbox.models import AttemptOutcome
+from tests.job_records import asked, attempts_of, count, read, state_of, waits_for_lock
+from tests.servers import wait_until
 
 CAUSE = "0123456789abcdef"
 
@@ -79,7 +84,7 @@ def run(app, session, clock) -> Callable[[str], JobState]:
 
     def run(id: str, should_stop: Callable[[], bool] = lambda: False) -> JobState:
         clock.shift(0.01)
-        items = claim.claim(session, [operation(session, id).job_id], "w")
+        items = claim.claim(session, [str(operation(session, id).job_id)], "w")
         ((_, state),) = executor.run(app, items, no_limit, should_stop)
         return state
 
@@ -100,7 +105,7 @@ def test_the_jobs_that_match_when_it_is_begun_are_retried_page_by_page(session, 
     assert changed(session, id) == ids
     assert {state_of(session, each) for each in ids} == {JobState.PENDING}
     assert {state_of(session, each) for each in (*other, *late)} == {JobState.FAILED}
-    assert read(session, done.job_id).progress_done == 5
+    assert read(session, str(done.job_id)).progress_done == 5
 
 
 def test_it_is_resumed_where_it_has_come_and_does_nothing_twice(session, run, monkeypatch):
@@ -135,7 +140,7 @@ def test_a_paced_operation_snoozes_until_its_next_page_is_due(session, run, cloc
     assert run(id) is JobState.SCHEDULED
     assert changed(session, id) == ids[:10]  # of five seconds
     paced = operation(session, id)
-    job = read(session, paced.job_id)
+    job = read(session, str(paced.job_id))
     assert job.scheduled_at == paced.next_page_at
     assert paced.next_page_at == utc_now() + timedelta(seconds=5)
     clock.move_to(job.scheduled_at)
@@ -287,6 +292,27 @@ def test_an_operation_ends_when_its_job_is_cancelled_like_any_other(session):
     assert operation(session, id).state is BulkState.CANCELLED
 
 
+def test_another_job_of_an_operation_changes_nothing(app, session):
+    failed_jobs(session, 1)
+    id = begun(session)
+    other = asked(session, bulk.RUN, operation_id=id)
+    ((_, state),) = executor.run(app, claim.claim(session, [other], "w"), no_limit)
+    assert (state, changed(session, id)) == (JobState.COMPLETED, [])
+
+
+def test_old_operations_that_have_ended_are_deleted_with_their_jobs(session, run, clock):
+    failed_jobs(session, 2)
+    ended = begun(session)
+    run(ended)
+    failed_jobs(session, 1)
+    running = begun(session)
+    clock.shift(100)
+    assert bulk.prune_operations(session, timedelta(seconds=99)) == 1
+    session.commit()
+    assert session.scalars(sa.select(BulkOperation.id)).all() == [running]
+    assert changed(session, ended) == []
+
+
 def test_selected_jobs_are_retried_whatever_ended_them(session, run):
     ids = failed_jobs(session, 3)
     set_states(session, ids[:1], state=JobState.CANCELLED)
@@ -318,3 +344,25 @@ def test_invalid_options_are_refused(session, options):
 def test_an_operation_over_nothing_is_refused(session):
     with pytest.raises(InvalidInputError, match="no job that can be retried"):
         bulk.begin(BulkKind.RETRY, "name:test.echo")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_worker_that_is_killed_within_a_page_leaves_nothing_undone_or_done_twice(session, processes):
+    """The jobs fail again: those that were retried twice would have been claimed three times."""
+    ids = failed_jobs(session, bulk.PAGE_JOBS + 100, name="test.fail")
+    id = begun(session, query="name:test.fail")
+    with db.engine.connect() as other:
+        other.execute(sa.select(JobRecord.id).where(JobRecord.id == ids[-1]).with_for_update())
+        processes.worker()
+        wait_until(lambda: waits_for_lock(session), seconds=40)
+        assert operation(session, id).done == bulk.PAGE_JOBS
+        worker = read(session, str(operation(session, id).job_id)).worker
+        os.kill(session.scalars(sa.select(WorkerProcess.pid).where(WorkerProcess.name == worker)).one(), signal.SIGKILL)
+        session.rollback()
+    wait_until(lambda: operation(session, id).state is BulkState.FINISHED, seconds=40)
+    wait_until(lambda: count(session, JobRecord, JobRecord.claims >= 2, JobRecord.state == JobState.FAILED) == len(ids))
+    assert changed(session, id) == ids
+    assert operation(session, id).changed == len(ids)
+    assert count(session, JobRecord, JobRecord.id.in_(ids), JobRecord.claims != 2) == 0
+    outcomes = [attempt.outcome for attempt in attempts_of(session, str(operation(session, id).job_id))]
+    assert outcomes == [AttemptOutcome.INTERRUPTED]

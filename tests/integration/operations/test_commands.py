@@ -40,6 +40,7 @@ COMMANDS = {
     "jobs enqueue": "maintenance.prune",
     "jobs retry": "--filter",
     "jobs cancel": "--filter",
+    "jobs run": SOME_ID,
     "jobs stats": "",
     "jobs prune": "",
     "jobs relay": "",
@@ -314,6 +315,17 @@ def test_a_list_is_continued_where_it_stopped(app, session, monkeypatch):
     assert searched.startswith("searched back to 20")
     result = run(app, "jobs", "list", "args.ticket_id:1", *continued.split()[2:], "--json")
     assert [row["id"] for row in json.loads(result.stdout)] == [first]
+
+
+@ONCE
+def test_a_delayed_job_is_run_now(app, session):
+    id = enqueue("test.echo", delay=3600)
+    session.commit()
+    assert run(app, "jobs", "run", id).stdout == "1 of 1 jobs enqueued to run now\n"
+    assert states(session, id) == [True]
+    refused = run(app, "jobs", "run", id)
+    assert refused.exit_code != 0
+    assert "Only jobs that wait for their time" in refused.stderr
 
 
 @ONCE

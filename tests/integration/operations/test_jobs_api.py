@@ -226,6 +226,18 @@ def test_a_running_job_is_requested_to_stop(admin, session):
     assert answer.json == {"cancelled": 0, "stopping": 0, "next_cursor": None}
 
 
+def test_a_scheduled_job_is_run_now_and_another_is_not(admin, session, work):
+    id = enqueue("test.echo", delay=3600)
+    session.commit()
+    answer = admin("POST", f"{LIST}/{id}/run")
+    assert (answer.status_code, answer.json["state"], answer.json["scheduled_at"]) == (200, "pending", None)
+    assert answer.json["parent_id"] is None
+    work()
+    assert state_of(session, id) is JobState.COMPLETED
+    assert admin("POST", f"{LIST}/{id}/run").status_code == 409
+    assert session.scalars(sa.select(AuditEntry.action).where(AuditEntry.subject_id == id)).all() == ["job.run"]
+
+
 def test_all_jobs_that_match_a_filter_are_cancelled_and_retried(admin, session, monkeypatch):
     monkeypatch.setattr(api, "MAX_BULK", 2)
     ids = sorted(asked(session, "test.echo") for _ in range(3))

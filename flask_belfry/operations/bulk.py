@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from flask_belfry import outbox
+from flask_belfry import outbox, search
 from flask_belfry.changes import Subject, current_actor, for_school
 from flask_belfry.changes.host import current_host
 from flask_belfry.core.clock import utc_now
@@ -31,10 +31,12 @@ from flask_belfry.db.columns import as_uuid_text, new_id
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
 from flask_belfry.db.tenancy import current_scope
 from flask_belfry.execution import Snooze, current_job
+from flask_belfry.operations import services
 from flask_belfry.operations.models import BulkKind, BulkOperation, BulkOperationJob, BulkState
-from flask_belfry.operations.services import COUNT_LIMIT, JobFilters
+from flask_belfry.operations.search import parse
 from flask_belfry.outbox import LIVE, JobRecord, JobState, JobStateError, on_finalized
 from flask_belfry.outbox.states import WAITING
+from flask_belfry.search import Query
 from flask_belfry.statistics import FailureGroup
 from flask_belfry.statistics.models import SYSTEM_ID
 
@@ -51,13 +53,12 @@ MIN_POLL_SECONDS, MAX_POLL_SECONDS = 2.0, 60.0
 MIN_FAILED, MAX_FAILED_SHARE = 5, 0.2
 # Of the jobs that an operation changed, the newest are counted.
 WATCHED_JOBS = 10_000
-# Counting the jobs that match stops here; those of a preview, at COUNT_LIMIT.
+# Counting the jobs of an operation stops here.
 MAX_TOTAL = 1_000_000
 SAMPLE_JOBS = 10
 _RETRYABLE = (JobState.FAILED, JobState.CANCELLED)
 _REVERSE = {BulkKind.RETRY: BulkKind.CANCEL, BulkKind.CANCEL: BulkKind.RETRY}
 _PAST = {BulkKind.RETRY: "retried", BulkKind.CANCEL: "cancelled"}
-_TERMS = ("state", "name", "queue", "subject", "batch")
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def prune_operations(session: Session, older_than: timedelta) -> int:
 
 @dataclass(frozen=True)
 class Preview:
-    """The jobs that an operation would change: how many, at most COUNT_LIMIT, and the newest of them."""
+    """The jobs that an operation would change: how many, or more when counting stopped, and the newest of them."""
 
     count: int
     is_capped: bool
@@ -197,10 +198,14 @@ def preview(kind: BulkKind, query_text: str, ids: Sequence[str] | None = None) -
     """Return the jobs that an operation would change. Raises InvalidInputError for an invalid search or selection."""
     if problems := _problems(kind, ids, None, None):
         raise InvalidInputError("The operation is invalid.", problems)
-    conditions = _conditions(_new(kind, query_text), ids)
-    sample = sa.select(JobRecord).where(*conditions).order_by(JobRecord.id.desc()).limit(SAMPLE_JOBS)
-    count = _count(conditions, COUNT_LIMIT)
-    return Preview(count, count == COUNT_LIMIT, db.session.scalars(sample).all())
+    operation = _new(kind, query_text)
+    if ids is None:
+        query = _query(operation)
+        count, is_capped = services.count(query)
+        return Preview(count, is_capped, services.list_jobs(query, limit=SAMPLE_JOBS).items)
+    selected = sa.select(JobRecord).where(*_conditions(operation, ids)).order_by(JobRecord.id.desc())
+    jobs = db.session.scalars(selected).all()
+    return Preview(len(jobs), False, jobs[:SAMPLE_JOBS])
 
 
 # ── What the job does ────────────────────────────────────────────────────────────────────────────────────────────
@@ -336,7 +341,7 @@ def _conditions(operation: BulkOperation, ids: Sequence[str] | None) -> list[sa.
         return [*conditions, JobRecord.id.in_(ids), _may_be(operation.kind)]
     if operation.group_id is not None:
         return [*conditions, *_of_group(operation.group_id)]
-    return [*conditions, *ids_matching(operation.query, operation.kind)]
+    return [*conditions, *search.conditions(_query(operation)), _may_be(operation.kind)]
 
 
 def _may_be(kind: BulkKind) -> sa.ColumnElement[bool]:
@@ -370,21 +375,12 @@ def _of_group(group_id: str) -> list[sa.ColumnElement[bool]]:
     ]
 
 
-def ids_matching(query_text: str, kind: BulkKind) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions of a search, for the jobs of which an operation of `kind` can change the state."""
-    terms: dict[str, Any] = {}
-    text: list[str] = []
-    for word in query_text.split():
-        name, colon, value = word.partition(":")
-        if colon and name in _TERMS:
-            terms[name] = value
-        else:
-            text.append(word)
-    state = terms.pop("state", None)
-    filters = JobFilters(**terms, state=JobState(state) if state else None, text=" ".join(text) or None)
+def _query(operation: BulkOperation) -> Query:
+    """Return the search of an operation, for the states that it can change. Raises InvalidInputError."""
+    query = parse(operation.query, now=operation.created_at)
     # Cancelled jobs are retried only by those who ask for them.
-    default = [JobRecord.state == JobState.FAILED] if kind is BulkKind.RETRY and state is None else []
-    return [*filters.conditions(), _may_be(kind), *default]
+    among, otherwise = (_RETRYABLE, [JobState.FAILED]) if operation.kind is BulkKind.RETRY else (LIVE, LIVE)
+    return query.limited_to("state", among if "state" in query.values else otherwise)
 
 
 def _count(conditions: Sequence[sa.ColumnElement[bool]], most: int) -> int:

@@ -11,10 +11,10 @@ from flask.typing import ResponseReturnValue
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.core.presentation import sentence
-from flask_belfry.core.text import query_text
 from flask_belfry.db import db
 from flask_belfry.operations import bulk
 from flask_belfry.operations.models import BulkKind, BulkState
+from flask_belfry.operations.views import given_query
 
 pages = Blueprint("bulk", __name__, template_folder="templates", url_prefix="/jobs/operations")
 
@@ -41,7 +41,7 @@ def list_live() -> ResponseReturnValue:
 @authorized(CHANGE)
 def preview() -> ResponseReturnValue:
     """Show which jobs an operation would change: those with an `id` in the query, or those that match its filters."""
-    return _preview_page(request.args.getlist("id"), _query_of_filters(), {"canary": "", "per_second": ""})
+    return _preview_page(request.args.getlist("id"), str(given_query()), {"canary": "", "per_second": ""})
 
 
 @pages.post("/new")
@@ -106,12 +106,6 @@ def undo(operation_id: UUID) -> ResponseReturnValue:
 def _kind() -> BulkKind:
     kind = request.values.get("kind")
     return BulkKind.CANCEL if kind == BulkKind.CANCEL else BulkKind.RETRY
-
-
-def _query_of_filters() -> str:
-    """Return the filters of the list of jobs, which are in the query of the URL, as one search."""
-    terms = [f"{name}:{value}" for name in ("state", "name", "queue", "batch") if (value := query_text(name))]
-    return " ".join([*terms, query_text("text") or ""]).strip()
 
 
 def _number(read: type[int] | type[float], text: str, name: str) -> Any:

@@ -117,7 +117,7 @@ def _flash_result(success: str, changed: list[str], otherwise: str) -> None:
 def _list_context() -> dict[str, Any]:
     text = request.args.get("q", "")
     try:
-        query, problem = _given_query(text), None
+        query, problem = given_query(), None
         page = services.list_jobs(query, cursor=request.args.get("cursor"))
     except InvalidInputError as error:
         if PARAMETER not in error.fields:
@@ -153,13 +153,13 @@ def _number_matching(query: Query, page: SearchPage[JobRecord]) -> tuple[int, bo
     return (len(page.items), page.searched_to is not None) if is_whole else services.count(query)
 
 
-def _given_query(text: str) -> Query:
+def given_query() -> Query:
     """Return the search of a request: `q`, and the parameters that links have, which are terms too."""
     state, queue = request.args.get("state"), query_text("queue")
     given = {"name": query_text("name"), "subject": query_text("subject"), "text": query_text("text")}
     given |= {"batch": as_uuid_text(request.args.get("batch"))}
     given |= {"state": state if state in TABS else None, "queue": queue}
-    return parse_with(text, given, now=utc_now())
+    return parse_with(request.args.get("q", ""), given, now=utc_now())
 
 
 def _detail_context(job_id: str) -> dict[str, Any]:

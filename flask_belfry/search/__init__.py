@@ -6,7 +6,7 @@ and `find`, `count` and `next_ids` run it at a bounded cost, however many rows t
 
 from flask_belfry.search.completion import MAX_COMPLETIONS, complete
 from flask_belfry.search.language import Field, Index, Language, Query
-from flask_belfry.search.running import WINDOW, SearchPage, count, find, next_ids, recorded_values
+from flask_belfry.search.running import WINDOW, SearchPage, conditions, count, find, next_ids, recorded_values
 from flask_belfry.search.terms import PARAMETER, Term, written
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "SearchPage",
     "Term",
     "complete",
+    "conditions",
     "count",
     "find",
     "next_ids",

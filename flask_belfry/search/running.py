@@ -102,6 +102,15 @@ def recorded_values(session: Session, column: Any, patterns: Sequence[str]) -> l
     return [value for value in session.scalars(query) if any(fnmatchcase(value.lower(), each) for each in escaped)]
 
 
+def conditions(query: Query) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for all rows that match, for a statement of the caller, whose cost is not bounded."""
+    values = _values(query)
+    if values is None:
+        return [sa.false()]
+    among = [_is_among(query.language.column(column), of_column) for column, of_column in values.items()]
+    return [*among, *_id_bounds(query), *query.times, *query.filters]
+
+
 @dataclass(frozen=True)
 class _Plan:
     """How a query is run.

@@ -21,32 +21,37 @@ from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 STAFF = "This is for staff and admins only."
+# What staff may do whom an admin has allowed it.
+OPERATORS = ("jobs.change", "mails.change", "failures.change")
+NO_OPERATOR = "You may see this, but not change it. An admin can allow you to operate the jobs and mails of your school."
 ADMINS = {
     "jobs.enqueue": "Only admins can enqueue jobs.",
     "schedule.change": "Only admins can change the schedule.",
     "mails.suppress": "Only admins can add and lift suppressions and holds.",
     "queues.change": "Only admins can pause and resume queues, jobs and limits.",
+    "workers.change": "Only admins can stop workers.",
+    "jobs.enqueue": "Only admins can enqueue jobs.",
+    "metrics.view": "Only admins can see the metrics.",
 }
 
-
-def _is_staff(user: User, _: object) -> bool:
-    return user.is_staff
-
-
-for action in ("jobs.view", "jobs.change", "mails.view", "mails.change", "inbox.view", "schedule.view"):
-    allow(action, _is_staff)
+for action in ("jobs.view", "mails.view", "inbox.view", "schedule.view"):
+    allow(action, lambda user, _: user.is_staff)
+for action in OPERATORS:
+    allow(action, lambda user, _: user.is_operator)
 for action in ADMINS:
     allow(action, lambda user, _: user.role is Role.ADMIN)
 
 
 class DeskHost(Host):
-    """The job system's pages and endpoints are for staff; admins change the schedule and the pauses."""
+    """Staff see the jobs and mails of their school; those whom an admin allows it change them. Admins do the rest."""
 
     def authorize(self, action: str) -> ResponseReturnValue | None:
         """Check a rule of `app.accounts`."""
         if not current_user.is_authenticated:
             return ask_to_log_in()
-        require(acting_user(), action, message=ADMINS.get(action, STAFF))
+        user = acting_user()
+        otherwise = NO_OPERATOR if user.is_staff and action in OPERATORS else STAFF
+        require(user, action, message=ADMINS.get(action, otherwise))
         return None
 
     def allows(self, action: str) -> bool:

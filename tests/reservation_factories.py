@@ -38,7 +38,10 @@ def make_school() -> School:
 
 
 def make_user(role: Role = Role.MEMBER, **values: Any) -> User:
-    """A user with `PASSWORD` and a known login address: logins of the test client send no mail about a new address."""
+    """A user with `PASSWORD` and a known login address: logins of the test client send no mail about a new address.
+
+    Staff may operate jobs and mails unless `may_operate` is False.
+    """
     name = f"{role.value}{next(_numbers)}"
     defaults = {
         "username": name,
@@ -46,6 +49,7 @@ def make_user(role: Role = Role.MEMBER, **values: Any) -> User:
         "confirmed_at": utc_now(),
         "name": name.title(),
         "password_hash": password_hash(),
+        "may_operate": role is Role.STAFF,
     }
     user = User(**{"role": role, **defaults, **values})
     here = {"network": HERE, "ip_address": HERE, "state": AddressState.TRUSTED}

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-EVERYBODY, USER, STAFF, ADMIN = "everybody", "user", "staff", "admin"
+# An operator is a member of staff whom an admin has allowed to change jobs and mails.
+EVERYBODY, USER, STAFF, OPERATOR, ADMIN = "everybody", "user", "staff", "operator", "admin"
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,10 @@ password_option = click.option(
     help="Prompted for if omitted; without a terminal, read from standard input.",
 )
 
-_FIELDS = ("id", "username", "name", "email", "role", "school_id", "active", "is_confirmed", "last_login_at")
+_FIELDS = (
+    *("id", "username", "name", "email", "role", "may_operate", "school_id", "active", "is_confirmed"),
+    "last_login_at",
+)
 
 
 @users.command("list")
@@ -93,6 +96,24 @@ def set_role(login: str, role: str) -> None:
     user = services.get_user(login)
     services.change_user(user, {"role": role})
     _commit(user, user.role)
+
+
+@users.command("allow-operate")
+@click.argument("login")
+def allow_operate(login: str) -> None:
+    """Allows a member of staff to change the school's jobs and mails."""
+    user = services.get_user(login)
+    services.change_user(user, {"may_operate": True})
+    _commit(user, "may operate jobs and mails")
+
+
+@users.command("forbid-operate")
+@click.argument("login")
+def forbid_operate(login: str) -> None:
+    """Withdraws that: the member of staff still sees jobs and mails."""
+    user = services.get_user(login)
+    services.change_user(user, {"may_operate": False})
+    _commit(user, "sees jobs and mails only")
 
 
 @users.command("confirm")

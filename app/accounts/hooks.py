@@ -6,7 +6,7 @@ from app import audit
 from app.accounts.models import AccessToken, User
 from flask_belfry.changes import record_changes
 
-record_changes(User.school_id, User.role, User.active, User.username, User.email)
+record_changes(User.school_id, User.role, User.may_operate, User.active, User.username, User.email)
 record_changes(User.time_zone, User.tf_primary_method)
 # The names of people are not recorded.
 record_changes(User.name, User.password_hash, secret=True)

@@ -164,6 +164,11 @@ class User(OfSchool, SecurityUser, db.Model):
         return self.role in STAFF_ROLES
 
     @property
+    def is_operator(self) -> bool:
+        """Whether the user may change the jobs and mails that they see."""
+        return self.role is Role.ADMIN or (self.role is Role.STAFF and self.may_operate)
+
+    @property
     def is_active(self) -> bool:
         """Whether the user may log in."""
         return self.active and not self.school.is_disabled

@@ -21,6 +21,7 @@ PROFILE = (
     User.email,
     User.name,
     User.role,
+    User.may_operate,
     User.time_zone,
     User.skips_own_changes,
     User.created_at,

@@ -21,6 +21,10 @@ from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 NAME_OF_THE_DELETED = "Deleted user"
+SHOWN = (
+    *("id", "username", "email", "name", "role", "may_operate", "time_zone", "is_confirmed", "created_at"),
+    "skips_own_changes",
+)
 
 for verb in ("update", "export", "delete"):
     allow(f"profile.{verb}", lambda user, row: isinstance(row, User) and row.id == user.id)
@@ -28,8 +32,7 @@ for verb in ("update", "export", "delete"):
 
 def profile_of(user: User) -> dict[str, Any]:
     """Return the user's profile for `ProfileSchema`."""
-    names = ("id", "username", "email", "name", "role", "time_zone", "is_confirmed", "created_at", "skips_own_changes")
-    return {name: getattr(user, name) for name in names} | {"preferences": preferences_of(user)}
+    return {name: getattr(user, name) for name in SHOWN} | {"preferences": preferences_of(user)}
 
 
 def lock(user: User) -> User:

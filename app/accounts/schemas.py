@@ -80,6 +80,9 @@ class UserSchema(Schema):
     email = ma.fields.Email(required=True)
     name = ma.fields.String(required=True)
     role = ma.fields.Enum(Role, by_value=True, required=True)
+    may_operate = ma.fields.Boolean(
+        required=True, metadata={"description": "Whether a member of staff may change the school's jobs and mails."}
+    )
     time_zone = ma.fields.String(required=True, allow_none=True)
     is_confirmed = ma.fields.Boolean(
         required=True,

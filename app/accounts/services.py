@@ -176,7 +176,8 @@ def change_user(user: User, changes: Mapping[str, Any]) -> None:
 
     Args:
         user: the user to change.
-        changes: some of username, email, name, role, time_zone (None means the setting TIMEZONE) and active.
+        changes: some of username, email, name, role, may_operate (of staff; any other role loses it), time_zone (None
+            means the setting TIMEZONE) and active.
 
     Raises:
         InvalidInputError: names every field that is invalid or taken.
@@ -186,6 +187,12 @@ def change_user(user: User, changes: Mapping[str, Any]) -> None:
     values = dict(changes) | validated(given)
     username, email = values.get("username", user.username), values.get("email", user.email)
     _check_taken(username, email if user.is_confirmed else None, own_id=user.id)
+    if values.get("role", user.role) is not Role.STAFF:
+        if values.get("may_operate"):
+            raise InvalidInputError(
+                "Only staff can be allowed to operate jobs and mails.", {"may_operate": ["is for staff only"]}
+            )
+        values["may_operate"] = False
     is_shut_out = user.active and not values.get("active", True)
     if is_shut_out or values.get("role", user.role) is not user.role:
         check_not_last_admin(user)

@@ -46,6 +46,7 @@ LABELS = {
     "is_wanted": "Wanted",
     "last_login_ip": "Last login, IP address",
     "last_tick_at": "Last run at",
+    "may_operate": "May operate jobs and mails",
     "message_id": "Message-ID",
     "new": "After",
     "old": "Before",

@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         "Accounts",
         (
             *("user.active", "user.email", "user.name", "user.password_hash", "user.role", "user.school_id"),
-            *("user.tf_primary_method", "user.time_zone", "user.username"),
+            *("user.may_operate", "user.tf_primary_method", "user.time_zone", "user.username"),
             *("user.export", "user.delete_data", "user.delete"),
             *("access_token.create", "access_token.revoked_at", "access_token.delete"),
         ),

@@ -125,8 +125,9 @@ class Host:
 
 
 def set_host(app: Flask, host: Host) -> None:
-    """Set the host of `app`."""
+    """Set the host of `app`. Templates call `allows(action)` of the host."""
     app.extensions["belfry_host"] = host
+    app.jinja_env.globals["allows"] = host.allows
 
 
 def current_host() -> Host:

@@ -8,7 +8,7 @@ from flask_belfry.db import db
 from flask_belfry.operations import BulkKind, bulk, custom_schedules
 from flask_belfry.operations.custom_schedules import Draft
 from flask_belfry.outbox import batch, enqueue
-from tests.tenancy import ADMIN, STAFF, Route, many, one
+from tests.tenancy import ADMIN, OPERATOR, STAFF, Route, many, one
 
 BATCH, API_BATCH, API_JOB = "/jobs/batches/{batch}", "/api/v1/batches/{batch}", "/api/v1/jobs/{batch_job}"
 BULK = "/jobs/operations/{bulk}"
@@ -26,8 +26,8 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("batches.list_live", "GET"): many(STAFF, "/jobs/batches/live", "/jobs/batches/live?show=open"),
     ("batches.detail", "GET"): one(STAFF, BATCH),
     ("batches.detail_live", "GET"): one(STAFF, f"{BATCH}/live"),
-    ("batches.cancel", "POST"): one(STAFF, f"{BATCH}/cancel"),
-    ("batches.retry", "POST"): one(STAFF, f"{BATCH}/retry", cancelled="1"),
+    ("batches.cancel", "POST"): one(OPERATOR, f"{BATCH}/cancel"),
+    ("batches.retry", "POST"): one(OPERATOR, f"{BATCH}/retry", cancelled="1"),
     ("bulk.list_", "GET"): many(STAFF, "/jobs/operations"),
     ("bulk.list_live", "GET"): many(STAFF, "/jobs/operations/live"),
     ("bulk.preview", "GET"): many(
@@ -36,14 +36,14 @@ ROUTES: dict[tuple[str, str], Route] = {
         "/jobs/operations/new?kind=cancel&batch={batch}",
         "/jobs/operations/new?kind=cancel&id={batch_job}",
     ),
-    ("bulk.begin", "POST"): Route(STAFF, ("/jobs/operations/new",), {"kind": "cancel", "id": "{batch_job}"}, 422),
+    ("bulk.begin", "POST"): Route(OPERATOR, ("/jobs/operations/new",), {"kind": "cancel", "id": "{batch_job}"}, 422),
     ("bulk.detail", "GET"): one(STAFF, BULK),
     ("bulk.detail_live", "GET"): one(STAFF, f"{BULK}/live"),
-    ("bulk.cancel", "POST"): one(STAFF, f"{BULK}/cancel"),
-    ("bulk.undo", "POST"): one(STAFF, f"{BULK}/undo"),
+    ("bulk.cancel", "POST"): one(OPERATOR, f"{BULK}/cancel"),
+    ("bulk.undo", "POST"): one(OPERATOR, f"{BULK}/undo"),
     ("enqueue.new", "GET"): many(ADMIN, "/jobs/enqueue", "/jobs/enqueue?job=test.echo"),
     ("enqueue.create", "POST"): Route(ADMIN, ("/jobs/enqueue",), {"job": "test.echo"}),
-    ("operations.run", "POST"): one(STAFF, "/jobs/{batch_job}/run"),
+    ("operations.run", "POST"): one(OPERATOR, "/jobs/{batch_job}/run"),
     ("queues.list_", "GET"): many(STAFF, "/jobs/queues"),
     ("queues.list_live", "GET"): many(STAFF, "/jobs/queues/live"),
     ("queues.pause", "POST"): Route(ADMIN, ("/jobs/queues/pause",), PAUSE),
@@ -57,15 +57,15 @@ ROUTES: dict[tuple[str, str], Route] = {
         "/api/v1/jobs?q=-state:failed+zarathustra",
     ),
     ("api_jobs.get_job", "GET"): one(STAFF, API_JOB),
-    ("api_jobs.retry_job", "POST"): one(STAFF, f"{API_JOB}/retry"),
-    ("api_jobs.cancel_job", "POST"): one(STAFF, f"{API_JOB}/cancel"),
-    ("api_jobs.run_job", "POST"): one(STAFF, f"{API_JOB}/run"),
-    ("api_jobs.retry_jobs", "POST"): Route(STAFF, ("/api/v1/jobs/retry",), {"batch": "{batch}"}, 200),
-    ("api_jobs.cancel_jobs", "POST"): Route(STAFF, ("/api/v1/jobs/cancel",), {"batch": "{batch}"}, 200),
+    ("api_jobs.retry_job", "POST"): one(OPERATOR, f"{API_JOB}/retry"),
+    ("api_jobs.cancel_job", "POST"): one(OPERATOR, f"{API_JOB}/cancel"),
+    ("api_jobs.run_job", "POST"): one(OPERATOR, f"{API_JOB}/run"),
+    ("api_jobs.retry_jobs", "POST"): Route(OPERATOR, ("/api/v1/jobs/retry",), {"batch": "{batch}"}, 200),
+    ("api_jobs.cancel_jobs", "POST"): Route(OPERATOR, ("/api/v1/jobs/cancel",), {"batch": "{batch}"}, 200),
     ("api_jobs.list_batches", "GET"): many(STAFF, "/api/v1/batches?limit=100", "/api/v1/batches?open=true"),
     ("api_jobs.get_batch", "GET"): one(STAFF, API_BATCH),
-    ("api_jobs.cancel_batch", "POST"): one(STAFF, f"{API_BATCH}/cancel"),
-    ("api_jobs.retry_batch", "POST"): one(STAFF, f"{API_BATCH}/retry", cancelled=True),
+    ("api_jobs.cancel_batch", "POST"): one(OPERATOR, f"{API_BATCH}/cancel"),
+    ("api_jobs.retry_batch", "POST"): one(OPERATOR, f"{API_BATCH}/retry", cancelled=True),
     ("api_jobs.list_queues", "GET"): many(STAFF, "/api/v1/jobs/queues"),
     ("api_jobs.list_pauses", "GET"): many(STAFF, "/api/v1/jobs/pauses"),
     ("api_jobs.list_schedules", "GET"): many(STAFF, "/api/v1/jobs/schedule"),

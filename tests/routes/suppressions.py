@@ -6,7 +6,7 @@ from app.accounts import User
 from flask_belfry.db import db
 from flask_belfry.mail import SuppressionSource, suppress
 from flask_belfry.mail.models import EmailSuppression
-from tests.tenancy import ADMIN, STAFF, Route, many, one
+from tests.tenancy import ADMIN, OPERATOR, STAFF, Route, many, one
 
 PAGE, API = "/mails/suppressions", "/api/v1/mails/suppressions"
 NEW = {"email": "eve@example.org"}
@@ -17,8 +17,8 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("suppressions.lift", "POST"): Route(ADMIN, (f"{PAGE}/{{suppression}}/lift",)),
     ("suppressions.lift_hold", "POST"): Route(ADMIN, (f"{PAGE}/holds/lift",), {"domain": "example.org"}),
     ("api_mails.get_mail", "GET"): one(STAFF, "/api/v1/mails/{mail}"),
-    ("api_mails.resend", "POST"): one(STAFF, "/api/v1/mails/{mail}/resend"),
-    ("api_mails.confirm_sent", "POST"): one(STAFF, "/api/v1/mails/{mail}/confirm-sent"),
+    ("api_mails.resend", "POST"): one(OPERATOR, "/api/v1/mails/{mail}/resend"),
+    ("api_mails.confirm_sent", "POST"): one(OPERATOR, "/api/v1/mails/{mail}/confirm-sent"),
     ("api_mails.list_suppressions", "GET"): many(STAFF, f"{API}?limit=100", f"{API}?text={{address}}"),
     ("api_mails.add_suppression", "POST"): Route(ADMIN, (API,), NEW),
     ("api_mails.lift_suppression", "DELETE"): Route(ADMIN, (f"{API}/{{suppression}}",)),

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.accounts import Role, User, authenticate
 from flask_belfry.mail import EmailMessage
+from tests.admin_panel import changes
 from tests.reservation_factories import PASSWORD, make_school, make_user
 
 # Nothing here is about the database.
@@ -76,6 +77,25 @@ def test_set_role_and_disable_and_enable_change_a_user(app, session):
     session.rollback()
     assert run(app, "users", "enable", user.username).exit_code == 0
     assert authenticate(user.username, PASSWORD) is not None
+
+
+def test_staff_may_operate_jobs_and_mails_while_it_is_allowed_and_they_are_staff(app, session):
+    user = make_user(Role.STAFF, username="ada", may_operate=False)
+    seen = []
+    for command in (["allow-operate", "ada"], ["forbid-operate", "ada"], ["allow-operate", "ada"]):
+        assert run(app, "users", *command).exit_code == 0
+        session.refresh(user)
+        seen.append(user.is_operator)
+    assert seen == [True, False, True]
+    recorded = [(old, new) for old, new, *_ in changes(f"user/{user.id}", "may_operate")]
+    assert recorded == [("False", "True"), ("True", "False"), ("False", "True")]
+    for role in ("member", "staff"):  # a permission does not come back with the role
+        assert run(app, "users", "set-role", "ada", role).exit_code == 0
+        session.refresh(user)
+        assert (user.may_operate, user.is_operator) == (False, False)
+    assert run(app, "users", "set-role", "ada", "member").exit_code == 0
+    refused = run(app, "users", "allow-operate", "ada")
+    assert (refused.exit_code, "is for staff only" in refused.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("command", [["set-role", "ada", "staff"], ["disable", "ada"]], ids=" ".join)

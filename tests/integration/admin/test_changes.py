@@ -176,9 +176,12 @@ def test_users_keep_to_the_rules_of_accounts(session, panel, admin):
     text, _ = issue_personal_token(ada, "script", ["read"])
     session.commit()
     uniquifier = ada.fs_uniquifier
+    assert edit(panel, url, may_operate="y").status_code == 303
+    session.expire_all()
+    assert ada.is_operator
     assert edit(panel, url, password="another long one", name="Ada L.", role="member").status_code == 303
     session.expire_all()
-    assert (ada.name, ada.role) == ("Ada L.", Role.MEMBER)
+    assert (ada.name, ada.role, ada.may_operate) == ("Ada L.", Role.MEMBER, False)
     assert ada.fs_uniquifier != uniquifier
     assert verify_token(text) is None
     assert [mail.recipients for mail in mails("password-changed")] == [["ada@example.org"]]

@@ -34,6 +34,12 @@ class Person(NamedTuple):
     username: str
     name: str
     role: Role
+    may_operate: bool = False
+
+    @property
+    def title(self) -> str:
+        """The role, and whether it is read-only for jobs and mails."""
+        return "staff, read-only" if self.role is Role.STAFF and not self.may_operate else self.role.value
 
     @property
     def email(self) -> str:
@@ -44,7 +50,8 @@ class Person(NamedTuple):
 # Shown on the login page; the customers below only fill the lists.
 LOGINS = (
     Person("admin", "Ada Admin", Role.ADMIN),
-    Person("staff", "Stefan Staff", Role.STAFF),
+    Person("staff", "Stefan Staff", Role.STAFF, may_operate=True),
+    Person("reader", "Rosa Reader", Role.STAFF),
     Person("member", "Mia Member", Role.MEMBER),
 )
 CUSTOMERS = (
@@ -90,7 +97,7 @@ def load_command(force: bool) -> None:
         else "The demo is already loaded."
     )
     for person in LOGINS:
-        click.echo(f"  {person.email}  {DEMO_PASSWORD}  ({person.role})")
+        click.echo(f"  {person.email}  {DEMO_PASSWORD}  ({person.title})")
 
 
 @demo.command("wipe")
@@ -116,7 +123,7 @@ def demo_logins() -> list[tuple[str, str, str]] | None:
     emails = [person.email for person in LOGINS]
     with use_scope(ALL_TENANTS):  # readers of the login page have no scope yet
         known = set(db.session.scalars(sa.select(User.email).where(User.email.in_(emails), User.active)))
-    return [(person.email, DEMO_PASSWORD, person.role.value) for person in LOGINS if person.email in known] or None
+    return [(person.email, DEMO_PASSWORD, person.title) for person in LOGINS if person.email in known] or None
 
 
 def load() -> int:
@@ -179,6 +186,7 @@ def _user_row(person: Person, password_hash: str, school_id: int) -> dict[str, A
         "confirmed_at": utc_now(),
         "name": person.name,
         "role": person.role,
+        "may_operate": person.may_operate,
         "password_hash": password_hash,
     }
 

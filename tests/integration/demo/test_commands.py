@@ -28,11 +28,13 @@ def test_load_makes_a_school_once_and_sends_nothing(app, session):
 
 
 def test_load_ends_with_the_logins_and_they_work(app, session):
-    last = run(app, "load").output.splitlines()[-3:]
-    for line, name in zip(last, ("admin", "staff", "member"), strict=True):
-        email, password, role = line.split()
-        assert (email, password, role) == (f"{name}@example.org", DEMO_PASSWORD, f"({name})")
-        assert authenticate(email, password).role == name
+    last = run(app, "load").output.splitlines()[-4:]
+    titles = {"admin": "admin", "staff": "staff", "reader": "staff, read-only", "member": "member"}
+    for line, (name, title) in zip(last, titles.items(), strict=True):
+        email, password, shown = line.split(maxsplit=2)
+        assert (email, password, shown) == (f"{name}@example.org", DEMO_PASSWORD, f"({title})")
+        user = authenticate(email, password)
+        assert (user.role, user.is_operator) == (title.partition(",")[0], name in ("admin", "staff"))
 
 
 def test_demo_reservations_have_a_history(app, session):

@@ -23,7 +23,7 @@ from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 STAFF = "This is for staff and admins only."
 # What staff may do whom an admin has allowed it.
 OPERATORS = ("jobs.change", "mails.change", "failures.change")
-NO_OPERATOR = "You may see this, but not change it. An admin can allow you to operate the jobs and mails of your school."
+NO_OPERATOR = "You may see this, but not change it. An admin can allow you to change the jobs and mails of your school."
 ADMINS = {
     "jobs.enqueue": "Only admins can enqueue jobs.",
     "schedule.change": "Only admins can change the schedule.",

@@ -1,4 +1,4 @@
-"""Conditions that a column is one of many ids: one parameter for all of them, so that the statement stays the same.
+"""Conditions on many ids, and texts by ids: one parameter for all of them, so that the statement stays the same.
 
 SQLAlchemy's `IN` has a parameter for each value, so each number of values is another statement, which it renders, and
 the database parses, again.
@@ -7,7 +7,7 @@ the database parses, again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from flask_belfry.db.columns import UuidText
+from flask_belfry.db.columns import UuidText, storable
 
 
 class _Ids(TypeDecorator[Sequence[str]]):
@@ -58,6 +58,19 @@ class _NumberedIds(TypeDecorator[Sequence[tuple[str, int]]]):
         return text if dialect.name == "postgresql" else _as_sqlite(text)
 
 
+class _TextsById(TypeDecorator[Mapping[str, str]]):
+    """Texts by UUID, as JSON."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Mapping[str, str] | None, dialect: Dialect) -> str:
+        texts = {id: storable(text) for id, text in (value or {}).items()}
+        if dialect.name != "postgresql":
+            texts = {_as_sqlite(id): text for id, text in texts.items()}
+        return json.dumps(texts)
+
+
 def _as_sqlite(json_text: str) -> str:
     # It keeps the 32 digits of a UUID. Nothing else in this JSON has a hyphen: the numbers are counts.
     return json_text.replace("-", "")
@@ -69,6 +82,11 @@ class _Among(FunctionElement[bool]):
 
 
 class _AmongNumbered(FunctionElement[bool]):
+    inherit_cache = True
+
+
+class _TextById(FunctionElement[str]):
+    type = sa.Text()
     inherit_cache = True
 
 
@@ -93,7 +111,17 @@ def among_numbered(id: Any, number: Any, name: str) -> sa.ColumnElement[bool]:
     return _AmongNumbered(id, number, sa.bindparam(name, type_=_NumberedIds()))
 
 
-def _parts(element: FunctionElement[bool], compiler: SQLCompiler, options: dict[str, Any]) -> list[str]:
+def text_by_id(id: sa.ColumnElement[str], name: str) -> sa.ColumnElement[str | None]:
+    """Return the text that a parameter has for a column of UUIDs; NULL without one.
+
+    Args:
+        id: the column.
+        name: of the parameter, whose value has texts by UUID.
+    """
+    return _TextById(id, sa.bindparam(name, type_=_TextsById()))
+
+
+def _parts(element: FunctionElement[Any], compiler: SQLCompiler, options: dict[str, Any]) -> list[str]:
     return [compiler.process(clause, **options) for clause in element.clauses]
 
 
@@ -120,3 +148,16 @@ def _among_numbered_postgresql(element: _AmongNumbered, compiler: SQLCompiler, *
 def _among_numbered_sqlite(element: _AmongNumbered, compiler: SQLCompiler, **options: Any) -> str:
     id, number, pairs = _parts(element, compiler, options)
     return f"({id}, {number}) IN (SELECT value ->> 0, value ->> 1 FROM json_each({pairs}))"  # noqa: S608
+
+
+@compiles(_TextById, "postgresql")
+def _text_by_id_postgresql(element: _TextById, compiler: SQLCompiler, **options: Any) -> str:
+    id, texts = _parts(element, compiler, options)
+    return f"(({texts})::json ->> ({id})::text)"
+
+
+@compiles(_TextById, "sqlite")
+def _text_by_id_sqlite(element: _TextById, compiler: SQLCompiler, **options: Any) -> str:
+    id, texts = _parts(element, compiler, options)
+    # A path, because a label that begins with a digit would be the index of an array.
+    return f"""({texts} ->> ('$."' || {id} || '"'))"""

@@ -128,7 +128,7 @@ class _Delivery:
             self._chunk.fail(mail.item, error)
         else:
             refused = "; ".join(map(str, receipt.refusals))
-            self._outcomes.end(mail, MailState.SENT, f"refused {refused}" if refused else None)
+            self._outcomes.end(mail, MailState.SENT, f"refused {refused}" if refused else None, receipt.reply)
         return None
 
     def _handle_unreachable(self, mails: Sequence[ChunkMail], error: ServerUnreachableError) -> None:

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import table_of
-from flask_belfry.db.columns import UtcDateTime
-from flask_belfry.db.lists import among
+from flask_belfry.db.columns import StorableText, UtcDateTime
+from flask_belfry.db.lists import among, text_by_id
 from flask_belfry.execution.errors import JobExpiredError
 from flask_belfry.mail.errors import TemporaryMailError
 from flask_belfry.mail.models import ENTRY_COLUMNS, IN_PROGRESS, EmailMessage, MailEntry, MailState
@@ -52,7 +52,7 @@ _WRITE_SENT = (
     .where(
         among(_columns.id, "ids"), sa.tuple_(_columns.id, _columns.job_id).in_(sa.bindparam("pairs", expanding=True))
     )
-    .values(state=MailState.SENT, sent_at=_NOW, last_error=None)
+    .values(state=MailState.SENT, sent_at=_NOW, last_error=None, reply=text_by_id(_columns.id, "replies"))
     .returning(_columns.id, _columns.attempts)
 )
 _WRITE_OTHERS = (
@@ -64,6 +64,7 @@ _WRITE_OTHERS = (
         uncertain_count=_columns.uncertain_count
         + sa.case((_columns.state == MailState.SENDING, sa.bindparam("uncertain", type_=sa.Integer)), else_=0),
         sent_at=sa.case((sa.bindparam("is_sent", type_=sa.Boolean), _NOW), else_=_columns.sent_at),
+        reply=sa.func.coalesce(sa.bindparam("reply", type_=StorableText), _columns.reply),
     )
 )
 
@@ -104,6 +105,7 @@ class Outcome:
         mail_id, job_id: the row, which is written only if the job is still its job.
         state: the new state.
         last_error: the full text, for the ledger only.
+        reply: with which the server accepted it.
         is_uncertain: whether this attempt may have sent the mail.
     """
 
@@ -111,6 +113,7 @@ class Outcome:
     job_id: str
     state: MailState
     last_error: str | None = None
+    reply: str | None = None
     is_uncertain: bool = False
 
 
@@ -232,7 +235,8 @@ def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> dict[str, i
         (plain if is_plain else others).append(outcome)
     if plain:
         pairs = [(outcome.mail_id, outcome.job_id) for outcome in plain]
-        values = {"ids": [outcome.mail_id for outcome in plain], "pairs": pairs, "now": utc_now()}
+        replies = {outcome.mail_id: _shortened(outcome.reply) for outcome in plain if outcome.reply}
+        values = {"ids": [outcome.mail_id for outcome in plain], "pairs": pairs, "replies": replies, "now": utc_now()}
         attempts = {row.id: row.attempts for row in session.connection().execute(_WRITE_SENT, values)}
     if others:
         session.connection().execute(_WRITE_OTHERS, [_parameters(outcome) for outcome in others])
@@ -244,11 +248,16 @@ def _parameters(outcome: Outcome) -> dict[str, Any]:
         "mail_id": outcome.mail_id,
         "by_job_id": outcome.job_id,
         "new_state": outcome.state,
-        "error": outcome.last_error[:ERROR_CHARACTERS] if outcome.last_error else None,
+        "error": _shortened(outcome.last_error),
+        "reply": _shortened(outcome.reply),
         "uncertain": int(outcome.is_uncertain),
         "is_sent": outcome.state is MailState.SENT,
         "now": utc_now(),
     }
+
+
+def _shortened(text: str | None) -> str | None:
+    return text[:ERROR_CHARACTERS] if text else None
 
 
 def beyond_cap(session: Session, kind: str, entries: Sequence[MailEntry], cap: int) -> set[str]:

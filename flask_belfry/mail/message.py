@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from email.header import Header
 from email.utils import format_datetime, parseaddr
 from functools import lru_cache
@@ -36,6 +37,7 @@ class OutgoingMessage(flask_mail.Message):
         sender: an email address, with or without a name.
         extra_headers: by name; identifiers and URLs (References, List-*) must be ASCII.
         return_path: the email address that receives bounces; by default that of the sender.
+        sent_at: the time in its header; by default that of its serialization.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class OutgoingMessage(flask_mail.Message):
         sender: str,
         extra_headers: Mapping[str, str] | None = None,
         return_path: str | None = None,
+        sent_at: datetime | None = None,
     ) -> None:
         # Not super().__init__(): it generates a Message-ID, which looks up the host's name in DNS each time.
         self.subject = subject
@@ -62,6 +65,7 @@ class OutgoingMessage(flask_mail.Message):
         self.extra_headers = dict(extra_headers or {})
         self.html = html
         self.return_path = return_path
+        self.sent_at = sent_at
 
     @property
     def envelope_sender(self) -> str:
@@ -100,7 +104,7 @@ class OutgoingMessage(flask_mail.Message):
             "Subject": _encoded_text("Subject", self.subject),
             "From": _mailbox("From", name, email),
             "To": ", ".join(map(str, self.recipients)),
-            "Date": format_datetime(utc_now()),
+            "Date": format_datetime(self.sent_at or utc_now()),
             "Message-ID": self.msgId,
             # RFC 3834: prevents automatic replies.
             "Auto-Submitted": "auto-generated",

@@ -76,6 +76,8 @@ class EmailMessage(OfSchoolOrSystem, Base):
     attempts: Mapped[int] = mapped_column(default=0)
     uncertain_count: Mapped[int] = mapped_column(default=0)
     last_error: Mapped[str | None] = mapped_column(StorableText)
+    # With which the server accepted it.
+    reply: Mapped[str | None] = mapped_column(StorableText)
     message_id: Mapped[str] = mapped_column(sa.String(300))
 
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

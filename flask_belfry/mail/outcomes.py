@@ -111,15 +111,15 @@ class Outcomes:
     _held: dict[str, Hold] = field(default_factory=dict)
     _outcomes: dict[str, Outcome] = field(default_factory=dict)
 
-    def end(self, mail: ChunkMail, state: MailState, last_error: str | None = None) -> None:
-        """Complete the job of a mail, which then has this state."""
-        self._outcomes[mail.item.id] = Outcome(mail.entry.id, mail.item.id, state, last_error)
+    def end(self, mail: ChunkMail, state: MailState, last_error: str | None = None, reply: str | None = None) -> None:
+        """Complete the job of a mail, which then has this state, because the server accepted it with `reply`."""
+        self._outcomes[mail.item.id] = Outcome(mail.entry.id, mail.item.id, state, last_error, reply)
         self.chunk.answer(mail.item, {"state": state.value})
 
     def hold(self, mail: ChunkMail, reason: str, is_new: bool) -> None:
         """Complete the job of a mail that a person must decide about."""
         self._outcomes[mail.item.id] = Outcome(
-            mail.entry.id, mail.item.id, MailState.UNCERTAIN, f"held: {reason}", is_new
+            mail.entry.id, mail.item.id, MailState.UNCERTAIN, f"held: {reason}", is_uncertain=is_new
         )
         self.chunk.answer(mail.item, {"state": MailState.UNCERTAIN.value, "held": True})
 
@@ -212,7 +212,7 @@ class Outcomes:
         state = MailState.UNCERTAIN if is_uncertain else STATES_AFTER[answer.state]
         _log_failure(mail.entry, error, state)
         reason = error.detail if isinstance(error, MailError) else f"{type(error).__name__}: {error_text(error)}"
-        return Outcome(mail.entry.id, answer.item.id, state, reason, is_uncertain)
+        return Outcome(mail.entry.id, answer.item.id, state, reason, is_uncertain=is_uncertain)
 
 
 def holds_uncertain() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ from flask_belfry.mail.registry import (
     opted_out,
     unsubscribe_paths,
 )
-from flask_belfry.mail.rendering import absolute_url, render
+from flask_belfry.mail.rendering import Rendered, absolute_url, render
 from flask_belfry.mail.return_path import return_path
 from flask_belfry.mail.suppressions import suppressed_among
 from flask_belfry.outbox import JobTimeoutError
@@ -49,6 +50,13 @@ def message_for(entry: MailEntry, context: Context, unsubscribe_path: str | None
     """Render a mail. Raises MailTemplateError."""
     unsubscribe_url = absolute_url(unsubscribe_path) if unsubscribe_path else None
     rendered = render(entry.kind, context, entry.recipients[0], unsubscribe_url)
+    return message_of(entry, rendered, unsubscribe_url)
+
+
+def message_of(
+    entry: MailEntry, rendered: Rendered, unsubscribe_url: str | None = None, *, sent_at: datetime | None = None
+) -> OutgoingMessage:
+    """Return the message of a rendered mail."""
     return OutgoingMessage(
         subject=rendered.subject,
         recipients=entry.recipients,
@@ -58,6 +66,7 @@ def message_for(entry: MailEntry, context: Context, unsubscribe_path: str | None
         sender=current_app.config["MAIL_DEFAULT_SENDER"],
         extra_headers=_bulk_headers(entry.kind, unsubscribe_url),
         return_path=return_path(entry.id),
+        sent_at=sent_at,
     )
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from flask_belfry.mail.errors import MailError
 from flask_belfry.mail.models import EmailMessage, entry_of
-from flask_belfry.mail.registry import Skip, kind_of, kinds
-from flask_belfry.mail.rendering import Rendered, render
+from flask_belfry.mail.preparation import message_of
+from flask_belfry.mail.registry import Skip, kind_of, kinds, unsubscribe_paths
+from flask_belfry.mail.rendering import Rendered, absolute_url, render
 
 SAMPLE_RECIPIENT = "ada@example.org"
 MASK = "\N{BULLET}" * 6
+HIDDEN = "hidden"  # in ASCII, for a URL
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ def list_previews() -> list[Preview]:
 
 
 def render_mail(mail: EmailMessage) -> Rendered | Skip | None:
-    """Render a mail of the ledger with the current data of its subject, and the kind's secrets masked.
+    """Render a mail of the ledger with the current data of its subject, and the kind's secrets and the unsubscribe link
+    masked.
 
     Returns:
         a Skip if it is not wanted any more; None if its subject no longer exists, or the mail's data was erased.
@@ -49,7 +52,21 @@ def render_mail(mail: EmailMessage) -> Rendered | Skip | None:
     recipient = mail.recipients[0] if mail.recipients else ""
     if context is None or isinstance(context, Skip):
         return context
-    return render(mail.kind, {**context, **dict.fromkeys(kind.secrets, MASK)}, recipient)
+    masked = {**context, **dict.fromkeys(kind.secrets, MASK)}
+    return render(mail.kind, masked, recipient, _unsubscribe_url(mail))
+
+
+def source_of(mail: EmailMessage, rendered: Rendered) -> str:
+    """Return the source of a mail of the ledger that `render_mail` has rendered."""
+    sent_at = mail.sent_at or mail.sending_at or mail.created_at
+    return message_of(entry_of(mail), rendered, _unsubscribe_url(mail), sent_at=sent_at).as_bytes().decode("ascii")
+
+
+def _unsubscribe_url(mail: EmailMessage) -> str | None:
+    """Return the URL of the unsubscribe page of a mail, without the token: whoever sees it could unsubscribe the
+    recipient."""
+    path = unsubscribe_paths([entry_of(mail)]).get(mail.id) if mail.recipients else None
+    return absolute_url(f"{path.rpartition('/')[0]}/{HIDDEN}") if path else None
 
 
 def _subject(name: str) -> str:

@@ -17,7 +17,8 @@ BATCH_MAILS = 5_000
 # In progress, or held for a decision of an operator.
 KEPT = (*IN_PROGRESS, MailState.UNCERTAIN)
 WAITING = (MailState.QUEUED, MailState.DEFERRED)
-ERASED: dict[str, Any] = {"recipients": [], "recipient": None, "context": {}}
+# The replies of servers may quote the email address.
+ERASED: dict[str, Any] = {"recipients": [], "recipient": None, "context": {}, "reply": None}
 
 
 def prune_mails(session: Session, older_than: timedelta) -> Iterator[int]:
@@ -40,7 +41,6 @@ def erase_mails(session: Session, condition: sa.ColumnElement[bool], reason: str
     Returns:
         the number of mails.
     """
-    # The replies of servers may quote the email address.
     values = ERASED | {
         "state": sa.case((EmailMessage.state.in_(WAITING), MailState.SKIPPED.value), else_=EmailMessage.state),
         "last_error": sa.case((EmailMessage.state == MailState.SENT, None), else_=reason),

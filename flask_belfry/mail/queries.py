@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +16,7 @@ from flask_belfry.db.pagination import Page, page_by_key
 from flask_belfry.mail.errors import MailNotFoundError
 from flask_belfry.mail.models import IN_PROGRESS, EmailMessage, MailState
 from flask_belfry.mail.recipients import check_email
-from flask_belfry.outbox import LIVE, JobRecord
+from flask_belfry.outbox import LIVE, JobAttempt, JobRecord
 
 # The states with a `last_error`; they have few rows, so its text can be searched without an index.
 STATES_WITH_ERROR = (
@@ -26,6 +28,7 @@ STATES_WITH_ERROR = (
     MailState.BOUNCED,
 )
 LAST_CHARACTER = "\U0010ffff"
+MAX_ANSWERS = 50
 
 
 def find_mails(
@@ -67,6 +70,36 @@ def is_in_progress(mail: EmailMessage) -> bool:
     """Return whether a job will still change the state of the mail."""
     job = db.session.get(JobRecord, mail.job_id) if mail.state in IN_PROGRESS and mail.job_id else None
     return job is not None and job.state in LIVE
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of an attempt to send a mail, or what a server reported later.
+
+    Args:
+        at: when.
+        outcome: `sent`, `bounced`, or the outcome of the attempt.
+        text: the server's reply, or the error.
+        worker: that made the attempt, if it is known.
+    """
+
+    at: datetime
+    outcome: str
+    text: str | None
+    worker: str | None = None
+
+
+def answers_of(mail: EmailMessage) -> list[Answer]:
+    """Return what the server answered to the attempts of a mail's job, newest first."""
+    query = sa.select(JobAttempt).where(JobAttempt.job_id == mail.job_id).order_by(JobAttempt.id.desc())
+    attempts = db.session.scalars(query.limit(MAX_ANSWERS)) if mail.job_id else ()
+    found = [Answer(row.finished_at, row.outcome.value, row.error_message, row.worker) for row in attempts]
+    # While it is sent again, the row still has the time of the mail before.
+    if mail.sent_at and mail.state in (MailState.SENT, MailState.BOUNCED):
+        found.append(Answer(mail.sent_at, MailState.SENT.value, mail.reply))
+    if mail.bounced_at:
+        found.append(Answer(mail.bounced_at, MailState.BOUNCED.value, mail.last_error))
+    return sorted(found, key=lambda answer: answer.at, reverse=True)
 
 
 def mails_of_job(job_id: object) -> list[EmailMessage]:

@@ -131,7 +131,7 @@ def retry_mails(mail_ids: Sequence[str]) -> set[str]:
     set_back = set(retry([job_id for job_id in jobs.values() if job_id is not None]))
     retried = {id for id, job_id in jobs.items() if job_id in set_back}
     queued = sa.update(EmailMessage).where(among(EmailMessage.id, "ids"), EmailMessage.state.in_(UNSENT))
-    values = {"state": MailState.QUEUED, "last_error": None}
+    values = {"state": MailState.QUEUED, "last_error": None, "reply": None}
     statement = queued.values(values).execution_options(synchronize_session="fetch")
     db.session.execute(statement, {"ids": list(retried)})
     for id in jobs.keys() - retried:
@@ -160,6 +160,7 @@ def resend(mail_id: str) -> str:
     _check_resend(mail)
     job_id = new_id()
     mail.state, mail.job_id, mail.last_error, mail.bounced_at = MailState.QUEUED, job_id, None, None
+    mail.reply = None
     if mail.sent_at:
         mail.message_id = new_message_id(new_id())
     with for_school(mail.school_id):

@@ -17,10 +17,13 @@ from flask_belfry.mail.errors import MailError, MailStateError, UnknownMailError
 from flask_belfry.mail.frames import html_frame, text_frame
 from flask_belfry.mail.models import MailState
 from flask_belfry.mail.registry import Skip
+from flask_belfry.mail.rendering import Rendered
+from flask_belfry.mail.suppressions import suppressed_among
 
 pages = Blueprint("mail", __name__, template_folder="templates", url_prefix="/mails")
 
 STATES = [state.value for state in MailState]
+PARTS = ("html", "text", "source")
 
 
 @pages.get("")
@@ -43,8 +46,10 @@ def list_() -> ResponseReturnValue:
 @pages.get("/<uuid:mail_id>")
 @authorized("mails.view")
 def detail(mail_id: UUID) -> ResponseReturnValue:
-    """Show a mail."""
-    return render_template("mail/detail.html", **_detail_context(mail_id))
+    """Show a mail; `part` in the query selects html, text or source."""
+    requested = request.args.get("part")
+    part = requested if requested in PARTS else PARTS[0]
+    return render_template("mail/detail.html", part=part, **_detail_context(mail_id))
 
 
 @pages.get("/<uuid:mail_id>/live")
@@ -88,15 +93,29 @@ def confirm_sent(mail_id: UUID) -> ResponseReturnValue:
 @authorized("mails.view")
 def message_html(mail_id: UUID) -> ResponseReturnValue:
     """Return the HTML of a mail with the current data."""
+    return _frame_of(mail_id, "html")
+
+
+@pages.get("/<uuid:mail_id>/<any(text, source):part>")
+@authorized("mails.view")
+def message_part(mail_id: UUID, part: str) -> ResponseReturnValue:
+    """Return the text or the source of a mail with the current data."""
+    return _frame_of(mail_id, part)
+
+
+def _frame_of(mail_id: UUID, part: str) -> ResponseReturnValue:
+    mail = queries.get_mail(mail_id)
     try:
-        rendered = previews.render_mail(queries.get_mail(mail_id))
+        rendered = previews.render_mail(mail)
+        if part == "source" and isinstance(rendered, Rendered):
+            return text_frame(previews.source_of(mail, rendered))
     except MailError as error:
         return text_frame(error.message)
     if rendered is None:
         return text_frame("The data of this mail was deleted, so it cannot be shown.")
     if isinstance(rendered, Skip):
         return text_frame(f"This mail would not be sent now: {rendered.reason}.")
-    return html_frame(rendered.html)
+    return html_frame(rendered.html) if part == "html" else text_frame(f"{rendered.subject}\n\n{rendered.text}")
 
 
 @pages.get("/previews", endpoint="previews")
@@ -133,4 +152,6 @@ def _detail_context(mail_id: UUID) -> dict[str, Any]:
         "can_resend": services.can_resend(mail),
         "can_confirm_sent": services.can_confirm_sent(mail),
         "is_live": queries.is_in_progress(mail),
+        "answers": queries.answers_of(mail),
+        "suppressed": suppressed_among(set(mail.recipients)),
     }

@@ -205,6 +205,7 @@ def upgrade() -> None:
         batch_op.create_index("ix_failure_counts_resolution_at", ["resolution", "at"])
 
     with op.batch_alter_table("email_messages") as batch_op:
+        batch_op.add_column(sa.Column("reply", sa.Text(), nullable=True))
         batch_op.create_index(
             "ix_email_messages_bounced_at",
             ["bounced_at"],
@@ -302,6 +303,7 @@ def downgrade() -> None:
 
     with op.batch_alter_table("email_messages") as batch_op:
         batch_op.drop_index("ix_email_messages_bounced_at")
+        batch_op.drop_column("reply")
 
     with op.batch_alter_table("failure_counts") as batch_op:
         batch_op.drop_index("ix_failure_counts_resolution_at")

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.mail import MailEntry, MailOutcome, MailState, Skip, get_mail
+from flask_belfry.mail.queries import answers_of
 from flask_belfry.mail.registry import MailKind, _kinds
 from flask_belfry.outbox import JobState
 from tests.deliveries import KIND, ask, job_of, state_of, work
@@ -36,6 +37,10 @@ def test_a_server_that_is_down_defers_the_mail_until_it_is_back(app: Flask, sess
     work(app, session)
     assert state_of(ada) is state_of(bob) is MailState.SENT
     assert get_mail(ada).last_error is None
+    assert get_mail(ada).reply == get_mail(bob).reply == "250 2.0.0 taken"
+    refused, accepted = answers_of(get_mail(ada))[::-1]
+    assert (refused.outcome, accepted.outcome, accepted.text) == ("failed", "sent", "250 2.0.0 taken")
+    assert "cannot use 127.0.0.1" in (refused.text or "")
 
 
 @pytest.mark.parametrize("step", ["connect", "ehlo", "mail", "rcpt", "data", "content"])

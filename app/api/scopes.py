@@ -20,7 +20,7 @@ AREAS = {
         "See jobs, batches, queues and schedules",
         "See, retry, cancel, pause and schedule jobs, batches and queues",
     ),
-    "mails": ("See suppressed email addresses", "See, add and lift suppressions of email addresses"),
+    "mails": ("See mails and suppressed email addresses", "See mails and send them again; add and lift suppressions"),
     "notifications": ("See notifications and your inbox", "See, send, schedule and cancel notifications"),
     "profile": ("See your profile", "See and change your profile"),
     "reservations": ("See reservations and resources", "See, create, change and cancel reservations"),

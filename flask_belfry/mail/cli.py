@@ -9,6 +9,7 @@ import click
 from flask import current_app
 from sqlalchemy.exc import DBAPIError
 
+from flask_belfry.core.clock import utc_now
 from flask_belfry.core.commands import CommandGroup, OneLineError, as_json_option, echo_json
 from flask_belfry.core.database_errors import database_problem
 from flask_belfry.core.errors import AppError
@@ -30,6 +31,7 @@ from flask_belfry.mail.models import EmailMessage, MailEntry, MailState
 from flask_belfry.mail.preparation import message_for
 from flask_belfry.mail.recipients import check_email
 from flask_belfry.mail.registry import kinds
+from flask_belfry.mail.search import parse
 
 commands = CommandGroup("mail", help="Lists, shows, previews and resends mails; sends a test message; reads bounces.")
 
@@ -45,17 +47,23 @@ _HIDDEN = frozenset({"recipient"})
 
 
 @commands.command("list")
+@click.argument("query", required=False, default="")
 @click.option("--state", type=click.Choice([state.value for state in MailState]))
-@click.option("--kind", help="Only mails of this kind.")
+@click.option("--kind", help="Only mails of this kind; * stands for any characters.")
 @click.option("--text", help="The beginning of a recipient, kind or key, or a part of an error.")
 @click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=25, show_default=True)
+@click.option("--cursor", help="Continue a list where it stopped.")
 @as_json_option
-def list_(state: str | None, kind: str | None, text: str | None, limit: int, as_json: bool) -> None:
-    """List mails, newest first."""
-    mails = queries.find_mails(state=state, kind=kind, text=text, limit=limit).items
+def list_(query: str, as_json: bool, limit: int, cursor: str | None, **filters: str | None) -> None:
+    """List mails, newest first. QUERY is a search, such as 'state:failed to:*@example.org since:2h "text"'."""
+    page = queries.find_mails(parse(query, filters, now=utc_now()), limit=limit, cursor=cursor)
+    if page.searched_to:
+        click.echo(f"searched back to {page.searched_to:%Y-%m-%d %H:%M:%S} UTC", err=True)
+    if page.next_cursor:
+        click.echo(f"continue with --cursor {page.next_cursor}", err=True)
     if as_json:
-        return echo_json([_fields(row) for row in mails])
-    for row in mails:
+        return echo_json([_fields(row) for row in page.items])
+    for row in page.items:
         click.echo(f"{row.id}  {row.state.value:<10}  {row.kind:<28}  {', '.join(row.recipients) or '-'}")
     return None
 
@@ -74,12 +82,27 @@ def show(mail_id: str, as_json: bool) -> None:
 
 
 @commands.command("resend")
-@click.argument("mail_id", metavar="ID")
-def resend(mail_id: str) -> None:
-    """Send one mail again."""
-    job_id = services.resend(mail_id)
-    db.session.commit()
-    click.echo(f"enqueued as job {job_id}")
+@click.argument("mail_id", metavar="ID", required=False)
+@click.option(
+    "--filter",
+    "query",
+    help="All mails that match this search, such as 'kind:reservation-* since:2h': the failed ones, unless it names a "
+    "state.",
+)
+def resend(mail_id: str | None, query: str | None) -> None:
+    """Send one mail again, or all that match --filter."""
+    if (mail_id is None) == (query is None):
+        raise click.UsageError("give either an id or --filter")
+    if mail_id is not None:
+        job_id = services.resend(mail_id)
+        db.session.commit()
+        return click.echo(f"enqueued as job {job_id}")
+    number, after, has_more = 0, None, True
+    while has_more:
+        resent, after = services.resend_matching(parse(query or "", now=utc_now()), after)
+        db.session.commit()
+        number, has_more = number + len(resent), after is not None
+    return click.echo(f"{number} enqueued again")
 
 
 @commands.command("confirm-sent")

@@ -15,6 +15,8 @@ def mail_fields(mail: EmailMessage) -> dict[str, Any]:
         "kind": mail.kind,
         "recipients": mail.recipients,
         "state": mail.state.value,
+        "subject": f"{mail.subject_type}/{mail.subject_id}" if mail.subject_type else None,
+        "reply": mail.reply,
         "last_error": mail.last_error,
         "attempts": mail.attempts,
         "uncertain_count": mail.uncertain_count,

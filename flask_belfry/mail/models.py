@@ -91,11 +91,11 @@ class EmailMessage(OfSchoolOrSystem, Base):
         sa.Index("ix_email_messages_state_id", "state", "id"),
         sa.Index("ix_email_messages_kind_id", "kind", "id"),
         sa.Index("ix_email_messages_school_id_id", "school_id", "id"),
-        sa.Index("ix_email_messages_recipient", "recipient"),
-        sa.Index("ix_email_messages_subject", "subject_type", "subject_id"),
+        sa.Index("ix_email_messages_school_id_state_id", "school_id", "state", "id"),
+        sa.Index("ix_email_messages_recipient", "recipient", "id"),
+        sa.Index("ix_email_messages_subject", "subject_type", "subject_id", "id"),
         sa.Index("ix_email_messages_change_id", "change_id"),
         sa.Index("ix_email_messages_job_id", "job_id"),
-        sa.Index("ix_email_messages_created_at", "created_at"),
         sa.Index("ix_email_messages_bounced_at", "bounced_at", sqlite_where=_BOUNCED, postgresql_where=_BOUNCED),
     )
 

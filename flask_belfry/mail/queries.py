@@ -8,53 +8,28 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import InstrumentedAttribute
 
+from flask_belfry import search
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
-from flask_belfry.db.pagination import Page, page_by_key
+from flask_belfry.db.pagination import DEFAULT_LIMIT
 from flask_belfry.mail.errors import MailNotFoundError
 from flask_belfry.mail.models import IN_PROGRESS, EmailMessage, MailState
-from flask_belfry.mail.recipients import check_email
 from flask_belfry.outbox import LIVE, JobAttempt, JobRecord
+from flask_belfry.search import Query, SearchPage
 
-# The states with a `last_error`; they have few rows, so its text can be searched without an index.
-STATES_WITH_ERROR = (
-    MailState.FAILED,
-    MailState.DEFERRED,
-    MailState.CANCELLED,
-    MailState.UNCERTAIN,
-    MailState.SKIPPED,
-    MailState.BOUNCED,
-)
-LAST_CHARACTER = "\U0010ffff"
 MAX_ANSWERS = 50
+COUNT_LIMIT = 10_000
 
 
-def find_mails(
-    *,
-    state: str | None = None,
-    kind: str | None = None,
-    text: str | None = None,
-    limit: int = 25,
-    cursor: str | None = None,
-) -> Page[EmailMessage]:
-    """Return a page of mails, newest first.
+def find_mails(query: Query, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> SearchPage[EmailMessage]:
+    """Return a page of the mails that match a search, newest first."""
+    return search.find(db.session(), query, limit=limit, cursor=cursor)
 
-    Args:
-        state: the value of a MailState; an unknown one matches nothing.
-        kind: the exact kind.
-        text: the beginning of a recipient, kind or key, an id, or a part of an error.
-        limit, cursor: as for `page_by_key`.
-    """
-    query = sa.select(EmailMessage)
-    if state:
-        query = query.where(EmailMessage.state == state if state in list(MailState) else sa.false())
-    if kind:
-        query = query.where(EmailMessage.kind == kind)
-    if text:
-        query = query.where(_matches(text.strip()))
-    return page_by_key(db.session(), query, (EmailMessage.id,), limit=limit, cursor=cursor)
+
+def count(query: Query) -> tuple[int, bool]:
+    """Return how many mails match a search, and whether there may be more: counted up to COUNT_LIMIT."""
+    return search.count(db.session(), query, COUNT_LIMIT)
 
 
 def get_mail(mail_id: object) -> EmailMessage:
@@ -111,24 +86,11 @@ def mails_of_job(job_id: object) -> list[EmailMessage]:
 
 
 def counts_by_state() -> Mapping[str, int]:
-    """Return the number of mails in each state."""
-    query = sa.select(EmailMessage.state, sa.func.count()).group_by(EmailMessage.state)
-    return {state.value: count for state, count in db.session.execute(query)}
+    """Return the number of mails in each state, counted up to COUNT_LIMIT."""
+    columns = [_capped_count(state).label(state.value) for state in MailState]
+    return db.session.execute(sa.select(*columns)).one()._asdict()
 
 
-def _matches(text: str) -> sa.ColumnElement[bool]:
-    found = [
-        begins_with(EmailMessage.recipient, check_email(text).email.lower()),
-        begins_with(EmailMessage.kind, text.lower()),
-        begins_with(EmailMessage.unique_key, text),
-        EmailMessage.state.in_(STATES_WITH_ERROR) & EmailMessage.last_error.icontains(text, autoescape=True),
-    ]
-    if id := as_uuid_text(text):
-        found.append(EmailMessage.id == id)
-    return sa.or_(*found)
-
-
-def begins_with(column: InstrumentedAttribute[Any], text: str) -> sa.ColumnElement[bool]:
-    """Return the condition that a column begins with `text`, which can use an index."""
-    # A range instead of LIKE, because SQLite does not use an index for LIKE with an escape character.
-    return (column >= text) & (column < text + LAST_CHARACTER)
+def _capped_count(state: MailState) -> sa.ScalarSelect[Any]:
+    rows = sa.select(EmailMessage.id).where(EmailMessage.state == state).limit(COUNT_LIMIT).subquery()
+    return sa.select(sa.func.count()).select_from(rows).scalar_subquery()

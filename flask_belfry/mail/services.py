@@ -11,10 +11,20 @@ from typing import Any
 import sqlalchemy as sa
 from flask import current_app
 
-from flask_belfry.changes import Subject, current_actor, current_session, for_school, school_of, subject_of
+from flask_belfry import search
+from flask_belfry.changes import (
+    Subject,
+    current_actor,
+    current_session,
+    for_school,
+    school_of,
+    subject_of,
+    subject_type,
+)
 from flask_belfry.changes.actor import reference_problems
 from flask_belfry.changes.host import current_host
 from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db import db, insert_ignoring_conflicts
 from flask_belfry.db.columns import as_uuid_text, new_id, text_problem
 from flask_belfry.db.lists import among
@@ -25,10 +35,16 @@ from flask_belfry.mail.recipients import Recipient, check_email, distinct_recipi
 from flask_belfry.mail.registry import kind_of
 from flask_belfry.outbox import LIVE, JobRecord, JobRequest, enqueue_many, retry
 from flask_belfry.outbox.requests import due_after, problem_of_moment
+from flask_belfry.search import Query
 
 DELIVER = "mail.deliver"
 # States of mails whose jobs failed or were cancelled.
 UNSENT = (MailState.FAILED, MailState.CANCELLED)
+# A mail that was sent, or is in progress, is sent again by itself only.
+RESENT_TOGETHER = frozenset(
+    (MailState.FAILED, MailState.CANCELLED, MailState.UNCERTAIN, MailState.SKIPPED, MailState.BOUNCED)
+)
+MAX_RESENT = 500
 DELIVERY_COLUMNS = ("id", "job_id", "subject_type", "subject_id", "change_id", "expires_at")
 
 
@@ -194,6 +210,37 @@ def confirm_sent(mail_id: str) -> EmailMessage:
 def can_confirm_sent(mail: EmailMessage) -> bool:
     """Return whether `confirm_sent` accepts this mail."""
     return _passes(_check_confirmation, mail)
+
+
+def resend_matching(query: Query, after: str | None = None) -> tuple[set[str], str | None]:
+    """Send mails again that match a search, on request of a user, the oldest first, at most MAX_RESENT. The caller
+    commits.
+
+    Args:
+        query: the search. The mails are those in the states that it names, or else the failed ones.
+        after: the id of the mail after which to begin.
+
+    Returns:
+        the ids of those that are sent again, and the id after which more may match.
+
+    Raises:
+        InvalidInputError: the search names only states whose mails are not sent again together.
+    """
+    states = query.values.get("state", frozenset([MailState.FAILED])) & RESENT_TOGETHER
+    if not states:
+        valid = ", ".join(sorted(RESENT_TOGETHER))
+        raise InvalidInputError("Mails in this state are not sent again together.", {"state": [f"must be {valid}"]})
+    ids, next_id = search.next_ids(db.session(), query.limited_to("state", states), limit=MAX_RESENT, after=after)
+    columns = sa.select(EmailMessage.id, EmailMessage.job_id, EmailMessage.school_id)
+    known = {row.id: row for row in db.session.execute(columns.where(among(EmailMessage.id, "ids")), {"ids": ids})}
+    resent = retry_mails(ids)
+    jobs = sa.select(EmailMessage.id, EmailMessage.job_id).where(among(EmailMessage.id, "ids"))
+    # Those with another job were recorded by `resend`.
+    retried = [row.id for row in db.session.execute(jobs, {"ids": list(resent)}) if row.job_id == known[row.id].job_id]
+    if retried:
+        subjects = {Subject(subject_type(EmailMessage), id): known[id].school_id for id in retried}
+        current_host().record_action("mail.resend", subjects)
+    return resent, next_id
 
 
 def new_message_id(unique: str) -> str:

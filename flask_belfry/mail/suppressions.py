@@ -25,8 +25,8 @@ from flask_belfry.mail.models import (
     EmailSuppression,
     SuppressionSource,
 )
-from flask_belfry.mail.queries import begins_with
 from flask_belfry.mail.recipients import check_email
+from flask_belfry.mail.search import begins_with
 
 REASON_CHARACTERS = 200
 SUBJECT = "suppression"

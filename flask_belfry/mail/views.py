@@ -9,7 +9,8 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized
-from flask_belfry.core.errors import NotFoundError
+from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import InvalidInputError, NotFoundError
 from flask_belfry.core.text import query_text
 from flask_belfry.db import db
 from flask_belfry.mail import previews, queries, services
@@ -18,7 +19,9 @@ from flask_belfry.mail.frames import html_frame, text_frame
 from flask_belfry.mail.models import MailState
 from flask_belfry.mail.registry import Skip
 from flask_belfry.mail.rendering import Rendered
+from flask_belfry.mail.search import ALIASES, MAILS, parse
 from flask_belfry.mail.suppressions import suppressed_among
+from flask_belfry.search import PARAMETER, Query, SearchPage, complete
 
 pages = Blueprint("mail", __name__, template_folder="templates", url_prefix="/mails")
 
@@ -29,18 +32,36 @@ PARTS = ("html", "text", "source")
 @pages.get("")
 @authorized("mails.view")
 def list_() -> ResponseReturnValue:
-    """List mails, newest first, filtered by the query: state, kind, text, cursor."""
-    state, kind, text = (query_text(name) for name in ("state", "kind", "text"))
-    state = state if state in STATES else None  # an unknown state does not filter
-    page = queries.find_mails(state=state, kind=kind, text=text, cursor=request.args.get("cursor"))
-    return render_template(
-        "mail/list.html",
-        mails=page.items,
-        next_cursor=page.next_cursor,
-        states=STATES,
-        counts=None if kind or text else queries.counts_by_state(),
-        filters={"state": state, "kind": kind, "text": text},
-    )
+    """List the mails that match the search `q`, newest first."""
+    context = _list_context()
+    # htmx shows no response with an error.
+    is_refused = context["problem"] and "HX-Request" not in request.headers
+    return render_template("mail/list.html", **context), 422 if is_refused else 200
+
+
+@pages.get("/completions")
+@authorized("mails.view")
+def completions() -> ResponseReturnValue:
+    """Return how the search `q` may continue."""
+    return render_template("mail/_completions.html", completions=complete(MAILS, request.args.get("q", "")))
+
+
+@pages.post("/resend")
+@authorized("mails.change")
+def resend_matching() -> ResponseReturnValue:
+    """Send the mails again that match the search `q`."""
+    text = request.form.get("q", "")
+    try:
+        resent, next_id = services.resend_matching(parse(text, now=utc_now()))
+    except InvalidInputError as error:
+        db.session.rollback()
+        flash(error.message, "error")
+    else:
+        db.session.commit()
+        number = f"{len(resent):,} mail{' is' if len(resent) == 1 else 's are'}"
+        more = " More mails match: send them again too." if next_id else ""
+        flash(f"{number} enqueued again.{more}", "success" if resent else "warning")
+    return redirect(url_for("mail.list_", q=text or None))
 
 
 @pages.get("/<uuid:mail_id>")
@@ -143,6 +164,56 @@ def preview(name: str, part: str) -> ResponseReturnValue:
     except MailError as error:
         return text_frame(error.message)
     return html_frame(rendered.html) if part == "html" else text_frame(f"{rendered.subject}\n\n{rendered.text}")
+
+
+def _list_context() -> dict[str, Any]:
+    text = request.args.get("q", "")
+    try:
+        query, problem = _given_query(text), None
+        page = queries.find_mails(query, cursor=request.args.get("cursor"))
+    except InvalidInputError as error:
+        if PARAMETER not in error.fields:
+            raise
+        query, problem, page = parse("", now=utc_now()), error.message, SearchPage([], None)
+    has_other_terms = bool(problem) or any(term.key != "state" for term in query.terms)
+    states = query.values_of("state")
+    return {
+        "mails": page.items,
+        "next_cursor": page.next_cursor,
+        "searched_to": page.searched_to,
+        # The tabs count all mails, so they would not be those of a search.
+        "counts": {} if has_other_terms else queries.counts_by_state(),
+        "matching": queries.count(query) if query and not problem else None,
+        "count_limit": queries.COUNT_LIMIT,
+        # As it was typed: the field must not change under the user's hands.
+        "query": text if problem or not any(request.args.get(name) for name in ALIASES) else str(query),
+        "completions": complete(MAILS, text),
+        "search_keys": MAILS.hints(),
+        "problem": problem,
+        "state": states[0] if len(states) == 1 else None,
+        "is_any_state": "state" not in query.values,
+        "tabs": [(state, str(query.having("state", state))) for state in STATES],
+        "without_state": str(query.having("state")),
+        "resent_together": _resent_together(query) if query and not problem else None,
+    }
+
+
+def _resent_together(query: Query) -> tuple[str, int, bool] | None:
+    """Return which of the mails that match are sent again together: their search, how many they are, and whether there
+    may be more; None without any."""
+    states = query.values.get("state", frozenset([MailState.FAILED])) & services.RESENT_TOGETHER
+    if not states:
+        return None
+    resent = query.having("state", *sorted(states))
+    number, has_more = queries.count(resent)
+    return (str(resent), number, has_more) if number else None
+
+
+def _given_query(text: str) -> Query:
+    """Return the search of a request: `q`, and the parameters that links have, which are terms too."""
+    state = request.args.get("state")
+    given = {name: query_text(name) for name in ("kind", "to", "subject", "text")}
+    return parse(text, given | {"state": state if state in STATES else None}, now=utc_now())
 
 
 def _detail_context(mail_id: UUID) -> dict[str, Any]:

@@ -206,6 +206,13 @@ def upgrade() -> None:
 
     with op.batch_alter_table("email_messages") as batch_op:
         batch_op.add_column(sa.Column("reply", sa.Text(), nullable=True))
+        # In the order in which a search lists them. Old mails are found by their ids, which begin with their times.
+        batch_op.drop_index("ix_email_messages_created_at")
+        batch_op.drop_index("ix_email_messages_recipient")
+        batch_op.create_index("ix_email_messages_recipient", ["recipient", "id"])
+        batch_op.drop_index("ix_email_messages_subject")
+        batch_op.create_index("ix_email_messages_subject", ["subject_type", "subject_id", "id"])
+        batch_op.create_index("ix_email_messages_school_id_state_id", ["school_id", "state", "id"])
         batch_op.create_index(
             "ix_email_messages_bounced_at",
             ["bounced_at"],
@@ -303,6 +310,12 @@ def downgrade() -> None:
 
     with op.batch_alter_table("email_messages") as batch_op:
         batch_op.drop_index("ix_email_messages_bounced_at")
+        batch_op.drop_index("ix_email_messages_school_id_state_id")
+        batch_op.drop_index("ix_email_messages_subject")
+        batch_op.create_index("ix_email_messages_subject", ["subject_type", "subject_id"])
+        batch_op.drop_index("ix_email_messages_recipient")
+        batch_op.create_index("ix_email_messages_recipient", ["recipient"])
+        batch_op.create_index("ix_email_messages_created_at", ["created_at"])
         batch_op.drop_column("reply")
 
     with op.batch_alter_table("failure_counts") as batch_op:

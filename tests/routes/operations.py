@@ -31,7 +31,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("bulk.list_", "GET"): many(STAFF, "/jobs/operations"),
     ("bulk.list_live", "GET"): many(STAFF, "/jobs/operations/live"),
     ("bulk.preview", "GET"): many(
-        STAFF,
+        OPERATOR,
         "/jobs/operations/new?kind=cancel",
         "/jobs/operations/new?kind=cancel&batch={batch}",
         "/jobs/operations/new?kind=cancel&id={batch_job}",

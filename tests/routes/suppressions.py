@@ -16,15 +16,21 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("suppressions.add", "POST"): Route(ADMIN, (PAGE,), NEW),
     ("suppressions.lift", "POST"): Route(ADMIN, (f"{PAGE}/{{suppression}}/lift",)),
     ("suppressions.lift_hold", "POST"): Route(ADMIN, (f"{PAGE}/holds/lift",), {"domain": "example.org"}),
+    ("api_mails.list_mails", "GET"): many(
+        STAFF, "/api/v1/mails?limit=100", "/api/v1/mails?to={address}", "/api/v1/mails?q=id:{mail}"
+    ),
     ("api_mails.get_mail", "GET"): one(STAFF, "/api/v1/mails/{mail}"),
     ("api_mails.resend", "POST"): one(OPERATOR, "/api/v1/mails/{mail}/resend"),
+    ("api_mails.resend_matching", "POST"): Route(
+        OPERATOR, ("/api/v1/mails/resend",), {"q": "to:{address} state:failed,skipped"}, 200
+    ),
     ("api_mails.confirm_sent", "POST"): one(OPERATOR, "/api/v1/mails/{mail}/confirm-sent"),
     ("api_mails.list_suppressions", "GET"): many(STAFF, f"{API}?limit=100", f"{API}?text={{address}}"),
     ("api_mails.add_suppression", "POST"): Route(ADMIN, (API,), NEW),
     ("api_mails.lift_suppression", "DELETE"): Route(ADMIN, (f"{API}/{{suppression}}",)),
 }
 
-UNSCOPED = ()
+UNSCOPED = (r"WITH RECURSIVE kinds\(kind\) AS \(SELECT min\(email_messages\.kind\) ",)
 
 
 def make_rows(user: User) -> dict[str, str]:

@@ -31,7 +31,7 @@ def test_an_id_is_found_with_its_number_only(session):
 
 def test_a_row_gets_the_text_of_its_id(session):
     first, second, third = (enqueue("test.nap", seconds=0) for _ in range(3))
-    texts = {first: "it's \"quoted\"", second: "a\x00b \ud800 ü"}
+    texts = {first: 'it\'s "quoted"', second: "a\x00b \ud800 ü"}
     found = session.execute(_TEXTS, {"ids": [first, second, third], "texts": texts})
     assert dict(found.all()) == {first: texts[first], second: storable(texts[second]), third: None}
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from flask_belfry.core.clock import utc_now
 from flask_belfry.execution import executor
 from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.mail import MailState, get_mail, resend
 from flask_belfry.mail.queries import find_mails
+from flask_belfry.mail.search import parse
 from flask_belfry.outbox import JobState, cancel
 from tests.deliveries import ask, claim_due, die_after_handing_over, job_of, state_and_count, state_of, work
 from tests.smtp import SmtpServer
@@ -26,7 +28,7 @@ def test_cancelling_a_delivery_that_waits_cancels_its_mail(app, session, smtp):
     session.commit()
     session.expire_all()
     assert (state_of(mail_id), get_mail(mail_id).last_error) == (MailState.CANCELLED, None)
-    assert [mail.id for mail in find_mails(state="cancelled").items] == [mail_id]
+    assert [mail.id for mail in find_mails(parse("state:cancelled", now=utc_now())).items] == [mail_id]
     assert work(app, session) is None
     assert smtp.received == []
     resend(mail_id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from email import message_from_string
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,19 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
-from app.accounts import Role
-from flask_belfry.mail import EmailMessage, MailRequest, get_mail, send_mails
+from app.accounts import AccountCode, Role
+from app.accounts.codes import token_of
+from app.reservations import ReservationStatus
+from flask_belfry.core.clock import utc_now
+from flask_belfry.mail import EmailMessage, MailRequest, MailState, SuppressionSource, get_mail, send_mails, suppress
 from flask_belfry.mail.inbox_store import write_atomically
-from flask_belfry.outbox import JobRecord, JobState
+from flask_belfry.mail.models import entry_of
+from flask_belfry.mail.previews import MASK
+from flask_belfry.mail.registry import unsubscribe_paths
+from flask_belfry.outbox import JobAttempt, JobRecord, JobState
+from flask_belfry.outbox.models import AttemptOutcome
 from tests.conftest import make_app
-from tests.reservation_factories import log_in, make_user
+from tests.reservation_factories import log_in, make_reservation, make_user
 from tests.smtp import SmtpServer
 
 CONTEXT = {"server": "mail.example.org"}
@@ -136,6 +145,79 @@ def test_the_frame_shows_the_mail_and_lets_nothing_in_it_run(staff: FlaskClient,
     assert "default-src 'none'" in policy
     assert "sandbox" in policy
     assert "allow-scripts" not in policy
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [("html", "<p"), ("text", "A test message from Belfry\n\n"), ("source", "Content-Type: multipart/alternative")],
+)
+def test_each_part_of_a_mail_is_shown_in_a_frame(
+    staff: FlaskClient, mail_ids: list[str], part: str, expected: str
+) -> None:
+    assert f'src="/mails/{mail_ids[0]}/{part}"' in staff.get(f"/mails/{mail_ids[0]}?part={part}").text
+    frame = staff.get(f"/mails/{mail_ids[0]}/{part}")
+    assert expected in frame.text
+    assert frame.mimetype == ("text/html" if part == "html" else "text/plain")
+    assert "sandbox" in frame.headers["Content-Security-Policy"]
+
+
+def test_the_source_has_the_headers_of_the_mail_that_was_sent(
+    staff: FlaskClient, session: Session, mail_ids: list[str]
+) -> None:
+    mail = get_mail(mail_ids[0])
+    mail.sent_at = datetime(2026, 11, 30, 9, 14, tzinfo=UTC)
+    session.commit()
+    source = message_from_string(staff.get(f"/mails/{mail.id}/source").text)
+    assert (source["To"], source["Message-ID"]) == ("ada@example.org", mail.message_id)
+    assert source["Date"] == "Mon, 30 Nov 2026 09:14:00 +0000"
+    text, html = source.get_payload()
+    assert "mail.example.org" in text.get_payload(decode=True).decode()
+    assert html.get_content_subtype() == "html"
+
+
+def test_codes_and_unsubscribe_links_are_hidden_in_every_part(staff: FlaskClient, session: Session) -> None:
+    new = {"username": "grace", "email": "grace@example.org", "password": "a long enough one"}
+    assert staff.post("/api/v1/auth/register", json=new).status_code == 201
+    reservation = make_reservation(make_user())
+    reservation.status = ReservationStatus.CONFIRMED
+    session.commit()
+    mails = {mail.kind: mail for mail in session.scalars(sa.select(EmailMessage))}
+    about = entry_of(mails["reservation-status"])
+    token = unsubscribe_paths([about])[about.id].rpartition("/")[2]
+    code = session.scalars(sa.select(AccountCode)).one()
+    for kind, shown, hidden in (("confirmation", MASK, token_of(code)), ("reservation-status", "/hidden", token)):
+        url = f"/mails/{mails[kind].id}"
+        source = message_from_string(staff.get(f"{url}/source").text)
+        parts = [part.get_payload(decode=True).decode() for part in source.get_payload()]
+        for text in (staff.get(f"{url}/html").text, staff.get(f"{url}/text").text, *parts):
+            assert shown in text
+            assert hidden not in text
+        assert hidden not in str(source["List-Unsubscribe"])
+
+
+def test_the_answers_of_the_server_are_shown_with_the_attempts(
+    staff: FlaskClient, session: Session, mail_ids: list[str]
+) -> None:
+    mail = get_mail(mail_ids[0])
+    page = staff.get(f"/mails/{mail.id}").text
+    assert "No attempt has ended yet." in page
+    refused = {"number": 1, "outcome": AttemptOutcome.FAILED, "worker": "host-1.7", "error_message": "451 greylisted"}
+    session.add(JobAttempt(job_id=mail.job_id, **refused))
+    mail.state, mail.sent_at, mail.reply = MailState.BOUNCED, utc_now(), "250 2.0.0 queued as 7F3A"
+    mail.bounced_at, mail.last_error = utc_now(), "5.1.1 no such user"
+    session.commit()
+    page = staff.get(f"/mails/{mail.id}").text
+    answers = page.partition("What the server answered")[2]
+    order = [answers.index(text) for text in ("5.1.1 no such user", "queued as 7F3A", "451 greylisted", "host-1.7")]
+    assert order[0] < order[1] < order[2]
+    assert "It was not sent to a server." in staff.get(f"/mails/{mail_ids[1]}").text
+
+
+def test_a_suppressed_recipient_is_named_on_the_page(staff: FlaskClient, session: Session, mail_ids: list[str]) -> None:
+    assert "/mails/suppressions?text=" not in staff.get(f"/mails/{mail_ids[0]}").text
+    suppress("ada@example.org", "5.1.1", SuppressionSource.SMTP, reason="550 5.1.1 unknown")
+    session.commit()
+    assert "/mails/suppressions?text=ada@example.org" in staff.get(f"/mails/{mail_ids[0]}").text
 
 
 def test_staff_sends_a_mail_again_from_its_page(staff: FlaskClient, session: Session, mail_ids: list[str]) -> None:

@@ -37,7 +37,7 @@ from app.work_items import DigestEntry, WorkItem, WorkItemComment, WorkItemWatch
 from flask_belfry.changes import StatusChange
 from flask_belfry.core.presentation import label
 from flask_belfry.db import Base
-from flask_belfry.mail import EmailMessage, EmailSuppression, MailDomainHold, MailStatistics
+from flask_belfry.mail import EmailMessage, EmailSuppression, MailDomainHold, MailStatistics, MailTotals
 from flask_belfry.operations import BulkOperation, BulkOperationJob
 from flask_belfry.outbox import (
     CustomSchedule,
@@ -53,7 +53,7 @@ from flask_belfry.outbox import (
     UniquePeriod,
     WorkerProcess,
 )
-from flask_belfry.statistics import FailureCount, FailureGroup, JobStatistics, QueueSample, Release, RollUp
+from flask_belfry.statistics import FailureCount, FailureGroup, JobStatistics, JobTotals, QueueSample, Release, RollUp
 
 PEOPLE, DIRECTORY, DESK, WORK = "People", "Classes and students", "Reservations", "Work items"
 NOTIFICATIONS, LEDGERS, SYSTEM = "Notifications", "Ledgers", "The job system"
@@ -67,6 +67,8 @@ LEFT_OUT: dict[type[Any], str] = {
     FailureCount: "the counts of a group of failures: the pages of jobs show them",
     JobStatistics: "counts and histograms: the pages of jobs show what follows from them",
     MailStatistics: "the same of mails",
+    JobTotals: "their sums, for monitoring",
+    MailTotals: "the same of mails",
     QueueSample: "the same of queues",
     Release: "the pages of jobs show them",
     RollUp: "until when the statistics are complete",

@@ -34,6 +34,7 @@ from flask_belfry.mail.models import (
     MailEntry,
     MailState,
     MailStatistics,
+    MailTotals,
     SuppressionSource,
 )
 from flask_belfry.mail.previews import preview
@@ -70,6 +71,7 @@ __all__ = [
     "MailStateError",
     "MailStatistics",
     "MailTemplateError",
+    "MailTotals",
     "PermanentMailError",
     "ServerUnreachableError",
     "Skip",

@@ -16,7 +16,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
 from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, UuidText, new_id, text_enum
 from flask_belfry.db.tenancy import OfSchoolOrSystem
-from flask_belfry.statistics import Counted
+from flask_belfry.statistics import Counted, measures
 
 KEY_CHARACTERS = 250
 KIND_CHARACTERS = 80
@@ -119,6 +119,18 @@ class MailStatistics(Counted, Base):
 
     # For pruning.
     __table_args__ = (sa.Index("ix_mail_statistics_resolution_at", "resolution", "at"),)
+
+
+class MailTotals(Base):
+    """The sums of MailStatistics over all complete minutes and schools, as JobTotals of jobs."""
+
+    __tablename__ = "mail_totals"
+
+    kind: Mapped[str] = mapped_column(sa.String(KIND_CHARACTERS), primary_key=True)
+
+
+for _measure in measures(MailStatistics):
+    setattr(MailTotals, _measure, sa.Column(_measure, sa.BigInteger, nullable=False, default=0))
 
 
 class SuppressionSource(StrEnum):

@@ -11,14 +11,17 @@ from flask_belfry.statistics.models import (
     FailureGroup,
     FailureState,
     JobStatistics,
+    JobTotals,
     QueueSample,
     Release,
     Resolution,
     RollUp,
+    measures,
 )
 from flask_belfry.statistics.pruning import prune_statistics_pages
 from flask_belfry.statistics.queues import sample_queues
 from flask_belfry.statistics.roll_up import Source, add_source, roll_up_pages, roll_up_source, rows_of_minutes, sources
+from flask_belfry.statistics.totals import add_to_totals
 
 __all__ = [
     "ALL_ID",
@@ -28,6 +31,7 @@ __all__ = [
     "FailureGroup",
     "FailureState",
     "JobStatistics",
+    "JobTotals",
     "QueueSample",
     "Release",
     "Resolution",
@@ -41,4 +45,6 @@ __all__ = [
     "rows_of_minutes",
     "sample_queues",
     "sources",
+    "add_to_totals",
+    "measures",
 ]

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.db import Base
+from flask_belfry.db import Base, table_of
 from flask_belfry.db.columns import StorableText, UtcDateTime, UuidText, new_id, text_enum
 from flask_belfry.db.tenancy import Tenant
 from flask_belfry.outbox.models import FINGERPRINT_CHARACTERS, FRAME_CHARACTERS, JOB_NAME_CHARACTERS, RELEASE_CHARACTERS
@@ -66,6 +66,27 @@ for _prefix in ("wait", "run"):
     for _bucket in range(BUCKETS):
         _column: Any = sa.Column(f"{_prefix}_{_bucket}", sa.Integer, nullable=False, default=0)
         setattr(JobStatistics, _column.name, _column)
+
+
+def measures(model: type[Base]) -> list[str]:
+    """Return the names of the columns of statistics that count: those outside of the primary key."""
+    return [column.name for column in table_of(model).columns if not column.primary_key]
+
+
+class JobTotals(Base):
+    """The sums of JobStatistics over all complete minutes and schools.
+
+    A counter for monitoring must never fall, but minutes and hours are pruned: see `totals`.
+    """
+
+    __tablename__ = "job_totals"
+
+    name: Mapped[str] = mapped_column(sa.String(JOB_NAME_CHARACTERS), primary_key=True)
+    queue: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+
+
+for _measure in measures(JobStatistics):
+    setattr(JobTotals, _measure, sa.Column(_measure, sa.BigInteger, nullable=False, default=0))
 
 
 class QueueSample(Base):

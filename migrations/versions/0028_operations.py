@@ -148,6 +148,27 @@ def upgrade() -> None:
         batch_op.create_index("ix_mail_statistics_resolution_at", ["resolution", "at"])
 
     op.create_table(
+        "job_totals",
+        sa.Column("name", sa.String(length=120), nullable=False),
+        sa.Column("queue", sa.String(length=40), nullable=False),
+        *(
+            sa.Column(measure, sa.BigInteger(), nullable=False)
+            for measure in ("completed", "failed", "cancelled", "attempts")
+        ),
+        *(sa.Column(f"wait_{bucket}", sa.BigInteger(), nullable=False) for bucket in range(BUCKETS)),
+        *(sa.Column(f"run_{bucket}", sa.BigInteger(), nullable=False) for bucket in range(BUCKETS)),
+        sa.PrimaryKeyConstraint("name", "queue", name=op.f("pk_job_totals")),
+    )
+    op.create_table(
+        "mail_totals",
+        sa.Column("kind", sa.String(length=80), nullable=False),
+        *(
+            sa.Column(measure, sa.BigInteger(), nullable=False)
+            for measure in ("accepted", "sent", "deferred", "failed", "bounced", "skipped")
+        ),
+        sa.PrimaryKeyConstraint("kind", name=op.f("pk_mail_totals")),
+    )
+    op.create_table(
         "queue_samples",
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("queue", sa.String(length=40), nullable=False),
@@ -329,6 +350,8 @@ def downgrade() -> None:
     with op.batch_alter_table("mail_statistics") as batch_op:
         batch_op.drop_index("ix_mail_statistics_resolution_at")
 
+    op.drop_table("mail_totals")
+    op.drop_table("job_totals")
     op.drop_table("mail_statistics")
     with op.batch_alter_table("job_statistics") as batch_op:
         batch_op.drop_index("ix_job_statistics_resolution_at")

@@ -425,6 +425,16 @@ GROUPS: tuple[Group, ...] = (
         Setting("MAILS_KEEP_DAYS", whole_number(1), 365, "How long a mail is kept in the ledger."),
     ),
     group(
+        "Monitoring",
+        Setting(
+            "METRICS_TOKEN",
+            long_text(defaults.METRICS_TOKEN_CHARACTERS),
+            None,
+            "The bearer token with which Prometheus reads `/metrics`; unset, only this machine may read them.",
+            secret=True,
+        ),
+    ),
+    group(
         "Push",
         Setting(
             "FCM_CREDENTIALS",

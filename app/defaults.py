@@ -20,6 +20,7 @@ from flask_belfry.core.settings.setting import SettingError
 VERSION = "0.1.0"
 SECRET_KEY_CHARACTERS = 32
 BOUNCE_TOKEN_CHARACTERS = 20
+METRICS_TOKEN_CHARACTERS = 16
 # The path of a Unix socket is limited to 108 bytes on Linux and 104 elsewhere (sys/un.h); this leaves a margin.
 SOCKET_PATH_BYTES = 100
 LOCAL_MAIL_DOMAIN = "belfry.localhost"

@@ -11,6 +11,7 @@ from flask_belfry.operations import (
     bulk_views,
     enqueue_views,
     health,
+    metrics_views,
     overview_views,
     queue_views,
     schedule_views,
@@ -28,3 +29,4 @@ def init_app(app: Flask) -> None:
     app.register_blueprint(queue_views.pages)
     app.register_blueprint(schedule_views.pages)
     app.register_blueprint(health.health)
+    app.register_blueprint(metrics_views.pages)

@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.db import Base, table_of
 from flask_belfry.db.inserts import insert_into
-from flask_belfry.statistics.models import Counted, Resolution, measures
+from flask_belfry.statistics.models import Resolution, measures
 
 
 def add_to_totals(
-    session: Session, counted: type[Counted], totals: type[Base], since: datetime | None, until: datetime
+    session: Session, counted: type[Base], totals: type[Base], since: datetime | None, until: datetime
 ) -> None:
     """Add the minutes from `since` until `until`, which have become complete, to the totals.
 

@@ -33,8 +33,11 @@ from flask_belfry.core.settings.casts import (
     numbers_by_name,
     seconds,
     short_name,
+    some_of,
     text,
     web_url,
+    web_urls,
+    webhook_secret,
     whole_number,
     whole_seconds,
     zone_name,
@@ -433,6 +436,32 @@ GROUPS: tuple[Group, ...] = (
             "The bearer token with which Prometheus reads `/metrics`; unset, only this machine may read them.",
             secret=True,
         ),
+        Setting(
+            "WEBHOOK_URLS",
+            web_urls,
+            None,
+            "The URLs that get the events of WEBHOOK_EVENTS, signed with WEBHOOK_SECRET.",
+            secret=True,
+        ),
+        Setting(
+            "WEBHOOK_SECRET",
+            webhook_secret,
+            None,
+            "The key with which webhooks are signed, so that their receivers can verify them.",
+            secret=True,
+        ),
+        Setting(
+            "WEBHOOK_EVENTS",
+            some_of("job.failed", "failures.new", "failures.regressed"),
+            ("failures.new", "failures.regressed"),
+            "The events that are sent: each job that failed finally, and groups of failures that are new or regressed.",
+        ),
+        Setting(
+            "WEBHOOK_ALLOW_PRIVATE",
+            boolean,
+            False,
+            "Sends webhooks also to this machine and to private networks, whose services may trust it.",
+        ),
     ),
     group(
         "Push",
@@ -564,6 +593,8 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
         yield "MAIL_PASSWORD must be set if MAIL_USERNAME is set"
     if values["MAIL_PASSWORD"] and not values["MAIL_USERNAME"]:
         yield "MAIL_USERNAME must be set if MAIL_PASSWORD is set"
+    if values["WEBHOOK_URLS"] and not values["WEBHOOK_SECRET"]:
+        yield "WEBHOOK_SECRET must be set if WEBHOOK_URLS is set: receivers verify the signature"
     heartbeat, rescue = values["HEARTBEAT_SECONDS"], values["RESCUE_AFTER_SECONDS"]
     if rescue < HEARTBEATS_PER_RESCUE * heartbeat:
         yield (

@@ -13,12 +13,12 @@ from flask_belfry.outbox.successors import FinalizedJob, Predecessor
 
 Finalized = Callable[[Session, Sequence[str], JobState], None]
 FinishBatches = Callable[[Session, Collection[str]], list[Predecessor]]
-_listeners: dict[tuple[str, JobState], list[Finalized]] = {}
+_listeners: dict[tuple[str | None, JobState], list[Finalized]] = {}
 # What finishes batches enqueues a job, and what enqueues a job calls this module: it registers itself here.
 _finishers: list[FinishBatches] = []
 
 
-def on_finalized(name: str, *states: JobState) -> Callable[[Finalized], Finalized]:
+def on_finalized(name: str | None, *states: JobState) -> Callable[[Finalized], Finalized]:
     """Call the function when jobs of this name are finalized, with the session, their ids and the state.
 
     It runs in the transaction that finalizes them: after their own function, a cancellation, a time limit, or the
@@ -26,7 +26,7 @@ def on_finalized(name: str, *states: JobState) -> Callable[[Finalized], Finalize
     function's `before_commit` is called later in the same transaction.
 
     Args:
-        name: the job's name.
+        name: the job's name; None for the jobs of all names.
         states: completed, failed, cancelled, or several of them.
     """
 
@@ -89,7 +89,7 @@ def _follow(
         finalized, state, ended = successors.settle(session, ended), JobState.CANCELLED, []
 
 
-def _call_listeners(session: Session, jobs: Iterable[FinalizedJob], state: JobState) -> None:
+def _call_listeners(session: Session, jobs: Sequence[FinalizedJob], state: JobState) -> None:
     ids: defaultdict[str, list[str]] = defaultdict(list)
     for job in jobs:
         if (job.name, state) in _listeners:
@@ -97,3 +97,5 @@ def _call_listeners(session: Session, jobs: Iterable[FinalizedJob], state: JobSt
     for name, of_name in ids.items():
         for function in _listeners[name, state]:
             function(session, of_name, state)
+    for function in _listeners.get((None, state), ()) if jobs else ():
+        function(session, [job.id for job in jobs], state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import tomllib
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def test_an_empty_value_means_the_default(tmp_path: Path) -> None:
         ("MAIL_SERVER", "mail_server", "mail_server"),
         ("MAIL_SERVER", "[2001:db8::1]", "2001:db8::1"),
         ("PUBLIC_URL", "https://desk.example.org/", "https://desk.example.org"),
+        ("WEBHOOK_EVENTS", "job.failed, failures.new", ("job.failed", "failures.new")),
+        ("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")),
         ("REDIS_URL", "rediss://:secret@broker:6380/1", "rediss://:secret@broker:6380/1"),
         ("REDIS_URL", "unix:///run/valkey.sock", "unix:///run/valkey.sock"),
         ("REDIS_URL", "redis+sentinel://a:26379,b:26379/main/0", "redis+sentinel://a:26379,b:26379/main/0"),
@@ -115,6 +118,7 @@ def test_text_becomes_a_value(tmp_path: Path, name: str, text: str, value: objec
         ("MAIL_RETRY_DELAYS_SECONDS", "60,-1"),
         ("MAIL_RETRY_DELAYS_SECONDS", "60,"),
         ("MAIL_UNCERTAIN", "drop"),
+        ("WEBHOOK_EVENTS", "job.failed,job.completed"),
         ("LOG_LEVEL", "LOUD"),
         ("TIMEZONE", "Mars/Olympus"),
         ("TIMEZONE", "../etc/passwd"),
@@ -164,6 +168,13 @@ def test_a_wrong_value_is_refused_in_one_line_with_name_and_value(tmp_path: Path
         ("REDIS_URL", "redis://:hunter2@host?socket_timeuot=2"),
         ("REDIS_URL", "rediss+sentinel://:hunter2@a:26379/main?sentinel_name=ada"),
         ("REDIS_URL", "redis://:hunter2@host?decode_responses=true"),
+        ("WEBHOOK_URLS", "https://hooks.example.org/hunter2,ftp://hooks.example.org/"),
+        ("WEBHOOK_URLS", "https://user:hunter2@hooks.example.org/"),
+        ("WEBHOOK_URLS", "https://hooks.example.org:port/hunter2"),
+        ("WEBHOOK_URLS", "https:///hunter2"),
+        ("WEBHOOK_SECRET", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        ("WEBHOOK_SECRET", "whsec_hunter2"),
+        ("METRICS_TOKEN", "hunter2"),
         ("DATABASE_URL", "postgresql://:hunter2@host:port/belfry"),
         ("DATABASE_URL", "postgresql://:hunter2@host/belfry?sslmod=require"),
         ("DATABASE_URL", "sqlite:///hunter2.sqlite3?timeout=long"),
@@ -203,6 +214,7 @@ def test_all_that_is_missing_or_wrong_is_reported_together(tmp_path: Path) -> No
         ({"MAIL_USERNAME": "belfry"}, "MAIL_PASSWORD"),
         ({"MAIL_PASSWORD": "secret"}, "MAIL_USERNAME"),
         ({"MAIL_USE_TLS": "true", "MAIL_USE_SSL": "true"}, "MAIL_USE_TLS"),
+        ({"WEBHOOK_URLS": "https://hooks.example.org/"}, "WEBHOOK_SECRET"),
     ],
     ids=str,
 )

@@ -3,6 +3,7 @@ The settings are defined in config.py."""
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from flask_belfry.core.settings.broker_urls import read_broker_url
 from flask_belfry.core.settings.database_urls import check_database_url
 
 TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
+# Of the secrets of Standard Webhooks.
+WEBHOOK_PREFIX = "whsec_"
 FALSE_WORDS = frozenset({"false", "0", "no", "off"})
 
 
@@ -155,6 +158,23 @@ def _to_short_name(text: str) -> str:
     return text
 
 
+def _to_web_urls(text: str) -> tuple[str, ...]:
+    urls = tuple(part.strip() for part in text.split(","))
+    for url in urls:
+        parts = urlsplit(url)
+        # `port` raises ValueError for one that is not a number.
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.port == 0:
+            raise ValueError(text)
+    return urls
+
+
+def _to_webhook_secret(text: str) -> bytes:
+    secret = base64.b64decode(text.removeprefix(WEBHOOK_PREFIX), validate=True)
+    if not text.startswith(WEBHOOK_PREFIX) or not 24 <= len(secret) <= 64:
+        raise ValueError(text)
+    return secret
+
+
 def text(valid_values: str = "text") -> Cast:
     return Cast(valid_values, str)
 
@@ -201,6 +221,18 @@ def choice(*words: str, either_case: bool = False) -> Cast:
     return Cast(" or ".join([", ".join(words[:-1]), words[-1]]), convert)
 
 
+def some_of(*words: str) -> Cast:
+    """Some of the words, separated by commas."""
+
+    def convert(value: str) -> tuple[str, ...]:
+        found = tuple(part.strip() for part in value.split(","))
+        if not set(found) <= set(words):
+            raise ValueError(value)
+        return found
+
+    return Cast(f"some of {', '.join(words)}, separated by commas", convert)
+
+
 def _to_delays(value: str) -> tuple[int, ...]:
     delays = tuple(int(part) for part in value.split(","))
     if min(delays) < 0:
@@ -240,3 +272,5 @@ existing_file = Cast("the path of a file that exists", _to_existing_file)
 web_url = Cast("an http:// or https:// URL", _to_web_url)
 database_url = Cast("a sqlite:///file or postgresql:// URL, with valid options", _to_database_url)
 broker_url = Cast("a redis://, rediss://, unix:// or redis+sentinel:// URL, with valid options", _to_broker_url)
+web_urls = Cast("http:// or https:// URLs without user names, separated by commas", _to_web_urls)
+webhook_secret = Cast("`whsec_` and 24 to 64 bytes in base64", _to_webhook_secret)

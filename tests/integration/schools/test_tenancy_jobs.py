@@ -140,6 +140,7 @@ ON_A_CONNECTION = {
         "by the ids of jobs that a worker holds or that have ended; counts without content, for all schools",
     ),
     "flask_belfry/operations/problems.py": (1, "a command, of the migrations' table"),
+    "flask_belfry/operations/webhooks.py": (1, "by the ids of jobs that have failed, for receivers of all schools"),
     "flask_belfry/changes/bulk.py": (2, "narrowed by hand; updates by key are refused in a scope"),
     "flask_belfry/outbox/deployment.py": (1, "the deployment's own id"),
     "flask_belfry/db/inserts.py": (1, "inserts"),

@@ -44,6 +44,7 @@ from flask_belfry.mail.recipients import check_email, parse_email
 from flask_belfry.mail.registry import (
     MailOutcome,
     Skip,
+    kinds,
     mail_kind,
     opt_out_lookup,
     optional_kinds,
@@ -97,6 +98,7 @@ __all__ = [
     "held_domains",
     "init_app",
     "jobs",
+    "kinds",
     "mail_figures",
     "mail_kind",
     "mail_series",

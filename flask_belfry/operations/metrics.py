@@ -20,8 +20,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.logs import VERSION
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
-from flask_belfry.mail import MailDomainHold, MailTotals
-from flask_belfry.mail.registry import kinds
+from flask_belfry.mail import MailDomainHold, MailTotals, kinds
 from flask_belfry.outbox import Deployment, JobRecord, JobState, WorkerProcess
 from flask_belfry.outbox.registry import definitions
 from flask_belfry.statistics import FailureGroup, FailureState, JobTotals, QueueSample, Release, RollUp, measures

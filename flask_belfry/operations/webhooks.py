@@ -133,7 +133,7 @@ def announce(session: Session, events: Iterable[Event]) -> None:
             for name in receivers()
         ]
     if requests:
-        # The system's, whoever caused it: the receivers are those of all schools.
+        # The system's: the receivers are those of all schools.
         with use_actor(SYSTEM):
             deliver_webhook.enqueue_many(requests, session=session)
 

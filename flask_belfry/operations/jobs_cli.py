@@ -28,6 +28,7 @@ from flask_belfry.outbox.relay import relay
 from flask_belfry.statistics import reading
 
 jobs = CommandGroup("jobs", help="Lists, enqueues, retries and cancels jobs; starts workers.")
+jobs.add_lazy("watch", "flask_belfry.operations.watch_cli:watch_command")
 jobs.add_lazy("worker", "flask_belfry.operations.worker_cli:worker_command")
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -35,7 +36,7 @@ _RETRYABLE = (JobState.FAILED, JobState.CANCELLED)
 _COLUMNS = "{:<36}  {:<10} {:>5}  {:>10}  {:<28} {}"
 _FIGURES = "{:<4} {:<32} {:>9} {:>7} {:>9} {:>8}  {:<26} {}"
 _FIGURES_HEADING = ("NAME", "COMPLETED", "FAILED", "CANCELLED", "ATTEMPTS", "WAITING 50/95/99 %", "RUNNING 50/95/99 %")
-# The interval at which `show --follow` and `watch` query the database.
+# The interval at which `show --follow` queries the database.
 POLL_SECONDS = 1.0
 
 
@@ -141,20 +142,6 @@ def show_command(job_id: str, follow: bool, as_json: bool) -> None:
     for line in lines:
         click.echo(f"log              {line}")
     return None
-
-
-@jobs.command("watch")
-def watch_command() -> None:
-    """Print the number of jobs in each state, again after each change, until Ctrl-C."""
-    shown = None
-    while True:
-        counts = services.counts_by_state()
-        db.session.rollback()
-        if counts != shown:
-            line = "  ".join(f"{state} {count}" for state, count in counts.items() if count)
-            click.echo(f"{utc_now():%H:%M:%S}  {line or 'no jobs'}")
-            shown = counts
-        time.sleep(POLL_SECONDS)
 
 
 @jobs.command("enqueue")

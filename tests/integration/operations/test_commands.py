@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import click
 import pytest
 import sqlalchemy as sa
 from click import Context
@@ -338,20 +337,6 @@ def test_a_job_is_followed_until_it_is_finalized(app, session, monkeypatch, work
     assert result.exit_code == 0
     assert [line.split()[1] for line in result.stderr.splitlines()] == ["pending", "completed"]
     assert json.loads(result.stdout)["state"] == "completed"
-
-
-@ONCE
-def test_the_counts_are_printed_again_when_one_changes(app, session, monkeypatch):
-    steps = [lambda: None, lambda: (enqueue("test.greet", ticket_id=1), session.commit()), click.Abort]
-
-    def step(_):
-        done = steps.pop(0)()
-        if isinstance(done, Exception):
-            raise done
-
-    monkeypatch.setattr("flask_belfry.operations.jobs_cli.time", SimpleNamespace(sleep=step))
-    lines = run(app, "jobs", "watch").stdout.splitlines()
-    assert [line.split()[1:] for line in lines] == [["no", "jobs"], ["pending", "1"]]
 
 
 # ── Schedule ─────────────────────────────────────────────────────────────────────────────────────────────────────

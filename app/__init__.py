@@ -17,7 +17,7 @@ from app.config import load_environment, read_settings, unknown_settings
 from app.web import limiting
 from app.web.bodies import largest_body_bytes
 from flask_belfry import outbox
-from flask_belfry.core import logs, presentation
+from flask_belfry.core import logs, presentation, sentry
 from flask_belfry.core.commands import RootGroup
 from flask_belfry.core.settings import SettingError
 
@@ -88,7 +88,7 @@ def create_app(
 def _load(app: Flask, *, with_web: bool) -> None:
     # The database, the log of the broker and the caught mails must not be readable by other users of this machine.
     Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
-    for part in (logs, database, outbox, limiting, presentation):
+    for part in (logs, sentry, database, outbox, limiting, presentation):
         part.init_app(app)
     _init_modules(app, SLICES)
     for part in (desk_host, schools, demo, dev):

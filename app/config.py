@@ -32,6 +32,7 @@ from flask_belfry.core.settings.casts import (
     mailbox,
     numbers_by_name,
     seconds,
+    sentry_dsn,
     short_name,
     some_of,
     text,
@@ -461,6 +462,13 @@ GROUPS: tuple[Group, ...] = (
             boolean,
             False,
             "Sends webhooks also to this machine and to private networks, whose services may trust it.",
+        ),
+        Setting(
+            "SENTRY_DSN",
+            sentry_dsn,
+            None,
+            "The project of Sentry that gets internal errors and final failures of jobs; needs the package sentry-sdk.",
+            secret=True,
         ),
     ),
     group(

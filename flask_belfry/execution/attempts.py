@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session
 
+from flask_belfry.core import sentry
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.secrets import mask
 from flask_belfry.db.columns import error_text, storable
@@ -77,6 +78,8 @@ def fail(session: Session, claim: Claim, error: BaseException, policy: RetryPoli
     if not _move(session, claim, values):
         return None
     _add_attempt(session, claim, _outcome(error), error, origin)
+    if values["state"] is JobState.FAILED:
+        sentry.capture_job(error, id=claim.id, name=claim.name, attempt=claim.attempt)
     if values["state"] is JobState.RETRYABLE:
         publish_on_commit(session, [_message(claim, values["scheduled_at"])])
     return values["state"]
@@ -116,6 +119,7 @@ def interrupt(session: Session, claim: Claim, reason: str, part: Part = Part.OWN
     if not _move(session, claim, failed | {"fingerprint": origin["fingerprint"]}):
         return None
     _add_attempt(session, claim, AttemptOutcome.INTERRUPTED, error, origin)
+    sentry.capture_job(error, id=claim.id, name=claim.name, attempt=claim.attempt)
     return JobState.FAILED
 
 

@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.commands import Command
@@ -87,7 +87,7 @@ def _watch_in_terminal(batch_id: str | None) -> None:
             try:
                 snapshot = read_snapshot(batch_id)
                 shown = render(snapshot)
-            except SQLAlchemyError as error:
+            except DBAPIError as error:
                 if not is_transient(error):
                     raise
                 db.session().invalidate()

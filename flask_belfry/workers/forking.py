@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from flask_belfry.core import sentry
 from flask_belfry.db import db
 from flask_belfry.execution import attempts, executor
 from flask_belfry.execution.claim import Claim
@@ -165,6 +166,7 @@ class ForkingWorker(EngineWorker):
         limit = partial(alarm, note_restart=state.restart)
         self._update_copies(executor.run(self._app, [claim], limit, state.must_stop))
         journal(self._app).flush()
+        sentry.flush(self._app)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(os.EX_OK)  # also when the job has left threads behind

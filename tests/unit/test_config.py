@@ -175,6 +175,8 @@ def test_a_wrong_value_is_refused_in_one_line_with_name_and_value(tmp_path: Path
         ("WEBHOOK_SECRET", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("WEBHOOK_SECRET", "whsec_hunter2"),
         ("METRICS_TOKEN", "hunter2"),
+        ("SENTRY_DSN", "https://sentry.example.org/hunter2"),
+        ("SENTRY_DSN", "https://hunter2@sentry.example.org/project"),
         ("DATABASE_URL", "postgresql://:hunter2@host:port/belfry"),
         ("DATABASE_URL", "postgresql://:hunter2@host/belfry?sslmod=require"),
         ("DATABASE_URL", "sqlite:///hunter2.sqlite3?timeout=long"),

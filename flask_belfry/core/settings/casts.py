@@ -168,6 +168,14 @@ def _to_web_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
+def _to_sentry_dsn(text: str) -> str:
+    parts = urlsplit(text)
+    is_dsn = parts.scheme in ("http", "https") and parts.hostname and parts.username and parts.port != 0
+    if not is_dsn or not parts.path.rpartition("/")[2].isdecimal():
+        raise ValueError(text)
+    return text
+
+
 def _to_webhook_secret(text: str) -> bytes:
     secret = base64.b64decode(text.removeprefix(WEBHOOK_PREFIX), validate=True)
     if not text.startswith(WEBHOOK_PREFIX) or not 24 <= len(secret) <= 64:
@@ -274,3 +282,4 @@ database_url = Cast("a sqlite:///file or postgresql:// URL, with valid options",
 broker_url = Cast("a redis://, rediss://, unix:// or redis+sentinel:// URL, with valid options", _to_broker_url)
 web_urls = Cast("http:// or https:// URLs without user names, separated by commas", _to_web_urls)
 webhook_secret = Cast("`whsec_` and 24 to 64 bytes in base64", _to_webhook_secret)
+sentry_dsn = Cast("a DSN of Sentry, as https://KEY@HOST/PROJECT", _to_sentry_dsn)

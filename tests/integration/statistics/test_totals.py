@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
+from flask_belfry.db import table_of
 from flask_belfry.mail import MailStatistics, MailTotals
 from flask_belfry.statistics import JobStatistics, JobTotals, Resolution, add_to_totals
 
@@ -18,7 +19,8 @@ def minute(at: datetime, **counts: int) -> JobStatistics:
 
 def totals(session) -> list[tuple[int, int, int]]:
     session.commit()
-    return [tuple(row) for row in session.execute(sa.select(JobTotals.completed, JobTotals.failed, JobTotals.wait_3))]
+    columns = table_of(JobTotals).c
+    return [tuple(row) for row in session.execute(sa.select(columns.completed, columns.failed, columns.wait_3))]
 
 
 def test_each_complete_minute_of_all_schools_is_added_once_and_pruning_takes_nothing_away(session):
@@ -48,5 +50,6 @@ def test_mails_are_added_by_kind(session):
         session.add(MailStatistics(resolution=Resolution.MINUTE, at=NOON, school_id=1, kind=kind, sent=sent))
     session.flush()
     add_to_totals(session, MailStatistics, MailTotals, None, NOON + timedelta(minutes=1))
-    found = session.execute(sa.select(MailTotals.kind, MailTotals.sent, MailTotals.failed).order_by(MailTotals.kind))
+    columns = table_of(MailTotals).c
+    found = session.execute(sa.select(columns.kind, columns.sent, columns.failed).order_by(columns.kind))
     assert [tuple(row) for row in found] == [("reminder", 3, 0), ("welcome", 2, 0)]

@@ -35,6 +35,8 @@ EVENTS_OF_GROUPS = {FailureState.NEW: "failures.new", FailureState.REGRESSED: "f
 DELAYS_SECONDS = (5, 30, 120, 600, 1800, 7200, 18000, 36000)
 # A slow receiver must not occupy all threads of a worker.
 RUNNING_PER_RECEIVER = 4
+# In the names of receivers.
+MAX_HOST_CHARACTERS = 60
 
 _JOBS = table_of(JobRecord)
 
@@ -99,7 +101,8 @@ def receivers() -> dict[str, str]:
 
 
 def _name_of(url: str) -> str:
-    return f"{urlsplit(url).hostname}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    host = urlsplit(url).hostname or ""
+    return f"{host[:MAX_HOST_CHARACTERS]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
 @on_finalized(None, JobState.FAILED)
@@ -146,12 +149,12 @@ def _is_sent(event: str) -> bool:
 def _event_of_job(row: sa.Row[Any]) -> Event:
     data = {
         "id": row.id,
-        "name": row.name,
+        "name": _ascii(row.name),
         "queue": row.queue,
         "school_id": row.school_id,
         "attempt": row.attempt,
         "max_attempts": row.max_attempts,
-        "error_type": row.error_type,
+        "error_type": _ascii(row.error_type),
         "fingerprint": row.fingerprint,
         "failed_at": _iso(row.finished_at),
         "url": _url(f"jobs/{row.id}"),
@@ -163,19 +166,24 @@ def _event_of_group(group: FailureGroup) -> Event:
     data = {
         "id": group.id,
         "fingerprint": group.fingerprint,
-        "job_name": group.job_name,
+        "job_name": _ascii(group.job_name),
         "school_id": group.school_id or None,
-        "error_type": group.error_type,
-        "frame": group.frame,
+        "error_type": _ascii(group.error_type),
+        "frame": _ascii(group.frame),
         "failures": group.failures,
         "first_seen_at": _iso(group.first_seen_at),
         "last_seen_at": _iso(group.last_seen_at),
-        "first_release": group.first_release,
-        "last_release": group.last_release,
+        "first_release": _ascii(group.first_release),
+        "last_release": _ascii(group.last_release),
         "last_job_id": group.job_id,
         "url": _url(f"jobs/failures/{group.id}"),
     }
     return Event(EVENTS_OF_GROUPS[group.state], Subject("job", group.job_id), data)
+
+
+def _ascii(text: str | None) -> str | None:
+    # So that the arguments of the job fit, whatever names the code has.
+    return text and text.encode("ascii", "replace").decode()
 
 
 def _url(path: str) -> str:

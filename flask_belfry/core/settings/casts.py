@@ -163,7 +163,8 @@ def _to_web_urls(text: str) -> tuple[str, ...]:
     for url in urls:
         parts = urlsplit(url)
         # `port` raises ValueError for one that is not a number.
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.port == 0:
+        is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        if not is_url or parts.username or not url.isascii():
             raise ValueError(text)
     return urls
 

@@ -149,6 +149,16 @@ def test_the_number_of_statements_does_not_grow_with_what_they_read(client, sess
     assert len([text for text in statements if text.startswith("SELECT")]) <= 9
 
 
+@ONCE
+def test_of_the_history_only_the_oldest_pending_job_is_read(client, session, statements):
+    client.get("/metrics")
+    read = [text for text in statements if "job_records" in text or "job_attempts" in text or "email_messages" in text]
+    (text,) = read
+    plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", ("pending", 1, 0)[: text.count("?")])
+    (detail,) = [row[-1] for row in plan]
+    assert detail.startswith("SEARCH job_records USING INDEX ix_job_records_state_id (state=?)")
+
+
 # ── Access ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -271,6 +271,19 @@ def test_only_the_chosen_events_are_sent_and_to_each_receiver(settings, receiver
 
 
 @ONCE
+def test_the_longest_names_fit_whatever_letters_they_have(settings, tmp_path):
+    host = ".".join(["x" * 60] * 4)
+    app = make_app(settings | webhooks(f"https://{host}/"), tmp_path)
+    with app.app_context():
+        group = make_group(FailureState.NEW, "ü" * 120)
+        group.error_type, group.frame = "ü" * 120, "ü" * 200
+        group.first_release = group.last_release = "ü" * 60
+        announce_groups(db.session(), [group])
+        db.session.commit()
+        assert len(webhook_jobs()) == 1
+
+
+@ONCE
 def test_without_receivers_a_failed_job_enqueues_nothing(app, statements):
     fail_a_job(app)
     assert webhook_jobs() == []

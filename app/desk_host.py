@@ -30,7 +30,6 @@ ADMINS = {
     "mails.suppress": "Only admins can add and lift suppressions and holds.",
     "queues.change": "Only admins can pause and resume queues, jobs and limits.",
     "workers.change": "Only admins can stop workers.",
-    "jobs.enqueue": "Only admins can enqueue jobs.",
     "metrics.view": "Only admins can see the metrics.",
 }
 

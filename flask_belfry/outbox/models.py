@@ -158,7 +158,7 @@ class JobRecord(OfSchoolOrSystem, Base):
     def has_failed(cls) -> sa.ColumnElement[bool]:
         """Return the condition for a failed or retryable job whose last attempt has a fingerprint, as the index has
         it."""
-        return sa.and_(_HAS_FAILED)
+        return sa.and_(HAS_FAILED)
 
     @classmethod
     def can_expire(cls) -> sa.ColumnElement[bool]:

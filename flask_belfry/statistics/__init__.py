@@ -38,6 +38,8 @@ __all__ = [
     "RollUp",
     "Source",
     "add_source",
+    "add_to_totals",
+    "measures",
     "on_failure_groups",
     "prune_statistics_pages",
     "roll_up_pages",
@@ -45,6 +47,4 @@ __all__ = [
     "rows_of_minutes",
     "sample_queues",
     "sources",
-    "add_to_totals",
-    "measures",
 ]

@@ -10,7 +10,6 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
-from flask_belfry.search import complete, running
 from sqlalchemy.orm import Session
 
 from app.accounts import Role, issue_personal_token
@@ -20,6 +19,7 @@ from flask_belfry.db.columns import new_id
 from flask_belfry.mail import EmailMessage, MailState, prune_mails, queries, services
 from flask_belfry.mail.search import MAILS, parse
 from flask_belfry.outbox import JobRecord, JobState
+from flask_belfry.search import complete, running
 from tests.deliveries import ask
 from tests.reservation_factories import bearer, log_in, make_school, make_user
 

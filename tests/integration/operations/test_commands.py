@@ -297,7 +297,11 @@ def test_a_search_selects_the_jobs_of_a_command(app, session):
     assert states(session, first, second) == [False, True]
     assert run(app, "jobs", "retry", "--filter", "state:cancelled", "--name", "test.*").exit_code == 0
     assert states(session, first, second) == [True, True]
-    for words in (("list", "color:red"), ("cancel", "--filter", "state:failed"), ("retry", "--filter", "state:running")):
+    for words in (
+        ("list", "color:red"),
+        ("cancel", "--filter", "state:failed"),
+        ("retry", "--filter", "state:running"),
+    ):
         result = run(app, "jobs", *words)
         assert result.exit_code == 1
         assert len(result.stderr.splitlines()) == 1

@@ -308,9 +308,7 @@ def rows_of(page: str) -> list[str]:
     return re.findall(r'id="job-([^"]+)"', page)
 
 
-def test_the_search_is_in_the_url_and_in_its_field_and_the_tabs_change_it(
-    staff: FlaskClient, session: Session
-) -> None:
+def test_the_search_is_in_the_url_and_in_its_field_and_the_tabs_change_it(staff: FlaskClient, session: Session) -> None:
     failed, other = job_record(JobState.FAILED, name="mail.deliver"), job_record(name="mail.deliver")
     session.add_all([failed, other, job_record(JobState.FAILED)])
     session.commit()
@@ -419,7 +417,9 @@ def test_a_job_shows_how_long_it_waited_and_ran_and_its_worker(staff: FlaskClien
             None,
         ),
         (
-            job_record(JobState.COMPLETED, enqueued_at=minute(9), started_at=minute(10), finished_at=minute(11), claims=2),
+            job_record(
+                JobState.COMPLETED, enqueued_at=minute(9), started_at=minute(10), finished_at=minute(11), claims=2
+            ),
             (9, 10),
             (10, 11),
         ),

@@ -18,7 +18,10 @@ NOW = datetime(2030, 5, 6, 12, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("text", "messages"),
     [
-        ("stat:failed", ["The term stat:failed is invalid", "the keys are state, name, queue", "args.NAME, since, until"]),
+        (
+            "stat:failed",
+            ["The term stat:failed is invalid", "the keys are state, name, queue", "args.NAME, since, until"],
+        ),
         ("http://x.test", ["The term http://x.test is invalid", 'write text with a colon in quotes, "http:…"']),
         ("args:1", ["the keys are state"]),
         ("args.a.b:1", ["the keys are state"]),

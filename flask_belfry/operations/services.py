@@ -297,5 +297,6 @@ def _record(action: str, ids: Sequence[str]) -> None:
 
 
 def _capped_count(state: JobState) -> sa.ScalarSelect[Any]:
-    rows = sa.select(JobRecord.id).where(JobRecord.state == state).limit(COUNT_LIMIT).subquery()
-    return sa.select(sa.func.count()).select_from(rows).scalar_subquery()
+    # In the order of the index: PostgreSQL could prefer to scan the table until it has found so many.
+    rows = sa.select(JobRecord.id).where(JobRecord.state == state).order_by(JobRecord.id.desc()).limit(COUNT_LIMIT)
+    return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()

@@ -6,8 +6,8 @@ the newest WINDOW of these rows. The next page continues where this one stopped,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from itertools import product
@@ -42,11 +42,14 @@ def find(session: Session, query: Query, *, limit: int = DEFAULT_LIMIT, cursor: 
     """Return a page of rows, newest first. The arguments are those of `page_by_key`."""
     key = (query.language.model.id,)
     after = values_of_cursor(cursor, key)[0] if cursor else None
-    plan = _plan(session, query, limit + 1, after, descending=True)
+    plan = _plan(session, query, after, descending=True)
     if plan is None:
         return SearchPage([], None)
-    rows = sa.select(query.language.model).where(*plan.conditions(query))
-    page = page_by_key(session, plan.hinted(rows, query), key, limit=limit, cursor=cursor)
+    conditions = plan.conditions(query)
+    if plan.is_merged:
+        conditions = [key[0].in_(_merged_ids(session, query, plan, limit + 1, after))]
+    rows = _hinted(sa.select(query.language.model).where(*conditions), query, plan.index_of_rows(query))
+    page = page_by_key(session, rows, key, limit=limit, cursor=cursor)
     if page.next_cursor or plan.last_id is None:
         return SearchPage(page.items, page.next_cursor)
     searched_to = time_of_id(plan.last_id) if len(page.items) < limit else None
@@ -55,11 +58,18 @@ def find(session: Session, query: Query, *, limit: int = DEFAULT_LIMIT, cursor: 
 
 def count(session: Session, query: Query, limit: int) -> tuple[int, bool]:
     """Return how many rows match, and whether there may be more: counted up to `limit`."""
-    plan = _plan(session, query, limit + 1, None, descending=True)
+    plan = _plan(session, query, None, descending=True)
     if plan is None:
         return 0, False
-    rows = sa.select(query.language.model.id).where(*plan.conditions(query)).limit(limit + 1)
-    found = session.scalar(sa.select(sa.func.count()).select_from(plan.hinted(rows, query).subquery())) or 0
+    id = query.language.model.id
+    found = 0
+    parts = [_of_range(query, plan, values, None) for values in plan.ranges]
+    for rows in parts if plan.is_exact else [_hinted(sa.select(id).where(*plan.conditions(query)), query, plan.index)]:
+        # In the order of the index: PostgreSQL could prefer to scan the table until it has found so many.
+        first = (rows if plan.is_exact else rows.order_by(id.desc())).limit(limit + 1 - found)
+        found += session.scalar(sa.select(sa.func.count()).select_from(first.subquery())) or 0
+        if found > limit:
+            break
     return min(found, limit), found > limit or plan.last_id is not None
 
 
@@ -75,13 +85,16 @@ def next_ids(
         limit: the most ids. There may be fewer, also none, and yet more after them.
         after: the id after which to begin.
     """
-    plan = _plan(session, query, limit + 1, after, descending=False, has_more=bool(conditions))
+    plan = _plan(session, query, after, descending=False, has_more=bool(conditions))
     if plan is None:
         return [], None
-    id = query.language.model.id
-    rows = sa.select(id).where(*plan.conditions(query), *conditions)
-    rows = rows if after is None else rows.where(id > after)
-    found = list(session.scalars(plan.hinted(rows, query).order_by(id).limit(limit + 1)))
+    if plan.is_merged:
+        found = _merged_ids(session, query, plan, limit + 1, after)
+    else:
+        id = query.language.model.id
+        rows = sa.select(id).where(*plan.conditions(query), *conditions)
+        rows = rows if after is None else rows.where(id > after)
+        found = list(session.scalars(_hinted(rows, query, plan.index).order_by(id).limit(limit + 1)))
     if len(found) > limit:
         return found[:limit], found[limit - 1]
     return found, plan.last_id
@@ -117,40 +130,49 @@ class _Plan:
 
     Args:
         index: that drives it.
+        ranges: the values in the columns of the index, one range of it for each combination.
         values: the values of columns, also those of the scope and of patterns.
+        is_exact: whether each row of the ranges matches.
+        descending: whether the newest rows come first.
         last_id: the last row that is compared; None when all are.
     """
 
     index: Index
+    ranges: Sequence[Sequence[Any]]
     values: Mapping[str, frozenset[Any]]
-    last_id: str | None
+    is_exact: bool
     descending: bool
+    last_id: str | None = None
 
-    def conditions(self, query: Query) -> Iterator[sa.ColumnElement[bool] | sa.TextClause]:
+    @property
+    def is_merged(self) -> bool:
+        """Whether the rows are the first ones of several ranges, or of one with NULL, whose order PostgreSQL does not
+        see."""
+        return self.is_exact and (len(self.ranges) > 1 or None in self.ranges[0])
+
+    def index_of_rows(self, query: Query) -> Index:
+        """The index by which the rows are found."""
+        return query.language.primary_key if self.is_merged else self.index
+
+    def conditions(self, query: Query) -> list[Any]:
         """The conditions for the rows that match and are compared."""
         id = query.language.model.id
-        for column, values in self.values.items():
-            yield _is_among(query.language.column(column), values)
-        yield from _id_bounds(query)
-        yield from (*query.times, *query.filters)
-        for index in query.language.indexes:
-            if index.condition is not None and self.values.keys() >= set(index.columns):
-                yield index.condition
+        found: list[Any] = [_is_among(query.language.column(column), values) for column, values in self.values.items()]
+        found += [*_id_bounds(query), *query.times, *query.filters]
+        # A partial index has only the rows that its keys are about.
+        partial = [index for index in query.language.indexes if index.condition is not None]
+        found += [index.condition for index in partial if self.values.keys() >= set(index.columns)]
         if self.last_id is not None:
-            yield id >= self.last_id if self.descending else id <= self.last_id
-
-    def hinted(self, rows: sa.Select[Any], query: Query) -> sa.Select[Any]:
-        """SQLite has no statistics, so it is told which index is the best one."""
-        return _hinted(rows, query, self.index)
+            found.append(id >= self.last_id if self.descending else id <= self.last_id)
+        return found
 
 
 def _plan(
-    session: Session, query: Query, wanted: int, after: str | None, *, descending: bool, has_more: bool = False
+    session: Session, query: Query, after: str | None, *, descending: bool, has_more: bool = False
 ) -> _Plan | None:
     """Return how to run a query; None when nothing can match.
 
     Args:
-        wanted: how many rows are needed.
         after: the row after which to begin.
         descending: whether the newest rows come first.
         has_more: whether the rows must meet further conditions.
@@ -160,18 +182,14 @@ def _plan(
         return None
     best: _Plan | None = None
     for index in _usable(query, values):
-        is_exact = not (query.filters or has_more or values.keys() - set(index.columns))
         ranges = list(product(*(_of_column(query, values, column) for column in index.columns)))
-        last = None
-        # PostgreSQL does not see that the rows of an index with NULL in a column have the order of their ids.
-        is_in_order = len(ranges) == 1 and None not in ranges[0]
-        if not (is_exact and is_in_order):
-            size = wanted if is_exact else max(1, WINDOW // len(ranges))
-            last = _last_compared(session, query, index, ranges, size, after, descending=descending)
-        plan = _Plan(index, values, last, descending)
-        if last is None:
+        is_exact = not (query.filters or query.times or has_more or values.keys() - set(index.columns))
+        plan = _Plan(index, ranges, values, is_exact, descending)
+        if not is_exact:
+            plan = replace(plan, last_id=_last_compared(session, query, plan, after))
+        if plan.last_id is None:
             return plan
-        if best is None or best.last_id is None or (last < best.last_id) == descending:
+        if best is None or best.last_id is None or (plan.last_id < best.last_id) == descending:
             best = plan
     return best
 
@@ -212,32 +230,34 @@ def _of_column(query: Query, values: Mapping[str, frozenset[Any]], column: str) 
     return values.get(column) or query.language.domain(column)
 
 
-def _last_compared(
-    session: Session,
-    query: Query,
-    index: Index,
-    ranges: Sequence[Sequence[Any]],
-    size: int,
-    after: str | None,
-    *,
-    descending: bool,
-) -> str | None:
-    """Return the last row that is compared when `size` rows of each range are; None when that is all of them."""
+def _last_compared(session: Session, query: Query, plan: _Plan, after: str | None) -> str | None:
+    """Return the last of WINDOW rows that are compared; None when these are all."""
+    size = max(1, WINDOW // len(plan.ranges))
+    firsts = (_of_range(query, plan, values, after).offset(size - 1).limit(1) for values in plan.ranges)
+    ends = [end for first in firsts if (end := session.scalar(first)) is not None]
+    return (max if plan.descending else min)(ends, default=None)
+
+
+def _merged_ids(session: Session, query: Query, plan: _Plan, number: int, after: str | None) -> list[str]:
+    """Return the first ids of all ranges together."""
+    ranges = (_of_range(query, plan, values, after).limit(number) for values in plan.ranges)
+    ids = sorted((id for rows in ranges for id in session.scalars(rows)), reverse=plan.descending)
+    return ids[:number]
+
+
+def _of_range(query: Query, plan: _Plan, values: Sequence[Any], after: str | None) -> sa.Select[Any]:
+    """Return the ids of one range of the index, in its order."""
     id = query.language.model.id
-    ends: list[str] = []
-    for values in ranges:
-        columns = [(query.language.column(name), value) for name, value in zip(index.columns, values, strict=True)]
-        rows = sa.select(id).where(*(is_value(column, value) for column, value in columns), *_id_bounds(query))
-        if index.condition is not None:
-            rows = rows.where(index.condition)
-        if after is not None:
-            rows = rows.where(id < after if descending else id > after)
-        order = [*(column for column, value in columns if value is None), id]
-        rows = rows.order_by(*(column.desc() if descending else column.asc() for column in order))
-        end = session.scalar(_hinted(rows, query, index).offset(size - 1).limit(1))
-        if end is not None:
-            ends.append(end)
-    return (max(ends) if descending else min(ends)) if ends else None
+    columns = [(query.language.column(name), value) for name, value in zip(plan.index.columns, values, strict=True)]
+    rows = sa.select(id).where(*(is_value(column, value) for column, value in columns), *_id_bounds(query))
+    if plan.index.condition is not None:
+        rows = rows.where(plan.index.condition)
+    if after is not None:
+        rows = rows.where(id < after if plan.descending else id > after)
+    # PostgreSQL does not see that the rows with NULL in a column of an index have the order of their ids.
+    order = [*(column for column, value in columns if value is None), id]
+    rows = rows.order_by(*(column.desc() if plan.descending else column.asc() for column in order))
+    return _hinted(rows, query, plan.index)
 
 
 def _id_bounds(query: Query) -> list[sa.ColumnElement[bool]]:

@@ -23,8 +23,9 @@ from flask_belfry.search import running
 
 ROWS, WINDOW = 50_000, 500
 # What a search may read on PostgreSQL, in rows of all nodes of its plans, and on SQLite, in thousands of instructions
-# of its virtual machine. A scan of all jobs reads 50,000 and more than 500.
-MOST_ROWS, MOST_THOUSANDS = 8_000, 120
+# of its virtual machine. A scan of all jobs reads 50,000 and more than 500. PostgreSQL may combine two indexes, each with
+# the 5,000 rows of a school.
+MOST_ROWS, MOST_THOUSANDS = 25_000, 120
 BEGIN = 1_900_000_000_000
 NOW = datetime.fromtimestamp(BEGIN / 1_000 + ROWS, UTC)
 BATCH, PARENT = new_id(), new_id()
@@ -32,7 +33,8 @@ BATCH, PARENT = new_id(), new_id()
 
 @pytest.fixture
 def history(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs of one second each: 3 in 100 have failed, 1 of 20 is the system's, the others are of 10 schools."""
+    """Jobs of one second each: 3 in 100 have failed, 1 in 20 is the system's, the others are of 10 schools. What is
+    narrow, such as a batch, is of one school."""
     is_sqlite = db.engine.dialect.name == "sqlite"
     numbers = sa.select(sa.literal(1).label("i")).cte("numbers", recursive=True)
     numbers = numbers.union_all(sa.select(numbers.c.i + 1).where(numbers.c.i < ROWS))
@@ -49,9 +51,9 @@ def history(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
         "state": state,
         "args": sa.literal({"row": 1}, sa.JSON),
         "subject_type": sa.literal("row"),
-        "subject_id": sa.cast(i % 25, sa.String),
-        "batch_id": sa.case((i % 5 == 0, sa.literal(BATCH, JobRecord.batch_id.type)), else_=None),
-        "parent_id": sa.case((i % 7 == 0, sa.literal(PARENT, JobRecord.parent_id.type)), else_=None),
+        "subject_id": sa.cast(i % 10, sa.String),
+        "batch_id": sa.case((i % 10 == 2, sa.literal(BATCH, JobRecord.batch_id.type)), else_=None),
+        "parent_id": sa.case((i % 20 == 2, sa.literal(PARENT, JobRecord.parent_id.type)), else_=None),
         "fingerprint": sa.case((i % 100 == 95, "f" * 16), else_=None),
         "error_type": sa.case((i % 100 == 95, "Refused"), else_=None),
         "created_at": sa.literal(NOW, JobRecord.created_at.type),
@@ -63,9 +65,11 @@ def history(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     session.execute(sa.insert(JobRecord).from_select(list(values), rows, include_defaults=False))
     session.commit()
     if not is_sqlite:
-        session.execute(sa.text("ANALYZE job_records"))
-        session.commit()
+        # As the server itself does before long.
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("VACUUM ANALYZE job_records"))
     monkeypatch.setattr(running, "WINDOW", WINDOW)
+    monkeypatch.setattr(services, "COUNT_LIMIT", WINDOW)
 
 
 @pytest.fixture
@@ -128,8 +132,8 @@ SEARCHES = [
     "queue:heavy",
     "worker:none user:7 error:Other",
     "state:failed error:Other",
-    "subject:row/3",
-    "subject:row/3 state:failed",
+    "subject:row/2",
+    "subject:row/2 state:failed",
     "subject:none",
     "tenant:3",
     "tenant:3 state:failed,completed",
@@ -167,8 +171,7 @@ def test_no_search_reads_the_whole_table(history: None, reads: Any) -> None:
     assert costly == {}
 
 
-def test_the_counts_of_the_states_use_an_index(history: None, reads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "COUNT_LIMIT", 500)
+def test_the_counts_of_the_states_use_an_index(history: None, reads: Any) -> None:
     limit = MOST_THOUSANDS if db.engine.dialect.name == "sqlite" else MOST_ROWS
     for scope in (ALL_TENANTS, Scope(3)):
         with use_scope(scope):

@@ -293,7 +293,7 @@ def test_a_search_selects_the_jobs_of_a_command(app, session):
     assert [row["id"] for row in json.loads(result.stdout)] == [second]
     result = run(app, "jobs", "list", "args.ticket_id:2", "--state", "failed")
     assert (result.stdout, result.stderr) == ("", "no job matches\n")
-    assert run(app, "jobs", "cancel", "--filter=-args.ticket_id:2").exit_code == 0
+    assert run(app, "jobs", "cancel", "--filter", " -args.ticket_id:2").exit_code == 0
     assert states(session, first, second) == [False, True]
     assert run(app, "jobs", "retry", "--filter", "state:cancelled", "--name", "test.*").exit_code == 0
     assert states(session, first, second) == [True, True]

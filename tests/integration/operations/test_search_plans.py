@@ -23,8 +23,8 @@ from flask_belfry.search import running
 
 ROWS, WINDOW = 50_000, 500
 # What a search may read on PostgreSQL, in rows of all nodes of its plans, and on SQLite, in thousands of instructions
-# of its virtual machine. A scan of all jobs reads 50,000 and more than 500. PostgreSQL may combine two indexes, each with
-# the 5,000 rows of a school.
+# of its virtual machine. A scan of all jobs reads 50,000 and more than 500. PostgreSQL may combine two indexes, each
+# with the 5,000 rows of a school.
 MOST_ROWS, MOST_THOUSANDS = 25_000, 120
 BEGIN = 1_900_000_000_000
 NOW = datetime.fromtimestamp(BEGIN / 1_000 + ROWS, UTC)

@@ -372,7 +372,7 @@ def test_the_list_says_back_to_when_it_was_searched_and_continues(
     session.commit()
     page = staff.get("/jobs/", query_string={"q": "worker:w1"}).text
     assert rows_of(page) == []
-    assert "No job matches so far." in page
+    assert "No jobs match so far" in page
     assert re.search(r"Searched back to Mon 6 May 2030, \d\d:02\.", page)
     (older,) = re.findall(r'<a href="([^"]+)">Search older jobs', page)
     page = staff.get(unescape(older)).text
@@ -385,12 +385,8 @@ def test_a_job_shows_how_long_it_waited_and_ran_and_its_worker(staff: FlaskClien
     session.add(job_record(JobState.COMPLETED, worker="host-1.7", **times))
     session.commit()
     page = staff.get("/jobs/").text
-    cells = dict(re.findall(r'data-label="(waited|ran|worker)">(.*?)</td>', page))
-    assert {label: text.replace("<wbr>", "") for label, text in cells.items()} == {
-        "waited": "2 min 00 s",
-        "ran": "3.0 s",
-        "worker": "host-1.7",
-    }
+    cells = dict(re.findall(r'data-label="(waited|ran|worker)"[^>]*>(.*?)</td>', page))
+    assert cells == {"waited": "2 min 00 s", "ran": "3.0 s", "worker": "host-1.7"}
 
 
 @pytest.mark.parametrize(

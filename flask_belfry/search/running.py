@@ -45,10 +45,12 @@ def find(session: Session, query: Query, *, limit: int = DEFAULT_LIMIT, cursor: 
     plan = _plan(session, query, after, descending=True)
     if plan is None:
         return SearchPage([], None)
-    conditions = plan.conditions(query)
+    rows = sa.select(query.language.model)
     if plan.is_merged:
-        conditions = [key[0].in_(_merged_ids(session, query, plan, limit + 1, after))]
-    rows = _hinted(sa.select(query.language.model).where(*conditions), query, plan.index_of_rows(query))
+        ids = _merged_ids(session, query, plan, limit + 1, after)
+        rows = _hinted(rows.where(key[0].in_(ids)), query, query.language.primary_key)
+    else:
+        rows = _hinted(rows.where(*plan.conditions(query)), query, plan.index)
     page = page_by_key(session, rows, key, limit=limit, cursor=cursor)
     if page.next_cursor or plan.last_id is None:
         return SearchPage(page.items, page.next_cursor)
@@ -115,13 +117,12 @@ def recorded_values(session: Session, column: Any, patterns: Sequence[str]) -> l
     return [value for value in session.scalars(query) if any(fnmatchcase(value.lower(), each) for each in escaped)]
 
 
-def conditions(query: Query) -> list[sa.ColumnElement[bool]]:
+def conditions(query: Query) -> list[Any]:
     """Return the conditions for all rows that match, for a statement of the caller, whose cost is not bounded."""
     values = _values(query)
     if values is None:
         return [sa.false()]
-    among = [_is_among(query.language.column(column), of_column) for column, of_column in values.items()]
-    return [*among, *_id_bounds(query), *query.times, *query.filters]
+    return _conditions(query, values)
 
 
 @dataclass(frozen=True)
@@ -150,21 +151,21 @@ class _Plan:
         see."""
         return self.is_exact and (len(self.ranges) > 1 or None in self.ranges[0])
 
-    def index_of_rows(self, query: Query) -> Index:
-        """The index by which the rows are found."""
-        return query.language.primary_key if self.is_merged else self.index
-
     def conditions(self, query: Query) -> list[Any]:
         """The conditions for the rows that match and are compared."""
-        id = query.language.model.id
-        found: list[Any] = [_is_among(query.language.column(column), values) for column, values in self.values.items()]
-        found += [*_id_bounds(query), *query.times, *query.filters]
-        # A partial index has only the rows that its keys are about.
-        partial = [index for index in query.language.indexes if index.condition is not None]
-        found += [index.condition for index in partial if self.values.keys() >= set(index.columns)]
+        found = _conditions(query, self.values)
         if self.last_id is not None:
+            id = query.language.model.id
             found.append(id >= self.last_id if self.descending else id <= self.last_id)
         return found
+
+
+def _conditions(query: Query, values: Mapping[str, frozenset[Any]]) -> list[Any]:
+    found: list[Any] = [_is_among(query.language.column(column), among) for column, among in values.items()]
+    # A partial index has only the rows that its keys are about.
+    partial = [index for index in query.language.indexes if index.condition is not None]
+    found += [index.condition for index in partial if values.keys() >= set(index.columns)]
+    return [*found, *_id_bounds(query), *query.times, *query.filters]
 
 
 def _plan(

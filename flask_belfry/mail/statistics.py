@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.mail.models import EmailMessage, MailState, MailStatistics
+from flask_belfry.mail.models import EmailMessage, MailState, MailStatistics, MailTotals
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState
 from flask_belfry.statistics import SYSTEM_ID, Source, add_source, rows_of_minutes
 from flask_belfry.statistics.jobs import FAILED_OUTCOMES, attempt_at, ended_between, nth_time
@@ -38,7 +38,7 @@ class MailFigures:
 
 
 class _Mails(Source):
-    model = MailStatistics
+    model, totals = MailStatistics, MailTotals
 
     def count(self, session: Session, since: datetime, until: datetime) -> list[dict[str, Any]]:
         """Return rows of mail_statistics."""

@@ -12,7 +12,7 @@ from flask_belfry.db.columns import lowest_id
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState
 from flask_belfry.outbox.models import AttemptOutcome
 from flask_belfry.statistics.histograms import bucket_of
-from flask_belfry.statistics.models import SYSTEM_ID, JobStatistics
+from flask_belfry.statistics.models import SYSTEM_ID, JobStatistics, JobTotals
 from flask_belfry.statistics.roll_up import Source, add_source, rows_of_minutes
 from flask_belfry.statistics.times import minute_in_sql, seconds_between
 
@@ -27,7 +27,7 @@ class FinalizedJobs(Source):
     """The jobs that were finalized, by `finished_at`."""
 
     name = "jobs"
-    model = JobStatistics
+    model, totals = JobStatistics, JobTotals
 
     def event_at(self, session: Session, since: datetime, until: datetime, offset: int) -> datetime | None:
         """See `Source`."""
@@ -52,7 +52,7 @@ class FailedAttempts(Source):
     """The attempts that failed or timed out, by their ids."""
 
     name = "attempts"
-    model = JobStatistics
+    model, totals = JobStatistics, JobTotals
 
     def event_at(self, session: Session, since: datetime, until: datetime, offset: int) -> datetime | None:
         return attempt_at(session, since, until, offset)

@@ -261,8 +261,8 @@ def in_points(
     """Return the values of rows combined into points of equal length, with the time at which each begins."""
     since, until = parts[0].since, parts[-1].until
     smallest = HOUR if any(part.resolution is Resolution.HOUR for part in parts) else MINUTE
-    # Rounded: the caller computed `since` a moment before `until`.
-    units = max(1, round((until - since) / smallest))
+    # Whole units: the last point has the rest, such as the minutes of the current hour.
+    units = max(1, (until - since + timedelta(seconds=1)) // smallest)
     units_of_point = -(-units // points)
     step = smallest * units_of_point
     found: list[list[_T]] = [[] for _ in range(-(-units // units_of_point))]

@@ -20,6 +20,7 @@ from flask_belfry.db import Base, table_of
 from flask_belfry.db.inserts import insert_ignoring_conflicts, insert_into
 from flask_belfry.statistics.models import ALL_ID, Resolution, RollUp
 from flask_belfry.statistics.times import MINUTE, hour_in_sql, hour_of, minute_of
+from flask_belfry.statistics.totals import add_to_totals
 
 LATE = timedelta(minutes=2)
 # With more than BUSY_EVENTS, minutes that are not final yet are only counted as long as this after their end.
@@ -34,11 +35,13 @@ BUSY_EVENTS = 20_000
 class Source:
     """What is counted into the table of `model`, by minutes and hours.
 
-    `model` has the columns `resolution` and `at` in its key, and its other columns are counts.
+    `model` has the columns `resolution` and `at` in its key, and its other columns are counts. `totals` has their sums
+    over all time.
     """
 
     name: ClassVar[str]
     model: ClassVar[type[Base]]
+    totals: ClassVar[type[Base] | None] = None
 
     def event_at(self, session: Session, since: datetime, until: datetime, offset: int) -> datetime | None:
         """Return the time of the event that so many others of this time precede; None when there are fewer."""
@@ -115,6 +118,24 @@ def _complete(session: Session, source: Source, since: datetime, until: datetime
         _add_up_hours(session, source.model, hour_of(since), hour_of(until))
     later = RollUp.name == source.name, RollUp.complete_until < until
     session.execute(sa.update(RollUp).where(*later).values(complete_until=until))
+    if source.totals is not None:
+        _add_to_totals(session, source.model, source.totals)
+
+
+def _add_to_totals(session: Session, model: type[Base], totals: type[Base]) -> None:
+    """Add the minutes that all sources of a model have completed, each once."""
+    name = f"totals.{table_of(totals).name}"
+    until = complete_until(session, *(each.name for each in _sources if each.model is model))
+    if until is None:
+        return
+    row = {"name": name, "complete_until": until}
+    if insert_ignoring_conflicts(session, RollUp, [row], "name"):
+        add_to_totals(session, model, totals, None, until)
+        return
+    since = session.execute(sa.select(RollUp.complete_until).where(RollUp.name == name).with_for_update()).scalar_one()
+    if since < until:
+        add_to_totals(session, model, totals, since, until)
+        session.execute(sa.update(RollUp).where(RollUp.name == name).values(complete_until=until))
 
 
 def _add_up_hours(session: Session, model: type[Base], since: datetime, until: datetime) -> None:

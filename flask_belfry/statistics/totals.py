@@ -1,7 +1,7 @@
 """Sums over all complete minutes, kept as the minutes become complete: counters for monitoring, which never fall.
 
-A minute that is not complete may still be counted again, with a lower number when a failed job was retried since. So
-the sums lag behind by the minutes that are not complete, and each minute is added once.
+A minute that is not complete is counted again. So the sums lag behind by the minutes that are not complete, and each
+minute is added once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.db import Base, table_of
 from flask_belfry.db.inserts import insert_into
-from flask_belfry.statistics.models import Resolution, measures
+from flask_belfry.statistics.models import ALL_ID, Resolution, measures
 
 
 def add_to_totals(
@@ -34,7 +34,8 @@ def add_to_totals(
     source, table = table_of(counted), table_of(totals)
     keys = [source.c[column.name] for column in table.primary_key]
     names = measures(totals)
-    is_added = [source.c.resolution == Resolution.MINUTE, source.c.at < until]
+    # Those of all schools together: the others are in them.
+    is_added = [source.c.resolution == Resolution.MINUTE, source.c.school_id == ALL_ID, source.c.at < until]
     if since is not None:
         is_added.append(source.c.at >= since)
     sums = sa.select(*keys, *(sa.func.sum(source.c[name]) for name in names)).where(*is_added).group_by(*keys)

@@ -15,7 +15,16 @@ from flask_belfry.db import db
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.models import AttemptOutcome
 from flask_belfry.outbox.registry import QUEUES
-from flask_belfry.statistics import ALL_ID, SYSTEM_ID, JobStatistics, QueueSample, Resolution, RollUp, roll_up_pages
+from flask_belfry.statistics import (
+    ALL_ID,
+    SYSTEM_ID,
+    JobStatistics,
+    JobTotals,
+    QueueSample,
+    Resolution,
+    RollUp,
+    roll_up_pages,
+)
 from flask_belfry.statistics.histograms import BOUNDS
 from flask_belfry.statistics.reading import job_figures
 from tests.clocks import one_pass, scheduler
@@ -146,6 +155,21 @@ def test_failed_attempts_are_counted_when_they_failed(session, clock):
     assert minutes(session, "attempts") == expected
     (figures,) = job_figures(utc_now() - timedelta(hours=1), school_id=2)
     assert (figures.name, figures.queue, figures.completed, figures.attempts) == ("test.act", "mail", 1, 2)
+
+
+def test_totals_have_each_final_minute_once(app, session, clock):
+    failed = record(session, utc_now() - timedelta(days=3), state=JobState.FAILED)
+    attempt(session, failed, utc_now() - timedelta(days=3))
+    record(session, utc_now() - timedelta(hours=1), school_id=2)
+    record(session, utc_now())  # in a minute that is not final
+    session.commit()
+    together(app, lambda: counted(db.session()), times=3)
+    counted(session)
+    totals = sa.select(JobTotals.completed, JobTotals.failed, JobTotals.attempts)
+    assert session.execute(totals).all() == [(1, 1, 1)]
+    clock.shift(200)
+    counted(session)
+    assert session.execute(totals).all() == [(2, 1, 1)]
 
 
 def test_the_scheduler_counts(app, session):

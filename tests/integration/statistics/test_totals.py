@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from flask_belfry.db import table_of
 from flask_belfry.mail import MailStatistics, MailTotals
-from flask_belfry.statistics import JobStatistics, JobTotals, Resolution, add_to_totals
+from flask_belfry.statistics import ALL_ID, JobStatistics, JobTotals, Resolution, add_to_totals
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
@@ -29,9 +29,10 @@ def test_each_complete_minute_of_all_schools_is_added_once_and_pruning_takes_not
         [
             minute(NOON, school_id=0, completed=3, wait_3=2),
             minute(NOON, school_id=7, completed=4, failed=1, wait_3=5),
-            minute(later, school_id=7, completed=10, failed=2),
+            minute(NOON, school_id=ALL_ID, completed=7, failed=1, wait_3=7),
+            minute(later, school_id=ALL_ID, completed=10, failed=2),
             JobStatistics(
-                resolution=Resolution.HOUR, at=NOON, school_id=7, name="test.greet", queue="default", completed=99
+                resolution=Resolution.HOUR, at=NOON, school_id=ALL_ID, name="test.greet", queue="default", completed=99
             ),
         ]
     )
@@ -47,7 +48,7 @@ def test_each_complete_minute_of_all_schools_is_added_once_and_pruning_takes_not
 
 def test_mails_are_added_by_kind(session):
     for kind, sent in (("welcome", 2), ("reminder", 3)):
-        session.add(MailStatistics(resolution=Resolution.MINUTE, at=NOON, school_id=1, kind=kind, sent=sent))
+        session.add(MailStatistics(resolution=Resolution.MINUTE, at=NOON, school_id=ALL_ID, kind=kind, sent=sent))
     session.flush()
     add_to_totals(session, MailStatistics, MailTotals, None, NOON + timedelta(minutes=1))
     columns = table_of(MailTotals).c

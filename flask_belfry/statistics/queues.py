@@ -17,8 +17,8 @@ from flask_belfry.outbox.registry import QUEUES
 from flask_belfry.statistics.models import QueueSample, Release
 
 # Counts stop here: of the pending jobs of a queue, of which one index has all columns, and of all jobs of a state.
-MAX_PENDING = 100_000
-MAX_OTHERS = 5_000
+MAX_PENDING = 50_000
+MAX_OTHERS = 2_000
 _COUNTED_AS = {
     JobState.QUEUED: "waiting",
     JobState.RUNNING: "running",

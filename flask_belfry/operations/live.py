@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any
 
@@ -32,6 +33,8 @@ ACTIONS = (
 )  # fmt: skip
 # In a kept fragment: tokens belong to one session.
 _CSRF_MARK = "\0csrf\0"
+# Most values are these: they are recognized first.
+_ATOMS = frozenset((str, int, float, bool, type(None), datetime, timedelta))
 
 Context = Mapping[str, Any]
 
@@ -45,18 +48,23 @@ class _Fragment:
     text: str | None = None
 
 
-def respond(template: str, make_context: Callable[[], Context]) -> Response:
+def respond(template: str, make_context: Callable[[], Context], seconds: float | None = None) -> Response:
     """Return the fragment that `template` renders, or 304 if the requester has it.
 
     Args:
         template: renders from its context only: what it reads elsewhere is not part of the version.
         make_context: makes the context; not called while the fragment is kept. It must depend on the URL, the scope,
             the permissions and the time zone of the requester only.
+        seconds: how long it is kept, less than the page's interval; None for FRAGMENT_SECONDS.
     """
     fragments: dict[str, _Fragment] = current_app.extensions.setdefault("live_fragments", {})
     key, now = _key(template), time.monotonic()
     kept = fragments.get(key)
-    if kept is None or now - kept.made_at >= FRAGMENT_SECONDS or not (kept.text or _is_known(kept.tag)):
+    if (
+        kept is None
+        or now - kept.made_at >= (FRAGMENT_SECONDS if seconds is None else seconds)
+        or not (kept.text or _is_known(kept.tag))
+    ):
         context = make_context()
         tag = _digest([key, int(time.time() // CLOCK_SECONDS), _plain(context)])
         text = kept.text if kept is not None and kept.tag == tag else None  # the same version: its text is still right
@@ -99,6 +107,10 @@ def _digest(value: object) -> str:
 
 def _plain(value: Any) -> Any:
     """Return a value whose `repr` is the same for the same content: of rows, the columns that are loaded."""
+    if type(value) in _ATOMS:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
     if isinstance(value, Base):
         loaded = sa.inspect(value).dict
         names = sa.inspect(type(value)).column_attrs.keys()
@@ -107,8 +119,4 @@ def _plain(value: Any) -> Any:
         return type(value).__name__, [_plain(getattr(value, each.name)) for each in fields(value)]
     if isinstance(value, Mapping):
         return [(_plain(key), _plain(each)) for key, each in value.items()]
-    if isinstance(value, Set):
-        return sorted(map(repr, value))
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return value
+    return sorted(map(repr, value)) if isinstance(value, Set) else value

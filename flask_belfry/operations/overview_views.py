@@ -19,6 +19,7 @@ from flask_belfry.db.tenancy import current_scope
 from flask_belfry.mail import mail_figures, mail_series
 from flask_belfry.operations import charts, live, problems
 from flask_belfry.operations.charts import Chart, Line
+from flask_belfry.operations.problems import Problem
 from flask_belfry.operations.queue_history import queue_histories
 from flask_belfry.outbox import JobRecord, JobState, WorkerProcess
 from flask_belfry.outbox.registry import QUEUES
@@ -31,6 +32,8 @@ pages = Blueprint("overview", __name__, template_folder="templates", url_prefix=
 pages.add_app_template_filter(charts.seconds, "short_duration")
 
 VIEW = "jobs.view"
+# The figures change every 10 s, and cost more than a list.
+KEPT_SECONDS = 4.0
 MAIL_COUNTS = ("accepted", "sent", "deferred", "failed", "bounced", "skipped")
 # Samples of queues are older than this only when no scheduler takes them.
 SAMPLED_WITHIN = timedelta(minutes=2)
@@ -101,7 +104,7 @@ def operations() -> ResponseReturnValue:
 @authorized(VIEW)
 def operations_live() -> ResponseReturnValue:
     """Return the part of the overview that is updated live."""
-    return live.respond("operations/_overview.html", _context)
+    return live.respond("operations/_overview.html", _context, KEPT_SECONDS)
 
 
 def _context() -> dict[str, Any]:
@@ -127,7 +130,7 @@ def _context() -> dict[str, Any]:
 
 
 def _of_school() -> dict[str, Any]:
-    return {"problems": [each for each in problems.of_scope() if not each.is_ok], "working": [], "pending": []}
+    return {"problems": _worded(problems.of_scope()), "working": [], "pending": []}
 
 
 def _of_system(span: Span, since: datetime, until: datetime, releases: list[tuple[str, datetime]]) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def _of_system(span: Span, since: datetime, until: datetime, releases: list[tupl
         queue: sample for queue, sample in reading.latest_samples().items() if sample.at > utc_now() - SAMPLED_WITHIN
     }
     return {
-        "problems": [each for each in found if not each.is_ok],
+        "problems": _worded(found),
         "working": [each.part for each in found if each.is_ok],
         "pending": pending,
         "queues": [
@@ -157,6 +160,12 @@ def _of_system(span: Span, since: datetime, until: datetime, releases: list[tupl
         "figures": current_host().figures(since),
         "releases": _releases(),
     }
+
+
+def _worded(found: Sequence[Problem]) -> list[tuple[Problem, str, str]]:
+    """Return the problems with their causes and remedies as sentences, errors before warnings."""
+    wrong = [(each, *each.sentences) for each in found if not each.is_ok]
+    return sorted(wrong, key=lambda row: row[0].severity)
 
 
 def _totals(figures: Sequence[JobFigures]) -> Totals:

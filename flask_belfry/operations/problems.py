@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 # The limit of each part: all are checked concurrently.
 LIMIT_SECONDS = 2.0
-# A page shows what was found within these times, and waits for a check that is due only as long as this.
+# A page shows what was found within about these times; it waits, as long as this, for first results only.
 RECENT_SECONDS, RECENT_NETWORK_SECONDS = 5.0, 60.0
 PAGE_WAIT_SECONDS = 0.1
 RECENT = timedelta(days=1)
@@ -65,7 +65,7 @@ Check = Callable[[Flask], str | None]
 
 @dataclass(frozen=True)
 class Problem:
-    """The result of checking one part; of a part that works, it is no problem.
+    """The result of checking one part, also of one that works.
 
     Args:
         part: which part.
@@ -128,7 +128,7 @@ def recent(app: Flask) -> tuple[list[Problem], list[str]]:
     deadline = time.monotonic() + PAGE_WAIT_SECONDS
     current = list(runs.values())
     for run in current:
-        if not run.task.is_on_network:
+        if run.is_first() and not run.task.is_on_network:
             run.join(max(0.0, deadline - time.monotonic()))
     return _merged((run.task, run.latest()) for run in current), [run.task.part for run in current if run.is_first()]
 

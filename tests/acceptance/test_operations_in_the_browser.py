@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import Stack, log_in
+from tests.acceptance.conftest import Stack, log_in, make_batch
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_group("stack")]
 
@@ -50,8 +50,9 @@ def test_ages_are_counted_while_nothing_changes(stack: Stack, admin: Any):
 
 
 def test_the_chart_of_the_overview_can_be_zoomed_with_the_keyboard(stack: Stack, admin: Any):
+    make_batch(stack)
     admin.goto(f"{stack.url}/operations")
-    # The scheduler counts its own first jobs within some seconds, and the page is live.
+    # The scheduler counts the jobs of the batch within some seconds, and the page is live.
     button = admin.get_by_role("button", name="Zoom")
     button.wait_for(timeout=60_000)
     button.focus()

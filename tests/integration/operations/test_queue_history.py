@@ -45,6 +45,7 @@ def test_each_step_has_its_largest_values(session: Session):
 def test_hours_are_read_once_a_minute(app: Flask, session: Session, monkeypatch: pytest.MonkeyPatch):
     sample(session, 30, 4, 2)
     sample(session, 2 * 3_600 - 1, 6, 1)
+    assert values(queue_histories(START, 3, 2 * HOUR)["mail"].age_seconds) == [2, None, None]
     assert values(queue_histories(START, 3, 2 * HOUR)["mail"].waiting) == [6, None, None]
     sample(session, 40, 7)
     assert values(queue_histories(START, 3, 2 * HOUR)["mail"].waiting) == [6, None, None]

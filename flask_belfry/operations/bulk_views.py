@@ -9,10 +9,11 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized, current_host
+from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.core.presentation import sentence
 from flask_belfry.db import db
-from flask_belfry.operations import bulk
+from flask_belfry.operations import bulk, live
 from flask_belfry.operations.models import BulkKind, BulkState
 from flask_belfry.operations.views import given_query
 
@@ -34,7 +35,7 @@ def list_() -> ResponseReturnValue:
 @authorized(VIEW)
 def list_live() -> ResponseReturnValue:
     """Return the part of the list that is updated live."""
-    return render_template("operations/_bulk_list.html", **_list_context())
+    return live.respond("operations/_bulk_list.html", _list_context)
 
 
 @pages.get("/new")
@@ -81,7 +82,7 @@ def detail(operation_id: UUID) -> ResponseReturnValue:
 @authorized(VIEW)
 def detail_live(operation_id: UUID) -> ResponseReturnValue:
     """Return the part of an operation that is updated live."""
-    return render_template("operations/_bulk.html", **_detail_context(operation_id))
+    return live.respond("operations/_bulk.html", lambda: _detail_context(operation_id))
 
 
 @pages.post("/<uuid:operation_id>/cancel")
@@ -148,5 +149,6 @@ def _detail_context(operation_id: UUID) -> dict[str, Any]:
         "user_name": current_host().user_name(operation.user_id),
         "may_cancel": may_change and operation.state is BulkState.RUNNING,
         "may_undo": may_change and bulk.can_undo(operation),
+        "is_waiting": operation.next_page_at is not None and operation.next_page_at > utc_now(),
         "is_live": operation.state is BulkState.RUNNING or outcomes.live > 0,
     }

@@ -242,6 +242,16 @@ def test_waiting_jobs_are_cancelled_and_running_ones_are_requested_to_stop(sessi
     assert operation(session, id).changed == 3
 
 
+def test_what_is_enqueued_after_it_was_begun_is_not_cancelled(session, run, clock):
+    ids = waiting_jobs(session, 2)
+    id = begun(session, BulkKind.CANCEL)
+    clock.shift(10)
+    (late,) = waiting_jobs(session, 1)
+    run(id)
+    assert changed(session, id) == ids
+    assert state_of(session, late) is JobState.PENDING
+
+
 def test_undoing_a_retry_cancels_what_has_not_started(session, run):
     ids = failed_jobs(session, 3)
     id = begun(session)

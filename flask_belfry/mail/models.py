@@ -96,6 +96,7 @@ class EmailMessage(OfSchoolOrSystem, Base):
         sa.Index("ix_email_messages_subject", "subject_type", "subject_id", "id"),
         sa.Index("ix_email_messages_change_id", "change_id"),
         sa.Index("ix_email_messages_job_id", "job_id"),
+        sa.Index("ix_email_messages_created_at", "created_at"),
         sa.Index("ix_email_messages_bounced_at", "bounced_at", sqlite_where=_BOUNCED, postgresql_where=_BOUNCED),
     )
 

@@ -10,12 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.db.columns import lowest_id
 from flask_belfry.mail.models import IN_PROGRESS, EmailMessage, MailState
 from flask_belfry.outbox import LIVE, JobRecord
 
 BATCH_MAILS = 5_000
-CLOCK_SKEW = timedelta(minutes=5)
 # In progress, or held for a decision of an operator.
 KEPT = (*IN_PROGRESS, MailState.UNCERTAIN)
 WAITING = (MailState.QUEUED, MailState.DEFERRED)
@@ -29,13 +27,7 @@ def prune_mails(session: Session, older_than: timedelta) -> Iterator[int]:
     It deletes a page and returns the number of its mails; the caller commits each page. Keys of deleted mails can be
     used again: keep mails longer than anything may enqueue them a second time.
     """
-    until = utc_now() - older_than
-    # The range of ids can use their index; ids are made before their rows, perhaps on a host with another clock.
-    is_old = sa.and_(
-        EmailMessage.id < lowest_id(until + CLOCK_SKEW),
-        EmailMessage.created_at < until,
-        EmailMessage.state.not_in(KEPT),
-    )
+    is_old = sa.and_(EmailMessage.created_at < utc_now() - older_than, EmailMessage.state.not_in(KEPT))
     while ids := list(session.execute(sa.select(EmailMessage.id).where(is_old).limit(BATCH_MAILS)).scalars()):
         statement = sa.delete(EmailMessage).where(EmailMessage.id.in_(ids))
         session.execute(statement, execution_options={"synchronize_session": False})

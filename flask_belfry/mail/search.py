@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from fnmatch import fnmatchcase
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,14 +13,13 @@ from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.mail.models import EmailMessage, MailState
 from flask_belfry.mail.recipients import check_email
 from flask_belfry.mail.registry import kinds
-from flask_belfry.search import Field, Index, Language, Query, Term
+from flask_belfry.search import Field, Index, Language, Query, Term, recorded_values
 from flask_belfry.search.language import is_like, read_number, read_uuid
 from flask_belfry.search.terms import invalid, parse_terms
 
 # The parameters of requests that are terms too.
 ALIASES = ("state", "kind", "to", "subject", "since", "text")
 LAST_CHARACTER = "\U0010ffff"
-_MAX_KINDS = 1_000
 
 
 def parse(text: str, given: Mapping[str, Any] | None = None, *, now: datetime) -> Query:
@@ -96,19 +94,9 @@ def _matches_text(text: str) -> sa.ColumnElement[bool]:
 
 
 def _kinds_like(_: str, patterns: Sequence[str]) -> Collection[str]:
-    escaped = [pattern.replace("[", "[[]").replace("?", "[?]") for pattern in patterns]
-    return [name for name in _recorded_kinds() if any(fnmatchcase(name, pattern) for pattern in escaped)]
-
-
-def _recorded_kinds() -> Sequence[str]:
-    """Return the different kinds of the ledger, also those of earlier releases, each found by a jump in the index."""
-    first = sa.select(sa.func.min(EmailMessage.kind).label("kind")).cte("kinds", recursive=True)
-    following = sa.select(sa.func.min(EmailMessage.kind)).where(EmailMessage.kind > first.c.kind).scalar_subquery()
-    found = first.union_all(sa.select(following).where(first.c.kind.is_not(None)))
-    query = sa.select(found.c.kind).where(found.c.kind.is_not(None)).limit(_MAX_KINDS)
-    # The names are those of the code and no secret, and those of one school would need a scan.
+    # The names are those of the code, also of earlier releases, and no secret; those of one school would need a scan.
     with use_scope(ALL_TENANTS):
-        return db.session.scalars(query).all()
+        return recorded_values(db.session(), EmailMessage.kind, patterns)
 
 
 def _tenant(value: str) -> int | None:

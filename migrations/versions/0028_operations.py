@@ -227,8 +227,7 @@ def upgrade() -> None:
 
     with op.batch_alter_table("email_messages") as batch_op:
         batch_op.add_column(sa.Column("reply", sa.Text(), nullable=True))
-        # In the order in which a search lists them. Old mails are found by their ids, which begin with their times.
-        batch_op.drop_index("ix_email_messages_created_at")
+        # In the order in which a search lists them.
         batch_op.drop_index("ix_email_messages_recipient")
         batch_op.create_index("ix_email_messages_recipient", ["recipient", "id"])
         batch_op.drop_index("ix_email_messages_subject")
@@ -336,7 +335,6 @@ def downgrade() -> None:
         batch_op.create_index("ix_email_messages_subject", ["subject_type", "subject_id"])
         batch_op.drop_index("ix_email_messages_recipient")
         batch_op.create_index("ix_email_messages_recipient", ["recipient"])
-        batch_op.create_index("ix_email_messages_created_at", ["created_at"])
         batch_op.drop_column("reply")
 
     with op.batch_alter_table("failure_counts") as batch_op:

@@ -30,7 +30,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("api_mails.lift_suppression", "DELETE"): Route(ADMIN, (f"{API}/{{suppression}}",)),
 }
 
-UNSCOPED = (r"WITH RECURSIVE kinds\(kind\) AS \(SELECT min\(email_messages\.kind\) ",)
+UNSCOPED = (r"WITH RECURSIVE different\(value\) AS \(SELECT min\(email_messages\.kind\) ",)
 
 
 def make_rows(user: User) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email import message_from_string
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def test_the_answers_of_the_server_are_shown_with_the_attempts(
     page = staff.get(f"/mails/{mail.id}").text
     assert "No attempt has ended yet." in page
     refused = {"number": 1, "outcome": AttemptOutcome.FAILED, "worker": "host-1.7", "error_message": "451 greylisted"}
-    session.add(JobAttempt(job_id=mail.job_id, **refused))
+    session.add(JobAttempt(job_id=mail.job_id, finished_at=utc_now() - timedelta(minutes=1), **refused))
     mail.state, mail.sent_at, mail.reply = MailState.BOUNCED, utc_now(), "250 2.0.0 queued as 7F3A"
     mail.bounced_at, mail.last_error = utc_now(), "5.1.1 no such user"
     session.commit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.accounts import User
 from flask_belfry.changes import Actor, use_actor
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import Scope, use_scope
+from flask_belfry.db.tenancy import scope_of, use_scope
 from flask_belfry.operations import BulkKind, bulk, custom_schedules
 from flask_belfry.operations.custom_schedules import Draft
 from flask_belfry.outbox import batch, enqueue
@@ -87,7 +87,8 @@ def make_rows(user: User) -> dict[str, str]:
     """A batch of a user with one job, an operation over it, and a schedule of the user's school."""
     with use_actor(Actor(user.id, school_id=user.school_id)), batch("Zarathustras batch") as opened:
         job_id = enqueue("test.echo")
-        with use_scope(Scope(user.school_id)):
+        # It belongs to the school of the user who begins it.
+        with use_scope(scope_of(user.school_id)):
             operation = bulk.begin(BulkKind.CANCEL, "Zarathustras jobs", ids=[job_id])
     db.session.commit()
     if user.name == "Zarathustra":

@@ -364,7 +364,7 @@ def test_a_read_only_role_changes_nothing_by_any_request(app, session, client, i
                     assert answer.status_code == 403, (endpoint, path)
                 else:
                     assert method in READING_METHODS, endpoint
-                    assert answer.status_code == 404 if endpoint in ONES_OWN else answer.status_code == 200, endpoint
+                    assert answer.status_code == (404 if endpoint in ONES_OWN else 200), (endpoint, answer.status_code)
                 for action in POST_FORM.findall(answer.text):
                     of_form = urls.match(unescape(action).partition("?")[0], method="POST")[0]
                     assert ROUTES[of_form, "POST"].access in (EVERYBODY, USER), (endpoint, action)

@@ -63,8 +63,8 @@ def source_of(mail: EmailMessage, rendered: Rendered) -> str:
 
 
 def _unsubscribe_url(mail: EmailMessage) -> str | None:
-    """Return the URL of the unsubscribe page of a mail, without the token: whoever sees it could unsubscribe the
-    recipient."""
+    """Return the URL of the unsubscribe page of a mail, without the token, with which readers could unsubscribe
+    the recipient."""
     path = unsubscribe_paths([entry_of(mail)]).get(mail.id) if mail.recipients else None
     return absolute_url(f"{path.rpartition('/')[0]}/{HIDDEN}") if path else None
 

@@ -177,13 +177,14 @@ def _list_context() -> dict[str, Any]:
         query, problem, page = parse("", now=utc_now()), error.message, SearchPage([], None)
     has_other_terms = bool(problem) or any(term.key != "state" for term in query.terms)
     states = query.values_of("state")
+    matching = queries.count(query) if query and not problem else None
     return {
         "mails": page.items,
         "next_cursor": page.next_cursor,
         "searched_to": page.searched_to,
         # The tabs count all mails, so they would not be those of a search.
         "counts": {} if has_other_terms else queries.counts_by_state(),
-        "matching": queries.count(query) if query and not problem else None,
+        "matching": matching,
         "count_limit": queries.COUNT_LIMIT,
         # As it was typed: the field must not change under the user's hands.
         "query": text if problem or not any(request.args.get(name) for name in ALIASES) else str(query),
@@ -194,18 +195,24 @@ def _list_context() -> dict[str, Any]:
         "is_any_state": "state" not in query.values,
         "tabs": [(state, str(query.having("state", state))) for state in STATES],
         "without_state": str(query.having("state")),
-        "resent_together": _resent_together(query) if query and not problem else None,
+        "resent_together": _resent_together(query, matching) if matching else None,
     }
 
 
-def _resent_together(query: Query) -> tuple[str, int, bool] | None:
+def _resent_together(query: Query, matching: tuple[int, bool]) -> tuple[str, int, bool] | None:
     """Return which of the mails that match are sent again together: their search, how many they are, and whether there
-    may be more; None without any."""
-    states = query.values.get("state", frozenset([MailState.FAILED])) & services.RESENT_TOGETHER
-    if not states:
+    may be more; None without any.
+
+    Args:
+        query: the search.
+        matching: how many match, and whether there may be more.
+    """
+    wanted = query.values.get("state", frozenset([MailState.FAILED]))
+    states = wanted & services.RESENT_TOGETHER
+    if not states or not matching[0]:
         return None
     resent = query.having("state", *sorted(states))
-    number, has_more = queries.count(resent)
+    number, has_more = matching if states == query.values.get("state") else queries.count(resent)
     return (str(resent), number, has_more) if number else None
 
 

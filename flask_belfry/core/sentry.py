@@ -13,8 +13,6 @@ from typing import Any
 import structlog
 from flask import Flask, current_app, got_request_exception, request
 
-from flask_belfry.core.logs import VERSION
-
 EXTENSION = "sentry"
 NO_PACKAGE = "SENTRY_DSN needs the package sentry-sdk, which is not installed: `pip install sentry-sdk`"
 FLUSH_SECONDS = 2.0
@@ -44,7 +42,7 @@ def init_app(app: Flask) -> None:
     # A client of its own, and no integrations: they would add what is not known here.
     client = Client(
         app.config["SENTRY_DSN"],
-        release=app.config.get("RELEASE") or VERSION,
+        release=app.config["RELEASE"],
         environment=app.config["APP_ENV"],
         default_integrations=False,
         auto_enabling_integrations=False,

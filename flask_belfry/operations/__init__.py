@@ -11,14 +11,13 @@ from flask_belfry.operations.batches import job_counts
 from flask_belfry.operations.bulk import prune_operations
 from flask_belfry.operations.models import BulkKind, BulkOperation, BulkOperationJob, BulkState
 from flask_belfry.operations.services import counts_by_state, latest_failures
-from flask_belfry.operations.webhooks import announce_groups, deliver_webhook
+from flask_belfry.operations.webhooks import deliver_webhook
 
 __all__ = [
     "BulkKind",
     "BulkOperation",
     "BulkOperationJob",
     "BulkState",
-    "announce_groups",
     "counts_by_state",
     "deliver_webhook",
     "init_app",

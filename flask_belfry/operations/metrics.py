@@ -17,7 +17,6 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.core.logs import VERSION
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.mail import MailDomainHold, MailTotals, kinds
@@ -169,7 +168,7 @@ def _failures() -> Iterator[Metric]:
 
 
 def _releases() -> Iterator[Metric]:
-    release = current_app.config.get("RELEASE") or VERSION
+    release = current_app.config["RELEASE"]
     info = InfoMetricFamily("belfry_release", "The release of the process that answers.", value={"release": release})
     seen = GaugeMetricFamily(
         "belfry_release_first_seen_timestamp_seconds", "When each of the latest releases began.", labels=["release"]

@@ -25,7 +25,7 @@ from flask_belfry.db.lists import among
 from flask_belfry.execution import JobTimeoutError, Limit, RetryPolicy, job
 from flask_belfry.outbox import JobRecord, JobRequest, JobState, on_finalized
 from flask_belfry.outbox.retry_policy import retry_after_seconds
-from flask_belfry.statistics import FailureGroup, FailureState
+from flask_belfry.statistics import FailureGroup, FailureState, on_failure_groups
 
 NAME = "operations.deliver_webhook"
 JOB_FAILED = "job.failed"
@@ -116,7 +116,8 @@ def announce_failed_jobs(session: Session, ids: Sequence[str], state: JobState) 
     announce(session, [_event_of_job(row) for row in rows])
 
 
-def announce_groups(session: Session, groups: Iterable[FailureGroup]) -> None:
+@on_failure_groups
+def announce_groups(session: Session, groups: Sequence[FailureGroup]) -> None:
     """Send `failures.new` or `failures.regressed` for groups of failures that have become new or regressed."""
     announce(session, [_event_of_group(group) for group in groups if group.job_name != NAME])
 

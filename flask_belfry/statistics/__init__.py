@@ -21,7 +21,6 @@ from flask_belfry.statistics.models import (
 from flask_belfry.statistics.pruning import prune_statistics_pages
 from flask_belfry.statistics.queues import sample_queues
 from flask_belfry.statistics.roll_up import Source, add_source, roll_up_pages, roll_up_source, rows_of_minutes, sources
-from flask_belfry.statistics.totals import add_to_totals
 
 __all__ = [
     "ALL_ID",
@@ -38,7 +37,6 @@ __all__ = [
     "RollUp",
     "Source",
     "add_source",
-    "add_to_totals",
     "measures",
     "on_failure_groups",
     "prune_statistics_pages",

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.orm import Session
 
+from app.defaults import VERSION
 from flask_belfry.core import sentry
 from flask_belfry.core.access import public
-from flask_belfry.core.logs import VERSION
 from flask_belfry.db import db
 from flask_belfry.execution import attempts, claim, executor
 from flask_belfry.execution.time_limits import no_limit

@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from app.defaults import VERSION
 from flask_belfry.core.clock import utc_now
-from flask_belfry.core.logs import VERSION
 from flask_belfry.mail import MailDomainHold, MailTotals
 from flask_belfry.outbox import Deployment, JobRecord, WorkerProcess, enqueue
 from flask_belfry.statistics import FailureGroup, FailureState, JobTotals, QueueSample, Release, RollUp

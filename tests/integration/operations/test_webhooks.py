@@ -24,9 +24,8 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.execution import claim, executor
 from flask_belfry.execution.time_limits import no_limit
-from flask_belfry.operations import announce_groups
 from flask_belfry.operations.webhook_client import send
-from flask_belfry.operations.webhooks import DELAYS_SECONDS, PermanentWebhookError, WebhookError
+from flask_belfry.operations.webhooks import DELAYS_SECONDS, PermanentWebhookError, WebhookError, announce_groups
 from flask_belfry.outbox import JobRecord, JobState, enqueue
 from flask_belfry.statistics import FailureGroup, FailureState
 from tests.conftest import make_app

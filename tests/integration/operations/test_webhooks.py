@@ -32,6 +32,7 @@ from tests.conftest import make_app
 from tests.domain import behaviour
 from tests.job_records import attempts_of, read
 from tests.reservation_factories import make_school
+from tests.statistics_factories import counted
 
 ONCE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 SECRET = b"a secret of twenty-four bytes"
@@ -267,6 +268,26 @@ def test_only_the_chosen_events_are_sent_and_to_each_receiver(settings, receiver
         event = json.loads(bodies[0]["body"])
         assert (event["type"], event["data"]["failures"]) == ("failures.new", 3)
         assert "Anna" not in bodies[0]["body"]
+
+
+@ONCE
+def test_the_roll_up_sends_new_groups_once_and_those_that_regressed(hooked, settings, clock):
+    hooked.config["WEBHOOK_EVENTS"] = ("failures.new", "failures.regressed")
+    for _ in range(2):
+        fail_a_job(hooked)
+        counted(db.session())
+    (new,) = webhook_jobs()
+    group = db.session.scalars(sa.select(FailureGroup)).one()
+    event = json.loads(read(db.session(), new).args["body"])
+    assert (event["type"], event["data"]["id"]) == ("failures.new", group.id)
+    group.state, group.changed_at = FailureState.RESOLVED, utc_now()
+    db.session.commit()
+    clock.shift(90)
+    fail_a_job(hooked)
+    counted(db.session())
+    _, regressed = webhook_jobs()
+    event = json.loads(read(db.session(), regressed).args["body"])
+    assert (event["type"], event["data"]["failures"]) == ("failures.regressed", 3)
 
 
 @ONCE

@@ -206,6 +206,7 @@ def test_it_is_given_up_after_the_last_attempt_and_causes_no_webhook_itself(hook
     receiver.status = 500
     assert run(hooked, webhook) == [JobState.FAILED]
     announce_groups(db.session(), [make_group(FailureState.NEW, NAME)])
+    db.session.commit()
     assert webhook_jobs() == [webhook]
 
 

@@ -46,6 +46,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
             *("bulk.retry", "bulk.cancel", "bulk.undo", "bulk.stop"),
         ),
     ),
+    "failures": ("Failures", tuple(f"failure_group.{verb}" for verb in ("see", "resolve", "ignore", "reopen"))),
     "queues": ("Queues", ("queue.pause", "queue.resume")),
     "schedule": (
         "Schedule",

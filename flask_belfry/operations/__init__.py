@@ -32,6 +32,7 @@ def init_app(app: Flask) -> None:
     """Register the commands. `flask_belfry.operations.web` registers the pages and the health checks."""
     register_subject(app, "batch", "batches.detail", "batch_id")
     register_subject(app, "bulk_operation", "bulk.detail", "operation_id")
+    register_subject(app, "failure_group", "failures.detail", "group_id")
     register_subject(app, "job", "operations.job", "job_id")
     register_subject(app, "schedule", "schedule.list_", "name")
     add_lazy_command(app, "batches", "flask_belfry.operations.batches_cli:batches")

@@ -6,21 +6,21 @@ endpoints to it. Each of them asks the host whether the requester may do its act
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
-import marshmallow as ma
 from flask_smorest import Blueprint
 
 from flask_belfry.changes.host import authorized
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db import commit_and_keep, db
-from flask_belfry.operations import batches, custom_schedules, periodic, queues, services
+from flask_belfry.operations import batches, custom_schedules, failures_api, periodic, queues, services
 from flask_belfry.operations.custom_schedules import Draft
+from flask_belfry.operations.endpoints import Endpoints
 from flask_belfry.operations.fields import (
     attempt_fields,
     batch_fields,
@@ -63,8 +63,6 @@ from flask_belfry.outbox.models import PauseKind
 from flask_belfry.scheduler.custom import CHANGE as CHANGE_SCHEDULE
 from flask_belfry.schemas import page_response, page_schema
 
-View = TypeVar("View", bound=Callable[..., Any])
-
 VIEW, CHANGE, PAUSE = "jobs.view", "jobs.change", "queues.change"
 VIEW_SCHEDULE = "schedule.view"
 # The most jobs that one request retries or cancels: it is one transaction, and they stay locked until its end.
@@ -73,42 +71,15 @@ JOB, BATCH = "/jobs/<uuid:job_id>", "/batches/<uuid:batch_id>"
 SCHEDULE = "/jobs/schedule/<name>"
 
 
-@dataclass(frozen=True)
-class _Endpoint:
-    method: str
-    path: str
-    action: str
-    view: Callable[..., Any]
-    response: type[ma.Schema] | None
-    query: type[ma.Schema] | None
-    body: type[ma.Schema] | None
-    errors: Mapping[int, str]
-
-
-_ENDPOINTS: list[_Endpoint] = []
-
-
-def _endpoint(
-    method: str,
-    path: str,
-    action: str,
-    response: type[ma.Schema] | None,
-    *,
-    query: type[ma.Schema] | None = None,
-    body: type[ma.Schema] | None = None,
-    errors: Mapping[int, str] | None = None,
-) -> Callable[[View], View]:
-    def declare(view: View) -> View:
-        _ENDPOINTS.append(_Endpoint(method, path, action, view, response, query, body, errors or {}))
-        return view
-
-    return declare
+_ENDPOINTS = Endpoints()
+_endpoint = _ENDPOINTS.declare
 
 
 def add_endpoints(blueprint: Blueprint) -> None:
     """Add the endpoints to a blueprint of the application. The host authorizes `jobs.view`, `jobs.change` (retry,
-    cancel and run now), `queues.change` (pause and resume), `schedule.view` and `schedule.change`."""
-    for each in _ENDPOINTS:
+    cancel and run now), `failures.change`, `queues.change` (pause and resume), `schedule.view` and
+    `schedule.change`."""
+    for each in (*_ENDPOINTS, *failures_api.ENDPOINTS):
         view = blueprint.response(200 if each.response else 204, each.response)(each.view)
         for schema, location in ((each.query, "query"), (each.body, "json")):
             if schema is not None:

@@ -11,10 +11,11 @@ from typing import Any
 from flask import current_app
 
 from flask_belfry.changes.host import current_host
-from flask_belfry.operations import batches, periodic, queues, services
+from flask_belfry.operations import batches, failures, periodic, queues, services
 from flask_belfry.outbox import FINALIZED, JobBatch, JobLog, JobRecord, JobState
 from flask_belfry.outbox.models import JobPause
 from flask_belfry.scheduler import ScheduleEntry
+from flask_belfry.statistics import FailureGroup, reading
 
 
 def job_fields(record: JobRecord) -> dict[str, Any]:
@@ -81,6 +82,45 @@ def attempt_fields(attempt: services.Attempt) -> dict[str, Any]:
         "error_type": attempt.error_type,
         "error": attempt.error_message,
     }
+
+
+def failure_attempt_fields(trace: failures.Trace | None) -> dict[str, Any] | None:
+    """Return the fields of the latest failed attempt of a group."""
+    if trace is None:
+        return None
+    attempt = services.finished_attempt(trace.attempt)
+    return {**attempt_fields(attempt), "traceback": attempt.traceback}
+
+
+def failure_fields(groups: Sequence[FailureGroup]) -> list[dict[str, Any]]:
+    """Return the fields of groups of failures."""
+    counts, jobs = reading.failure_counts([group.id for group in groups]) if groups else {}, failures.jobs_of(groups)
+    return [
+        {
+            "id": group.id,
+            "state": group.state.value,
+            "job": group.job_name,
+            "error_type": group.error_type,
+            "error": group.message,
+            "frame": group.frame,
+            "fingerprint": group.fingerprint,
+            "school": group.school_id or None,
+            "failures": group.failures,
+            "failures_1h": counts[group.id].hour,
+            "failures_24h": counts[group.id].day,
+            "failures_7d": counts[group.id].week,
+            "failed_jobs": jobs[group.id].failed,
+            "waiting_jobs": jobs[group.id].waiting,
+            "first_seen_at": _iso(group.first_seen_at),
+            "last_seen_at": _iso(group.last_seen_at),
+            "first_release": group.first_release,
+            "last_release": group.last_release,
+            "job_id": group.job_id,
+            "changed_at": _iso(group.changed_at),
+            "user_id": group.user_id,
+        }
+        for group in groups
+    ]
 
 
 def log_fields(log: JobLog) -> dict[str, Any]:

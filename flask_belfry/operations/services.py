@@ -91,7 +91,7 @@ class Attempt:
 def attempts_of(record: JobRecord) -> list[Attempt]:
     """Return all attempts of a job, newest first."""
     query = sa.select(JobAttempt).where(JobAttempt.job_id == record.id).order_by(JobAttempt.id.desc())
-    finished = [_finished_attempt(row) for row in db.session.scalars(query)]
+    finished = [finished_attempt(row) for row in db.session.scalars(query)]
     if record.state in (JobState.RUNNING, JobState.COMPLETED):
         finished_at = record.finished_at if record.state is JobState.COMPLETED else None
         host = None  # the name of the worker contains it
@@ -179,7 +179,8 @@ def waiting_reason(record: JobRecord) -> str | None:
             return None
 
 
-def _finished_attempt(row: JobAttempt) -> Attempt:
+def finished_attempt(row: JobAttempt) -> Attempt:
+    """Return an attempt that did not complete its job, for display."""
     return Attempt(
         number=row.number,
         outcome=row.outcome.value,

@@ -10,6 +10,7 @@ from flask_belfry.operations import (
     batch_views,
     bulk_views,
     enqueue_views,
+    failure_views,
     health,
     metrics_views,
     overview_views,
@@ -26,6 +27,7 @@ def init_app(app: Flask) -> None:
     app.register_blueprint(batch_views.pages)
     app.register_blueprint(bulk_views.pages)
     app.register_blueprint(enqueue_views.pages)
+    app.register_blueprint(failure_views.pages)
     app.register_blueprint(queue_views.pages)
     app.register_blueprint(schedule_views.pages)
     app.register_blueprint(health.health)

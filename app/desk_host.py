@@ -81,6 +81,15 @@ class DeskHost(Host):
         """Write the action to the audit log."""
         audit.record_many(action, schools, details)
 
+    @use_scope(ALL_TENANTS)
+    def operators(self, school_id: int | None) -> Sequence[str]:
+        """Return the email addresses of the staff whom an admin has allowed it, or of all admins."""
+        is_active = User.active, User.confirmed_at.is_not(None), School.disabled_at.is_(None)
+        is_operator = User.role == Role.STAFF, User.may_operate, User.school_id == school_id
+        query = sa.select(User.email).join(School, School.id == User.school_id).where(*is_active)
+        query = query.where(User.role == Role.ADMIN) if school_id is None else query.where(*is_operator)
+        return db.session.scalars(query.order_by(User.id)).all()
+
     def app_name(self) -> str:
         """Return the name of the desk."""
         return "Belfry"

@@ -104,6 +104,10 @@ class Host:
         """
         log.info(action, subjects=len(schools))
 
+    def operators(self, school_id: int | None) -> Sequence[str]:
+        """Return the email addresses of the users who may change the jobs of a school; None: of those who see all."""
+        return ()
+
     def app_name(self) -> str:
         """Return the name of the application, which mails show."""
         return current_app.name

@@ -6,7 +6,7 @@ from flask import Flask
 
 from flask_belfry.core.commands import add_lazy_command
 from flask_belfry.core.presentation import register_subject
-from flask_belfry.operations import jobs
+from flask_belfry.operations import failure_emails, jobs
 from flask_belfry.operations.batches import job_counts
 from flask_belfry.operations.bulk import prune_operations
 from flask_belfry.operations.models import BulkKind, BulkOperation, BulkOperationJob, BulkState
@@ -20,6 +20,7 @@ __all__ = [
     "BulkState",
     "counts_by_state",
     "deliver_webhook",
+    "failure_emails",
     "init_app",
     "job_counts",
     "jobs",

@@ -106,8 +106,8 @@ def list_groups(
 
 def counts_by_state() -> dict[str, int]:
     """Return the number of groups in each state."""
-    query = sa.select(FailureGroup.state, sa.func.count()).group_by(FailureGroup.state)
-    found = {state: number for state, number in db.session.execute(query)}
+    query = sa.select(FailureGroup.state, sa.func.count().label("groups")).group_by(FailureGroup.state)
+    found = {row.state: row.groups for row in db.session.execute(query)}
     return {state.value: found.get(state, 0) for state in FailureState}
 
 

@@ -7,7 +7,8 @@ import socket
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from enum import Enum, auto
+from pathlib import Path
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -23,6 +24,16 @@ from flask_belfry.execution import claim as claims
 from flask_belfry.outbox import JobRecord, WorkerProcess
 
 log = structlog.get_logger(__name__)
+
+_MEMORY = Path("/proc/self/statm")  # of Linux
+
+
+class Standing(Enum):
+    """What a process learns with its heartbeat."""
+
+    UNKNOWN = auto()  # its row was pruned: it must be registered again
+    RUNNING = auto()
+    STOP_REQUESTED = auto()  # a user asked it to stop
 
 
 def process_name(kind: str) -> str:
@@ -44,16 +55,34 @@ def register(session: Session, name: str, kind: str, queues: Sequence[str]) -> N
     session.commit()
 
 
-def beat(session: Session, name: str) -> bool:
+def beat(session: Session, name: str, jobs_done: int | None = None) -> Standing:
     """Record that the process is alive, and commit.
 
-    Returns:
-        whether its row exists; a process whose row was pruned must be registered again.
+    Args:
+        session: a session without changes.
+        name: of the process.
+        jobs_done: how many jobs it has ended, recorded with the memory that this process uses; None when this is
+            another process, which sends the heartbeat for it.
     """
     statement = sa.update(WorkerProcess).where(WorkerProcess.name == name)
-    result: Any = session.execute(statement.values(heartbeat_at=database_now(), stopped_at=None))
+    statement = statement.values(heartbeat_at=database_now(), stopped_at=None)
+    if jobs_done is not None:
+        statement = statement.values(jobs_done=jobs_done, memory_bytes=memory_bytes())
+    statement = statement.returning(WorkerProcess.stop_requested_at).execution_options(synchronize_session=False)
+    row = session.execute(statement).one_or_none()
     session.commit()
-    return result.rowcount == 1
+    if row is None:
+        return Standing.UNKNOWN
+    return Standing.RUNNING if row.stop_requested_at is None else Standing.STOP_REQUESTED
+
+
+def memory_bytes() -> int | None:
+    """Return how much of this process is in memory; None where the system does not have `/proc`."""
+    try:
+        pages = int(_MEMORY.read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
@@ -64,7 +93,7 @@ def kept_alive(app: Flask, name: str, kind: str) -> Iterator[None]:
     def beat_regularly() -> None:
         while not done.wait(app.config["HEARTBEAT_SECONDS"]):
             with heartbeat_context(app):
-                beat_or_register(name, kind, [])
+                beat_or_register(name, kind, [], jobs_done=0)
 
     threading.Thread(target=beat_regularly, name="heartbeat", daemon=True).start()
     try:
@@ -73,14 +102,21 @@ def kept_alive(app: Flask, name: str, kind: str) -> Iterator[None]:
         done.set()
 
 
-def beat_or_register(name: str, kind: str, queues: Sequence[str]) -> None:
-    """Send a heartbeat, also when the process's row was pruned; log an outage of the database."""
+def beat_or_register(name: str, kind: str, queues: Sequence[str], jobs_done: int) -> bool:
+    """Send a heartbeat, also when the process's row was pruned; log an outage of the database.
+
+    Returns:
+        whether a user asked the process to stop.
+    """
     try:
-        if not beat(db.session(), name):
+        standing = beat(db.session(), name, jobs_done)
+        if standing is Standing.UNKNOWN:
             register(db.session(), name, kind, queues)
     except SQLAlchemyError as error:
         db.session.rollback()
         log.warning("heartbeat.late", error=type(error).__name__)
+        return False
+    return standing is Standing.STOP_REQUESTED
 
 
 def sign_off(session: Session, name: str) -> None:

@@ -251,7 +251,7 @@ class BelfryScheduler(Scheduler):
     def _beat(self) -> None:
         began_at = time.monotonic()
         self._publisher.ownership.learn(db.session())
-        if not heartbeat.beat(db.session(), self.name):
+        if heartbeat.beat(db.session(), self.name, jobs_done=0) is heartbeat.Standing.UNKNOWN:
             heartbeat.register(db.session(), self.name, "scheduler", [])
         if began_at - self._heartbeat_at > self._app.config["RESCUE_AFTER_SECONDS"] / 2:
             self._heartbeats_since = time.monotonic()

@@ -112,7 +112,7 @@ class ForkingWorker(EngineWorker):
         self._horse_pid = 0
         if verdict is not None:
             self._write(claim, verdict)
-        self._in_flight.discard([claim])
+        self._in_flight.discard([claim], are_released=verdict is attempts.release)
 
     def _watch(self, horse: BaseProcess, claim: Claim, state: HorseState) -> Verdict | None:
         """Wait for the end of the work horse, and kill it when its time is over.

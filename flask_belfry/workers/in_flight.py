@@ -15,6 +15,7 @@ class InFlightJobs:
     def __init__(self) -> None:
         self._by_id: dict[str, Claim] = {}
         self.by_queue: Counter[str] = Counter()  # how many came from each queue
+        self.ended = 0  # how many were discarded, without those that were released
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -33,12 +34,13 @@ class InFlightJobs:
                 self._by_id[item.id] = item
                 self.by_queue[item.queue] += 1
 
-    def discard(self, items: Collection[Claim]) -> None:
-        """Remove claims that are finished or lost, but not a later claim of the same record."""
+    def discard(self, items: Collection[Claim], *, are_released: bool = False) -> None:
+        """Remove claims that are finished, lost or released, but not a later claim of the same record."""
         with self._changed:
             for item in items:
                 if self._by_id.get(item.id) is item:
                     self._discard(item)
+                    self.ended += not are_released
             self._changed.notify_all()
 
     def wait_until_fewer(self, seconds: float) -> None:

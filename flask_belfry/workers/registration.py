@@ -140,7 +140,12 @@ class RegisteredWorker(BaseWorker):
         try:
             with heartbeat_context(self._app):
                 publisher().ownership.learn(db.session())
-                heartbeat.beat_or_register(self.name, self.kind, self.queue_names())
+                must_stop = heartbeat.beat_or_register(
+                    self.name, self.kind, self.queue_names(), self._in_flight.ended
+                )
+                if must_stop and not self._stopping.is_set():
+                    log.info("worker.stop_requested", worker=self.name)
+                    self.request_stop(signal.SIGTERM, None)
                 heartbeat.recover_orphans(db.session(), self.name, {claim.id for claim in self._in_flight.claims()})
                 self._read_pauses()
         except SQLAlchemyError as error:

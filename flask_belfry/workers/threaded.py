@@ -237,7 +237,7 @@ class ThreadedWorker(EngineWorker):
                     db.session.commit()
             except SQLAlchemyError as error:
                 log.warning("rescue.deferred", worker=self.name, error=type(error).__name__)
-            self._in_flight.discard(items)
+            self._in_flight.discard(items, are_released=True)
 
 
 def _busy_seconds() -> float:

@@ -29,6 +29,7 @@ ADMINS = {
     "schedule.change": "Only admins can change the schedule.",
     "mails.suppress": "Only admins can add and lift suppressions and holds.",
     "queues.change": "Only admins can pause and resume queues, jobs and limits.",
+    "workers.view": "Only admins can see the workers.",
     "workers.change": "Only admins can stop workers.",
     "metrics.view": "Only admins can see the metrics.",
 }

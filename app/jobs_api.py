@@ -5,10 +5,13 @@ from __future__ import annotations
 from flask import Flask
 
 from app.api.web import ApiBlueprint, register_api
-from flask_belfry.operations.api import add_endpoints
+from flask_belfry.operations import api, failures_api, runtime_api
 
-blueprint = ApiBlueprint("jobs", __name__, description="Jobs, batches, queues, pauses and schedules", area="jobs")
-add_endpoints(blueprint)
+blueprint = ApiBlueprint(
+    "jobs", __name__, description="Jobs, batches, queues, pauses, schedules and workers", area="jobs"
+)
+for module in (api, failures_api, runtime_api):
+    module.add_endpoints(blueprint)
 
 
 def init_app(app: Flask) -> None:

@@ -48,6 +48,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "failures": ("Failures", tuple(f"failure_group.{verb}" for verb in ("see", "resolve", "ignore", "reopen"))),
     "queues": ("Queues", ("queue.pause", "queue.resume")),
+    "workers": ("Workers", ("worker.stop",)),
     "schedule": (
         "Schedule",
         (

@@ -295,6 +295,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "age_seconds": age_seconds,
     "duration": duration,
     "minutes": minutes,
+    "rounded_up": rounded_up,
     "breakable": breakable,
     "code_spans": code_spans,
     "plain": plain,

@@ -1,7 +1,7 @@
 """The API of jobs, batches, queues, pauses and schedules.
 
-The application makes the blueprint, with its own authentication, errors and documentation, and `add_endpoints` adds the
-endpoints to it. Each of them asks the host whether the requester may do its action, before it reads the request.
+The host authorizes `jobs.view`, `jobs.change` (retry, cancel and run now), `queues.change` (pause and resume),
+`schedule.view` and `schedule.change`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from flask_smorest import Blueprint
-
-from flask_belfry.changes.host import authorized
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db import commit_and_keep, db
-from flask_belfry.operations import batches, custom_schedules, failures_api, periodic, queues, services
+from flask_belfry.operations import batches, custom_schedules, periodic, queues, services
 from flask_belfry.operations.custom_schedules import Draft
 from flask_belfry.operations.endpoints import Endpoints
 from flask_belfry.operations.fields import (
     attempt_fields,
-    batch_fields,
+    batches_fields,
     job_fields,
     log_fields,
     pause_fields,
@@ -71,28 +68,14 @@ JOB, BATCH = "/jobs/<uuid:job_id>", "/batches/<uuid:batch_id>"
 SCHEDULE = "/jobs/schedule/<name>"
 
 
-_ENDPOINTS = Endpoints()
-_endpoint = _ENDPOINTS.declare
-
-
-def add_endpoints(blueprint: Blueprint) -> None:
-    """Add the endpoints to a blueprint of the application. The host authorizes `jobs.view`, `jobs.change` (retry,
-    cancel and run now), `failures.change`, `queues.change` (pause and resume), `schedule.view` and
-    `schedule.change`."""
-    for each in (*_ENDPOINTS, *failures_api.ENDPOINTS):
-        view = blueprint.response(200 if each.response else 204, each.response)(each.view)
-        for schema, location in ((each.query, "query"), (each.body, "json")):
-            if schema is not None:
-                view = blueprint.arguments(schema, location=location)(view)
-        for status, description in each.errors.items():
-            view = blueprint.alt_response(status, description=description)(view)
-        blueprint.route(each.path, methods=[each.method])(authorized(each.action)(view))
+_endpoints = Endpoints()
+endpoint, add_endpoints = _endpoints.declare, _endpoints.add_to
 
 
 # ── Jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@_endpoint("GET", "/jobs", VIEW, JobsSchema, query=JobQuery)
+@endpoint("GET", "/jobs", VIEW, JobsSchema, query=JobQuery)
 def list_jobs(query: dict[str, Any]) -> Mapping[str, Any]:
     """List jobs, newest first"""
     page = services.list_jobs(_search(query), limit=query["limit"], cursor=query["cursor"])
@@ -103,7 +86,7 @@ def list_jobs(query: dict[str, Any]) -> Mapping[str, Any]:
     }
 
 
-@_endpoint("GET", JOB, VIEW, JobDetailSchema)
+@endpoint("GET", JOB, VIEW, JobDetailSchema)
 def get_job(job_id: UUID) -> Mapping[str, Any]:
     """Get a job with its attempts and log lines"""
     record = services.get_job(str(job_id))
@@ -116,7 +99,7 @@ def get_job(job_id: UUID) -> Mapping[str, Any]:
     }
 
 
-@_endpoint(
+@endpoint(
     "POST", f"{JOB}/retry", CHANGE, JobSchema, errors={409: "Its state, or that of another job, does not allow it."}
 )
 def retry_job(job_id: UUID) -> Mapping[str, Any]:
@@ -127,7 +110,7 @@ def retry_job(job_id: UUID) -> Mapping[str, Any]:
     return _changed(record)
 
 
-@_endpoint("POST", f"{JOB}/cancel", CHANGE, JobSchema, errors={409: "It has already finished."})
+@endpoint("POST", f"{JOB}/cancel", CHANGE, JobSchema, errors={409: "It has already finished."})
 def cancel_job(job_id: UUID) -> Mapping[str, Any]:
     """Cancel a waiting job, or request a running one to stop"""
     record = services.get_job(str(job_id))
@@ -136,7 +119,7 @@ def cancel_job(job_id: UUID) -> Mapping[str, Any]:
     return _changed(record)
 
 
-@_endpoint("POST", f"{JOB}/run", CHANGE, JobSchema, errors={409: "It does not wait for a time."})
+@endpoint("POST", f"{JOB}/run", CHANGE, JobSchema, errors={409: "It does not wait for a time."})
 def run_job(job_id: UUID) -> Mapping[str, Any]:
     """Run a scheduled job, or one that waits for its next attempt, now"""
     record = services.get_job(str(job_id))
@@ -145,7 +128,7 @@ def run_job(job_id: UUID) -> Mapping[str, Any]:
     return _changed(record)
 
 
-@_endpoint(
+@endpoint(
     "POST",
     "/jobs/retry",
     CHANGE,
@@ -161,7 +144,7 @@ def retry_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
     return {"retried": len(retried), "next_cursor": next_cursor}
 
 
-@_endpoint("POST", "/jobs/cancel", CHANGE, CancelledManySchema, body=CancelManySchema)
+@endpoint("POST", "/jobs/cancel", CHANGE, CancelledManySchema, body=CancelManySchema)
 def cancel_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
     """Cancel jobs that match a filter, the oldest first, at most 1,000"""
     ids, next_cursor = _matching(filters, LIVE, LIVE)
@@ -196,22 +179,20 @@ def _changed(record: JobRecord) -> Mapping[str, Any]:
 # ── Batches ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@_endpoint("GET", "/batches", VIEW, page_schema(BatchSchema), query=BatchQuery)
+@endpoint("GET", "/batches", VIEW, page_schema(BatchSchema), query=BatchQuery)
 def list_batches(query: dict[str, Any]) -> Mapping[str, Any]:
     """List batches, newest first"""
     page = batches.list_batches(is_open=query.get("open"), limit=query["limit"], cursor=query["cursor"])
-    counts = batches.job_counts(page.items)
-    return {**page_response(page), "items": [batch_fields(batch, counts[batch.id]) for batch in page.items]}
+    return {**page_response(page), "items": batches_fields(page.items)}
 
 
-@_endpoint("GET", BATCH, VIEW, BatchSchema)
+@endpoint("GET", BATCH, VIEW, BatchSchema)
 def get_batch(batch_id: UUID) -> Mapping[str, Any]:
     """Get a batch with the number of its jobs in each state"""
-    batch = batches.get_batch(str(batch_id))
-    return batch_fields(batch, batches.job_counts([batch])[batch.id])
+    return batches_fields([batches.get_batch(str(batch_id))])[0]
 
 
-@_endpoint("POST", f"{BATCH}/cancel", CHANGE, CancelledSchema, errors={409: "It is finished."})
+@endpoint("POST", f"{BATCH}/cancel", CHANGE, CancelledSchema, errors={409: "It is finished."})
 def cancel_batch(batch_id: UUID) -> Mapping[str, Any]:
     """Cancel the jobs of a batch that have not ended, and refuse further ones"""
     cancelled, stopping = batches.cancel_batch(batches.get_batch(str(batch_id)))
@@ -219,7 +200,7 @@ def cancel_batch(batch_id: UUID) -> Mapping[str, Any]:
     return {"cancelled": len(cancelled), "stopping": len(stopping)}
 
 
-@_endpoint(
+@endpoint(
     "POST",
     f"{BATCH}/retry",
     CHANGE,
@@ -237,7 +218,7 @@ def retry_batch(options: dict[str, Any], batch_id: UUID) -> Mapping[str, Any]:
 # ── Queues and pauses ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@_endpoint("GET", "/jobs/queues", VIEW, QueuesSchema)
+@endpoint("GET", "/jobs/queues", VIEW, QueuesSchema)
 def list_queues() -> Mapping[str, Any]:
     """List all queues with the number of their jobs and their pauses"""
     active = queues.active_pauses()
@@ -247,13 +228,13 @@ def list_queues() -> Mapping[str, Any]:
     }
 
 
-@_endpoint("GET", "/jobs/pauses", VIEW, PausesSchema)
+@endpoint("GET", "/jobs/pauses", VIEW, PausesSchema)
 def list_pauses() -> Mapping[str, Any]:
     """List the pauses of queues, job names and limit keys"""
     return {"items": pause_fields(queues.active_pauses())}
 
 
-@_endpoint("POST", "/jobs/pauses", PAUSE, PauseSchema, body=NewPauseSchema)
+@endpoint("POST", "/jobs/pauses", PAUSE, PauseSchema, body=NewPauseSchema)
 def pause(values: dict[str, Any]) -> Mapping[str, Any]:
     """Pause a queue, a job name or a limit key, or change its pause; running jobs continue"""
     seconds = values.pop("duration_seconds")
@@ -261,7 +242,7 @@ def pause(values: dict[str, Any]) -> Mapping[str, Any]:
     return pause_fields([paused])[0]
 
 
-@_endpoint("DELETE", "/jobs/pauses", PAUSE, None, query=PauseQuery, errors={404: "Nothing is paused by this name."})
+@endpoint("DELETE", "/jobs/pauses", PAUSE, None, query=PauseQuery, errors={404: "Nothing is paused by this name."})
 def resume(query: dict[str, Any]) -> None:
     """Resume a queue, a job name or a limit key"""
     queues.resume(**query)
@@ -270,13 +251,13 @@ def resume(query: dict[str, Any]) -> None:
 # ── Schedules ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@_endpoint("GET", "/jobs/schedule", VIEW_SCHEDULE, SchedulesSchema)
+@endpoint("GET", "/jobs/schedule", VIEW_SCHEDULE, SchedulesSchema)
 def list_schedules() -> Mapping[str, Any]:
     """List the periodic jobs of the code and those that users made"""
     return {"items": [schedule_fields(entry) for entry in periodic.entries()]}
 
 
-@_endpoint(
+@endpoint(
     "POST",
     "/jobs/schedule",
     CHANGE_SCHEDULE,
@@ -289,13 +270,13 @@ def create_schedule(values: dict[str, Any]) -> Mapping[str, Any]:
     return _schedule(custom_schedules.create(Draft(**values)).name)
 
 
-@_endpoint("GET", SCHEDULE, VIEW_SCHEDULE, ScheduleSchema)
+@endpoint("GET", SCHEDULE, VIEW_SCHEDULE, ScheduleSchema)
 def get_schedule(name: str) -> Mapping[str, Any]:
     """Get a periodic job with its next five run times"""
     return _schedule(name)
 
 
-@_endpoint("PATCH", SCHEDULE, CHANGE_SCHEDULE, ScheduleSchema, body=ChangedScheduleSchema)
+@endpoint("PATCH", SCHEDULE, CHANGE_SCHEDULE, ScheduleSchema, body=ChangedScheduleSchema)
 def change_schedule(values: dict[str, Any], name: str) -> Mapping[str, Any]:
     """Change a schedule that a user made; the user of the token becomes its owner"""
     draft = custom_schedules.draft_of(custom_schedules.get_schedule(name))
@@ -305,27 +286,27 @@ def change_schedule(values: dict[str, Any], name: str) -> Mapping[str, Any]:
     return _schedule(name)
 
 
-@_endpoint("DELETE", SCHEDULE, CHANGE_SCHEDULE, None)
+@endpoint("DELETE", SCHEDULE, CHANGE_SCHEDULE, None)
 def delete_schedule(name: str) -> None:
     """Delete a schedule that a user made; its jobs are kept"""
     custom_schedules.delete(name)
 
 
-@_endpoint("POST", f"{SCHEDULE}/pause", CHANGE_SCHEDULE, ScheduleSchema)
+@endpoint("POST", f"{SCHEDULE}/pause", CHANGE_SCHEDULE, ScheduleSchema)
 def pause_schedule(name: str) -> Mapping[str, Any]:
     """Pause a periodic job: its run times pass without a job"""
     periodic.pause(name)
     return _schedule(name)
 
 
-@_endpoint("POST", f"{SCHEDULE}/resume", CHANGE_SCHEDULE, ScheduleSchema, errors={409: "It cannot run."})
+@endpoint("POST", f"{SCHEDULE}/resume", CHANGE_SCHEDULE, ScheduleSchema, errors={409: "It cannot run."})
 def resume_schedule(name: str) -> Mapping[str, Any]:
     """Resume a periodic job, from its next run time"""
     periodic.resume(name)
     return _schedule(name)
 
 
-@_endpoint("POST", f"{SCHEDULE}/run", CHANGE_SCHEDULE, ScheduleRunSchema, errors={409: "It cannot run."})
+@endpoint("POST", f"{SCHEDULE}/run", CHANGE_SCHEDULE, ScheduleRunSchema, errors={409: "It cannot run."})
 def run_schedule(name: str) -> Mapping[str, Any]:
     """Enqueue the job of a periodic job now, or get the one that has not ended"""
     return {"job_id": periodic.run_now(name)}

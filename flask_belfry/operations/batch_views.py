@@ -106,6 +106,7 @@ def _list_context() -> dict[str, Any]:
     counts = batches.job_counts(page.items)
     return {
         "batches": [(batch, batches.state_of(batch), progress_of(counts[batch.id])) for batch in page.items],
+        "paces": batches.paces(page.items, counts),
         "next_cursor": page.next_cursor,
         "shown": "open" if only_open else None,
     }
@@ -122,6 +123,7 @@ def _detail_context(batch_id: str) -> dict[str, Any]:
         "batch": batch,
         "state": batches.state_of(batch),
         "progress": progress_of(counts),
+        "pace": batches.paces([batch], {batch.id: counts}).get(batch.id),
         "errors": batches.errors_of(batch) if counts[JobState.FAILED] else [],
         "jobs": page.items,
         "next_cursor": page.next_cursor,

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import sqlalchemy as sa
 
 from flask_belfry import outbox
 from flask_belfry.changes import Subject
 from flask_belfry.changes.host import current_host
+from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
-from flask_belfry.outbox import JobBatch, JobRecord, JobState
+from flask_belfry.outbox import FINALIZED, JobBatch, JobRecord, JobState
 
 MAX_ERROR_GROUPS = 10
+# The time whose ended jobs make the pace of a batch.
+PACE_TIME = timedelta(minutes=5)
 MAX_MESSAGE_CHARACTERS = 200
 
 
@@ -43,16 +47,49 @@ def get_batch(batch_id: str) -> JobBatch:
 def job_counts(batches: Sequence[JobBatch]) -> dict[str, Counter[JobState]]:
     """Return the number of jobs in each state, by the ids of the batches."""
     counts: dict[str, Counter[JobState]] = {batch.id: Counter() for batch in batches}
-    # Those of a finished batch are in its row.
-    is_of_open = JobRecord.batch_id.in_([batch.id for batch in batches if batch.finished_at is None])
-    query = sa.select(JobRecord.batch_id, JobRecord.state, sa.func.count().label("jobs")).where(is_of_open)
-    for row in db.session.execute(query.group_by(JobRecord.batch_id, JobRecord.state)):
-        counts[str(row.batch_id)][row.state] = row.jobs
+    # Those of a finished batch are in its row. Without an open one, SQLite would read all jobs of the scope.
+    if open_ids := [batch.id for batch in batches if batch.finished_at is None]:
+        query = sa.select(JobRecord.batch_id, JobRecord.state, sa.func.count().label("jobs"))
+        query = query.where(JobRecord.batch_id.in_(open_ids)).group_by(JobRecord.batch_id, JobRecord.state)
+        for row in db.session.execute(query):
+            counts[str(row.batch_id)][row.state] = row.jobs
     for batch in batches:
         if batch.finished_at is not None:
             values = {"completed": batch.completed, "failed": batch.failed, "cancelled": batch.cancelled}
             counts[batch.id].update({JobState(name): count for name, count in values.items() if count})
     return counts
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many jobs of an open batch end per minute, and in how many seconds the others will have at this rate."""
+
+    per_minute: float
+    seconds_left: float | None
+
+
+def paces(batches: Sequence[JobBatch], counts: Mapping[str, Counter[JobState]]) -> dict[str, Pace]:
+    """Return the pace of each open batch in the last PACE_TIME, by its id.
+
+    Args:
+        batches: the batches.
+        counts: the number of their jobs in each state, by the ids of the batches.
+    """
+    now = utc_now()
+    found = {batch.id: batch for batch in batches if batch.finished_at is None}
+    if not found:
+        return {}
+    has_ended = JobRecord.batch_id.in_(found), JobRecord.finished_at >= now - PACE_TIME
+    query = sa.select(JobRecord.batch_id, sa.func.count()).where(*has_ended).group_by(JobRecord.batch_id)
+    ended = {str(id): jobs for id, jobs in db.session.execute(query)}
+    return {id: _pace(ended.get(id, 0), now - batch.created_at, counts[id]) for id, batch in found.items()}
+
+
+def _pace(ended: int, age: timedelta, counts: Counter[JobState]) -> Pace:
+    minutes = max(min(PACE_TIME, age) / timedelta(minutes=1), 1 / 60)
+    left = counts.total() - sum(counts[state] for state in FINALIZED)
+    per_minute = ended / minutes
+    return Pace(per_minute, 60 * left / per_minute if per_minute else None)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
 from flask_belfry.core.presentation import ago
 from flask_belfry.db import db
 from flask_belfry.operations import batches as service
-from flask_belfry.operations.fields import batch_fields
+from flask_belfry.operations.fields import batches_fields
 from flask_belfry.outbox import FINALIZED, JobState
 
 batches = CommandGroup("batches", help="Lists, cancels and retries batches of jobs.")
@@ -23,9 +23,9 @@ _COLUMNS = "{:<36}  {:<9} {:>15} {:>7} {:>10}  {}"
 def list_command(as_json: bool, limit: int, is_open: bool) -> None:
     """List batches, newest first."""
     found = service.list_batches(is_open=is_open or None, limit=limit).items
-    counts = service.job_counts(found)
     if as_json:
-        return echo_json([batch_fields(batch, counts[batch.id]) for batch in found])
+        return echo_json(batches_fields(found))
+    counts = service.job_counts(found)
     if found:
         click.echo(_COLUMNS.format("ID", "STATE", "ENDED", "FAILED", "AGE", "NAME"))
     else:
@@ -47,8 +47,7 @@ def list_command(as_json: bool, limit: int, is_open: bool) -> None:
 @as_json_option
 def show_command(batch_id: str, as_json: bool) -> None:
     """Show one batch with the number of its jobs in each state."""
-    batch = service.get_batch(batch_id)
-    fields = batch_fields(batch, service.job_counts([batch])[batch.id])
+    (fields,) = batches_fields([service.get_batch(batch_id)])
     if as_json:
         return echo_json(fields)
     jobs = "  ".join(f"{state} {count}" for state, count in fields.pop("jobs").items())

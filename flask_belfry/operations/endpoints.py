@@ -1,4 +1,8 @@
-"""How the modules of the API declare their endpoints, which `api.add_endpoints` adds to the application's blueprint."""
+"""Endpoints of the API, declared without an application.
+
+The application makes the blueprint, with its own authentication, errors and documentation, and has each module add its
+endpoints to it. Each endpoint asks the host whether the requester may do its action, before it reads the request.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import marshmallow as ma
+from flask_smorest import Blueprint
+
+from flask_belfry.changes.host import authorized
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """An endpoint: its action is what the host must allow to the requester, before the request is read."""
-
+class _Endpoint:
     method: str
     path: str
     action: str
@@ -25,8 +30,11 @@ class Endpoint:
     errors: Mapping[int, str]
 
 
-class Endpoints(list[Endpoint]):
+class Endpoints:
     """The endpoints of one module."""
+
+    def __init__(self) -> None:
+        self._endpoints: list[_Endpoint] = []
 
     def declare(
         self,
@@ -39,10 +47,21 @@ class Endpoints(list[Endpoint]):
         body: type[ma.Schema] | None = None,
         errors: Mapping[int, str] | None = None,
     ) -> Callable[[View], View]:
-        """Return a decorator for the function of an endpoint. The arguments are those of `Endpoint`."""
+        """Declare the decorated function as an endpoint, which the host authorizes by `action`."""
 
         def declare(view: View) -> View:
-            self.append(Endpoint(method, path, action, view, response, query, body, errors or {}))
+            self._endpoints.append(_Endpoint(method, path, action, view, response, query, body, errors or {}))
             return view
 
         return declare
+
+    def add_to(self, blueprint: Blueprint) -> None:
+        """Add the endpoints to a blueprint of the application."""
+        for each in self._endpoints:
+            view = blueprint.response(200 if each.response else 204, each.response)(each.view)
+            for schema, location in ((each.query, "query"), (each.body, "json")):
+                if schema is not None:
+                    view = blueprint.arguments(schema, location=location)(view)
+            for status, description in each.errors.items():
+                view = blueprint.alt_response(status, description=description)(view)
+            blueprint.route(each.path, methods=[each.method])(authorized(each.action)(view))

@@ -1,4 +1,4 @@
-"""The API of groups of failures: the endpoints that `api.add_endpoints` adds, with their schemas."""
+"""The API of groups of failures: its endpoints and their schemas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from flask_belfry.statistics import FailureGroup, FailureState
 
 VIEW, CHANGE = "jobs.view", "failures.change"
 GROUP = "/jobs/failures/<uuid:group_id>"
-ENDPOINTS = Endpoints()
+_endpoints = Endpoints()
+endpoint, add_endpoints = _endpoints.declare, _endpoints.add_to
 
 
 def _number(description: str) -> ma.fields.Integer:
@@ -115,45 +116,45 @@ class FailureRetrySchema(Schema):
     jobs = _number("How many jobs it retries.")
 
 
-@ENDPOINTS.declare("GET", "/jobs/failures", VIEW, page_schema(FailureGroupSchema), query=FailureQuery)
+@endpoint("GET", "/jobs/failures", VIEW, page_schema(FailureGroupSchema), query=FailureQuery)
 def list_failures(query: dict[str, Any]) -> Mapping[str, Any]:
     """List groups of failures, those that failed last first"""
     page = failures.list_groups(**query)
     return {**page_response(page), "items": failure_fields(page.items)}
 
 
-@ENDPOINTS.declare("GET", GROUP, VIEW, FailureDetailSchema)
+@endpoint("GET", GROUP, VIEW, FailureDetailSchema)
 def get_failure(group_id: UUID) -> Mapping[str, Any]:
     """Get a group of failures with its latest failure"""
     group = failures.get_group(str(group_id))
     return {**_fields([group]), "attempt": failure_attempt_fields(failures.latest_trace(group))}
 
 
-@ENDPOINTS.declare("POST", f"{GROUP}/see", CHANGE, FailureGroupSchema, errors={409: "It is not new or regressed."})
+@endpoint("POST", f"{GROUP}/see", CHANGE, FailureGroupSchema, errors={409: "It is not new or regressed."})
 def see_failure(group_id: UUID) -> Mapping[str, Any]:
     """Mark a group of failures as seen"""
     return _changed(group_id, Verb.SEE)
 
 
-@ENDPOINTS.declare("POST", f"{GROUP}/resolve", CHANGE, FailureGroupSchema, errors={409: "It is already resolved."})
+@endpoint("POST", f"{GROUP}/resolve", CHANGE, FailureGroupSchema, errors={409: "It is already resolved."})
 def resolve_failure(group_id: UUID) -> Mapping[str, Any]:
     """Resolve a group of failures: when it fails again, it has regressed"""
     return _changed(group_id, Verb.RESOLVE)
 
 
-@ENDPOINTS.declare("POST", f"{GROUP}/ignore", CHANGE, FailureGroupSchema, errors={409: "It is already ignored."})
+@endpoint("POST", f"{GROUP}/ignore", CHANGE, FailureGroupSchema, errors={409: "It is already ignored."})
 def ignore_failure(group_id: UUID) -> Mapping[str, Any]:
     """Ignore a group of failures, also when it fails again"""
     return _changed(group_id, Verb.IGNORE)
 
 
-@ENDPOINTS.declare("POST", f"{GROUP}/reopen", CHANGE, FailureGroupSchema, errors={409: "It is open."})
+@endpoint("POST", f"{GROUP}/reopen", CHANGE, FailureGroupSchema, errors={409: "It is open."})
 def reopen_failure(group_id: UUID) -> Mapping[str, Any]:
     """Reopen an ignored or resolved group of failures"""
     return _changed(group_id, Verb.REOPEN)
 
 
-@ENDPOINTS.declare("POST", f"{GROUP}/retry", CHANGE, FailureRetrySchema, body=RetryFailureSchema)
+@endpoint("POST", f"{GROUP}/retry", CHANGE, FailureRetrySchema, body=RetryFailureSchema)
 def retry_failure(options: dict[str, Any], group_id: UUID) -> Mapping[str, Any]:
     """Retry the failed jobs of a group: some first, then the rest"""
     operation = failures.retry(str(group_id), **options)

@@ -11,7 +11,7 @@ from typing import Any
 from flask import current_app
 
 from flask_belfry.changes.host import current_host
-from flask_belfry.operations import batches, failures, periodic, queues, services
+from flask_belfry.operations import batches, failures, periodic, queues, services, workers
 from flask_belfry.outbox import FINALIZED, JobBatch, JobLog, JobRecord, JobState
 from flask_belfry.outbox.models import JobPause
 from flask_belfry.scheduler import ScheduleEntry
@@ -134,13 +134,15 @@ def log_fields(log: JobLog) -> dict[str, Any]:
     }
 
 
-def batch_fields(batch: JobBatch, counts: Counter[JobState]) -> dict[str, Any]:
-    """Return the fields of a batch.
+def batches_fields(found: Sequence[JobBatch]) -> list[dict[str, Any]]:
+    """Return the fields of batches."""
+    counts = batches.job_counts(found)
+    paces = batches.paces(found, counts)
+    return [_batch_fields(batch, counts[batch.id], paces.get(batch.id)) for batch in found]
 
-    Args:
-        batch: the batch.
-        counts: the number of its jobs in each state.
-    """
+
+def _batch_fields(batch: JobBatch, counts: Counter[JobState], pace: batches.Pace | None) -> dict[str, Any]:
+    seconds_left = pace.seconds_left if pace else None
     return {
         "id": batch.id,
         "name": batch.name,
@@ -148,6 +150,8 @@ def batch_fields(batch: JobBatch, counts: Counter[JobState]) -> dict[str, Any]:
         "jobs": {state.value: counts[state] for state in JobState if counts[state]},
         "total": counts.total(),
         "ended": sum(counts[state] for state in FINALIZED),
+        "per_minute": round(pace.per_minute, 1) if pace else None,
+        "seconds_left": None if seconds_left is None else round(seconds_left),
         "then": batch.then_job,
         "then_job_id": batch.then_job_id,
         "subject": _subject(batch),
@@ -175,6 +179,37 @@ def pause_fields(pauses: Sequence[JobPause]) -> list[dict[str, Any]]:
     ]
 
 
+def worker_fields(worker: workers.Worker) -> dict[str, Any]:
+    """Return the fields of a process of the job system."""
+    process = worker.process
+    return {
+        "name": process.name,
+        "kind": process.kind,
+        "host": process.host,
+        "pid": process.pid,
+        "state": worker.state,
+        "queues": worker.queues,
+        "jobs": [active_fields(job) for job in worker.jobs],
+        "jobs_done": process.jobs_done,
+        "memory_bytes": process.memory_bytes,
+        "heartbeat_at": _iso(process.heartbeat_at),
+        "started_at": _iso(process.started_at),
+        "stop_requested_at": _iso(process.stop_requested_at),
+        "release": process.release,
+    }
+
+
+def active_fields(record: JobRecord) -> dict[str, Any]:
+    """Return the fields of a running job that lists of what runs have."""
+    return {
+        "id": record.id,
+        "name": record.name,
+        "queue": record.queue,
+        "started_at": _iso(record.started_at),
+        "worker": record.worker,
+    }
+
+
 def queue_fields(queue: queues.QueueState, pause: dict[str, Any] | None) -> dict[str, Any]:
     """Return the fields of a queue.
 
@@ -182,12 +217,20 @@ def queue_fields(queue: queues.QueueState, pause: dict[str, Any] | None) -> dict
         queue: the queue.
         pause: the fields of its pause.
     """
-    return {**asdict(replace(queue, pause=None)), "oldest_at": _iso(queue.oldest_at), "pause": pause}
+    drain_seconds = queue.drain_seconds
+    return {
+        **asdict(replace(queue, pause=None)),
+        "oldest_at": _iso(queue.oldest_at),
+        "sampled_at": _iso(queue.sampled_at),
+        "per_minute": round(queue.per_minute, 1),
+        "drain_seconds": None if drain_seconds is None else round(drain_seconds),
+        "pause": pause,
+    }
 
 
 def schedule_fields(entry: ScheduleEntry) -> dict[str, Any]:
-    """Return the fields of a periodic job, with its next five run times."""
-    job = periodic.periodic_job(entry, next_runs=5)
+    """Return the fields of a periodic job, with its last and its next five run times."""
+    job = periodic.periodic_job(entry)
     return {
         "name": entry.name,
         "job": entry.job,
@@ -203,6 +246,15 @@ def schedule_fields(entry: ScheduleEntry) -> dict[str, Any]:
         "school": periodic.school_of(entry),
         "problem": job.problem,
         "last_run_at": _iso(job.last_tick_at),
+        "last_runs": [
+            {
+                "at": run.at.isoformat(),
+                "outcome": run.outcome.value,
+                "late_seconds": round(run.late_seconds, 1),
+                "job_id": run.job_id,
+            }
+            for run in job.last_runs
+        ],
         "next_runs": [run.isoformat() for run in job.next_runs],
     }
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import StrEnum
 
 import sqlalchemy as sa
 from flask import current_app
@@ -17,22 +18,48 @@ from flask_belfry.changes.host import current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, NotFoundError
 from flask_belfry.db import db
+from flask_belfry.db.columns import lowest_id, time_of_id
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.operations import custom_schedules
-from flask_belfry.outbox import CustomSchedule, JobRecord, Schedule, UnknownJobError
+from flask_belfry.outbox import CustomSchedule, JobRecord, Schedule, ScheduleTick, UnknownJobError
+from flask_belfry.outbox.models import TickOutcome
 from flask_belfry.outbox.registry import definition
 from flask_belfry.scheduler import ScheduleEntry, ScheduleError
 from flask_belfry.scheduler import schedule as schedules
 from flask_belfry.scheduler.custom import CustomEntry, entry_of
 
-NEXT_RUNS = 3
+NEXT_RUNS = 5
+LAST_RUNS = 5
+# A run that began later than its run time by more is late: schedulers look at the schedule every second.
+LATE_AFTER = timedelta(seconds=5)
+
+
+class RunOutcome(StrEnum):
+    """What became of one run time."""
+
+    ON_TIME = "on_time"
+    LATE = "late"
+    MISSED = "missed"  # it passed without a scheduler, longer ago than the schedule catches up
+    PAUSED = "paused"
+    OVERLAPPED = "overlapped"  # the previous job had not ended: no other was enqueued
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run time that has passed, and the job that it enqueued or found unfinished."""
+
+    at: datetime
+    outcome: RunOutcome
+    late_seconds: float
+    job_id: str | None
 
 
 @dataclass(frozen=True)
 class PeriodicJob:
     """An entry of the schedule with its state. `last_job` is None if it has not run or its record was pruned.
 
-    `problem` is why it does not run; `owner` is None for those of the code and of the system.
+    `last_runs` are the latest run times, the newest first. `problem` is why it does not run; `owner` is None for those
+    of the code and of the system.
     """
 
     entry: ScheduleEntry
@@ -43,6 +70,7 @@ class PeriodicJob:
     paused_at: datetime | None
     last_tick_at: datetime | None
     last_job: JobRecord | None
+    last_runs: list[Run]
     next_runs: list[datetime]
     problem: str | None = None
     owner: str | None = None
@@ -90,10 +118,20 @@ def periodic_job(entry: ScheduleEntry, next_runs: int = NEXT_RUNS) -> PeriodicJo
         paused_at=paused_at,
         last_tick_at=row.last_tick_at if row else None,
         last_job=_last_job(entry.name, row.created_at if isinstance(row, CustomSchedule) else None),
+        last_runs=last_runs(entry.name, row.created_at if isinstance(row, CustomSchedule) else None),
         next_runs=runs,
         problem=problem,
         owner=current_host().user_name(entry.user_id) if is_custom else None,
     )
+
+
+def last_runs(name: str, since: datetime | None = None, limit: int = LAST_RUNS) -> list[Run]:
+    """Return the latest run times of a schedule, the newest first; `since` leaves out those of a deleted one."""
+    query = sa.select(ScheduleTick).where(ScheduleTick.schedule == name)
+    if since is not None:
+        query = query.where(ScheduleTick.tick_at >= since)
+    ticks = db.session.scalars(query.order_by(ScheduleTick.tick_at.desc()).limit(limit))
+    return [_run(tick) for tick in ticks]
 
 
 def pause(name: str) -> None:
@@ -172,11 +210,22 @@ def doc_of(job: str) -> str:
         return ""
 
 
+def _run(tick: ScheduleTick) -> Run:
+    late = max(timedelta(), tick.recorded_at - tick.tick_at)
+    if tick.outcome is not TickOutcome.ENQUEUED:
+        outcome = RunOutcome(tick.outcome.value)
+    elif tick.job_id is not None and time_of_id(tick.job_id) < tick.tick_at:
+        outcome = RunOutcome.OVERLAPPED
+    else:
+        outcome = RunOutcome.LATE if late > LATE_AFTER else RunOutcome.ON_TIME
+    return Run(tick.tick_at, outcome, late.total_seconds(), tick.job_id)
+
+
 def _last_job(name: str, since: datetime | None) -> JobRecord | None:
     """Return the last job of a schedule; `since` leaves out those of a deleted one that had its name."""
     subject = schedules.subject_of(name)
     query = sa.select(JobRecord).where(JobRecord.subject_type == subject.type, JobRecord.subject_id == subject.id)
     if since is not None:
-        query = query.where(JobRecord.created_at >= since)
+        query = query.where(JobRecord.id >= lowest_id(since), JobRecord.created_at >= since)
     with use_scope(ALL_TENANTS):  # a job of the system; its time and state are shown to staff too
         return db.session.scalar(query.order_by(JobRecord.id.desc()).limit(1))

@@ -6,18 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from flask_belfry.changes import Subject, for_school
 from flask_belfry.changes.actor import SUBJECT_ID_CHARACTERS
 from flask_belfry.changes.host import current_host
+from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError, NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import current_scope
 from flask_belfry.outbox import LIVE, JobRecord, JobState, pauses
 from flask_belfry.outbox.models import JobLimit, JobPause, PauseKind
 from flask_belfry.outbox.registry import QUEUES
+from flask_belfry.statistics import QueueSample, reading
+from flask_belfry.statistics.times import minute_of
 
 # The subjects of audit events. (The subject "job" is a job record.)
 SUBJECT_TYPES = {PauseKind.QUEUE: "queue", PauseKind.JOB: "job_name", PauseKind.LIMIT: "limit_key"}
@@ -28,18 +32,30 @@ _COUNTED_AS = {
     JobState.SCHEDULED: "scheduled",
     JobState.RETRYABLE: "scheduled",
 }
+_SAMPLED = {state for state, name in _COUNTED_AS.items() if name != "running"}
+
+
+# A sample is older only if no scheduler takes any.
+SAMPLED_WITHIN = timedelta(minutes=2)
+# Where nothing is sampled, counts stop here: for each state, of all queues together.
+MAX_COUNTED = 10_000
+# The time whose ended jobs make the rate of a queue.
+RATE_TIME = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
 class QueueState:
     """A queue: its pause, and the number of its live jobs.
 
-    `waiting` jobs can be started now, the oldest of them since `oldest_at`; `scheduled` ones are due later.
+    `waiting` jobs can be started now, the oldest of them since `oldest_at`; `scheduled` ones are due later. Both are
+    those of the time `sampled_at`, unless it is None. `per_minute` jobs have ended in the last minutes.
     """
 
     name: str
     pause: JobPause | None
     oldest_at: datetime | None
+    sampled_at: datetime | None = None
+    per_minute: float = 0.0
     waiting: int = 0
     running: int = 0
     scheduled: int = 0
@@ -47,24 +63,71 @@ class QueueState:
     blocked_by_limit: int = 0
     blocked_by_pause: int = 0
 
+    @property
+    def drain_seconds(self) -> float | None:
+        """In how many seconds the waiting jobs will have ended at the rate; None if no job has ended."""
+        return 60 * self.waiting / self.per_minute if self.per_minute else None
+
 
 def queues(active: Sequence[JobPause]) -> list[QueueState]:
-    """Return all queues, with their pauses among the `active` ones and the jobs of the current scope."""
+    """Return all queues, with their pauses among the `active` ones and the jobs of the current scope.
+
+    Who sees all gets what waits and is scheduled from the latest samples: counting it takes long when much waits.
+    """
     paused = {pause.name: pause for pause in active if pause.kind is PauseKind.QUEUE}
     counts: dict[str, Counter[str]] = {name: Counter() for name in QUEUES}
     oldest: dict[str, datetime] = {}
+    samples = _fresh_samples()
+    for state in LIVE - _SAMPLED if samples else LIVE:
+        for row in _counted(state):
+            if row.queue not in counts:
+                continue  # a queue that the running code does not know
+            name = f"blocked_by_{row.blocked_by.value}" if row.blocked_by else _COUNTED_AS[state]
+            counts[row.queue][name] += row.jobs
+            if name == "waiting":
+                oldest[row.queue] = min(row.since, oldest.get(row.queue, row.since))
+    for name, sample in samples.items():
+        counts[name].update({"waiting": sample.waiting, "scheduled": sample.scheduled})
+        if sample.oldest_at:
+            oldest[name] = sample.oldest_at
+    rates = _rates()
+    return [
+        QueueState(
+            name,
+            paused.get(name),
+            oldest.get(name),
+            samples[name].at if name in samples else None,
+            rates.get(name, 0.0),
+            **counts[name],
+        )
+        for name in QUEUES
+    ]
+
+
+def _fresh_samples() -> dict[str, QueueSample]:
+    if not current_scope().sees_all:
+        return {}  # samples are those of all schools together
+    found = reading.latest_samples()
+    return {name: found[name] for name in QUEUES if name in found and found[name].at > utc_now() - SAMPLED_WITHIN}
+
+
+def _counted(state: JobState) -> Sequence[sa.Row[Any]]:
+    """Count the oldest jobs of a state by queue, and what blocks them."""
     # Not since `enqueued_at`, which is set again whenever the relay has looked for the job's id in Redis.
-    since = sa.func.min(sa.func.coalesce(JobRecord.scheduled_at, JobRecord.started_at, JobRecord.created_at))
-    columns = JobRecord.queue, JobRecord.state, JobRecord.blocked_by
-    query = sa.select(*columns, sa.func.count().label("jobs"), since.label("since")).where(JobRecord.state.in_(LIVE))
-    for row in db.session.execute(query.group_by(*columns)):
-        if row.queue not in counts:
-            continue  # a queue that the running code does not know
-        name = f"blocked_by_{row.blocked_by.value}" if row.blocked_by else _COUNTED_AS[row.state]
-        counts[row.queue][name] += row.jobs
-        if name == "waiting":
-            oldest[row.queue] = min(row.since, oldest.get(row.queue, row.since))
-    return [QueueState(name, paused.get(name), oldest.get(name), **counts[name]) for name in QUEUES]
+    since = sa.func.coalesce(JobRecord.scheduled_at, JobRecord.started_at, JobRecord.created_at).label("since")
+    jobs = sa.select(JobRecord.queue, JobRecord.blocked_by, since).where(JobRecord.state == state)
+    found = jobs.order_by(JobRecord.id).limit(MAX_COUNTED).subquery().c
+    columns = found.queue, found.blocked_by
+    query = sa.select(*columns, sa.func.count().label("jobs"), sa.func.min(found.since).label("since"))
+    return db.session.execute(query.group_by(*columns)).all()
+
+
+def _rates() -> dict[str, float]:
+    # From the beginning of a minute: what ended is counted by minutes.
+    now = utc_now()
+    since = minute_of(now - RATE_TIME)
+    minutes = (now - since) / timedelta(minutes=1)
+    return {name: ended / minutes for name, ended in reading.ended_by_queue(since, now).items()}
 
 
 def active_pauses() -> Sequence[JobPause]:

@@ -10,6 +10,7 @@ import marshmallow as ma
 from marshmallow import validate
 
 from flask_belfry.operations.custom_schedules import MAX_SECONDS, MIN_SECONDS
+from flask_belfry.operations.periodic import RunOutcome
 from flask_belfry.outbox import FINALIZED, LIVE, JobState
 from flask_belfry.outbox.models import (
     CRON_CHARACTERS,
@@ -290,6 +291,16 @@ class BatchSchema(Schema):
     )
     total = _number("The number of jobs.")
     ended = _number("The number of jobs that are completed, failed or cancelled.")
+    per_minute = ma.fields.Float(
+        required=True,
+        allow_none=True,
+        metadata={"description": "How many jobs ended per minute in the last five. null when it is finished."},
+    )
+    seconds_left = ma.fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "How long the others take at this rate. null when it is finished or no job ended."},
+    )
     then = _shown("The job that is enqueued when all jobs have ended.")
     then_job_id = _shown("Its id, once it is enqueued.", format="uuid")
     subject = _shown("What it is about: `type/id`.")
@@ -357,6 +368,15 @@ class QueueSchema(Schema):
     blocked_by_limit = _number("Jobs that wait for a free slot of their limit.")
     blocked_by_pause = _number("Jobs that wait for the end of a pause.")
     oldest_at = _time("Since when the oldest of the waiting jobs waits.")
+    sampled_at = _time("When waiting and scheduled jobs were counted. null: now, at most 10,000 of each state.")
+    per_minute = ma.fields.Float(
+        required=True, metadata={"description": "How many jobs ended per minute in the last five."}
+    )
+    drain_seconds = ma.fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "How long the waiting jobs take at this rate. null when no job ended."},
+    )
     pause = ma.fields.Nested(PauseSchema, required=True, allow_none=True)
 
 
@@ -400,6 +420,17 @@ class NewScheduleSchema(ChangedScheduleSchema):
     job = _text("The name of the job.", JOB_NAME_CHARACTERS, required=True)
 
 
+class RunSchema(Schema):
+    """A run time of a periodic job that has passed."""
+
+    at = _time("The run time.")
+    outcome = _choice(RunOutcome, "`overlapped`: the previous job had not ended, and no other was enqueued.")
+    late_seconds = ma.fields.Float(
+        required=True, metadata={"description": "How long after the run time a scheduler recorded the outcome."}
+    )
+    job_id = _shown("The job that was enqueued or had not ended.", format="uuid")
+
+
 class ScheduleSchema(Schema):
     """A periodic job, of the code or made by a user."""
 
@@ -417,6 +448,9 @@ class ScheduleSchema(Schema):
     school = ma.fields.Integer(required=True, allow_none=True, metadata={"description": "null: all schools."})
     problem = _shown("Why it does not run.")
     last_run_at = _time()
+    last_runs = ma.fields.List(
+        ma.fields.Nested(RunSchema), required=True, metadata={"description": "The latest five, the newest first."}
+    )
     next_runs = ma.fields.List(
         ma.fields.String(metadata={"format": "date-time"}), required=True, metadata={"description": "At most five."}
     )

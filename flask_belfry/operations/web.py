@@ -1,5 +1,7 @@
-"""The pages of operations, jobs, batches, queues and the schedule, and the health checks: only for the web process.
-The endpoints of the API are in `api.py`: the application adds them to a blueprint of its own.
+"""The pages of operations, jobs, batches, queues, workers and the schedule, and the health checks.
+
+Only the web process imports them. The endpoints of the API are in `api.py` and `runtime_api.py`: the application adds
+them to a blueprint of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from flask_belfry.operations import (
     queue_views,
     schedule_views,
     views,
+    worker_views,
 )
 
 
@@ -30,5 +33,6 @@ def init_app(app: Flask) -> None:
     app.register_blueprint(failure_views.pages)
     app.register_blueprint(queue_views.pages)
     app.register_blueprint(schedule_views.pages)
+    app.register_blueprint(worker_views.pages)
     app.register_blueprint(health.health)
     app.register_blueprint(metrics_views.pages)

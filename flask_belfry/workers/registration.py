@@ -140,9 +140,7 @@ class RegisteredWorker(BaseWorker):
         try:
             with heartbeat_context(self._app):
                 publisher().ownership.learn(db.session())
-                must_stop = heartbeat.beat_or_register(
-                    self.name, self.kind, self.queue_names(), self._in_flight.ended
-                )
+                must_stop = heartbeat.beat_or_register(self.name, self.kind, self.queue_names(), self._in_flight.ended)
                 if must_stop and not self._stopping.is_set():
                     log.info("worker.stop_requested", worker=self.name)
                     self.request_stop(signal.SIGTERM, None)

@@ -92,5 +92,6 @@ def counts_by_state() -> Mapping[str, int]:
 
 
 def _capped_count(state: MailState) -> sa.ScalarSelect[Any]:
-    rows = sa.select(EmailMessage.id).where(EmailMessage.state == state).limit(COUNT_LIMIT).subquery()
-    return sa.select(sa.func.count()).select_from(rows).scalar_subquery()
+    # In the order of an index, so that no plan reads the table.
+    rows = sa.select(EmailMessage.id).where(EmailMessage.state == state).order_by(EmailMessage.id.desc())
+    return sa.select(sa.func.count()).select_from(rows.limit(COUNT_LIMIT).subquery()).scalar_subquery()

@@ -29,7 +29,9 @@ from flask_belfry.statistics import reading
 
 jobs = CommandGroup("jobs", help="Lists, enqueues, retries and cancels jobs; starts workers.")
 jobs.add_lazy("watch", "flask_belfry.operations.watch_cli:watch_command")
+jobs.add_lazy("stop-worker", "flask_belfry.operations.workers_cli:stop_worker_command")
 jobs.add_lazy("worker", "flask_belfry.operations.worker_cli:worker_command")
+jobs.add_lazy("workers", "flask_belfry.operations.workers_cli:workers_command")
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _RETRYABLE = (JobState.FAILED, JobState.CANCELLED)

@@ -111,7 +111,7 @@ def _fresh_samples() -> dict[str, QueueSample]:
     return {name: found[name] for name in QUEUES if name in found and found[name].at > utc_now() - SAMPLED_WITHIN}
 
 
-def _counted(state: JobState) -> Sequence[sa.Row[Any]]:
+def _counted(state: JobState) -> Sequence[Any]:
     """Count the oldest jobs of a state by queue, and what blocks them."""
     # Not since `enqueued_at`, which is set again whenever the relay has looked for the job's id in Redis.
     since = sa.func.coalesce(JobRecord.scheduled_at, JobRecord.started_at, JobRecord.created_at).label("since")

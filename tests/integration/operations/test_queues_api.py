@@ -53,6 +53,9 @@ def test_queues_are_listed_with_what_waits_runs_and_is_blocked_in_them(admin, se
         ),
         "name": "mail",
         "oldest_at": None,
+        "sampled_at": None,
+        "per_minute": 0.0,
+        "drain_seconds": None,
         "pause": None,
     }
 

@@ -182,3 +182,26 @@ def test_the_scheduler_counts(app, session):
         pass
     assert sum(minutes(session).values()) == 1
     assert {sample.queue for sample in session.scalars(sa.select(QueueSample))} == set(QUEUES)
+
+
+def test_several_schedulers_add_each_minute_to_the_totals_once(app, session, clock, monkeypatch):
+    monkeypatch.setattr("flask_belfry.statistics.roll_up.PAGE_EVENTS", 7)
+    for number in range(30):
+        record(session, utc_now() + timedelta(seconds=number * 20), school_id=number % 3 or None)
+    session.commit()
+    clock.shift(timedelta(minutes=15))
+    together(app, lambda: counted(db.session()), times=3)
+    assert session.scalar(sa.select(JobTotals.completed)) == 30
+
+
+def test_neither_pruning_nor_a_retry_lowers_the_totals(session, clock):
+    for _ in range(2):
+        record(session, utc_now(), state=JobState.FAILED)
+        session.commit()
+        clock.shift(timedelta(minutes=4))
+        counted(session)
+        session.execute(sa.delete(JobStatistics))
+        session.execute(sa.update(JobRecord).values(state=JobState.PENDING, finished_at=None))
+        session.commit()
+    counted(session)
+    assert session.scalar(sa.select(JobTotals.failed)) == 2

@@ -44,10 +44,10 @@ def prune_jobs(session: Session) -> dict[str, Any]:
 
 @job("maintenance.prune", queue="bulk", timeout_seconds=600, is_singleton=True)
 def prune(session: Session) -> dict[str, Any]:
-    """Deletes old data: finished jobs, bulk operations, statistics, past run times, sent mails and audit events after the
-    number of days in the settings; expired tokens, codes, sessions and idempotency records, old IP addresses of logins,
-    and users who never confirmed their email address. Removes the email addresses of deleted accounts from their last
-    mails."""
+    """Deletes old data: finished jobs, bulk operations, statistics, past run times, sent mails and audit events after
+    the number of days in the settings; expired tokens, codes, sessions and idempotency records, old IP addresses of
+    logins, and users who never confirmed their email address. Removes the email addresses of deleted accounts from
+    their last mails."""
     settings = current_app.config
     deleted = _prune_jobs(session)
     operations = prune_operations(session, timedelta(days=settings["JOBS_KEEP_FAILED_DAYS"]))

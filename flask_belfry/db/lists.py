@@ -111,7 +111,7 @@ def among_numbered(id: Any, number: Any, name: str) -> sa.ColumnElement[bool]:
     return _AmongNumbered(id, number, sa.bindparam(name, type_=_NumberedIds()))
 
 
-def text_by_id(id: sa.ColumnElement[str], name: str) -> sa.ColumnElement[str | None]:
+def text_by_id(id: sa.ColumnElement[str], name: str) -> sa.ColumnElement[str]:
     """Return the text that a parameter has for a column of UUIDs; NULL without one.
 
     Args:

@@ -46,8 +46,9 @@ def admin(client: FlaskClient) -> FlaskClient:
     return log_in(client, make_user(Role.ADMIN))
 
 
+@pytest.mark.usefixtures("uncached")
 def test_an_unchanged_page_is_not_rendered_again(
-    app: Flask, admin: FlaskClient, session: Session, uncached: None, rendered: list[str | None]
+    app: Flask, admin: FlaskClient, session: Session, rendered: list[str | None]
 ):
     job_id = asked(session, "test.mark", number=1)
     for path in (*LISTS, f"/jobs/{job_id}/live"):
@@ -60,7 +61,8 @@ def test_an_unchanged_page_is_not_rendered_again(
         assert rendered == []
 
 
-def test_a_change_is_sent(admin: FlaskClient, session: Session, uncached: None):
+@pytest.mark.usefixtures("uncached")
+def test_a_change_is_sent(admin: FlaskClient, session: Session):
     job_id = asked(session, "test.mark", number=1)
     for path in ("/jobs/live", "/jobs/queues/live", f"/jobs/{job_id}/live"):
         session.get_one(JobRecord, job_id).state = JobState.PENDING

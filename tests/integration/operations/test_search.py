@@ -187,15 +187,17 @@ def pages_of(text: str, limit: int) -> Iterator[list[str]]:
         ("name:a.* -rare", lambda number, state: number % 5 != 3),
     ],
 )
+@pytest.mark.usefixtures("small_window")
 def test_the_pages_of_a_search_have_each_match_once(
-    session: Session, small_window: None, text: str, matches: Callable[[int, str], bool]
+    session: Session, text: str, matches: Callable[[int, str], bool]
 ) -> None:
     expected = [label for label in many(session) if matches(int(label.split()[0]), label.split()[1])]
     for limit in (1, 2, 3, 25):
         assert [label for page in pages_of(text, limit) for label in page] == expected
 
 
-def test_a_page_says_back_to_when_it_was_searched(session: Session, small_window: None) -> None:
+@pytest.mark.usefixtures("small_window")
+def test_a_page_says_back_to_when_it_was_searched(session: Session) -> None:
     many(session)
     page = services.list_jobs(parse("error:Rare", now=NOW))
     assert [row.result for row in page.items] == ["3 failed"]
@@ -208,7 +210,8 @@ def test_a_page_says_back_to_when_it_was_searched(session: Session, small_window
     assert (page.searched_to, page.next_cursor) == (None, None)
 
 
-def test_a_full_page_was_not_stopped_by_the_window(session: Session, small_window: None) -> None:
+@pytest.mark.usefixtures("small_window")
+def test_a_full_page_was_not_stopped_by_the_window(session: Session) -> None:
     many(session)
     page = services.list_jobs(parse("error:Usual", now=NOW), limit=3)
     assert [row.result for row in page.items] == ["0 failed", "1 completed", "2 retryable"]
@@ -216,7 +219,8 @@ def test_a_full_page_was_not_stopped_by_the_window(session: Session, small_windo
     assert page.next_cursor
 
 
-def test_the_index_is_chosen_that_reaches_furthest_back(session: Session, small_window: None) -> None:
+@pytest.mark.usefixtures("small_window")
+def test_the_index_is_chosen_that_reaches_furthest_back(session: Session) -> None:
     many(session)
     session.add_all([record(f"mail {number}", name="mail", age=20 + number) for number in range(3)])
     session.commit()
@@ -226,9 +230,8 @@ def test_the_index_is_chosen_that_reaches_furthest_back(session: Session, small_
     assert page.searched_to is None
 
 
-def test_counts_stop_at_the_limit_and_at_the_window(
-    session: Session, small_window: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("small_window")
+def test_counts_stop_at_the_limit_and_at_the_window(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     many(session)
     assert services.count(parse("", now=NOW)) == (10, False)
     assert services.count(parse("error:Rare", now=NOW)) == (1, True)
@@ -247,9 +250,8 @@ def test_counts_stop_at_the_limit_and_at_the_window(
         ("state:retryable,completed error:Usual", ["7 retryable", "2 retryable"]),
     ],
 )
-def test_what_matches_is_chosen_for_an_action_oldest_first(
-    session: Session, small_window: None, text: str, expected: list[str]
-) -> None:
+@pytest.mark.usefixtures("small_window")
+def test_what_matches_is_chosen_for_an_action_oldest_first(session: Session, text: str, expected: list[str]) -> None:
     many(session)
     query, states = parse(text, now=NOW), [JobState.FAILED, JobState.RETRYABLE]
     found = services.matching_ids(query, states)

@@ -65,7 +65,7 @@ def test_the_page_shows_what_each_process_runs_and_how_it_does(admin, session):
         # It no longer stops, and a scheduler is stopped by its process manager.
         assert "Stop this worker?" not in row(page, "lost") + row(page, "clock")
         assert row(page, "gone") + row(page, "ended") == ""
-    assert admin.get(f"/jobs/?q=state:running+worker:one").text.count('id="job-') == 4
+    assert admin.get("/jobs/?q=state:running+worker:one").text.count('id="job-') == 4
 
 
 def test_an_admin_stops_a_worker_and_the_action_is_recorded_once(admin, session):

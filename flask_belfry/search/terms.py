@@ -71,7 +71,7 @@ def written(value: str, *, is_text: bool = False) -> str:
 
     Args:
         value: the value.
-        is_text: whether it stands without a key, where a colon would make a key of its beginning.
+        is_text: whether it has no key: a colon would make a key of its beginning.
     """
     is_plain = _PLAIN.fullmatch(value) and not (is_text and (":" in value or value.startswith("-")))
     return value if is_plain else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -29,7 +29,7 @@ class Field:
     Args:
         valid: the valid values, in words.
         read: returns the value in Python; raises ValueError for an invalid one.
-        spellings: returns the values that a value stands for, if there are several.
+        spellings: returns the values that a value means, if there are several.
         column: the name of the column that has the value, when an index has it.
         is_indexed: whether the index has this value.
         domain: all values of this column, if they are few: then an exclusion uses the index too.
@@ -78,7 +78,7 @@ class Language:
         nested: returns the field of a key with a dot, such as `args.school_id`; None for an unknown one.
         nested_keys: how those keys are written, for messages.
         values_like: returns the values of a column that match patterns.
-        expressions: what a name of a column stands for, when it is not that of an attribute of the model.
+        expressions: by name, the columns that are not attributes of the model.
     """
 
     model: Any

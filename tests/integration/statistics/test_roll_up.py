@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.db import db
+from flask_belfry.db import db, table_of
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.models import AttemptOutcome
 from flask_belfry.outbox.registry import QUEUES
@@ -166,7 +166,8 @@ def test_totals_have_each_final_minute_once(app, session, clock):
     session.commit()
     together(app, lambda: counted(db.session()), times=3)
     counted(session)
-    totals = sa.select(JobTotals.completed, JobTotals.failed, JobTotals.attempts)
+    table = table_of(JobTotals)
+    totals = sa.select(table.c.completed, table.c.failed, table.c.attempts)
     assert session.execute(totals).all() == [(1, 1, 1)]
     clock.shift(200)
     counted(session)

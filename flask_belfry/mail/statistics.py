@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
+from flask_belfry.db.columns import lowest_id
 from flask_belfry.mail.models import EmailMessage, MailState, MailStatistics, MailTotals
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState
 from flask_belfry.statistics import SYSTEM_ID, Source, add_source, rows_of_minutes
-from flask_belfry.statistics.jobs import FAILED_OUTCOMES, attempt_at, ended_between, nth_time
+from flask_belfry.statistics.jobs import FAILED_OUTCOMES, ID_TOLERANCE, attempt_at, ended_between, nth_time
 from flask_belfry.statistics.reading import Series, check_metric, parts_of, series_of, sums_of
 from flask_belfry.statistics.times import minute_in_sql
 
@@ -51,19 +52,22 @@ class _Mails(Source):
 
 
 class AcceptedMails(_Mails):
-    """The mails that were enqueued, by `created_at`."""
+    """The mails that were enqueued, by their ids: `created_at` has no index."""
 
     name = "mails.accepted"
 
     def event_at(self, session: Session, since: datetime, until: datetime, offset: int) -> datetime | None:
         """See `Source`."""
-        return nth_time(session, EmailMessage.created_at, since, until, offset)
+        query = sa.select(EmailMessage.created_at).where(*_ids(since, until)).order_by(EmailMessage.id)
+        return session.execute(query.offset(offset).limit(1)).scalar()
 
     def _query(self, since: datetime, until: datetime) -> sa.Select[*tuple[Any, ...]]:
         # One without a valid recipient has no job.
         is_skipped = sa.and_(EmailMessage.state == MailState.SKIPPED, EmailMessage.job_id.is_(None))
         column = sa.case((is_skipped, "skipped"), else_="accepted")
-        return _of_mails(column, EmailMessage.created_at, since, until)
+        return _of_mails(column, EmailMessage.created_at, since, until).where(
+            *_ids(since - ID_TOLERANCE, until + ID_TOLERANCE)
+        )
 
 
 class BouncedMails(_Mails):
@@ -145,6 +149,10 @@ def mail_series(
     check_metric(metric, MAIL_METRICS)
     parts = parts_of(since, until or utc_now(), SOURCES)
     return series_of(MailStatistics, metric, parts, points, school_id, kind=kind)
+
+
+def _ids(since: datetime, until: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    return EmailMessage.id >= lowest_id(since), EmailMessage.id < lowest_id(until)
 
 
 def _of_mails(column: sa.ColumnElement[str], at: Any, since: datetime, until: datetime) -> sa.Select[*tuple[Any, ...]]:

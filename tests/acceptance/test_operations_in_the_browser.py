@@ -11,6 +11,12 @@ from tests.acceptance.conftest import Stack, log_in, make_batch
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_group("stack")]
 
 POLL = "(id) => htmx.trigger(document.getElementById(id), 'live')"
+AGE = """(seconds) => {
+    const time = document.querySelector("main time[data-age]");
+    time.dataset.age = seconds;
+    showAges();
+    return time.textContent;
+}"""
 ZOOM = "() => { const { min, max } = [...zooms.values()][0].scales.x; return max - min; }"
 
 
@@ -44,13 +50,7 @@ def test_an_unchanged_region_is_answered_with_304_and_stays(stack: Stack, admin:
 
 def test_ages_are_counted_while_nothing_changes(stack: Stack, admin: Any):
     admin.goto(f"{stack.url}/schedule")
-    age = """(seconds) => {
-        const time = document.querySelector("main time[data-age]");
-        time.dataset.age = seconds;
-        showAges();
-        return time.textContent;
-    }"""
-    texts = [admin.evaluate(age, seconds) for seconds in (0, 42, 200, -7_300)]
+    texts = [admin.evaluate(AGE, seconds) for seconds in (0, 42, 200, -7_300)]
     assert texts == ["just now", "42 s ago", "3 min ago", "in 2 h"]
 
 

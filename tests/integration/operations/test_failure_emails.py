@@ -122,7 +122,7 @@ def test_groups_that_are_found_together_are_one_mail(admin, session, clock):
 def test_operators_are_mailed_about_their_school_only_and_other_staff_not(admin, session, clock):
     one, other = make_school(), make_school()
     operators = [make_user(Role.STAFF, may_operate=True, school_id=each.id) for each in (one, other)]
-    make_user(Role.STAFF, school_id=one.id)
+    make_user(Role.STAFF, school_id=one.id, may_operate=False)
     make_user(Role.STAFF, may_operate=True, school_id=one.id, active=False)
     fail(session, CAUSE, school_id=one.id)
     fail(session, OTHER, school_id=one.id)

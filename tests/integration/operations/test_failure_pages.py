@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from app.accounts import Role, User
 from app.audit import AuditEntry
 from flask_belfry.core.clock import utc_now
-from flask_belfry.operations import BulkOperation, BulkState
-from flask_belfry.outbox import JobRecord, JobState
+from flask_belfry.operations import BulkOperation
+from flask_belfry.outbox import JobRecord, JobState, enqueue
 from flask_belfry.statistics import FailureGroup, FailureState
 from tests.job_records import count, state_of
 from tests.reservation_factories import bearer, log_in, make_school, make_user
@@ -27,7 +27,7 @@ TRACEBACK = "Traceback (most recent call last):\n  File app/a.py, in send\nValue
 
 
 @pytest.fixture
-def user(client: FlaskClient) -> User:
+def user(client: FlaskClient, clock: object) -> User:
     return make_user(Role.ADMIN, name="Ada")
 
 
@@ -170,13 +170,13 @@ def test_a_resolved_group_that_fails_again_is_shown_as_regressed(admin, session,
     assert "regressed test.act" in words(admin.get(LIST).text)
 
 
-def test_staff_see_the_groups_of_their_school_and_change_them_only_when_allowed(client, session, clock):
+def test_staff_see_the_groups_of_their_school_and_change_them_only_when_allowed(clock, client, session):
     school = make_school()
     opened(session)
     fail(session, utc_now(), OTHER, school_id=school.id)
     counted(session)
     of_system, own = group(session).id, group(session, OTHER).id
-    staff = log_in(client, make_user(Role.STAFF, school_id=school.id))
+    staff = log_in(client, make_user(Role.STAFF, school_id=school.id, may_operate=False))
     page = staff.get(LIST).text
     assert f"group-{own}" in page
     assert f"group-{of_system}" not in page
@@ -189,8 +189,6 @@ def test_staff_see_the_groups_of_their_school_and_change_them_only_when_allowed(
 
 
 def test_the_jobs_of_a_group_are_retried_with_a_canary_and_it_is_seen(admin, session, work, clock):
-    from flask_belfry.outbox import enqueue
-
     ids = [enqueue("test.fail") for _ in range(7)]
     session.commit()
     work()
@@ -207,13 +205,7 @@ def test_the_jobs_of_a_group_are_retried_with_a_canary_and_it_is_seen(admin, ses
     session.rollback()
     assert session.get_one(BulkOperation, operation.id, populate_existing=True).changed == 5
     assert "5 of 7 jobs retried" in words(admin.get(f"{LIST}/{id}").text)
-    clock.shift(5)
-    work()
-    session.rollback()
-    stopped = session.get_one(BulkOperation, operation.id, populate_existing=True)
-    assert (stopped.state, stopped.changed) == (BulkState.STOPPED, 5)
-    assert "failed again: ValueError" in words(admin.get(f"{LIST}/{id}").text)
-    assert {state_of(session, each) for each in ids} == {JobState.FAILED}
+    assert sorted(map(str, (state_of(session, each) for each in ids))) == ["failed"] * 7, "the others wait for these"
 
 
 @pytest.mark.parametrize(

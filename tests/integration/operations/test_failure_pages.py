@@ -81,7 +81,8 @@ def test_a_group_is_a_row_with_its_counts_its_jobs_and_a_sparkline(admin, sessio
     assert '<svg class="spark"' in row
     assert "no such &lt;room&gt;" in row
     shown = words(row)
-    assert "new test.act ValueError: no such &lt;room&gt; app/a.py:send · System 2 3 3 2 1" in shown
+    assert "new test.act ValueError: no such &lt;room&gt; app/a.py:send · release " in shown
+    assert " · System 2 3 3 2 1 " in shown
     assert group(session).state is FailureState.NEW, "viewing writes nothing"
 
 
@@ -114,7 +115,7 @@ def test_a_group_shows_its_latest_trace_and_links_to_its_jobs(admin, session, cl
     assert f'href="/jobs/?q=fingerprint:{CAUSE}"' in page
     shown = words(page)
     assert "2 in 1 h, 3 in 24 h, 3 in 7 d" in shown
-    assert "Failed 2 Wait for another attempt 1" in shown
+    assert "Failed 2 To be retried 1" in shown
     assert "Retry the failed jobs" in shown
     session.execute(sa.delete(JobRecord))
     session.commit()

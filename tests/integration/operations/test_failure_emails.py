@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.accounts import Role, User
 from app.accounts.preferences import change_preferences
 from flask_belfry.core.clock import utc_now
-from flask_belfry.mail import MailState
+from flask_belfry.mail import EmailMessage, MailState
 from flask_belfry.operations.failure_emails import KIND, MAX_SHOWN
 from flask_belfry.outbox import JobRecord
 from flask_belfry.statistics import FailureGroup, FailureState
@@ -41,6 +42,13 @@ def fail(session: Session, cause: str = CAUSE, **columns: Any) -> None:
     values = {"fingerprint": cause, "frame": "app/a.py:send", "error_type": "ValueError", "error_message": "for Anna"}
     attempt(session, id, utc_now(), **values)
     session.commit()
+
+
+def context_of(mail: EmailMessage) -> Mapping[str, Any]:
+    """What the templates are given."""
+    found = contexts(KIND, [mail])[mail.id]
+    assert found is not None
+    return found
 
 
 def set_state(session: Session, state: FailureState) -> None:
@@ -78,7 +86,7 @@ def test_one_mail_for_a_new_group_and_one_when_it_has_regressed(admin, session, 
     set_state(session, FailureState.RESOLVED)
     fail_again(session, clock)
     fail_again(session, clock)
-    assert [contexts(KIND, [each])[each.id]["title"] for each in mails(KIND)] == [
+    assert [context_of(each)["title"] for each in mails(KIND)] == [
         "New failure: ValueError in test.act",
         "Failing again: ValueError in test.act",
     ]
@@ -114,7 +122,7 @@ def test_groups_that_are_found_together_are_one_mail(admin, session, clock):
         fail(session, f"{number:016d}")
     counted(session)
     (mail,) = mails(KIND)
-    context = contexts(KIND, [mail])[mail.id]
+    context = context_of(mail)
     assert (context["title"], len(context["groups"]), context["more"]) == ("22 failures of jobs", MAX_SHOWN, 2)
 
 

@@ -46,7 +46,10 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
             *("bulk.retry", "bulk.cancel", "bulk.undo", "bulk.stop"),
         ),
     ),
-    "failures": ("Failures", tuple(f"failure_group.{verb}" for verb in ("see", "resolve", "ignore", "reopen"))),
+    "failures": (
+        "Failures",
+        ("failure_group.see", "failure_group.resolve", "failure_group.ignore", "failure_group.reopen"),
+    ),
     "queues": ("Queues", ("queue.pause", "queue.resume")),
     "workers": ("Workers", ("worker.stop",)),
     "schedule": (

@@ -24,7 +24,7 @@ from flask_belfry.outbox import JobAttempt, JobRecord, JobState
 from flask_belfry.statistics import FailureGroup, FailureState
 from flask_belfry.statistics.models import SYSTEM_ID
 
-# Those that somebody has to look at.
+# Those that users have to look at.
 OPEN = (FailureState.NEW, FailureState.REGRESSED, FailureState.SEEN)
 # What the list can show besides the groups of one state.
 ALL, OPEN_ONLY = "all", "open"

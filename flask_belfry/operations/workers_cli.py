@@ -27,7 +27,7 @@ def workers_command(as_json: bool) -> None:
         click.echo("no process runs", err=True)
     for worker in found:
         process = worker.process
-        memory = "–" if process.memory_bytes is None else f"{process.memory_bytes / 1_000_000:,.0f} MB"
+        memory = "" if process.memory_bytes is None else f"{process.memory_bytes / 1_000_000:,.0f} MB"
         done, queues = f"{process.jobs_done:,}", " ".join(worker.queues)
         values = worker.state, ago(process.heartbeat_at), memory, done, len(worker.jobs), process.name, queues
         click.echo(_COLUMNS.format(*values).rstrip())

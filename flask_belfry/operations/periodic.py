@@ -53,6 +53,11 @@ class Run:
     late_seconds: float
     job_id: str | None
 
+    @property
+    def is_as_planned(self) -> bool:
+        """Whether it ran in time, or was not to run."""
+        return self.outcome in (RunOutcome.ON_TIME, RunOutcome.PAUSED)
+
 
 @dataclass(frozen=True)
 class PeriodicJob:

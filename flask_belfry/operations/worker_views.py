@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.operations import live, workers
 
-pages = Blueprint("workers", __name__, template_folder="templates", url_prefix="/jobs/workers")
+pages = Blueprint("job_workers", __name__, template_folder="templates", url_prefix="/jobs/workers")
 
 VIEW, CHANGE = "workers.view", "workers.change"
 
@@ -36,7 +36,7 @@ def stop() -> ResponseReturnValue:
     name = request.form.get("name", "")
     workers.stop(name)
     flash(f"{name} stops when its jobs have ended.", "success")
-    return redirect(url_for("workers.list_"), 303)
+    return redirect(url_for("job_workers.list_"), 303)
 
 
 def _context() -> dict[str, Any]:

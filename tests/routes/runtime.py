@@ -10,9 +10,9 @@ from tests.tenancy import ADMIN, STAFF, Route, many
 WORKER = {"name": "a-worker"}
 
 ROUTES: dict[tuple[str, str], Route] = {
-    ("workers.list_", "GET"): many(ADMIN, "/jobs/workers"),
-    ("workers.list_live", "GET"): many(ADMIN, "/jobs/workers/live"),
-    ("workers.stop", "POST"): Route(ADMIN, ("/jobs/workers/stop",), WORKER),
+    ("job_workers.list_", "GET"): many(ADMIN, "/jobs/workers"),
+    ("job_workers.list_live", "GET"): many(ADMIN, "/jobs/workers/live"),
+    ("job_workers.stop", "POST"): Route(ADMIN, ("/jobs/workers/stop",), WORKER),
     ("api_jobs.list_workers", "GET"): many(ADMIN, "/api/v1/jobs/workers"),
     ("api_jobs.stop_worker", "POST"): Route(ADMIN, ("/api/v1/jobs/workers/a-worker/stop",)),
     ("api_jobs.list_active_jobs", "GET"): many(STAFF, "/api/v1/jobs/active"),

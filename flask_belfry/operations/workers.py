@@ -102,6 +102,6 @@ def _worker(process: WorkerProcess, now: datetime, jobs: Sequence[JobRecord]) ->
     elif process.stop_requested_at is not None:
         state = "stopping"
     else:
-        # One late heartbeat is no sign of anything.
+        # One late heartbeat means nothing.
         state = "silent" if silent_seconds > 2 * settings["HEARTBEAT_SECONDS"] else "running"
     return Worker(process, state, jobs)

@@ -24,7 +24,7 @@ from tests.deliveries import CONTEXT, KIND, ask
 from tests.reservation_factories import bearer, log_in, make_school, make_user
 
 NOW = datetime(2030, 5, 6, 12, tzinfo=UTC)
-JOB, CHANGE = new_id(), new_id()
+JOB, CHANGE = "018f5d6a-0000-7000-8000-000000000001", "018f5d6a-0000-7000-8000-000000000002"
 API = "/api/v1/mails"
 
 Found = Callable[..., list[str]]

@@ -20,7 +20,9 @@ from flask_belfry.outbox.registry import forget
 from flask_belfry.search import running
 
 NOW = datetime(2030, 5, 6, 12, tzinfo=UTC)
-BATCH, PARENT, JOB = new_id(), new_id(), new_id(NOW - timedelta(hours=1))
+BATCH, PARENT = "018f5d6a-0000-7000-8000-000000000001", "018f5d6a-0000-7000-8000-000000000002"
+# Made an hour before.
+JOB = "01bb60dc-df80-7000-8000-000000000003"
 
 Found = Callable[..., list[str]]
 

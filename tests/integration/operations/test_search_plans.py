@@ -14,7 +14,6 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from flask_belfry.db import db
-from flask_belfry.db.columns import new_id
 from flask_belfry.db.tenancy import ALL_TENANTS, Scope, use_scope
 from flask_belfry.operations import services
 from flask_belfry.operations.search import parse
@@ -28,7 +27,7 @@ ROWS, WINDOW = 50_000, 500
 MOST_ROWS, MOST_THOUSANDS = 25_000, 120
 BEGIN = 1_900_000_000_000
 NOW = datetime.fromtimestamp(BEGIN / 1_000 + ROWS, UTC)
-BATCH, PARENT = new_id(), new_id()
+BATCH, PARENT = "018f5d6a-0000-7000-8000-000000000001", "018f5d6a-0000-7000-8000-000000000002"
 
 
 @pytest.fixture

@@ -130,9 +130,9 @@ ON_A_CONNECTION = {
     "app/demo/commands.py": (4, "commands only"),
     "app/demo/directory.py": (3, "commands only"),
     "app/demo/work_items.py": (4, "commands only"),
-    "app/notifications/audiences.py": (2, "the people of one school, which is a condition of each part"),
+    "app/notifications/audiences.py": (3, "the people of one school, which is a condition of each part"),
     "app/notifications/channels.py": (1, "by the ids of the recipients of one notification"),
-    "app/notifications/delivering.py": (4, "by the ids of the recipients and deliveries of one notification"),
+    "app/notifications/delivering.py": (5, "by the ids of the recipients and deliveries of one notification"),
     "app/notifications/emails.py": (1, "by the ids of deliveries that the ledger has for mails"),
     "flask_belfry/mail/domain_holds.py": (5, "domains of email addresses, which belong to no school"),
     "flask_belfry/mail/ledger.py": (

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from flask_belfry.db import table_of
 from flask_belfry.mail import MailStatistics, MailTotals
-from flask_belfry.statistics import ALL_ID, JobStatistics, JobTotals, Resolution, add_to_totals
+from flask_belfry.statistics import ALL_ID, JobStatistics, JobTotals, Resolution
+from flask_belfry.statistics.totals import add_to_totals
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import redis
 import sqlalchemy as sa
@@ -389,19 +389,23 @@ def _jobs(app: Flask) -> str:
             sa.and_(group.state == FailureState.RESOLVED, group.changed_at >= JobRecord.finished_at),
         ),
     )
-    failed = sa.select(JobRecord.error_type, JobRecord.finished_at).where(
+    failed = sa.select(JobRecord.error_type, JobRecord.fingerprint, JobRecord.finished_at).where(
         JobRecord.state == JobState.FAILED, JobRecord.finished_at >= utc_now() - RECENT, ~is_settled
     )
     rows = failed.limit(services.COUNT_LIMIT).subquery()
     count = sa.func.count().label("jobs")
-    query = sa.select(rows.c.error_type, count, sa.func.min(rows.c.finished_at).label("since"))
+    # Jobs that failed outside of an attempt are in no group of failures.
+    fingerprint, since = sa.func.max(rows.c.fingerprint).label("fingerprint"), sa.func.min(rows.c.finished_at)
+    query = sa.select(rows.c.error_type, count, fingerprint, since.label("since"))
     groups = db.session.execute(query.group_by(rows.c.error_type).order_by(count.desc(), rows.c.error_type)).all()
     if groups:
         first, others = groups[0], sum(group.jobs for group in groups[1:])
         cause = f"{_jobs_in_words(first.jobs)} failed with {first.error_type or 'an error'}"
         more = f"{_jobs_in_words(others)} failed with other errors; " if others else ""
         remedy = f"{more}fix the cause, then retry them: `flask jobs list --state failed`"
-        raise CheckError(cause, remedy, url="/jobs/?state=failed", since=first.since)
+        text = urlencode({"text": first.error_type or ""})
+        url = f"/jobs/failures?{text}" if first.fingerprint else "/jobs/?state=failed"
+        raise CheckError(cause, remedy, url=url, since=first.since)
     paused = ", ".join(f"{pause.kind.value} {pause.name}" for pause in active_pauses(db.session()))
     return "none failed in the last day" + (f"; paused: {paused} (see `flask queues list`)" if paused else "")
 

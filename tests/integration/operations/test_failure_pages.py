@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.accounts import Role, User
 from app.audit import AuditEntry
 from flask_belfry.core.clock import utc_now
-from flask_belfry.operations import BulkOperation
+from flask_belfry.operations import BulkOperation, problems
 from flask_belfry.outbox import JobRecord, JobState, enqueue
 from flask_belfry.statistics import FailureGroup, FailureState
 from tests.job_records import count, state_of
@@ -106,6 +106,16 @@ def test_the_list_is_filtered_by_state_and_text_and_paged(admin, session, clock)
     assert "test.job7 " in words(admin.get(f"{LIST}?text=job7").text)
     assert "No group matches" in words(admin.get(f"{LIST}?text=job_").text)
     assert admin.get(f"{LIST}?state=nonsense").status_code == 200
+
+
+def test_the_problem_of_failed_jobs_links_to_their_groups(app, admin, session, clock):
+    id = opened(session)
+    (url,) = [each.url for each in problems.of_scope() if each.part == "jobs"]
+    assert url == "/jobs/failures?text=ValueError"
+    assert f"group-{id}" in admin.get(url).text
+    session.execute(sa.update(JobRecord).values(fingerprint=None))
+    session.commit()
+    assert [each.url for each in problems.of_scope() if each.part == "jobs"] == ["/jobs/?state=failed"]
 
 
 def test_a_group_shows_its_latest_trace_and_links_to_its_jobs(admin, session, clock):

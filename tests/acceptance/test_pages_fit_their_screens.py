@@ -59,6 +59,7 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
         "/students?show=all",
         "/classes",
         "/operations",
+        "/jobs/failures",
         "/jobs/",
         "/jobs/batches",
         "/jobs/queues",

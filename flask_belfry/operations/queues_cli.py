@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from flask_belfry.core.commands import CommandGroup, as_json_option, echo_json
+from flask_belfry.core.presentation import rounded_up
 from flask_belfry.operations import queues as service
 from flask_belfry.operations.fields import pause_fields
 from flask_belfry.outbox.models import PauseKind
@@ -43,6 +44,8 @@ def list_command(as_json: bool) -> None:
         {
             "name": queue.name,
             "waiting": queue.waiting,
+            "per_minute": round(queue.per_minute, 1),
+            "drain_seconds": None if queue.drain_seconds is None else round(queue.drain_seconds),
             "blocked_by_limit": queue.blocked_by_limit,
             "blocked_by_pause": queue.blocked_by_pause,
             "is_paused": queue.pause is not None,
@@ -54,7 +57,10 @@ def list_command(as_json: bool) -> None:
         return echo_json({"queues": rows, "pauses": paused})
     for row in rows:
         blocked = f"blocked: {row['blocked_by_limit']} by limits, {row['blocked_by_pause']} by pauses"
-        click.echo(f"{row['name']:<8} {row['waiting']:>7} waiting  {blocked}{'  PAUSED' if row['is_paused'] else ''}")
+        drain = f", {rounded_up(row['drain_seconds'])} to drain" if row["drain_seconds"] else ""
+        rate = f"  {row['per_minute']:,.1f} per minute{drain}" if row["per_minute"] else ""
+        paused_mark = "  PAUSED" if row["is_paused"] else ""
+        click.echo(f"{row['name']:<8} {row['waiting']:>7} waiting  {blocked}{rate}{paused_mark}")
     for row in paused:
         end = f"until {row['ends_at']}" if row["ends_at"] else "until it is resumed"
         reason = f": {row['reason']}" if row["reason"] else ""

@@ -45,7 +45,7 @@ _school = click.option("--school", "school_id", type=int, help="The id of the sc
 @schedule.command("list")
 @as_json_option
 def list_command(as_json: bool) -> None:
-    """List the periodic jobs with their times in words, their time zone and their next five run times."""
+    """List the periodic jobs with their times in words, their time zone, their last and their next five run times."""
     rows = [schedule_fields(entry) for entry in periodic.entries()]
     if as_json:
         return echo_json(rows)
@@ -56,6 +56,9 @@ def list_command(as_json: bool) -> None:
             click.echo(f"    {row['job']} {json.dumps(row['args'], ensure_ascii=False)}")
         if row["problem"]:
             click.echo(f"    does not run: {row['problem']}")
+        for past in reversed(row["last_runs"]):
+            late = f" by {past['late_seconds']:.0f} s" if past["outcome"] == "late" else ""
+            click.echo(f"    {past['at']}  {past['outcome'].replace('_', ' ')}{late}")
         for run in row["next_runs"]:
             click.echo(f"    {run}")
     return None

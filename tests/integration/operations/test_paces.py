@@ -72,7 +72,7 @@ def test_what_waits_is_read_from_a_fresh_sample_and_counted_otherwise(session, c
     assert found.sampled_at == utc_now() - timedelta(seconds=20)
 
 
-def test_the_rate_of_a_queue_is_that_of_the_last_minutes_and_how_long_it_takes_to_drain(client, session, clock):
+def test_the_rate_of_a_queue_is_that_of_the_last_minutes_and_how_long_it_takes_to_drain(app, client, session, clock):
     clock.move_to("2030-05-06T10:00:00+00:00")
     ended(session, 6, 10_000)
     ended(session, 5, 30)
@@ -80,6 +80,8 @@ def test_the_rate_of_a_queue_is_that_of_the_last_minutes_and_how_long_it_takes_t
     sample(session, 90, waiting=100)
     found = bulk_queue()
     assert (found.per_minute, found.drain_seconds) == (10.0, 600.0)
+    output = app.test_cli_runner().invoke(args=["queues", "list"]).output
+    assert "10.0 per minute, 10 minutes to drain" in output
     page = words(log_in(client, make_user(Role.ADMIN)).get("/jobs/queues").text)
     assert "bulk 100 – 10 10 minutes" in page
     assert "Waiting and scheduled jobs were counted 1 min ago ." in page
@@ -148,6 +150,8 @@ def test_run_times_are_on_time_late_missed_paused_or_overlapped(app, client, ses
         (1, RunOutcome.ON_TIME, 1),
     ]
     assert found[4].job_id == found[5].job_id
+    output = app.test_cli_runner().invoke(args=["schedule", "list"]).output
+    assert "    2030-05-06T10:03:00+00:00  late by 40 s\n    2030-05-06T10:04:00+00:00  paused\n" in output
     page = words(log_in(client, make_user(Role.ADMIN)).get("/schedule").text)
     for text in ("10:06 on time", "10:05 missed", "10:04 paused", "10:03 late by 40 seconds", "10:02 overlapped"):
         assert text in page

@@ -56,7 +56,7 @@ class DeskHost(Host):
 
     def allows(self, action: str) -> bool:
         """Return whether a rule of `app.accounts` allows it to the requester."""
-        return can(acting_user(), action)
+        return current_user.is_authenticated and can(acting_user(), action)
 
     def user_may(self, user_id: int, action: str) -> bool:
         """Return whether a rule of `app.accounts` allows it to a user who is active and confirmed."""

@@ -114,7 +114,7 @@ def test_a_person_gets_all_that_is_kept_and_no_secret(client, user, headers, ses
     data = answer.json["data"]
     assert data.keys() == {part.name for part in parts()}
     assert data["account"]["profile"]["email"] == user.email
-    assert data["account"]["preferences"] == [{"kind": "notice", "channel": "mail", "is_wanted": False}]
+    assert data["account"]["preferences"] == [{"kind": "notice", "channel": "push", "is_wanted": False}]
     assert [token["name"] for token in data["account"]["tokens"]] == ["Zarathustras script", "login"]
     assert [row["status"] for row in data["reservations"]] == ["pending", "confirmed", "pending", "cancelled"]
     assert data["reservations"][0]["note"] == "Zarathustras other note"

@@ -25,6 +25,8 @@ SHAPE = {"code", "status", "message", "errors"}
 # They take no body, so nothing in it can be wrong but its size.
 WITHOUT_BODY = (
     *("api_accounts.logout", "api_jobs.retry_job", "api_jobs.cancel_job", "api_jobs.cancel_batch"),
+    *("api_jobs.run_job", "api_jobs.stop_worker"),
+    *(f"api_jobs.{verb}_failure" for verb in ("see", "resolve", "ignore", "reopen")),
     *("api_notifications.cancel_notification", "api_notifications.retry_notification"),
     *("api_notifications.mark_read", "api_notifications.mark_all_read"),
     *("api_jobs.pause_schedule", "api_jobs.resume_schedule", "api_jobs.run_schedule"),
@@ -41,7 +43,7 @@ OF_MANY_VALUES = tuple(
     )
 )
 # All of their fields have defaults.
-WITH_OPTIONAL_BODY = ("api_jobs.retry_batch",)
+WITH_OPTIONAL_BODY = ("api_jobs.retry_batch", "api_jobs.retry_failure")
 
 
 @pytest.fixture

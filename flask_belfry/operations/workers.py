@@ -16,7 +16,7 @@ from flask_belfry.changes.actor import SUBJECT_ID_CHARACTERS
 from flask_belfry.changes.host import current_host
 from flask_belfry.core.errors import ConflictError, NotFoundError
 from flask_belfry.db import db
-from flask_belfry.db.columns import database_now
+from flask_belfry.db.columns import database_now, storable
 from flask_belfry.outbox import JobRecord, JobState, WorkerProcess
 
 # How long processes without heartbeats are listed as lost.
@@ -79,7 +79,8 @@ def stop(name: str) -> None:
         ConflictError: it is not a worker.
     """
     is_alive = WorkerProcess.is_alive(LOST_KEEP.total_seconds())
-    process = db.session.scalar(sa.select(WorkerProcess).where(WorkerProcess.name == name, is_alive))
+    is_it = WorkerProcess.name == storable(name)
+    process = db.session.scalar(sa.select(WorkerProcess).where(is_it, is_alive))
     if process is None:
         raise NotFoundError(f"No worker named {name!r} runs; list them with `flask jobs workers`.")
     if not process.queues:

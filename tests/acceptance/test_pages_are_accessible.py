@@ -21,7 +21,7 @@ NO_PAGES = ("/api/openapi.json", "/api/v1", "/static", "/healthz", "/readyz", "/
 OF_STRANGERS = ("/login", "/register", "/confirm", "/forgot-password")
 # Of rows that the address names behind a question mark, and files.
 OF_ARGUMENTS = re.compile(
-    r"/admin/\w+/(details|edit|delete|action|export)/|/columns$|/live$|/schedule/preview$|/find$|/bell$"
+    r"/admin/\w+/(details|edit|delete|action|export)/|/columns$|/live$|/schedule/preview$|/find$|/bell$|/completions$"
 )
 LIST_OF_PANEL = re.compile(r"/admin/\w+/$")
 # The form of a page whose query names a job.

@@ -63,7 +63,6 @@ def test_nothing_is_wider_than_the_screen_and_rows_break_alike(stack: Stack, nar
         "/jobs/",
         "/jobs/batches",
         "/jobs/queues",
-        "/jobs/workers",
         "/mails",
         "/dev/inbox",
         "/mails/previews",

@@ -30,6 +30,7 @@ from app.schools import School
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.execution import claim, executor
+from flask_belfry.execution.chunk import COMMIT_SECONDS
 from flask_belfry.execution.time_limits import no_limit
 from flask_belfry.outbox import JobAttempt, JobPause, JobRecord, JobState, PauseKind, cancel_batch, pause
 from flask_belfry.outbox.states import WAITING
@@ -546,7 +547,7 @@ def test_a_killed_worker_repeats_only_what_was_being_sent(session, server, proce
     assert received.keys() == {f"d{number}" for number in range(200)}
     repeated = sum(received.values()) - 200
     # Four threads, and what each of them has sent since its last commit.
-    assert repeated <= 4 * (0.1 / 0.02 + 2)
+    assert repeated <= 4 * (COMMIT_SECONDS / 0.02 + 2)
 
 
 def test_logs_have_neither_tokens_nor_texts(session, server, work, caplog):

@@ -42,6 +42,7 @@ def test_a_schedule_is_created_read_changed_paused_resumed_run_and_deleted(clien
         "school": school.id,
         "problem": None,
         "last_run_at": None,
+        "last_runs": [],
         "next_runs": [f"2030-05-{day:02}T01:00:00+00:00" for day in range(7, 12)],
     }
     assert admin("GET", ONE).json == answer.json

@@ -107,7 +107,11 @@ def test_the_list_and_the_doctor_name_what_does_not_run(app, run, session):
         "part": "schedule",
         "is_ok": True,
         "message": f"{len(app.extensions['schedule'])} periodic jobs of the code, 1 made by users",
-        **{"cause": "", "remedy": "", "severity": "ok", "since": None, "url": ""},
+        "cause": "",
+        "remedy": "",
+        "severity": "ok",
+        "since": None,
+        "url": "",
     }
     owner.active = False
     session.commit()

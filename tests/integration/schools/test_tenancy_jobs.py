@@ -144,8 +144,6 @@ ON_A_CONNECTION = {
     "flask_belfry/changes/bulk.py": (2, "narrowed by hand; updates by key are refused in a scope"),
     "flask_belfry/outbox/deployment.py": (1, "the deployment's own id"),
     "flask_belfry/db/inserts.py": (1, "inserts"),
-    "flask_belfry/statistics/roll_up.py": (2, "the scheduler, which counts for all schools"),
-    "flask_belfry/statistics/queues.py": (1, "an insert of the scheduler"),
     "flask_belfry/outbox/registry.py": (2, "inserts, the id of the job that holds a key which its caller knows"),
     "flask_belfry/outbox/requests.py": (1, "runs nothing"),
     "flask_belfry/outbox/backlog.py": (

@@ -15,12 +15,12 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_gro
 def reveal(page: Any, id: str) -> Any:
     """Scroll until an operation is there: Swagger UI renders those near the screen only, when there are many."""
     operation = page.locator(f"#{id}")
-    page.evaluate("window.scrollTo(0, 0)")
-    for _ in range(100):
+    for top in range(0, 40_000, 300):
         if operation.count():
             break
-        page.mouse.wheel(0, 400)
-        page.wait_for_timeout(50)
+        page.evaluate("top => window.scrollTo(0, top)", top)
+        page.wait_for_timeout(100)
+    operation.scroll_into_view_if_needed()
     return operation
 
 

@@ -44,7 +44,8 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, *words],
             cwd=ROOT,
-            env={**os.environ, **environ, "TERM": "xterm-256color"},
+            # Processes of a parallel run have the width of their terminal in COLUMNS.
+            env={**os.environ, **environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "50"},
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -207,7 +207,8 @@ def _reread(session: Session, claim: Claim) -> Claim | None:
 
 
 def _is_cancel_requested(session: Session, claim: Claim) -> bool:
-    query = sa.select(JobRecord.cancel_requested).where(JobRecord.id == claim.id)
+    # Locked: a request that is being committed would otherwise be overlooked, and its job would run again.
+    query = sa.select(JobRecord.cancel_requested).where(JobRecord.id == claim.id).with_for_update()
     return bool(session.connection().execute(query).scalar())
 
 

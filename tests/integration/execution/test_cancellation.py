@@ -16,6 +16,7 @@ from flask_belfry.outbox import JobRecord, JobState, cancel, enqueue, retry
 from flask_belfry.outbox.models import AttemptOutcome
 from tests.domain import Ticket, behaviour
 from tests.job_records import asked, attempts_of, read
+from tests.servers import wait_until
 
 
 def test_a_waiting_job_is_cancelled_at_once(session, work):
@@ -95,3 +96,27 @@ def test_a_job_that_is_to_stop_does_not_run_again_after_its_worker_left_it(sessi
     record = read(session, id)
     assert (record.state, record.attempt) == (JobState.CANCELLED, 1)
     assert [attempt.outcome for attempt in attempts_of(session, id)] == [AttemptOutcome.CANCELLED]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_request_that_is_committed_while_its_worker_leaves_the_job_is_not_overlooked(app, session):
+    id = asked(session)
+    (item,) = claim.claim(session, [id], "w")
+    session.commit()
+    assert cancel([id]) == ([], [id])  # not committed yet
+    states: list[JobState | None] = []
+
+    def release() -> None:
+        with app.app_context():
+            states.append(attempts.release(db.session(), item))
+            db.session.commit()
+
+    thread = threading.Thread(target=release)
+    thread.start()
+    is_waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with db.engine.connect() as other:
+        wait_until(lambda: other.execute(is_waiting).scalar() == 1, seconds=10)
+    session.commit()
+    thread.join(10)
+    assert states == [JobState.CANCELLED]
+    assert read(session, id).state is JobState.CANCELLED

@@ -139,7 +139,8 @@ def retry_mails(mail_ids: Sequence[str]) -> set[str]:
     deleted.
 
     Returns:
-        the ids of those that are sent again; the others have expired, have no valid recipient, or are in progress.
+        the ids of those that are sent again; the others have expired, have no valid recipient, are in progress, or have
+        been sent meanwhile.
     """
     is_of_use = sa.or_(EmailMessage.expires_at.is_(None), EmailMessage.expires_at > utc_now())
     query = sa.select(EmailMessage.id, EmailMessage.job_id).where(among(EmailMessage.id, "ids"), is_of_use)
@@ -150,12 +151,13 @@ def retry_mails(mail_ids: Sequence[str]) -> set[str]:
     values = {"state": MailState.QUEUED, "last_error": None, "reply": None}
     statement = queued.values(values).execution_options(synchronize_session="fetch")
     db.session.execute(statement, {"ids": list(retried)})
-    for id in jobs.keys() - retried:
-        try:
-            resend(id)
-        except MailStateError:
-            continue
-        retried.add(id)
+    # In one order, as two requests may lock the same mails.
+    for id in sorted(jobs.keys() - retried):
+        mail = _locked(id)
+        # It may have been sent since the caller has read its state.
+        if mail.state is not MailState.SENT and can_resend(mail):
+            _enqueue_again(mail)
+            retried.add(id)
     return retried
 
 
@@ -174,14 +176,7 @@ def resend(mail_id: str) -> str:
     """
     mail = _locked(mail_id)
     _check_resend(mail)
-    job_id = new_id()
-    mail.state, mail.job_id, mail.last_error, mail.bounced_at = MailState.QUEUED, job_id, None, None
-    mail.reply = None
-    if mail.sent_at:
-        mail.message_id = new_message_id(new_id())
-    with for_school(mail.school_id):
-        enqueue_many(DELIVER, [_delivery({name: getattr(mail, name) for name in DELIVERY_COLUMNS})])
-    db.session.flush()
+    job_id = _enqueue_again(mail)
     current_host().record_action("mail.resend", {subject_of(mail): mail.school_id})
     return job_id
 
@@ -231,14 +226,11 @@ def resend_matching(query: Query, after: str | None = None) -> tuple[set[str], s
         valid = ", ".join(sorted(RESENT_TOGETHER))
         raise InvalidInputError("Mails in this state are not sent again together.", {"state": [f"must be {valid}"]})
     ids, next_id = search.next_ids(db.session(), query.limited_to("state", states), limit=MAX_RESENT, after=after)
-    columns = sa.select(EmailMessage.id, EmailMessage.job_id, EmailMessage.school_id)
-    known = {row.id: row for row in db.session.execute(columns.where(among(EmailMessage.id, "ids")), {"ids": ids})}
     resent = retry_mails(ids)
-    jobs = sa.select(EmailMessage.id, EmailMessage.job_id).where(among(EmailMessage.id, "ids"))
-    # Those with another job were recorded by `resend`.
-    retried = [row.id for row in db.session.execute(jobs, {"ids": list(resent)}) if row.job_id == known[row.id].job_id]
-    if retried:
-        subjects = {Subject(subject_type(EmailMessage), id): known[id].school_id for id in retried}
+    if resent:
+        schools = sa.select(EmailMessage.id, EmailMessage.school_id).where(among(EmailMessage.id, "ids"))
+        rows = db.session.execute(schools, {"ids": list(resent)})
+        subjects = {Subject(subject_type(EmailMessage), row.id): row.school_id for row in rows}
         current_host().record_action("mail.resend", subjects)
     return resent, next_id
 
@@ -327,6 +319,18 @@ def _locked(mail_id: str) -> EmailMessage:
     if found is None:
         raise MailNotFoundError
     return found
+
+
+def _enqueue_again(mail: EmailMessage) -> str:
+    job_id = new_id()
+    mail.state, mail.job_id, mail.last_error, mail.bounced_at = MailState.QUEUED, job_id, None, None
+    mail.reply = None
+    if mail.sent_at:
+        mail.message_id = new_message_id(new_id())
+    with for_school(mail.school_id):
+        enqueue_many(DELIVER, [_delivery({name: getattr(mail, name) for name in DELIVERY_COLUMNS})])
+    db.session.flush()
+    return job_id
 
 
 def _check_resend(mail: EmailMessage) -> None:

@@ -138,3 +138,18 @@ def test_a_mail_without_a_recipient_is_not_sent_again(app: Flask, session: Sessi
 def test_a_mail_that_is_not_there_is_not_sent_again(app: Flask, mail_id: str) -> None:
     with pytest.raises(MailNotFoundError):
         resend(mail_id)
+
+
+def test_a_mail_that_was_sent_meanwhile_is_not_retried(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    smtp.fail("rcpt", "550 5.6.0 refused", times=1)
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    # Another request has found it failed too, and its job has ended before this one has locked it.
+    assert retry_mails([mail_id]) == {mail_id}
+    session.commit()
+    work(app, session)
+    assert state_of(mail_id) is MailState.SENT
+    assert retry_mails([mail_id]) == set()
+    session.commit()
+    work(app, session)
+    assert len(smtp.received) == 1

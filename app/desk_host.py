@@ -13,7 +13,18 @@ from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
 from app import audit, push
-from app.accounts import Role, User, account_figures, acting_user, allow, ask_to_log_in, can, names_of, require
+from app.accounts import (
+    Role,
+    User,
+    account_figures,
+    acting_user,
+    allow,
+    ask_to_log_in,
+    can,
+    confirmed_user,
+    names_of,
+    require,
+)
 from app.schools import School, is_disabled
 from flask_belfry.changes import Subject
 from flask_belfry.changes.host import Figure, Host, set_host
@@ -21,7 +32,7 @@ from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 
 STAFF = "This is for staff and admins only."
-# What staff may do whom an admin has allowed it.
+# What staff may do if an admin allows it.
 OPERATORS = ("jobs.change", "mails.change", "failures.change")
 NO_OPERATOR = "You may see this, but not change it. An admin can allow you to change the jobs and mails of your school."
 ADMINS = {
@@ -43,7 +54,7 @@ for action in ADMINS:
 
 
 class DeskHost(Host):
-    """Staff see the jobs and mails of their school; those whom an admin allows it change them. Admins do the rest."""
+    """Staff see the jobs and mails of their school, and change them if an admin allows it. Admins do the rest."""
 
     def authorize(self, action: str) -> ResponseReturnValue | None:
         """Check a rule of `app.accounts`."""
@@ -56,7 +67,7 @@ class DeskHost(Host):
 
     def allows(self, action: str) -> bool:
         """Return whether a rule of `app.accounts` allows it to the requester."""
-        return current_user.is_authenticated and can(acting_user(), action)
+        return can(confirmed_user(), action)
 
     def user_may(self, user_id: int, action: str) -> bool:
         """Return whether a rule of `app.accounts` allows it to a user who is active and confirmed."""
@@ -84,7 +95,7 @@ class DeskHost(Host):
 
     @use_scope(ALL_TENANTS)
     def operators(self, school_id: int | None) -> Sequence[str]:
-        """Return the email addresses of the staff whom an admin has allowed it, or of all admins."""
+        """Return those of the staff who may change jobs, or of all admins."""
         is_active = User.active, User.confirmed_at.is_not(None), School.disabled_at.is_(None)
         is_operator = User.role == Role.STAFF, User.may_operate, User.school_id == school_id
         query = sa.select(User.email).join(School, School.id == User.school_id).where(*is_active)

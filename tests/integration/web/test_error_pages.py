@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from app.accounts import Role
 from app.accounts.limits import LOGINS
 from tests.reservation_factories import log_in, make_user
 
@@ -55,3 +56,9 @@ def test_the_way_back_leads_to_another_page_of_ours_or_nowhere(client, referer):
 )
 def test_no_page_has_a_title_from_the_protocol(client, path, method, title):
     assert f"<h1>{title}</h1>" in client.open(path, method=method).text
+
+
+def test_an_unconfirmed_member_of_staff_sees_the_page_of_an_error(client):
+    log_in(client, make_user(Role.STAFF, confirmed_at=None))
+    answer = client.get("/no-such-page")
+    assert (answer.status_code, "<h1>Not found</h1>" in answer.text) == (404, True)

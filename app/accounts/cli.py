@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -93,27 +94,21 @@ def create(email: str, username: str, role: str, slug: str, name: str, time_zone
 @click.argument("role", type=roles)
 def set_role(login: str, role: str) -> None:
     """Changes the role of a user, named by username or email address."""
-    user = services.get_user(login)
-    services.change_user(user, {"role": role})
-    _commit(user, user.role)
+    _change(login, {"role": role}, role)
 
 
 @users.command("allow-operate")
 @click.argument("login")
 def allow_operate(login: str) -> None:
     """Allows a member of staff to change the school's jobs and mails."""
-    user = services.get_user(login)
-    services.change_user(user, {"may_operate": True})
-    _commit(user, "may operate jobs and mails")
+    _change(login, {"may_operate": True}, "may operate jobs and mails")
 
 
 @users.command("forbid-operate")
 @click.argument("login")
 def forbid_operate(login: str) -> None:
-    """Withdraws that: the member of staff still sees jobs and mails."""
-    user = services.get_user(login)
-    services.change_user(user, {"may_operate": False})
-    _commit(user, "sees jobs and mails only")
+    """Withdraws the permission to change the school's jobs and mails, which the user still sees."""
+    _change(login, {"may_operate": False}, "sees jobs and mails only")
 
 
 @users.command("confirm")
@@ -138,9 +133,7 @@ def disable(login: str) -> None:
 @click.argument("login")
 def enable(login: str) -> None:
     """Lets a disabled user log in again."""
-    user = services.get_user(login)
-    services.change_user(user, {"active": True})
-    _commit(user, "enabled")
+    _change(login, {"active": True}, "enabled")
 
 
 @users.command("set-password")
@@ -160,6 +153,12 @@ def reset_second_factor(login: str) -> None:
     user = services.get_user(login)
     second_factor.reset(user)
     _commit(user, "without a second factor")
+
+
+def _change(login: str, changes: Mapping[str, Any], change: str) -> None:
+    user = services.get_user(login)
+    services.change_user(user, changes)
+    _commit(user, change)
 
 
 def _commit(user: User, change: str) -> None:

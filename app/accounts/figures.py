@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from app.accounts import emails
 from flask_belfry.changes.host import Figure
 from flask_belfry.core.presentation import duration
 from flask_belfry.db import db
-from flask_belfry.db.columns import new_id
+from flask_belfry.db.columns import lowest_id
 from flask_belfry.mail import EmailMessage, MailFigures, mail_figures
 
 KINDS = frozenset(
@@ -23,7 +23,7 @@ KINDS = frozenset(
 )  # fmt: skip
 MIN_DELIVERED, MAX_RETRIED, MAX_FAILED = 0.95, 0.10, 0.01
 MAX_REGISTRATION_SECONDS = 60.0
-# The percentile is that of the latest mails.
+# The most mails whose times are read: the latest ones.
 MAX_MAILS = 1_000
 
 
@@ -37,52 +37,55 @@ def _rates(rows: Sequence[MailFigures]) -> list[Figure]:
     sent, failed, bounced, deferred = (
         sum(getattr(row, name) for row in rows) for name in ("sent", "failed", "bounced", "deferred")
     )
-    ended, attempts = sent + failed, sent + failed + deferred
-    delivered = max(0, sent - bounced) / ended if ended else None
-    retried = deferred / attempts if attempts else None
-    lost = failed + bounced
-    is_near_zero = lost / ended <= MAX_FAILED if ended else None
+    ended, lost = sent + failed, failed + bounced
     return [
-        Figure(
+        _share(
             "Delivery rate",
-            _percent(delivered),
+            max(0, sent - bounced),
+            ended,
             "over 95 %",
-            None if delivered is None else delivered > MIN_DELIVERED,
+            lambda share: share > MIN_DELIVERED,
             "account mails that were accepted and did not bounce",
         ),
-        Figure(
+        _share(
             "Retry rate",
-            _percent(retried),
+            deferred,
+            ended + deferred,
             "under 10 %",
-            None if retried is None else retried < MAX_RETRIED,
+            lambda share: share < MAX_RETRIED,
             "attempts to send that are tried again",
         ),
-        Figure(
+        _share(
             "Failed",
-            f"{lost:,} ({_percent(lost / ended)})" if ended else None,
+            lost,
+            ended,
             "near 0: 1 % at most",
-            is_near_zero,
+            lambda share: share <= MAX_FAILED,
             "account mails that failed or bounced",
+            value=f"{lost:,} ({{}})",
         ),
     ]
+
+
+def _share(
+    name: str, part: int, whole: int, target: str, meets: Callable[[float], bool], hint: str, value: str = "{}"
+) -> Figure:
+    if not whole:
+        return Figure(name, None, target, None, hint)
+    share = part / whole
+    return Figure(name, value.format(f"{100 * share:.1f} %"), target, meets(share), hint)
 
 
 def _registration(since: datetime) -> Figure:
     """Return how long users wait for the code of their registration: until the mail server has accepted it."""
     query = sa.select(EmailMessage.created_at, EmailMessage.sent_at).where(
-        EmailMessage.kind == emails.CONFIRMATION, EmailMessage.id >= new_id(since), EmailMessage.sent_at.is_not(None)
+        EmailMessage.kind == emails.CONFIRMATION, EmailMessage.id >= lowest_id(since), EmailMessage.sent_at.is_not(None)
     )
     rows = db.session.execute(query.order_by(EmailMessage.id.desc()).limit(MAX_MAILS))
     waits = sorted((row.sent_at - row.created_at).total_seconds() for row in rows)
-    p95 = waits[math.ceil(len(waits) * 0.95) - 1] if waits else None
-    return Figure(
-        "Registration time",
-        None if p95 is None else duration(p95),
-        "under 1 min",
-        None if p95 is None else p95 < MAX_REGISTRATION_SECONDS,
-        "from the registration until its mail is sent, p95",
-    )
-
-
-def _percent(share: float | None) -> str | None:
-    return None if share is None else f"{100 * share:.1f} %"
+    name, target = "Registration time", "under 1 min"
+    hint = "from the registration until its mail is sent, p95"
+    if not waits:
+        return Figure(name, None, target, None, hint)
+    p95 = waits[math.ceil(len(waits) * 0.95) - 1]
+    return Figure(name, duration(p95), target, p95 < MAX_REGISTRATION_SECONDS, hint)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,39 +12,10 @@ from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.mail.models import EmailMessage, MailState
 from flask_belfry.mail.recipients import check_email
 from flask_belfry.mail.registry import kinds
-from flask_belfry.search import Field, Index, Language, Query, Term, recorded_values
+from flask_belfry.search import Field, Index, Language, Term, recorded_values
 from flask_belfry.search.language import is_like, read_number, read_uuid
-from flask_belfry.search.terms import invalid, parse_terms
 
-# The parameters of requests that are terms too.
-ALIASES = ("state", "kind", "to", "subject", "since", "text")
 LAST_CHARACTER = "\U0010ffff"
-
-
-def parse(text: str, given: Mapping[str, Any] | None = None, *, now: datetime) -> Query:
-    """Return the query of a text, and of parameters that are terms by themselves, see ALIASES.
-
-    Text that is a whole email address is searched in the recipients alone, which an index has.
-
-    Args:
-        text: of the user.
-        given: the parameters. Others and those that are None are ignored.
-        now: what ages such as `since:2h` are relative to.
-
-    Raises:
-        InvalidInputError: names the term and what is valid.
-    """
-    terms = parse_terms(text)
-    keys = {term.key for term in terms}
-    for key in ALIASES:
-        if value := (given or {}).get(key):
-            term = Term(
-                "" if key == "text" else key, (value.isoformat() if isinstance(value, datetime) else str(value),)
-            )
-            if term.key and term.key in keys:
-                raise invalid(term, f"give {key} either within the search or beside it")
-            terms.append(term)
-    return MAILS.query([_of_recipient(term) for term in terms], now=now)
 
 
 def begins_with(column: Any, text: str) -> sa.ColumnElement[bool]:
@@ -55,6 +25,7 @@ def begins_with(column: Any, text: str) -> sa.ColumnElement[bool]:
 
 
 def _of_recipient(term: Term) -> Term:
+    """Search text that is a whole email address in the recipients alone, which an index has."""
     is_email = not term.key and not term.is_excluded and check_email(term.values[0]).problem is None
     return Term("to", term.values) if is_email else term
 
@@ -161,6 +132,8 @@ MAILS = Language(
         "change": Field("the id of the change that caused it", read=read_uuid, column="change_id"),
         "id": Field("the id of a mail", read=read_uuid, column="id"),
     },
+    aliases=("state", "kind", "to", "subject", "since", "text"),
+    rewritten=_of_recipient,
     text=_matches_text,
     values_like=_kinds_like,
     expressions={"subject": sa.tuple_(EmailMessage.subject_type, EmailMessage.subject_id)},
@@ -177,3 +150,5 @@ MAILS = Language(
         Index("ix_email_messages_school_id_id", ("school_id",)),
     ),
 )
+
+parse = MAILS.parse

@@ -19,9 +19,9 @@ from flask_belfry.mail.frames import html_frame, text_frame
 from flask_belfry.mail.models import MailState
 from flask_belfry.mail.registry import Skip
 from flask_belfry.mail.rendering import Rendered
-from flask_belfry.mail.search import ALIASES, MAILS, parse
+from flask_belfry.mail.search import MAILS, parse
 from flask_belfry.mail.suppressions import suppressed_among
-from flask_belfry.search import PARAMETER, Query, SearchPage, complete
+from flask_belfry.search import PARAMETER, Query, complete, list_context, list_response
 
 pages = Blueprint("mail", __name__, template_folder="templates", url_prefix="/mails")
 
@@ -33,10 +33,7 @@ PARTS = ("html", "text", "source")
 @authorized("mails.view")
 def list_() -> ResponseReturnValue:
     """List the mails that match the search `q`, newest first."""
-    context = _list_context()
-    # htmx shows no response with an error.
-    is_refused = context["problem"] and "HX-Request" not in request.headers
-    return render_template("mail/list.html", **context), 422 if is_refused else 200
+    return list_response("mail/list.html", _list_context())
 
 
 @pages.get("/completions")
@@ -167,34 +164,12 @@ def preview(name: str, part: str) -> ResponseReturnValue:
 
 
 def _list_context() -> dict[str, Any]:
-    text = request.args.get("q", "")
-    try:
-        query, problem = _given_query(text), None
-        page = queries.find_mails(query, cursor=request.args.get("cursor"))
-    except InvalidInputError as error:
-        if PARAMETER not in error.fields:
-            raise
-        query, problem, page = parse("", now=utc_now()), error.message, SearchPage([], None)
-    has_other_terms = bool(problem) or any(term.key != "state" for term in query.terms)
-    states = query.values_of("state")
-    matching = queries.count(query) if query and not problem else None
-    return {
+    query, page, context = list_context(MAILS, _given_query, queries.find_mails, STATES, queries.counts_by_state)
+    matching = queries.count(query) if query else None
+    return context | {
         "mails": page.items,
-        "next_cursor": page.next_cursor,
-        "searched_to": page.searched_to,
-        # The tabs count all mails, so they would not be those of a search.
-        "counts": {} if has_other_terms else queries.counts_by_state(),
         "matching": matching,
         "count_limit": queries.COUNT_LIMIT,
-        # As it was typed: the field must not change under the user's hands.
-        "query": text if problem or not any(request.args.get(name) for name in ALIASES) else str(query),
-        "completions": complete(MAILS, text),
-        "search_keys": MAILS.hints(),
-        "problem": problem,
-        "state": states[0] if len(states) == 1 else None,
-        "is_any_state": "state" not in query.values,
-        "tabs": [(state, str(query.having("state", state))) for state in STATES],
-        "without_state": str(query.having("state")),
         "resent_together": _resent_together(query, matching) if matching else None,
     }
 
@@ -216,11 +191,11 @@ def _resent_together(query: Query, matching: tuple[int, bool]) -> tuple[str, int
     return (str(resent), number, has_more) if number else None
 
 
-def _given_query(text: str) -> Query:
+def _given_query() -> Query:
     """Return the search of a request: `q`, and the parameters that links have, which are terms too."""
     state = request.args.get("state")
     given = {name: query_text(name) for name in ("kind", "to", "subject", "text")}
-    return parse(text, given | {"state": state if state in STATES else None}, now=utc_now())
+    return parse(request.args.get(PARAMETER, ""), given | {"state": state if state in STATES else None}, now=utc_now())
 
 
 def _detail_context(mail_id: UUID) -> dict[str, Any]:

@@ -54,7 +54,7 @@ from flask_belfry.operations.schemas import (
     ScheduleSchema,
     SchedulesSchema,
 )
-from flask_belfry.operations.search import Query, parse_with
+from flask_belfry.operations.search import Query, parse
 from flask_belfry.outbox import LIVE, JobRecord, JobState, JobStateError
 from flask_belfry.outbox.models import PauseKind
 from flask_belfry.scheduler.custom import CHANGE as CHANGE_SCHEDULE
@@ -154,7 +154,7 @@ def cancel_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
 
 
 def _search(given: Mapping[str, Any]) -> Query:
-    return parse_with(given.get("q", ""), given, now=utc_now())
+    return parse(given.get("q", ""), given, now=utc_now())
 
 
 def _matching(

@@ -15,7 +15,7 @@ from flask_belfry.core.bars import Segment, segments
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.operations import batches, live, services
-from flask_belfry.operations.search import parse_with
+from flask_belfry.operations.search import parse
 from flask_belfry.outbox import FINALIZED, JobState, UnknownJobError
 from flask_belfry.outbox.registry import definition
 
@@ -117,7 +117,7 @@ def _detail_context(batch_id: str) -> dict[str, Any]:
     counts = batches.job_counts([batch])[batch.id]
     state = request.args.get("state")
     chosen = JobState(state) if state in TABS else None
-    query = parse_with("", {"batch": batch.id, "state": chosen}, now=utc_now())
+    query = parse("", {"batch": batch.id, "state": chosen}, now=utc_now())
     page = services.list_jobs(query, cursor=request.args.get("cursor"))
     return {
         "batch": batch,

@@ -21,7 +21,7 @@ from flask_belfry.core.presentation import ago, duration
 from flask_belfry.db import db
 from flask_belfry.operations import services
 from flask_belfry.operations.fields import attempt_fields, job_fields, progress_fields
-from flask_belfry.operations.search import parse_with
+from flask_belfry.operations.search import parse
 from flask_belfry.outbox import LIVE, JobRecord, JobState
 from flask_belfry.outbox.registry import QUEUES, definitions
 from flask_belfry.outbox.relay import relay
@@ -85,7 +85,7 @@ _since = click.option("--since", type=TimeOrAge(), help="Created since this time
 @as_json_option
 def list_command(query: str, as_json: bool, limit: int, cursor: str | None, **filters: Any) -> None:
     """List jobs, newest first. QUERY is a search, such as 'state:failed name:mail.* since:2h "text"'."""
-    page = services.list_jobs(parse_with(query, filters, now=utc_now()), limit=limit, cursor=cursor)
+    page = services.list_jobs(parse(query, filters, now=utc_now()), limit=limit, cursor=cursor)
     if page.searched_to:
         click.echo(f"searched back to {page.searched_to:%Y-%m-%d %H:%M:%S} UTC", err=True)
     if page.next_cursor:
@@ -326,6 +326,6 @@ def _chosen(
     if bool(ids) == (query is not None):
         raise click.UsageError("give either ids or --filter")
     if query is not None:
-        search = parse_with(query, filters, now=utc_now())
+        search = parse(query, filters, now=utc_now())
         return services.matching_ids(search, services.states_of(search, among, otherwise))
     return [_get(id).id for id in ids]

@@ -11,19 +11,18 @@ from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.clock import utc_now
-from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.core.presentation import words
 from flask_belfry.core.text import query_text
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.mail import mails_of_job
 from flask_belfry.operations import live, queues, services
-from flask_belfry.operations.search import ALIASES, JOBS, Query, parse, parse_with
+from flask_belfry.operations.search import JOBS, Query, parse
 from flask_belfry.operations.timeline import life_cycle, next_attempts
 from flask_belfry.outbox import FINALIZED, LIVE, JobBatch, JobRecord, JobState
 from flask_belfry.outbox.models import BlockedBy
 from flask_belfry.outbox.states import TIMED
-from flask_belfry.search import PARAMETER, SearchPage, complete
+from flask_belfry.search import PARAMETER, SearchPage, complete, list_context, list_response
 
 pages = Blueprint("operations", __name__, template_folder="templates", url_prefix="/jobs")
 
@@ -41,10 +40,7 @@ def permissions() -> dict[str, Any]:
 @authorized("jobs.view")
 def jobs() -> ResponseReturnValue:
     """List the jobs that match the search `q`, newest first."""
-    context = _list_context()
-    # htmx shows no response with an error.
-    is_refused = context["problem"] and "HX-Request" not in request.headers
-    return render_template("operations/jobs.html", **context), 422 if is_refused else 200
+    return list_response("operations/jobs.html", _list_context())
 
 
 @pages.get("/live")
@@ -115,34 +111,12 @@ def _flash_result(success: str, changed: list[str], otherwise: str) -> None:
 
 
 def _list_context() -> dict[str, Any]:
-    text = request.args.get("q", "")
-    try:
-        query, problem = given_query(), None
-        page = services.list_jobs(query, cursor=request.args.get("cursor"))
-    except InvalidInputError as error:
-        if PARAMETER not in error.fields:
-            raise
-        query, problem, page = parse("", now=utc_now()), error.message, SearchPage([], None)
-    has_other_terms = bool(problem) or any(term.key != "state" for term in query.terms)
-    states = query.values_of("state")
-    return {
+    query, page, context = list_context(JOBS, given_query, services.list_jobs, TABS, services.counts_by_state)
+    return context | {
         "jobs": page.items,
-        "next_cursor": page.next_cursor,
-        "searched_to": page.searched_to,
-        # The tabs count all jobs, so they would not be those of a search.
-        "counts": {} if has_other_terms else services.counts_by_state(),
-        "matching": _number_matching(query, page) if has_other_terms and not problem else None,
-        "hidden": 0 if problem else services.count_hidden(query),
+        "matching": _number_matching(query, page) if query.without("state") else None,
+        "hidden": 0 if context["problem"] else services.count_hidden(query),
         "count_limit": services.COUNT_LIMIT,
-        # As it was typed: the field must not change under the user's hands.
-        "query": text if problem or not any(request.args.get(name) for name in ALIASES) else str(query),
-        "completions": complete(JOBS, text),
-        "search_keys": JOBS.hints(),
-        "problem": problem,
-        "state": states[0] if len(states) == 1 else None,
-        "is_any_state": "state" not in query.values,
-        "tabs": [(state, str(query.having("state", state))) for state in TABS],
-        "without_state": str(query.having("state")),
         "waiting_span": waiting_span,
         "running_span": running_span,
     }
@@ -159,7 +133,7 @@ def given_query() -> Query:
     given = {"name": query_text("name"), "subject": query_text("subject"), "text": query_text("text")}
     given |= {"batch": as_uuid_text(request.args.get("batch"))}
     given |= {"state": state if state in TABS else None, "queue": queue}
-    return parse_with(request.args.get("q", ""), given, now=utc_now())
+    return parse(request.args.get(PARAMETER, ""), given, now=utc_now())
 
 
 def _detail_context(job_id: str) -> dict[str, Any]:

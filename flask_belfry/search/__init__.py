@@ -6,6 +6,7 @@ and `find`, `count` and `next_ids` run it at a bounded cost, however many rows t
 
 from flask_belfry.search.completion import MAX_COMPLETIONS, complete
 from flask_belfry.search.language import Field, Index, Language, Query
+from flask_belfry.search.pages import list_context, list_response
 from flask_belfry.search.running import WINDOW, SearchPage, conditions, count, find, next_ids, recorded_values
 from flask_belfry.search.terms import PARAMETER, Term, written
 
@@ -23,6 +24,8 @@ __all__ = [
     "conditions",
     "count",
     "find",
+    "list_context",
+    "list_response",
     "next_ids",
     "recorded_values",
     "written",

@@ -77,6 +77,8 @@ class Language:
         text: returns the condition for a text without a key.
         nested: returns the field of a key with a dot, such as `args.school_id`; None for an unknown one.
         nested_keys: how those keys are written, for messages.
+        aliases: the parameters of requests that are terms too; `text` is a term without a key.
+        rewritten: returns the term that a term of the user is searched as, such as one that an index has.
         values_like: returns the values of a column that match patterns.
         expressions: by name, the columns that are not attributes of the model.
     """
@@ -87,6 +89,8 @@ class Language:
     text: Callable[[str], sa.ColumnElement[bool]]
     nested: Callable[[str], Field | None] = lambda key: None
     nested_keys: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    rewritten: Callable[[Term], Term] = lambda term: term
     values_like: Callable[[str, Sequence[str]], Collection[Any]] = lambda column, patterns: ()
     expressions: Mapping[str, Any] = field(default_factory=dict)
 
@@ -100,9 +104,28 @@ class Language:
         nested = [(key, found.valid) for key in self.nested_keys if (found := self.nested(key))]
         return [*((key, found.valid) for key, found in self.fields.items()), *nested, ("since, until", TIMES)]
 
-    def parse(self, text: str, *, now: datetime) -> Query:
-        """Return the query that a text is. Raises InvalidInputError, which names the term and what is valid."""
-        return self.query(parse_terms(text), now=now)
+    def parse(self, text: str, given: Mapping[str, Any] | None = None, *, now: datetime) -> Query:
+        """Return the query of a text, and of parameters that are terms by themselves.
+
+        Args:
+            text: of the user.
+            given: the parameters. Those that are not `aliases`, and those without a value, are ignored.
+            now: what ages such as `since:2h` are relative to.
+
+        Raises:
+            InvalidInputError: names the term and what is valid.
+        """
+        terms = parse_terms(text)
+        keys = {term.key for term in terms}
+        for key in self.aliases:
+            if not (value := (given or {}).get(key)):
+                continue
+            written = value.isoformat() if isinstance(value, datetime) else str(value)
+            term = Term("" if key == "text" else key, (written,))
+            if term.key and term.key in keys:
+                raise invalid(term, f"give {key} either within the search or beside it")
+            terms.append(term)
+        return self.query([self.rewritten(term) for term in terms], now=now)
 
     def query(self, terms: Sequence[Term], *, now: datetime) -> Query:
         """Return a query of these terms. Raises InvalidInputError."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,46 +15,11 @@ from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.models import FINGERPRINT_CHARACTERS, HAS_FAILED
 from flask_belfry.outbox.registry import QUEUES, definitions
-from flask_belfry.search import Field, Index, Language, Query, Term, recorded_values
+from flask_belfry.search import Field, Index, Language, recorded_values
 from flask_belfry.search.language import is_like, read_number, read_uuid
-from flask_belfry.search.terms import invalid, parse_terms
 
-# The parameters of requests that are terms too.
-ALIASES = ("state", "name", "queue", "subject", "batch", "since", "text")
 # The most recent failures whose errors are proposed.
 _RECENT_FAILURES = 500
-
-
-def parse(text: str, *, now: datetime) -> Query:
-    """Return the query that a text is. Raises InvalidInputError, which names the term and what is valid.
-
-    Args:
-        text: of the user.
-        now: what ages such as `since:2h` are relative to.
-    """
-    return JOBS.parse(text, now=now)
-
-
-def parse_with(text: str, given: Mapping[str, Any], *, now: datetime) -> Query:
-    """Return the query of a text and of parameters that are terms by themselves, see ALIASES.
-
-    Args:
-        text, now: as for `parse`.
-        given: the parameters. Others and those that are None are ignored.
-    """
-    terms = parse_terms(text)
-    keys = {term.key for term in terms}
-    for key in ALIASES:
-        if given.get(key):
-            term = Term("" if key == "text" else key, (_as_written(given[key]),))
-            if term.key and term.key in keys:
-                raise invalid(term, f"give {key} either within the search or beside it")
-            terms.append(term)
-    return JOBS.query(terms, now=now)
-
-
-def _as_written(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _one_of(values: Sequence[str]) -> Any:
@@ -197,6 +161,7 @@ JOBS = Language(
     },
     nested=_argument,
     nested_keys=("args.NAME",),
+    aliases=("state", "name", "queue", "subject", "batch", "since", "text"),
     text=_matches_text,
     values_like=_names_like,
     expressions={"subject": sa.tuple_(JobRecord.subject_type, JobRecord.subject_id)},
@@ -212,3 +177,5 @@ JOBS = Language(
         Index("ix_job_records_school_id_id", ("school_id",)),
     ),
 )
+
+parse = JOBS.parse

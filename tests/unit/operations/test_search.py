@@ -8,7 +8,7 @@ import pytest
 
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db.columns import lowest_id, new_id, time_of_id
-from flask_belfry.operations.search import JOBS, parse, parse_with
+from flask_belfry.operations.search import JOBS, parse
 from flask_belfry.outbox import JobState
 from flask_belfry.search import MAX_COMPLETIONS, complete
 
@@ -98,10 +98,10 @@ def test_a_query_can_be_changed_and_written_again() -> None:
 def test_parameters_are_terms_beside_those_of_the_search() -> None:
     since = datetime(2030, 5, 6, 9, tzinfo=UTC)
     given = {"state": JobState.FAILED, "name": "mail.*", "text": "state:x", "since": since, "limit": 5, "queue": None}
-    query = parse_with("queue:mail", given, now=NOW)
+    query = parse("queue:mail", given, now=NOW)
     assert str(query) == 'queue:mail state:failed name:mail.* since:2030-05-06T09:00:00+00:00 "state:x"'
     with pytest.raises(InvalidInputError, match="either within the search or beside it"):
-        parse_with("state:failed", {"state": JobState.RUNNING}, now=NOW)
+        parse("state:failed", {"state": JobState.RUNNING}, now=NOW)
 
 
 @pytest.mark.parametrize(

@@ -101,12 +101,6 @@ class ResendManySchema(MailFilterSchema):
 
     cursor = ma.fields.UUID(metadata={"description": "`next_cursor` of the previous response."})
 
-    @ma.validates_schema
-    def validate_filter(self, values: dict[str, Any], **_: Any) -> None:
-        """Require a filter: an empty body is more often a mistake than a choice."""
-        if not values.keys() - {"cursor"}:
-            raise ma.ValidationError("Give at least one filter.")
-
 
 class ResentManySchema(Schema):
     """What became of the request."""

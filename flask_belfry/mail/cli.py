@@ -97,12 +97,13 @@ def resend(mail_id: str | None, query: str | None) -> None:
         job_id = services.resend(mail_id)
         db.session.commit()
         return click.echo(f"enqueued as job {job_id}")
-    number, after, has_more = 0, None, True
-    while has_more:
-        resent, after = services.resend_matching(parse(query or "", now=utc_now()), after)
+    matching, number, after = parse(query or "", now=utc_now()), 0, None
+    while True:
+        resent, after = services.resend_matching(matching, after)
         db.session.commit()
-        number, has_more = number + len(resent), after is not None
-    return click.echo(f"{number} enqueued again")
+        number += len(resent)
+        if after is None:
+            return click.echo(f"{number} enqueued again")
 
 
 @commands.command("confirm-sent")

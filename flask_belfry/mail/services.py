@@ -35,7 +35,7 @@ from flask_belfry.mail.recipients import Recipient, check_email, distinct_recipi
 from flask_belfry.mail.registry import kind_of
 from flask_belfry.outbox import LIVE, JobRecord, JobRequest, enqueue_many, retry
 from flask_belfry.outbox.requests import due_after, problem_of_moment
-from flask_belfry.search import Query
+from flask_belfry.search import PARAMETER, Query
 
 DELIVER = "mail.deliver"
 # States of mails whose jobs failed or were cancelled.
@@ -219,8 +219,11 @@ def resend_matching(query: Query, after: str | None = None) -> tuple[set[str], s
         the ids of those that are sent again, and the id after which more may match.
 
     Raises:
-        InvalidInputError: the search names only states whose mails are not sent again together.
+        InvalidInputError: the search is empty, which is more often a mistake than a choice, or names only states whose
+            mails are not sent again together.
     """
+    if not query:
+        raise InvalidInputError("The search is empty.", {PARAMETER: ["must have at least one term"]})
     states = query.values.get("state", frozenset([MailState.FAILED])) & RESENT_TOGETHER
     if not states:
         valid = ", ".join(sorted(RESENT_TOGETHER))

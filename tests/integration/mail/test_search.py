@@ -244,6 +244,7 @@ def test_the_command_lists_and_sends_again_what_matches(app: Flask, session: Ses
     refused = run("list", "state:gone")
     assert (refused.exit_code, refused.stderr.count("\n"), refused.stdout) == (1, 1, "")
     assert run("resend").exit_code == run("resend", failed[0], "--filter", "x").exit_code == 2
+    assert "The search is empty." in run("resend", "--filter", " ").stderr
     assert run("resend", "--filter", "to:*@example.org").stdout == "3 enqueued again\n"
     assert states(session) == ["queued", "queued", "queued"]
 
@@ -268,7 +269,8 @@ def test_the_api_lists_shows_and_sends_again(client: FlaskClient, session: Sessi
     assert (rest.status_code, rest.json) == (200, {"resent": 2, "next_cursor": None})
     for parameter in ("q=x:y", "state=gone", "to=a%00b", "unknown=1"):
         assert client.get(f"{API}?{parameter}", headers=headers).status_code == 422, parameter
-    assert client.post(f"{API}/resend", json={"state": "sent"}, headers=headers).status_code == 422
+    for refused in ({"state": "sent"}, {}, {"q": " "}):
+        assert client.post(f"{API}/resend", json=refused, headers=headers).status_code == 422, refused
 
 
 def test_scopes_and_the_permission_restrict_the_api(client: FlaskClient, session: Session, failed: list[str]) -> None:

@@ -14,7 +14,7 @@ from flask_belfry.mail.rendering import Rendered, absolute_url, render
 
 SAMPLE_RECIPIENT = "ada@example.org"
 MASK = "\N{BULLET}" * 6
-HIDDEN = "hidden"  # in ASCII, for a URL
+HIDDEN = "/hidden"
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ def source_of(mail: EmailMessage, rendered: Rendered) -> str:
 
 
 def _unsubscribe_url(mail: EmailMessage) -> str | None:
-    """Return the URL of the unsubscribe page of a mail, without the token, with which readers could unsubscribe
-    the recipient."""
-    path = unsubscribe_paths([entry_of(mail)]).get(mail.id) if mail.recipients else None
-    return absolute_url(f"{path.rpartition('/')[0]}/{HIDDEN}") if path else None
+    """Return a URL in place of the unsubscribe page's, with which readers could unsubscribe the recipient; None for a
+    mail without one."""
+    has_page = mail.recipients and unsubscribe_paths([entry_of(mail)])
+    return absolute_url(HIDDEN) if has_page else None
 
 
 def _subject(name: str) -> str:

@@ -95,7 +95,7 @@ class DeskHost(Host):
 
     @use_scope(ALL_TENANTS)
     def operators(self, school_id: int | None) -> Sequence[str]:
-        """Return those of the staff who may change jobs, or of all admins."""
+        """Return the email addresses of the staff who may change the jobs of a school, or of all admins."""
         is_active = User.active, User.confirmed_at.is_not(None), School.disabled_at.is_(None)
         is_operator = User.role == Role.STAFF, User.may_operate, User.school_id == school_id
         query = sa.select(User.email).join(School, School.id == User.school_id).where(*is_active)

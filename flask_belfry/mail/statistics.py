@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db.columns import lowest_id
 from flask_belfry.mail.models import EmailMessage, MailState, MailStatistics, MailTotals
+from flask_belfry.mail.services import DELIVER
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState
 from flask_belfry.statistics import SYSTEM_ID, Source, add_source, rows_of_minutes
 from flask_belfry.statistics.jobs import FAILED_OUTCOMES, ID_TOLERANCE, attempt_at, ended_between, nth_time
 from flask_belfry.statistics.reading import Series, check_metric, parts_of, series_of, sums_of
 from flask_belfry.statistics.times import minute_in_sql
 
-JOB_NAME = "mail.deliver"
 # What `mail_series` can show.
 MAIL_METRICS = ("accepted", "sent", "deferred", "failed", "bounced", "skipped")
 _SCHOOL_ID = sa.func.coalesce(EmailMessage.school_id, SYSTEM_ID)
@@ -107,7 +107,7 @@ class EndedMails(_Mails):
         query = query.with_hint(JobRecord, "INDEXED BY ix_job_records_finished_at", "sqlite")
         query = query.join(EmailMessage, EmailMessage.job_id == JobRecord.id)
         ended = JobRecord.finished_at >= since, JobRecord.finished_at < until
-        return query.where(*ended, JobRecord.name == JOB_NAME).group_by(*key)
+        return query.where(*ended, JobRecord.name == DELIVER).group_by(*key)
 
 
 class DeferredMails(_Mails):
@@ -125,7 +125,7 @@ class DeferredMails(_Mails):
         query = query.join(JobRecord, JobRecord.id == JobAttempt.job_id)
         query = query.join(EmailMessage, EmailMessage.job_id == JobRecord.id)
         is_last = sa.and_(JobRecord.state == JobState.FAILED, JobAttempt.number >= JobRecord.attempt)
-        failed = JobAttempt.outcome.in_(FAILED_OUTCOMES), JobRecord.name == JOB_NAME, sa.not_(is_last)
+        failed = JobAttempt.outcome.in_(FAILED_OUTCOMES), JobRecord.name == DELIVER, sa.not_(is_last)
         return query.where(*ended_between(since, until), *failed).group_by(*key)
 
 

@@ -16,7 +16,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base
 from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, UuidText, new_id, text_enum
 from flask_belfry.db.tenancy import OfSchoolOrSystem
-from flask_belfry.statistics import Counted, measures
+from flask_belfry.statistics import Counted, columns_of_totals
 
 KEY_CHARACTERS = 250
 KIND_CHARACTERS = 80
@@ -129,9 +129,7 @@ class MailTotals(Base):
 
     kind: Mapped[str] = mapped_column(sa.String(KIND_CHARACTERS), primary_key=True)
 
-
-for _measure in measures(MailStatistics):
-    setattr(MailTotals, _measure, sa.Column(_measure, sa.BigInteger, nullable=False, default=0))
+    __table_args__ = columns_of_totals(MailStatistics)
 
 
 class SuppressionSource(StrEnum):

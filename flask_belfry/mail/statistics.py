@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,9 +47,9 @@ class _Mails(Source):
         rows = session.execute(self._query(since, until))
         return rows_of_minutes(["kind"], ((tuple(at), column, mails) for *at, column, mails in rows if column))
 
+    @abstractmethod
     def _query(self, since: datetime, until: datetime) -> sa.Select[*tuple[Any, ...]]:
         """Return a query for minute, school, kind, column and number."""
-        raise NotImplementedError
 
 
 class AcceptedMails(_Mails):

@@ -16,6 +16,7 @@ from flask_belfry.statistics.models import (
     Release,
     Resolution,
     RollUp,
+    columns_of_totals,
     measures,
 )
 from flask_belfry.statistics.pruning import prune_statistics_pages
@@ -37,6 +38,7 @@ __all__ = [
     "RollUp",
     "Source",
     "add_source",
+    "columns_of_totals",
     "measures",
     "on_failure_groups",
     "prune_statistics_pages",

@@ -134,8 +134,7 @@ def _update(
         group.last_seen_at, group.last_release = seen.last_at, release
         for name, value in latest.items():
             setattr(group, name, value)
-    is_resolved = group.state is FailureState.RESOLVED and group.changed_at is not None
-    if is_resolved and group.changed_at is not None and seen.last_at > group.changed_at:
+    if group.state is FailureState.RESOLVED and group.changed_at is not None and seen.last_at > group.changed_at:
         group.state = FailureState.REGRESSED
         return group
     return None

@@ -30,7 +30,6 @@ class FinalizedJobs(Source):
     model, totals = JobStatistics, JobTotals
 
     def event_at(self, session: Session, since: datetime, until: datetime, offset: int) -> datetime | None:
-        """See `Source`."""
         return nth_time(session, JobRecord.finished_at, since, until, offset)
 
     def count(self, session: Session, since: datetime, until: datetime) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
@@ -57,20 +56,26 @@ class JobStatistics(Counted, Base):
     cancelled: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
 
-    # For pruning.
-    __table_args__ = (sa.Index("ix_job_statistics_resolution_at", "resolution", "at"),)
-
-
-# One column for each bucket: SQL adds up those of many rows.
-for _prefix in ("wait", "run"):
-    for _bucket in range(BUCKETS):
-        _column: Any = sa.Column(f"{_prefix}_{_bucket}", sa.Integer, nullable=False, default=0)
-        setattr(JobStatistics, _column.name, _column)
+    __table_args__ = (
+        # One column for each bucket: SQL adds up those of many rows.
+        *(
+            sa.Column(f"{times}_{bucket}", sa.Integer, nullable=False, default=0)
+            for times in ("wait", "run")
+            for bucket in range(BUCKETS)
+        ),
+        # For pruning.
+        sa.Index("ix_job_statistics_resolution_at", "resolution", "at"),
+    )
 
 
 def measures(model: type[Base]) -> list[str]:
     """Return the names of the columns of statistics that count: those outside of the primary key."""
     return [column.name for column in table_of(model).columns if not column.primary_key]
+
+
+def columns_of_totals(counted: type[Base]) -> tuple[sa.Column[int], ...]:
+    """Return the columns for the sums of the measures of a model, for the `__table_args__` of its totals."""
+    return tuple(sa.Column(name, sa.BigInteger, nullable=False, default=0) for name in measures(counted))
 
 
 class JobTotals(Base):
@@ -84,9 +89,7 @@ class JobTotals(Base):
     name: Mapped[str] = mapped_column(sa.String(JOB_NAME_CHARACTERS), primary_key=True)
     queue: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
 
-
-for _measure in measures(JobStatistics):
-    setattr(JobTotals, _measure, sa.Column(_measure, sa.BigInteger, nullable=False, default=0))
+    __table_args__ = columns_of_totals(JobStatistics)
 
 
 class QueueSample(Base):

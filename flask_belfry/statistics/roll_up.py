@@ -7,6 +7,7 @@ commit what ended in it. After a downtime the minutes since then are counted pag
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -32,7 +33,7 @@ PAGE_EVENTS = 2_000
 BUSY_EVENTS = 20_000
 
 
-class Source:
+class Source(ABC):
     """What is counted into the table of `model`, by minutes and hours.
 
     `model` has the columns `resolution` and `at` in its key, and its other columns are counts. `totals` has their sums
@@ -43,13 +44,13 @@ class Source:
     model: ClassVar[type[Base]]
     totals: ClassVar[type[Base] | None] = None
 
+    @abstractmethod
     def event_at(self, session: Session, since: datetime, until: datetime, offset: int) -> datetime | None:
-        """Return the time of the event that so many others of this time precede; None when there are fewer."""
-        raise NotImplementedError
+        """Return the time of the event after `offset` others of this time; None when there are fewer."""
 
+    @abstractmethod
     def count(self, session: Session, since: datetime, until: datetime) -> Any:
-        """Return the counts of whole minutes, as `write` takes them. It only reads."""
-        raise NotImplementedError
+        """Return the counts of whole minutes, as `write` accepts them. It only reads."""
 
     def write(self, session: Session, counted: Any) -> None:
         """Write the counts, while this source's row of `roll_ups` is locked."""

@@ -25,55 +25,64 @@ def hour_of(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-class minute_in_sql(FunctionElement[datetime]):  # noqa: N801 - used as a function
-    """The beginning of the minute of a column."""
-
+class _MinuteOf(FunctionElement[datetime]):
     type = UtcDateTime()
     inherit_cache = True
 
 
-class hour_in_sql(FunctionElement[datetime]):  # noqa: N801
-    """The beginning of the hour (UTC) of a column."""
-
+class _HourOf(FunctionElement[datetime]):
     type = UtcDateTime()
     inherit_cache = True
 
 
-class seconds_between(FunctionElement[float]):  # noqa: N801
-    """The seconds from one time to another; NULL when either is NULL."""
-
+class _SecondsBetween(FunctionElement[float]):
     type = sa.Float()
     inherit_cache = True
 
 
-@compiles(minute_in_sql, "postgresql")
-def _minute_postgresql(element: minute_in_sql, compiler: SQLCompiler, **options: Any) -> str:
+def minute_in_sql(moment: Any) -> sa.ColumnElement[datetime]:
+    """Return the SQL expression for the beginning of the minute of a column."""
+    return _MinuteOf(moment)
+
+
+def hour_in_sql(moment: Any) -> sa.ColumnElement[datetime]:
+    """Return the SQL expression for the beginning of the hour (UTC) of a column."""
+    return _HourOf(moment)
+
+
+def seconds_between(start: Any, end: Any) -> sa.ColumnElement[float]:
+    """Return the SQL expression for the seconds from one time to another; NULL when either is NULL."""
+    return _SecondsBetween(start, end)
+
+
+@compiles(_MinuteOf, "postgresql")
+def _minute_postgresql(element: _MinuteOf, compiler: SQLCompiler, **options: Any) -> str:
     return f"date_trunc('minute', {compiler.process(element.clauses, **options)}, 'UTC')"
 
 
-@compiles(hour_in_sql, "postgresql")
-def _hour_postgresql(element: hour_in_sql, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(_HourOf, "postgresql")
+def _hour_postgresql(element: _HourOf, compiler: SQLCompiler, **options: Any) -> str:
     return f"date_trunc('hour', {compiler.process(element.clauses, **options)}, 'UTC')"
 
 
 # UtcDateTime keeps text there: 2026-11-30 15:40:59.123456.
-@compiles(minute_in_sql, "sqlite")
-def _minute_sqlite(element: minute_in_sql, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(_MinuteOf, "sqlite")
+def _minute_sqlite(element: _MinuteOf, compiler: SQLCompiler, **options: Any) -> str:
     return f"(substr({compiler.process(element.clauses, **options)}, 1, 17) || '00.000000')"
 
 
-@compiles(hour_in_sql, "sqlite")
-def _hour_sqlite(element: hour_in_sql, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(_HourOf, "sqlite")
+def _hour_sqlite(element: _HourOf, compiler: SQLCompiler, **options: Any) -> str:
     return f"(substr({compiler.process(element.clauses, **options)}, 1, 14) || '00:00.000000')"
 
 
-@compiles(seconds_between, "postgresql")
-def _seconds_postgresql(element: seconds_between, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(_SecondsBetween, "postgresql")
+def _seconds_postgresql(element: _SecondsBetween, compiler: SQLCompiler, **options: Any) -> str:
     start, end = (compiler.process(each, **options) for each in element.clauses)
     return f"CAST(EXTRACT(epoch FROM ({end}) - ({start})) AS double precision)"
 
 
-@compiles(seconds_between, "sqlite")
-def _seconds_sqlite(element: seconds_between, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(_SecondsBetween, "sqlite")
+def _seconds_sqlite(element: _SecondsBetween, compiler: SQLCompiler, **options: Any) -> str:
     start, end = (compiler.process(each, **options) for each in element.clauses)
     return f"((julianday({end}) - julianday({start})) * 86400.0)"

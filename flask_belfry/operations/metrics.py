@@ -22,12 +22,13 @@ from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.mail import MailDomainHold, MailTotals, kinds
 from flask_belfry.outbox import Deployment, JobRecord, JobState, WorkerProcess
 from flask_belfry.outbox.registry import definitions
-from flask_belfry.statistics import FailureGroup, FailureState, JobTotals, QueueSample, Release, RollUp, measures
+from flask_belfry.statistics import FailureGroup, FailureState, JobTotals, Release, RollUp, measures
 from flask_belfry.statistics.histograms import BOUNDS, BUCKETS
+from flask_belfry.statistics.reading import latest_samples
 
 # Those that alerts expect, also when none runs.
 WORKER_KINDS = ("light", "heavy", "scheduler")
-# An older sample says nothing of a queue: the alert about the scheduler does.
+# Older samples are not shown: an alert is raised about the scheduler instead.
 SAMPLE_AGE = timedelta(minutes=5)
 RELEASES = 5
 _OUTCOMES = ("completed", "failed", "cancelled")
@@ -116,8 +117,7 @@ def _queues() -> Iterator[Metric]:
         labels=["queue"],
     )
     now = utc_now()
-    latest = sa.select(sa.func.max(QueueSample.at)).where(QueueSample.at >= now - SAMPLE_AGE).scalar_subquery()
-    for sample in db.session.scalars(sa.select(QueueSample).where(QueueSample.at == latest)):
+    for sample in latest_samples(SAMPLE_AGE).values():
         for state in ("waiting", "running", "scheduled", "blocked"):
             jobs.add_metric([sample.queue, state], getattr(sample, state))
         age.add_metric([sample.queue], _seconds_since(sample.oldest_at, now))

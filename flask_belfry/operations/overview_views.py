@@ -138,9 +138,7 @@ def _of_system(span: Span, since: datetime, until: datetime, releases: list[tupl
     histories = queue_histories(since, span.points, span.step)
     depths = {queue: history.waiting for queue, history in histories.items()}
     ages = {queue: history.age_seconds for queue, history in histories.items()}
-    samples = {
-        queue: sample for queue, sample in reading.latest_samples().items() if sample.at > utc_now() - SAMPLED_WITHIN
-    }
+    samples = reading.latest_samples(SAMPLED_WITHIN)
     return {
         "problems": _worded(found),
         "working": [each.part for each in found if each.is_ok],

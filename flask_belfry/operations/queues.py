@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -33,8 +33,6 @@ _COUNTED_AS = {
     JobState.RETRYABLE: "scheduled",
 }
 _SAMPLED = {state for state, name in _COUNTED_AS.items() if name != "running"}
-
-
 # A sample is older only if no scheduler takes any.
 SAMPLED_WITHIN = timedelta(minutes=2)
 # Where nothing is sampled, counts stop here: for each state, of all queues together.
@@ -69,28 +67,32 @@ class QueueState:
         return 60 * self.waiting / self.per_minute if self.per_minute else None
 
 
-def queues(active: Sequence[JobPause]) -> list[QueueState]:
-    """Return all queues, with their pauses among the `active` ones and the jobs of the current scope.
+def queues(active: Sequence[JobPause], per_minute: Mapping[str, float] | None = None) -> list[QueueState]:
+    """Return all queues with the jobs of the current scope.
 
-    Who sees all gets what waits and is scheduled from the latest samples: counting it takes long when much waits.
+    In the scope of all schools, what waits and is scheduled is read from the latest samples: counting it takes long
+    when much waits.
+
+    Args:
+        active: the pauses that have not ended.
+        per_minute: the rate of each queue; None for that of the last RATE_TIME.
     """
     paused = {pause.name: pause for pause in active if pause.kind is PauseKind.QUEUE}
     counts: dict[str, Counter[str]] = {name: Counter() for name in QUEUES}
     oldest: dict[str, datetime] = {}
     samples = _fresh_samples()
-    for state in LIVE - _SAMPLED if samples else LIVE:
-        for row in _counted(state):
-            if row.queue not in counts:
-                continue  # a queue that the running code does not know
-            name = f"blocked_by_{row.blocked_by.value}" if row.blocked_by else _COUNTED_AS[state]
-            counts[row.queue][name] += row.jobs
-            if name == "waiting":
-                oldest[row.queue] = min(row.since, oldest.get(row.queue, row.since))
+    for row in _counted(LIVE - _SAMPLED if samples else LIVE):
+        if row.queue not in counts:
+            continue  # a queue that the running code does not know
+        name = f"blocked_by_{row.blocked_by.value}" if row.blocked_by else _COUNTED_AS[row.state]
+        counts[row.queue][name] += row.jobs
+        if name == "waiting":
+            oldest[row.queue] = min(row.since, oldest.get(row.queue, row.since))
     for name, sample in samples.items():
         counts[name].update({"waiting": sample.waiting, "scheduled": sample.scheduled})
         if sample.oldest_at:
             oldest[name] = sample.oldest_at
-    rates = _rates()
+    rates = _rates() if per_minute is None else per_minute
     return [
         QueueState(
             name,
@@ -107,17 +109,20 @@ def queues(active: Sequence[JobPause]) -> list[QueueState]:
 def _fresh_samples() -> dict[str, QueueSample]:
     if not current_scope().sees_all:
         return {}  # samples are those of all schools together
-    found = reading.latest_samples()
-    return {name: found[name] for name in QUEUES if name in found and found[name].at > utc_now() - SAMPLED_WITHIN}
+    found = reading.latest_samples(SAMPLED_WITHIN)
+    return {name: found[name] for name in QUEUES if name in found}
 
 
-def _counted(state: JobState) -> Sequence[Any]:
-    """Count the oldest jobs of a state by queue, and what blocks them."""
+def _counted(states: Collection[JobState]) -> Sequence[Any]:
+    """Count the oldest jobs of each state by queue, and what blocks them: in one statement, a range of an index for
+    each state."""
     # Not since `enqueued_at`, which is set again whenever the relay has looked for the job's id in Redis.
     since = sa.func.coalesce(JobRecord.scheduled_at, JobRecord.started_at, JobRecord.created_at).label("since")
-    jobs = sa.select(JobRecord.queue, JobRecord.blocked_by, since).where(JobRecord.state == state)
-    found = jobs.order_by(JobRecord.id).limit(MAX_COUNTED).subquery().c
-    columns = found.queue, found.blocked_by
+    jobs = sa.select(JobRecord.state, JobRecord.queue, JobRecord.blocked_by, since)
+    jobs = jobs.order_by(JobRecord.id).limit(MAX_COUNTED)
+    oldest = (jobs.where(JobRecord.state == state).subquery() for state in sorted(states))
+    found = sa.union_all(*(sa.select(each) for each in oldest)).subquery().c
+    columns = found.state, found.queue, found.blocked_by
     query = sa.select(*columns, sa.func.count().label("jobs"), sa.func.min(found.since).label("since"))
     return db.session.execute(query.group_by(*columns)).all()
 

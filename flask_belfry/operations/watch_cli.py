@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,14 +54,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is shown at one time. `rates` are the jobs of each queue that ended in the last RATE_SECONDS."""
+    """What is shown at one time: the queues, the live processes with the number of jobs that they run, and the oldest
+    running jobs."""
 
     at: datetime
     queues: Sequence[QueueState]
-    rates: Counter[str]
-    workers: Sequence[WorkerProcess]
+    workers: Sequence[tuple[WorkerProcess, int]]
     running: Sequence[JobRecord]
-    running_of: Counter[str | None]
     progress: Progress | None
 
 
@@ -93,7 +91,7 @@ def _watch_in_terminal(batch_id: str | None) -> None:
                 db.session().invalidate()
                 shown = Text(f"{database_problem(error)}; trying again", style="red")
             live.update(shown, refresh=True)
-            if _is_finished(snapshot):
+            if snapshot and snapshot.progress and snapshot.progress.is_finished:
                 break
             _wait(began)
     if snapshot is not None:
@@ -104,25 +102,21 @@ def _watch_as_lines(batch_id: str | None) -> None:
     """Print a line after each change."""
     last = None
     while True:
-        began = time.monotonic()
-        snapshot = read_snapshot(batch_id)
-        line = str(snapshot.progress) if snapshot.progress else _line()
+        began, now = time.monotonic(), utc_now()
+        progress = _progress(batch_id) if batch_id else None
+        line = str(progress) if progress else _counts()
+        db.session.rollback()
         if line != last:
-            click.echo(f"{snapshot.at:%H:%M:%S}  {line}")
+            click.echo(f"{now:%H:%M:%S}  {line}")
             last = line
-        if _is_finished(snapshot):
+        if progress and progress.is_finished:
             break
         _wait(began)
 
 
-def _line() -> str:
+def _counts() -> str:
     counts = services.counts_by_state()
-    db.session.rollback()
     return "  ".join(f"{state} {count}" for state, count in counts.items() if count) or "no jobs"
-
-
-def _is_finished(snapshot: Snapshot | None) -> bool:
-    return snapshot is not None and snapshot.progress is not None and snapshot.progress.is_finished
 
 
 def _wait(began: float) -> None:
@@ -136,14 +130,15 @@ def read_snapshot(batch_id: str | None) -> Snapshot:
     is_alive = WorkerProcess.is_alive(current_app.config["RESCUE_AFTER_SECONDS"])
     order = WorkerProcess.kind, WorkerProcess.name
     is_running = JobRecord.state == JobState.RUNNING
-    counted = sa.select(JobRecord.worker, sa.func.count()).where(is_running).group_by(JobRecord.worker)
+    counted = sa.select(JobRecord.worker, sa.func.count().label("jobs")).where(is_running).group_by(JobRecord.worker)
+    running = counted.subquery()
+    workers = sa.select(WorkerProcess, sa.func.coalesce(running.c.jobs, 0)).where(is_alive).order_by(*order)
+    workers = workers.outerjoin(running, running.c.worker == WorkerProcess.name)
     snapshot = Snapshot(
         now,
-        queues.queues(queues.active_pauses()),
-        _rates(now),
-        db.session.scalars(sa.select(WorkerProcess).where(is_alive).order_by(*order)).all(),
+        queues.queues(queues.active_pauses(), _rates(now)),
+        [(process, jobs) for process, jobs in db.session.execute(workers)],
         db.session.scalars(sa.select(JobRecord).where(is_running).order_by(JobRecord.id).limit(ROWS)).all(),
-        Counter(dict(db.session.execute(counted).all())),
         _progress(batch_id) if batch_id else None,
     )
     db.session.expunge_all()
@@ -151,10 +146,12 @@ def read_snapshot(batch_id: str | None) -> Snapshot:
     return snapshot
 
 
-def _rates(now: datetime) -> Counter[str]:
+def _rates(now: datetime) -> dict[str, float]:
+    """Return how many jobs of each queue ended per minute in the last seconds, which no statistics have yet."""
     ended = sa.select(JobRecord.queue).where(JobRecord.finished_at >= now - timedelta(seconds=RATE_SECONDS))
     latest = ended.limit(MAX_RATE_JOBS).subquery()
-    return Counter(dict(db.session.execute(sa.select(latest.c.queue, sa.func.count()).group_by(latest.c.queue)).all()))
+    counted = sa.select(latest.c.queue, sa.func.count()).group_by(latest.c.queue)
+    return {queue: jobs * 60 / RATE_SECONDS for queue, jobs in db.session.execute(counted)}
 
 
 def _progress(batch_id: str) -> Progress:
@@ -184,13 +181,12 @@ def _queues_table(snapshot: Snapshot) -> Table:
     table = _table("Queue", "Waiting", "Running", "Scheduled", "Blocked", "Per second", "Oldest waits", "")
     for queue in snapshot.queues:
         blocked = queue.blocked_by_predecessor + queue.blocked_by_limit + queue.blocked_by_pause
-        rate = snapshot.rates[queue.name] / RATE_SECONDS
         oldest = duration(snapshot.at - queue.oldest_at) if queue.oldest_at else ""
         numbers = queue.waiting, queue.running, queue.scheduled, blocked
         table.add_row(
             queue.name,
             *(f"{number:,}" for number in numbers),
-            f"{rate:,.1f}",
+            f"{queue.per_minute / 60:,.1f}",
             oldest,
             Text("paused", style="yellow") if queue.pause else "",
         )
@@ -199,14 +195,14 @@ def _queues_table(snapshot: Snapshot) -> Table:
 
 def _workers_table(snapshot: Snapshot) -> Table:
     table = _table("Process", "Kind", "Host", "PID", "Running", "Memory", "Started")
-    for worker in snapshot.workers[:ROWS]:
+    for worker, running in snapshot.workers[:ROWS]:
         memory = f"{worker.memory_bytes / 1_000_000:,.0f} MB" if worker.memory_bytes else ""
         table.add_row(
             Text(_printable(worker.name)),
             worker.kind,
             Text(_printable(worker.host)),
             str(worker.pid),
-            str(snapshot.running_of[worker.name]),
+            str(running),
             memory,
             f"{duration(snapshot.at - worker.started_at)} ago",
         )
@@ -220,7 +216,7 @@ def _jobs_table(snapshot: Snapshot) -> Table:
     for record in snapshot.running:
         running = duration(snapshot.at - record.started_at) if record.started_at else ""
         table.add_row(Text(_printable(record.name)), record.id, record.queue, running, _progress_of(record))
-    return _with_rest(table, snapshot.running_of.total())
+    return _with_rest(table, sum(queue.running for queue in snapshot.queues))
 
 
 def _progress_of(record: JobRecord) -> RenderableType:

@@ -37,7 +37,6 @@ COUNTS = ("completed", "failed", "cancelled", "attempts")
 PERCENTS = (50, 95, 99)
 # What `series` can show: the counts, and the percentiles of the times.
 METRICS = (*COUNTS, *(f"{times}_p{percent}" for times in ("wait", "run") for percent in PERCENTS))
-QUEUE_METRICS = ("waiting", "running", "scheduled", "blocked", "age_seconds")
 _HISTOGRAMS = {times: tuple(f"{times}_{bucket}" for bucket in range(BUCKETS)) for times in ("wait", "run")}
 _T = TypeVar("_T")
 Series = list[tuple[datetime, float | None]]
@@ -196,28 +195,11 @@ def ended_by_queue(since: datetime, until: datetime | None = None, school_id: in
     return {queue: sum(counts) for (queue,), counts in found.items()}
 
 
-def latest_samples() -> dict[str, QueueSample]:
-    """Return the latest sample of each queue, of all schools together."""
-    latest = sa.select(sa.func.max(QueueSample.at)).scalar_subquery()
+def latest_samples(within: timedelta) -> dict[str, QueueSample]:
+    """Return the latest sample of each queue, of all schools together, if it was taken within this time."""
+    latest = sa.select(sa.func.max(QueueSample.at)).where(QueueSample.at > utc_now() - within).scalar_subquery()
     samples = db.session.scalars(sa.select(QueueSample).where(QueueSample.at == latest))
     return {sample.queue: sample for sample in samples}
-
-
-def queue_series(queue: str, metric: str, since: datetime, until: datetime | None = None, points: int = 60) -> Series:
-    """Return one of QUEUE_METRICS of a queue over time: the largest of the samples in each point, or None.
-
-    Raises ValueError for an unknown metric.
-    """
-    check_metric(metric, QUEUE_METRICS)
-    until = until or utc_now()
-    column: Any = QueueSample.oldest_at if metric == "age_seconds" else getattr(QueueSample, metric)
-    query = sa.select(QueueSample.at, column).where(QueueSample.at >= since, QueueSample.at < until)
-    values: dict[datetime, float] = {}
-    for at, value in db.session.execute(query.where(QueueSample.queue == queue)):
-        is_age = metric == "age_seconds"
-        values[at] = (at - value).total_seconds() if is_age and value else 0 if is_age else value
-    part = Part(Resolution.MINUTE, since, until)
-    return in_points(values, [part], points, lambda found: max(found, default=None))
 
 
 def check_metric(metric: str, metrics: Sequence[str]) -> None:

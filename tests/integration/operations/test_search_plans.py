@@ -14,8 +14,8 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from flask_belfry.db import db
-from flask_belfry.db.tenancy import ALL_TENANTS, Scope, use_scope
-from flask_belfry.operations import services
+from flask_belfry.db.tenancy import ALL_TENANTS, NOTHING, Scope, use_scope
+from flask_belfry.operations import queues, services
 from flask_belfry.operations.search import parse
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.search import running
@@ -176,3 +176,16 @@ def test_the_counts_of_the_states_use_an_index(history: None, reads: Any) -> Non
         with use_scope(scope):
             read, scans = reads(services.counts_by_state)
         assert (read < limit, scans) == (True, [])
+
+
+def test_the_counts_of_the_queues_use_an_index_and_are_those_of_the_scope(
+    history: None, reads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = MOST_THOUSANDS if db.engine.dialect.name == "sqlite" else MOST_ROWS
+    monkeypatch.setattr(queues, "MAX_COUNTED", 600)
+    for scope, expected in ((ALL_TENANTS, (500, 600)), (Scope(8), (500, 0)), (Scope(9), (0, 500)), (NOTHING, (0, 0))):
+        with use_scope(scope):
+            read, scans = reads(lambda: queues.queues([]))
+            found = queues.queues([])
+        assert (read < limit, scans) == (True, [])
+        assert (sum(each.waiting for each in found), sum(each.scheduled for each in found)) == expected

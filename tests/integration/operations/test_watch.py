@@ -180,7 +180,7 @@ def test_each_refresh_takes_the_same_few_statements_however_much_there_is(app, s
     session.commit()
     del statements[:]
     snapshot = watch_cli.read_snapshot(None)
-    assert len([text for text in statements if text.startswith("SELECT")]) <= 13
+    assert len([text for text in statements if text.startswith("SELECT")]) <= 6
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(watch_cli.render(snapshot))
     text = console.export_text()

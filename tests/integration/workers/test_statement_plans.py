@@ -124,8 +124,7 @@ def test_statistics_search_every_table_by_an_index(app, session, clock, work, sc
     assert reading.failure_counts([group_id])[group_id].day == len(failed)
     assert reading.failure_series([group_id], since)
     assert reading.series("run_p95", since)
-    assert reading.queue_series("default", "waiting", since)
-    assert reading.latest_samples()
+    assert reading.latest_samples(timedelta(hours=3))
     assert mail_figures(since)
     clock.shift(timedelta(days=200))
     assert sum(prune_statistics_pages(session)) > 0

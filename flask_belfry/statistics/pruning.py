@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.statistics.models import FailureGroup, QueueSample, Resolution
-from flask_belfry.statistics.roll_up import sources
+from flask_belfry.statistics.roll_up import BACKFILL, complete_until, sources
+from flask_belfry.statistics.times import hour_of
 
 # How long rows are kept, and of how much time a page deletes them: some thousand rows.
 KEEP = {
@@ -30,9 +31,12 @@ def prune_statistics_pages(session: Session) -> Iterator[int]:
     now = utc_now()
     models: list[Any] = [source.model for source in sources()]
     for counted in dict.fromkeys(models):
+        # Later minutes are not added up yet: after a downtime they may be older than minutes are kept.
+        complete = complete_until(session, *(source.name for source in sources() if source.model is counted))
+        added_up_until = hour_of(complete or now - BACKFILL)
         for resolution, (keep, span) in KEEP.items():
-            condition = counted.resolution == resolution
-            yield from _prune(session, counted, now - keep, span, condition)
+            before = min(now - keep, added_up_until) if resolution is Resolution.MINUTE else now - keep
+            yield from _prune(session, counted, before, span, counted.resolution == resolution)
     keep, span = KEEP_SAMPLES
     yield from _prune(session, QueueSample, now - keep, span, sa.true())
     is_old = FailureGroup.last_seen_at < now - KEEP_GROUPS

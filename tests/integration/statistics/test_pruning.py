@@ -13,12 +13,16 @@ from flask_belfry.statistics import (
     JobStatistics,
     QueueSample,
     Resolution,
+    RollUp,
+    prune_statistics_pages,
 )
 from flask_belfry.statistics.roll_up import write_counts
 from tests.job_records import count
+from tests.statistics_factories import counted
 
 
 def test_old_statistics_are_deleted(session, work):
+    counted(session)
     now = utc_now()
     for days in (1, 3, 89, 91):
         at = now - timedelta(days=days)
@@ -45,3 +49,21 @@ def test_old_statistics_are_deleted(session, work):
         assert count(session, model, model.resolution == Resolution.MINUTE) == 1
         assert count(session, model, model.resolution == Resolution.HOUR) == 3
     assert (count(session, QueueSample), count(session, FailureGroup)) == (2, 3)
+
+
+def test_old_minutes_that_are_not_added_up_yet_are_kept(session, clock):
+    now = utc_now()
+    rows = [
+        {"resolution": Resolution.MINUTE, "at": now - timedelta(days=days), "school_id": SYSTEM_ID}
+        | {"name": "test.act", "queue": "default", "completed": 1}
+        for days in (3, 5, 7)
+    ]
+    write_counts(session, JobStatistics, rows)
+    session.add(RollUp(name="jobs", complete_until=now))
+    session.commit()
+    for complete_until, left in ((None, 3), (now - timedelta(days=6), 2), (now, 0)):
+        if complete_until is not None:
+            session.merge(RollUp(name="attempts", complete_until=complete_until))
+        for _ in prune_statistics_pages(session):
+            session.commit()
+        assert count(session, JobStatistics) == left

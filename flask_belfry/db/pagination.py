@@ -19,6 +19,7 @@ from flask_belfry.db.columns import MAX_INTEGER, UtcDateTime, as_uuid_text, is_s
 
 DEFAULT_LIMIT = 25
 MAX_LIMIT = 100
+
 Row = TypeVar("Row")
 Key = Sequence[InstrumentedAttribute[Any]]
 

@@ -26,7 +26,7 @@ from flask_belfry.statistics import FailureGroup, FailureState, JobTotals, Relea
 from flask_belfry.statistics.histograms import BOUNDS, BUCKETS
 from flask_belfry.statistics.reading import latest_samples
 
-# Those that alerts expect, also when none runs.
+# The kinds that alerts expect, even if no process of a kind runs.
 WORKER_KINDS = ("light", "heavy", "scheduler")
 # Older samples are not shown: an alert is raised about the scheduler instead.
 SAMPLE_AGE = timedelta(minutes=5)

@@ -17,7 +17,7 @@ from flask_belfry.statistics import QueueSample
 from flask_belfry.statistics.reading import Series
 from flask_belfry.statistics.times import HOUR, hour_in_sql, minute_in_sql, seconds_between
 
-# A week has more than a hundred thousand samples: what is read of hours is kept so long.
+# A week has more than a hundred thousand samples: what is read by the hour is kept for this time.
 KEPT_SECONDS = 60.0
 
 

@@ -63,7 +63,7 @@ class QueueState:
 
     @property
     def drain_seconds(self) -> float | None:
-        """In how many seconds the waiting jobs will have ended at the rate; None if no job has ended."""
+        """In how many seconds the waiting jobs will have ended at this rate; None if no job has ended."""
         return 60 * self.waiting / self.per_minute if self.per_minute else None
 
 

@@ -65,10 +65,11 @@ def prune_pages(session: Session, *, older_than: timedelta, failed_older_than: t
         session.execute(sa.delete(JobRecord).where(JobRecord.id.in_(ids)), execution_options=_NO_SYNC)
         yield len(ids)
         page = session.execute(query.where(finished_at >= page[-1].finished_at).limit(PAGE_RECORDS)).all()
-    yield _prune_others(session, now, max(older_than, failed_older_than))
+    _prune_others(session, now, max(older_than, failed_older_than))
+    yield 0
 
 
-def _prune_others(session: Session, now: datetime, keep: timedelta) -> int:
+def _prune_others(session: Session, now: datetime, keep: timedelta) -> None:
     has_jobs = sa.exists().where(JobRecord.batch_id == JobBatch.id)
     session.execute(sa.delete(JobBatch).where(JobBatch.finished_at < now - keep, ~has_jobs), execution_options=_NO_SYNC)
     is_used = sa.or_(
@@ -82,7 +83,6 @@ def _prune_others(session: Session, now: datetime, keep: timedelta) -> int:
     session.execute(sa.delete(UniquePeriod).where(ended), execution_options=_NO_SYNC)
     gone = WorkerProcess.heartbeat_at < now - WORKER_KEEP
     session.execute(sa.delete(WorkerProcess).where(gone), execution_options=_NO_SYNC)
-    return 0
 
 
 _NO_SYNC: dict[str, Any] = {"synchronize_session": False}

@@ -1,7 +1,7 @@
 """The search language of lists: `state:failed name:reservations.* since:2h "text"`.
 
-A package with a list declares a `Language`: its terms and the indexes of its table. `parse` makes a `Query` of a text,
-and `find`, `count` and `next_ids` run it at a bounded cost, however many rows the table has.
+A package with a list declares a `Language`: its terms and the indexes of its table. `parse` turns a text into a
+`Query`, and `find`, `count` and `next_ids` run it at a bounded cost, however many rows the table has.
 """
 
 from flask_belfry.search.completion import MAX_COMPLETIONS, complete

@@ -105,7 +105,7 @@ class Language:
         return [*((key, found.valid) for key, found in self.fields.items()), *nested, ("since, until", TIMES)]
 
     def parse(self, text: str, given: Mapping[str, Any] | None = None, *, now: datetime) -> Query:
-        """Return the query of a text, and of parameters that are terms by themselves.
+        """Return the query that a text describes, and parameters that are terms by themselves.
 
         Args:
             text: of the user.

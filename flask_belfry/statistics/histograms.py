@@ -19,7 +19,7 @@ def bucket_of(seconds: sa.ColumnElement[float]) -> sa.ColumnElement[int]:
 
 
 def percentile(counts: Sequence[int], percent: float) -> float | None:
-    """Return a percentile in seconds, interpolated within its bucket; None of an empty histogram.
+    """Return a percentile in seconds, interpolated within its bucket; None for an empty histogram.
 
     Args:
         counts: the number of durations in each of the BUCKETS.

@@ -20,7 +20,7 @@ from flask_belfry.statistics.histograms import BUCKETS
 
 # The `school_id` of rows that belong to no school: a primary key contains no NULL.
 SYSTEM_ID = 0
-# The `school_id` of rows that add up those of all schools and of the system, for who sees all.
+# The `school_id` of rows that add up those of all schools and of the system: read in the scope of all schools.
 ALL_ID = -1
 
 
@@ -156,7 +156,7 @@ class FailureGroup(Tenant, Base):
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
     first_release: Mapped[str | None] = mapped_column(sa.String(RELEASE_CHARACTERS))
     last_release: Mapped[str | None] = mapped_column(sa.String(RELEASE_CHARACTERS))
-    # By whom and when the state was last changed; both are None before that.
+    # When the state was last changed, and by which user; None before that.
     changed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     user_id: Mapped[int | None]
 

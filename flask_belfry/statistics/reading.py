@@ -1,7 +1,8 @@
 """The figures of a time: what pages, the API, the commands and the metrics read, never the history itself.
 
 Times up to SHORT are added up from minutes; longer ones from hours, beginning with the hour of `since`, and from the
-minutes of hours that are not complete yet. Figures are those of the current scope; who sees all may choose a school.
+minutes of hours that are not complete yet. Figures are those of the current scope; in that of all schools, a caller
+may choose one.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def parts_of(since: datetime, until: datetime, sources: Sequence[str]) -> list[P
 
 
 def school_of(school_id: int | None) -> int:
-    """Return the `school_id` of the rows to read: a school's, or that of all together for who sees all."""
+    """Return the `school_id` of the rows to read: a school's, or ALL_ID in the scope of all schools."""
     own = current_scope().school_id
     if school_id is not None:
         return school_id

@@ -20,9 +20,9 @@ from flask_belfry.core.settings.broker_urls import read_broker_url
 from flask_belfry.core.settings.database_urls import check_database_url
 
 TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
+FALSE_WORDS = frozenset({"false", "0", "no", "off"})
 # Of the secrets of Standard Webhooks.
 WEBHOOK_PREFIX = "whsec_"
-FALSE_WORDS = frozenset({"false", "0", "no", "off"})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The search of jobs: `parse` makes a query of a text, or of the parameters of a request."""
+"""The search of jobs: `parse` turns a text into a query, `parse_with` a text and the parameters of a request."""
 
 from flask_belfry.operations.search.jobs import JOBS, parse
 from flask_belfry.search import Query

@@ -94,7 +94,7 @@ def _argument(key: str) -> Field | None:
 
 
 def _names_like(_: str, patterns: Sequence[str]) -> Collection[str]:
-    # The names of the code are no secret, and those of one school would need a scan.
+    # Job names are not secret, and listing those of one school would need a scan.
     with use_scope(ALL_TENANTS):
         return recorded_values(db.session(), JobRecord.name, patterns)
 

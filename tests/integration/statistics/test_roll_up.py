@@ -137,6 +137,21 @@ def test_a_downtime_is_made_up_for_page_by_page(session, clock, monkeypatch):
     assert session.scalar(hours) == 100
 
 
+def test_of_many_events_only_the_last_seconds_are_counted_before_their_minute_is_final(session, clock, monkeypatch):
+    monkeypatch.setattr("flask_belfry.statistics.roll_up.BUSY_EVENTS", 3)
+    clock.move_to("2030-05-06T10:00:30+00:00")
+    counted(session)
+    earlier, now = utc_now() - timedelta(seconds=50), utc_now()
+    for at in (earlier, earlier, earlier, now):
+        record(session, at)
+    session.commit()
+    counted(session)
+    assert minutes(session) == {now.replace(second=0): 1}
+    clock.shift(200)
+    counted(session)
+    assert minutes(session) == {earlier.replace(second=0): 3, now.replace(second=0): 1}
+
+
 def test_two_schedulers_count_once(app, session, clock):
     for number in range(20):
         record(session, utc_now() - timedelta(seconds=number * 10))

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_belfry.changes.actor import REQUEST_ID_CHARACTERS, SUBJECT_ID_CHARACTERS, SUBJECT_TYPE_CHARACTERS
 from flask_belfry.core.clock import utc_now
+from flask_belfry.core.settings.casts import MAX_NAME_CHARACTERS
 from flask_belfry.db import Base
 from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, UuidText, database_now, new_id, text_enum
 from flask_belfry.db.tenancy import OfSchoolOrSystem
@@ -24,7 +25,7 @@ REASON_CHARACTERS = 200
 CRON_CHARACTERS = 100
 FINGERPRINT_CHARACTERS = 16
 FRAME_CHARACTERS = 200
-RELEASE_CHARACTERS = 60
+RELEASE_CHARACTERS = MAX_NAME_CHARACTERS
 _LIVE_STATES = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
 _WAITING_STATES = ", ".join(f"'{state.value}'" for state in sorted(WAITING))
 _HOLDS_KEY = sa.text(

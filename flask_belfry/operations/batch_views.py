@@ -103,10 +103,10 @@ def _jobs(number: int) -> str:
 def _list_context() -> dict[str, Any]:
     only_open = request.args.get("show") == "open"
     page = batches.list_batches(is_open=only_open or None, cursor=request.args.get("cursor"))
-    counts = batches.job_counts(page.items)
+    counts, paces = batches.counts_and_paces(page.items)
     return {
         "batches": [(batch, batches.state_of(batch), progress_of(counts[batch.id])) for batch in page.items],
-        "paces": batches.paces(page.items, counts),
+        "paces": paces,
         "next_cursor": page.next_cursor,
         "shown": "open" if only_open else None,
     }
@@ -114,7 +114,8 @@ def _list_context() -> dict[str, Any]:
 
 def _detail_context(batch_id: str) -> dict[str, Any]:
     batch = batches.get_batch(batch_id)
-    counts = batches.job_counts([batch])[batch.id]
+    all_counts, paces = batches.counts_and_paces([batch])
+    counts = all_counts[batch.id]
     state = request.args.get("state")
     chosen = JobState(state) if state in TABS else None
     query = parse("", {"batch": batch.id, "state": chosen}, now=utc_now())
@@ -123,7 +124,7 @@ def _detail_context(batch_id: str) -> dict[str, Any]:
         "batch": batch,
         "state": batches.state_of(batch),
         "progress": progress_of(counts),
-        "pace": batches.paces([batch], {batch.id: counts}).get(batch.id),
+        "pace": paces.get(batch.id),
         "errors": batches.errors_of(batch) if counts[JobState.FAILED] else [],
         "jobs": page.items,
         "next_cursor": page.next_cursor,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -46,43 +47,55 @@ def get_batch(batch_id: str) -> JobBatch:
 
 def job_counts(batches: Sequence[JobBatch]) -> dict[str, Counter[JobState]]:
     """Return the number of jobs in each state, by the ids of the batches."""
-    counts: dict[str, Counter[JobState]] = {batch.id: Counter() for batch in batches}
-    # Those of a finished batch are in its row. Without an open one, SQLite would read all jobs of the scope.
-    if open_ids := [batch.id for batch in batches if batch.finished_at is None]:
-        query = sa.select(JobRecord.batch_id, JobRecord.state, sa.func.count().label("jobs"))
-        query = query.where(JobRecord.batch_id.in_(open_ids)).group_by(JobRecord.batch_id, JobRecord.state)
-        for row in db.session.execute(query):
-            counts[str(row.batch_id)][row.state] = row.jobs
-    for batch in batches:
-        if batch.finished_at is not None:
-            values = {"completed": batch.completed, "failed": batch.failed, "cancelled": batch.cancelled}
-            counts[batch.id].update({JobState(name): count for name, count in values.items() if count})
-    return counts
+    open_ids = _open_ids(batches)
+    # Without an open one, SQLite would read all jobs of the scope.
+    rows = db.session.execute(_count_of_states(open_ids)).all() if open_ids else []
+    return _job_counts(batches, rows)
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How many jobs of an open batch end per minute, and in how many seconds the others will have at this rate."""
+    """How many jobs of an open batch end per minute, and how many seconds the others take at this rate."""
 
     per_minute: float
     seconds_left: float | None
 
 
-def paces(batches: Sequence[JobBatch], counts: Mapping[str, Counter[JobState]]) -> dict[str, Pace]:
-    """Return the pace of each open batch in the last PACE_TIME, by its id.
+def counts_and_paces(batches: Sequence[JobBatch]) -> tuple[dict[str, Counter[JobState]], dict[str, Pace]]:
+    """Return the number of jobs in each state, and the pace of the open batches in the last PACE_TIME, by their ids."""
+    open_ids, now = _open_ids(batches), utc_now()
+    if not open_ids:
+        return job_counts(batches), {}
+    has_ended = JobRecord.batch_id.in_(open_ids), JobRecord.finished_at >= now - PACE_TIME
+    ended = sa.select(JobRecord.batch_id, sa.null(), sa.func.count()).where(*has_ended).group_by(JobRecord.batch_id)
+    # SQLite would prefer the index of batches, and read each job of them.
+    ended = ended.with_hint(JobRecord, "INDEXED BY ix_job_records_finished_at", "sqlite")
+    rows = db.session.execute(_count_of_states(open_ids).union_all(ended)).all()
+    counts = _job_counts(batches, [row for row in rows if row.state is not None])
+    lately = {row.batch_id: row.jobs for row in rows if row.state is None}
+    created = {batch.id: batch.created_at for batch in batches}
+    return counts, {id: _pace(lately.get(id, 0), now - created[id], counts[id]) for id in open_ids}
 
-    Args:
-        batches: the batches.
-        counts: the number of their jobs in each state, by the ids of the batches.
-    """
-    now = utc_now()
-    found = {batch.id: batch for batch in batches if batch.finished_at is None}
-    if not found:
-        return {}
-    has_ended = JobRecord.batch_id.in_(found), JobRecord.finished_at >= now - PACE_TIME
-    query = sa.select(JobRecord.batch_id, sa.func.count()).where(*has_ended).group_by(JobRecord.batch_id)
-    ended = {str(id): jobs for id, jobs in db.session.execute(query)}
-    return {id: _pace(ended.get(id, 0), now - batch.created_at, counts[id]) for id, batch in found.items()}
+
+def _open_ids(batches: Sequence[JobBatch]) -> list[str]:
+    return [batch.id for batch in batches if batch.finished_at is None]
+
+
+def _count_of_states(ids: Sequence[str]) -> sa.Select[Any]:
+    query = sa.select(JobRecord.batch_id, JobRecord.state, sa.func.count().label("jobs"))
+    return query.where(JobRecord.batch_id.in_(ids)).group_by(JobRecord.batch_id, JobRecord.state)
+
+
+def _job_counts(batches: Sequence[JobBatch], rows: Sequence[sa.Row[Any]]) -> dict[str, Counter[JobState]]:
+    counts: dict[str, Counter[JobState]] = {batch.id: Counter() for batch in batches}
+    for row in rows:
+        counts[row.batch_id][row.state] = row.jobs
+    # Those of a finished batch are in its row.
+    for batch in batches:
+        if batch.finished_at is not None:
+            values = {"completed": batch.completed, "failed": batch.failed, "cancelled": batch.cancelled}
+            counts[batch.id].update({JobState(name): count for name, count in values.items() if count})
+    return counts
 
 
 def _pace(ended: int, age: timedelta, counts: Counter[JobState]) -> Pace:

@@ -136,8 +136,7 @@ def log_fields(log: JobLog) -> dict[str, Any]:
 
 def batches_fields(found: Sequence[JobBatch]) -> list[dict[str, Any]]:
     """Return the fields of batches."""
-    counts = batches.job_counts(found)
-    paces = batches.paces(found, counts)
+    counts, paces = batches.counts_and_paces(found)
     return [_batch_fields(batch, counts[batch.id], paces.get(batch.id)) for batch in found]
 
 

@@ -54,7 +54,7 @@ def test_batches_are_listed_newest_first_with_few_statements(admin, session, sta
     open_ids = sorted(make_batch(session)[0] for _ in range(5))
     statements.clear()
     first = admin("GET", f"{LIST}?limit=4").json
-    assert len([each for each in statements if "job_records" in each or "job_batches" in each]) == 3
+    assert len([each for each in statements if "job_records" in each or "job_batches" in each]) == 2
     second = admin("GET", f"{LIST}?limit=4&cursor={first['next_cursor']}").json
     assert [item["id"] for item in first["items"] + second["items"]] == [*open_ids[::-1], finished]
     assert [item["id"] for item in admin("GET", f"{LIST}?open=true").json["items"]] == open_ids[::-1]

@@ -111,15 +111,17 @@ def test_an_open_batch_has_a_rate_and_a_time_left(client, session, clock, statem
         session.execute(sa.update(JobRecord).where(JobRecord.id.in_(chosen)).values(values))
     session.commit()
     found = session.get_one(JobBatch, opened.id)
-    pace = batches.paces([found], batches.job_counts([found]))[found.id]
+    counts, paces = batches.counts_and_paces([found])
+    pace = paces[found.id]
+    assert counts == batches.job_counts([found])
     assert (pace.per_minute, pace.seconds_left) == (2.0, 20 * 60)
     admin = log_in(client, make_user(Role.ADMIN))
     for path in ("/jobs/batches", f"/jobs/batches/{found.id}"):
         assert "2.0 per minute, about 20 minutes left" in words(admin.get(path).text)
     clock.move_to("2030-05-06T11:30:00+00:00")
-    assert batches.paces([found], batches.job_counts([found]))[found.id] == batches.Pace(0.0, None)
+    assert batches.counts_and_paces([found])[1] == {found.id: batches.Pace(0.0, None)}
     statements.clear()
-    assert batches.job_counts([]) == batches.paces([], {}) == {}
+    assert (batches.job_counts([]), batches.counts_and_paces([])) == ({}, ({}, {}))
     assert statements == []
 
 

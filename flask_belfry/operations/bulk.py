@@ -47,6 +47,8 @@ PAGE_SECONDS = 5.0
 # The most jobs that are selected one by one.
 MAX_SELECTED = 100
 MAX_CANARY = 100
+# What a retry of many jobs suggests: the first jobs alone, and the rest by this many in a second.
+CANARY, PER_SECOND = 5, 5.0
 MIN_PER_SECOND, MAX_PER_SECOND = 0.01, 1_000.0
 # The canary is looked at again after a tenth of the time for which it has been awaited.
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 2.0, 60.0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, Response, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized, current_host
@@ -14,14 +15,15 @@ from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.core.presentation import sentence
 from flask_belfry.db import db
 from flask_belfry.operations import bulk, live
-from flask_belfry.operations.models import BulkKind, BulkState
+from flask_belfry.operations.models import BulkKind, BulkOperation, BulkState
 from flask_belfry.operations.views import given_query
 
 pages = Blueprint("bulk", __name__, template_folder="templates", url_prefix="/jobs/operations")
 
 VIEW, CHANGE = "jobs.view", "jobs.change"
-# What a first retry of many jobs is filled in with: see the fields of the preview.
-CANARY, PER_SECOND = 5, 5
+Texts = dict[str, str]
+Errors = dict[str, list[str]]
+SUGGESTED = {"canary": f"{bulk.CANARY}", "per_second": f"{bulk.PER_SECOND:g}"}
 
 
 @pages.get("")
@@ -49,26 +51,11 @@ def preview() -> ResponseReturnValue:
 @authorized(CHANGE)
 def begin() -> ResponseReturnValue:
     """Begin an operation."""
-    form = request.form
-    ids, query = form.getlist("id"), form.get("query", "")
-    texts = {name: form.get(name, "").strip() for name in ("canary", "per_second")}
-    errors: dict[str, list[str]] = {}
-    try:
-        operation = bulk.begin(
-            _kind(),
-            query,
-            ids=ids or None,
-            canary=_number(int, texts["canary"], "canary"),
-            per_second=_number(float, texts["per_second"], "per_second"),
-        )
-        db.session.commit()
-        return redirect(url_for("bulk.detail", operation_id=operation.id), 303)
-    except InvalidInputError as error:
-        db.session.rollback()
-        errors = {name: [sentence(each) for each in messages] for name, messages in error.fields.items()}
-        if errors.keys().isdisjoint(texts):
-            errors[""] = [error.message, *(each for messages in errors.values() for each in messages)]
-    return _preview_page(ids, query, texts, errors), InvalidInputError.status
+    ids, query = request.form.getlist("id"), request.form.get("query", "")
+    return begin_or_show(
+        lambda numbers: bulk.begin(_kind(), _words(ids) or query, ids=ids or None, **numbers),
+        lambda texts, errors: _preview_page(ids, query, texts, errors),
+    )
 
 
 @pages.get("/<uuid:operation_id>")
@@ -109,31 +96,56 @@ def _kind() -> BulkKind:
     return BulkKind.CANCEL if kind == BulkKind.CANCEL else BulkKind.RETRY
 
 
-def _number(read: type[int] | type[float], text: str, name: str) -> Any:
+def begin_or_show(begin: Callable[[dict[str, Any]], BulkOperation], show: Callable[[Texts, Errors], str]) -> Response:
+    """Begin an operation with the numbers of the form and show it, or show the form again with its errors.
+
+    Args:
+        begin: begins the operation with `canary` and `per_second`.
+        show: returns the page of the form with the texts and the errors of its fields, by name; those of the form as a
+            whole are under "".
+    """
+    texts = {name: request.form.get(name, "").strip() for name in SUGGESTED}
     try:
-        return read(text) if text else None
+        canary, per_second = _number(int, texts, "canary"), _number(float, texts, "per_second")
+        operation = begin({"canary": canary, "per_second": per_second})
+        db.session.commit()
+        return make_response(redirect(url_for("bulk.detail", operation_id=operation.id), 303))
+    except InvalidInputError as error:
+        db.session.rollback()
+        errors = {name: [sentence(each) for each in messages] for name, messages in error.fields.items()}
+        if errors.keys().isdisjoint(texts):
+            errors[""] = [error.message, *(each for messages in errors.values() for each in messages)]
+    return make_response(show(texts, errors), InvalidInputError.status)
+
+
+def _number(read: type[int] | type[float], texts: Texts, name: str) -> Any:
+    try:
+        return read(texts[name]) if texts[name] else None
     except ValueError:
         raise InvalidInputError("The operation is invalid.", {name: ["must be a number"]}) from None
 
 
-def _preview_page(ids: list[str], query: str, texts: dict[str, str], errors: dict[str, list[str]] | None = None) -> str:
+def _words(ids: list[str]) -> str:
+    return f"{len(ids)} selected job{'' if len(ids) == 1 else 's'}" if ids else ""
+
+
+def _preview_page(ids: list[str], query: str, texts: Texts, errors: Errors | None = None) -> str:
     kind = _kind()
-    shown_query = f"{len(ids)} selected jobs" if ids else query
     return render_template(
         "operations/bulk_preview.html",
         kind=kind,
         preview=bulk.preview(kind, query, ids or None),
         ids=ids,
-        query=shown_query,
+        query=_words(ids) or query,
         texts=texts,
         errors=errors or {},
-        suggested={"canary": CANARY, "per_second": PER_SECOND},
+        suggested=SUGGESTED,
     )
 
 
 def _list_context() -> dict[str, Any]:
     page = bulk.list_operations(cursor=request.args.get("cursor"))
-    names = {row.user_id: current_host().user_name(row.user_id) for row in page.items}
+    names = {user_id: current_host().user_name(user_id) for user_id in {row.user_id for row in page.items}}
     is_live = any(row.state is BulkState.RUNNING for row in page.items)
     return {"operations": page.items, "next_cursor": page.next_cursor, "names": names, "is_live": is_live}
 

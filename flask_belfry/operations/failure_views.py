@@ -11,12 +11,12 @@ from flask.typing import ResponseReturnValue
 
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.clock import utc_now
-from flask_belfry.core.errors import ConflictError, InvalidInputError
-from flask_belfry.core.presentation import sentence
+from flask_belfry.core.errors import ConflictError
 from flask_belfry.core.text import query_text
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import current_scope
 from flask_belfry.operations import charts, failures, live
+from flask_belfry.operations.bulk_views import SUGGESTED, Errors, Texts, begin_or_show
 from flask_belfry.operations.charts import Chart, Line
 from flask_belfry.operations.failures import FILTERS, OPEN, OPEN_ONLY, Verb
 from flask_belfry.operations.overview_views import SPANS
@@ -80,27 +80,10 @@ def change(group_id: UUID, verb: str) -> ResponseReturnValue:
 @authorized(CHANGE)
 def retry(group_id: UUID) -> ResponseReturnValue:
     """Begin the retry of the failed jobs of a group."""
-    texts = {name: request.form.get(name, "").strip() for name in ("canary", "per_second")}
-    try:
-        operation = failures.retry(
-            str(group_id),
-            canary=_number(int, texts["canary"], "canary"),
-            per_second=_number(float, texts["per_second"], "per_second"),
-        )
-        db.session.commit()
-        return redirect(url_for("bulk.detail", operation_id=operation.id), 303)
-    except InvalidInputError as error:
-        db.session.rollback()
-        problems = {name: [sentence(each) for each in messages] for name, messages in error.fields.items()}
-        page = _detail_page(str(group_id), texts, problems or {"": [error.message]})
-        return page, InvalidInputError.status
-
-
-def _number(read: type[int] | type[float], text: str, name: str) -> Any:
-    try:
-        return read(text) if text else None
-    except ValueError:
-        raise InvalidInputError("The number is invalid.", {name: ["must be a number"]}) from None
+    id = str(group_id)
+    return begin_or_show(
+        lambda numbers: failures.retry(id, **numbers), lambda texts, errors: _detail_page(id, texts, errors)
+    )
 
 
 def _list_context() -> dict[str, Any]:
@@ -127,11 +110,11 @@ def _list_context() -> dict[str, Any]:
 
 
 def _schools(groups: Any) -> Any:
-    """Return the names of the schools of groups, for who sees those of several."""
+    """Return the names of the schools of groups, for users who see those of several."""
     return failures.names_of_schools(groups) if current_scope().sees_all else {}
 
 
-def _detail_page(group_id: str, texts: dict[str, str] | None = None, errors: dict[str, list[str]] | None = None) -> str:
+def _detail_page(group_id: str, texts: Texts | None = None, errors: Errors | None = None) -> str:
     return render_template("operations/failure.html", **_detail_context(group_id), texts=texts, errors=errors)
 
 
@@ -151,7 +134,7 @@ def _detail_context(group_id: str) -> dict[str, Any]:
         "changed_by": current_host().user_name(group.user_id),
         "verbs": failures.verbs_of(group) if may_change else [],
         "may_change": may_change,
-        "suggested": {"canary": f"{failures.CANARY}", "per_second": f"{failures.PER_SECOND:g}"},
+        "suggested": SUGGESTED,
     }
 
 

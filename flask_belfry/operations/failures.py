@@ -33,8 +33,6 @@ FILTERS = (OPEN_ONLY, ALL, *(state.value for state in FailureState))
 MAX_JOBS = 1_000
 # The latest bulk operations on a group that are shown.
 MAX_OPERATIONS = 5
-# The retry of a group: the first jobs alone, and the rest by this many in a second.
-CANARY, PER_SECOND = 5, 5.0
 SUBJECT_TYPE = "failure_group"
 
 
@@ -173,7 +171,9 @@ def change(group_id: str, verb: Verb) -> FailureGroup:
     return group
 
 
-def retry(group_id: str, *, canary: int | None = CANARY, per_second: float | None = PER_SECOND) -> BulkOperation:
+def retry(
+    group_id: str, *, canary: int | None = bulk.CANARY, per_second: float | None = bulk.PER_SECOND
+) -> BulkOperation:
     """Begin the retry of the failed jobs of a group, and mark it as seen. The caller commits.
 
     Args:

@@ -12,7 +12,7 @@ from marshmallow import validate
 from flask_belfry.db import commit_and_keep
 from flask_belfry.operations import bulk, failures
 from flask_belfry.operations.endpoints import Endpoints
-from flask_belfry.operations.failures import CANARY, FILTERS, OPEN_ONLY, PER_SECOND, Verb
+from flask_belfry.operations.failures import FILTERS, OPEN_ONLY, Verb
 from flask_belfry.operations.fields import failure_attempt_fields, failure_fields
 from flask_belfry.operations.models import BulkState
 from flask_belfry.operations.schemas import MAX_TEXT_CHARACTERS, AttemptSchema
@@ -93,7 +93,7 @@ class RetryFailureSchema(Schema):
 
     canary = ma.fields.Integer(
         strict=True,
-        load_default=CANARY,
+        load_default=bulk.CANARY,
         allow_none=True,
         validate=validate.Range(1, bulk.MAX_CANARY),
         metadata={
@@ -101,7 +101,7 @@ class RetryFailureSchema(Schema):
         },
     )
     per_second = ma.fields.Float(
-        load_default=PER_SECOND,
+        load_default=bulk.PER_SECOND,
         allow_none=True,
         validate=validate.Range(bulk.MIN_PER_SECOND, bulk.MAX_PER_SECOND),
         metadata={"description": "How many are retried in a second. null: as fast as possible."},

@@ -42,7 +42,7 @@ def test_jobs_are_selected_in_the_list_shown_and_retried(staff, session, work, f
     preview = staff.get(NEW, query_string={"kind": "retry", "id": failed[:2]}).text
     assert "Retry 2 jobs" in words(preview)
     assert re.findall(r'href="/jobs/([0-9a-f-]{36})"', preview) == failed[1::-1]
-    answer = staff.post(NEW, data={"kind": "retry", "query": "2 selected jobs", "id": failed[:2]})
+    answer = staff.post(NEW, data={"kind": "retry", "query": "what a client sends", "id": failed[:2]})
     operation = session.scalars(sa.select(BulkOperation)).one()
     assert answer.location == f"{LIST}/{operation.id}"
     assert "running 0 of 2 jobs, 0 retried" in words(staff.get(answer.location).text)
@@ -77,6 +77,17 @@ def test_all_that_match_are_cancelled_and_that_is_undone(staff, session, work):
     assert [state_of(session, id) for id in ids] == [JobState.COMPLETED] * 2
     assert "Undo: retry name:test.echo" in words(staff.get(undo).text)
     assert staff.post(f"{url}/undo").status_code == 409
+
+
+def test_a_search_whose_newest_jobs_do_not_match_can_be_retried(staff, session, failed, monkeypatch):
+    monkeypatch.setattr("flask_belfry.search.running.WINDOW", 1)
+    session.execute(sa.update(JobRecord).where(JobRecord.id == failed[0]).values(error_message="refused"))
+    session.commit()
+    preview = words(staff.get(f"{NEW}?kind=retry&q=refused").text)
+    assert "None of the newest jobs matches. Older ones have not been searched yet." in preview
+    assert "Retry the jobs that match" in preview
+    staff.post(NEW, data={"kind": "retry", "query": "refused"})
+    assert session.scalars(sa.select(BulkOperation.total)).one() == 1
 
 
 def test_a_running_operation_is_cancelled(staff, session, failed):

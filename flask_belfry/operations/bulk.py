@@ -342,7 +342,7 @@ def _conditions(operation: BulkOperation, ids: Sequence[str] | None) -> list[sa.
     if ids is not None:
         return [*conditions, JobRecord.id.in_(ids), _may_be(operation.kind)]
     if operation.group_id is not None:
-        return [*conditions, *_of_group(operation.group_id)]
+        return [*conditions, *_failed_of_group(operation.group_id)]
     return [*conditions, *search.conditions(_query(operation)), _may_be(operation.kind)]
 
 
@@ -364,15 +364,20 @@ def _undoable(operation_id: str, kind: BulkKind) -> list[sa.ColumnElement[bool]]
     return [*conditions, JobRecord.state.in_(WAITING), *has_not_started]
 
 
-def _of_group(group_id: str) -> list[sa.ColumnElement[bool]]:
+def _failed_of_group(group_id: str) -> list[sa.ColumnElement[bool]]:
     group = db.session.get(FailureGroup, group_id)
     if group is None:
         raise NotFoundError("There is no such group of failures.")
+    return is_of_group(group, JobState.FAILED)
+
+
+def is_of_group(group: FailureGroup, state: JobState) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for the jobs of a group of failures that are in a state."""
     school_id = None if group.school_id == SYSTEM_ID else group.school_id
     return [
         JobRecord.has_failed(),
         JobRecord.fingerprint == group.fingerprint,
-        JobRecord.state == JobState.FAILED,
+        JobRecord.state == state,
         JobRecord.school_id.is_not_distinct_from(school_id),
     ]
 
@@ -380,7 +385,7 @@ def _of_group(group_id: str) -> list[sa.ColumnElement[bool]]:
 def _query(operation: BulkOperation) -> Query:
     """Return the search of an operation, for the states that it can change. Raises InvalidInputError."""
     query = parse(operation.query, now=operation.created_at)
-    # Cancelled jobs are retried only by those who ask for them.
+    # Cancelled jobs are retried only when the search names their state.
     among, otherwise = (_RETRYABLE, [JobState.FAILED]) if operation.kind is BulkKind.RETRY else (LIVE, LIVE)
     return query.limited_to("state", among if "state" in query.values else otherwise)
 

@@ -31,8 +31,8 @@ Context = dict[str, object]
 
 @on_failure_groups
 def mail_groups(session: Session, groups: Sequence[FailureGroup]) -> None:
-    """Enqueue the mails about groups, in the transaction that opened them: to who sees all schools, and to the
-    operators of each school about its own."""
+    """Enqueue the mails about groups, in the transaction that opened them: to the users who see all schools, and
+    to the operators of each school about its own."""
     event = new_id()
     _send(event, None, groups)
     by_school: defaultdict[int, list[FailureGroup]] = defaultdict(list)

@@ -219,10 +219,5 @@ def _school_of(group: FailureGroup) -> int | None:
 
 
 def _capped_count(group: FailureGroup, state: JobState) -> sa.ScalarSelect[int]:
-    rows = sa.select(JobRecord.id).where(
-        JobRecord.has_failed(),
-        JobRecord.fingerprint == group.fingerprint,
-        JobRecord.state == state,
-        JobRecord.school_id.is_not_distinct_from(_school_of(group)),
-    )
+    rows = sa.select(JobRecord.id).where(*bulk.is_of_group(group, state))
     return sa.select(sa.func.count()).select_from(rows.limit(MAX_JOBS).subquery()).scalar_subquery()

@@ -30,7 +30,7 @@ from flask_belfry.scheduler.custom import CustomEntry, entry_of
 
 NEXT_RUNS = 5
 LAST_RUNS = 5
-# A run that began later than its run time by more is late: schedulers look at the schedule every second.
+# A run that began later than its run time by more is late: schedulers look at the schedule twice a second.
 LATE_AFTER = timedelta(seconds=5)
 
 
@@ -105,6 +105,7 @@ def get_entry(name: str) -> ScheduleEntry:
 def periodic_job(entry: ScheduleEntry, next_runs: int = NEXT_RUNS) -> PeriodicJob:
     """Return an entry with its state; one that is paused or cannot run has no next runs."""
     row = db.session.get(entry.model, entry.name)
+    since = row.created_at if isinstance(row, CustomSchedule) else None
     paused_at, problem = row.paused_at if row else None, entry.problem()
     description, expression, runs = problem or "", "", []
     try:
@@ -122,8 +123,8 @@ def periodic_job(entry: ScheduleEntry, next_runs: int = NEXT_RUNS) -> PeriodicJo
         zone=entry.zone_name(current_app.config),
         paused_at=paused_at,
         last_tick_at=row.last_tick_at if row else None,
-        last_job=_last_job(entry.name, row.created_at if isinstance(row, CustomSchedule) else None),
-        last_runs=last_runs(entry.name, row.created_at if isinstance(row, CustomSchedule) else None),
+        last_job=_last_job(entry.name, since),
+        last_runs=last_runs(entry.name, since),
         next_runs=runs,
         problem=problem,
         owner=current_host().user_name(entry.user_id) if is_custom else None,

@@ -89,7 +89,7 @@ def begin(
         query_text: the search, within the current scope. With `ids` or `group_id` it only describes them.
         ids: the jobs themselves, at most MAX_SELECTED.
         group_id: the failed jobs of this group of failures.
-        canary: retry so many of them first, and the rest when none of those has failed again.
+        canary: retry this many of them first, and the rest when none of those has failed again.
         per_second: how many are changed in a second; None is as fast as possible.
 
     Raises:

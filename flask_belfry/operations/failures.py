@@ -178,7 +178,7 @@ def retry(
 
     Args:
         group_id: the group.
-        canary: retry so many of them first, and the rest when none of those has failed again; None: all.
+        canary: retry this many of them first, and the rest when none of those has failed again; None: all.
         per_second: how many are retried in a second; None: as fast as possible.
 
     Raises:

@@ -97,7 +97,7 @@ class RetryFailureSchema(Schema):
         allow_none=True,
         validate=validate.Range(1, bulk.MAX_CANARY),
         metadata={
-            "description": "So many are retried first, and the rest when none of those has failed again. null: all."
+            "description": "How many are retried first. The rest follows when none of them has failed again. null: all."
         },
     )
     per_second = ma.fields.Float(

@@ -35,11 +35,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Shape:
-    """A series as drawn: the path of its line, and of the area below it or of its bars."""
+    """A series as drawn: the paths of its line, of the area below it or of its bars, and of values without neighbours."""
 
     tone: str
     line: str
     area: str
+    dots: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def _round_seconds(value: float) -> float:
 
 
 def _shape(line: Line, top: float) -> Shape:
-    """Return the path of a line, with gaps where it has no value, and dots for values without neighbours."""
+    """Return the paths of a line, with gaps where it has no value, and of dots for values without neighbours."""
     runs: list[list[tuple[float, float]]] = [[]]
     for n, (_, value) in enumerate(line.values):
         if value is None:
@@ -205,7 +206,7 @@ def _shape(line: Line, top: float) -> Shape:
             runs[-1].append(((n + 0.5) * WIDTH / len(line.values), HEIGHT - (HEIGHT - 2) * value / top))
     long, dots = [run for run in runs if len(run) > 1], [run[0] for run in runs if len(run) == 1]
     area = "".join(f"{_path(run)}L{run[-1][0]:.1f} {HEIGHT:g}L{run[0][0]:.1f} {HEIGHT:g}Z" for run in long)
-    return Shape(line.tone, "".join([*map(_path, long), *(f"M{x:.1f} {y:.1f}h0" for x, y in dots)]), area)
+    return Shape(line.tone, "".join(map(_path, long)), area, "".join(f"M{x:.1f} {y:.1f}h0" for x, y in dots))
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

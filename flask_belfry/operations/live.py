@@ -67,8 +67,9 @@ def respond(template: str, make_context: Callable[[], Context], seconds: float |
     ):
         context = make_context()
         tag = _digest([key, int(time.time() // CLOCK_SECONDS), _plain(context)])
-        text = kept.text if kept is not None and kept.tag == tag else None  # the same version: its text is still right
-        if text is None and not _is_known(tag):
+        # The text of an older fragment with the same tag is not used: the ages in it are those of its time.
+        text = None
+        if not _is_known(tag):
             text = render_template(template, **context).replace(_csrf_token(), _CSRF_MARK)
         kept = _Fragment(now, tag, text)
         _keep(fragments, key, kept)

@@ -55,7 +55,7 @@ def send(url: str, event_id: str, body: bytes, secret: bytes, *, allows_private:
     try:
         with _pool(parts, address) as pool:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            # The body of the answer is not read: it may be endless.
+            # The body of the response is not read: it may be endless.
             response = pool.urlopen(
                 "POST",
                 path,
@@ -137,5 +137,5 @@ def _check_status(host: str | None, response: urllib3.BaseHTTPResponse) -> None:
     if 300 <= status < 400:
         raise PermanentWebhookError(f"{host} answered {status}: redirects are not followed; change WEBHOOK_URLS")
     if status == 410:
-        raise PermanentWebhookError(f"{host} answered 410: it wants no more events; remove it from WEBHOOK_URLS")
+        raise PermanentWebhookError(f"{host} answered 410: it accepts no more events; remove it from WEBHOOK_URLS")
     raise WebhookError(f"{host} answered {status}", response.headers.get("Retry-After"))

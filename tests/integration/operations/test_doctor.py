@@ -160,13 +160,12 @@ def test_failures_that_a_user_has_ignored_or_resolved_are_no_problem(app, sessio
 @ONCE
 def test_a_part_that_does_not_respond_hides_no_other(app, monkeypatch: pytest.MonkeyPatch):
     ended = threading.Event()
-    monkeypatch.setattr(problems, "LIMIT_SECONDS", 0.5)
     monkeypatch.setattr(problems, "_migrations", lambda _: str(ended.wait(60)))
     try:
         found = findings(app)
     finally:
         ended.set()
-    assert found["migrations"] == (False, f"no response within 0.5 s: {problems.REMEDIES['database']}")
+    assert found["migrations"] == (False, f"no response within 2 s: {problems.REMEDIES['database']}")
     assert [found[part][0] for part in ("settings", "database", "schedule", "jobs", "held domains")] == [True] * 5
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
+import time_machine
 from flask import Flask, template_rendered
 from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
@@ -19,7 +21,10 @@ from tests.reservation_factories import log_in, make_school, make_user
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 # A client switches off the check of tokens, with which a login by form needs one.
 pytestmark = [pytestmark, pytest.mark.usefixtures("client")]
-LISTS = ("/jobs/live", "/jobs/live?q=since%3A2h", "/jobs/queues/live", "/jobs/batches/live", "/schedule/live")
+LISTS = (
+    *("/jobs/live", "/jobs/live?q=since%3A2h", "/jobs/queues/live", "/jobs/batches/live", "/schedule/live"),
+    *("/jobs/failures/live", "/jobs/operations/live", "/jobs/workers/live"),
+)
 
 
 @pytest.fixture
@@ -73,6 +78,21 @@ def test_a_change_is_sent(admin: FlaskClient, session: Session):
         again = admin.get(path, headers={"If-None-Match": first.headers["ETag"]})
         assert again.status_code == 200
         assert again.headers["ETag"] != first.headers["ETag"]
+
+
+@pytest.mark.usefixtures("uncached")
+def test_the_ages_of_an_unchanged_page_are_those_of_its_request(
+    clock: time_machine.Coordinates, admin: FlaskClient, session: Session
+):
+    asked(session, "test.mark", number=1)
+    before, ages = admin.get("/jobs/live"), []
+    clock.shift(20)
+    after = admin.get("/jobs/live")
+    for page in (before, after):
+        (age,) = re.findall(r'data-age="(\d+)', page.text)
+        ages.append(int(age))
+    assert after.headers["ETag"] == before.headers["ETag"]
+    assert ages[1] - ages[0] >= 20
 
 
 def test_users_with_the_same_view_share_a_fragment_and_others_do_not(

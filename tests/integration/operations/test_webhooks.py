@@ -215,7 +215,7 @@ def test_it_is_given_up_after_the_last_attempt_and_causes_no_webhook_itself(hook
     ("status", "reason"),
     [
         (302, "127.0.0.1 answered 302: redirects are not followed; change WEBHOOK_URLS"),
-        (410, "127.0.0.1 answered 410: it wants no more events; remove it from WEBHOOK_URLS"),
+        (410, "127.0.0.1 answered 410: it accepts no more events; remove it from WEBHOOK_URLS"),
     ],
 )
 def test_a_redirect_is_not_followed_and_a_receiver_that_is_gone_is_not_asked_again(hooked, receiver, status, reason):

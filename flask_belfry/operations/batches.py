@@ -81,7 +81,7 @@ def _open_ids(batches: Sequence[JobBatch]) -> list[str]:
     return [batch.id for batch in batches if batch.finished_at is None]
 
 
-def _count_of_states(ids: Sequence[str]) -> sa.Select[str | None, JobState, int]:
+def _count_of_states(ids: Sequence[str]) -> sa.Select[Any]:
     query = sa.select(JobRecord.batch_id, JobRecord.state, sa.func.count().label("jobs"))
     return query.where(JobRecord.batch_id.in_(ids)).group_by(JobRecord.batch_id, JobRecord.state)
 

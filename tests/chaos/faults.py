@@ -299,7 +299,7 @@ _TABLE: tuple[tuple[str, tuple[str, ...], Seconds, Strike], ...] = (
     ("pause a job", ("chaos.flaky",), SHORT, _pause(PauseKind.JOB, "chaos.flaky")),
     ("pause a limit key", (LIMIT_KEY,), SHORT, _pause(PauseKind.LIMIT, LIMIT_KEY)),
     ("SMTP defers", ("smtp",), SHORT, _trouble("content", "451 4.3.0 later")),
-    ("SMTP refuses", ("smtp",), SHORT, _trouble("content", "550 5.7.1 refused by the chaos", 10)),
+    ("SMTP refuses", ("smtp",), SHORT, _trouble("content", "554 5.6.0 refused by the chaos", 10)),
     ("SMTP hangs before taking a mail", ("smtp",), SHORT, _trouble("content", HANG)),
     ("SMTP hangs after taking a mail", ("smtp",), SHORT, _trouble("accepted", HANG, 10)),
     ("SMTP cuts before its 250", ("smtp",), SHORT, _trouble("accepted", CUT, 10)),

@@ -33,24 +33,13 @@ _QUIET = ("rq", "rq.worker", "rq_scheduler", "alembic", "mail.log", "werkzeug", 
 def init_app(app: Flask) -> None:
     """Sends structlog's and the standard library's lines to stderr, as LOG_FORMAT says."""
     level = logging.getLevelNamesMapping()[app.config["LOG_LEVEL"]]
-    renderer = _renderer(app.config["LOG_FORMAT"])
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=list(_SHARED),
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                redact,
-                renderer,
-            ],
-        )
-    )
+    handler.setFormatter(make_formatter(app.config["LOG_FORMAT"]))
     root = logging.getLogger()
     if not app.testing:  # there, the test runner listens
         root.handlers = [handler]
@@ -60,6 +49,19 @@ def init_app(app: Flask) -> None:
     app.after_request(_log_request)  # the first of them, which Flask calls last
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def make_formatter(log_format: str) -> logging.Formatter:
+    """Return the formatter of the lines of structlog and of the standard library, in a format of LOG_FORMAT."""
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=list(_SHARED),
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            redact,
+            _renderer(log_format),
+        ],
+    )
 
 
 def log_start(app: Flask, role: str, **details: object) -> None:

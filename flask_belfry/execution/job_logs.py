@@ -38,8 +38,10 @@ class JobLogFactory:
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         """Return the record, and add its line to the job that runs here."""
         record = self._make_record(*args, **kwargs)
-        job = running_job()
-        if job is not None and not record.name.startswith(OWN_LOGGERS) and record.levelno >= journal.journal().level:
+        # `logging.makeLogRecord`, with which formatters copy records, calls this without a name.
+        if not record.name or record.name.startswith(OWN_LOGGERS):
+            return record
+        if (job := running_job()) is not None and record.levelno >= journal.journal().level:
             job.add_line(line_of(record))
         return record
 

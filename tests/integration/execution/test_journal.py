@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import os
 import signal
@@ -15,6 +17,7 @@ import structlog
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from flask_belfry.core import logs
 from flask_belfry.db import BelfrySession, db, journal_engine
 from flask_belfry.execution import Chunk, check_cancelled, claim, current_job, executor, job
 from flask_belfry.execution import journal as journal_module
@@ -157,6 +160,22 @@ def test_the_last_progress_of_a_claim_is_written_after_its_end_but_not_over_the_
     session.commit()
     journal(app).flush()
     assert read(session, second).progress_done is None
+
+
+def test_the_lines_of_a_job_also_reach_the_log_of_the_process(app, session, monkeypatch):
+    handler = logging.StreamHandler(stream := io.StringIO())
+    handler.setFormatter(logs.make_formatter("json"))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+
+    def act(session: Session, ticket_id: int) -> None:
+        log.info("import.began", rows=7)
+        logging.getLogger("library").warning("row %d is empty", 5)
+
+    behaviour["act"] = act
+    id = asked(session)
+    run(app, session, id)
+    written = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in written if line.get("job_id") == id][:2] == ["import.began", "row 5 is empty"]
 
 
 def test_of_many_lines_the_first_and_the_last_are_kept(app, session):

@@ -14,19 +14,15 @@ import redis
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
-from jinja2 import BytecodeCache
-from jinja2.bccache import Bucket
 from sqlalchemy import event
 from sqlalchemy.orm import Session
-from werkzeug.routing import Rule
 
-import jobs
-from app import create_app
 from app.accounts import security
 from flask_belfry.core.clock import DatabaseTime
 from flask_belfry.db import Base, db, table_of
 from flask_belfry.mail import close_connections
 from flask_belfry.workers.threaded import ThreadedWorker
+from tests.applications import compiled_rules, make_app
 from tests.domain import Ticket
 from tests.processes import Processes
 from tests.servers import PostgresServer, ValkeyServer, short_folder
@@ -52,39 +48,10 @@ def clock_of_the_tests() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_url_builders() -> Iterator[None]:
-    """Each test has an application of its own, and compiling the URL builders of its 225 rules takes more than half of
-    the time to create it. They depend on the rule alone: each is compiled once."""
-    compile_builder, compiled = Rule._compile_builder, {}
-
-    def compile_once(rule: Rule, append_unknown: bool = True) -> Any:
-        defaults = tuple(sorted((rule.defaults or {}).items()))
-        key = (rule.rule, tuple(rule._trace), defaults, append_unknown)
-        if key not in compiled:
-            compiled[key] = compile_builder(rule, append_unknown)
-        return compiled[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rule, "_compile_builder", compile_once)
+def quick_applications() -> Iterator[None]:
+    """What all applications share is computed once."""
+    with compiled_rules():
         yield
-
-
-class CompiledTemplates(BytecodeCache):
-    """Keeps compiled templates for the next test's application."""
-
-    def __init__(self) -> None:
-        self._code: dict[tuple[str, str], Any] = {}
-
-    def load_bytecode(self, bucket: Bucket) -> None:
-        """Called before a template is compiled."""
-        bucket.code = self._code.get((bucket.key, bucket.checksum))
-
-    def dump_bytecode(self, bucket: Bucket) -> None:
-        """Called after a template was compiled."""
-        self._code[bucket.key, bucket.checksum] = bucket.code
-
-
-TEMPLATES = CompiledTemplates()
 
 
 @pytest.fixture(scope="session")
@@ -123,10 +90,10 @@ def postgres_template(postgres: PostgresServer, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session", autouse=True)
-def freeze_what_stays() -> None:
-    """What is imported stays: to look through it at every collection takes longer than some tests."""
-    gc.collect()
-    gc.freeze()
+def few_collections() -> None:
+    """Collect garbage seldom: an application leaves 60,000 objects, of which most are in cycles."""
+    gc.set_threshold(200_000, 5, 5)
+    _freeze_what_stays()
 
 
 @pytest.fixture(params=DATABASES)
@@ -229,18 +196,16 @@ def processes(app: Flask, settings: dict[str, Any], tmp_path: Path) -> Iterator[
     running.kill_all()
 
 
-def make_app(environ: dict[str, Any], folder: Path) -> Flask:
-    """An application over `environ` with the jobs of the project and of the test's domain."""
-    app = create_app(environ=environ, instance_path=folder)
-    jobs.init_app(app)
-    app.jinja_env.bytecode_cache = TEMPLATES
-    return app
-
-
 def _migrate(url: str, folder: Path) -> None:
     environ = {"APP_ENV": "testing", "DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1:1"}
-    app = create_app(environ=environ, instance_path=folder)
-    with app.app_context():
+    with make_app(environ, folder).app_context():
         upgrade()
         Base.metadata.create_all(db.engine, tables=[table_of(Ticket)])
         db.engine.dispose()
+    _freeze_what_stays()
+
+
+def _freeze_what_stays() -> None:
+    """Exclude what exists from garbage collection: to look through all imports takes longer than some tests."""
+    gc.collect()
+    gc.freeze()

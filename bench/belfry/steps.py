@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,13 +19,14 @@ from app.notifications import Content, NotificationChannel, NotificationType, Ta
 from app.push import Device, DeviceKind
 from app.reservations import Reservation, ReservationStatus, sweep_overdue
 from app.schools import School
+from bench import history
 from bench.belfry.root import app
 from bench.stepping import BODY, TITLE, measured, take
 from flask_belfry.changes import for_school
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.execution.claim import claim
-from flask_belfry.outbox import JobRequest, batch, enqueue_many, publisher
+from flask_belfry.outbox import JobRecord, JobRequest, batch, enqueue_many, prune_records, publisher
 from flask_belfry.outbox.backlog import FairChoice
 from flask_belfry.outbox.relay import relay
 
@@ -32,6 +34,8 @@ COMMIT_JOBS = 5_000
 SCHOOLS = 20
 TIMES = 9
 SECONDS_TO_SCHEDULE = 0.03
+SECONDS_TO_ENQUEUE = 0.02
+PASSWORD = "correct horse battery"
 
 
 def prepare(customers: int) -> dict[str, str]:
@@ -204,6 +208,51 @@ def hash_passwords(count: int) -> float:
     return statistics.median(taken)
 
 
+def fill(jobs: int) -> dict[str, object]:
+    """Makes the tables, the history of a week, schools, an admin, and a member of staff of each school."""
+    upgrade()
+    first = _school_id()
+    schools = range(first, first + history.SCHOOLS)
+    names = {id: {"id": id, "name": f"School {id}", "slug": f"school-{id}"} for id in schools if id != first}
+    db.session.execute(sa.insert(School), list(names.values()))
+    hashed = hash_password(PASSWORD)
+    people = [_person("admin", Role.ADMIN) | {"school_id": first}]
+    people += [_person(f"staff{id}", Role.STAFF) | {"school_id": id} for id in schools]
+    users = [User(**each | {"password_hash": hashed}) for each in people]
+    db.session.add_all(users)
+    db.session.flush()
+    tokens = {user.username: issue_personal_token(user, "bench", ["read"])[0] for user in users}
+    db.session.commit()
+    history.fill(jobs)
+    return {"tokens": tokens, "password": PASSWORD}
+
+
+def prune(count: int) -> dict[str, float]:
+    """Deletes about so many of the oldest jobs of the history, as the periodic job does, while others are enqueued.
+
+    Returns what `measured` does, and the longest time of enqueuing one.
+    """
+    total = db.session.scalar(sa.select(sa.func.count()).select_from(JobRecord)) or 1
+    age = timedelta(days=history.DAYS) * (1 - count / total)
+    is_over, taken = threading.Event(), [0.0]
+
+    def enqueue_others() -> None:
+        with app.app_context():
+            while not is_over.wait(SECONDS_TO_ENQUEUE):
+                begun = time.perf_counter()
+                _enqueue("bench.noop", 1)
+                taken.append(time.perf_counter() - begun)
+
+    others = threading.Thread(target=enqueue_others)
+    others.start()
+    try:
+        found = measured(lambda: prune_records(db.session(), older_than=age, failed_older_than=age))
+    finally:
+        is_over.set()
+        others.join()
+    return found | {"longest_seconds": max(taken)}
+
+
 def sweep(_: int) -> dict[str, float]:
     """Completes the overdue reservations, as the periodic job does."""
     return measured(_sweep)
@@ -231,5 +280,7 @@ if __name__ == "__main__":
             register_devices,
             notify_by_push,
             schedule_within_a_minute,
+            fill,
+            prune,
             sweep,
         )

@@ -19,6 +19,7 @@ from bench.cases.notifications import (
     reset_in_bulk,
     scheduled_lateness,
 )
+from bench.cases.pages import pages
 from bench.cases.registration import registration
 from bench.cases.sweep import sweep
 from bench.cases.web import patch, request_to_smtp
@@ -47,6 +48,7 @@ CASES: dict[str, Case] = {
         scheduled_lateness,
         reset_in_bulk,
         sweep,
+        pages,
         cli,
         memory,
     )

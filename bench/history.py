@@ -39,11 +39,11 @@ IS_OF_BATCH, OPENS_BATCH = "i % 20 = 7", "i % 1000 = 7"
 IS_OF_OPEN_BATCH, OPEN_BATCH = "i % 100 = 97", "97"
 COUNTS_OF_BATCH = {"completed": 50, "failed": 0, "cancelled": 0}
 BATCH = f"CASE WHEN {IS_OF_BATCH} THEN i / 1000 * 1000 + 7 ELSE {OPEN_BATCH} END"
-# All jobs of batches are of one school.
+# Each few minutes another school is busy. All jobs of batches are of one school.
 SCHOOL_OF_BATCHES = 8
 SCHOOL = (
     f"CASE WHEN {IS_OF_BATCH} OR {IS_OF_OPEN_BATCH} THEN {SCHOOL_OF_BATCHES} "
-    f"WHEN i % 20 = 0 THEN NULL ELSE (i / 7) % {SCHOOLS} + 1 END"
+    f"WHEN i % 20 = 0 THEN NULL ELSE (i / 500) % {SCHOOLS} + 1 END"
 )
 # Half of the mails have the same recipient.
 RECIPIENT = "CASE WHEN i % 20 = 0 THEN 'office@example.org' ELSE 'user' || (i % 5000) || '@example.org' END"

@@ -18,7 +18,7 @@ from flask_belfry.mail.services import DELIVER
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState
 from flask_belfry.statistics import SYSTEM_ID, Source, add_source, rows_of_minutes
 from flask_belfry.statistics.jobs import FAILED_OUTCOMES, ID_TOLERANCE, attempt_at, ended_between, nth_time
-from flask_belfry.statistics.reading import Series, check_metric, parts_of, series_of, sums_of
+from flask_belfry.statistics.reading import Series, check_metrics, parts_of, series_of, sums_of
 from flask_belfry.statistics.times import minute_in_sql
 
 # What `mail_series` can show.
@@ -138,18 +138,20 @@ def mail_figures(since: datetime, until: datetime | None = None, school_id: int 
 
 
 def mail_series(
-    metric: str,
+    metrics: Sequence[str],
     since: datetime,
     until: datetime | None = None,
     points: int = 60,
     *,
     school_id: int | None = None,
     kind: str | None = None,
-) -> Series:
-    """Return one of MAIL_METRICS over time, of one kind or of all; see `flask_belfry.statistics.reading.series`."""
-    check_metric(metric, MAIL_METRICS)
+) -> dict[str, Series]:
+    """Return some of MAIL_METRICS over time, of one kind or of all; see `flask_belfry.statistics.reading.series`."""
+    check_metrics(metrics, MAIL_METRICS)
     parts = parts_of(since, until or utc_now(), SOURCES)
-    return series_of(MailStatistics, metric, parts, points, school_id, kind=kind)
+    columns = {metric: (metric,) for metric in metrics}
+    found = series_of(MailStatistics, columns, parts, points, school_id, kind=kind)
+    return {metric: [(at, sums[0]) for at, sums in values] for metric, values in found.items()}
 
 
 def _ids(since: datetime, until: datetime) -> tuple[sa.ColumnElement[bool], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -34,6 +34,7 @@ pages.add_app_template_filter(charts.seconds, "short_duration")
 VIEW = "jobs.view"
 # The figures change every 10 s, and cost more than a list.
 KEPT_SECONDS = 4.0
+SERIES = ("completed", "failed", "wait_p95", "run_p95")
 MAIL_COUNTS = ("accepted", "sent", "deferred", "failed", "bounced", "skipped")
 # Samples of queues are older than this only when no scheduler takes them.
 SAMPLED_WITHIN = timedelta(minutes=2)
@@ -112,6 +113,7 @@ def _context() -> dict[str, Any]:
     since, until = span.bounds(utc_now())
     figures = reading.job_figures(since, until)
     releases = [(release.name, release.first_seen_at) for release in reading.releases(since)]
+    series = reading.series(SERIES, since, until, span.points)
     # The queues, the processes and the application's own figures are not those of one school.
     is_system = current_scope().sees_all
     return {
@@ -121,8 +123,8 @@ def _context() -> dict[str, Any]:
         "is_counted": complete_until(db.session(), "jobs") is not None,
         "jobs": sorted(figures, key=lambda row: (-row.failed, -row.attempts, -row.completed, row.name)),
         "totals": _totals(figures),
-        "throughput": _throughput(span, since, until, releases),
-        "times": _times(span, since, until, releases),
+        "throughput": _throughput(series, releases),
+        "times": _times(series, releases),
         "mails": _mails(since, until),
         "mail_chart": _mail_chart(span, since, until, releases),
         **(_of_system(span, since, until, releases) if is_system else _of_school()),
@@ -170,19 +172,14 @@ def _totals(figures: Sequence[JobFigures]) -> Totals:
     return Totals(*(sum(getattr(row, name) for row in figures) for name in ("completed", "failed", "attempts")))
 
 
-def _throughput(span: Span, since: datetime, until: datetime, releases: list[tuple[str, datetime]]) -> Chart:
-    lines = [
-        Line(name.capitalize(), name, reading.series(name, since, until, span.points))
-        for name in ("completed", "failed")
-    ]
+def _throughput(series: Mapping[str, Series], releases: list[tuple[str, datetime]]) -> Chart:
+    lines = [Line(name.capitalize(), name, series[name]) for name in ("completed", "failed")]
     return charts.bar_chart("throughput", "Jobs that ended", lines, releases=releases)
 
 
-def _times(span: Span, since: datetime, until: datetime, releases: list[tuple[str, datetime]]) -> Chart:
-    lines = [
-        Line(f"{title}, p95", tone, reading.series(f"{tone}_p95", since, until, span.points))
-        for title, tone in (("Waiting", "wait"), ("Running", "run"))
-    ]
+def _times(series: Mapping[str, Series], releases: list[tuple[str, datetime]]) -> Chart:
+    titles = {"wait": "Waiting", "run": "Running"}
+    lines = [Line(f"{title}, p95", tone, series[f"{tone}_p95"]) for tone, title in titles.items()]
     return charts.line_chart(
         "times", "Waiting and running time", lines, show=charts.seconds, is_duration=True, releases=releases
     )
@@ -199,7 +196,8 @@ def _mails(since: datetime, until: datetime) -> dict[str, int]:
 
 def _mail_chart(span: Span, since: datetime, until: datetime, releases: list[tuple[str, datetime]]) -> Chart:
     titles = {"sent": "Sent", "deferred": "Retried", "failed": "Failed", "bounced": "Bounced"}
-    lines = [Line(title, name, mail_series(name, since, until, span.points)) for name, title in titles.items()]
+    series = mail_series(list(titles), since, until, span.points)
+    lines = [Line(title, name, series[name]) for name, title in titles.items()]
     return charts.bar_chart("mails", "Mails", lines, releases=releases)
 
 

@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from flask import current_app
 
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
@@ -39,8 +41,11 @@ PERCENTS = (50, 95, 99)
 # What `series` can show: the counts, and the percentiles of the times.
 METRICS = (*COUNTS, *(f"{times}_p{percent}" for times in ("wait", "run") for percent in PERCENTS))
 _HISTOGRAMS = {times: tuple(f"{times}_{bucket}" for bucket in range(BUCKETS)) for times in ("wait", "run")}
-_T = TypeVar("_T")
+_T, _V = TypeVar("_T"), TypeVar("_V")
 Series = list[tuple[datetime, float | None]]
+Sums = dict[tuple[Any, ...], list[int]]
+# Of a week, all but the last hour is read once by each process: so many results of different questions are kept.
+MAX_KEPT = 200
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,11 @@ class Part:
     since: datetime
     until: datetime
 
+    @property
+    def is_final(self) -> bool:
+        """Whether its rows are not written again: an hour is added up when it is complete."""
+        return self.resolution is Resolution.HOUR
+
     def conditions(self, model: Any) -> tuple[sa.ColumnElement[bool], ...]:
         """Return the conditions for the rows of a model with `resolution` and `at`."""
         return model.resolution == self.resolution, model.at >= self.since, model.at < self.until
@@ -109,7 +119,7 @@ def sums_of(
     parts: Iterable[Part],
     school_id: int | None = None,
     **conditions: str | None,
-) -> dict[tuple[Any, ...], list[int]]:
+) -> Sums:
     """Return the sums of columns for each combination of values of the keys.
 
     Args:
@@ -124,13 +134,30 @@ def sums_of(
     selected = [getattr(of, name) for name in keys]
     sums = [sa.func.sum(getattr(of, name)) for name in columns]
     equal = [getattr(of, name) == value for name, value in conditions.items() if value is not None]
-    found: dict[tuple[Any, ...], list[int]] = {}
+    own = school_of(school_id)
+
+    def read(part: Part) -> Sums:
+        query = sa.select(*selected, *sums).where(of.school_id == own, *part.conditions(of), *equal)
+        rows = db.session.execute(query.group_by(*selected))
+        return {tuple(row[: len(keys)]): [int(value) for value in row[len(keys) :]] for row in rows}
+
+    found: Sums = {}
     for part in parts:
-        query = sa.select(*selected, *sums).where(of.school_id == school_of(school_id), *part.conditions(of), *equal)
-        for row in db.session.execute(query.group_by(*selected)):
-            key, values = tuple(row[: len(keys)]), [int(value) for value in row[len(keys) :]]
+        asked = (model.__name__, tuple(columns), tuple(keys), own, current_scope(), part, *conditions.items())
+        for key, values in (_kept(asked, partial(read, part)) if part.is_final else read(part)).items():
             known = found.get(key)
             found[key] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
+    return found
+
+
+def _kept(key: Any, read: Callable[[], Sums]) -> Sums:
+    """Return what `read` returns, which is not read again by this process."""
+    kept: dict[Any, Sums] = current_app.extensions.setdefault("final_statistics", {})
+    if (found := kept.get(key)) is None:
+        found = kept[key] = read()
+        # Threads of this process share it. Losing an entry to another thread costs one query.
+        for oldest in list(kept)[:-MAX_KEPT]:
+            kept.pop(oldest, None)
     return found
 
 
@@ -143,7 +170,7 @@ def job_figures(since: datetime, until: datetime | None = None, school_id: int |
 
 
 def series(
-    metric: str,
+    metrics: Sequence[str],
     since: datetime,
     until: datetime | None = None,
     points: int = 60,
@@ -151,11 +178,11 @@ def series(
     school_id: int | None = None,
     name: str | None = None,
     queue: str | None = None,
-) -> Series:
-    """Return one of METRICS over time: a count is 0 where nothing ended, a percentile None.
+) -> dict[str, Series]:
+    """Return some of METRICS over time: a count is 0 where nothing ended, a percentile None.
 
     Args:
-        metric: which.
+        metrics: which.
         since: the beginning.
         until: the end; None for now.
         points: the most points, each for the same time.
@@ -164,29 +191,33 @@ def series(
         queue: of which queue; None for all.
 
     Raises:
-        ValueError: the metric is unknown.
+        ValueError: a metric is unknown.
     """
-    check_metric(metric, METRICS)
+    check_metrics(metrics, METRICS)
     parts = parts_of(since, until or utc_now(), _JOB_SOURCES)
-    times, _, percent = metric.partition("_p")
-    if not percent:
-        return series_of(JobStatistics, metric, parts, points, school_id, name=name, queue=queue)
-    found = sums_of(JobStatistics, _HISTOGRAMS[times], ["at"], parts, school_id, name=name, queue=queue)
-    values = {at: counts for (at,), counts in found.items()}
-    return in_points(values, parts, points, lambda counts: percentile(_added(counts), float(percent)))
+    columns = {metric: _HISTOGRAMS.get(metric.partition("_p")[0], (metric,)) for metric in metrics}
+    found = series_of(JobStatistics, columns, parts, points, school_id, name=name, queue=queue)
+    return {metric: [(at, _value(metric, sums)) for at, sums in values] for metric, values in found.items()}
 
 
 def series_of(
     model: type[Counted],
-    column: str,
+    columns: Mapping[str, Sequence[str]],
     parts: Sequence[Part],
     points: int,
     school_id: int | None = None,
     **conditions: str | None,
-) -> Series:
-    """Return the sums of a column over time. The arguments are those of `series` and `sums_of`."""
-    found = sums_of(model, (column,), ["at"], parts, school_id, **conditions)
-    return in_points({at: count for (at,), (count,) in found.items()}, parts, points, sum)
+) -> dict[str, list[tuple[datetime, list[int]]]]:
+    """Return the sums of columns over time, by the keys of `columns`. All are read in one statement.
+
+    The other arguments are those of `series` and `sums_of`.
+    """
+    names = list(dict.fromkeys(name for each in columns.values() for name in each))
+    found = {at: sums for (at,), sums in sums_of(model, names, ["at"], parts, school_id, **conditions).items()}
+    nothing = [0] * len(names)
+    added = in_points(found, parts, points, lambda rows: [sum(each) for each in zip(nothing, *rows, strict=True)])
+    places = {key: [names.index(name) for name in each] for key, each in columns.items()}
+    return {key: [(at, [sums[place] for place in each]) for at, sums in added] for key, each in places.items()}
 
 
 def ended_by_queue(since: datetime, until: datetime | None = None, school_id: int | None = None) -> dict[str, int]:
@@ -203,10 +234,11 @@ def latest_samples(within: timedelta) -> dict[str, QueueSample]:
     return {sample.queue: sample for sample in samples}
 
 
-def check_metric(metric: str, metrics: Sequence[str]) -> None:
-    """Raise ValueError for a metric that is not one of these."""
-    if metric not in metrics:
-        raise ValueError(f"metric must be one of {', '.join(metrics)}, not {metric!r}")
+def check_metrics(metrics: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError for metrics that are not among the known ones."""
+    for metric in metrics:
+        if metric not in known:
+            raise ValueError(f"metric must be one of {', '.join(known)}, not {metric!r}")
 
 
 def failure_counts(group_ids: Collection[str], now: datetime | None = None) -> dict[str, FailureCounts]:
@@ -239,8 +271,8 @@ def releases(since: datetime) -> Sequence[Release]:
 
 
 def in_points(
-    values: Mapping[datetime, _T], parts: Sequence[Part], points: int, combine: Callable[[list[_T]], float | None]
-) -> Series:
+    values: Mapping[datetime, _T], parts: Sequence[Part], points: int, combine: Callable[[list[_T]], _V]
+) -> list[tuple[datetime, _V]]:
     """Return the values of rows combined into points of equal length, with the time at which each begins."""
     since, until = parts[0].since, parts[-1].until
     smallest = HOUR if any(part.resolution is Resolution.HOUR for part in parts) else MINUTE
@@ -265,8 +297,9 @@ def _figures(key: tuple[Any, ...], values: list[int]) -> JobFigures:
     return JobFigures(name, queue, *values[: len(COUNTS)], *(percentile(h, p) for h in histograms for p in PERCENTS))
 
 
-def _added(counts: Iterable[Sequence[int]]) -> list[int]:
-    return [sum(each) for each in zip(*counts, strict=True)]
+def _value(metric: str, sums: Sequence[int]) -> float | None:
+    percent = metric.partition("_p")[2]
+    return percentile(sums, float(percent)) if percent else sums[0]
 
 
 def _failures(group_ids: Collection[str], since: datetime, until: datetime) -> Counter[str]:

@@ -36,5 +36,5 @@ def test_mails_are_counted_by_what_happened_to_them(app, session, smtp):
     counted(session)
     expected = MailFigures(KIND, accepted=3, sent=2, deferred=1, failed=1, bounced=1, skipped=1)
     assert mail_figures(utc_now() - timedelta(hours=1)) == [expected]
-    found = mail_series("sent", utc_now() - timedelta(hours=1), kind=KIND)
+    found = mail_series(["sent"], utc_now() - timedelta(hours=1), kind=KIND)["sent"]
     assert (sum(value or 0 for _, value in found), len(found)) == (2, 60)

@@ -59,19 +59,20 @@ def test_a_school_has_its_own_figures(session, history):
 
 
 def test_a_series_has_a_value_for_each_point(session, history):
-    found = series("completed", history - WEEK, points=7)
+    found = series(["completed"], history - WEEK, points=7)["completed"]
     assert [at for at, _ in found] == [found[0][0] + timedelta(days=day) for day in range(7)]
     assert sum(value or 0 for _, value in found) == 166
-    counts = series("failed", history - HOUR, points=60, name="test.act", queue="default")
+    counts = series(["failed"], history - HOUR, points=60, name="test.act", queue="default")["failed"]
     assert (len(counts), [value for _, value in counts[-3:]]) == (60, [0, 1, 0])
-    assert series("failed", history - HOUR, name="test.other")[-1][1] == 0
-    times = series("run_p95", history - HOUR, points=30)
-    assert [value for _, value in times] == [None] * 29 + [29.0]
+    assert series(["failed"], history - HOUR, name="test.other")["failed"][-1][1] == 0
+    times = series(["wait_p50", "run_p95"], history - HOUR, points=30)
+    assert [value for _, value in times["run_p95"]] == [None] * 29 + [29.0]
+    assert [value for _, value in times["wait_p50"]] == [None] * 29 + [3.75]
 
 
 def test_an_unknown_metric_is_refused(session):
     with pytest.raises(ValueError, match=r"metric must be one of completed, .*, not 'resolution'"):
-        series("resolution", utc_now() - HOUR)
+        series(["completed", "resolution"], utc_now() - HOUR)
 
 
 def test_the_command_prints_the_figures(app, session, history):

@@ -123,7 +123,7 @@ def test_statistics_search_every_table_by_an_index(app, session, clock, work, sc
     assert sum(each.failed for each in reading.job_figures(since)) == len(failed)
     assert reading.failure_counts([group_id])[group_id].day == len(failed)
     assert reading.failure_series([group_id], since)
-    assert reading.series("run_p95", since)
+    assert reading.series(["run_p95"], since)
     assert reading.latest_samples(timedelta(hours=3))
     assert mail_figures(since)
     clock.shift(timedelta(days=200))

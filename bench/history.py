@@ -45,7 +45,8 @@ SCHOOL = (
     f"CASE WHEN {IS_OF_BATCH} OR {IS_OF_OPEN_BATCH} THEN {SCHOOL_OF_BATCHES} "
     f"WHEN i % 20 = 0 THEN NULL ELSE (i / 500) % {SCHOOLS} + 1 END"
 )
-# Half of the mails have the same recipient.
+# Half of the mails have the same recipient, and a tenth has failed.
+MAIL_HAS_FAILED = "i % 100 = 70"
 RECIPIENT = "CASE WHEN i % 20 = 0 THEN 'office@example.org' ELSE 'user' || (i % 5000) || '@example.org' END"
 # Each database writes a number of the loop, a time and an id of that time in its own way.
 FORMS = {
@@ -159,12 +160,12 @@ class History:
             "recipient": RECIPIENT,
             "context": "'{}'",
             "job_id": self._id(0),
-            "state": f"CASE WHEN {HAS_FAILED} THEN 'failed' ELSE 'sent' END",
+            "state": f"CASE WHEN {MAIL_HAS_FAILED} THEN 'failed' ELSE 'sent' END",
             "attempts": "1",
             "uncertain_count": "0",
             "message_id": "'<' || i || '@example.org>'",
             "created_at": self._time("0"),
-            "sent_at": f"CASE WHEN {HAS_FAILED} THEN NULL ELSE {self._time('1')} END",
+            "sent_at": f"CASE WHEN {MAIL_HAS_FAILED} THEN NULL ELSE {self._time('1')} END",
         }
         return self._insert("email_messages", columns, "i % 10 = 0")
 
@@ -183,17 +184,22 @@ class History:
         return f"{self._begin} + {i} * {self._step}"
 
 
-def fill(jobs: int) -> None:
-    """Write the rows into the database of the application whose context is open, and roll them up."""
+def load(jobs: int) -> None:
+    """Write the rows into the database of the application whose context is open."""
     engine = db.engine
     for statement in History(engine.dialect.name, jobs, datetime.now(UTC)).statements():
         began_at = time.monotonic()
         with engine.begin() as connection:
             connection.exec_driver_sql(statement.replace("%", "%%") if engine.dialect.name != "sqlite" else statement)
         print(f"{statement.split('INSERT INTO ')[1].split()[0]} {time.monotonic() - began_at:.1f} s", flush=True)
+    _add_others(datetime.now(UTC))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text(FORMS[engine.dialect.name]["finish"]))
-    _add_others(datetime.now(UTC))
+
+
+def fill(jobs: int) -> None:
+    """Write the rows, and roll them up."""
+    load(jobs)
     began_at = time.monotonic()
     pages = sum(1 for _ in roll_up_pages(db.session()))
     sample_queues(db.session())

@@ -5,12 +5,12 @@ from __future__ import annotations
 from flask import Flask
 
 from app.api.web import ApiBlueprint, register_api
-from flask_belfry.operations import api, failures_api, runtime_api
+from flask_belfry.operations import api, bulk_api, failures_api, runtime_api
 
 blueprint = ApiBlueprint(
-    "jobs", __name__, description="Jobs, batches, queues, pauses, schedules and workers", area="jobs"
+    "jobs", __name__, description="Jobs, bulk operations, batches, queues, pauses, schedules and workers", area="jobs"
 )
-for module in (api, failures_api, runtime_api):
+for module in (api, bulk_api, failures_api, runtime_api):
     module.add_endpoints(blueprint)
 
 

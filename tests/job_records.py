@@ -18,6 +18,13 @@ def asked(session: Session, name: str = "test.act", **args: Any) -> str:
     return id
 
 
+def delayed(session: Session, name: str = "test.echo") -> str:
+    """Enqueue a job that is due in an hour and commit; return its id."""
+    id = enqueue(name, delay=3600)
+    session.commit()
+    return id
+
+
 def read(session: Session, id: str) -> JobRecord:
     """Return a job as it is now, detached from the session."""
     session.rollback()

@@ -37,6 +37,7 @@ def init_app(app: Flask) -> None:
     register_subject(app, "job", "operations.job", "job_id")
     register_subject(app, "schedule", "schedule.list_", "name")
     add_lazy_command(app, "batches", "flask_belfry.operations.batches_cli:batches")
+    add_lazy_command(app, "failures", "flask_belfry.operations.failures_cli:failures")
     add_lazy_command(app, "jobs", "flask_belfry.operations.jobs_cli:jobs")
     add_lazy_command(app, "doctor", "flask_belfry.operations.doctor:doctor_command")
     add_lazy_command(app, "queues", "flask_belfry.operations.queues_cli:queues")

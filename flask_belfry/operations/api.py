@@ -6,16 +6,15 @@ The host authorizes `jobs.view`, `jobs.change` (retry, cancel and run now), `que
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from flask_belfry.core.clock import utc_now
-from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.db import commit_and_keep, db
-from flask_belfry.operations import batches, custom_schedules, periodic, queues, services
+from flask_belfry.operations import batches, bulk, custom_schedules, periodic, queues, services
 from flask_belfry.operations.custom_schedules import Draft
 from flask_belfry.operations.endpoints import Endpoints
 from flask_belfry.operations.fields import (
@@ -28,8 +27,8 @@ from flask_belfry.operations.fields import (
     queue_fields,
     schedule_fields,
 )
+from flask_belfry.operations.models import BulkKind, BulkOperation
 from flask_belfry.operations.schemas import (
-    RETRYABLE,
     BatchQuery,
     BatchSchema,
     CancelledManySchema,
@@ -55,18 +54,18 @@ from flask_belfry.operations.schemas import (
     SchedulesSchema,
 )
 from flask_belfry.operations.search import Query, parse
-from flask_belfry.outbox import LIVE, JobRecord, JobState, JobStateError
+from flask_belfry.outbox import JobRecord, JobStateError
 from flask_belfry.outbox.models import PauseKind
 from flask_belfry.scheduler.custom import CHANGE as CHANGE_SCHEDULE
 from flask_belfry.schemas import page_response, page_schema
 
 VIEW, CHANGE, PAUSE = "jobs.view", "jobs.change", "queues.change"
 VIEW_SCHEDULE = "schedule.view"
-# The most jobs that one request retries or cancels: it is one transaction, and they stay locked until its end.
-MAX_BULK = 1_000
+MANY = "They may be more than 1,000: a bulk operation changes them, which `GET /jobs/operations/{id}` shows."
 JOB, BATCH = "/jobs/<uuid:job_id>", "/batches/<uuid:batch_id>"
 SCHEDULE = "/jobs/schedule/<name>"
-
+# What was changed, and the status.
+Changed = tuple[Mapping[str, Any], int]
 
 _endpoints = Endpoints()
 endpoint, add_endpoints = _endpoints.declare, _endpoints.add_to
@@ -135,38 +134,36 @@ def run_job(job_id: UUID) -> Mapping[str, Any]:
     RetriedManySchema,
     body=RetryManySchema,
     errors={409: "Another live job has the unique key of one of the jobs. None is retried."},
+    accepted=MANY,
 )
-def retry_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
-    """Retry failed or cancelled jobs that match a filter, the oldest first, at most 1,000"""
-    ids, next_cursor = _matching(filters, RETRYABLE, [JobState.FAILED])
-    retried = services.retry_jobs(ids)
+def retry_jobs(filters: dict[str, Any]) -> Changed:
+    """Retry the failed or cancelled jobs that match a filter; many by a bulk operation"""
+    found = bulk.begin_or_find(BulkKind.RETRY, _search(filters))
+    if isinstance(found, BulkOperation):
+        return _begun(found, retried=0)
+    retried = services.retry_jobs(found)
     db.session.commit()
-    return {"retried": len(retried), "next_cursor": next_cursor}
+    return {"retried": len(retried), "operation_id": None}, 200
 
 
-@endpoint("POST", "/jobs/cancel", CHANGE, CancelledManySchema, body=CancelManySchema)
-def cancel_jobs(filters: dict[str, Any]) -> Mapping[str, Any]:
-    """Cancel jobs that match a filter, the oldest first, at most 1,000"""
-    ids, next_cursor = _matching(filters, LIVE, LIVE)
-    cancelled, stopping = services.cancel_jobs(ids)
+@endpoint("POST", "/jobs/cancel", CHANGE, CancelledManySchema, body=CancelManySchema, accepted=MANY)
+def cancel_jobs(filters: dict[str, Any]) -> Changed:
+    """Cancel the jobs that match a filter; many by a bulk operation"""
+    found = bulk.begin_or_find(BulkKind.CANCEL, _search(filters))
+    if isinstance(found, BulkOperation):
+        return _begun(found, cancelled=0, stopping=0)
+    cancelled, stopping = services.cancel_jobs(found)
     db.session.commit()
-    return {"cancelled": len(cancelled), "stopping": len(stopping), "next_cursor": next_cursor}
+    return {"cancelled": len(cancelled), "stopping": len(stopping), "operation_id": None}, 200
 
 
 def _search(given: Mapping[str, Any]) -> Query:
     return parse(given.get("q", ""), given, now=utc_now())
 
 
-def _matching(
-    given: Mapping[str, Any], among: Collection[JobState], otherwise: Collection[JobState]
-) -> tuple[list[str], str | None]:
-    """Return the ids of at most MAX_BULK jobs, and the cursor after which more may match."""
-    query, after = _search(given), given.get("cursor")
-    if not query:  # it is more often a mistake than a choice
-        raise InvalidInputError("The search is empty.", {"q": ["must have at least one term"]})
-    states = services.states_of(query, among, otherwise)
-    # By id: a job that is not changed, or fails again, would match each further request.
-    return services.next_matching_ids(query, states, limit=MAX_BULK, after=str(after) if after else None)
+def _begun(operation: BulkOperation, **counts: int) -> Changed:
+    commit_and_keep()
+    return {**counts, "operation_id": operation.id}, 202
 
 
 def _changed(record: JobRecord) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ MAX_FAILED_SHARE of the jobs that have ended failed again, and at least MIN_FAIL
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -36,7 +36,7 @@ from flask_belfry.operations.models import BulkKind, BulkOperation, BulkOperatio
 from flask_belfry.operations.search import parse
 from flask_belfry.outbox import LIVE, JobRecord, JobState, JobStateError, on_finalized
 from flask_belfry.outbox.states import WAITING
-from flask_belfry.search import Query
+from flask_belfry.search import PARAMETER, Query
 from flask_belfry.statistics import FailureGroup
 from flask_belfry.statistics.models import SYSTEM_ID
 
@@ -47,6 +47,8 @@ PAGE_SECONDS = 5.0
 # The most jobs that are selected one by one.
 MAX_SELECTED = 100
 MAX_CANARY = 100
+# All that match are changed without an operation, in one transaction, when they are no more than this.
+MAX_TOGETHER = 1_000
 # What a retry of many jobs suggests: the first jobs alone, and the rest by this many in a second.
 CANARY, PER_SECOND = 5, 5.0
 MIN_PER_SECOND, MAX_PER_SECOND = 0.01, 1_000.0
@@ -59,8 +61,15 @@ WATCHED_JOBS = 10_000
 MAX_TOTAL = 1_000_000
 SAMPLE_JOBS = 10
 _RETRYABLE = (JobState.FAILED, JobState.CANCELLED)
+_States = tuple[Collection[JobState], Collection[JobState]]
+# In which states jobs can be changed, and which of them are when a search names none.
+_STATES: Mapping[BulkKind, _States] = {BulkKind.RETRY: (_RETRYABLE, [JobState.FAILED]), BulkKind.CANCEL: (LIVE, LIVE)}
 _REVERSE = {BulkKind.RETRY: BulkKind.CANCEL, BulkKind.CANCEL: BulkKind.RETRY}
 _PAST = {BulkKind.RETRY: "retried", BulkKind.CANCEL: "cancelled"}
+
+
+class NoJobsError(InvalidInputError):
+    """No job matches an operation."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,40 @@ def begin(
     return _write(operation, ids, f"bulk.{kind.value}")
 
 
+def begin_or_find(
+    kind: BulkKind, query: Query, *, canary: int | None = None, per_second: float | None = None
+) -> BulkOperation | list[str]:
+    """Begin an operation for all jobs that match a search. Without `canary` and `per_second`, and when they are at most
+    MAX_TOGETHER, return their ids instead: the caller changes them. The caller commits.
+
+    The arguments are those of `begin`.
+
+    Raises:
+        InvalidInputError: the search is empty, names no state in which this is possible, or a number is invalid.
+    """
+    check_search(query)
+    states = services.states_of(query, *_STATES[kind])
+    if canary is None and per_second is None:
+        ids, next_id = services.next_matching_ids(query, states, limit=MAX_TOGETHER)
+        if next_id is None:
+            return ids
+    try:
+        return begin(kind, str(query), canary=canary, per_second=per_second)
+    except NoJobsError:
+        return []
+
+
+def check_search(query: Query) -> None:
+    """Raise InvalidInputError for an empty search: without a preview, it is more often a mistake than a choice."""
+    if not query:
+        raise InvalidInputError("The search is empty.", {PARAMETER: ["must have at least one term"]})
+
+
+def selection_in_words(ids: Sequence[str]) -> str:
+    """Return what the query of an operation says that changes selected jobs."""
+    return f"{len(ids)} selected job{'' if len(ids) == 1 else 's'}"
+
+
 def undo(operation_id: str) -> BulkOperation:
     """Begin the reverse of an operation: cancel what it put back and has not started, or retry what it cancelled. The
     caller commits.
@@ -116,7 +159,7 @@ def undo(operation_id: str) -> BulkOperation:
     return _write(_new(_REVERSE[undone.kind], undone.query, undo_of_id=undone.id), None, "bulk.undo")
 
 
-def cancel(operation_id: str) -> None:
+def cancel(operation_id: str) -> BulkOperation:
     """Stop an operation before its next page. What it has changed stays changed. The caller commits.
 
     Raises:
@@ -130,6 +173,7 @@ def cancel(operation_id: str) -> None:
     if operation.job_id is not None:
         outbox.cancel([operation.job_id])
     _record("bulk.stop", operation, changed=operation.changed)
+    return operation
 
 
 def can_undo(operation: BulkOperation) -> bool:
@@ -386,7 +430,7 @@ def _query(operation: BulkOperation) -> Query:
     """Return the search of an operation, for the states that it can change. Raises InvalidInputError."""
     query = parse(operation.query, now=operation.created_at)
     # Cancelled jobs are retried only when the search names their state.
-    among, otherwise = (_RETRYABLE, [JobState.FAILED]) if operation.kind is BulkKind.RETRY else (LIVE, LIVE)
+    among, otherwise = _STATES[operation.kind]
     return query.limited_to("state", among if "state" in query.values else otherwise)
 
 
@@ -419,7 +463,7 @@ def _new(kind: BulkKind, query_text: str, **columns: Any) -> BulkOperation:
 def _write(operation: BulkOperation, ids: Sequence[str] | None, action: str) -> BulkOperation:
     operation.total = _count(_conditions(operation, ids), MAX_TOTAL)
     if not operation.total:
-        raise InvalidInputError(f"There is no job that can be {_PAST[operation.kind]}.")
+        raise NoJobsError(f"There is no job that can be {_PAST[operation.kind]}.")
     operation.job_id = _enqueue(operation, ids)
     db.session.add(operation)
     _record(action, operation)

@@ -53,7 +53,7 @@ def begin() -> ResponseReturnValue:
     """Begin an operation."""
     ids, query = request.form.getlist("id"), request.form.get("query", "")
     return begin_or_show(
-        lambda numbers: bulk.begin(_kind(), _words(ids) or query, ids=ids or None, **numbers),
+        lambda numbers: bulk.begin(_kind(), bulk.selection_in_words(ids) if ids else query, ids=ids or None, **numbers),
         lambda texts, errors: _preview_page(ids, query, texts, errors),
     )
 
@@ -125,10 +125,6 @@ def _number(read: type[int] | type[float], texts: Texts, name: str) -> Any:
         raise InvalidInputError("The operation is invalid.", {name: ["must be a number"]}) from None
 
 
-def _words(ids: list[str]) -> str:
-    return f"{len(ids)} selected job{'' if len(ids) == 1 else 's'}" if ids else ""
-
-
 def _preview_page(ids: list[str], query: str, texts: Texts, errors: Errors | None = None) -> str:
     kind = _kind()
     return render_template(
@@ -136,7 +132,7 @@ def _preview_page(ids: list[str], query: str, texts: Texts, errors: Errors | Non
         kind=kind,
         preview=bulk.preview(kind, query, ids or None),
         ids=ids,
-        query=_words(ids) or query,
+        query=bulk.selection_in_words(ids) if ids else query,
         texts=texts,
         errors=errors or {},
         suggested=SUGGESTED,

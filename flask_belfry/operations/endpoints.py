@@ -28,6 +28,8 @@ class _Endpoint:
     query: type[ma.Schema] | None
     body: type[ma.Schema] | None
     errors: Mapping[int, str]
+    status: int
+    accepted: str
 
 
 class Endpoints:
@@ -46,11 +48,27 @@ class Endpoints:
         query: type[ma.Schema] | None = None,
         body: type[ma.Schema] | None = None,
         errors: Mapping[int, str] | None = None,
+        status: int | None = None,
+        accepted: str = "",
     ) -> Callable[[View], View]:
-        """Declare the decorated function as an endpoint, which the host authorizes by `action`."""
+        """Declare the decorated function as an endpoint, which the host authorizes by `action`.
+
+        Args:
+            method: the method.
+            path: the path within the API.
+            action: what the host authorizes.
+            response: the schema of what the function returns; None: it returns nothing.
+            query: the schema of the parameters.
+            body: the schema of the body.
+            errors: the errors of this endpoint, by status.
+            status: of the response; None: 200, or 204 without a response.
+            accepted: when the function returns its response with 202 instead.
+        """
 
         def declare(view: View) -> View:
-            self._endpoints.append(_Endpoint(method, path, action, view, response, query, body, errors or {}))
+            usual = status or (200 if response else 204)
+            endpoint = _Endpoint(method, path, action, view, response, query, body, errors or {}, usual, accepted)
+            self._endpoints.append(endpoint)
             return view
 
         return declare
@@ -58,7 +76,9 @@ class Endpoints:
     def add_to(self, blueprint: Blueprint) -> None:
         """Add the endpoints to a blueprint of the application."""
         for each in self._endpoints:
-            view = blueprint.response(200 if each.response else 204, each.response)(each.view)
+            view = blueprint.response(each.status, each.response)(each.view)
+            if each.accepted:
+                view = blueprint.alt_response(202, schema=each.response, description=each.accepted)(view)
             for schema, location in ((each.query, "query"), (each.body, "json")):
                 if schema is not None:
                     view = blueprint.arguments(schema, location=location)(view)

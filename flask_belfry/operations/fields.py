@@ -11,7 +11,8 @@ from typing import Any
 from flask import current_app
 
 from flask_belfry.changes.host import current_host
-from flask_belfry.operations import batches, failures, periodic, queues, services, workers
+from flask_belfry.operations import batches, bulk, failures, periodic, queues, services, workers
+from flask_belfry.operations.models import BulkOperation
 from flask_belfry.outbox import FINALIZED, JobBatch, JobLog, JobRecord, JobState
 from flask_belfry.outbox.models import JobPause
 from flask_belfry.scheduler import ScheduleEntry
@@ -121,6 +122,43 @@ def failure_fields(groups: Sequence[FailureGroup]) -> list[dict[str, Any]]:
         }
         for group in groups
     ]
+
+
+def operation_fields(operation: BulkOperation) -> dict[str, Any]:
+    """Return the fields of a bulk operation."""
+    return {
+        "id": operation.id,
+        "kind": operation.kind.value,
+        "state": operation.state.value,
+        "query": operation.query,
+        "group_id": operation.group_id,
+        "canary": operation.canary,
+        "per_second": operation.per_second,
+        "jobs": operation.total,
+        "done": operation.done,
+        "changed": operation.changed,
+        "failed_again": operation.failed,
+        "reason": operation.reason,
+        "next_page_at": _iso(operation.next_page_at),
+        "school": operation.school_id,
+        "user_id": operation.user_id,
+        "undo_of_id": operation.undo_of_id,
+        "job_id": operation.job_id,
+        "created_at": _iso(operation.created_at),
+        "finished_at": _iso(operation.finished_at),
+    }
+
+
+def operation_detail_fields(operation: BulkOperation) -> dict[str, Any]:
+    """Return the fields of a bulk operation, with what has become of its jobs."""
+    outcomes = bulk.outcomes_of(operation)
+    return {
+        **operation_fields(operation),
+        "live": outcomes.live,
+        "ended": outcomes.ended,
+        "failed_again": outcomes.failed_again,
+        "can_undo": bulk.can_undo(operation),
+    }
 
 
 def log_fields(log: JobLog) -> dict[str, Any]:

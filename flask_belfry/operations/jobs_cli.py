@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,8 +19,10 @@ from flask_belfry.core.commands import MAX_DAYS, CommandGroup, as_json_option, e
 from flask_belfry.core.errors import AppError
 from flask_belfry.core.presentation import ago, duration
 from flask_belfry.db import db
-from flask_belfry.operations import services
+from flask_belfry.operations import bulk, services
+from flask_belfry.operations.bulk_options import canary_option, echo_begun, pace_option
 from flask_belfry.operations.fields import attempt_fields, job_fields, progress_fields
+from flask_belfry.operations.models import BulkKind
 from flask_belfry.operations.search import parse
 from flask_belfry.outbox import LIVE, JobRecord, JobState
 from flask_belfry.outbox.registry import QUEUES, definitions
@@ -28,6 +30,7 @@ from flask_belfry.outbox.relay import relay
 from flask_belfry.statistics import reading
 
 jobs = CommandGroup("jobs", help="Lists, enqueues, retries and cancels jobs; starts workers.")
+jobs.add_lazy("operations", "flask_belfry.operations.bulk_cli:operations")
 jobs.add_lazy("watch", "flask_belfry.operations.watch_cli:watch_command")
 jobs.add_lazy("stop-worker", "flask_belfry.operations.workers_cli:stop_worker_command")
 jobs.add_lazy("worker", "flask_belfry.operations.worker_cli:worker_command")
@@ -173,11 +176,25 @@ def enqueue_command(name: str, args_text: str) -> None:
 @_name
 @_queue
 @_since
-def retry_command(ids: tuple[str, ...], query: str | None, state: str | None, **filters: Any) -> None:
-    """Retry failed and cancelled jobs, given by their ids or by --filter."""
-    if state and query is None:
-        raise click.UsageError("--state requires --filter")
-    chosen = _chosen(ids, query, filters | {"state": state}, _RETRYABLE, [JobState.FAILED])
+@canary_option()
+@pace_option()
+def retry_command(
+    ids: tuple[str, ...],
+    query: str | None,
+    state: str | None,
+    canary: int | None,
+    pace: float | None,
+    **filters: Any,
+) -> None:
+    """Retry failed and cancelled jobs, given by their ids or by --filter. More than 1,000, and with --canary or --pace,
+    a bulk operation retries them.
+    """
+    if query is None and (state or canary or pace):
+        raise click.UsageError("--state, --canary and --pace require --filter")
+    numbers = {"canary": canary or None, "per_second": pace or None}
+    chosen = _chosen(ids, query, filters | {"state": state}, BulkKind.RETRY, **numbers)
+    if chosen is None:
+        return
     retried = services.retry_jobs(chosen)
     db.session.commit()
     click.echo(f"{len(retried)} of {len(chosen)} jobs retried")
@@ -191,9 +208,16 @@ def retry_command(ids: tuple[str, ...], query: str | None, state: str | None, **
 @_name
 @_queue
 @_since
-def cancel_command(ids: tuple[str, ...], query: str | None, **filters: Any) -> None:
-    """Cancel waiting jobs and request running ones to stop."""
-    chosen = _chosen(ids, query, filters, LIVE, LIVE)
+@pace_option()
+def cancel_command(ids: tuple[str, ...], query: str | None, pace: float | None, **filters: Any) -> None:
+    """Cancel waiting jobs and request running ones to stop. More than 1,000, and with --pace, a bulk operation cancels
+    them.
+    """
+    if query is None and pace:
+        raise click.UsageError("--pace requires --filter")
+    chosen = _chosen(ids, query, filters, BulkKind.CANCEL, per_second=pace or None)
+    if chosen is None:
+        return
     cancelled, stopping = services.cancel_jobs(chosen)
     db.session.commit()
     click.echo(f"{len(cancelled)} cancelled, {len(stopping)} requested to stop")
@@ -317,15 +341,17 @@ def _get(job_id: str) -> JobRecord:
 
 
 def _chosen(
-    ids: tuple[str, ...],
-    query: str | None,
-    filters: dict[str, Any],
-    among: Collection[JobState],
-    otherwise: Collection[JobState],
-) -> list[str]:
+    ids: tuple[str, ...], query: str | None, filters: dict[str, Any], kind: BulkKind, **numbers: Any
+) -> list[str] | None:
+    """Return the ids of the jobs to change; None when a bulk operation that has begun changes them."""
     if bool(ids) == (query is not None):
         raise click.UsageError("give either ids or --filter")
-    if query is not None:
-        search = parse(query, filters, now=utc_now())
-        return services.matching_ids(search, services.states_of(search, among, otherwise))
-    return [_get(id).id for id in ids]
+    if query is None:
+        return [_get(id).id for id in ids]
+    search = parse(query, filters, now=utc_now())
+    found = bulk.begin_or_find(kind, search, **numbers)
+    if isinstance(found, list):
+        return found
+    db.session.commit()
+    echo_begun(found)
+    return None

@@ -24,7 +24,7 @@ from flask_belfry.outbox.registry import QUEUES
 from flask_belfry.schemas import Moment, QueryOfPage, Schema, check_control_characters, page_schema
 from flask_belfry.search.terms import MAX_CHARACTERS
 
-_NEXT_CURSOR = "More jobs match: repeat the request with it as `cursor`. null when all were looked at."
+_OPERATION = "The bulk operation that changes the jobs, when they may be more than 1,000. null: it is done."
 RETRYABLE = FINALIZED - {JobState.COMPLETED}
 MAX_TEXT_CHARACTERS = 100
 # Of a pause: ten years.
@@ -79,16 +79,10 @@ class JobQuery(QueryOfPage, JobFilterSchema):
 
 
 class _BulkSchema(JobFilterSchema):
-    cursor = ma.fields.UUID(
-        load_default=None,
-        allow_none=True,
-        metadata={"description": "`next_cursor` of the previous response to the same filters."},
-    )
-
     @ma.validates_schema
     def validate_filter(self, values: dict[str, Any], **_: Any) -> None:
         """Require a filter: an empty body is more often a mistake than a choice."""
-        if not values.keys() - {"cursor"}:
+        if not values:
             raise ma.ValidationError("Give at least one filter.")
 
 
@@ -255,7 +249,7 @@ class RetriedSchema(Schema):
 class RetriedManySchema(RetriedSchema):
     """What a retry of all jobs that match a filter has done."""
 
-    next_cursor = _shown(_NEXT_CURSOR, format="uuid")
+    operation_id = _shown(_OPERATION, format="uuid")
 
 
 class CancelledSchema(Schema):
@@ -268,7 +262,7 @@ class CancelledSchema(Schema):
 class CancelledManySchema(CancelledSchema):
     """What a cancellation of all jobs that match a filter has done."""
 
-    next_cursor = _shown(_NEXT_CURSOR, format="uuid")
+    operation_id = _shown(_OPERATION, format="uuid")
 
 
 class BatchQuery(QueryOfPage):

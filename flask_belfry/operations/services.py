@@ -200,30 +200,14 @@ def latest_failures(limit: int) -> Sequence[JobRecord]:
     return db.session.scalars(query.order_by(JobRecord.id.desc()).limit(limit)).all()
 
 
-def matching_ids(
-    query: Query, states: Collection[JobState], *, limit: int | None = None, after: str | None = None
-) -> list[str]:
-    """Return the ids of all jobs in one of `states` that match a search, the oldest first.
-
-    Running jobs that were requested to stop are left out, and with `after` those up to the job with this id. It looks
-    at all candidates: within a request, use `next_matching_ids`.
-    """
-    found: list[str] = []
-    has_more = True
-    while has_more and (limit is None or len(found) < limit):
-        size = search.WINDOW if limit is None else limit - len(found)
-        ids, after = next_matching_ids(query, states, limit=size, after=after)
-        found += ids
-        has_more = after is not None
-    return found
-
-
 def next_matching_ids(
     query: Query, states: Collection[JobState], *, limit: int, after: str | None = None
 ) -> tuple[list[str], str | None]:
-    """Return ids as `matching_ids`, at most `limit`, and the id after which there may be more.
+    """Return the ids of jobs in one of `states` that match a search, the oldest first, at most `limit`, and the id
+    after which there may be more.
 
-    Its cost is bounded, so it may return fewer ids, also none, although more jobs match.
+    Its cost is bounded, so it may return fewer ids, also none, although more jobs match. Running jobs that were
+    requested to stop are left out, and with `after` those up to the job with this id.
     """
     is_stopping = sa.and_(JobRecord.state == JobState.RUNNING, JobRecord.cancel_requested)
     further = [sa.not_(is_stopping)] if JobState.RUNNING in states else []

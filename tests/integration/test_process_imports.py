@@ -108,6 +108,7 @@ def test_the_commands_are_listed_without_their_modules(tmp_path) -> None:
         "demo",
         "dev",
         "doctor",
+        "failures",
         "jobs",
         "mail",
         "notifications",

@@ -12,7 +12,7 @@ from flask_belfry.outbox import batch, enqueue
 from tests.tenancy import ADMIN, OPERATOR, STAFF, Route, many, one
 
 BATCH, API_BATCH, API_JOB = "/jobs/batches/{batch}", "/api/v1/batches/{batch}", "/api/v1/jobs/{batch_job}"
-BULK = "/jobs/operations/{bulk}"
+BULK, API_BULK = "/jobs/operations/{bulk}", "/api/v1/jobs/operations"
 API_SCHEDULE = "/api/v1/jobs/schedule/custom.of-another-school"
 SCHEDULE = {"name": "of-another-school", "job": "test.echo", "every_seconds": 60}
 VERBS = ("pause", "resume", "run")
@@ -63,6 +63,16 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("api_jobs.run_job", "POST"): one(OPERATOR, f"{API_JOB}/run"),
     ("api_jobs.retry_jobs", "POST"): Route(OPERATOR, ("/api/v1/jobs/retry",), {"batch": "{batch}"}, 200),
     ("api_jobs.cancel_jobs", "POST"): Route(OPERATOR, ("/api/v1/jobs/cancel",), {"batch": "{batch}"}, 200),
+    ("api_jobs.list_operations", "GET"): many(STAFF, API_BULK, f"{API_BULK}?limit=100"),
+    ("api_jobs.preview_operation", "GET"): many(
+        OPERATOR,
+        f"{API_BULK}/preview?kind=cancel&batch={{batch}}",
+        f"{API_BULK}/preview?kind=cancel&ids={{batch_job}}",
+    ),
+    ("api_jobs.begin_operation", "POST"): Route(OPERATOR, (API_BULK,), {"kind": "cancel", "ids": ["{batch_job}"]}, 422),
+    ("api_jobs.get_operation", "GET"): one(STAFF, f"{API_BULK}/{{bulk}}"),
+    ("api_jobs.stop_operation", "POST"): one(OPERATOR, f"{API_BULK}/{{bulk}}/stop"),
+    ("api_jobs.undo_operation", "POST"): one(OPERATOR, f"{API_BULK}/{{bulk}}/undo"),
     ("api_jobs.list_batches", "GET"): many(STAFF, "/api/v1/batches?limit=100", "/api/v1/batches?open=true"),
     ("api_jobs.get_batch", "GET"): one(STAFF, API_BATCH),
     ("api_jobs.cancel_batch", "POST"): one(OPERATOR, f"{API_BATCH}/cancel"),

@@ -33,7 +33,18 @@ COMMANDS = {
     "batches retry": SOME_ID,
     "demo load": "",
     "demo wipe": "--yes",
+    "failures list": "",
+    "failures show": SOME_ID,
+    "failures see": SOME_ID,
+    "failures ignore": SOME_ID,
+    "failures resolve": SOME_ID,
+    "failures reopen": SOME_ID,
+    "failures retry": SOME_ID,
     "jobs list": "",
+    "jobs operations list": "",
+    "jobs operations show": SOME_ID,
+    "jobs operations stop": SOME_ID,
+    "jobs operations undo": SOME_ID,
     "jobs show": SOME_ID,
     "jobs watch": "",
     "jobs workers": "",
@@ -120,12 +131,21 @@ def opened(app: Flask) -> Iterator[Flask]:
 # ── One line ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def names_of(group: CommandGroup, prefix: str, context: Context) -> Iterator[str]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, CommandGroup) and not command.invoke_without_command:
+            yield from names_of(command, f"{prefix} {name}", context)
+        else:
+            yield f"{prefix} {name}"
+
+
 @ONCE
 def test_the_list_of_commands_above_is_complete(app):
     context = Context(app.cli)
     found = {name: app.cli.get_command(context, name) for name in app.cli.list_commands(context)}
     groups = {name: group for name, group in found.items() if isinstance(group, CommandGroup) and name != "dev"}
-    own = {f"{name} {child}" for name, group in groups.items() for child in group.list_commands(context)}
+    own = {name for prefix, group in groups.items() for name in names_of(group, prefix, context)}
     assert own == COMMANDS.keys() | WITHOUT_DATABASE
 
 
@@ -191,6 +211,16 @@ def test_a_value_that_the_database_refuses_is_reported_in_one_line(app, argument
         (["work-items", "set-status", "DONE", "99999999999999999999", "--as", "ada"], 2),
         (["batches", "cancel", "nope"], 1),
         (["batches", "retry", SOME_ID], 1),
+        (["jobs", "retry", SOME_ID, "--canary", "5"], 2),
+        (["jobs", "cancel", SOME_ID, "--pace", "5"], 2),
+        (["jobs", "retry", "--filter", " "], 1),
+        (["jobs", "retry", "--filter", "name:test.*", "--pace", "0.001"], 1),
+        (["jobs", "retry", "--filter", "name:test.*", "--canary", "101"], 2),
+        (["jobs", "operations", "nope"], 2),
+        (["jobs", "operations", "stop", "nope"], 1),
+        (["failures", "list", "--state", "nope"], 2),
+        (["failures", "list", "--cursor", "nope"], 1),
+        (["failures", "ignore", "nope"], 1),
         (["queues", "pause", "nope"], 1),
         (["queues", "pause", "mail", "--for", "soon"], 2),
         (["queues", "pause", "mail", "--for", "99999999d"], 1),
@@ -220,8 +250,10 @@ def test_an_unexpected_error_is_reported_in_one_line(app, monkeypatch):
 @pytest.mark.parametrize(
     "command",
     [
+        "failures list",
         "jobs list",
         "jobs names",
+        "jobs operations list",
         "schedule list",
         "mail list",
         "mail preview",
@@ -276,7 +308,7 @@ def states(session, *ids):
 @ONCE
 def test_a_filter_retries_failed_jobs_and_cancelled_ones_only_on_request(app, session):
     ids = [finalized(session, JobState.FAILED), finalized(session, JobState.CANCELLED)]
-    assert run(app, "jobs", "retry", "--filter", "--name", "test.greet").exit_code == 0
+    assert run(app, "jobs", "retry", "--filter", "--name", "test.greet").stdout == "1 of 1 jobs retried\n"
     assert states(session, *ids) == [True, False]
     assert run(app, "jobs", "retry", "--filter", "--state", "cancelled").exit_code == 0
     assert states(session, *ids) == [True, True]

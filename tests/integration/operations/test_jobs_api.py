@@ -13,11 +13,11 @@ from app.audit import AuditEntry
 from flask_belfry.changes import Subject
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.operations import api
+from flask_belfry.operations import bulk
 from flask_belfry.outbox import JobRecord, JobState, batch, enqueue, job
 from flask_belfry.outbox.registry import forget
 from flask_belfry.search import running
-from tests.job_records import asked, read, state_of
+from tests.job_records import asked, delayed, read, state_of
 from tests.reservation_factories import bearer, make_school, make_user
 
 LIST = "/api/v1/jobs"
@@ -93,7 +93,7 @@ def test_a_search_is_continued_where_it_stopped(admin, session, monkeypatch):
 def test_a_search_chooses_the_jobs_of_an_action(admin, session):
     wanted, other = asked(session, "test.mark", number=1), asked(session, "test.mark", number=2)
     answer = admin("POST", f"{LIST}/cancel", json={"q": "name:test.* -args.number:2"}).json
-    assert answer == {"cancelled": 1, "stopping": 0, "next_cursor": None}
+    assert answer == {"cancelled": 1, "stopping": 0, "operation_id": None}
     assert admin("POST", f"{LIST}/retry", json={"q": "args.number:1"}).json["retried"] == 0
     assert admin("POST", f"{LIST}/retry", json={"q": "state:cancelled,completed args.number:1"}).json["retried"] == 1
     assert [state_of(session, id) for id in (wanted, other)] == [JobState.PENDING, JobState.PENDING]
@@ -223,7 +223,7 @@ def test_a_running_job_is_requested_to_stop(admin, session):
     assert (answer.json["state"], answer.json["cancel_requested"]) == ("running", True)
     # It has been requested: cancelling all of its name does not request it again.
     answer = admin("POST", f"{LIST}/cancel", json={"name": "test.echo"})
-    assert answer.json == {"cancelled": 0, "stopping": 0, "next_cursor": None}
+    assert answer.json == {"cancelled": 0, "stopping": 0, "operation_id": None}
 
 
 def test_a_scheduled_job_is_run_now_and_another_is_not(admin, session, work):
@@ -238,39 +238,44 @@ def test_a_scheduled_job_is_run_now_and_another_is_not(admin, session, work):
     assert session.scalars(sa.select(AuditEntry.action).where(AuditEntry.subject_id == id)).all() == ["job.run"]
 
 
-def test_all_jobs_that_match_a_filter_are_cancelled_and_retried(admin, session, monkeypatch):
-    monkeypatch.setattr(api, "MAX_BULK", 2)
+def test_all_jobs_that_match_a_filter_are_cancelled_and_retried(admin, session):
     ids = sorted(asked(session, "test.echo") for _ in range(3))
     other = asked(session, "test.mark", number=1)
     cancel = {"name": "test.echo", "state": "pending"}
-    first = admin("POST", f"{LIST}/cancel", json=cancel).json
-    assert first == {"cancelled": 2, "stopping": 0, "next_cursor": ids[1]}
-    assert [state_of(session, id) for id in ids] == [JobState.CANCELLED, JobState.CANCELLED, JobState.PENDING]
-    second = admin("POST", f"{LIST}/cancel", json={**cancel, "cursor": ids[1]}).json
-    assert second == {"cancelled": 1, "stopping": 0, "next_cursor": None}
-    assert admin("POST", f"{LIST}/retry", json={"name": "test.echo"}).json == {"retried": 0, "next_cursor": None}
+    answer = admin("POST", f"{LIST}/cancel", json=cancel)
+    assert (answer.status_code, answer.json) == (200, {"cancelled": 3, "stopping": 0, "operation_id": None})
+    assert {state_of(session, id) for id in ids} == {JobState.CANCELLED}
+    assert admin("POST", f"{LIST}/retry", json={"name": "test.echo"}).json == {"retried": 0, "operation_id": None}
     retry = {"name": "test.echo", "state": "cancelled"}
-    assert admin("POST", f"{LIST}/retry", json=retry).json == {"retried": 2, "next_cursor": ids[1]}
-    assert [state_of(session, id) for id in ids] == [JobState.PENDING, JobState.PENDING, JobState.CANCELLED]
-    assert state_of(session, other) is JobState.PENDING
+    assert admin("POST", f"{LIST}/retry", json=retry).json == {"retried": 3, "operation_id": None}
+    assert {state_of(session, id) for id in [*ids, other]} == {JobState.PENDING}
 
 
-def test_repeated_retries_come_to_an_end_also_when_jobs_cannot_be_retried(admin, session, work, monkeypatch):
-    monkeypatch.setattr(api, "MAX_BULK", 2)
-    failing = asked(session, "test.fail")
-    for _ in range(3):
-        enqueue("test.echo", after=failing)
-    session.commit()
+def test_many_jobs_that_match_a_filter_are_changed_by_an_operation(admin, session, work, monkeypatch):
+    monkeypatch.setattr(bulk, "MAX_TOGETHER", 2)
+    ids = [delayed(session) for _ in range(3)]
+    answer = admin("POST", f"{LIST}/cancel", json={"name": "test.echo"})
+    operation_id = answer.json["operation_id"]
+    assert (answer.status_code, answer.json) == (202, {"cancelled": 0, "stopping": 0, "operation_id": operation_id})
+    assert {state_of(session, id) for id in ids} == {JobState.SCHEDULED}, "the request changes none of them"
     work()
-    last = asked(session, "test.echo")
-    admin("POST", f"{LIST}/{last}/cancel")
-    body, retried = {"name": "test.echo", "state": "cancelled"}, []
-    while not retried or body["cursor"] is not None:
-        answer = admin("POST", f"{LIST}/retry", json=body).json
-        retried.append(answer["retried"])
-        body["cursor"] = answer["next_cursor"]
-    assert retried == [0, 1]
-    assert state_of(session, last) is JobState.PENDING
+    assert {state_of(session, id) for id in ids} == {JobState.CANCELLED}
+    begun = admin("GET", f"{LIST}/operations/{operation_id}").json
+    assert (begun["kind"], begun["query"], begun["state"]) == ("cancel", "name:test.echo", "finished")
+    assert (begun["jobs"], begun["changed"], begun["user_id"]) == (3, 3, admin.user.id)
+    answer = admin("POST", f"{LIST}/retry", json={"state": "cancelled", "q": "name:test.*"})
+    assert (answer.status_code, answer.json["retried"]) == (202, 0)
+    work()
+    assert {state_of(session, id) for id in ids} == {JobState.COMPLETED}
+
+
+def test_a_search_through_many_jobs_that_finds_none_begins_no_operation(admin, session, monkeypatch):
+    monkeypatch.setattr(running, "WINDOW", 1)
+    for _ in range(3):
+        asked(session, "test.echo")
+    answer = admin("POST", f"{LIST}/cancel", json={"q": "args.number:0"})
+    assert (answer.status_code, answer.json) == (200, {"cancelled": 0, "stopping": 0, "operation_id": None})
+    assert admin("GET", f"{LIST}/operations").json["items"] == []
 
 
 @pytest.mark.parametrize(
@@ -278,8 +283,6 @@ def test_repeated_retries_come_to_an_end_also_when_jobs_cannot_be_retried(admin,
     [
         ("retry", {}, "_schema"),
         ("cancel", {}, "_schema"),
-        ("cancel", {"cursor": "0193a2f0-0000-7000-8000-000000000000"}, "_schema"),
-        ("cancel", {"name": "test.echo", "cursor": "7"}, "cursor"),
         ("retry", {"state": "running"}, "state"),
         ("cancel", {"state": "failed"}, "state"),
         ("retry", {"color": "red"}, "color"),
@@ -303,7 +306,7 @@ def test_a_repeated_request_with_a_key_has_no_further_effect(admin, session):
     first = admin("POST", f"{LIST}/cancel", json=body, headers=key)
     asked(session, "test.echo")
     second = admin("POST", f"{LIST}/cancel", json=body, headers=key)
-    assert first.json == second.json == {"cancelled": 2, "stopping": 0, "next_cursor": None}
+    assert first.json == second.json == {"cancelled": 2, "stopping": 0, "operation_id": None}
     answer = admin("POST", f"{LIST}/{ids[0]}/retry", headers={"Idempotency-Key": "retry"})
     assert admin("POST", f"{LIST}/{ids[0]}/retry", headers={"Idempotency-Key": "retry"}).json == answer.json
 

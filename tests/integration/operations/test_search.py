@@ -17,7 +17,7 @@ from flask_belfry.operations import services
 from flask_belfry.operations.search import parse
 from flask_belfry.outbox import JobRecord, JobState, job
 from flask_belfry.outbox.registry import forget
-from flask_belfry.search import running
+from flask_belfry.search import Query, running
 
 NOW = datetime(2030, 5, 6, 12, tzinfo=UTC)
 BATCH, PARENT = "018f5d6a-0000-7000-8000-000000000001", "018f5d6a-0000-7000-8000-000000000002"
@@ -243,6 +243,13 @@ def test_counts_stop_at_the_limit_and_at_the_window(session: Session, monkeypatc
     assert services.count(parse("state:retryable", now=NOW)) == (2, False)
 
 
+def chosen(query: Query, states: list[JobState], *, limit: int = 100, after: str | None = None) -> list[str]:
+    """Return the ids of all jobs that an action would change, `limit` at a time."""
+    found, next_id = services.next_matching_ids(query, states, limit=limit, after=after)
+    assert len(found) <= limit
+    return found if next_id is None else found + chosen(query, states, limit=limit, after=next_id)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -256,16 +263,16 @@ def test_counts_stop_at_the_limit_and_at_the_window(session: Session, monkeypatc
 def test_what_matches_is_chosen_for_an_action_oldest_first(session: Session, text: str, expected: list[str]) -> None:
     many(session)
     query, states = parse(text, now=NOW), [JobState.FAILED, JobState.RETRYABLE]
-    found = services.matching_ids(query, states)
+    found = chosen(query, states)
     assert [session.get_one(JobRecord, id).result for id in found] == expected
-    assert services.matching_ids(query, states, limit=1) == found[:1]
-    assert services.matching_ids(query, states, after=found[0]) == found[1:]
+    assert chosen(query, states, limit=1) == found
+    assert chosen(query, states, after=found[0]) == found[1:]
 
 
 def test_running_jobs_that_were_requested_to_stop_are_not_chosen(session: Session) -> None:
     session.add_all([record("stopping", "running", cancel_requested=True), record("runs", "running")])
     session.commit()
-    (id,) = services.matching_ids(parse("", now=NOW), [JobState.RUNNING])
+    (id,) = chosen(parse("", now=NOW), [JobState.RUNNING])
     assert session.get_one(JobRecord, id).result == "runs"
 
 
@@ -279,7 +286,7 @@ def test_a_search_finds_rows_of_the_scope_only(session: Session, found: Found) -
         with use_scope(Scope(1)):
             assert found(text) == ["ours"]
             assert services.count(parse(text, now=NOW)) == (1, False)
-            assert len(services.matching_ids(parse(text, now=NOW), list(JobState))) == 1
+            assert len(chosen(parse(text, now=NOW), list(JobState))) == 1
         with use_scope(Scope()):
             assert found(text) == []
 
@@ -292,7 +299,7 @@ def test_a_tenant_never_widens_the_scope(session: Session, found: Found) -> None
     with use_scope(Scope(1)):
         for text in (f"{tenant} {other}" for tenant in ("tenant:2", "tenant:system", "-tenant:1") for other in others):
             assert found(text) == []
-            assert services.matching_ids(parse(text, now=NOW), list(JobState)) == []
+            assert chosen(parse(text, now=NOW), list(JobState)) == []
 
 
 def test_a_secret_argument_cannot_be_guessed(session: Session, found: Found) -> None:

@@ -117,13 +117,15 @@ def confirm_sent(mail_id: str) -> None:
 
 @commands.command("preview")
 @click.argument("name", required=False)
-@click.option("--part", type=click.Choice(PARTS), default="text", show_default=True)
+@click.option("--part", type=click.Choice((*PARTS, "source")), default="text", show_default=True)
 @as_json_option
 def preview(name: str | None, part: str, as_json: bool) -> None:
     """Print a mail with sample data; without NAME, list the names."""
     if name is None:
         names = [kind.name for kind in kinds()]
         return echo_json(names) if as_json else click.echo("\n".join(names))
+    if part == "source" and not as_json:
+        return click.echo(previews.preview_source(name))
     mail = previews.preview(name)
     return echo_json({each: getattr(mail, each) for each in PARTS}) if as_json else click.echo(getattr(mail, part))
 

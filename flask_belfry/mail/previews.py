@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flask_belfry.db.columns import new_id
 from flask_belfry.mail.errors import MailError
-from flask_belfry.mail.models import EmailMessage, entry_of
+from flask_belfry.mail.message import OutgoingMessage
+from flask_belfry.mail.models import EmailMessage, MailEntry, entry_of
 from flask_belfry.mail.preparation import message_of
 from flask_belfry.mail.registry import Skip, kind_of, kinds, unsubscribe_paths
 from flask_belfry.mail.rendering import Rendered, absolute_url, render
+from flask_belfry.mail.services import new_message_id
 
 SAMPLE_RECIPIENT = "ada@example.org"
 MASK = "\N{BULLET}" * 6
@@ -28,6 +31,14 @@ class Preview:
 def preview(name: str, context: Mapping[str, Any] | None = None) -> Rendered:
     """Render a kind with a context, by default its sample. Raises UnknownMailError and MailTemplateError."""
     return render(name, kind_of(name).sample() if context is None else context, SAMPLE_RECIPIENT)
+
+
+def preview_source(name: str) -> str:
+    """Return the source of the sample of a kind, whose link to unsubscribe has no effect. Raises as `preview`."""
+    id, kind = new_id(), kind_of(name)
+    entry = MailEntry(id, name, [SAMPLE_RECIPIENT], message_id=new_message_id(id))
+    may_unsubscribe = kind.unsubscribe is not None or kind.choice is not None
+    return _source(message_of(entry, preview(name), absolute_url(HIDDEN) if may_unsubscribe else None))
 
 
 def list_previews() -> list[Preview]:
@@ -59,7 +70,11 @@ def render_mail(mail: EmailMessage) -> Rendered | Skip | None:
 def source_of(mail: EmailMessage, rendered: Rendered) -> str:
     """Return the source of a mail of the ledger that `render_mail` has rendered."""
     sent_at = mail.sent_at or mail.sending_at or mail.created_at
-    return message_of(entry_of(mail), rendered, _unsubscribe_url(mail), sent_at=sent_at).as_bytes().decode("ascii")
+    return _source(message_of(entry_of(mail), rendered, _unsubscribe_url(mail), sent_at=sent_at))
+
+
+def _source(message: OutgoingMessage) -> str:
+    return message.as_bytes().decode("ascii")
 
 
 def _unsubscribe_url(mail: EmailMessage) -> str | None:

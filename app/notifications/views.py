@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
@@ -32,6 +33,7 @@ from app.notifications.models import (
 from app.notifications.outcomes import outcome_of
 from app.notifications.previews import channel_previews
 from app.notifications.rules import CANCEL, RETRY, SEND, VIEW
+from flask_belfry import live
 from flask_belfry.changes.host import authorized
 from flask_belfry.core.errors import ConflictError, InvalidInputError
 from flask_belfry.core.presentation import localtime
@@ -52,6 +54,8 @@ COLUMNS = (
     *(DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.BOUNCED, DeliveryState.DEFERRED),
     *(DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.SKIPPED, DeliveryState.CANCELLED),
 )
+# The permissions that the list and the details show buttons and links for.
+SHOWN_ACTIONS = (SEND, CANCEL, RETRY, "mails.view", "jobs.view")
 DELIVERIES, NOT_REACHED, LEFT_OUT = TABS = ("deliveries", "not-reached", "left-out")
 
 
@@ -71,7 +75,7 @@ def list_() -> ResponseReturnValue:
 @authorized(VIEW)
 def list_live() -> ResponseReturnValue:
     """Return the part of the list that is updated live."""
-    return render_template("notifications/_rows.html", **_list_context())
+    return live.respond("notifications/_rows.html", _list_context, actions=SHOWN_ACTIONS)
 
 
 @pages.get("/scheduled")
@@ -164,7 +168,8 @@ def detail(notification_id: object) -> ResponseReturnValue:
 @authorized(VIEW)
 def detail_live(notification_id: object) -> ResponseReturnValue:
     """Return the part of a notification that is updated live."""
-    return render_template("notifications/_detail.html", **_detail_context(str(notification_id)))
+    make_context = partial(_detail_context, str(notification_id))
+    return live.respond("notifications/_detail.html", make_context, actions=SHOWN_ACTIONS)
 
 
 @pages.post("/<uuid:notification_id>/cancel")

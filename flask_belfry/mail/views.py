@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from flask_belfry import live
 from flask_belfry.changes.host import authorized
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError, NotFoundError
@@ -34,6 +36,13 @@ PARTS = ("html", "text", "source")
 def list_() -> ResponseReturnValue:
     """List the mails that match the search `q`, newest first."""
     return list_response("mail/list.html", _list_context())
+
+
+@pages.get("/live")
+@authorized("mails.view")
+def list_live() -> ResponseReturnValue:
+    """Return the part of the list that is updated live."""
+    return live.respond("mail/_mails.html", _list_context)
 
 
 @pages.get("/completions")
@@ -72,9 +81,9 @@ def detail(mail_id: UUID) -> ResponseReturnValue:
 
 @pages.get("/<uuid:mail_id>/live")
 @authorized("mails.view")
-def live(mail_id: UUID) -> ResponseReturnValue:
+def detail_live(mail_id: UUID) -> ResponseReturnValue:
     """Return the part of the details that is updated live."""
-    return render_template("mail/_detail.html", **_detail_context(mail_id))
+    return live.respond("mail/_detail.html", partial(_detail_context, mail_id))
 
 
 @pages.post("/<uuid:mail_id>/resend")
@@ -141,20 +150,22 @@ def _frame_of(mail_id: UUID, part: str) -> ResponseReturnValue:
 def previews_() -> ResponseReturnValue:
     """List all kinds of mail; `name` and `part` in the query select the preview."""
     kinds = previews.list_previews()
-    name = request.args.get("name")
+    name, part = request.args.get("name"), request.args.get("part")
     return render_template(
         "mail/previews.html",
         previews=kinds,
         selected=next((preview for preview in kinds if preview.name == name), None),
-        part="text" if request.args.get("part") == "text" else "html",
+        part=part if part in PARTS else PARTS[0],
     )
 
 
-@pages.get("/previews/<name>/<any(html, text):part>")
+@pages.get("/previews/<name>/<any(html, text, source):part>")
 @authorized("mails.view")
 def preview(name: str, part: str) -> ResponseReturnValue:
     """Return one part of a preview, for a frame."""
     try:
+        if part == "source":
+            return text_frame(previews.preview_source(name))
         rendered = previews.preview(name)
     except UnknownMailError as error:
         raise NotFoundError("There is no mail with this name.") from error

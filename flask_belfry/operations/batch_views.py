@@ -10,11 +10,12 @@ from typing import Any
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from flask_belfry import live
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.bars import Segment, segments
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.operations import batches, live, services
+from flask_belfry.operations import batches, services
 from flask_belfry.operations.search import parse
 from flask_belfry.outbox import FINALIZED, JobState, UnknownJobError
 from flask_belfry.outbox.registry import definition

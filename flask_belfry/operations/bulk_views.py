@@ -9,12 +9,13 @@ from uuid import UUID
 from flask import Blueprint, Response, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from flask_belfry import live
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.core.presentation import sentence
 from flask_belfry.db import db
-from flask_belfry.operations import bulk, live
+from flask_belfry.operations import bulk
 from flask_belfry.operations.models import BulkKind, BulkOperation, BulkState
 from flask_belfry.operations.views import given_query
 

@@ -9,13 +9,14 @@ from uuid import UUID
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from flask_belfry import live
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.errors import ConflictError
 from flask_belfry.core.text import query_text
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import current_scope
-from flask_belfry.operations import charts, failures, live
+from flask_belfry.operations import charts, failures
 from flask_belfry.operations.bulk_views import SUGGESTED, Errors, Texts, begin_or_show
 from flask_belfry.operations.charts import Chart, Line
 from flask_belfry.operations.failures import FILTERS, OPEN, OPEN_ONLY, Verb

@@ -12,12 +12,13 @@ from flask import Blueprint, current_app, render_template, request
 from flask.globals import app_ctx
 from flask.typing import ResponseReturnValue
 
+from flask_belfry import live
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import current_scope
 from flask_belfry.mail import mail_figures, mail_series
-from flask_belfry.operations import charts, live, problems
+from flask_belfry.operations import charts, problems
 from flask_belfry.operations.charts import Chart, Line
 from flask_belfry.operations.problems import Problem
 from flask_belfry.operations.queue_history import queue_histories

@@ -9,11 +9,12 @@ from typing import Any
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from flask_belfry import live
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.errors import InvalidInputError
 from flask_belfry.core.presentation import reader_zone, sentence
 from flask_belfry.core.text import query_text
-from flask_belfry.operations import live, queues
+from flask_belfry.operations import queues
 from flask_belfry.outbox.models import LIMIT_KEY_CHARACTERS, REASON_CHARACTERS, PauseKind
 from flask_belfry.outbox.registry import definitions
 

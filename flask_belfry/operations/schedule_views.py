@@ -9,10 +9,11 @@ from zoneinfo import ZoneInfo
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from flask_belfry import live
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.errors import AppError, InvalidInputError
 from flask_belfry.core.text import query_text
-from flask_belfry.operations import custom_schedules, live, periodic
+from flask_belfry.operations import custom_schedules, periodic
 from flask_belfry.operations.custom_schedules import Draft
 from flask_belfry.operations.job_parameters import Parameter, parameters_of
 from flask_belfry.operations.schedule_form import UNITS, ScheduleForm, empty_texts, texts_of

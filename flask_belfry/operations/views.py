@@ -9,6 +9,7 @@ from typing import Any
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from flask_belfry import live
 from flask_belfry.changes.host import authorized, current_host
 from flask_belfry.core.clock import utc_now
 from flask_belfry.core.presentation import words
@@ -16,7 +17,7 @@ from flask_belfry.core.text import query_text
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.mail import mails_of_job
-from flask_belfry.operations import live, queues, services
+from flask_belfry.operations import queues, services
 from flask_belfry.operations.search import JOBS, Query, parse
 from flask_belfry.operations.timeline import life_cycle, next_attempts
 from flask_belfry.outbox import FINALIZED, LIVE, JobBatch, JobRecord, JobState

@@ -7,8 +7,9 @@ from typing import Any
 from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from flask_belfry import live
 from flask_belfry.changes.host import authorized, current_host
-from flask_belfry.operations import live, workers
+from flask_belfry.operations import workers
 
 pages = Blueprint("job_workers", __name__, template_folder="templates", url_prefix="/jobs/workers")
 

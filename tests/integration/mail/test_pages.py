@@ -118,8 +118,9 @@ def test_the_detail_page_shows_the_mail(staff: FlaskClient, mail_ids: list[str])
 
 
 def test_the_page_of_a_mail_is_live_until_it_has_ended(
-    staff: FlaskClient, session: Session, mail_ids: list[str]
+    staff: FlaskClient, session: Session, mail_ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flask_belfry.live.FRAGMENT_SECONDS", 0)
     page, live = (staff.get(f"/mails/{mail_ids[0]}{end}").text for end in ("", "/live"))
     assert f'hx-get="/mails/{mail_ids[0]}/live"' in page
     assert "data-live-toggle" in page
@@ -245,8 +246,20 @@ def test_every_kind_is_previewed_with_its_sample(staff: FlaskClient) -> None:
     assert staff.get("/mails/previews/test-message/text").mimetype == "text/plain"
 
 
+def test_the_source_of_a_preview_is_that_of_a_mail_which_unsubscribes_no_one(staff: FlaskClient, app: Flask) -> None:
+    page = staff.get("/mails/previews?name=notification-digest&part=source").text
+    assert 'src="/mails/previews/notification-digest/source" sandbox' in page
+    answer = staff.get("/mails/previews/notification-digest/source")
+    assert answer.mimetype == "text/plain"
+    for source in (answer.text, run(app, "preview", "notification-digest", "--part", "source").stdout):
+        mail = message_from_string(source)
+        assert (mail["To"], mail.get_content_type()) == ("ada@example.org", "multipart/alternative")
+        assert mail["List-Unsubscribe"].endswith("/hidden>")
+    assert message_from_string(staff.get("/mails/previews/account-deleted/source").text)["List-Unsubscribe"] is None
+
+
 def test_a_preview_that_is_not_there_is_a_404_that_names_no_command(staff: FlaskClient) -> None:
-    for part in ("html", "text"):
+    for part in ("html", "text", "source"):
         answer = staff.get(f"/mails/previews/nonsense/{part}")
         assert answer.status_code == 404
         assert "There is no mail with this name." in answer.text

@@ -12,10 +12,13 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
 from app.accounts import Role
-from flask_belfry.operations import live, queues
+from flask_belfry import live
+from flask_belfry.mail import EmailMessage, MailRequest, MailState, send_mails
+from flask_belfry.operations import queues
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.models import PauseKind
 from tests.job_records import asked
+from tests.notification_factories import sent
 from tests.reservation_factories import log_in, make_school, make_user
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -24,6 +27,7 @@ pytestmark = [pytestmark, pytest.mark.usefixtures("client")]
 LISTS = (
     *("/jobs/live", "/jobs/live?q=since%3A2h", "/jobs/queues/live", "/jobs/batches/live", "/schedule/live"),
     *("/jobs/failures/live", "/jobs/operations/live", "/jobs/workers/live"),
+    *("/mails/live", "/mails/live?q=state%3Aqueued", "/notifications/live"),
 )
 
 
@@ -55,8 +59,11 @@ def admin(client: FlaskClient) -> FlaskClient:
 def test_an_unchanged_page_is_not_rendered_again(
     app: Flask, admin: FlaskClient, session: Session, rendered: list[str | None]
 ):
-    job_id = asked(session, "test.mark", number=1)
-    for path in (*LISTS, f"/jobs/{job_id}/live"):
+    job_id, notification = asked(session, "test.mark", number=1), sent()
+    (mail_id,) = send_mails("test-message", [MailRequest(["ada@example.org"], "1", {"server": "mail.example.org"})])
+    session.commit()
+    details = f"/jobs/{job_id}/live", f"/notifications/{notification.id}/live", f"/mails/{mail_id}/live"
+    for path in (*LISTS, *details):
         first = admin.get(path)
         assert first.status_code == 200
         rendered.clear()
@@ -78,6 +85,20 @@ def test_a_change_is_sent(admin: FlaskClient, session: Session):
         again = admin.get(path, headers={"If-None-Match": first.headers["ETag"]})
         assert again.status_code == 200
         assert again.headers["ETag"] != first.headers["ETag"]
+
+
+@pytest.mark.usefixtures("uncached")
+def test_a_change_of_a_mail_is_sent_to_its_page_and_to_the_list(admin: FlaskClient, session: Session):
+    (mail_id,) = send_mails("test-message", [MailRequest(["ada@example.org"], "1", {"server": "mail.example.org"})])
+    session.commit()
+    paths = "/mails/live", f"/mails/{mail_id}/live"
+    tags = [admin.get(path).headers["ETag"] for path in paths]
+    session.get_one(EmailMessage, mail_id).state = MailState.SENT
+    session.commit()
+    for path, tag in zip(paths, tags, strict=True):
+        again = admin.get(path, headers={"If-None-Match": tag})
+        assert again.status_code == 200
+        assert ">sent</" in again.text
 
 
 @pytest.mark.usefixtures("uncached")

@@ -14,10 +14,11 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
 from app.accounts import Role
+from flask_belfry import live
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db.columns import new_id
 from flask_belfry.mail.models import EmailMessage, MailDomainHold, MailState, MailStatistics
-from flask_belfry.operations import live, overview_views, problems
+from flask_belfry.operations import overview_views, problems
 from flask_belfry.outbox import JobRecord, JobState, WorkerProcess, enqueue
 from flask_belfry.statistics import ALL_ID, JobStatistics, QueueSample, Release, Resolution
 from flask_belfry.statistics.histograms import BUCKETS

@@ -194,13 +194,16 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("mail.completions", "GET"): many(STAFF, "/mails/completions?q=kind:"),
     ("mail.resend_matching", "POST"): Route(OPERATOR, ("/mails/resend",), {"q": "state:failed,skipped"}),
     ("mail.detail", "GET"): one(STAFF, "/mails/{mail}"),
-    ("mail.live", "GET"): one(STAFF, "/mails/{mail}/live"),
+    ("mail.list_live", "GET"): many(STAFF, "/mails/live", "/mails/live?text={address}"),
+    ("mail.detail_live", "GET"): one(STAFF, "/mails/{mail}/live"),
     ("mail.message_html", "GET"): one(STAFF, "/mails/{mail}/html"),
     ("mail.message_part", "GET"): Route(STAFF, ("/mails/{mail}/text", "/mails/{mail}/source"), {}, 404),
     ("mail.resend", "POST"): one(OPERATOR, "/mails/{mail}/resend"),
     ("mail.confirm_sent", "POST"): one(OPERATOR, "/mails/{mail}/confirm-sent"),
     ("mail.previews", "GET"): many(STAFF, "/mails/previews"),
-    ("mail.preview", "GET"): many(STAFF, "/mails/previews/reservation-status/html"),
+    ("mail.preview", "GET"): many(
+        STAFF, "/mails/previews/reservation-status/html", "/mails/previews/reservation-status/source"
+    ),
     ("audit.list_", "GET"): many(
         STAFF, "/audit", "/audit?user={address}", "/audit?subject=reservation/{reservation}", "/audit?action=job.cancel"
     ),

@@ -7,7 +7,7 @@ returned. Requests for the same fragment within FRAGMENT_SECONDS, of any user wi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -26,7 +26,7 @@ FRAGMENT_SECONDS = 1.5
 # The longest time for which durations on an unchanged page stay as they are. (Its script counts the ages.)
 CLOCK_SECONDS = 30
 MAX_FRAGMENTS = 100
-# The actions that decide which buttons a fragment has.
+# The actions that decide which buttons and links a fragment of the job system has.
 ACTIONS = (
     "jobs.change", "jobs.enqueue", "queues.change", "schedule.change", "failures.change", "workers.change",
     "mails.view", "mails.change", "mails.suppress",
@@ -48,7 +48,13 @@ class _Fragment:
     text: str | None = None
 
 
-def respond(template: str, make_context: Callable[[], Context], seconds: float | None = None) -> Response:
+def respond(
+    template: str,
+    make_context: Callable[[], Context],
+    seconds: float | None = None,
+    *,
+    actions: Sequence[str] = ACTIONS,
+) -> Response:
     """Return the fragment that `template` renders, or 304 if the requester has it.
 
     Args:
@@ -56,9 +62,10 @@ def respond(template: str, make_context: Callable[[], Context], seconds: float |
         make_context: makes the context; not called while the fragment is kept. It must depend on the URL, the scope,
             the permissions and the time zone of the requester only.
         seconds: how long it is kept, less than the page's interval; None for FRAGMENT_SECONDS.
+        actions: which of the requester's permissions the fragment depends on.
     """
     fragments: dict[str, _Fragment] = current_app.extensions.setdefault("live_fragments", {})
-    key, now = _key(template), time.monotonic()
+    key, now = _key(template, actions), time.monotonic()
     kept = fragments.get(key)
     if (
         kept is None
@@ -83,8 +90,8 @@ def _is_known(tag: str) -> bool:
     return request.if_none_match.contains_weak(tag)
 
 
-def _key(template: str) -> str:
-    may = [action for action in ACTIONS if current_host().allows(action)]
+def _key(template: str, actions: Sequence[str]) -> str:
+    may = [action for action in actions if current_host().allows(action)]
     query = request.query_string.decode(errors="replace")
     return repr((template, request.path, query, current_scope(), may, reader_zone().key))
 

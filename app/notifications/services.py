@@ -147,15 +147,15 @@ def retry_problem(notification: Notification) -> str | None:
 
 def retry_deliveries(notification: Notification, deliveries: Sequence[NotificationDelivery]) -> int:
     """Enqueue failed deliveries of a notification, which is locked, again; return how many."""
-    retried = 0
+    ids = set[str]()
     for name, channel in CHANNELS.items():
-        of_channel = [delivery for delivery in deliveries if delivery.channel is name]
-        ids = channel.retry(db.session(), notification, of_channel) if of_channel else set[str]()
-        again = [delivery for delivery in of_channel if delivery.id in ids]
-        for sent_by in (NotificationDelivery.email_id, NotificationDelivery.job_id):
-            _queue_failed(sent_by, {getattr(delivery, sent_by.key) for delivery in again} - {None})
-        retried += len(ids)
-    return retried
+        if of_channel := [delivery for delivery in deliveries if delivery.channel is name]:
+            ids |= channel.retry(db.session(), notification, of_channel)
+    # After the jobs of all channels, in the order in which a transaction that ends them locks the deliveries.
+    again = [delivery for delivery in deliveries if delivery.id in ids]
+    for sent_by in (NotificationDelivery.email_id, NotificationDelivery.job_id):
+        _queue_failed(sent_by, {getattr(delivery, sent_by.key) for delivery in again} - {None})
+    return len(ids)
 
 
 def _queue_failed(sent_by: InstrumentedAttribute[str | None], ids: Collection[str]) -> None:
@@ -167,12 +167,16 @@ def _queue_failed(sent_by: InstrumentedAttribute[str | None], ids: Collection[st
         db.session.execute(queue, {"sent_by": list(ids)}, execution_options={"synchronize_session": "fetch"})
 
 
-@outbox.on_batches_reopened(BATCH)
+def lock_of_batches(session: Session, batch_ids: Sequence[str]) -> Sequence[Notification]:
+    """Lock the notifications of batches until the commit, and return them with their current values."""
+    query = sa.select(Notification).where(Notification.batch_id.in_(batch_ids)).order_by(Notification.id)
+    return session.scalars(query.with_for_update(key_share=True), execution_options={"populate_existing": True}).all()
+
+
+@outbox.on_batches_reopened(BATCH, lock=lock_of_batches)
 def reopen(session: Session, batch_ids: Sequence[str]) -> None:
     """Set finished notifications back to `sending`: jobs of their batches are retried."""
-    query = sa.select(Notification).where(Notification.batch_id.in_(batch_ids)).order_by(Notification.id)
-    query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
-    for notification in session.scalars(query):
+    for notification in lock_of_batches(session, batch_ids):
         if notification.state is NotificationState.FINISHED:
             notification.state, notification.finished_at = NotificationState.SENDING, None
     session.flush()

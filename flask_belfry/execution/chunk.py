@@ -25,7 +25,9 @@ log = structlog.get_logger(__name__)
 # The shortest time between two commits of one chunk, so that the database does not slow down a fast server.
 COMMIT_SECONDS = 0.25
 # Built once, as in `claim`.
-_LOCK_HELD = sa.select(claims.RECORDS.c.id).where(claims.IS_HELD).with_for_update()
+_LOCK_HELD = (
+    sa.select(claims.RECORDS.c.id).where(claims.IS_HELD).order_by(claims.RECORDS.c.id).with_for_update()
+)
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,9 @@ class Chunk:
             self.commit()
 
     def _write(self, uncommitted: Sequence[_Uncommitted]) -> list[Answer]:
+        if len(uncommitted) > 1:
+            # In one order: a transaction that cancels their batch locks them too.
+            self.held([one.item for one in uncommitted])
         completions = [(one.item, one.stored_result) for one in uncommitted if one.is_completed]
         states: dict[str, JobState] = dict.fromkeys(claims.complete(self.session, completions), JobState.COMPLETED)
         for one in uncommitted:

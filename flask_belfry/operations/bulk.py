@@ -35,6 +35,7 @@ from flask_belfry.operations import services
 from flask_belfry.operations.models import BulkKind, BulkOperation, BulkOperationJob, BulkState
 from flask_belfry.operations.search import parse
 from flask_belfry.outbox import LIVE, JobRecord, JobState, JobStateError, on_finalized
+from flask_belfry.outbox.locking import unlocked
 from flask_belfry.outbox.states import WAITING
 from flask_belfry.search import PARAMETER, Query
 from flask_belfry.statistics import FailureGroup
@@ -170,8 +171,8 @@ def cancel(operation_id: str) -> BulkOperation:
     if operation.state is not BulkState.RUNNING:
         raise ConflictError("The operation has already ended.")
     _end(operation, BulkState.CANCELLED)
-    if operation.job_id is not None:
-        outbox.cancel([operation.job_id])
+    # A transaction that cancels this job has locked it before the operation. Left alone, it finds that it was stopped.
+    outbox.cancel(db.session.scalars(unlocked(JobRecord.id == operation.job_id)).all())
     _record("bulk.stop", operation, changed=operation.changed)
     return operation
 

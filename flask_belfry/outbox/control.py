@@ -22,20 +22,29 @@ from flask_belfry.outbox.successors import PREDECESSOR_ERROR, Predecessor, await
 
 _UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED)
 _NO_SYNC = {"synchronize_session": False}
+_CANDIDATE = JobRecord.id, JobRecord.batch_id, JobRecord.after_id, JobRecord.claims, JobRecord.has_successors
 _OPEN = dict.fromkeys(("finished_at", "cancelled_at", "completed", "failed", "cancelled", "then_job_id"))
 
-Reopened = Callable[[Session, Sequence[str]], None]
+Reopened = Callable[[Session, Sequence[str]], object]
 _listeners: defaultdict[str, list[Reopened]] = defaultdict(list)
+_lockers: defaultdict[str, list[Reopened]] = defaultdict(list)
 
 
-def on_batches_reopened(name: str) -> Callable[[Reopened], Reopened]:
+def on_batches_reopened(name: str, *, lock: Reopened | None = None) -> Callable[[Reopened], Reopened]:
     """Call the function when finished batches of this name are opened again, with the session and their ids.
 
     It runs in the transaction that retries jobs of them, however that was requested.
+
+    Args:
+        name: the name of the batches.
+        lock: called before that, with all batches that may be opened: locks the rows that the function changes. The
+            batches and their jobs are locked after them, as in a function that cancels or retries what such a row has.
     """
 
     def register(function: Reopened) -> Reopened:
         _listeners[name].append(function)
+        if lock is not None:
+            _lockers[name].append(lock)
         return function
 
     return register
@@ -55,21 +64,20 @@ def retry(ids: Sequence[str]) -> list[str]:
         JobStateError: a live job holds the unique key of one of them, or one of them would wait for what waits for its
             batch.
     """
-    return _retry([row for page in pages(ids) for row in _lock_unsuccessful(JobRecord.id.in_(page))])
+    return _retry(*(JobRecord.id.in_(page) for page in pages(ids)))
 
 
 def retry_where(*conditions: sa.ColumnElement[bool]) -> list[str]:
     """Retry the failed and cancelled jobs that meet `conditions`, as `retry` does."""
-    return _retry(_lock_unsuccessful(*conditions))
+    return _retry(sa.and_(*conditions))
 
 
-def _lock_unsuccessful(*conditions: sa.ColumnElement[bool]) -> Sequence[Any]:
-    columns = JobRecord.id, JobRecord.batch_id, JobRecord.after_id, JobRecord.claims
-    query = sa.select(*columns).where(*conditions, JobRecord.state.in_(_UNSUCCESSFUL)).order_by(JobRecord.id)
-    return db.session.execute(query.with_for_update()).all()
-
-
-def _retry(candidates: Sequence[Any]) -> list[str]:
+def _retry(*wanted: sa.ColumnElement[bool]) -> list[str]:
+    """Retry the jobs that meet one of the conditions, of which each is a statement."""
+    _lock_for_retry([row for condition in wanted for row in _read_unsuccessful(condition)])
+    query = sa.select(*_CANDIDATE).order_by(JobRecord.id).with_for_update()
+    conditions = [sa.and_(condition, JobRecord.state.in_(_UNSUCCESSFUL)) for condition in wanted]
+    candidates = [row for condition in conditions for row in db.session.execute(query.where(condition))]
     # What follows concerns the successors and batches of these jobs, also those of another school or of the system.
     # An error takes back all of it, and nothing else of the caller's transaction.
     with use_scope(ALL_TENANTS), db.session.begin_nested():
@@ -86,6 +94,48 @@ def _retry(candidates: Sequence[Any]) -> list[str]:
         cancelled = _wait_again(awaiting) if awaiting else set[str]()
         _check_batches([row for row in changed if row.id in awaiting and row.batch_id is not None])
     return [id for id in asked if id not in cancelled]
+
+
+def _read_unsuccessful(*conditions: sa.ColumnElement[bool]) -> Sequence[Any]:
+    return db.session.execute(sa.select(*_CANDIDATE).where(*conditions, JobRecord.state.in_(_UNSUCCESSFUL))).all()
+
+
+def _lock_for_retry(candidates: Sequence[Any]) -> None:
+    """Lock what a retry of these jobs changes or depends on, in the order of all transactions: what the application has
+    for the batches, the batches, and the jobs.
+
+    What becomes part of it meanwhile is locked later, by the statement that changes it.
+    """
+    job_ids, above = {row.id for row in candidates}, set[str]()
+    rows = candidates
+    with use_scope(ALL_TENANTS):
+        while rows:
+            above |= {row.after_id for row in rows if row.after_id is not None and not row.claims}
+            batch_ids = {row.batch_id for row in rows} - {None} - above
+            above |= batch_ids
+            parents = batch_ids | {row.id for row in rows if row.has_successors}
+            found = [row for page in pages(parents) for row in _read_unsuccessful(*_cancelled_successors(page))]
+            rows = [row for row in found if row.id not in job_ids]
+            job_ids |= {row.id for row in rows}
+        job_ids |= above | _lock_batches(above)
+        if len(job_ids) > len(candidates):  # otherwise the statement that reads the candidates locks all of them
+            for page in pages(job_ids):
+                db.session.execute(
+                    sa.select(JobRecord.id).where(JobRecord.id.in_(page)).order_by(JobRecord.id).with_for_update()
+                )
+
+
+def _lock_batches(ids: Collection[str]) -> set[str]:
+    """Lock those of the ids that are batches, after what the application has for them; return the ids of the jobs that
+    follow their last finish."""
+    columns = sa.select(JobBatch.id, JobBatch.name, JobBatch.then_job_id)
+    batches = [row for page in pages(ids) for row in db.session.execute(columns.where(JobBatch.id.in_(page)))]
+    for name in sorted({row.name for row in batches} & _lockers.keys()):
+        for lock in _lockers[name]:
+            lock(db.session(), [row.id for row in batches if row.name == name])
+    for page in pages(row.id for row in batches):
+        db.session.execute(sa.select(JobBatch.id).where(JobBatch.id.in_(page)).order_by(JobBatch.id).with_for_update())
+    return {row.then_job_id for row in batches} - {None}
 
 
 def _that_can_run(candidates: Sequence[Any]) -> list[str]:
@@ -144,8 +194,13 @@ def _set_back(*conditions: sa.ColumnElement[bool]) -> Sequence[Any]:
 
 
 def _set_back_successors(ids: Collection[str]) -> list[Any]:
+    return [row for page in pages(ids) for row in _set_back(*_cancelled_successors(page))]
+
+
+def _cancelled_successors(ids: Collection[str]) -> Sequence[sa.ColumnElement[bool]]:
+    """Return the conditions for the jobs that were cancelled because of one of these jobs and batches."""
     was_cancelled = JobRecord.state == JobState.CANCELLED, JobRecord.error_type == PREDECESSOR_ERROR
-    return [row for page in pages(ids) for row in _set_back(JobRecord.after_id.in_(page), *was_cancelled)]
+    return JobRecord.after_id.in_(ids), *was_cancelled
 
 
 def _reopen(batch_ids: Collection[str]) -> set[str]:

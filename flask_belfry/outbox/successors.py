@@ -89,9 +89,15 @@ _AWAITED = _DIRECTLY_AWAITED.union(
 _AWAITS = sa.select(_AWAITED.c.id).where(_AWAITED.c.id == sa.bindparam("awaited"))
 _RELEASED = {"state": JobState.PENDING, "blocked_by": None, "enqueued_at": sa.bindparam("now", type_=UtcDateTime)}
 _MESSAGE = (RECORDS.c.id, RECORDS.c.name, RECORDS.c.queue, RECORDS.c.timeout_seconds)
+_LOCK_SUCCESSORS = (
+    sa.select(RECORDS.c.id)
+    .where(among(RECORDS.c.after_id, "ids"), RECORDS.c.result_as.is_(None), _WAITS)
+    .order_by(RECORDS.c.id)
+    .with_for_update()
+)
 _RELEASE = (
     sa.update(RECORDS)
-    .where(among(RECORDS.c.after_id, "ids"), RECORDS.c.result_as.is_(None), _WAITS)
+    .where(RECORDS.c.id.in_(_LOCK_SUCCESSORS), _WAITS)
     .values(_RELEASED)
     .returning(*_MESSAGE)
 )
@@ -203,6 +209,9 @@ def lock_predecessors(session: Session, ids: Collection[str]) -> LockedPredecess
     ended: list[Predecessor] = []
     left, batches = set(ids), set[str]()
     batch_of: dict[str, str] = {}
+    if len(left) > 1:  # in the order of all transactions
+        _lock(session, JobBatch, left)
+        _lock(session, JobRecord, left)
     for row in _mark(session, JobRecord, left, JobRecord.id, JobRecord.name, JobRecord.state, JobRecord.batch_id):
         left.discard(row.id)
         if row.batch_id is not None:
@@ -214,6 +223,12 @@ def lock_predecessors(session: Session, ids: Collection[str]) -> LockedPredecess
         if row.finished_at is not None:
             ended.append(batch_as_predecessor(row))
     return LockedPredecessors(ended, batches, left - batches, batch_of)
+
+
+def _lock(session: Session, model: type[JobRecord | JobBatch], ids: Collection[str]) -> None:
+    for page in pages(ids):
+        query = sa.select(model.id).where(model.id.in_(page)).order_by(model.id).with_for_update()
+        session.connection().execute(scoped(query)).all()
 
 
 def _mark(session: Session, model: type[JobRecord | JobBatch], ids: Collection[str], *columns: Any) -> list[Any]:

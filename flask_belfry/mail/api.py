@@ -233,10 +233,10 @@ def list_suppressions(query: dict[str, Any]) -> Mapping[str, Any]:
 
 
 def add_suppression(values: dict[str, Any]) -> Mapping[str, Any]:
-    """Suppress an email address: it gets no mail until the suppression is lifted"""
+    """Suppress an email address: no mail is sent to it until the suppression is lifted"""
     return suppression_fields(suppressions.add_suppression(**values))
 
 
 def lift_suppression(suppression_id: UUID) -> None:
-    """Lift a suppression: the email address gets mail again"""
+    """Lift a suppression: mail is sent to the email address again"""
     suppressions.lift_suppression(suppressions.get_suppression(suppression_id))

@@ -190,7 +190,7 @@ def suppressions(context: click.Context, text: str | None, limit: int, as_json: 
 @click.argument("email")
 @click.option("--reason", help="Shown to users; at most 200 characters.")
 def add_suppression(email: str, reason: str | None) -> None:
-    """Suppress EMAIL: it gets no mail until the suppression is lifted."""
+    """Suppress EMAIL: no mail is sent to it until the suppression is lifted."""
     service.add_suppression(email, reason)
     click.echo(f"{email} is suppressed")
 
@@ -198,7 +198,7 @@ def add_suppression(email: str, reason: str | None) -> None:
 @suppressions.command("lift")
 @click.argument("email")
 def lift_suppression(email: str) -> None:
-    """Lift the suppression of EMAIL, which gets mail again."""
+    """Lift the suppression of EMAIL: mail is sent to it again."""
     service.lift(email)
     click.echo(f"the suppression of {email} is lifted")
 

@@ -141,7 +141,7 @@ class SuppressionSource(StrEnum):
 
 
 class EmailSuppression(Base):
-    """An email address, of all schools, that gets no mail until an admin lifts the suppression."""
+    """An email address, of all schools, to which no mail is sent until an admin lifts the suppression."""
 
     __tablename__ = "email_suppressions"
 

@@ -1,4 +1,4 @@
-"""Suppressions: email addresses that get no mail, because a server knows no such mailbox or an admin says so.
+"""Suppressions: email addresses to which no mail is sent, because a server knows no such mailbox or an admin says so.
 
 No kind of mail passes: an address whose mailbox exists again gets mail when an admin has lifted its suppression.
 """

@@ -75,7 +75,7 @@ class NoJobsError(InvalidInputError):
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What has become of the jobs that an operation changed, the newest WATCHED_JOBS of them."""
+    """The states of the jobs that an operation changed, the newest WATCHED_JOBS of them."""
 
     live: int
     ended: int
@@ -464,7 +464,7 @@ def _new(kind: BulkKind, query_text: str, **columns: Any) -> BulkOperation:
 def _write(operation: BulkOperation, ids: Sequence[str] | None, action: str) -> BulkOperation:
     operation.total = _count(_conditions(operation, ids), MAX_TOTAL)
     if not operation.total:
-        raise NoJobsError(f"There is no job that can be {_PAST[operation.kind]}.")
+        raise NoJobsError(f"No job can be {_PAST[operation.kind]}.")
     operation.job_id = _enqueue(operation, ids)
     db.session.add(operation)
     _record(action, operation)

@@ -208,7 +208,7 @@ def test_the_answers_of_the_server_are_shown_with_the_attempts(
     mail.bounced_at, mail.last_error = utc_now(), "5.1.1 no such user"
     session.commit()
     page = staff.get(f"/mails/{mail.id}").text
-    answers = page.partition("What the server answered")[2]
+    answers = page.partition("Replies of the server")[2]
     order = [answers.index(text) for text in ("5.1.1 no such user", "queued as 7F3A", "451 greylisted", "host-1.7")]
     assert order[0] < order[1] < order[2]
     assert "It was not sent to a server." in staff.get(f"/mails/{mail_ids[1]}").text

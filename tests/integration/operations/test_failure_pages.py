@@ -237,7 +237,7 @@ def test_a_group_without_failed_jobs_cannot_be_retried(admin, session, clock):
     counted(session)
     page = admin.post(f"{LIST}/{group(session).id}/retry", data={"canary": "5", "per_second": "5"})
     assert page.status_code == 422
-    assert "There is no job that can be retried." in words(page.text)
+    assert "No job can be retried." in words(page.text)
     assert group(session).state is FailureState.NEW
 
 

@@ -237,5 +237,5 @@ def test_an_empty_installation_says_what_will_be_here(admin: FlaskClient):
     assert "No job ended in the last 7 days" in page
     assert "No job has waited in this time." in page
     assert "No process is running" in page
-    assert "Nothing is counted yet" in page
+    assert "Nothing has been counted yet" in page
     assert admin.get(f"{PAGE}?span=nonsense").status_code == 200

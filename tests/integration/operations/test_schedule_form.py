@@ -206,7 +206,7 @@ def test_those_of_the_code_have_no_form(client, admin):
     assert f"/schedule/{name}/edit" not in client.get("/schedule").text
     assert client.get(f"/schedule/{name}/edit").status_code == 404
     assert client.post(f"/schedule/{name}/delete").status_code == 404
-    assert "No schedules made by users" in client.get("/schedule").text
+    assert "No schedules created by users" in client.get("/schedule").text
 
 
 def test_staff_see_those_of_their_school_and_no_others(client, session):

@@ -6,10 +6,11 @@ from __future__ import annotations
 import base64
 import json
 import re
+import socket
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,7 +33,8 @@ MAX_TTL_SECONDS = 28 * 24 * 3600
 MAX_BYTES = 4096
 FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
-HANG = 0  # a status: the server says nothing until it is stopped
+HANG = 0  # a status: the server says nothing until it is mended or stopped
+HANG_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,14 @@ class FcmServer:
     Args:
         latency_seconds: how long each message takes.
 
-    `accepted` holds the messages that it has accepted, `requests` counts the others too.
+    `accepted` holds the messages that it has accepted, `accepted_at` when, in Unix time; `requests` counts the others
+    too, and `refused` holds the targets of those that met a 4xx other than 429.
     """
 
     latency_seconds: float = 0.0
     accepted: list[dict[str, Any]] = field(default_factory=list)
+    accepted_at: list[float] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
     requests: int = 0
     exchanges: int = 0
     connections: int = 0
@@ -107,6 +112,7 @@ class FcmServer:
     token_fault: Fault | None = None
     _faults: dict[str | None, list[tuple[Fault, int | None]]] = field(default_factory=dict)
     _access_tokens: dict[str, float] = field(default_factory=dict)
+    _answering: int = 0
 
     def __post_init__(self) -> None:
         self._server: _Server | None = None
@@ -120,17 +126,22 @@ class FcmServer:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def start(self) -> FcmServer:
-        """Begins to listen."""
-        self._server = _Server(("127.0.0.1", 0), _Exchange)
+        """Begins to listen, on the same port as before when it did before."""
+        port = self._server.server_address[1] if self._server else 0
+        self.stopped.clear()
+        self._server = _Server(("127.0.0.1", port), _Exchange)
         self._server.owner = self
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def stop(self) -> None:
-        """Stops listening."""
+        """Stops listening and cuts every connection, after the answers to what it has accepted."""
         assert self._server is not None, "the server is not started"
         self.stopped.set()
         self._server.shutdown()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._answering, timeout=2)
+        self._server.cut_all()
         self._server.server_close()
 
     def settings(self, folder: Path) -> dict[str, str]:
@@ -152,6 +163,12 @@ class FcmServer:
         """Answers messages to this token, or to all, with a fault; that often, or always."""
         with self._changed:
             self._faults.setdefault(token, []).append((fault, times))
+
+    def hang(self) -> None:
+        """Says nothing to a client that met a HANG, until the server is mended or stopped."""
+        ends_at = time.monotonic() + HANG_SECONDS
+        while (self._faults or self.token_fault) and not self.stopped.wait(0.05) and time.monotonic() < ends_at:
+            pass
 
     def mend(self) -> None:
         """Accepts every message again."""
@@ -179,6 +196,18 @@ class FcmServer:
         with self._changed:
             self.connections += max(change, 0)
             self.open_connections += change
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Counts a request that is being answered."""
+        with self._changed:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._answering -= 1
+                self._changed.notify_all()
 
     def exchange(self, form: Mapping[str, list[str]]) -> Fault:
         """The answer of the token server."""
@@ -208,9 +237,15 @@ class FcmServer:
             return problem
         time.sleep(self.latency_seconds)
         with self._changed:
-            if (fault := self._strike(message.get("token") or message.get("fid"))) is not None:
+            if self.stopped.is_set():
+                return Fault(HANG)
+            target = message.get("token") or message.get("fid")
+            if (fault := self._strike(target)) is not None:
+                if 400 <= fault.status < 500 and fault.status != 429:
+                    self.refused.add(target)
                 return fault
             self.accepted.append(message)
+            self.accepted_at.append(time.time())
             number = len(self.accepted)
             self._changed.notify_all()
         return Fault(200, {"name": f"projects/{PROJECT}/messages/{number}"})
@@ -229,6 +264,23 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 100
     owner: FcmServer
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open: set[Any] = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def cut_all(self) -> None:
+        for request in list(self._open):
+            with suppress(OSError):  # closed by the other side already
+                request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Connections of killed clients end in errors."""
@@ -251,14 +303,18 @@ class _Exchange(BaseHTTPRequestHandler):
             self.server.owner.count(-1)
 
     def do_POST(self) -> None:
-        owner = self.server.owner
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        with self.server.owner.answering():
+            self._answer(body)
+
+    def _answer(self, body: bytes) -> None:
+        owner = self.server.owner
         if self.path == "/token":
             answer = owner.exchange(parse_qs(body.decode()))
         else:
             answer = owner.answer(self.path, self.headers.get("Authorization", ""), body)
         if answer.status == HANG:
-            owner.stopped.wait(60)
+            owner.hang()
             self.close_connection = True
             return
         content = answer.body.encode() if isinstance(answer.body, str) else json.dumps(answer.body).encode()

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from tests.chaos.comparison import story
+from tests.chaos.facts import Facts
 from tests.chaos.faults import kinds
+from tests.chaos.notices import after_cancels
 from tests.chaos.plan import Prefetch
 from tests.chaos.rescues import PROMISE_SECONDS, Rescue
 from tests.chaos.run import Result, run
@@ -31,8 +33,10 @@ FULL = Scale(
     pace=Prefetch(gap_seconds=(0.2, 3.0), calm_seconds=(6.0, 14.0), calms=0.25),
     settings={},
     load_threads=6,
+    notifiers=3,
+    operators=3,
     load_pause_seconds=0.4,
-    settle_seconds=180,
+    settle_seconds=240,
 )
 # A glance at the kinds that matter most, in the time that a test may take: fewer processes, and all is noticed sooner.
 BRIEF = Scale(
@@ -48,11 +52,14 @@ BRIEF = Scale(
             "kill Valkey",
             "flush Valkey",
             "SMTP cuts before its 250",
+            "FCM unavailable",
         ),
     ),
     pace=Prefetch(gap_seconds=(0.5, 1.5), calm_seconds=(2.0, 3.0), calms=0.2),
     settings={"HEARTBEAT_SECONDS": "1", "RESCUE_AFTER_SECONDS": "4", "RELAY_SECONDS": "1"},
     load_threads=4,
+    notifiers=1,
+    operators=1,
     load_pause_seconds=0.3,
     settle_seconds=120,
 )
@@ -90,12 +97,10 @@ def _print_figures(result: Result, seconds: float) -> None:
     for kind, count in sorted(result.struck.items()):
         if count:
             _say(f"    {count:4d}  {kind}")
-    fates = [fate.value for fate in facts.book.values()]
-    told = ", ".join(f"{fates.count(fate)} {fate}" for fate in dict.fromkeys(fates))
     limited = sum(job.limit_key is not None for job in facts.jobs)
     figures = {
         "faults": f"{result.struck.total()} ({result.missed} without a target)",
-        "transactions": told,
+        "transactions": _counted([fate.value for fate in facts.book.values()]),
         "committed": f"{len(facts.committed)} transactions, {len(facts.expected_mails)} mails, "
         f"{len(facts.expected_effects)} jobs with an effect",
         "received": f"{sum(facts.received.values())} mails; {len(facts.refused)} were refused",
@@ -105,6 +110,12 @@ def _print_figures(result: Result, seconds: float) -> None:
         "effects twice": len(findings.twice),
         "failed": len(findings.failed),
         "over limit": f"{len(findings.over_limit)} of {limited} limited jobs",
+        "notifications": _notifications(facts),
+        "disagreeing": f"{len(findings.disagreeing)} of {len(facts.deliveries)} deliveries",
+        "after a cancel": f"{len(findings.late)}; {_on_the_way(facts)}",
+        "bulk operations": _counted([each.state.value for each in facts.operations]),
+        "another school's": len(findings.foreign),
+        "miscounted": len(findings.miscounted),
         "slowest rescue": _slowest(result.rescues),
         "took": f"{seconds:.0f} s",
     }
@@ -112,6 +123,20 @@ def _print_figures(result: Result, seconds: float) -> None:
         _say(f"{name:15} {figure}")
     for end in result.own_ends:
         _say(f"by itself: {end}")
+
+
+def _counted(values: Sequence[str]) -> str:
+    return ", ".join(f"{values.count(value)} {value}" for value in dict.fromkeys(values)) or "none"
+
+
+def _notifications(facts: Facts) -> str:
+    pushes = sum(map(len, facts.pushes.values()))
+    return f"{_counted([each.state.value for each in facts.notices])}; {pushes} push messages were accepted"
+
+
+def _on_the_way(facts: Facts) -> str:
+    seconds = [at - cancelled_at for _, _, at, cancelled_at in after_cancels(facts)]
+    return f"on the way: {len(seconds)}, the last after {max(seconds):.1f} s" if seconds else "none was on the way"
 
 
 def _slowest(found: Sequence[Rescue]) -> str:

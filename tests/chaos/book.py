@@ -1,4 +1,5 @@
-"""The load's own book of its transactions, outside of the database: a line before each begins, and one with its fate.
+"""The load's own book of its transactions, outside of the database: a line before each begins, and one with its fate
+and the time.
 
 What has no fate, or an unsure one, is looked up in SQL afterwards.
 """
@@ -6,6 +7,7 @@ What has no fate, or an unsure one, is looked up in SQL afterwards.
 from __future__ import annotations
 
 import os
+import time
 from enum import StrEnum
 from pathlib import Path
 
@@ -30,10 +32,18 @@ class Book:
 
     def write(self, key: str, fate: Fate) -> None:
         """Notes the fate of a transaction."""
-        os.write(self._file, f"{key} {fate.name}\n".encode())
+        os.write(self._file, f"{key} {fate.name} {time.time():.3f}\n".encode())
 
 
 def read_book(path: Path) -> dict[str, Fate]:
     """The last fate of each transaction."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {key: Fate[name] for key, name in (line.split() for line in lines)}
+    return {key: Fate[name] for key, name, _ in _lines(path)}
+
+
+def read_times(path: Path) -> dict[str, float]:
+    """When each transaction that is known to have committed had done so, in Unix time."""
+    return {key: float(at) for key, name, at in _lines(path) if name == Fate.COMMITTED.name}
+
+
+def _lines(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []

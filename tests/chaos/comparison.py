@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from flask_belfry.mail import MailState
+from flask_belfry.operations.bulk import RUN
 from flask_belfry.outbox import FINALIZED, JobState
+from tests.chaos import notices, operations
 from tests.chaos.book import Fate
-from tests.chaos.domain import RUNNING
+from tests.chaos.domain import BROKEN, RUNNING
 from tests.chaos.facts import Facts, Job, Mail, is_undone
 
 MAILS_AT_AN_END = frozenset(
@@ -36,6 +38,10 @@ class Findings:
         twice: effects on the database that were had twice.
         failed: jobs that failed, or mails, and neither a refusal nor deaths in a row explain it.
         over_limit: limited jobs that ran beside more of their key than its limit allows.
+        disagreeing: notifications whose state or deliveries contradict the ledger or the servers.
+        late: mails and push messages of a notification that was cancelled before.
+        foreign: rows, mails and push messages of another school.
+        miscounted: counts that differ from what they count.
         uncertain: mails received twice within the recorded window.
     """
 
@@ -45,6 +51,10 @@ class Findings:
     twice: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     over_limit: list[str] = field(default_factory=list)
+    disagreeing: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    miscounted: list[str] = field(default_factory=list)
     uncertain: list[str] = field(default_factory=list)
 
     @property
@@ -57,6 +67,10 @@ class Findings:
             "effects twice": self.twice,
             "failed": self.failed,
             "over limit": self.over_limit,
+            "disagreeing": self.disagreeing,
+            "after a cancel": self.late,
+            "another school's": self.foreign,
+            "miscounted": self.miscounted,
         }
         return {name: found for name, found in named.items() if found}
 
@@ -64,12 +78,34 @@ class Findings:
 def compare(facts: Facts) -> Findings:
     """Holds the books against each other."""
     return Findings(
-        lost=[*_lost_transactions(facts), *_lost_jobs(facts), *_lost_mails(facts), *_lost_ticks(facts)],
-        phantom=[*_phantom_transactions(facts), *_phantom_effects(facts), *_phantom_mails(facts)],
-        doubled=[_twice_received(mail, facts) for mail in _received_again(facts) if not _is_explained(mail, facts)],
-        twice=[f"effect {key} was had {count} times" for key, count in facts.effects.items() if count > 1],
+        lost=[
+            *_lost_transactions(facts),
+            *_lost_jobs(facts),
+            *_lost_mails(facts),
+            *_lost_ticks(facts),
+            *notices.lost(facts),
+            *operations.lost(facts),
+        ],
+        phantom=[
+            *_phantom_transactions(facts),
+            *_phantom_effects(facts),
+            *_phantom_mails(facts),
+            *notices.phantom(facts),
+        ],
+        doubled=[
+            *(_twice_received(mail, facts) for mail in _received_again(facts) if not _is_explained(mail, facts)),
+            *notices.doubled(facts),
+        ],
+        twice=[
+            *(f"effect {key} was had {count} times" for key, count in facts.effects.items() if count > 1),
+            *operations.twice(facts),
+        ],
         failed=[*_failed_jobs(facts), *_failed_mails(facts)],
         over_limit=list(_over_limit(facts)),
+        disagreeing=list(notices.disagreeing(facts)),
+        late=list(notices.late(facts)),
+        foreign=list(facts.foreign),
+        miscounted=[*facts.miscounted, *operations.miscounted(facts)],
         uncertain=[_twice_received(mail, facts) for mail in _received_again(facts) if _is_explained(mail, facts)],
     )
 
@@ -137,17 +173,24 @@ def _is_explained(mail: Mail, facts: Facts) -> bool:
 
 def _failed_jobs(facts: Facts) -> Iterator[str]:
     mail_jobs = {mail.job_id for mail in facts.mails}
+    explained = notices.explained(facts)
     for job in facts.jobs:
         is_failed = job.state in (JobState.FAILED, JobState.CANCELLED)
-        is_explained = not facts.poisoned.isdisjoint([job.id, job.after_id])
+        is_explained = (
+            not facts.poisoned.isdisjoint([job.id, job.after_id]) or job.name == BROKEN or job.id in explained
+        )
+        # A bulk operation that was stopped; it must have ended, see `operations.lost`.
+        is_explained |= job.name == RUN and job.state is JobState.CANCELLED
         if is_failed and job.id not in mail_jobs and not is_explained:
             yield f"{_described(job)} is {job.state}: {job.error}"
 
 
 def _failed_mails(facts: Facts) -> Iterator[str]:
+    cancelled = notices.mails_of_cancelled(facts)
     for mail in facts.mails:
         is_refused = mail.message_id in facts.refused or mail.job_id in facts.poisoned
         is_explained = mail.state is MailState.FAILED and is_refused
+        is_explained |= mail.state in (MailState.CANCELLED, MailState.SKIPPED) and mail.id in cancelled
         if mail.state in MAILS_AT_AN_END and mail.state is not MailState.SENT and not is_explained:
             yield f"{_written(mail)} is {mail.state}: {mail.error}"
 

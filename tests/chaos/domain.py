@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,9 @@ from flask_belfry.outbox import enqueue
 CHILD = "/child"
 AFTER = "/after"
 THEN = "/then"
+# The job that fails until it is retried, and one in HOPELESS of which fails always.
+BROKEN = "chaos.broken"
+HOPELESS = 4
 # The limit key that all limited jobs have, and how many of them may run.
 LIMIT_KEY = "chaos"
 RUNNING = 2
@@ -30,6 +34,15 @@ class AuditEvent(Base):
 
     key: Mapped[str] = mapped_column(sa.String(80), primary_key=True)
     effects: Mapped[list[str]] = mapped_column(sa.JSON)
+
+
+class Cancel(Base):
+    """A transaction that cancelled a notification."""
+
+    __tablename__ = "chaos_cancels"
+
+    key: Mapped[str] = mapped_column(sa.String(80), primary_key=True)
+    notification_id: Mapped[str] = mapped_column(sa.String(40))
 
 
 class Effect(Base):
@@ -75,7 +88,7 @@ _STEPS = (
 
 def create_tables(engine: sa.Engine) -> None:
     """Makes the tables above and the trigger, in a migrated PostgreSQL."""
-    Base.metadata.create_all(engine, tables=[table_of(model) for model in (AuditEvent, Effect, Step)])
+    Base.metadata.create_all(engine, tables=[table_of(model) for model in (AuditEvent, Cancel, Effect, Step)])
     with engine.begin() as connection:
         for statement in _STEPS:
             connection.execute(sa.text(statement))
@@ -109,6 +122,14 @@ def flaky(session: Session, key: str) -> None:
     session.flush()
     if current_job().claim.attempt == 1:
         raise ConnectionError("the first attempt fails")
+
+
+@job(BROKEN)
+def broken(session: Session, key: str) -> None:
+    """Fails finally, until a bulk operation retries it."""
+    if current_job().claim.number == 1 or zlib.crc32(key.encode()) % HOPELESS == 0:
+        raise ValueError("it is broken")
+    _have_effect(session, key)
 
 
 @job("chaos.chain")

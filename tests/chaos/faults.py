@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flask_belfry.db import db
 from flask_belfry.outbox.models import PauseKind
 from flask_belfry.outbox.pauses import pause, resume
+from tests import fcm
 from tests.chaos.domain import LIMIT_KEY
 from tests.chaos.plan import Kind, Planned
 from tests.chaos.services import Kill, Service
@@ -139,7 +140,7 @@ def _server(name: str, do: Callable[[Stack, Planned], None]) -> Strike:
     def strike_server(stack: Stack, fault: Planned) -> bool:
         with stack.locks[name]:
             do(stack, fault)
-        if name != "smtp":
+        if name in ("valkey", "postgres"):
             stack.stalls.append(time.time())
         return True
 
@@ -259,6 +260,28 @@ def _smtp_away(stack: Stack, fault: Planned) -> None:
     stack.smtp.start()
 
 
+# ── FCM ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _fcm_fails(failure: fcm.Fault, most: int | None = None) -> Strike:
+    def fail(stack: Stack, fault: Planned) -> None:
+        stack.fcm.fail(None, failure, times=None if most is None else 1 + fault.lot % most)
+        time.sleep(fault.seconds)
+        stack.fcm.mend()
+
+    return _server("fcm", fail)
+
+
+def _fcm_away(stack: Stack, fault: Planned) -> None:
+    stack.fcm.stop()
+    time.sleep(fault.seconds)
+    stack.fcm.start()
+
+
+def _fcm_revokes(stack: Stack, fault: Planned) -> None:
+    stack.fcm.revoke_access_tokens()
+
+
 _TABLE: tuple[tuple[str, tuple[str, ...], Seconds, Strike], ...] = (
     ("kill light worker", ("light",), BLOW, _kill(_child)),
     ("kill pool's child", ("pool",), BLOW, _kill(_child)),
@@ -305,6 +328,12 @@ _TABLE: tuple[tuple[str, tuple[str, ...], Seconds, Strike], ...] = (
     ("SMTP cuts before its 250", ("smtp",), SHORT, _trouble("accepted", CUT, 10)),
     ("SMTP cuts after its 250", ("smtp",), SHORT, _trouble("answered", CUT)),
     ("SMTP away", ("smtp",), SHORT, _server("smtp", _smtp_away)),
+    ("FCM away", ("fcm",), AWAY, _server("fcm", _fcm_away)),
+    ("FCM unavailable", ("fcm",), SHORT, _fcm_fails(fcm.UNAVAILABLE)),
+    ("FCM throttles", ("fcm",), SHORT, _fcm_fails(fcm.throttled("3"))),
+    ("FCM refuses", ("fcm",), SHORT, _fcm_fails(fcm.INVALID_SOMETHING, 10)),
+    ("FCM hangs", ("fcm",), SHORT, _fcm_fails(fcm.Fault(fcm.HANG), 10)),
+    ("FCM revokes access tokens", ("fcm",), BLOW, _server("fcm", _fcm_revokes)),
 )
 _KINDS = {name: Kind(name, targets, seconds) for name, targets, seconds, _ in _TABLE}
 _STRIKES = {name: strike for name, _, _, strike in _TABLE}

@@ -1,4 +1,5 @@
-"""The load: a process whose threads change reservations and enqueue jobs, over HTTP and with sessions of their own.
+"""The load: a process whose threads change reservations and enqueue jobs, over HTTP and with sessions of their own,
+send notifications and begin bulk operations, for several schools.
 
 It goes on whatever fails, and writes the fate of each transaction into its book.
 """
@@ -14,6 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -27,15 +29,16 @@ from sqlalchemy.orm import Session
 from app.accounts import User
 from app.reservations import Reservation, ReservationStatus
 from flask_belfry.core.clock import utc_now
-from flask_belfry.core.errors import AppError
 from flask_belfry.db import db
 from flask_belfry.outbox import batch, enqueue
 from tests.chaos.book import UNDONE, Book, Fate
-from tests.chaos.domain import AFTER, CHILD, THEN, AuditEvent
+from tests.chaos.domain import AFTER, BROKEN, CHILD, THEN, AuditEvent
+from tests.chaos.notifier import Notifier
+from tests.chaos.operator import Operator
 from tests.chaos.root import app
+from tests.chaos.transactions import OfSchool, transact
 
 HTTP_SECONDS = 5
-SCHOOL_ID = 1  # the one that the migration makes
 MAX_OPEN = 50
 # Heavy jobs run one by one: more of them would wait for each other, which says nothing of a rescue.
 SHARES = {
@@ -49,41 +52,31 @@ SHARES = {
     "a successor": 8,
     "chaos.steps": 6,
     "chaos.snoozing": 6,
+    BROKEN: 10,
 }
+# How often a thread of each kind makes a transaction, compared to the others.
+PAUSES = {"notifier": 3.0, "operator": 8.0}
 
 
 class Sessions:
     """Transactions on sessions of the application, as a command or a job makes them."""
 
-    def __init__(self, app: Flask, customers: list[int], dice: random.Random) -> None:
+    def __init__(self, app: Flask, school: OfSchool, dice: random.Random) -> None:
         self._app = app
-        self._customers = customers
+        self._school = school
         self._dice = dice
 
     def __call__(self, key: str) -> Fate:
         """Makes one transaction; it commits or is rolled back on purpose, or fails."""
-        with self._app.app_context():
-            session = db.session()
-            try:
-                self._fill(session, key)
-                session.flush()
-            except (SQLAlchemyError, AppError):
-                return Fate.ROLLED_BACK
-            if self._dice.random() < 0.25:
-                session.rollback()
-                return Fate.ROLLED_BACK
-            try:
-                session.commit()
-            except SQLAlchemyError:
-                return Fate.UNSURE
-            return Fate.COMMITTED
+        return transact(self._app, self._school.id, lambda session: self._fill(session, key))
 
-    def _fill(self, session: Session, key: str) -> None:
+    def _fill(self, session: Session, key: str) -> bool:
         self._dice.choice([self._book, self._change, self._change_in_bulk])(session, key)
         effects = [effect for number in range(self._dice.randint(0, 3)) for effect in self._ask(f"{key}/{number}")]
         if self._dice.random() < 0.3:
             self._fill_and_undo(session, key)
         session.add(AuditEvent(key=key, effects=effects))
+        return self._dice.random() >= 0.25
 
     def _fill_and_undo(self, session: Session, key: str) -> None:
         savepoint = session.begin_nested()
@@ -96,8 +89,8 @@ class Sessions:
     def _book(self, session: Session, key: str) -> None:
         start = utc_now() + timedelta(days=self._dice.randint(1, 300))
         for _ in range(self._dice.randint(1, 3)):
-            customer_id = self._dice.choice(self._customers)
-            session.add(Reservation(school_id=SCHOOL_ID, customer_id=customer_id, start_time=start, note=key))
+            customer_id = self._dice.choice(self._school.people)
+            session.add(Reservation(school_id=self._school.id, customer_id=customer_id, start_time=start, note=key))
 
     def _change(self, session: Session, key: str) -> None:
         for reservation in self._some_pending(session):
@@ -201,19 +194,29 @@ def main() -> None:
     done = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: done.set())
     settings = json.loads(os.environ["CHAOS_LOAD"])
-    book, customers = Book(Path(settings["book"])), _customers()
+    book, schools = Book(Path(settings["book"])), _schools(settings["tokens"])
+    kinds = Counter("client" if number % 3 == 0 else "sessions" for number in range(settings["threads"]))
+    kinds += Counter(notifier=settings["notifiers"], operator=settings["operators"])
     threads: list[threading.Thread] = []
-    for number in range(settings["threads"]):
-        dice = random.Random(f"{settings['seed']}/{number}")
-        is_client = number % 3 == 0
-        made = Client(settings["url"], settings["token"], dice) if is_client else Sessions(app, customers, dice)
-        name = f"{os.getpid()}.{int(time.time())}.{number}"
-        arguments = (made, name, book, settings["pause_seconds"], done)
-        threads.append(threading.Thread(target=_guarded, args=arguments))
+    for kind, count in kinds.items():
+        for number in range(count):
+            dice = random.Random(f"{settings['seed']}/{kind}/{number}")
+            school = schools[number % len(schools)]
+            name = f"s{school.id}.{os.getpid()}.{int(time.time())}.{kind}{number}"
+            pause_seconds = settings["pause_seconds"] * PAUSES.get(kind, 1.0)
+            arguments = (_of_kind(kind, settings["url"], school, dice), name, book, pause_seconds, done)
+            threads.append(threading.Thread(target=_guarded, args=arguments))
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def _of_kind(kind: str, url: str, school: OfSchool, dice: random.Random) -> Callable[[str], Fate]:
+    if kind == "client":
+        return Client(url, school.token, dice)
+    made = {"sessions": Sessions, "notifier": Notifier, "operator": Operator}[kind]
+    return made(app, school, dice)
 
 
 def _guarded(*arguments: Any) -> None:
@@ -224,13 +227,20 @@ def _guarded(*arguments: Any) -> None:
         os._exit(1)
 
 
-def _customers() -> list[int]:
+def _schools(tokens: dict[str, str]) -> list[OfSchool]:
+    """The schools with their people, of which the database is asked until it answers."""
     while True:
         try:
             with app.app_context():
-                return list(db.session.scalars(sa.select(User.id)))
+                people = [list(db.session.scalars(_people(int(id)))) for id in tokens]
         except SQLAlchemyError:
             time.sleep(0.5)
+        else:
+            return [OfSchool(int(id), ids, tokens[id]) for id, ids in zip(tokens, people, strict=True)]
+
+
+def _people(school_id: int) -> sa.Select[int]:
+    return sa.select(User.id).where(User.school_id == school_id).order_by(User.id)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,15 @@ from tests.chaos.rescues import Rescue, deaths, rescues
 from tests.chaos.stack import Scale, Stack, stack
 
 Say = Callable[[str], None]
+# The jobs of the application that are not of its schedule.
+OF_LOAD = (
+    "mail.deliver",
+    "notifications.deliver",
+    "notifications.finish",
+    "notifications.push",
+    "notifications.send_scheduled",
+    "operations.run_bulk",
+)
 
 
 @dataclass
@@ -78,7 +87,7 @@ def run(folder: Path, seed: str, faults: int, scale: Scale, say: Say) -> Result:
         late = running.manager.stop(running.grace_seconds + 10)
         running.notes.extend(f"{name} did not end when it was asked to" for name in late)
         with running.app.app_context():
-            facts = _with_poisoned(read_facts(folder / "book.txt", running.smtp), running)
+            facts = _with_poisoned(read_facts(folder / "book.txt", running.smtp, running.fcm), running)
         return Result(
             struck,
             missed,
@@ -133,9 +142,8 @@ def _end_load(running: Stack) -> None:
 
 def _settle(running: Stack, limit_seconds: float) -> int:
     """Waits until no job lives, those of the schedule aside; returns how many do after the limit."""
-    live = sa.select(sa.func.count(JobRecord.id)).where(
-        JobRecord.state.not_in(FINALIZED), sa.or_(JobRecord.name.like("chaos.%"), JobRecord.name == "mail.deliver")
-    )
+    is_of_load = sa.or_(JobRecord.name.like("chaos.%"), JobRecord.name.in_(OF_LOAD))
+    live = sa.select(sa.func.count(JobRecord.id)).where(JobRecord.state.not_in(FINALIZED), is_of_load)
     ends_at = time.monotonic() + limit_seconds
     while True:
         with running.app.app_context():

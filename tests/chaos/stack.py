@@ -1,4 +1,5 @@
-"""The real stack on real servers: what the Procfile starts, on PostgreSQL, Valkey and an SMTP server that can fail."""
+"""The real stack on real servers: what the Procfile starts, on PostgreSQL, Valkey, and SMTP and FCM servers that can
+fail."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from flask import Flask
@@ -16,12 +18,15 @@ from flask_migrate import upgrade
 import jobs
 from app import create_app
 from app.accounts import Role, User, issue_personal_token
+from app.push import Device, DeviceKind
+from app.schools import create_school, default_school
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.outbox import WorkerProcess
 from tests.chaos.domain import create_tables
 from tests.chaos.plan import Kind, Prefetch
 from tests.chaos.services import ROOT, Kill, Manager, Service, environment
+from tests.fcm import FcmServer
 from tests.servers import PostgresServer, ValkeyServer, free_port, short_folder, wait_until
 from tests.smtp import SmtpServer
 
@@ -29,6 +34,8 @@ CHAOS_ROOT = "tests.chaos.root"
 SCHEDULERS = ("scheduler-1", "scheduler-2")
 START_SECONDS = 120
 POOL_PROCESSES = 2
+# How many people each school has. Every second one has a device, every tenth of these has two.
+PEOPLE = (200, 60, 60)
 # How many processes of each service send heartbeats.
 HEARTBEATS = {"light": 1, "pool": POOL_PROCESSES, "heavy": 1, **dict.fromkeys(SCHEDULERS, 1)}
 
@@ -46,6 +53,7 @@ SETTINGS = {
     "MAIL_RETRY_DELAYS_SECONDS": "1,1,2,2,3,3,4,4,5,5,5,5,5,5,5,5",
     "SHUTDOWN_GRACE_SECONDS": "5",
     "OVERDUE_SWEEP_SECONDS": "2",
+    "SCHEDULED_NOTIFICATIONS_SWEEP_SECONDS": "5",
     "WEB_THREADS": "8",
 }
 
@@ -60,6 +68,7 @@ class Scale:
         pace: how they follow each other.
         settings: what differs from SETTINGS.
         load_threads: how many make transactions.
+        notifiers, operators: how many make transactions about notifications, and bulk operations.
         load_pause_seconds: the mean pause of each between two.
         settle_seconds: how long everything may take to end after the last fault.
     """
@@ -69,6 +78,8 @@ class Scale:
     pace: Prefetch
     settings: Mapping[str, str]
     load_threads: int
+    notifiers: int
+    operators: int
     load_pause_seconds: float
     settle_seconds: float
 
@@ -78,17 +89,24 @@ class Stack:
 
     Args:
         app: the application, for looking into its database.
-        valkey, postgres, smtp: the servers.
+        valkey, postgres, smtp, fcm: the servers.
         manager: the processes.
     """
 
     def __init__(
-        self, app: Flask, valkey: ValkeyServer, postgres: PostgresServer, smtp: SmtpServer, manager: Manager
+        self,
+        app: Flask,
+        valkey: ValkeyServer,
+        postgres: PostgresServer,
+        smtp: SmtpServer,
+        fcm: FcmServer,
+        manager: Manager,
     ) -> None:
         self.app = app
         self.valkey = valkey
         self.postgres = postgres
         self.smtp = smtp
+        self.fcm = fcm
         self.manager = manager
         # Moments that restart the time of a rescue: an outage is over, a process was frozen with an id in its hands.
         self.stalls: list[float] = []
@@ -96,7 +114,7 @@ class Stack:
         # What broke a promise that is in no book.
         self.notes: list[str] = []
         # Servers that are away cannot be struck a second time.
-        self.locks = {name: threading.Lock() for name in ("valkey", "postgres", "smtp")}
+        self.locks = {name: threading.Lock() for name in ("valkey", "postgres", "smtp", "fcm")}
 
     @property
     def grace_seconds(self) -> float:
@@ -130,9 +148,12 @@ def stack(folder: Path, seed: str, scale: Scale) -> Iterator[Stack]:
         cleanup.callback(postgres.stop)
         smtp = SmtpServer(delay_seconds=0.1).start()
         cleanup.callback(smtp.stop)
+        fcm = FcmServer(latency_seconds=0.05).start()
+        cleanup.callback(fcm.stop)
         settings = {
             **SETTINGS,
             **scale.settings,
+            **fcm.settings(folder),
             "DATABASE_URL": postgres.url(postgres.create()),
             "REDIS_URL": valkey.url,
             "MAIL_PORT": str(smtp.port),
@@ -140,22 +161,24 @@ def stack(folder: Path, seed: str, scale: Scale) -> Iterator[Stack]:
         }
         app = create_app(environ={**settings, "LOG_LEVEL": "ERROR"}, instance_path=folder)
         jobs.init_app(app)
-        token = _prepare_database(app)
+        tokens = _prepare_database(app)
         cleanup.callback(_close, app)
         url = f"http://127.0.0.1:{settings['PORT']}"
         load = {
             "seed": seed,
             "book": str(folder / "book.txt"),
             "url": url,
-            "token": token,
+            "tokens": tokens,
             "threads": scale.load_threads,
+            "notifiers": scale.notifiers,
+            "operators": scale.operators,
             "pause_seconds": scale.load_pause_seconds,
         }
         environ = {**environment(), **settings, "CHAOS_LOAD": json.dumps(load)}
         manager = Manager([_service(name, environ, folder) for name in scale.services])
         cleanup.callback(manager.kill_all)
         manager.start()
-        running = Stack(app, valkey, postgres, smtp, manager)
+        running = Stack(app, valkey, postgres, smtp, fcm, manager)
         running.wait_until_ready()
         yield running
 
@@ -183,21 +206,35 @@ def _commands() -> dict[str, str]:
     }
 
 
-def _prepare_database(app: Flask) -> str:
-    """Migrates, makes people and the chaos's tables; returns an access token of staff."""
+def _prepare_database(app: Flask) -> dict[int, str]:
+    """Migrates, makes schools with people and devices, and the chaos's tables; returns an access token of each school's
+    staff."""
     with app.app_context():
         upgrade(str(ROOT / "migrations"))
         create_tables(db.engine)
-        common = {"password_hash": "!", "confirmed_at": utc_now()}
-        staff = User(username="desk", email="staff@example.org", name="Staff", role=Role.STAFF, **common)
-        db.session.add(staff)
-        for number in range(20):
-            name = f"customer{number}"
-            db.session.add(User(username=name, email=f"{name}@example.org", name=name, **common))
-        db.session.flush()
-        token, _ = issue_personal_token(staff, "chaos", ["write"])
+        schools = [default_school(), *(create_school(f"School {number}", f"school-{number}") for number in (2, 3))]
+        tokens = {school.id: _people(school.id, count) for school, count in zip(schools, PEOPLE, strict=True)}
         db.session.commit()
+    return tokens
+
+
+def _people(school_id: int, count: int) -> str:
+    common = {"school_id": school_id, "password_hash": "!", "confirmed_at": utc_now()}
+    staff = _person(f"s{school_id}-staff", name="Staff", role=Role.STAFF, **common)
+    people = [_person(f"s{school_id}-person{number}", **common) for number in range(count)]
+    db.session.add_all([staff, *people])
+    db.session.flush()
+    for number, person in enumerate(people):
+        for device in range((number % 2 == 0) + (number % 20 == 0)):
+            token = f"s{school_id}-u{person.id}-d{device}"
+            db.session.add(Device(user_id=person.id, kind=DeviceKind.TOKEN, token=token))
+    token, _ = issue_personal_token(staff, "chaos", ["write"])
     return token
+
+
+def _person(username: str, **values: Any) -> User:
+    email = f"{username}@example.org"
+    return User(**{"username": username, "email": email, "name": username} | values)
 
 
 def _close(app: Flask) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from app.notifications import DeliveryState, NotificationChannel, NotificationState, ScheduledState
 from flask_belfry.mail import MailState
+from flask_belfry.operations import BulkKind, BulkState
 from flask_belfry.outbox import JobState
-from tests.chaos.book import UNDONE, Book, Fate, read_book
+from tests.chaos.book import UNDONE, Book, Fate, read_book, read_times
 from tests.chaos.comparison import compare, story
-from tests.chaos.facts import Facts, Job, JobStep, Mail, Worker
+from tests.chaos.facts import Delivery, Facts, Job, JobStep, Mail, Notice, Operation, Scheduled, Worker
 from tests.chaos.faults import kinds
 from tests.chaos.plan import REST_SECONDS, Prefetch, plan
 from tests.chaos.rescues import deaths, rescues
@@ -24,21 +26,39 @@ PACE = Prefetch(gap_seconds=(0.2, 3.0), calm_seconds=(6.0, 14.0), calms=0.25)
 EFFECT = Job("j1", "chaos.quick", JobState.COMPLETED, "t1/0")
 DELIVERY = Job("j2", "mail.deliver", JobState.COMPLETED)
 MAIL = Mail("m1", "reservation-new/1", MailState.SENT, "<m1@x>", "j2")
+BY_MAIL = Delivery("d1", "n1", 7, NotificationChannel.MAIL, DeliveryState.DELIVERED, email_id="m2")
+BY_PUSH = Delivery("d2", "n1", 7, NotificationChannel.PUSH, DeliveryState.DELIVERED, job_id="j4")
+NOTICE = Notice("n1", "t1", NotificationState.FINISHED, ("mail", "push"), frozenset({7}), "b1")
+SCHEDULED = Scheduled("s1", "t1", ScheduledState.SENT, "n1")
+BROKEN = Job("j5", "chaos.broken", JobState.FAILED, "t1/1")
+OPERATION = Operation("o1", BulkKind.RETRY, BulkState.FINISHED, total=2, done=1, changed=1, jobs=frozenset({"j5"}))
+RETRIED = [
+    JobStep(state, 1, None, at) for at, state in enumerate(("running", "failed", "pending", "running", "failed"))
+]
 WELL = Facts(
     book={"t1": Fate.COMMITTED, "t2": Fate.ROLLED_BACK, "t3": Fate.UNSURE},
     committed=frozenset({"t1"}),
-    expected_effects=frozenset({"t1/0"}),
+    expected_effects=frozenset({"t1/0", "t1/1"}),
     effects=Counter(["t1/0"]),
-    expected_mails=frozenset({"reservation-new/1"}),
-    jobs=[EFFECT, DELIVERY],
-    mails=[MAIL],
-    received=Counter(["<m1@x>"]),
+    expected_mails=frozenset({"reservation-new/1", "notification/d1"}),
+    jobs=[EFFECT, DELIVERY, Job("j4", "notifications.push", JobState.COMPLETED), BROKEN],
+    mails=[MAIL, Mail("m2", "notification/d1", MailState.SENT, "<m2@x>", "j3", recipients=("ada@x",))],
+    received=Counter(["<m1@x>", "<m2@x>"]),
     ticks={"sweep": [0, 2, 4]},
+    steps={"j5": RETRIED},
+    received_at={"<m2@x>": [9.0]},
+    notices=[NOTICE],
+    deliveries=[BY_MAIL, BY_PUSH],
+    scheduled=[SCHEDULED],
+    emails={7: "ada@x"},
+    devices={7: ["k1", "k2"]},
+    pushes={("n1", "k1"): [9.0], ("n1", "k2"): [9.0]},
+    operations=[OPERATION],
 )
 
 
 def with_job(**values: Any) -> Facts:
-    return replace(WELL, jobs=[replace(EFFECT, **values), DELIVERY])
+    return replace(WELL, jobs=[replace(EFFECT, **values), *WELL.jobs[1:]])
 
 
 def limited(*entered: tuple[str, str, float]) -> Facts:
@@ -46,14 +66,44 @@ def limited(*entered: tuple[str, str, float]) -> Facts:
     ids = sorted({id for id, _, _ in entered})
     jobs = [Job(id, "chaos.limited", JobState.COMPLETED, limit_key="chaos") for id in ids]
     steps = {id: [JobStep(state, 1, "light-a", at) for of, state, at in entered if of == id] for id in ids}
-    return replace(WELL, jobs=[*WELL.jobs, *jobs], steps=steps)
+    return replace(WELL, jobs=[*WELL.jobs, *jobs], steps={**WELL.steps, **steps})
 
 
 THREE_RUN = [("a", "running", 1.0), ("b", "running", 2.0), ("c", "running", 4.0), ("c", "completed", 9.0)]
 
 
 def with_mail(**values: Any) -> Facts:
-    return replace(WELL, mails=[replace(MAIL, **values)])
+    return replace(WELL, mails=[replace(MAIL, **values), *WELL.mails[1:]])
+
+
+def with_mail_of_notice(**values: Any) -> Facts:
+    return replace(WELL, mails=[MAIL, replace(WELL.mails[1], **values)])
+
+
+def with_notice(**values: Any) -> Facts:
+    return replace(WELL, notices=[replace(NOTICE, **values)])
+
+
+def with_push(facts: Facts = WELL, **values: Any) -> Facts:
+    return replace(facts, deliveries=[BY_MAIL, replace(BY_PUSH, **values)])
+
+
+def with_operation(**values: Any) -> Facts:
+    return replace(WELL, operations=[replace(OPERATION, **values)])
+
+
+def pushed(*times: float, steps: Sequence[tuple[str, float]] = ()) -> Facts:
+    """When the first device got the message, and the steps of its job."""
+    of_job = [JobStep(state, 1, "light-a", at) for state, at in steps]
+    return replace(WELL, pushes={**WELL.pushes, ("n1", "k1"): times}, steps={**WELL.steps, "j4": of_job})
+
+
+def cancelled(facts: Facts, at: float) -> Facts:
+    """The notification was cancelled, and its deliveries came first."""
+    return replace(facts, notices=[replace(NOTICE, state=NotificationState.CANCELLED, cancelled_at=at)])
+
+
+RESCUED = [("running", 1.0), ("pending", 12.0), ("running", 13.0), ("completed", 14.0)]
 
 
 def test_books_that_agree_break_no_promise() -> None:
@@ -79,10 +129,39 @@ def test_books_that_agree_break_no_promise() -> None:
         ("phantom", replace(WELL, effects=Counter(["t1/0", "t2/0"]))),
         ("phantom", with_job(key="t2/0")),
         ("phantom", with_mail(key="reservation-new/2")),
-        ("phantom", replace(WELL, received=Counter(["<m1@x>", "<m2@x>"]))),
-        ("doubled", replace(WELL, received=Counter({"<m1@x>": 2}))),
-        ("doubled", replace(with_mail(uncertain=1), received=Counter({"<m1@x>": 3}))),
+        ("phantom", replace(WELL, received=WELL.received + Counter(["<m3@x>"]))),
+        ("doubled", replace(WELL, received=WELL.received + Counter(["<m1@x>"]))),
+        ("doubled", replace(with_mail(uncertain=1), received=WELL.received + Counter({"<m1@x>": 2}))),
         ("effects twice", replace(WELL, effects=Counter({"t1/0": 2}))),
+        ("lost", with_notice(state=NotificationState.SENDING)),
+        ("lost", with_notice(people=frozenset({7, 8}))),
+        ("lost", with_push(state=DeliveryState.DEFERRED)),
+        ("lost", replace(WELL, scheduled=[replace(SCHEDULED, state=ScheduledState.SCHEDULED)])),
+        ("lost", replace(WELL, scheduled=[SCHEDULED, replace(SCHEDULED, id="s2", key="t3")])),
+        ("lost", with_operation(state=BulkState.RUNNING)),
+        ("phantom", with_notice(key="t2")),
+        ("phantom", replace(WELL, scheduled=[replace(SCHEDULED, key="t2")])),
+        ("phantom", replace(WELL, scheduled=[replace(SCHEDULED, state=ScheduledState.CANCELLED)])),
+        ("phantom", replace(WELL, pushes={**WELL.pushes, ("n1", "k3"): [9.0]})),
+        ("doubled", replace(WELL, notices=[NOTICE, replace(NOTICE, id="n2", people=frozenset())])),
+        ("doubled", pushed(2.0, 3.0)),
+        ("doubled", pushed(2.0, 3.0, 13.5, steps=RESCUED)),
+        ("disagreeing", with_mail_of_notice(state=MailState.FAILED)),
+        ("disagreeing", with_mail_of_notice(recipients=("other@x",))),
+        ("disagreeing", with_push(state=DeliveryState.CANCELLED)),
+        ("disagreeing", with_push(state=DeliveryState.FAILED)),
+        ("disagreeing", with_push(replace(WELL, pushes={}))),
+        ("disagreeing", with_push(replace(WELL, pushes={}), state=DeliveryState.FAILED)),
+        ("disagreeing", with_push(replace(WELL, pushes={}), state=DeliveryState.SKIPPED, reason="no device")),
+        ("after a cancel", cancelled(pushed(9.0, steps=[("running", 8.0), ("completed", 9.5)]), 7.0)),
+        ("after a cancel", cancelled(WELL, 7.0)),
+        ("effects twice", replace(WELL, operations=[])),
+        ("effects twice", replace(WELL, operations=[OPERATION, replace(OPERATION, id="o2")])),
+        ("effects twice", replace(WELL, steps={})),
+        ("miscounted", with_operation(changed=2)),
+        ("miscounted", with_operation(done=3)),
+        ("miscounted", replace(WELL, miscounted=["statistics count 2 completed jobs, and there are 3"])),
+        ("another school's", replace(WELL, foreign=["mail m1 of school 1 is about reservation 3 of school 2"])),
         ("failed", with_job(state=JobState.FAILED)),
         ("failed", with_job(state=JobState.CANCELLED)),
         ("failed", with_mail(state=MailState.FAILED)),
@@ -98,13 +177,41 @@ def test_an_unsure_transaction_is_what_sql_says() -> None:
 
 
 def test_a_mail_received_twice_within_its_recorded_window_is_counted_and_breaks_nothing() -> None:
-    findings = compare(replace(with_mail(uncertain=1), received=Counter({"<m1@x>": 2})))
+    findings = compare(replace(with_mail(uncertain=1), received=WELL.received + Counter(["<m1@x>"])))
     assert (findings.broken, len(findings.uncertain)) == ({}, 1)
 
 
 def test_a_mail_that_the_server_refused_may_fail() -> None:
-    facts = replace(with_mail(state=MailState.FAILED), refused=frozenset({"<m1@x>"}), received=Counter())
+    facts = replace(with_mail(state=MailState.FAILED), refused=frozenset({"<m1@x>"}), received=Counter(["<m2@x>"]))
     assert compare(facts).broken == {}
+
+
+def test_a_message_that_a_killed_process_was_sending_may_come_again() -> None:
+    assert compare(pushed(2.0, 13.5, steps=RESCUED)).broken == {}
+
+
+def test_what_a_worker_had_claimed_before_a_cancel_may_still_be_sent() -> None:
+    on_the_way = cancelled(pushed(9.0, steps=[("running", 6.0), ("completed", 9.5)]), 7.0)
+    claims = {**on_the_way.steps, "j3": [JobStep("running", 1, "light-a", 6.5)]}
+    pushes = {("n1", "k1"): [9.0]}
+    assert compare(replace(on_the_way, steps=claims, pushes=pushes)).broken == {}
+
+
+def test_a_push_message_that_fcm_refused_may_fail() -> None:
+    facts = with_push(replace(WELL, pushes={}, refused_pushes=frozenset({"k1"})), state=DeliveryState.FAILED)
+    jobs = [job if job.id != "j4" else replace(job, state=JobState.FAILED) for job in facts.jobs]
+    assert compare(replace(facts, jobs=jobs)).broken == {}
+    assert list(compare(replace(WELL, jobs=jobs)).broken) == ["failed"]
+
+
+def test_the_jobs_and_mails_of_a_cancelled_notification_may_be_cancelled() -> None:
+    job = Job("j6", "notifications.push", JobState.CANCELLED, batch_id="b1")
+    mail = replace(WELL.mails[1], state=MailState.CANCELLED)
+    deliveries = [replace(BY_MAIL, state=DeliveryState.CANCELLED), BY_PUSH]
+    facts = replace(WELL, jobs=[*WELL.jobs, job], mails=[MAIL, mail], deliveries=deliveries)
+    facts = replace(facts, received=Counter(["<m1@x>"]), received_at={})
+    assert list(compare(facts).broken) == ["failed", "disagreeing"]
+    assert compare(cancelled(facts, 10.0)).broken == {}
 
 
 def test_a_limited_job_may_start_when_another_has_ended() -> None:
@@ -112,7 +219,7 @@ def test_a_limited_job_may_start_when_another_has_ended() -> None:
 
 
 def test_the_successor_of_a_job_that_was_given_up_may_be_cancelled() -> None:
-    successor = Job("j3", "chaos.quick", JobState.CANCELLED, "t1/0/after", after_id="j1")
+    successor = Job("j7", "chaos.quick", JobState.CANCELLED, "t1/0/after", after_id="j1")
     facts = replace(WELL, jobs=[*WELL.jobs, successor], expected_effects=WELL.expected_effects | {"t1/0/after"})
     assert list(compare(facts).broken) == ["failed"]
     assert compare(replace(facts, poisoned=frozenset({"j1"}))).broken == {}
@@ -226,3 +333,10 @@ def test_the_book_keeps_the_last_fate_of_each_transaction(tmp_path: Any) -> None
     for key, fate in (("t1", Fate.ASKED), ("t2", Fate.ASKED), ("t1", Fate.ROLLED_BACK)):
         book.write(key, fate)
     assert read_book(tmp_path / "book.txt") == {"t1": Fate.ROLLED_BACK, "t2": Fate.ASKED}
+
+
+def test_the_book_has_the_times_of_the_commits(tmp_path: Any) -> None:
+    book = Book(tmp_path / "book.txt")
+    for key, fate in (("t1", Fate.COMMITTED), ("t2", Fate.ASKED), ("t3", Fate.UNSURE)):
+        book.write(key, fate)
+    assert list(read_times(tmp_path / "book.txt")) == ["t1"]

@@ -108,7 +108,7 @@ def test_what_is_invalid_begins_no_operation(admin, session, body, field):
 def test_an_operation_that_would_change_no_job_is_refused(admin, session):
     asked(session, "test.echo")
     answer = admin("POST", json={"kind": "retry", "name": "test.echo"})
-    assert (answer.status_code, answer.json["message"]) == (422, "There is no job that can be retried.")
+    assert (answer.status_code, answer.json["message"]) == (422, "No job can be retried.")
     preview = admin("GET", "/preview", query_string={"kind": "retry", "name": "test.echo"}).json
     assert preview == {"jobs": 0, "is_capped": False, "newest": []}
     for method, path in (("GET", ""), ("POST", "/stop"), ("POST", "/undo")):

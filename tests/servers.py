@@ -150,8 +150,10 @@ class PostgresServer:
             self._execute("SELECT pg_reload_conf()")
 
     def start(self) -> None:
-        """Starts it again where it was, with what it kept, and waits until it answers."""
-        self._server.ensure_postgres_running()
+        """Starts it again where it was, with what it kept, and waits until it answers, also while it recovers."""
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it waits for 10 s
+            self._server.ensure_postgres_running()
+        wait_until(self._answers, seconds=60)
 
     def url(self, database: str) -> str:
         """The address of a database."""
@@ -175,6 +177,13 @@ class PostgresServer:
         """Ends the server: `fast` takes leave of its clients, `immediate` is a crash. What it committed is on disk."""
         options = ("-w", "-D", str(self._server.pgdata), "-m", mode, "stop")
         pgexec("pg_ctl", options, bin_path=self._server.bin_path, user=self._server.system_user)
+
+    def _answers(self) -> bool:
+        try:
+            self._execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def _execute(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:

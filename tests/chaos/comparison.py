@@ -25,6 +25,8 @@ MAILS_AT_AN_END = frozenset(
         MailState.BOUNCED,
     }
 )
+# Uncertain: its worker was killed while it sent it, and nothing sends it again.
+ENDED_BY_A_CANCEL = (MailState.CANCELLED, MailState.SKIPPED, MailState.UNCERTAIN)
 
 
 @dataclass
@@ -190,7 +192,7 @@ def _failed_mails(facts: Facts) -> Iterator[str]:
     for mail in facts.mails:
         is_refused = mail.message_id in facts.refused or mail.job_id in facts.poisoned
         is_explained = mail.state is MailState.FAILED and is_refused
-        is_explained |= mail.state in (MailState.CANCELLED, MailState.SKIPPED) and mail.id in cancelled
+        is_explained |= mail.state in ENDED_BY_A_CANCEL and mail.id in cancelled
         if mail.state in MAILS_AT_AN_END and mail.state is not MailState.SENT and not is_explained:
             yield f"{_written(mail)} is {mail.state}: {mail.error}"
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from app.notifications import Notification, NotificationState, ScheduledNotification, ScheduledState
 from flask_belfry.db import db
-from flask_belfry.outbox import FINALIZED, JobRecord
+from flask_belfry.operations import BulkOperation, BulkState
+from flask_belfry.outbox import FINALIZED, JobBatch, JobRecord
 from tests.chaos.comparison import Findings, compare
 from tests.chaos.facts import Facts, read_facts
 from tests.chaos.faults import strike
@@ -83,7 +85,7 @@ def run(folder: Path, seed: str, faults: int, scale: Scale, say: Say) -> Result:
         _end_load(running)
         unsettled = _settle(running, scale.settle_seconds)
         if unsettled:
-            say(f"{unsettled} jobs are not at an end after {scale.settle_seconds:g} s")
+            say(f"{unsettled} jobs, batches or notifications are not at an end after {scale.settle_seconds:g} s")
         late = running.manager.stop(running.grace_seconds + 10)
         running.notes.extend(f"{name} did not end when it was asked to" for name in late)
         with running.app.app_context():
@@ -141,13 +143,21 @@ def _end_load(running: Stack) -> None:
 
 
 def _settle(running: Stack, limit_seconds: float) -> int:
-    """Waits until no job lives, those of the schedule aside; returns how many do after the limit."""
+    """Waits until no job lives, those of the schedule aside, and what follows the end of jobs has followed; returns how
+    much there is after the limit."""
     is_of_load = sa.or_(JobRecord.name.like("chaos.%"), JobRecord.name.in_(OF_LOAD))
-    live = sa.select(sa.func.count(JobRecord.id)).where(JobRecord.state.not_in(FINALIZED), is_of_load)
+    live = (
+        (JobRecord, JobRecord.state.not_in(FINALIZED) & is_of_load),
+        (JobBatch, JobBatch.finished_at.is_(None)),
+        (Notification, Notification.state == NotificationState.SENDING),
+        (ScheduledNotification, ScheduledNotification.state == ScheduledState.SCHEDULED),
+        (BulkOperation, BulkOperation.state == BulkState.RUNNING),
+    )
+    queries = [sa.select(sa.func.count()).select_from(model).where(condition) for model, condition in live]
     ends_at = time.monotonic() + limit_seconds
     while True:
         with running.app.app_context():
-            count = db.session.scalar(live) or 0
+            count = sum(db.session.scalar(query) or 0 for query in queries)
         if not count or time.monotonic() > ends_at:
             return count
         time.sleep(0.2)

@@ -81,11 +81,12 @@ def _totals() -> Iterable[str]:
         return
     for name in (*STATES, "attempts"):
         column = getattr(JobStatistics, name)
-        counted = Counter(dict(db.session.execute(sa.select(JobTotals.name, getattr(JobTotals, name))).tuples().all()))
+        totals = sa.select(JobTotals.name, sa.func.sum(getattr(JobTotals, name))).group_by(JobTotals.name)
+        counted = Counter(dict(db.session.execute(totals).all()))
         minutes = sa.select(JobStatistics.name, sa.func.sum(column)).where(
             JobStatistics.resolution == Resolution.MINUTE, JobStatistics.school_id == ALL_ID, JobStatistics.at < until
         )
-        recorded = Counter(dict(db.session.execute(minutes.group_by(JobStatistics.name)).tuples().all()))
+        recorded = Counter(dict(db.session.execute(minutes.group_by(JobStatistics.name)).all()))
         yield from _differences(f"{name} in the totals of", counted, recorded)
 
 
@@ -101,7 +102,7 @@ def _groups() -> Iterable[str]:
     minutes = sa.select(FailureCount.group_id, sa.func.sum(FailureCount.failures)).where(
         FailureCount.resolution == Resolution.MINUTE
     )
-    of_minutes = dict(db.session.execute(minutes.group_by(FailureCount.group_id)).tuples().all())
+    of_minutes = dict(db.session.execute(minutes.group_by(FailureCount.group_id)).all())
     by_minutes = Counter({(group.school_id, group.fingerprint): of_minutes.get(group.id, 0) for group in groups})
     yield from _differences("failures in the minutes of the group", by_minutes, recorded)
 
@@ -109,7 +110,7 @@ def _groups() -> Iterable[str]:
 def _batches() -> Iterable[str]:
     """A finished batch has the counts of its jobs."""
     query = sa.select(JobRecord.batch_id, JobRecord.state, sa.func.count()).where(JobRecord.batch_id.is_not(None))
-    states: dict[str, Counter[str]] = {}
+    states: dict[str | None, Counter[str]] = {}
     for batch_id, state, count in db.session.execute(query.group_by(JobRecord.batch_id, JobRecord.state)):
         states.setdefault(batch_id, Counter())[state.value] = count
     for batch in db.session.scalars(sa.select(JobBatch).where(JobBatch.finished_at.is_not(None))):

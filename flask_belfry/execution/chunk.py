@@ -25,9 +25,7 @@ log = structlog.get_logger(__name__)
 # The shortest time between two commits of one chunk, so that the database does not slow down a fast server.
 COMMIT_SECONDS = 0.25
 # Built once, as in `claim`.
-_LOCK_HELD = (
-    sa.select(claims.RECORDS.c.id).where(claims.IS_HELD).order_by(claims.RECORDS.c.id).with_for_update()
-)
+_LOCK_HELD = sa.select(claims.RECORDS.c.id).where(claims.IS_HELD).order_by(claims.RECORDS.c.id).with_for_update()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Shape:
-    """A series as drawn: the paths of its line, of the area below it or of its bars, and of values without neighbours."""
+    """A series as drawn: the paths of its line, its area or bars, and the dots of values without neighbours."""
 
     tone: str
     line: str

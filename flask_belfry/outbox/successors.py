@@ -95,12 +95,7 @@ _LOCK_SUCCESSORS = (
     .order_by(RECORDS.c.id)
     .with_for_update()
 )
-_RELEASE = (
-    sa.update(RECORDS)
-    .where(RECORDS.c.id.in_(_LOCK_SUCCESSORS), _WAITS)
-    .values(_RELEASED)
-    .returning(*_MESSAGE)
-)
+_RELEASE = sa.update(RECORDS).where(RECORDS.c.id.in_(_LOCK_SUCCESSORS), _WAITS).values(_RELEASED).returning(*_MESSAGE)
 _RELEASE_WITH_RESULT = (
     sa.update(RECORDS)
     .where(RECORDS.c.id == sa.bindparam("of"), _WAITS)

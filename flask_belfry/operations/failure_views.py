@@ -105,7 +105,6 @@ def _list_context() -> dict[str, Any]:
         "failures": reading.failure_counts(ids, now) if ids else {},
         "sparks": {id: charts.sparkline([value for _, value in values]) for id, values in series.items()},
         "jobs": failures.jobs_of(page.items),
-        "max_jobs": failures.MAX_JOBS,
         "schools": _schools(page.items),
     }
 
@@ -128,7 +127,6 @@ def _detail_context(group_id: str) -> dict[str, Any]:
         "failures": reading.failure_counts([group.id])[group.id],
         "chart": _chart(group),
         "jobs": jobs,
-        "max_jobs": failures.MAX_JOBS,
         "schools": _schools([group]),
         "trace": failures.latest_trace(group),
         "operations": failures.operations_of(group),

@@ -5,6 +5,7 @@ Viewing writes nothing: a group is seen when a user marks it so, or retries its 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,8 +30,8 @@ OPEN = (FailureState.NEW, FailureState.REGRESSED, FailureState.SEEN)
 # What the list can show besides the groups of one state.
 ALL, OPEN_ONLY = "all", "open"
 FILTERS = (OPEN_ONLY, ALL, *(state.value for state in FailureState))
-# The jobs of a group are counted up to this.
-MAX_JOBS = 1_000
+# The jobs of groups are counted among the newest of each cause: of all causes together, so many.
+MAX_JOBS = 10_000
 # The latest bulk operations on a group that are shown.
 MAX_OPERATIONS = 5
 SUBJECT_TYPE = "failure_group"
@@ -64,10 +65,12 @@ _CHANGES = {
 
 @dataclass(frozen=True)
 class GroupJobs:
-    """How many jobs of a group have failed finally, and how many wait for another attempt, up to MAX_JOBS."""
+    """How many jobs of a group have failed finally, and how many wait for another attempt; with `is_capped` at least so
+    many."""
 
     failed: int = 0
     waiting: int = 0
+    is_capped: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,15 +123,31 @@ def get_group(group_id: str) -> FailureGroup:
 
 def jobs_of(groups: Sequence[FailureGroup]) -> dict[str, GroupJobs]:
     """Return how many jobs of each group have failed or wait for another attempt, by the group's id."""
-    if not groups:
+    fingerprints = sorted({group.fingerprint for group in groups})
+    if not fingerprints:
         return {}
-    columns = [
-        _capped_count(group, state).label(f"{state.value}_{number}")
-        for number, group in enumerate(groups)
-        for state in (JobState.FAILED, JobState.RETRYABLE)
-    ]
-    counts = iter(db.session.execute(sa.select(*columns)).one())
-    return {group.id: GroupJobs(next(counts), next(counts)) for group in groups}
+    size = MAX_JOBS // len(fingerprints)
+    school_id = sa.func.coalesce(JobRecord.school_id, SYSTEM_ID).label("school_id")
+    jobs = sa.select(JobRecord.fingerprint, school_id, JobRecord.state).where(JobRecord.has_failed())
+    # SQLite would prefer the index of states, and read all failed jobs for each cause.
+    jobs = jobs.with_hint(JobRecord, "INDEXED BY ix_job_records_fingerprint", "sqlite")
+    jobs = jobs.order_by(JobRecord.id.desc()).limit(size)
+    newest = [jobs.where(JobRecord.fingerprint == each).subquery() for each in fingerprints]
+    found = sa.union_all(*(sa.select(each) for each in newest)).subquery().c
+    columns = found.fingerprint, found.school_id, found.state
+    counts: Counter[tuple[str, int, JobState]] = Counter()
+    counted: Counter[str] = Counter()
+    for *key, number in db.session.execute(sa.select(*columns, sa.func.count()).group_by(*columns)):
+        fingerprint, school, state = key
+        counts[fingerprint, school, JobState(state)] = number
+        counted[fingerprint] += number
+    return {
+        group.id: GroupJobs(
+            *(counts[group.fingerprint, group.school_id, state] for state in (JobState.FAILED, JobState.RETRYABLE)),
+            is_capped=counted[group.fingerprint] >= size,
+        )
+        for group in groups
+    }
 
 
 def latest_trace(group: FailureGroup) -> Trace | None:
@@ -216,8 +235,3 @@ def _set_state(group: FailureGroup, state: FailureState) -> None:
 
 def _school_of(group: FailureGroup) -> int | None:
     return None if group.school_id == SYSTEM_ID else group.school_id
-
-
-def _capped_count(group: FailureGroup, state: JobState) -> sa.ScalarSelect[int]:
-    rows = sa.select(JobRecord.id).where(*bulk.is_of_group(group, state))
-    return sa.select(sa.func.count()).select_from(rows.limit(MAX_JOBS).subquery()).scalar_subquery()

@@ -36,7 +36,7 @@ _SAMPLED = {state for state, name in _COUNTED_AS.items() if name != "running"}
 # A sample is older only if no scheduler takes any.
 SAMPLED_WITHIN = timedelta(minutes=2)
 # Where nothing is sampled, counts stop here: for each state, of all queues together.
-MAX_COUNTED = 10_000
+MAX_COUNTED = 2_000
 # The time whose ended jobs make the rate of a queue.
 RATE_TIME = timedelta(minutes=5)
 

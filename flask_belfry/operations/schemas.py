@@ -362,7 +362,7 @@ class QueueSchema(Schema):
     blocked_by_limit = _number("Jobs that wait for a free slot of their limit.")
     blocked_by_pause = _number("Jobs that wait for the end of a pause.")
     oldest_at = _time("Since when the oldest of the waiting jobs waits.")
-    sampled_at = _time("When waiting and scheduled jobs were counted. null: now, at most 10,000 of each state.")
+    sampled_at = _time("When waiting and scheduled jobs were counted. null: now, at most 2,000 of each state.")
     per_minute = ma.fields.Float(
         required=True, metadata={"description": "How many jobs ended per minute in the last five."}
     )

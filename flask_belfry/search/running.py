@@ -270,6 +270,9 @@ def _id_bounds(query: Query) -> list[sa.ColumnElement[bool]]:
 def _is_among(column: Any, values: frozenset[Any]) -> sa.ColumnElement[bool]:
     if len(values) == 1:
         return is_value(column, next(iter(values)))
+    if isinstance(column, sa.Tuple):
+        # Not IN: SQLite would read the whole index for it.
+        return sa.or_(*(sa.and_(*map(is_value, column.clauses, value)) for value in sorted(values)))
     among = column.in_(sorted(values - {None}))
     return sa.or_(among, column.is_(None)) if None in values else among
 

@@ -413,16 +413,11 @@ def _failed_of_group(group_id: str) -> list[sa.ColumnElement[bool]]:
     group = db.session.get(FailureGroup, group_id)
     if group is None:
         raise NotFoundError("There is no such group of failures.")
-    return is_of_group(group, JobState.FAILED)
-
-
-def is_of_group(group: FailureGroup, state: JobState) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions for the jobs of a group of failures that are in a state."""
     school_id = None if group.school_id == SYSTEM_ID else group.school_id
     return [
         JobRecord.has_failed(),
         JobRecord.fingerprint == group.fingerprint,
-        JobRecord.state == state,
+        JobRecord.state == JobState.FAILED,
         JobRecord.school_id.is_not_distinct_from(school_id),
     ]
 

@@ -72,6 +72,7 @@ SEARCHES_OF_MAILS = (
     "state:failed",
     "state:sent kind:kind-3",
     "kind:kind-*",
+    "to:office@example.org",
     "to:user40@example.org",
     "to:*@example.org",
     "user40@example.org",

@@ -83,7 +83,7 @@ SEARCHES_OF_MAILS = (
 )
 
 
-def paths(ground: Ground) -> list[str]:
+def all_paths(ground: Ground) -> list[str]:
     """Return the path of every page, fragment and JSON list of operations and mail, and those with common searches."""
     values = {name: _first(ground, query) for name, query in ROWS.items()}
     with tempfile.TemporaryDirectory() as folder:

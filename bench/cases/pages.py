@@ -14,12 +14,12 @@ from http.cookies import SimpleCookie
 from pathlib import Path
 from urllib.parse import urlencode
 
+from bench import paths
 from bench.cases.memory import with_descendants
 from bench.errors import BenchError
 from bench.figures import Comparison, Quantity, percentile, rounded
 from bench.ground import Grounds
 from bench.history import JOBS, SCHOOL_OF_BATCHES
-from bench.paths import paths
 from bench.plan import Plan, say
 from tests.servers import free_port
 
@@ -105,7 +105,7 @@ def _measure(grounds: Grounds, plan: Plan, database: str) -> Mapping[Quantity, f
         for viewer in viewers.values():
             viewer.log_in(people["password"])
         admin, staff = viewers["admin"], viewers[f"staff{SCHOOL_OF_BATCHES}"]
-        figures = _times(paths(ground), [admin, staff], plan.scaled(REQUESTS))
+        figures = _times(paths.all_paths(ground), [admin, staff], plan.scaled(REQUESTS))
         backends = ground.query(BACKENDS)[0] if database == "postgresql" else []
         desk.start(ground, ("python", "scheduler.py"))  # what it samples and counts changes the pages
         others = [viewer for viewer in viewers.values() if viewer is not admin]

@@ -31,7 +31,7 @@ OPEN = (FailureState.NEW, FailureState.REGRESSED, FailureState.SEEN)
 ALL, OPEN_ONLY = "all", "open"
 FILTERS = (OPEN_ONLY, ALL, *(state.value for state in FailureState))
 # The jobs of groups are counted among the newest of each cause: of all causes together, so many.
-MAX_JOBS = 10_000
+MAX_JOBS = 5_000
 # The latest bulk operations on a group that are shown.
 MAX_OPERATIONS = 5
 SUBJECT_TYPE = "failure_group"

@@ -63,7 +63,7 @@ class FailureGroupSchema(Schema):
     failures_1h = _number("How many in the last hour.")
     failures_24h = _number("How many in the last 24 hours.")
     failures_7d = _number("How many in the last 7 days.")
-    failed_jobs = _number("Jobs that have failed finally, among the newest 10,000 of the groups listed.")
+    failed_jobs = _number("Jobs that have failed finally, among the newest 5,000 of the groups listed.")
     waiting_jobs = _number("Jobs that wait for another attempt, among the same.")
     first_seen_at = ma.fields.String(required=True, metadata={"format": "date-time"})
     last_seen_at = ma.fields.String(required=True, metadata={"format": "date-time"})

@@ -18,7 +18,7 @@ def test_a_case_prints_a_figure_of_belfry_alone(monkeypatch, capsys):
 def test_pages_are_measured_beside_a_history_and_it_is_pruned(monkeypatch, capsys):
     monkeypatch.setattr("bench.ground.LIMIT_SECONDS", 60)
     # All of them are requested in operations/test_listing_plans.py.
-    monkeypatch.setattr("bench.cases.pages.paths", lambda ground: ["/jobs/", "/api/v1/mails", "/metrics", WEEK])
+    monkeypatch.setattr("bench.paths.all_paths", lambda ground: ["/jobs/", "/api/v1/mails", "/metrics", WEEK])
     assert run(["pages"], Plan(databases=("sqlite",), scale=0.002, alone=True), as_table=False)
     printed = capsys.readouterr()
     figures = dict(re.findall(r"^(\w+)\.sqlite\.belfry ([\d.]+)", printed.out, re.MULTILINE))

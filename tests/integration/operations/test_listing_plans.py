@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from app.accounts import Role
 from app.schools import School
 from bench import history
-from bench.paths import paths
+from bench.paths import all_paths
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import Base, db
 from flask_belfry.mail import queries
@@ -90,7 +90,7 @@ def million(app: Flask, session: Session, monkeypatch: pytest.MonkeyPatch) -> li
     if session.get_bind().dialect.name == "postgresql":
         with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text("VACUUM ANALYZE"))
-    return paths(SimpleNamespace(query=lambda query: session.execute(sa.text(query)).first()))
+    return all_paths(SimpleNamespace(query=lambda query: session.execute(sa.text(query)).first()))
 
 
 @pytest.fixture

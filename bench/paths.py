@@ -36,7 +36,7 @@ NAMES = {
     "/mails/previews/": "reservation-new",
 }
 PLACEHOLDER = re.compile(r"<[^>]+>")
-JOB_LISTS, MAIL_LISTS = ("/jobs/", "/jobs/live", "/api/v1/jobs"), ("/mails", "/api/v1/mails")
+JOB_LISTS, MAIL_LISTS = ("/jobs/", "/api/v1/jobs"), ("/mails", "/api/v1/mails")
 SPANS = [
     f"{path}?span={span}"
     for path in ("/operations", "/operations/live", "/api/v1/jobs/stats")

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.db.columns import time_of_id
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, Row, cursor_after, page_by_key, values_of_cursor
-from flask_belfry.db.tenancy import current_scope
+from flask_belfry.db.tenancy import ALL_TENANTS, current_scope, use_scope
 from flask_belfry.search.language import Index, Query, is_value
 
 # The most rows that are compared with what no index has.
@@ -235,7 +235,9 @@ def _last_compared(session: Session, query: Query, plan: _Plan, after: str | Non
     """Return the last of WINDOW rows that are compared; None when these are all."""
     size = max(1, WINDOW // len(plan.ranges))
     firsts = (_of_range(query, plan, values, after).offset(size - 1).limit(1) for values in plan.ranges)
-    ends = [end for first in firsts if (end := session.scalar(first)) is not None]
+    # Where the index does not have the school, the rows of others are read too: they count.
+    with use_scope(ALL_TENANTS):
+        ends = [end for first in firsts if (end := session.scalar(first)) is not None]
     return (max if plan.descending else min)(ends, default=None)
 
 

@@ -61,7 +61,7 @@ COMMANDS = (
     "schedule list",
     "mail list",
     "mail list --state failed",
-    "mail suppressions list",
+    "mail suppressions",
 )
 
 

@@ -56,6 +56,20 @@ def test_a_school_has_its_own_figures(session, history):
         assert job_figures(history - WEEK) == []
     (found,) = job_figures(history - WEEK, school_id=1)
     assert (found.completed, found.failed) == (83, 1)
+    with use_scope(scope_of(2)):  # also when this process has read them
+        assert job_figures(history - WEEK, school_id=1) == []
+
+
+def test_complete_hours_are_read_once(session, history, clock, statements):
+    job_figures(history - WEEK)
+    statements.clear()
+    record(session, utc_now(), state=JobState.FAILED)
+    session.commit()
+    counted(session)
+    statements.clear()
+    (found,) = job_figures(history - WEEK)
+    assert (found.completed, found.failed) == (166, 2)
+    assert len(statements) == 2
 
 
 def test_a_series_has_a_value_for_each_point(session, history):

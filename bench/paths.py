@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import quote
 from uuid import UUID
 
@@ -14,7 +15,6 @@ from werkzeug.routing import AnyConverter, Rule
 import jobs
 from app import create_app
 from bench.errors import BenchError
-from bench.ground import Ground
 from bench.history import SCHOOL_OF_BATCHES
 from flask_belfry.scheduler.schedule import CUSTOM_PREFIX
 
@@ -83,7 +83,14 @@ SEARCHES_OF_MAILS = (
 )
 
 
-def all_paths(ground: Ground) -> list[str]:
+class Rows(Protocol):
+    """A database with a history."""
+
+    def query(self, statement: str) -> Any:
+        """Return the first row of a query, or None."""
+
+
+def all_paths(ground: Rows) -> list[str]:
     """Return the path of every page, fragment and JSON list of operations and mail, and those with common searches."""
     values = {name: _first(ground, query) for name, query in ROWS.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +107,7 @@ def all_paths(ground: Ground) -> list[str]:
     return sorted(found | {*SPANS, *FILTERED})
 
 
-def _first(ground: Ground, query: str) -> str:
+def _first(ground: Rows, query: str) -> str:
     row = ground.query(f"{query.format(school=SCHOOL_OF_BATCHES)} LIMIT 1")
     if row is None:
         raise BenchError(f"the history is too short: no row for {query}")

@@ -113,7 +113,8 @@ def _measure(grounds: Grounds, plan: Plan, database: str) -> Mapping[Quantity, f
         used = _dashboards(open_, plan.scaled(DASHBOARD_SECONDS), [*with_descendants(web), *backends])
         ground.stop_processes()
         pruned = desk.step(ground, "prune", plan.scaled(PRUNED))
-        return figures | {
+        return {
+            **figures,
             Quantity("pages_dashboards", "% of a core"): used,
             Quantity("pages_prune", "rows/s"): pruned["completed"] / pruned["seconds"],
             Quantity("pages_prune_enqueue_longest", "ms"): pruned["longest_seconds"] * 1_000,

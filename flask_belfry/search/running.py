@@ -49,6 +49,11 @@ def find(session: Session, query: Query, *, limit: int = DEFAULT_LIMIT, cursor: 
     if plan.is_merged:
         ids = _merged_ids(session, query, plan, limit + 1, after)
         rows = _hinted(rows.where(key[0].in_(ids)), query, query.language.primary_key)
+    elif plan.is_small and session.get_bind().dialect.name == "postgresql":
+        found = _all_matching(query, plan)
+        found = found if after is None else found.where(found.selected_columns[0] < after)
+        ids = session.scalars(found.order_by(found.selected_columns[0].desc()).limit(limit + 1)).all()
+        rows = rows.where(key[0].in_(ids))
     else:
         rows = _hinted(rows.where(*plan.conditions(query)), query, plan.index)
     page = page_by_key(session, rows, key, limit=limit, cursor=cursor)
@@ -65,10 +70,15 @@ def count(session: Session, query: Query, limit: int) -> tuple[int, bool]:
         return 0, False
     id = query.language.model.id
     found = 0
-    parts = [_of_range(query, plan, values, None) for values in plan.ranges]
-    for rows in parts if plan.is_exact else [_hinted(sa.select(id).where(*plan.conditions(query)), query, plan.index)]:
+    if plan.is_exact:
+        parts = [_of_range(query, plan, values, None) for values in plan.ranges]
+    elif plan.is_small:
+        parts = [_all_matching(query, plan)]
+    else:
         # In the order of the index: PostgreSQL could prefer to scan the table until it has found so many.
-        first = (rows if plan.is_exact else rows.order_by(id.desc())).limit(limit + 1 - found)
+        parts = [_hinted(sa.select(id).where(*plan.conditions(query)), query, plan.index).order_by(id.desc())]
+    for rows in parts:
+        first = rows.limit(limit + 1 - found)
         found += session.scalar(sa.select(sa.func.count()).select_from(first.subquery())) or 0
         if found > limit:
             break
@@ -150,6 +160,11 @@ class _Plan:
         """Whether the rows are the first ones of several ranges, or of one with NULL, whose order PostgreSQL does not
         see."""
         return self.is_exact and (len(self.ranges) > 1 or None in self.ranges[0])
+
+    @property
+    def is_small(self) -> bool:
+        """Whether all rows of the ranges are compared, which are fewer than WINDOW."""
+        return not self.is_exact and self.last_id is None
 
     def conditions(self, query: Query) -> list[Any]:
         """The conditions for the rows that match and are compared."""
@@ -246,6 +261,16 @@ def _merged_ids(session: Session, query: Query, plan: _Plan, number: int, after:
     ranges = (_of_range(query, plan, values, after).limit(number) for values in plan.ranges)
     ids = sorted((id for rows in ranges for id in session.scalars(rows)), reverse=plan.descending)
     return ids[:number]
+
+
+def _all_matching(query: Query, plan: _Plan) -> sa.Select[Any]:
+    """Return the ids of all rows of a small plan that match, in no order.
+
+    PostgreSQL does not know that they are few: to have the newest first, it could read the whole table in the order of
+    ids. So it finds them before they are sorted.
+    """
+    rows = _hinted(sa.select(query.language.model.id).where(*plan.conditions(query)), query, plan.index)
+    return sa.select(rows.cte("matching").prefix_with("MATERIALIZED", dialect="postgresql").c.id)
 
 
 def _of_range(query: Query, plan: _Plan, values: Sequence[Any], after: str | None) -> sa.Select[Any]:

@@ -41,7 +41,8 @@ PERCENTS = (50, 95, 99)
 # What `series` can show: the counts, and the percentiles of the times.
 METRICS = (*COUNTS, *(f"{times}_p{percent}" for times in ("wait", "run") for percent in PERCENTS))
 _HISTOGRAMS = {times: tuple(f"{times}_{bucket}" for bucket in range(BUCKETS)) for times in ("wait", "run")}
-_T, _V = TypeVar("_T"), TypeVar("_V")
+_T = TypeVar("_T")
+_V = TypeVar("_V")
 Series = list[tuple[datetime, float | None]]
 Sums = dict[tuple[Any, ...], list[int]]
 # Of a week, all but the last hour is read once by each process: so many results of different questions are kept.

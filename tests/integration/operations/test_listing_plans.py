@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,7 +89,18 @@ def million(app: Flask, session: Session, monkeypatch: pytest.MonkeyPatch) -> li
     if session.get_bind().dialect.name == "postgresql":
         with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text("VACUUM ANALYZE"))
-    return all_paths(SimpleNamespace(query=lambda query: session.execute(sa.text(query)).first()))
+    return all_paths(_Rows(session))
+
+
+class _Rows:
+    """The database, for `all_paths`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def query(self, statement: str) -> Any:
+        """Return the first row of a query, or None."""
+        return self._session.execute(sa.text(statement)).first()
 
 
 @pytest.fixture

@@ -121,8 +121,10 @@ class SessionPool(Generic[S]):
         """Wait for a slot; return an idle session or a new one."""
         with self._changed:
             while not self._has_free_slot():
-                if self._failure is not None and self._failures != seen:
-                    raise ServerUnreachableError(self._failure.detail, self._failure.code)
+                if (failure := self._failure) is not None and self._failures != seen:
+                    # With the frames of the failure: one outage is one group of failures, whichever threads meet it.
+                    again = ServerUnreachableError(failure.detail, failure.code)
+                    raise again.with_traceback(failure.__traceback__) from failure.__cause__
                 if should_stop() or (self._has_open() and time.monotonic() > ends_at):
                     raise ServerBusyError("all SMTP connections that the server admits are in use")
                 self._changed.wait(POLL_SECONDS)

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,18 @@ BROKEN_WORDS = """() => {
 }"""
 
 
+# The name of the focused element as a user hears it, and whether it, or what it covers, is marked as focused.
+FOCUSED = """() => {
+    const element = document.activeElement;
+    const isMarked = [null, "::after"].some((part) => {
+        const style = getComputedStyle(element, part);
+        return (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0) || style.boxShadow !== "none";
+    });
+    const name = element.getAttribute("aria-label") || element.labels?.[0]?.innerText || element.innerText;
+    return [(name || "").trim().replace(/\\s+/g, " "), isMarked];
+}"""
+
+
 @dataclass
 class Stack:
     """A running stack: where it answers, and what it has written."""
@@ -128,13 +141,25 @@ class Browser:
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """Runs `make run` in a copy without an instance folder, and stops it as Ctrl-C does."""
+    with running_stack() as running:
+        yield running
+
+
+@contextmanager
+def running_stack(**settings: str) -> Iterator[Stack]:
+    """Run a stack of its own with settings, as `stack` does."""
     with short_folder() as folder:
         copy = folder / "belfry"
         _copy_project(copy)
         url = f"http://127.0.0.1:{free_port()}"
         with (copy / "run.log").open("wb") as log:
             process = subprocess.Popen(
-                ["make", "run"], cwd=copy, env=_environment(url), stdout=log, stderr=log, start_new_session=True
+                ["make", "run"],
+                cwd=copy,
+                env=_environment(url) | settings,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         running = Stack(url, copy, process)
         try:
@@ -218,6 +243,23 @@ def _run(stack: Stack, program: str) -> str:
         text=True,
     )
     return answer.stdout
+
+
+def tab_to(page: Any, name: str, key: str = "Tab") -> None:
+    """Press Tab, or Shift+Tab, until the control of this name has the focus, which is visible at each stop."""
+    for _ in range(80):
+        page.keyboard.press(key)
+        focused, is_marked = page.evaluate(FOCUSED)
+        assert is_marked, f"{focused!r} does not show the focus"
+        if focused == name:
+            return
+    pytest.fail(f"{name!r} cannot be reached with {key}")
+
+
+def press(page: Any, name: str, key: str = "Tab") -> None:
+    """Activate a control by the keyboard."""
+    tab_to(page, name, key)
+    page.keyboard.press("Enter")
 
 
 def broken_words(page: Any) -> list[str]:

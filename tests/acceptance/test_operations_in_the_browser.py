@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import Stack, log_in, make_batch
+from tests.acceptance.conftest import Stack, log_in, make_batch, press, tab_to
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.xdist_group("stack")]
 
@@ -76,3 +76,30 @@ def test_the_chart_of_the_overview_can_be_zoomed_with_the_keyboard(stack: Stack,
     button.focus()
     admin.keyboard.press("Enter")
     admin.locator("#chart-throughput .chart-body").wait_for()
+
+
+def test_jobs_are_selected_with_the_keyboard(stack: Stack, admin: Any):
+    make_batch(stack)
+    admin.goto(f"{stack.url}/jobs/?name=accounts.send_password_reset")
+    for _ in range(2):
+        tab_to(admin, "Select accounts.send_password_reset")
+        admin.keyboard.press("Space")
+    press(admin, "Retry", key="Shift+Tab")
+    admin.wait_for_url("**/jobs/operations/new?**")
+    assert "2 selected jobs" in admin.locator("main").inner_text()
+    press(admin, "Back")
+    admin.locator("#jobs tbody").wait_for()
+
+
+def test_a_dialog_is_used_with_the_keyboard_and_returns_the_focus(stack: Stack, admin: Any):
+    admin.goto(f"{stack.url}/jobs/workers")
+    press(admin, "Stop")
+    dialog = admin.get_by_role("dialog")
+    dialog.wait_for()
+    for _ in range(5):
+        # At the end, the focus leaves the page for the browser, and comes back to the dialog.
+        assert admin.evaluate("document.activeElement.closest('dialog, body:not(:focus-within)') !== null")
+        admin.keyboard.press("Tab")
+    admin.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+    assert admin.evaluate("document.activeElement.innerText") == "Stop"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -42,9 +43,14 @@ log = structlog.get_logger(__name__)
 LIMIT_SECONDS = 2.0
 # A page shows what was found within about these times; it waits, as long as this, for first results only.
 RECENT_SECONDS, RECENT_NETWORK_SECONDS = 5.0, 60.0
+# A part of the network that does not work is checked more often: its problem disappears soon after it was fixed.
+RECENT_PROBLEM_SECONDS = 10.0
 PAGE_WAIT_SECONDS = 0.1
 RECENT = timedelta(days=1)
+# What is shown of the message of an error.
+MESSAGE_CHARACTERS = 200
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+WAITING_MAILS = "/mails?q=state:deferred"
 UNFINISHED_PASSES = "does not finish its passes"
 # What to check when a part does not respond in time.
 REMEDIES = {
@@ -158,7 +164,10 @@ class _Run(threading.Thread):
 
     def is_due(self) -> bool:
         """Whether to check again: a check that hangs is not started twice."""
-        keep = RECENT_NETWORK_SECONDS if self.task.is_on_network else RECENT_SECONDS
+        keep = RECENT_SECONDS
+        if self.task.is_on_network:
+            is_wrong = self._problem is not None and not self._problem.is_ok
+            keep = RECENT_PROBLEM_SECONDS if is_wrong else RECENT_NETWORK_SECONDS
         return self._is_finished and time.monotonic() - self.started_at >= keep
 
     def is_first(self) -> bool:
@@ -389,25 +398,48 @@ def _jobs(app: Flask) -> str:
             sa.and_(group.state == FailureState.RESOLVED, group.changed_at >= JobRecord.finished_at),
         ),
     )
-    failed = sa.select(JobRecord.error_type, JobRecord.fingerprint, JobRecord.finished_at).where(
+    school_id = sa.func.coalesce(JobRecord.school_id, SYSTEM_ID).label("school_id")
+    columns = JobRecord.error_type, JobRecord.error_message, JobRecord.fingerprint, JobRecord.finished_at, school_id
+    failed = sa.select(*columns).where(
         JobRecord.state == JobState.FAILED, JobRecord.finished_at >= utc_now() - RECENT, ~is_settled
     )
     rows = failed.limit(services.COUNT_LIMIT).subquery()
     count = sa.func.count().label("jobs")
-    # Jobs that failed outside of an attempt are in no group of failures.
-    fingerprint, since = sa.func.max(rows.c.fingerprint).label("fingerprint"), sa.func.min(rows.c.finished_at)
-    query = sa.select(rows.c.error_type, count, fingerprint, since.label("since"))
+    query = sa.select(
+        rows.c.error_type,
+        count,
+        sa.func.min(rows.c.finished_at).label("since"),
+        sa.func.max(rows.c.error_message).label("message"),
+        sa.func.min(rows.c.fingerprint).label("first_fingerprint"),
+        sa.func.max(rows.c.fingerprint).label("last_fingerprint"),
+        sa.func.min(rows.c.school_id).label("first_school"),
+        sa.func.max(rows.c.school_id).label("last_school"),
+    )
     groups = db.session.execute(query.group_by(rows.c.error_type).order_by(count.desc(), rows.c.error_type)).all()
     if groups:
         first, others = groups[0], sum(group.jobs for group in groups[1:])
         cause = f"{_jobs_in_words(first.jobs)} failed with {first.error_type or 'an error'}"
         more = f"{_jobs_in_words(others)} failed with other errors; " if others else ""
-        remedy = f"{more}fix the cause, then retry them: `flask jobs list --state failed`"
-        text = urlencode({"text": first.error_type or ""})
-        url = f"/jobs/failures?{text}" if first.fingerprint else "/jobs/?state=failed"
-        raise CheckError(cause, remedy, url=url, since=first.since)
+        example = f"such as: {shorten(first.message, MESSAGE_CHARACTERS, placeholder=' …')}; " if first.message else ""
+        matching = f"error:{first.error_type}" if first.error_type else "state:failed"
+        remedy = f"{example}{more}fix the cause, then retry them: `flask jobs retry --filter {matching}`"
+        raise CheckError(cause, remedy, url=_url_of_failures(first), since=first.since)
     paused = ", ".join(f"{pause.kind.value} {pause.name}" for pause in active_pauses(db.session()))
     return "none failed in the last day" + (f"; paused: {paused} (see `flask queues list`)" if paused else "")
+
+
+def _url_of_failures(failed: Any) -> str:
+    """Return the path of the group of failed jobs with an error, of their groups, or of the jobs, which are in no group
+    when they failed outside of an attempt."""
+    if failed.first_fingerprint is None:
+        return "/jobs/?state=failed"
+    if (failed.first_school, failed.first_fingerprint) == (failed.last_school, failed.last_fingerprint):
+        group = sa.select(FailureGroup.id).where(
+            FailureGroup.school_id == failed.first_school, FailureGroup.fingerprint == failed.first_fingerprint
+        )
+        if id := db.session.scalar(group):
+            return f"/jobs/failures/{id}"
+    return f"/jobs/failures?{urlencode({'text': failed.error_type or ''})}"
 
 
 def _jobs_in_words(count: int) -> str:
@@ -436,7 +468,12 @@ def _refusal(reply: str) -> str:
 def _smtp(app: Flask) -> str:
     if not app.config["MAIL_ENABLED"]:
         return "disabled: MAIL_ENABLED is false, mails are recorded as suppressed"
-    return check_connection()
+    try:
+        return check_connection()
+    except MailError as error:
+        # Without a server, the error names the remedy.
+        remedy = f"{REMEDIES['smtp']}; mails are tried again" if app.config["MAIL_SERVER"] else ""
+        raise CheckError(str(error), remedy, url=WAITING_MAILS) from error
 
 
 def _spf(app: Flask) -> str | None:

@@ -24,6 +24,7 @@ from flask_belfry.operations import problems
 from flask_belfry.outbox import JobRecord, JobState, WorkerProcess, enqueue, publisher
 from flask_belfry.statistics import FailureGroup, FailureState
 from tests.conftest import make_app
+from tests.servers import free_port
 
 ONCE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -70,6 +71,18 @@ def test_an_unresponsive_server_of_each_kind_is_reported_within_the_limit(
 def test_a_development_inbox_that_does_not_run_is_named(settings: dict[str, Any], tmp_path: Path):
     found = findings(make_app(settings, tmp_path))
     assert found["smtp"] == (False, "the development inbox is not running: `make run` starts it")
+
+
+@ONCE
+def test_a_mail_server_that_is_down_is_named_with_a_remedy(settings: dict[str, Any], tmp_path: Path):
+    port = free_port()
+    down = {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(port)}
+    found = findings(make_app(settings | down, tmp_path))
+    assert found["smtp"] == (
+        False,
+        f"cannot use 127.0.0.1:{port}: [Errno 111] Connection refused: check that it is running, MAIL_SERVER and"
+        " MAIL_PORT; mails are tried again",
+    )
 
 
 @ONCE
@@ -134,7 +147,7 @@ def test_jobs_that_failed_within_a_day_are_named_by_their_error(app, session):
     assert re.match(
         rf"2 jobs failed with ConnectionRefusedError since (\S+ )?{since:%H:%M} UTC: 1 job failed with", message
     )
-    assert message.endswith("then retry them: `flask jobs list --state failed`")
+    assert message.endswith("then retry them: `flask jobs retry --filter error:ConnectionRefusedError`")
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,11 @@ class NotificationRecipient(OfSchool, Base):
 _IS_PASSING, _IS_PASSING_IN_SQLITE = sa.text("is_passing"), sa.text("is_passing = 1")
 
 
+def _index_of_set(column: str) -> sa.Index:
+    is_set = sa.text(f"{column} IS NOT NULL")
+    return sa.Index(f"ix_notification_deliveries_{column}", column, sqlite_where=is_set, postgresql_where=is_set)
+
+
 class NotificationDelivery(OfSchool, Base):
     """One notification to one person by one channel."""
 
@@ -186,8 +191,8 @@ class NotificationDelivery(OfSchool, Base):
     reason: Mapped[str | None] = mapped_column(StorableText)
     attempts: Mapped[int] = mapped_column(default=0)
     # Of the job that delivers it by push, and of the mail.
-    job_id: Mapped[str | None] = mapped_column(UuidText(), index=True)
-    email_id: Mapped[str | None] = mapped_column(UuidText(), index=True)
+    job_id: Mapped[str | None] = mapped_column(UuidText())
+    email_id: Mapped[str | None] = mapped_column(UuidText())
     held_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # Whether it replaces a push message that was not delivered in time.
     is_fallback: Mapped[bool] = mapped_column(default=False)
@@ -210,6 +215,8 @@ class NotificationDelivery(OfSchool, Base):
         sa.Index("ix_notification_deliveries_user_id_channel_id", "user_id", "channel", "id"),
         sa.Index("ix_notification_deliveries_user_id_channel_read_at", "user_id", "channel", "read_at"),
         sa.Index("ix_notification_deliveries_state_held_until", "state", "held_until"),
+        _index_of_set("job_id"),
+        _index_of_set("email_id"),
         sa.Index(
             "ix_notification_deliveries_passing",
             "created_at",

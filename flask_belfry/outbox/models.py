@@ -15,7 +15,7 @@ from flask_belfry.core.settings.casts import MAX_NAME_CHARACTERS
 from flask_belfry.db import Base
 from flask_belfry.db.columns import RowIdText, StorableText, UtcDateTime, UuidText, database_now, new_id, text_enum
 from flask_belfry.db.tenancy import OfSchoolOrSystem
-from flask_belfry.outbox.states import LIVE, WAITING, JobState
+from flask_belfry.outbox.states import LIVE, TIMED, WAITING, JobState
 
 JOB_NAME_CHARACTERS = 120
 UNIQUE_KEY_CHARACTERS = 200
@@ -28,6 +28,7 @@ FRAME_CHARACTERS = 200
 RELEASE_CHARACTERS = MAX_NAME_CHARACTERS
 _LIVE_STATES = ", ".join(f"'{state.value}'" for state in sorted(LIVE))
 _WAITING_STATES = ", ".join(f"'{state.value}'" for state in sorted(WAITING))
+_TIMED_STATES = ", ".join(f"'{state.value}'" for state in sorted(TIMED))
 _HOLDS_KEY = sa.text(
     f"unique_key IS NOT NULL AND state IN ({_LIVE_STATES}) AND (claims = 0 OR NOT unique_while_waiting)"
 )
@@ -35,6 +36,7 @@ _HOLDS_KEY = sa.text(
 QUARANTINE = 2
 _IS_QUARANTINED = sa.text(f"suspicion >= {QUARANTINE}")
 HAS_FAILED = sa.text("fingerprint IS NOT NULL AND state IN ('failed', 'retryable')")
+_IS_TIMED = sa.text(f"state IN ({_TIMED_STATES})")
 _CAN_EXPIRE = sa.text(f"expires_at IS NOT NULL AND state IN ({_WAITING_STATES})")
 
 
@@ -126,13 +128,15 @@ class JobRecord(OfSchoolOrSystem, Base):
             sqlite_where=_HOLDS_KEY,
             postgresql_where=_HOLDS_KEY,
         ),
+        # Each change of its state writes to all indexes of a job, on PostgreSQL also to those of other columns. What
+        # only some jobs have is indexed for these alone.
         sa.Index("ix_job_records_state_id", "state", "id"),
-        sa.Index("ix_job_records_state_scheduled_at", "state", "scheduled_at"),
-        sa.Index("ix_job_records_subject", "subject_type", "subject_id", "id"),
         sa.Index("ix_job_records_name_id", "name", "id"),
         sa.Index("ix_job_records_school_id_id", "school_id", "id"),
         sa.Index("ix_job_records_school_id_state_id", "school_id", "state", "id"),
-        sa.Index("ix_job_records_finished_at", "finished_at"),
+        _partial_index("finished_at", sa.text("finished_at IS NOT NULL"), "finished_at"),
+        _partial_index("scheduled_at", _IS_TIMED, "scheduled_at", "id"),
+        _partial_index("subject", sa.text("subject_type IS NOT NULL"), "subject_type", "subject_id", "id"),
         _partial_index("batch", sa.text("batch_id IS NOT NULL"), "batch_id", "state", "id"),
         _partial_index("after", sa.text("after_id IS NOT NULL"), "after_id"),
         _partial_index("limit", sa.text("limit_key IS NOT NULL"), "limit_key", "state", "id"),
@@ -160,6 +164,11 @@ class JobRecord(OfSchoolOrSystem, Base):
         """Return the condition for a failed or retryable job whose last attempt has a fingerprint, as the index has
         it."""
         return sa.and_(HAS_FAILED)
+
+    @classmethod
+    def is_timed(cls) -> sa.ColumnElement[bool]:
+        """Return the condition for a job that waits for its `scheduled_at`, as the index has it."""
+        return sa.and_(_IS_TIMED)
 
     @classmethod
     def can_expire(cls) -> sa.ColumnElement[bool]:

@@ -22,7 +22,7 @@ from flask_belfry.outbox.models import JobRecord
 from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.publisher import Publisher
 from flask_belfry.outbox.registry import QUEUES
-from flask_belfry.outbox.states import TIMED, JobState, sources_of
+from flask_belfry.outbox.states import JobState, sources_of
 
 PAGE_RECORDS = 1_000
 # The scheduler moves a delayed job within a second of its time; the relay does it only when that has not happened.
@@ -86,7 +86,7 @@ def _has_candidates() -> bool:
 
 def _is_late() -> sa.ColumnElement[bool]:
     late_since = utc_now() - timedelta(seconds=TIMER_GRACE_SECONDS)
-    return sa.and_(JobRecord.state.in_(TIMED), JobRecord.scheduled_at < late_since)
+    return sa.and_(JobRecord.is_timed(), JobRecord.scheduled_at < late_since)
 
 
 def _is_queued_for_long() -> sa.ColumnElement[bool]:
@@ -97,7 +97,7 @@ def _is_queued_for_long() -> sa.ColumnElement[bool]:
 def _make_late_ones_pending() -> Iterator[RelayReport]:
     condition = _is_late()
     values = {"state": JobState.PENDING, "enqueued_at": JobRecord.scheduled_at}
-    page = unlocked(condition, JobRecord.state.in_(sources_of(JobState.PENDING))).limit(PAGE_RECORDS)
+    page = unlocked(condition, is_in(sources_of(JobState.PENDING))).limit(PAGE_RECORDS)
     while _update(page, values) == PAGE_RECORDS:
         yield RelayReport()
 

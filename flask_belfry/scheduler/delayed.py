@@ -78,17 +78,16 @@ class ScheduledSet:
 
     def restore(self, until: datetime | None) -> Iterator[None]:
         """Add the records that are due before `until` (None: all), page by page, the earliest first."""
-        for state in TIMED:
-            page = _timed(state, until)
-            while rows := db.session.execute(page).all():
-                db.session.rollback()
-                self.set({row.id: row.scheduled_at for row in rows})
-                if len(rows) < PAGE_SIZE:
-                    break
-                yield
-                position = sa.tuple_(JobRecord.scheduled_at, JobRecord.id)
-                page = _timed(state, until).where(position > (rows[-1].scheduled_at, rows[-1].id))
+        page = _timed(until)
+        while rows := db.session.execute(page).all():
             db.session.rollback()
+            self.set({row.id: row.scheduled_at for row in rows})
+            if len(rows) < PAGE_SIZE:
+                break
+            yield
+            position = sa.tuple_(JobRecord.scheduled_at, JobRecord.id)
+            page = _timed(until).where(position > (rows[-1].scheduled_at, rows[-1].id))
+        db.session.rollback()
 
 
 def _make_pending(ids: Sequence[str]) -> list[PendingMessage]:
@@ -114,8 +113,8 @@ def _due_later(ids: Sequence[str]) -> dict[str, datetime]:
     return {row.id: row.scheduled_at for row in rows}
 
 
-def _timed(state: JobState, until: datetime | None) -> sa.Select[str, datetime | None]:
-    query = sa.select(JobRecord.id, JobRecord.scheduled_at).where(JobRecord.state == state)
+def _timed(until: datetime | None) -> sa.Select[str, datetime | None]:
+    query = sa.select(JobRecord.id, JobRecord.scheduled_at).where(JobRecord.is_timed())
     if until is not None:
         query = query.where(JobRecord.scheduled_at < until)
     return query.order_by(JobRecord.scheduled_at, JobRecord.id).limit(PAGE_SIZE)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from flask import Flask, redirect, render_template, url_for
+from flask.globals import app_ctx
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
 from app import reservations, work_items
-from app.accounts import acting_user, login_required
+from app.accounts import acting_user, can, login_required
 from flask_belfry import mail, operations
 from flask_belfry.core.presentation import date_today, reader_zone
+from flask_belfry.operations import problems
 
 SHOWN = 6
 
@@ -29,6 +31,7 @@ def index() -> ResponseReturnValue:
         waiting=reservations.waiting(SHOWN),
         waiting_count=waiting_count,
         my_work=work_items.open_of(acting_user(), SHOWN),
+        problems=problems.known_count(app_ctx.app) if can(acting_user(), "jobs.view") else 0,
         held_domains=mail.held_domains(),
         failed_jobs=operations.latest_failures(SHOWN),
     )

@@ -5,6 +5,7 @@ Each check runs in a thread of its own with a limit of its own: a part that does
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.core.database_errors import database_problem
 from flask_belfry.db import db
 from flask_belfry.db.columns import database_now
+from flask_belfry.db.tenancy import current_scope
 from flask_belfry.mail import MailError, check_connection, check_dkim, check_dmarc, check_spf, held_domains
 from flask_belfry.operations import periodic, services
 from flask_belfry.outbox import Deployment, JobRecord, JobState, WorkerProcess, publisher
@@ -119,8 +121,12 @@ def check_all(app: Flask) -> list[Problem]:
     return _merged((run.task, run.result()) for run in runs)
 
 
-def recent(app: Flask) -> tuple[list[Problem], list[str]]:
+def recent(app: Flask, wait_seconds: float | None = None) -> tuple[list[Problem], list[str]]:
     """Return what the checks found recently, for a page: those that are due run in the background.
+
+    Args:
+        app: the application.
+        wait_seconds: how long to wait for first results; None for PAGE_WAIT_SECONDS.
 
     Returns:
         the results, and the parts that have no result yet.
@@ -131,7 +137,7 @@ def recent(app: Flask) -> tuple[list[Problem], list[str]]:
         if last is None or last.is_due():
             runs[number] = _Run(app, task, last)
             runs[number].start()
-    deadline = time.monotonic() + PAGE_WAIT_SECONDS
+    deadline = time.monotonic() + (PAGE_WAIT_SECONDS if wait_seconds is None else wait_seconds)
     current = list(runs.values())
     for run in current:
         if run.is_first() and not run.task.is_on_network:
@@ -143,6 +149,25 @@ def of_scope() -> list[Problem]:
     """Return the problems with the jobs of the current scope, which its users may see, and of mail."""
     tasks = _Task("jobs", _jobs), _Task("held domains", _held_domains)
     return _merged((task, _found(current_app, task)) for task in tasks)
+
+
+def known_count(app: Flask) -> int:
+    """Return how many problems the overview shows in the current scope, for another page: of all parts, as they are
+    known without waiting for a check, or of one school, as they were within RECENT_SECONDS."""
+    scope = current_scope()
+    if scope.sees_all:
+        return _count(recent(app, wait_seconds=0.0)[0])
+    counts: dict[int | None, tuple[float, int]] = app.extensions.setdefault("problem_counts", {})
+    now = time.monotonic()
+    counted_at, count = counts.get(scope.school_id, (-math.inf, 0))
+    if now - counted_at >= RECENT_SECONDS:
+        count = _count(of_scope())
+        counts[scope.school_id] = now, count
+    return count
+
+
+def _count(found: Iterable[Problem]) -> int:
+    return sum(not problem.is_ok for problem in found)
 
 
 class _Run(threading.Thread):

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts import Role
 from flask_belfry import live
+from flask_belfry.changes.host import CheckError
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db.columns import new_id
 from flask_belfry.mail.models import EmailMessage, MailDomainHold, MailState, MailStatistics
@@ -24,6 +25,7 @@ from flask_belfry.statistics import ALL_ID, JobStatistics, QueueSample, Release,
 from flask_belfry.statistics.histograms import BUCKETS
 from flask_belfry.statistics.times import minute_of
 from tests.reservation_factories import log_in, make_school, make_user
+from tests.servers import wait_until
 
 pytestmark = [pytest.mark.usefixtures("client"), pytest.mark.usefixtures("prompt")]
 PAGE = "/operations"
@@ -212,13 +214,36 @@ def test_staff_see_the_figures_of_their_school_only(app: Flask, session: Session
     session.add(JobRecord(name="test.act", queue="default", school_id=other.id, **failed))
     session.commit()
     for path in (PAGE, f"{PAGE}/live"):
-        page = log_in(app.test_client(), make_user(Role.STAFF, school_id=school.id)).get(path).text
+        staff = log_in(app.test_client(), make_user(Role.STAFF, school_id=school.id))
+        page = staff.get(path).text
         assert "Completed 3 Failed 0 Failed attempts 0 Mails sent 0" in words(page)
         assert "test.mark" not in page
         assert "No problems" in page
         assert not re.search(r'id="(queues|workers|figures)-title"', page)
-    page = log_in(app.test_client(), make_user(Role.STAFF, school_id=other.id)).get(PAGE).text
-    assert problems_on(page) == ["jobs"]
+    assert "problem" not in staff.get("/").text
+    staff = log_in(app.test_client(), make_user(Role.STAFF, school_id=other.id))
+    assert problems_on(staff.get(PAGE).text) == ["jobs"]
+    assert "1 problem with jobs, mail or processes. Show it" in words(staff.get("/").text)
+
+
+@ONCE
+def test_the_start_page_has_the_number_of_problems_and_runs_no_check_for_it(
+    app: Flask, admin: FlaskClient, monkeypatch: pytest.MonkeyPatch
+):
+    checked: list[Flask] = []
+
+    def broken(app: Flask) -> str:
+        checked.append(app)
+        raise CheckError("it is broken")
+
+    tasks = [problems._Task(part, broken) for part in ("jobs", "schedule")]
+    monkeypatch.setattr(
+        problems, "_tasks", lambda _: [*tasks, problems._Task("settings", lambda _: "as they should be")]
+    )
+    monkeypatch.setattr(problems, "RECENT_SECONDS", 3_600)
+    wait_until(lambda: "2 problems with jobs, mail or processes. Show them" in words(admin.get("/").text))
+    assert 'href="/operations">Show them' in admin.get("/").text
+    assert len(checked) == 2
 
 
 @ONCE

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import psutil
 
+from tests.fork_server import ForkedProcess, fork_server
 from tests.servers import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+
+Process = subprocess.Popen[bytes] | ForkedProcess
 
 
 class Processes:
@@ -32,7 +35,7 @@ class Processes:
         # What RQ's own commands load.
         self._environ = {**os.environ, **environ, "FLASK_APP": "tests.root", "PYTHONPATH": str(ROOT)}
         self._folder = folder
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: list[Process] = []
 
     def start(self, *command: str, **environ: str) -> subprocess.Popen[bytes]:
         """Start a program of the virtual environment in a process group of its own."""
@@ -49,22 +52,30 @@ class Processes:
         self._started.append(process)
         return process
 
+    def fork(self, program: str, *words: str, **environ: str) -> ForkedProcess:
+        """Start a Python program, as by `python -c`, in a process that has imported the project."""
+        output = self._output_path(len(self._started))
+        output.touch()
+        process = fork_server().start(program, words, self._environ | environ, output)
+        self._started.append(process)
+        return process
+
     def run(self, *command: str, seconds: float = 60, **environ: str) -> int:
         """Run a program until its end; return its exit status."""
         return self.start(*command, **environ).wait(seconds)
 
-    def worker(self, *options: str, **environ: str) -> subprocess.Popen[bytes]:
+    def worker(self, *options: str, **environ: str) -> ForkedProcess:
         """A worker as the Procfile starts it."""
         return self.command("jobs", "worker", *options, **environ)
 
-    def command(self, *words: str, **environ: str) -> subprocess.Popen[bytes]:
+    def command(self, *words: str, **environ: str) -> ForkedProcess:
         """A command of cli.py over the test's domain."""
-        return self.start("python", "-c", "import cli, tests.domain; cli.main(cli.create())", *words, **environ)
+        return self.fork("import cli, tests.domain; cli.main(cli.create())", *words, **environ)
 
-    def scheduler(self, **environ: str) -> subprocess.Popen[bytes]:
+    def scheduler(self, **environ: str) -> ForkedProcess:
         """A scheduler over the test's domain."""
         program = "import cli, scheduler, tests.domain; scheduler.main(cli.create())"
-        return self.start("python", "-c", program, **environ)
+        return self.fork(program, **environ)
 
     def web(self, port: int, application: str = "wsgi:app", **environ: str) -> subprocess.Popen[bytes]:
         """Start the web process as the Procfile does; wait until it responds."""
@@ -80,7 +91,7 @@ class Processes:
         search = f"{BIN}:{os.environ['PATH']}"
         return self.start("/bin/sh", "-c", f"exec {command}", PORT=str(port), PATH=search, **environ)
 
-    def output(self, process: subprocess.Popen[bytes] | None = None) -> str:
+    def output(self, process: Process | None = None) -> str:
         """Return what all of them, or one of them, have written so far."""
         numbers = range(len(self._started)) if process is None else [self._started.index(process)]
         return "\n".join(self._output_path(number).read_text(errors="replace") for number in numbers)
@@ -99,7 +110,7 @@ class Processes:
             process.wait(10)
 
 
-def kill_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def kill_group(process: Process, number: signal.Signals) -> None:
     """Send a signal to a process and all its children."""
     try:
         os.killpg(process.pid, number)
@@ -123,7 +134,7 @@ def members_of_session(pid: int) -> Sequence[int]:
     return members
 
 
-def signal_tree(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def signal_tree(process: Process, number: signal.Signals) -> None:
     """Send a signal to a process and all its descendants, including those in groups of their own."""
     tree = psutil.Process(process.pid)
     for member in (tree, *tree.children(recursive=True)):

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis
@@ -28,6 +29,11 @@ from tests.processes import Processes
 from tests.servers import PostgresServer, ValkeyServer, short_folder
 
 DATABASES = ("sqlite", "postgresql")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests: at the end, one core would wait for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,11 +80,12 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file."""
-    path = tmp_path_factory.mktemp("template") / "template.sqlite3"
-    _migrate(f"sqlite:///{path}", path.parent)
-    return path
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A migrated SQLite file, in memory where there is room: each test copies it."""
+    with short_folder(in_memory=True) as folder:
+        path = folder / "template.sqlite3"
+        _migrate(f"sqlite:///{path}", tmp_path_factory.mktemp("template"))
+        yield path
 
 
 @pytest.fixture(scope="session")
@@ -97,12 +104,15 @@ def few_collections() -> None:
 
 
 @pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a migrated, empty database: every test that uses it runs on both."""
     if request.param == "sqlite":
-        path = tmp_path / "test.sqlite3"
-        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        template: Path = request.getfixturevalue("sqlite_template")
+        path = template.with_name(f"{uuid4().hex}.sqlite3")
+        shutil.copy(template, path)
         yield f"sqlite:///{path}"
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
         return
     server: PostgresServer = request.getfixturevalue("postgres")
     name = server.create(request.getfixturevalue("postgres_template"))

@@ -15,6 +15,7 @@ import redis
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
+from redis.utils import get_lib_version
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -56,7 +57,9 @@ def clock_of_the_tests() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def quick_applications() -> Iterator[None]:
     """What all applications share is computed once."""
-    with compiled_rules():
+    version = get_lib_version()  # read from the metadata of the package for each connection
+    with compiled_rules(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("redis.utils.get_lib_version", lambda: version)
         yield
 
 

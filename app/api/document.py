@@ -51,6 +51,7 @@ class BelfryApi(Api):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._unwritten: list[ApiPart] = []
+        self._has_responses = False
         self._writing = Lock()
         super().__init__(*args, **options)
 
@@ -65,10 +66,16 @@ class BelfryApi(Api):
     def document(self) -> dict[str, Any]:
         """Return the document; the first call generates it."""
         with self._writing:
+            if not self._has_responses:
+                super()._register_responses()
+                self._has_responses = True
             while self._unwritten:
                 self._write(self._unwritten.pop(0))
             spec: Any = self.spec
             return spec.to_dict()
+
+    def _register_responses(self) -> None:
+        """Leave the responses of all status codes to the document, which alone refers to them."""
 
     def _write(self, part: ApiPart) -> None:
         spec: Any = self.spec

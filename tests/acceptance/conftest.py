@@ -176,26 +176,33 @@ def browser(stack: Stack) -> Browser:
     return Browser(stack.url)
 
 
-@pytest.fixture
-def open_page() -> Iterator[Callable[..., Any]]:
-    """Opens pages of a real Chromium, each with cookies of its own; in the end none of them may have had an error."""
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real Chromium."""
     if CHROMIUM is None:
         pytest.skip("no chromium is installed: the browser tests did not run")
     from playwright.sync_api import sync_playwright
 
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_OPTIONS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Opens pages, each with cookies of its own; in the end none of them may have had an error."""
     problems: list[str] = []
 
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_OPTIONS))
+    def open_page(width: int = 1440, height: int = 900, **options: Any) -> Any:
+        page = chromium.new_page(viewport={"width": width, "height": height}, **options)
+        page.on("console", lambda said: problems.append(told(said)) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        return page
 
-        def open_page(width: int = 1440, height: int = 900, **options: Any) -> Any:
-            page = chromium.new_page(viewport={"width": width, "height": height}, **options)
-            page.on("console", lambda said: problems.append(told(said)) if said.type in ("error", "warning") else None)
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            return page
-
-        yield open_page
-        chromium.close()
+    yield open_page
+    for context in chromium.contexts:
+        context.close()
     assert problems == []
 
 

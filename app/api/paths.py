@@ -42,4 +42,8 @@ def is_api_request() -> bool:
 
 def is_api_path(path: str) -> bool:
     """Return whether a path, existing or not, belongs to the API. The documentation is a page."""
-    return path != DOCS_PATH and (path == API_PATH or path.startswith(f"{API_PATH}/"))
+    return _is_under(API_PATH, path) and not _is_under(DOCS_PATH, path)
+
+
+def _is_under(parent: str, path: str) -> bool:
+    return path == parent or path.startswith(f"{parent}/")

@@ -73,6 +73,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("health.ready", "GET"): many(EVERYBODY, "/readyz"),
     ("api-docs.openapi_json", "GET"): many(EVERYBODY, "/api/openapi.json"),
     ("api_docs.show", "GET"): many(EVERYBODY, "/api/docs"),
+    ("api_docs.operations", "GET"): many(EVERYBODY, "/api/docs/operations"),
     # Logins. They show only the user whose password, code or link was sent.
     ("security.login", "GET"): many(EVERYBODY, "/login"),
     **{("security." + name, "POST"): Route(EVERYBODY) for name in ("login", "logout")},

@@ -45,6 +45,15 @@ class Cancel(Base):
     notification_id: Mapped[str] = mapped_column(sa.String(40))
 
 
+class CancelledJob(Base):
+    """A job of a notification that a transaction cancelled alone, as on the pages of jobs."""
+
+    __tablename__ = "chaos_cancelled_jobs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(sa.String(40))
+
+
 class Effect(Base):
     """What a job did. Nothing in the table keeps a key from coming twice: that is the job system's to do."""
 
@@ -88,7 +97,9 @@ _STEPS = (
 
 def create_tables(engine: sa.Engine) -> None:
     """Makes the tables above and the trigger, in a migrated PostgreSQL."""
-    Base.metadata.create_all(engine, tables=[table_of(model) for model in (AuditEvent, Cancel, Effect, Step)])
+    Base.metadata.create_all(
+        engine, tables=[table_of(model) for model in (AuditEvent, Cancel, CancelledJob, Effect, Step)]
+    )
     with engine.begin() as connection:
         for statement in _STEPS:
             connection.execute(sa.text(statement))

@@ -32,7 +32,7 @@ from flask_belfry.operations import BulkKind, BulkOperation, BulkOperationJob, B
 from flask_belfry.outbox import JobBatch, JobRecord, JobState, ScheduleTick, WorkerProcess
 from tests.chaos import schools, tallies
 from tests.chaos.book import UNDONE, Fate, read_book, read_times
-from tests.chaos.domain import AuditEvent, Cancel, Effect, Step
+from tests.chaos.domain import AuditEvent, Cancel, CancelledJob, Effect, Step
 from tests.fcm import FcmServer
 from tests.smtp import Received, SmtpServer
 
@@ -167,6 +167,7 @@ class Facts:
         emails, devices: by user id, the email address, and the tokens of the devices.
         pushes: by notification and token, when the FCM server accepted the message, in Unix time.
         refused_pushes: the tokens to which it has refused a message.
+        cancelled_jobs: the ids of jobs of notifications that were cancelled alone.
         operations: the bulk operations.
         foreign: sentences about rows that belong to another school than what they are about.
         miscounted: sentences about counts that differ from what they count.
@@ -195,6 +196,7 @@ class Facts:
     devices: Mapping[int, Sequence[str]] = field(default_factory=dict)
     pushes: Mapping[tuple[str, str], Sequence[float]] = field(default_factory=dict)
     refused_pushes: frozenset[str] = frozenset()
+    cancelled_jobs: frozenset[str] = frozenset()
     operations: Sequence[Operation] = ()
     foreign: Sequence[str] = ()
     miscounted: Sequence[str] = ()
@@ -226,6 +228,7 @@ def read_facts(book: Path, smtp: SmtpServer, fcm: FcmServer) -> Facts:
         devices=_devices(),
         pushes=_pushes(fcm),
         refused_pushes=frozenset(fcm.refused),
+        cancelled_jobs=frozenset(db.session.scalars(sa.select(CancelledJob.job_id))),
         operations=_operations(),
         foreign=schools.foreign(_pushes(fcm)),
         miscounted=tallies.miscounted(),

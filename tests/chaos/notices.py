@@ -11,6 +11,12 @@ from flask_belfry.mail import MailState
 from flask_belfry.outbox import JobState
 from tests.chaos.facts import Delivery, Facts, Mail
 
+# What the end of the job of a push message makes of its delivery; a cancelled one may have been sent before.
+STATES_OF_PUSHES = {
+    JobState.COMPLETED: (DeliveryState.DELIVERED, DeliveryState.SKIPPED, DeliveryState.CANCELLED),
+    JobState.FAILED: (DeliveryState.FAILED,),
+    JobState.CANCELLED: (DeliveryState.CANCELLED, DeliveryState.DELIVERED),
+}
 OPEN = (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.DEFERRED)
 NO_DEVICE = "no device"
 PUSH, FINISH, SEND_SCHEDULED = "notifications.push", "notifications.finish", "notifications.send_scheduled"
@@ -85,17 +91,20 @@ def disagreeing(facts: Facts) -> Iterator[str]:
     """Deliveries that contradict the ledger, the server or their notification."""
     mails = {mail.id: mail for mail in facts.mails}
     notices = {notice.id: notice for notice in facts.notices}
+    jobs = {job.id: job.state for job in facts.jobs}
     for each in facts.deliveries:
         if each.email_id is not None and (mail := mails.get(each.email_id)) is not None:
             yield from _disagreeing_mail(facts, each, mail)
         elif each.channel is NotificationChannel.PUSH:
             yield from _disagreeing_push(facts, each)
+            if each.job_id is not None and each.state not in STATES_OF_PUSHES.get(jobs[each.job_id], OPEN):
+                yield f"{_described(each)} is {each.state}, and its job {each.job_id} is {jobs[each.job_id]}"
         elif each.channel is NotificationChannel.IN_APP and each.state is not DeliveryState.DELIVERED:
             yield f"{_described(each)} is {each.state}: {each.reason}"
-        if (
-            each.state is DeliveryState.CANCELLED
-            and notices[each.notification_id].state is not NotificationState.CANCELLED
-        ):
+        mail = mails.get(each.email_id or "")
+        is_explained = (mail.job_id if mail else each.job_id) in facts.cancelled_jobs
+        is_explained |= notices[each.notification_id].state is NotificationState.CANCELLED
+        if each.state is DeliveryState.CANCELLED and not is_explained:
             yield f"{_described(each)} is cancelled, and its notification is not"
 
 
@@ -160,14 +169,16 @@ def explained(facts: Facts) -> set[str]:
         job.id
         for job in facts.jobs
         if (job.state is JobState.CANCELLED and (job.batch_id in batches or job.name in (FINISH, SEND_SCHEDULED)))
+        or (job.state is JobState.CANCELLED and job.id in facts.cancelled_jobs)
         or (job.name == PUSH and job.state is JobState.FAILED and job.id in refused)
     }
 
 
 def mails_of_cancelled(facts: Facts) -> set[str]:
-    """The ids of the mails whose notifications were cancelled."""
+    """The ids of the mails whose notifications or jobs were cancelled."""
     cancelled = {notice.id for notice in facts.notices if notice.state is NotificationState.CANCELLED}
-    return {each.email_id for each in facts.deliveries if each.email_id and each.notification_id in cancelled}
+    of_notices = {each.email_id for each in facts.deliveries if each.email_id and each.notification_id in cancelled}
+    return of_notices | {mail.id for mail in facts.mails if mail.job_id in facts.cancelled_jobs}
 
 
 def _tokens(facts: Facts, each: Delivery) -> list[str]:

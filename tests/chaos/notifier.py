@@ -29,10 +29,19 @@ from flask_belfry import outbox
 from flask_belfry.core.clock import utc_now
 from flask_belfry.mail import EmailMessage
 from tests.chaos.book import UNDONE, Fate
-from tests.chaos.domain import AuditEvent, Cancel
+from tests.chaos.domain import AuditEvent, Cancel, CancelledJob
 from tests.chaos.transactions import OfSchool, transact
 
-SHARES = {"send": 50, "schedule": 15, "cancel": 15, "change a scheduled one": 10, "retry": 10}
+SHARES = {
+    "send": 50,
+    "schedule": 15,
+    "cancel": 15,
+    "change a scheduled one": 10,
+    "retry": 10,
+    "cancel jobs": 8,
+    "retry jobs": 8,
+}
+MAX_JOBS = 5
 # How many people a notification is for, and how often.
 SIZES = {(1, 3): 60, (4, 30): 30, (50, 200): 10}
 CHANNELS = (("mail", "push", "in_app"), ("mail", "push"), ("push",), ("mail",), ("in_app",))
@@ -54,6 +63,8 @@ class Notifier:
             "cancel": self._cancel,
             "change a scheduled one": self._change_scheduled,
             "retry": self._retry,
+            "cancel jobs": self._cancel_jobs,
+            "retry jobs": self._retry_cancelled_jobs,
         }
         name = self._dice.choices(list(SHARES), list(SHARES.values()))[0]
         is_meant = self._dice.random() < 0.85
@@ -97,20 +108,36 @@ class Notifier:
         if id is None:
             return
         failed = NotificationDelivery.notification_id == id, is_failed
-        mail_jobs = sa.select(EmailMessage.job_id).join(
-            NotificationDelivery, NotificationDelivery.email_id == EmailMessage.id
-        )
-        jobs = [*session.scalars(sa.select(NotificationDelivery.job_id).where(*failed))]
-        jobs += session.scalars(mail_jobs.where(*failed))
+        jobs = self._jobs(session, *failed)
         session.rollback()
         session.add(AuditEvent(key=key, effects=[]))
-        other = threading.Thread(target=self._retry_jobs, args=([each for each in jobs if each is not None],))
+        other = threading.Thread(target=self._retry_jobs, args=(jobs,))
         other.start()
         try:
             notifications.retry_failed(id)
         finally:
             # The other one may wait for the locks of this transaction, and ends after it.
             other.join(0.05)
+
+    def _cancel_jobs(self, session: Session, key: str) -> None:
+        is_open = NotificationDelivery.state.in_([DeliveryState.QUEUED, DeliveryState.DEFERRED])
+        jobs = self._jobs(session, is_open)
+        chosen = self._dice.sample(jobs, min(len(jobs), MAX_JOBS))
+        outbox.cancel(chosen)
+        session.add_all(CancelledJob(job_id=id) for id in chosen)
+
+    def _retry_cancelled_jobs(self, session: Session, key: str) -> None:
+        jobs = session.scalars(sa.select(CancelledJob.job_id)).all()
+        outbox.retry(self._dice.sample(jobs, min(len(jobs), MAX_JOBS)))
+
+    def _jobs(self, session: Session, *conditions: sa.ColumnElement[bool]) -> list[str]:
+        """Return the ids of the jobs of deliveries by mail and push."""
+        of_mails = sa.select(EmailMessage.job_id).join(
+            NotificationDelivery, NotificationDelivery.email_id == EmailMessage.id
+        )
+        of_pushes = sa.select(NotificationDelivery.job_id)
+        found = [id for query in (of_mails, of_pushes) for id in session.scalars(query.where(*conditions).limit(1_000))]
+        return [id for id in found if id is not None]
 
     def _retry_jobs(self, ids: list[str]) -> None:
         def fill(session: Session) -> bool:

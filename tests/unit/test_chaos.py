@@ -88,6 +88,10 @@ def with_push(facts: Facts = WELL, **values: Any) -> Facts:
     return replace(facts, deliveries=[BY_MAIL, replace(BY_PUSH, **values)])
 
 
+def with_job_of_push(state: JobState) -> Facts:
+    return replace(WELL, jobs=[replace(job, state=state) if job.id == "j4" else job for job in WELL.jobs])
+
+
 def with_operation(**values: Any) -> Facts:
     return replace(WELL, operations=[replace(OPERATION, **values)])
 
@@ -150,6 +154,7 @@ def test_books_that_agree_break_no_promise() -> None:
         ("disagreeing", with_mail_of_notice(recipients=("other@x",))),
         ("disagreeing", with_push(state=DeliveryState.CANCELLED)),
         ("disagreeing", with_push(state=DeliveryState.FAILED)),
+        ("disagreeing", with_job_of_push(JobState.FAILED)),
         ("disagreeing", with_push(replace(WELL, pushes={}))),
         ("disagreeing", with_push(replace(WELL, pushes={}), state=DeliveryState.FAILED)),
         ("disagreeing", with_push(replace(WELL, pushes={}), state=DeliveryState.SKIPPED, reason="no device")),
@@ -199,13 +204,19 @@ def test_what_a_worker_had_claimed_before_a_cancel_may_still_be_sent() -> None:
 
 def test_a_push_message_that_fcm_refused_may_fail() -> None:
     facts = with_push(replace(WELL, pushes={}, refused_pushes=frozenset({"k1"})), state=DeliveryState.FAILED)
-    jobs = [job if job.id != "j4" else replace(job, state=JobState.FAILED) for job in facts.jobs]
-    assert compare(replace(facts, jobs=jobs)).broken == {}
-    assert list(compare(replace(WELL, jobs=jobs)).broken) == ["failed"]
+    failed = with_job_of_push(JobState.FAILED)
+    assert compare(replace(facts, jobs=failed.jobs)).broken == {}
+    assert list(compare(failed).broken) == ["failed", "disagreeing"]
+
+
+def test_what_a_user_cancels_on_the_pages_of_jobs_may_be_cancelled() -> None:
+    facts = with_push(replace(with_job_of_push(JobState.CANCELLED), pushes={}), state=DeliveryState.CANCELLED)
+    assert list(compare(facts).broken) == ["failed", "disagreeing"]
+    assert compare(replace(facts, cancelled_jobs=frozenset({"j4"}))).broken == {}
 
 
 def test_the_jobs_and_mails_of_a_cancelled_notification_may_be_cancelled() -> None:
-    job = Job("j6", "notifications.push", JobState.CANCELLED, batch_id="b1")
+    job = Job("j6", "notifications.deliver", JobState.CANCELLED, batch_id="b1")
     mail = replace(WELL.mails[1], state=MailState.CANCELLED)
     deliveries = [replace(BY_MAIL, state=DeliveryState.CANCELLED), BY_PUSH]
     facts = replace(WELL, jobs=[*WELL.jobs, job], mails=[MAIL, mail], deliveries=deliveries)

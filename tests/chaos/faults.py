@@ -38,6 +38,8 @@ LONG: Seconds = (-1.0, -1.0)  # longer than RESCUE_AFTER_SECONDS
 # The time in which a process that was asked to end does so, and the next one starts.
 DEPLOY: Seconds = (6.0, 6.0)
 AWAY: Seconds = (1.0, 8.0)
+# So long that something meets a refusal, of which there are few.
+REFUSING: Seconds = (3.0, 8.0)
 
 Strike = Callable[[Stack, Planned], bool]
 Choose = Callable[[Service, int], int | None]
@@ -322,7 +324,7 @@ _TABLE: tuple[tuple[str, tuple[str, ...], Seconds, Strike], ...] = (
     ("pause a job", ("chaos.flaky",), SHORT, _pause(PauseKind.JOB, "chaos.flaky")),
     ("pause a limit key", (LIMIT_KEY,), SHORT, _pause(PauseKind.LIMIT, LIMIT_KEY)),
     ("SMTP defers", ("smtp",), SHORT, _trouble("content", "451 4.3.0 later")),
-    ("SMTP refuses", ("smtp",), SHORT, _trouble("content", "554 5.6.0 refused by the chaos", 10)),
+    ("SMTP refuses", ("smtp",), REFUSING, _trouble("content", "554 5.6.0 refused by the chaos", 10)),
     ("SMTP hangs before taking a mail", ("smtp",), SHORT, _trouble("content", HANG)),
     ("SMTP hangs after taking a mail", ("smtp",), SHORT, _trouble("accepted", HANG, 10)),
     ("SMTP cuts before its 250", ("smtp",), SHORT, _trouble("accepted", CUT, 10)),
@@ -331,7 +333,7 @@ _TABLE: tuple[tuple[str, tuple[str, ...], Seconds, Strike], ...] = (
     ("FCM away", ("fcm",), AWAY, _server("fcm", _fcm_away)),
     ("FCM unavailable", ("fcm",), SHORT, _fcm_fails(fcm.UNAVAILABLE)),
     ("FCM throttles", ("fcm",), SHORT, _fcm_fails(fcm.throttled("3"))),
-    ("FCM refuses", ("fcm",), SHORT, _fcm_fails(fcm.INVALID_SOMETHING, 10)),
+    ("FCM refuses", ("fcm",), REFUSING, _fcm_fails(fcm.INVALID_SOMETHING, 10)),
     ("FCM hangs", ("fcm",), SHORT, _fcm_fails(fcm.Fault(fcm.HANG), 10)),
     ("FCM revokes access tokens", ("fcm",), BLOW, _server("fcm", _fcm_revokes)),
 )

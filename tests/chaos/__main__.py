@@ -116,6 +116,7 @@ def _print_figures(result: Result, seconds: float) -> None:
         "bulk operations": _counted([each.state.value for each in facts.operations]),
         "another school's": len(findings.foreign),
         "miscounted": len(findings.miscounted),
+        "tracebacks": len(findings.tracebacks),
         "slowest rescue": _slowest(result.rescues),
         "took": f"{seconds:.0f} s",
     }

@@ -44,6 +44,7 @@ class Findings:
         late: mails and push messages of a notification that was cancelled before.
         foreign: rows, mails and push messages of another school.
         miscounted: counts that differ from what they count.
+        tracebacks: those in the logs that no outage explains.
         uncertain: mails received twice within the recorded window.
     """
 
@@ -57,6 +58,7 @@ class Findings:
     late: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     miscounted: list[str] = field(default_factory=list)
+    tracebacks: list[str] = field(default_factory=list)
     uncertain: list[str] = field(default_factory=list)
 
     @property
@@ -73,6 +75,7 @@ class Findings:
             "after a cancel": self.late,
             "another school's": self.foreign,
             "miscounted": self.miscounted,
+            "tracebacks": self.tracebacks,
         }
         return {name: found for name, found in named.items() if found}
 
@@ -108,6 +111,7 @@ def compare(facts: Facts) -> Findings:
         late=list(notices.late(facts)),
         foreign=list(facts.foreign),
         miscounted=[*facts.miscounted, *operations.miscounted(facts)],
+        tracebacks=list(facts.tracebacks),
         uncertain=[_twice_received(mail, facts) for mail in _received_again(facts) if _is_explained(mail, facts)],
     )
 

@@ -30,7 +30,7 @@ from flask_belfry.db import db
 from flask_belfry.mail import EmailMessage, MailState
 from flask_belfry.operations import BulkKind, BulkOperation, BulkOperationJob, BulkState
 from flask_belfry.outbox import JobBatch, JobRecord, JobState, ScheduleTick, WorkerProcess
-from tests.chaos import schools, tallies
+from tests.chaos import logs, schools, tallies
 from tests.chaos.book import UNDONE, Fate, read_book, read_times
 from tests.chaos.domain import AuditEvent, Cancel, CancelledJob, Effect, Step
 from tests.fcm import FcmServer
@@ -171,6 +171,7 @@ class Facts:
         operations: the bulk operations.
         foreign: sentences about rows that belong to another school than what they are about.
         miscounted: sentences about counts that differ from what they count.
+        tracebacks: sentences about tracebacks in the logs that no outage explains.
     """
 
     book: Mapping[str, Fate] = field(default_factory=dict)
@@ -200,6 +201,7 @@ class Facts:
     operations: Sequence[Operation] = ()
     foreign: Sequence[str] = ()
     miscounted: Sequence[str] = ()
+    tracebacks: Sequence[str] = ()
 
 
 def read_facts(book: Path, smtp: SmtpServer, fcm: FcmServer) -> Facts:
@@ -232,6 +234,7 @@ def read_facts(book: Path, smtp: SmtpServer, fcm: FcmServer) -> Facts:
         operations=_operations(),
         foreign=schools.foreign(_pushes(fcm)),
         miscounted=tallies.miscounted(),
+        tracebacks=logs.tracebacks(book.parent),
     )
 
 

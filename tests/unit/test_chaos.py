@@ -18,6 +18,7 @@ from tests.chaos.book import UNDONE, Book, Fate, read_book, read_times
 from tests.chaos.comparison import compare, story
 from tests.chaos.facts import Delivery, Facts, Job, JobStep, Mail, Notice, Operation, Scheduled, Worker
 from tests.chaos.faults import kinds
+from tests.chaos.logs import tracebacks
 from tests.chaos.plan import REST_SECONDS, Prefetch, plan
 from tests.chaos.rescues import deaths, rescues
 from tests.chaos.services import Kill
@@ -166,6 +167,7 @@ def test_books_that_agree_break_no_promise() -> None:
         ("miscounted", with_operation(changed=2)),
         ("miscounted", with_operation(done=3)),
         ("miscounted", replace(WELL, miscounted=["statistics count 2 completed jobs, and there are 3"])),
+        ("tracebacks", replace(WELL, tracebacks=["web.log, line 3: request.failed: KeyError: 'a'"])),
         ("another school's", replace(WELL, foreign=["mail m1 of school 1 is about reservation 3 of school 2"])),
         ("failed", with_job(state=JobState.FAILED)),
         ("failed", with_job(state=JobState.CANCELLED)),
@@ -344,6 +346,21 @@ def test_the_book_keeps_the_last_fate_of_each_transaction(tmp_path: Any) -> None
     for key, fate in (("t1", Fate.ASKED), ("t2", Fate.ASKED), ("t1", Fate.ROLLED_BACK)):
         book.write(key, fate)
     assert read_book(tmp_path / "book.txt") == {"t1": Fate.ROLLED_BACK, "t2": Fate.ASKED}
+
+
+def test_a_traceback_that_no_outage_explains_is_named(tmp_path: Any) -> None:
+    traced = '{"event": "request.failed", "exception": "Traceback (most recent call last):\\n  ...\\n%s"}'
+    lines = [
+        '{"event": "job.completed"}',
+        traced % "KeyError: 1",
+        traced % "psycopg.errors.AdminShutdown: x",
+        "--- Logging error ---",
+        "Traceback (most recent call last):",
+    ]
+    (tmp_path / "web.log").write_text("\n".join(lines))
+    first, second = tracebacks(tmp_path)
+    assert first == "web.log, line 2: request.failed: KeyError: 1"
+    assert second.startswith("web.log, line 5: ")
 
 
 def test_the_book_has_the_times_of_the_commits(tmp_path: Any) -> None:

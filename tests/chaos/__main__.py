@@ -31,7 +31,7 @@ FULL = Scale(
     services=("web", "light", "pool", "heavy", *SCHEDULERS, "load"),
     kinds=(*kinds(rescue_after_seconds=10), *kinds(10, WORKER_DEATHS)),
     pace=Prefetch(gap_seconds=(0.2, 3.0), calm_seconds=(6.0, 14.0), calms=0.25),
-    settings={},
+    settings={"NOTIFICATION_FALLBACK_MINUTES": "payment=1"},
     load_threads=6,
     notifiers=3,
     operators=3,
@@ -117,6 +117,7 @@ def _print_figures(result: Result, seconds: float) -> None:
         "another school's": len(findings.foreign),
         "miscounted": len(findings.miscounted),
         "tracebacks": len(findings.tracebacks),
+        "deadlocks": len(findings.deadlocks),
         "slowest rescue": _slowest(result.rescues),
         "took": f"{seconds:.0f} s",
     }

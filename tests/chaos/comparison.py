@@ -45,6 +45,7 @@ class Findings:
         foreign: rows, mails and push messages of another school.
         miscounted: counts that differ from what they count.
         tracebacks: those in the logs that no outage explains.
+        deadlocks: transactions that waited for each other, of which one failed.
         uncertain: mails received twice within the recorded window.
     """
 
@@ -59,6 +60,7 @@ class Findings:
     foreign: list[str] = field(default_factory=list)
     miscounted: list[str] = field(default_factory=list)
     tracebacks: list[str] = field(default_factory=list)
+    deadlocks: list[str] = field(default_factory=list)
     uncertain: list[str] = field(default_factory=list)
 
     @property
@@ -76,6 +78,7 @@ class Findings:
             "another school's": self.foreign,
             "miscounted": self.miscounted,
             "tracebacks": self.tracebacks,
+            "deadlocks": self.deadlocks,
         }
         return {name: found for name, found in named.items() if found}
 
@@ -112,6 +115,7 @@ def compare(facts: Facts) -> Findings:
         foreign=list(facts.foreign),
         miscounted=[*facts.miscounted, *operations.miscounted(facts)],
         tracebacks=list(facts.tracebacks),
+        deadlocks=list(facts.deadlocks),
         uncertain=[_twice_received(mail, facts) for mail in _received_again(facts) if _is_explained(mail, facts)],
     )
 

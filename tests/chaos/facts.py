@@ -34,6 +34,7 @@ from tests.chaos import logs, schools, tallies
 from tests.chaos.book import UNDONE, Fate, read_book, read_times
 from tests.chaos.domain import AuditEvent, Cancel, CancelledJob, Effect, Step
 from tests.fcm import FcmServer
+from tests.servers import PostgresServer
 from tests.smtp import Received, SmtpServer
 
 MESSAGE_ID = re.compile(rb"^Message-ID: *(\S+)", re.MULTILINE | re.IGNORECASE)
@@ -167,11 +168,12 @@ class Facts:
         emails, devices: by user id, the email address, and the tokens of the devices.
         pushes: by notification and token, when the FCM server accepted the message, in Unix time.
         refused_pushes: the tokens to which it has refused a message.
-        cancelled_jobs: the ids of jobs of notifications that were cancelled alone.
+        cancelled_jobs: the ids of jobs that users have cancelled, alone or by bulk operations.
         operations: the bulk operations.
         foreign: sentences about rows that belong to another school than what they are about.
         miscounted: sentences about counts that differ from what they count.
         tracebacks: sentences about tracebacks in the logs that no outage explains.
+        deadlocks: the transactions of each deadlock.
     """
 
     book: Mapping[str, Fate] = field(default_factory=dict)
@@ -202,9 +204,10 @@ class Facts:
     foreign: Sequence[str] = ()
     miscounted: Sequence[str] = ()
     tracebacks: Sequence[str] = ()
+    deadlocks: Sequence[str] = ()
 
 
-def read_facts(book: Path, smtp: SmtpServer, fcm: FcmServer) -> Facts:
+def read_facts(book: Path, postgres: PostgresServer, smtp: SmtpServer, fcm: FcmServer) -> Facts:
     """Reads everything, inside an application context."""
     events = db.session.execute(sa.select(AuditEvent.key, AuditEvent.effects)).all()
     return Facts(
@@ -230,11 +233,12 @@ def read_facts(book: Path, smtp: SmtpServer, fcm: FcmServer) -> Facts:
         devices=_devices(),
         pushes=_pushes(fcm),
         refused_pushes=frozenset(fcm.refused),
-        cancelled_jobs=frozenset(db.session.scalars(sa.select(CancelledJob.job_id))),
+        cancelled_jobs=_cancelled_jobs(),
         operations=_operations(),
         foreign=schools.foreign(_pushes(fcm)),
         miscounted=tallies.miscounted(),
         tracebacks=logs.tracebacks(book.parent),
+        deadlocks=logs.deadlocks(postgres.log),
     )
 
 
@@ -325,6 +329,14 @@ def _pushes(fcm: FcmServer) -> dict[tuple[str, str], list[float]]:
     for message, at in zip(fcm.accepted, fcm.accepted_at, strict=True):
         pushes.setdefault((message["data"]["notification_id"], message["token"]), []).append(at)
     return pushes
+
+
+def _cancelled_jobs() -> frozenset[str]:
+    by_operations = sa.select(BulkOperationJob.job_id).join(
+        BulkOperation, BulkOperation.id == BulkOperationJob.operation_id
+    )
+    of_cancels = by_operations.where(BulkOperation.kind == BulkKind.CANCEL)
+    return frozenset([*db.session.scalars(sa.select(CancelledJob.job_id)), *db.session.scalars(of_cancels)])
 
 
 def _operations() -> list[Operation]:

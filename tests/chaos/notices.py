@@ -19,6 +19,7 @@ STATES_OF_PUSHES = {
 }
 OPEN = (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.DEFERRED)
 NO_DEVICE = "no device"
+FALL_BACK, MAILED_INSTEAD = "notifications.fall_back", "mailed instead"
 PUSH, FINISH, SEND_SCHEDULED = "notifications.push", "notifications.finish", "notifications.send_scheduled"
 # What the state of a mail makes of its delivery. A cancelled delivery stays so, unless its mail was on the way.
 STATES = {
@@ -92,6 +93,9 @@ def disagreeing(facts: Facts) -> Iterator[str]:
     mails = {mail.id: mail for mail in facts.mails}
     notices = {notice.id: notice for notice in facts.notices}
     jobs = {job.id: job.state for job in facts.jobs}
+    mailed = {
+        (each.notification_id, each.user_id) for each in facts.deliveries if each.channel is NotificationChannel.MAIL
+    }
     for each in facts.deliveries:
         if each.email_id is not None and (mail := mails.get(each.email_id)) is not None:
             yield from _disagreeing_mail(facts, each, mail)
@@ -104,6 +108,7 @@ def disagreeing(facts: Facts) -> Iterator[str]:
         mail = mails.get(each.email_id or "")
         is_explained = (mail.job_id if mail else each.job_id) in facts.cancelled_jobs
         is_explained |= notices[each.notification_id].state is NotificationState.CANCELLED
+        is_explained |= each.reason == MAILED_INSTEAD and (each.notification_id, each.user_id) in mailed
         if each.state is DeliveryState.CANCELLED and not is_explained:
             yield f"{_described(each)} is cancelled, and its notification is not"
 
@@ -165,11 +170,15 @@ def explained(facts: Facts) -> set[str]:
         for each in facts.deliveries
         if not facts.refused_pushes.isdisjoint(_tokens(facts, each)) and each.job_id is not None
     }
+    cancelled = facts.cancelled_jobs | {
+        each.job_id for each in facts.deliveries if each.reason == MAILED_INSTEAD and each.job_id is not None
+    }
+    # When the notification is opened again, when it is cancelled, and when it is scheduled for another time.
+    others = FINISH, FALL_BACK, SEND_SCHEDULED
     return {
         job.id
         for job in facts.jobs
-        if (job.state is JobState.CANCELLED and (job.batch_id in batches or job.name in (FINISH, SEND_SCHEDULED)))
-        or (job.state is JobState.CANCELLED and job.id in facts.cancelled_jobs)
+        if (job.state is JobState.CANCELLED and (job.batch_id in batches or job.name in others or job.id in cancelled))
         or (job.name == PUSH and job.state is JobState.FAILED and job.id in refused)
     }
 

@@ -45,6 +45,8 @@ MAX_JOBS = 5
 # How many people a notification is for, and how often.
 SIZES = {(1, 3): 60, (4, 30): 30, (50, 200): 10}
 CHANNELS = (("mail", "push", "in_app"), ("mail", "push"), ("push",), ("mail",), ("in_app",))
+# Of those that a mail follows, see NOTIFICATION_FALLBACK_MINUTES of the stack.
+FALL_BACKS = 0.15
 
 
 class Notifier:
@@ -153,13 +155,16 @@ class Notifier:
     def _content(self, key: str) -> Content:
         most = self._dice.choices(list(SIZES), list(SIZES.values()))[0]
         number = min(self._dice.randint(*most), len(self._school.people))
+        type_, channels = self._dice.choice(list(NotificationType)), self._dice.choice(CHANNELS)
+        if self._dice.random() < FALL_BACKS:
+            type_, channels = NotificationType.PAYMENT, ("push",)
         return Content(
             title=key,
             body="The school is closed tomorrow.",
-            type=self._dice.choice(list(NotificationType)),
+            type=type_,
             targets=Targets(users=tuple(self._dice.sample(self._school.people, number))),
             is_critical=self._dice.random() < 0.1,
-            channels=self._dice.choice(CHANNELS),
+            channels=channels,
         )
 
     def _local_time(self) -> datetime:

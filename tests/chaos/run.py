@@ -17,10 +17,11 @@ import sqlalchemy as sa
 from app.notifications import Notification, NotificationState, ScheduledNotification, ScheduledState
 from flask_belfry.db import db
 from flask_belfry.operations import BulkOperation, BulkState
-from flask_belfry.outbox import FINALIZED, JobBatch, JobRecord
+from flask_belfry.outbox import FINALIZED, JobBatch, JobRecord, run_now
 from tests.chaos.comparison import Findings, compare
 from tests.chaos.facts import Facts, read_facts
 from tests.chaos.faults import strike
+from tests.chaos.notices import FALL_BACK
 from tests.chaos.plan import Planned, plan
 from tests.chaos.rescues import Rescue, deaths, rescues
 from tests.chaos.stack import Scale, Stack, stack
@@ -30,6 +31,7 @@ Say = Callable[[str], None]
 OF_LOAD = (
     "mail.deliver",
     "notifications.deliver",
+    FALL_BACK,
     "notifications.finish",
     "notifications.push",
     "notifications.send_scheduled",
@@ -89,7 +91,8 @@ def run(folder: Path, seed: str, faults: int, scale: Scale, say: Say) -> Result:
         late = running.manager.stop(running.grace_seconds + 10)
         running.notes.extend(f"{name} did not end when it was asked to" for name in late)
         with running.app.app_context():
-            facts = _with_poisoned(read_facts(folder / "book.txt", running.smtp, running.fcm), running)
+            facts = read_facts(folder / "book.txt", running.postgres, running.smtp, running.fcm)
+            facts = _with_poisoned(facts, running)
         return Result(
             struck,
             missed,
@@ -155,6 +158,9 @@ def _settle(running: Stack, limit_seconds: float) -> int:
     )
     queries = [sa.select(sa.func.count()).select_from(model).where(condition) for model, condition in live]
     ends_at = time.monotonic() + limit_seconds
+    with running.app.app_context():
+        run_now(db.session.scalars(sa.select(JobRecord.id).where(JobRecord.name == FALL_BACK)).all())
+        db.session.commit()
     while True:
         with running.app.app_context():
             count = sum(db.session.scalar(query) or 0 for query in queries)

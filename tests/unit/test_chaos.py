@@ -18,7 +18,7 @@ from tests.chaos.book import UNDONE, Book, Fate, read_book, read_times
 from tests.chaos.comparison import compare, story
 from tests.chaos.facts import Delivery, Facts, Job, JobStep, Mail, Notice, Operation, Scheduled, Worker
 from tests.chaos.faults import kinds
-from tests.chaos.logs import tracebacks
+from tests.chaos.logs import deadlocks, tracebacks
 from tests.chaos.plan import REST_SECONDS, Prefetch, plan
 from tests.chaos.rescues import deaths, rescues
 from tests.chaos.services import Kill
@@ -168,6 +168,7 @@ def test_books_that_agree_break_no_promise() -> None:
         ("miscounted", with_operation(done=3)),
         ("miscounted", replace(WELL, miscounted=["statistics count 2 completed jobs, and there are 3"])),
         ("tracebacks", replace(WELL, tracebacks=["web.log, line 3: request.failed: KeyError: 'a'"])),
+        ("deadlocks", replace(WELL, deadlocks=["Process 7 waits for ShareLock"])),
         ("another school's", replace(WELL, foreign=["mail m1 of school 1 is about reservation 3 of school 2"])),
         ("failed", with_job(state=JobState.FAILED)),
         ("failed", with_job(state=JobState.CANCELLED)),
@@ -215,6 +216,14 @@ def test_what_a_user_cancels_on_the_pages_of_jobs_may_be_cancelled() -> None:
     facts = with_push(replace(with_job_of_push(JobState.CANCELLED), pushes={}), state=DeliveryState.CANCELLED)
     assert list(compare(facts).broken) == ["failed", "disagreeing"]
     assert compare(replace(facts, cancelled_jobs=frozenset({"j4"}))).broken == {}
+
+
+def test_a_push_message_that_a_mail_replaces_may_be_cancelled() -> None:
+    facts = replace(with_job_of_push(JobState.CANCELLED), pushes={})
+    facts = with_push(facts, state=DeliveryState.CANCELLED, reason="mailed instead")
+    assert compare(facts).broken == {}
+    unmailed = replace(facts, deliveries=facts.deliveries[1:], notices=[replace(NOTICE, channels=("push",))])
+    assert "disagreeing" in compare(unmailed).broken
 
 
 def test_the_jobs_and_mails_of_a_cancelled_notification_may_be_cancelled() -> None:
@@ -361,6 +370,20 @@ def test_a_traceback_that_no_outage_explains_is_named(tmp_path: Any) -> None:
     first, second = tracebacks(tmp_path)
     assert first == "web.log, line 2: request.failed: KeyError: 1"
     assert second.startswith("web.log, line 5: ")
+
+
+def test_the_transactions_of_a_deadlock_are_read_from_the_log(tmp_path: Any) -> None:
+    lines = [
+        "2026-11-30 19:20:58.756 UTC [9] LOG:  checkpoint starting",
+        "2026-11-30 19:20:58.756 UTC [7] ERROR:  deadlock detected",
+        "2026-11-30 19:20:58.756 UTC [7] DETAIL:  Process 7 waits for ShareLock; blocked by process 8.",
+        "\tProcess 8: SELECT 1",
+        "2026-11-30 19:20:58.756 UTC [7] HINT:  See server log for query details.",
+    ]
+    (tmp_path / "log").write_text("\n".join(lines))
+    (deadlock,) = deadlocks(tmp_path / "log")
+    assert "Process 7 waits for" in deadlock
+    assert deadlock.endswith("Process 8: SELECT 1")
 
 
 def test_the_book_has_the_times_of_the_commits(tmp_path: Any) -> None:

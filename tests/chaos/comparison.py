@@ -186,9 +186,7 @@ def _failed_jobs(facts: Facts) -> Iterator[str]:
     explained = notices.explained(facts)
     for job in facts.jobs:
         is_failed = job.state in (JobState.FAILED, JobState.CANCELLED)
-        is_explained = (
-            not facts.poisoned.isdisjoint([job.id, job.after_id]) or job.name == BROKEN or job.id in explained
-        )
+        is_explained = not (facts.poisoned | explained).isdisjoint([job.id, job.after_id]) or job.name == BROKEN
         # A bulk operation that was stopped; it must have ended, see `operations.lost`.
         is_explained |= job.name == RUN and job.state is JobState.CANCELLED
         if is_failed and job.id not in mail_jobs and not is_explained:

@@ -22,8 +22,11 @@ from flask_belfry.statistics import (
     JobTotals,
     Resolution,
     RollUp,
+    measures,
     roll_up_pages,
 )
+from flask_belfry.statistics.roll_up import complete_until
+from flask_belfry.statistics.times import hour_of
 from tests.chaos.domain import Step
 
 STATES = tuple(state.value for state in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED))
@@ -35,7 +38,7 @@ def miscounted() -> list[str]:
     """Return a sentence for each count that differs from what it counts, after the last minutes were counted too."""
     for _ in roll_up_pages(db.session()):
         pass
-    return [*_jobs(), *_attempts(), *_totals(), *_mails(), *_groups(), *_batches()]
+    return [*_jobs(), *_attempts(), *_totals(), *_hours(), *_mails(), *_groups(), *_batches()]
 
 
 def _jobs() -> Iterable[str]:
@@ -88,6 +91,20 @@ def _totals() -> Iterable[str]:
         )
         recorded = Counter(dict(db.session.execute(minutes.group_by(JobStatistics.name)).all()))
         yield from _differences(f"{name} in the totals of", counted, recorded)
+
+
+def _hours() -> Iterable[str]:
+    """Each complete hour has the sums of its minutes."""
+    complete = complete_until(db.session(), "jobs", "attempts")
+    if complete is None:
+        return
+    sums: dict[Resolution, Counter[Any]] = {Resolution.MINUTE: Counter(), Resolution.HOUR: Counter()}
+    for row in db.session.scalars(sa.select(JobStatistics).where(JobStatistics.at < hour_of(complete))):
+        for name in measures(JobStatistics):
+            sums[row.resolution][f"{hour_of(row.at):%H:%M}", row.school_id, row.name, row.queue, name] += getattr(
+                row, name
+            )
+    yield from _differences("in the hour", sums[Resolution.HOUR], sums[Resolution.MINUTE])
 
 
 def _groups() -> Iterable[str]:

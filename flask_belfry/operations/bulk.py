@@ -299,6 +299,8 @@ def _change(operation_id: str, ids: Sequence[str] | None, page: Sequence[str]) -
         rows = [{"operation_id": operation_id, "job_id": id, "fingerprint": fingerprints[id]} for id in changed]
         db.session.execute(sa.insert(BulkOperationJob), rows)
     operation.done += len(page)
+    # More than were counted, if the transaction that ended one of them was not committed yet.
+    operation.total = max(operation.total, operation.done)
     operation.changed += len(changed)
     operation.after_id = page[-1]
     operation.next_page_at = utc_now() + timedelta(seconds=len(page) / (operation.per_second or math.inf))

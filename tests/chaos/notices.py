@@ -68,7 +68,7 @@ def phantom(facts: Facts) -> Iterator[str]:
         for token in facts.devices.get(each.user_id, ())
     }
     for id, token in facts.pushes.keys() - people:
-        yield f"FCM received a message of notification {id} to {token}, which is no device of its people"
+        yield f"FCM received a message of notification {id} to {token}, and none of its people has this device"
     sent = Counter(notice.key for notice in facts.notices)
     for each in facts.scheduled:
         if each.state is not ScheduledState.SENT and sent[each.key]:

@@ -108,6 +108,15 @@ def test_the_jobs_that_match_when_it_is_begun_are_retried_page_by_page(session, 
     assert read(session, str(done.job_id)).progress_done == 5
 
 
+def test_a_job_whose_end_is_committed_after_the_count_is_one_of_the_total(session, run):
+    failed_jobs(session, 2)
+    id = begun(session)
+    failed_jobs(session, 1)  # it failed a second ago
+    run(id)
+    done = operation(session, id)
+    assert (done.total, done.done, done.changed) == (3, 3, 3)
+
+
 def test_it_is_resumed_where_it_has_come_and_does_nothing_twice(session, run, monkeypatch):
     monkeypatch.setattr(bulk, "PAGE_JOBS", 2)
     ids = failed_jobs(session, 5)

@@ -157,7 +157,7 @@ ON_A_CONNECTION = {
     ),
     "flask_belfry/outbox/pauses.py": (7, "pauses, which belong to no school; jobs that the scheduler releases"),
     "flask_belfry/outbox/successors.py": (
-        4,
+        5,
         "narrowed by hand; by the ids of jobs and batches that were finalized; whether jobs wait for each other",
     ),
     "flask_belfry/outbox/unique_periods.py": (3, "by the keys that the caller knows, without content"),

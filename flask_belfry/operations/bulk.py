@@ -221,6 +221,13 @@ def outcomes_of(operation: BulkOperation) -> Outcomes:
     return Outcomes(live, total - live, failed, error_type or None)
 
 
+def groups_of(operations: Sequence[BulkOperation]) -> dict[str, FailureGroup]:
+    """Return the groups of failures that operations are about, by their ids."""
+    ids = {operation.group_id for operation in operations} - {None}
+    query = sa.select(FailureGroup).where(FailureGroup.id.in_(ids))
+    return {group.id: group for group in db.session.scalars(query)} if ids else {}
+
+
 def prune_operations(session: Session, older_than: timedelta) -> int:
     """Delete operations that began before `older_than` and have ended. The caller commits.
 

@@ -45,7 +45,8 @@ def list_live() -> ResponseReturnValue:
 @authorized(CHANGE)
 def preview() -> ResponseReturnValue:
     """Show which jobs an operation would change: those with an `id` in the query, or those that match its filters."""
-    return _preview_page(request.args.getlist("id"), str(given_query()), {"canary": "", "per_second": ""})
+    texts = {name: request.args.get(name, "") for name in SUGGESTED}
+    return _preview_page(request.args.getlist("id"), str(given_query()), texts)
 
 
 @pages.post("/new")
@@ -144,7 +145,14 @@ def _list_context() -> dict[str, Any]:
     page = bulk.list_operations(cursor=request.args.get("cursor"))
     names = {user_id: current_host().user_name(user_id) for user_id in {row.user_id for row in page.items}}
     is_live = any(row.state is BulkState.RUNNING for row in page.items)
-    return {"operations": page.items, "next_cursor": page.next_cursor, "names": names, "is_live": is_live}
+    groups = bulk.groups_of(page.items)
+    return {
+        "operations": page.items,
+        "groups": groups,
+        "next_cursor": page.next_cursor,
+        "names": names,
+        "is_live": is_live,
+    }
 
 
 def _detail_context(operation_id: UUID) -> dict[str, Any]:
@@ -153,6 +161,7 @@ def _detail_context(operation_id: UUID) -> dict[str, Any]:
     may_change = current_host().allows(CHANGE)
     return {
         "operation": operation,
+        "group": bulk.groups_of([operation]).get(operation.group_id or ""),
         "outcomes": outcomes,
         "watched": bulk.WATCHED_JOBS,
         "user_name": current_host().user_name(operation.user_id),

@@ -16,10 +16,11 @@ from flask_belfry.core.errors import ConflictError
 from flask_belfry.core.text import query_text
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import current_scope
-from flask_belfry.operations import charts, failures
+from flask_belfry.operations import bulk, charts, failures, live
 from flask_belfry.operations.bulk_views import SUGGESTED, Errors, Texts, begin_or_show
 from flask_belfry.operations.charts import Chart, Line
 from flask_belfry.operations.failures import FILTERS, OPEN, OPEN_ONLY, Verb
+from flask_belfry.operations.models import BulkState
 from flask_belfry.operations.overview_views import SPANS
 from flask_belfry.statistics import FailureGroup, FailureState, reading
 
@@ -122,6 +123,11 @@ def _detail_context(group_id: str) -> dict[str, Any]:
     group = failures.get_group(group_id)
     may_change = current_host().allows(CHANGE)
     jobs = failures.jobs_of([group])[group.id]
+    operations = failures.operations_of(group)
+    outcomes = bulk.outcomes_of(operations[0]) if operations else None
+    is_unclear = outcomes is not None and (
+        operations[0].state is BulkState.RUNNING or outcomes.live > 0 or outcomes.failed_again > 0
+    )
     return {
         "group": group,
         "failures": reading.failure_counts([group.id])[group.id],
@@ -129,7 +135,10 @@ def _detail_context(group_id: str) -> dict[str, Any]:
         "jobs": jobs,
         "schools": _schools([group]),
         "trace": failures.latest_trace(group),
-        "operations": failures.operations_of(group),
+        "elsewhere": failures.failed_elsewhere(group),
+        "operations": operations,
+        "outcomes": outcomes,
+        "is_repaired": group.state in OPEN and not (jobs.failed or jobs.waiting or is_unclear),
         "changed_by": current_host().user_name(group.user_id),
         "verbs": failures.verbs_of(group) if may_change else [],
         "may_change": may_change,

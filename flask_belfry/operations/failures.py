@@ -19,6 +19,7 @@ from flask_belfry.core.errors import ConflictError, NotFoundError
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.db.pagination import DEFAULT_LIMIT, Page, page_by_key
+from flask_belfry.db.tenancy import current_scope
 from flask_belfry.operations import bulk
 from flask_belfry.operations.models import BulkKind, BulkOperation
 from flask_belfry.outbox import JobAttempt, JobRecord, JobState
@@ -158,6 +159,22 @@ def latest_trace(group: FailureGroup) -> Trace | None:
     query = sa.select(JobAttempt).where(JobAttempt.job_id == job.id, JobAttempt.fingerprint == group.fingerprint)
     attempt = db.session.scalar(query.order_by(JobAttempt.id.desc()).limit(1))
     return Trace(job, attempt) if attempt is not None else None
+
+
+def failed_elsewhere(group: FailureGroup) -> int:
+    """Return how many jobs of other schools have failed with the cause of a group, up to MAX_JOBS; 0 for users who see
+    one school."""
+    if not current_scope().sees_all:
+        return 0
+    school_id = _school_of(group)
+    conditions = (
+        JobRecord.has_failed(),
+        JobRecord.fingerprint == group.fingerprint,
+        JobRecord.state == JobState.FAILED,
+        JobRecord.school_id.is_distinct_from(school_id),
+    )
+    rows = sa.select(JobRecord.id).where(*conditions).limit(MAX_JOBS).subquery()
+    return db.session.scalar(sa.select(sa.func.count()).select_from(rows)) or 0
 
 
 def operations_of(group: FailureGroup) -> Sequence[BulkOperation]:

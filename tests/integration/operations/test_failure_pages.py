@@ -15,6 +15,7 @@ from app.accounts import Role, User
 from app.audit import AuditEntry
 from flask_belfry.core.clock import utc_now
 from flask_belfry.operations import BulkOperation, problems
+from flask_belfry.operations.problems import Problem
 from flask_belfry.outbox import JobRecord, JobState, enqueue
 from flask_belfry.statistics import FailureGroup, FailureState
 from tests.job_records import count, state_of
@@ -81,8 +82,8 @@ def test_a_group_is_a_row_with_its_counts_its_jobs_and_a_sparkline(admin, sessio
     assert '<svg class="spark"' in row
     assert "no such &lt;room&gt;" in row
     shown = words(row)
-    assert "new test.act ValueError: no such &lt;room&gt; app/a.py:send · release " in shown
-    assert " · System 2 3 3 2 1 " in shown
+    assert "new test.act System ValueError: no such &lt;room&gt; app/a.py:send · release " in shown
+    assert " 2 3 3 2 1 " in shown
     assert group(session).state is FailureState.NEW, "viewing writes nothing"
 
 
@@ -108,14 +109,25 @@ def test_the_list_is_filtered_by_state_and_text_and_paged(admin, session, clock)
     assert admin.get(f"{LIST}?state=nonsense").status_code == 200
 
 
-def test_the_problem_of_failed_jobs_links_to_their_groups(app, admin, session, clock):
-    id = opened(session)
-    (url,) = [each.url for each in problems.of_scope() if each.part == "jobs"]
-    assert url == "/jobs/failures?text=ValueError"
-    assert f"group-{id}" in admin.get(url).text
+def test_the_problem_of_failed_jobs_links_to_their_group_or_groups(app, admin, session, clock):
+    def problem() -> Problem:
+        (found,) = [each for each in problems.of_scope() if each.part == "jobs"]
+        return found
+
+    id = opened(session, error_message="no such <room>")
+    assert problem().url == f"{LIST}/{id}"
+    assert problem().remedy == (
+        "such as: no such <room>; fix the cause, then retry them: `flask jobs retry --filter error:ValueError`"
+    )
+    fail(session, utc_now(), OTHER)
+    counted(session)
+    assert problem().url == f"{LIST}?text=ValueError"
+    page = admin.get(problem().url).text
+    assert f"group-{id}" in page
+    assert f"group-{group(session, OTHER).id}" in page
     session.execute(sa.update(JobRecord).values(fingerprint=None))
     session.commit()
-    assert [each.url for each in problems.of_scope() if each.part == "jobs"] == ["/jobs/?state=failed"]
+    assert problem().url == "/jobs/?state=failed"
 
 
 def test_a_group_shows_its_latest_trace_and_links_to_its_jobs(admin, session, clock):
@@ -217,6 +229,47 @@ def test_the_jobs_of_a_group_are_retried_with_a_canary_and_it_is_seen(admin, ses
     assert session.get_one(BulkOperation, operation.id, populate_existing=True).changed == 5
     assert "5 of 7 jobs retried" in words(admin.get(f"{LIST}/{id}").text)
     assert sorted(map(str, (state_of(session, each) for each in ids))) == ["failed"] * 7, "the others wait for these"
+
+
+def test_a_group_whose_jobs_were_retried_says_so_and_asks_to_be_resolved(app, admin, session, work, clock):
+    repaired = "No job of this group is failed or waits for another attempt. Resolve it:"
+    id = enqueue("test.mark", number=10)
+    session.commit()
+    work()
+    counted(session)
+    found = session.scalars(sa.select(FailureGroup)).one()
+    page = f"{LIST}/{found.id}"
+    assert repaired not in words(admin.get(page).text)
+    clock.shift(1)
+    admin.post(f"{page}/retry", data={"canary": "", "per_second": ""})
+    session.execute(sa.update(JobRecord).where(JobRecord.id == id).values(args={"number": 1}))
+    session.commit()
+    operation = session.scalars(sa.select(BulkOperation)).one().id
+    work()
+    shown = words(admin.get(page).text)
+    assert repaired in shown
+    assert "1 of 1 jobs retried 1 ended, 0 waiting or running, 0 failed again" in shown
+    shown = words(admin.get(f"/jobs/operations/{operation}").text)
+    assert "Retry ValueError in test.mark" in shown
+    assert "All of these jobs have ended, and none has failed again. Show the group of failures" in shown
+    assert "Retry ValueError in test.mark" in words(admin.get("/jobs/operations").text)
+    admin.post(f"{page}/resolve")
+    assert repaired not in words(admin.get(page).text)
+
+
+def test_the_jobs_of_all_schools_that_failed_with_one_cause_are_retried_together(client, admin, session, clock):
+    school = make_school()
+    opened(session)
+    fail(session, utc_now(), school_id=school.id)
+    counted(session)
+    query = sa.select(FailureGroup.id).where(FailureGroup.school_id == school.id)
+    page = admin.get(f"{LIST}/{session.scalars(query).one()}").text
+    assert "Jobs of other schools have failed with the same cause: 2" in words(page)
+    (link,) = re.findall(r'href="(/jobs/operations/new[^"]+)"', page)
+    clock.shift(1)
+    preview = admin.get(link.replace("&amp;", "&")).text
+    assert re.findall(r'name="(canary|per_second)" value="([^"]*)"', preview) == [("canary", "5"), ("per_second", "5")]
+    assert "Retry 3 jobs" in words(preview)
 
 
 @pytest.mark.parametrize(

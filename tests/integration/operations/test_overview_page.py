@@ -161,6 +161,13 @@ def test_problems_are_shown_with_their_remedy_and_go_when_they_are_solved(
     assert re.search(r"Scheduler silent for 4\d s", page)
     assert re.search(r"12 jobs failed with ConnectionRefusedError since \d\d:\d\d", page)
     assert "gmail.com refuses our mail: DMARC since" in page
+    yesterday = now - timedelta(hours=23)
+    session.execute(sa.update(JobRecord).values(finished_at=yesterday))
+    session.commit()
+    local = yesterday.astimezone(ZoneInfo("Europe/Berlin"))
+    is_today = local.date() == now.astimezone(ZoneInfo("Europe/Berlin")).date()
+    shown = f"{local:%H:%M}" if is_today else f"{local.day} {local:%b}, {local:%H:%M}"
+    assert f"ConnectionRefusedError since {shown}" in words(checked_again(app, admin))
     session.execute(sa.delete(MailDomainHold))
     session.execute(sa.update(JobRecord).values(state=JobState.COMPLETED))
     session.execute(sa.update(WorkerProcess).values(heartbeat_at=utc_now()))

@@ -19,9 +19,11 @@ from flask_belfry.execution.errors import JobExpiredError
 from flask_belfry.mail.errors import TemporaryMailError
 from flask_belfry.mail.models import ENTRY_COLUMNS, IN_PROGRESS, EmailMessage, MailEntry, MailState
 from flask_belfry.mail.registry import MailOutcome, outcome_listener
-from flask_belfry.outbox import LIVE, JobRecord, JobState, JobTimeoutError, on_finalized
+from flask_belfry.outbox import LIVE, JobRecord, JobState, JobTimeoutError, on_finalized, on_retried
 
 ERROR_CHARACTERS = 2_000
+# States of mails whose jobs failed or were cancelled.
+UNSENT = (MailState.FAILED, MailState.CANCELLED)
 EXPIRED = "it had expired before it was sent"
 # Mails that were marked as sending earlier may belong to a crashed worker.
 SENDING_SECONDS = 30
@@ -219,6 +221,15 @@ def end_with_jobs(session: Session, job_ids: Sequence[str], state: JobState) -> 
         ids[row.kind].append(row.id)
     for kind, of_kind in ids.items():
         report(session, kind, of_kind)
+
+
+@on_retried("mail.deliver")
+def queue_with_jobs(session: Session, job_ids: Sequence[str]) -> None:
+    """Queue the unsent mails whose jobs are retried. Those that may have been sent stay uncertain."""
+    retried = EmailMessage.job_id.in_(job_ids), EmailMessage.state.in_(UNSENT)
+    values = {"state": MailState.QUEUED, "last_error": None, "reply": None}
+    statement = sa.update(EmailMessage).where(*retried).values(values)
+    session.execute(statement, execution_options={"synchronize_session": "fetch"})
 
 
 def write_outcomes(session: Session, outcomes: Iterable[Outcome]) -> dict[str, int]:

@@ -38,8 +38,6 @@ from flask_belfry.outbox.requests import due_after, problem_of_moment
 from flask_belfry.search import PARAMETER, Query
 
 DELIVER = "mail.deliver"
-# States of mails whose jobs failed or were cancelled.
-UNSENT = (MailState.FAILED, MailState.CANCELLED)
 # A mail that was sent, or is in progress, is sent again by itself only.
 RESENT_TOGETHER = frozenset(
     (MailState.FAILED, MailState.CANCELLED, MailState.UNCERTAIN, MailState.SKIPPED, MailState.BOUNCED)
@@ -147,10 +145,6 @@ def retry_mails(mail_ids: Sequence[str]) -> set[str]:
     jobs = {row.id: row.job_id for row in db.session.execute(query, {"ids": list(mail_ids)})}
     set_back = set(retry([job_id for job_id in jobs.values() if job_id is not None]))
     retried = {id for id, job_id in jobs.items() if job_id in set_back}
-    queued = sa.update(EmailMessage).where(among(EmailMessage.id, "ids"), EmailMessage.state.in_(UNSENT))
-    values = {"state": MailState.QUEUED, "last_error": None, "reply": None}
-    statement = queued.values(values).execution_options(synchronize_session="fetch")
-    db.session.execute(statement, {"ids": list(retried)})
     # In one order, as two requests may lock the same mails.
     for id in sorted(jobs.keys() - retried):
         mail = _locked(id)

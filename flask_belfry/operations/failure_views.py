@@ -136,6 +136,7 @@ def _detail_context(group_id: str) -> dict[str, Any]:
         "schools": _schools([group]),
         "trace": failures.latest_trace(group),
         "elsewhere": failures.failed_elsewhere(group),
+        "max_jobs": failures.MAX_JOBS,
         "operations": operations,
         "outcomes": outcomes,
         "is_repaired": group.state in OPEN and not (jobs.failed or jobs.waiting or is_unclear),

@@ -17,7 +17,7 @@ from flask_belfry.outbox import pending
 from flask_belfry.outbox.backlog import KnownQueues
 from flask_belfry.outbox.batches import Batch, batch, cancel_batch, get_batch, retry_batch, sweep_batches
 from flask_belfry.outbox.broker import CircuitBreaker, connect
-from flask_belfry.outbox.control import cancel, on_batches_reopened, retry, run_now
+from flask_belfry.outbox.control import cancel, on_batches_reopened, on_retried, retry, run_now
 from flask_belfry.outbox.enqueue import enqueue, enqueue_many
 from flask_belfry.outbox.errors import (
     BatchStateError,
@@ -88,6 +88,7 @@ __all__ = [
     "job",
     "on_batches_reopened",
     "on_finalized",
+    "on_retried",
     "pause",
     "prune_pages",
     "prune_records",

@@ -25,12 +25,13 @@ _NO_SYNC = {"synchronize_session": False}
 _CANDIDATE = JobRecord.id, JobRecord.batch_id, JobRecord.after_id, JobRecord.claims, JobRecord.has_successors
 _OPEN = dict.fromkeys(("finished_at", "cancelled_at", "completed", "failed", "cancelled", "then_job_id"))
 
-Reopened = Callable[[Session, Sequence[str]], object]
-_listeners: defaultdict[str, list[Reopened]] = defaultdict(list)
-_lockers: defaultdict[str, list[Reopened]] = defaultdict(list)
+Listener = Callable[[Session, Sequence[str]], object]
+_listeners: defaultdict[str, list[Listener]] = defaultdict(list)
+_lockers: defaultdict[str, list[Listener]] = defaultdict(list)
+_retry_listeners: defaultdict[str, list[Listener]] = defaultdict(list)
 
 
-def on_batches_reopened(name: str, *, lock: Reopened | None = None) -> Callable[[Reopened], Reopened]:
+def on_batches_reopened(name: str, *, lock: Listener | None = None) -> Callable[[Listener], Listener]:
     """Call the function when finished batches of this name are opened again, with the session and their ids.
 
     It runs in the transaction that retries jobs of them, however that was requested.
@@ -41,10 +42,23 @@ def on_batches_reopened(name: str, *, lock: Reopened | None = None) -> Callable[
             batches and their jobs are locked after them, as in a function that cancels or retries what such a row has.
     """
 
-    def register(function: Reopened) -> Reopened:
+    def register(function: Listener) -> Listener:
         _listeners[name].append(function)
         if lock is not None:
             _lockers[name].append(lock)
+        return function
+
+    return register
+
+
+def on_retried(name: str) -> Callable[[Listener], Listener]:
+    """Call the function when jobs of this name are set back to run again, with the session and their ids.
+
+    It runs in the transaction that retries them, however that was requested.
+    """
+
+    def register(function: Listener) -> Listener:
+        _retry_listeners[name].append(function)
         return function
 
     return register
@@ -88,6 +102,7 @@ def _retry(*wanted: sa.ColumnElement[bool]) -> list[str]:
             parents = {row.id for row in rows if row.has_successors} | _reopen({row.batch_id for row in rows} - {None})
             rows = _set_back_successors(parents)
             changed = [*changed, *rows]
+        _announce_retried(changed)
         awaiting = {row.id: row.after_id for row in changed if row.after_id is not None and not row.claims}
         messages = [PendingMessage(*row[:4]) for row in changed if row.id not in awaiting]
         publish_on_commit(db.session(), messages)
@@ -136,6 +151,13 @@ def _lock_batches(ids: Collection[str]) -> set[str]:
     for page in pages(row.id for row in batches):
         db.session.execute(sa.select(JobBatch.id).where(JobBatch.id.in_(page)).order_by(JobBatch.id).with_for_update())
     return {row.then_job_id for row in batches} - {None}
+
+
+def _announce_retried(rows: Sequence[Any]) -> None:
+    for name in sorted({row.name for row in rows} & _retry_listeners.keys()):
+        for page in pages([row.id for row in rows if row.name == name]):
+            for function in _retry_listeners[name]:
+                function(db.session(), page)
 
 
 def _that_can_run(candidates: Sequence[Any]) -> list[str]:

@@ -51,6 +51,20 @@ def test_a_sent_mail_is_sent_again_with_a_new_message_id(app: Flask, session: Se
     assert state_of(mail_id) is MailState.SENT
 
 
+def test_a_mail_whose_job_is_retried_is_queued_until_it_is_sent(app: Flask, session: Session, smtp: SmtpServer) -> None:
+    smtp.fail("rcpt", "550 5.6.0 refused", times=1)
+    (mail_id,) = ask(session, "ada")
+    work(app, session)
+    mail = get_mail(mail_id)
+    assert (mail.state, mail.last_error is None) == (MailState.FAILED, False)
+    assert retry([mail.job_id or ""]) == [mail.job_id]
+    assert (mail.state, mail.last_error) == (MailState.QUEUED, None)
+    session.commit()
+    work(app, session)
+    assert state_of(mail_id) is MailState.SENT
+    assert [each.message_id for each in smtp.received] == [mail.message_id]
+
+
 def test_a_failed_mail_is_sent_again_with_the_same_message_id(app: Flask, session: Session, smtp: SmtpServer) -> None:
     smtp.fail("rcpt", "550 5.6.0 refused", times=1)
     (mail_id,) = ask(session, "ada")

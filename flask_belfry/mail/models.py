@@ -23,11 +23,11 @@ KIND_CHARACTERS = 80
 DOMAIN_CHARACTERS = 255
 STATUS_CODE_CHARACTERS = 11
 EMAIL_CHARACTERS = 320  # RFC 3696, section 3: 64 + "@" + 255
+HAS_SUBJECT = sa.text("subject_type IS NOT NULL")
 
 
-def _partial_index(name: str, condition: str, *columns: str) -> sa.Index:
-    where = sa.text(condition)
-    return sa.Index(f"ix_email_messages_{name}", *columns, sqlite_where=where, postgresql_where=where)
+def _partial_index(name: str, condition: sa.TextClause, *columns: str) -> sa.Index:
+    return sa.Index(f"ix_email_messages_{name}", *columns, sqlite_where=condition, postgresql_where=condition)
 
 
 def _prefixed(characters: int) -> sa.String:
@@ -99,9 +99,9 @@ class EmailMessage(OfSchoolOrSystem, Base):
         sa.Index("ix_email_messages_recipient", "recipient", "id"),
         sa.Index("ix_email_messages_job_id", "job_id"),
         # Each mail writes to all of its indexes: none has what most mails lack, nor the time, which their ids have.
-        _partial_index("subject", "subject_type IS NOT NULL", "subject_type", "subject_id", "id"),
-        _partial_index("change_id", "change_id IS NOT NULL", "change_id"),
-        _partial_index("bounced_at", "bounced_at IS NOT NULL", "bounced_at"),
+        _partial_index("subject", HAS_SUBJECT, "subject_type", "subject_id", "id"),
+        _partial_index("change_id", sa.text("change_id IS NOT NULL"), "change_id"),
+        _partial_index("bounced_at", sa.text("bounced_at IS NOT NULL"), "bounced_at"),
     )
 
 

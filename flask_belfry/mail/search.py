@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
-from flask_belfry.mail.models import EmailMessage, MailState
+from flask_belfry.mail.models import HAS_SUBJECT, EmailMessage, MailState
 from flask_belfry.mail.recipients import check_email
 from flask_belfry.mail.registry import kinds
 from flask_belfry.search import Field, Index, Language, Term, recorded_values
@@ -142,7 +142,7 @@ MAILS = Language(
         Index("sqlite_autoindex_email_messages_2", ("unique_key",), is_narrow=True),
         Index("ix_email_messages_job_id", ("job_id",), is_narrow=True),
         Index("ix_email_messages_change_id", ("change_id",), is_narrow=True),
-        Index("ix_email_messages_subject", ("subject",), is_narrow=True),
+        Index("ix_email_messages_subject", ("subject",), is_narrow=True, condition=HAS_SUBJECT),
         Index("ix_email_messages_recipient", ("recipient",), is_narrow=True),
         Index("ix_email_messages_school_id_state_id", ("school_id", "state")),
         Index("ix_email_messages_state_id", ("state",)),

@@ -36,8 +36,11 @@ _HOLDS_KEY = sa.text(
 QUARANTINE = 2
 _IS_QUARANTINED = sa.text(f"suspicion >= {QUARANTINE}")
 HAS_FAILED = sa.text("fingerprint IS NOT NULL AND state IN ('failed', 'retryable')")
+HAS_SUBJECT = sa.text("subject_type IS NOT NULL")
 _IS_TIMED = sa.text(f"state IN ({_TIMED_STATES})")
 _CAN_EXPIRE = sa.text(f"expires_at IS NOT NULL AND state IN ({_WAITING_STATES})")
+# For statements with `is_timed`: SQLite would prefer the index of the states, and sort or compare all jobs of both.
+BY_SCHEDULED_AT = "INDEXED BY ix_job_records_scheduled_at"
 
 
 class BlockedBy(StrEnum):
@@ -136,7 +139,7 @@ class JobRecord(OfSchoolOrSystem, Base):
         sa.Index("ix_job_records_school_id_state_id", "school_id", "state", "id"),
         _partial_index("finished_at", sa.text("finished_at IS NOT NULL"), "finished_at"),
         _partial_index("scheduled_at", _IS_TIMED, "scheduled_at", "id"),
-        _partial_index("subject", sa.text("subject_type IS NOT NULL"), "subject_type", "subject_id", "id"),
+        _partial_index("subject", HAS_SUBJECT, "subject_type", "subject_id", "id"),
         _partial_index("batch", sa.text("batch_id IS NOT NULL"), "batch_id", "state", "id"),
         _partial_index("after", sa.text("after_id IS NOT NULL"), "after_id"),
         _partial_index("limit", sa.text("limit_key IS NOT NULL"), "limit_key", "state", "id"),

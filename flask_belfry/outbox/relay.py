@@ -18,7 +18,7 @@ from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.outbox.locking import is_in, unlocked
-from flask_belfry.outbox.models import JobRecord
+from flask_belfry.outbox.models import BY_SCHEDULED_AT, JobRecord
 from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.publisher import Publisher
 from flask_belfry.outbox.registry import QUEUES
@@ -77,8 +77,9 @@ def ids_at_rq(publisher: Publisher, queues: Sequence[str] = QUEUES) -> set[str]:
 
 
 def _has_candidates() -> bool:
-    conditions = (_IS_PENDING, _is_late(), _is_queued_for_long())
-    query = sa.select(sa.or_(*(sa.exists().where(condition) for condition in conditions)))
+    late = sa.select(JobRecord.id).where(_is_late()).with_hint(JobRecord, BY_SCHEDULED_AT, "sqlite")
+    others = (sa.exists().where(condition) for condition in (_IS_PENDING, _is_queued_for_long()))
+    query = sa.select(sa.or_(late.exists(), *others))
     found = db.session.execute(query).scalar_one()
     db.session.rollback()
     return found
@@ -97,7 +98,8 @@ def _is_queued_for_long() -> sa.ColumnElement[bool]:
 def _make_late_ones_pending() -> Iterator[RelayReport]:
     condition = _is_late()
     values = {"state": JobState.PENDING, "enqueued_at": JobRecord.scheduled_at}
-    page = unlocked(condition, is_in(sources_of(JobState.PENDING))).limit(PAGE_RECORDS)
+    page = unlocked(condition, is_in(sources_of(JobState.PENDING))).with_hint(JobRecord, BY_SCHEDULED_AT, "sqlite")
+    page = page.limit(PAGE_RECORDS)
     while _update(page, values) == PAGE_RECORDS:
         yield RelayReport()
 

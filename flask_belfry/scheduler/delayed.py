@@ -17,6 +17,7 @@ from flask_belfry.db import db
 from flask_belfry.db.columns import as_uuid_text
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.outbox.locking import is_in, unlocked
+from flask_belfry.outbox.models import BY_SCHEDULED_AT
 from flask_belfry.outbox.pending import PendingMessage
 from flask_belfry.outbox.publisher import DELAYED_KEY, Publisher
 from flask_belfry.outbox.states import TIMED, sources_of
@@ -115,6 +116,7 @@ def _due_later(ids: Sequence[str]) -> dict[str, datetime]:
 
 def _timed(until: datetime | None) -> sa.Select[str, datetime | None]:
     query = sa.select(JobRecord.id, JobRecord.scheduled_at).where(JobRecord.is_timed())
+    query = query.with_hint(JobRecord, BY_SCHEDULED_AT, "sqlite")
     if until is not None:
         query = query.where(JobRecord.scheduled_at < until)
     return query.order_by(JobRecord.scheduled_at, JobRecord.id).limit(PAGE_SIZE)

@@ -13,7 +13,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, use_scope
 from flask_belfry.outbox import JobRecord, JobState
-from flask_belfry.outbox.models import FINGERPRINT_CHARACTERS, HAS_FAILED
+from flask_belfry.outbox.models import FINGERPRINT_CHARACTERS, HAS_FAILED, HAS_SUBJECT
 from flask_belfry.outbox.registry import QUEUES, definitions
 from flask_belfry.search import Field, Index, Language, recorded_values
 from flask_belfry.search.language import is_like, read_number, read_uuid
@@ -168,7 +168,7 @@ JOBS = Language(
     indexes=(
         Index("sqlite_autoindex_job_records_1", ("id",), is_narrow=True),
         Index("ix_job_records_parent", ("parent_id",), is_narrow=True),
-        Index("ix_job_records_subject", ("subject",), is_narrow=True),
+        Index("ix_job_records_subject", ("subject",), is_narrow=True, condition=HAS_SUBJECT),
         Index("ix_job_records_batch", ("batch_id", "state"), is_narrow=True),
         Index("ix_job_records_fingerprint", ("fingerprint",), is_narrow=True, condition=HAS_FAILED),
         Index("ix_job_records_school_id_state_id", ("school_id", "state")),

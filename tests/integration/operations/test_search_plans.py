@@ -133,6 +133,9 @@ SEARCHES = [
     "state:failed error:Other",
     "subject:row/2",
     "subject:row/2 state:failed",
+    # Searched in its own spelling too.
+    "subject:Row/2",
+    "subject:Row/2 state:failed",
     "subject:none",
     "tenant:3",
     "tenant:3 state:failed,completed",

@@ -31,7 +31,7 @@ from app.notifications.preferences import change_preferences
 from app.personal_data import Person
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
-from flask_belfry.mail import mail_figures
+from flask_belfry.mail import mail_figures, prune_mails
 from flask_belfry.outbox import JobRecord, JobState, batch, cancel, enqueue, prune_records, publisher, retry
 from flask_belfry.outbox.relay import relay
 from flask_belfry.statistics import FailureGroup, prune_statistics_pages, reading, roll_up_pages, sample_queues
@@ -130,6 +130,7 @@ def test_statistics_search_every_table_by_an_index(app, session, clock, work, sc
     assert sum(prune_statistics_pages(session)) > 0
     session.commit()
     assert prune_records(session, older_than=timedelta(days=14), failed_older_than=timedelta(days=90)) == 3
+    assert sum(prune_mails(session, timedelta(days=100))) == 1
     assert scans == []
 
 

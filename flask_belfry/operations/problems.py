@@ -413,22 +413,23 @@ def _schedule(app: Flask) -> str:
 
 
 def _jobs(app: Flask) -> str:
-    """Check the jobs that failed recently, without those of groups that users ignore or have resolved since then."""
-    group = FailureGroup
-    is_settled = sa.exists().where(
-        group.school_id == sa.func.coalesce(JobRecord.school_id, SYSTEM_ID),
-        group.fingerprint == JobRecord.fingerprint,
-        sa.or_(
-            group.state == FailureState.IGNORED,
-            sa.and_(group.state == FailureState.RESOLVED, group.changed_at >= JobRecord.finished_at),
-        ),
-    )
+    """Check the jobs that failed recently, without those of groups that users ignore or have resolved since then.
+
+    Of the failed jobs, the newest COUNT_LIMIT are looked at.
+    """
     school_id = sa.func.coalesce(JobRecord.school_id, SYSTEM_ID).label("school_id")
     columns = JobRecord.error_type, JobRecord.error_message, JobRecord.fingerprint, JobRecord.finished_at, school_id
-    failed = sa.select(*columns).where(
-        JobRecord.state == JobState.FAILED, JobRecord.finished_at >= utc_now() - RECENT, ~is_settled
+    newest = sa.select(*columns).where(JobRecord.state == JobState.FAILED).order_by(JobRecord.id.desc())
+    rows = newest.limit(services.COUNT_LIMIT).subquery()
+    group = FailureGroup
+    is_settled = sa.exists().where(
+        group.school_id == rows.c.school_id,
+        group.fingerprint == rows.c.fingerprint,
+        sa.or_(
+            group.state == FailureState.IGNORED,
+            sa.and_(group.state == FailureState.RESOLVED, group.changed_at >= rows.c.finished_at),
+        ),
     )
-    rows = failed.limit(services.COUNT_LIMIT).subquery()
     count = sa.func.count().label("jobs")
     query = sa.select(
         rows.c.error_type,
@@ -439,7 +440,7 @@ def _jobs(app: Flask) -> str:
         sa.func.max(rows.c.fingerprint).label("last_fingerprint"),
         sa.func.min(rows.c.school_id).label("first_school"),
         sa.func.max(rows.c.school_id).label("last_school"),
-    )
+    ).where(rows.c.finished_at >= utc_now() - RECENT, ~is_settled)
     groups = db.session.execute(query.group_by(rows.c.error_type).order_by(count.desc(), rows.c.error_type)).all()
     if groups:
         first, others = groups[0], sum(group.jobs for group in groups[1:])

@@ -149,7 +149,7 @@ def read_snapshot(batch_id: str | None) -> Snapshot:
 def _rates(now: datetime) -> dict[str, float]:
     """Return how many jobs of each queue ended per minute in the last seconds, which no statistics have yet."""
     ended = sa.select(JobRecord.queue).where(JobRecord.finished_at >= now - timedelta(seconds=RATE_SECONDS))
-    latest = ended.limit(MAX_RATE_JOBS).subquery()
+    latest = ended.order_by(JobRecord.finished_at.desc()).limit(MAX_RATE_JOBS).subquery()
     counted = sa.select(latest.c.queue, sa.func.count()).group_by(latest.c.queue)
     return {queue: jobs * 60 / RATE_SECONDS for queue, jobs in db.session.execute(counted)}
 

@@ -61,6 +61,7 @@ def _pending(session: Session) -> list[tuple[str, str, int, datetime]]:
         # As in `outbox.backlog`: the literal and the hint make both databases use the partial index.
         is_pending = _jobs.c.state == sa.literal_column(f"'{JobState.PENDING.value}'")
         rows = sa.select(_DUE_AT.label("due_at")).where(is_pending, _jobs.c.queue == queue)
+        rows = rows.order_by(_jobs.c.school_id, _jobs.c.created_at)
         rows = rows.with_hint(_jobs, "INDEXED BY ix_job_records_backlog", "sqlite").limit(MAX_PENDING).subquery()
         query = sa.select(sa.func.count(), sa.func.min(rows.c.due_at)).select_from(rows)
         jobs, due_at = session.execute(query).one()

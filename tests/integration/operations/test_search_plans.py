@@ -15,10 +15,12 @@ from sqlalchemy.orm import Session
 
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import ALL_TENANTS, NOTHING, Scope, use_scope
-from flask_belfry.operations import queues, services
+from flask_belfry.operations import failures, problems, queues, services
 from flask_belfry.operations.search import parse
 from flask_belfry.outbox import JobRecord, JobState
 from flask_belfry.search import running
+from flask_belfry.statistics import FailureGroup
+from flask_belfry.statistics import queues as statistics_queues
 
 ROWS, WINDOW = 50_000, 500
 # What a search may read on PostgreSQL, in rows of all nodes of its plans, and on SQLite, in thousands of instructions
@@ -192,3 +194,43 @@ def test_the_counts_of_the_queues_use_an_index_and_are_those_of_the_scope(
             found = queues.queues([])
         assert (read < limit, scans) == (True, [])
         assert (sum(each.waiting for each in found), sum(each.scheduled for each in found)) == expected
+
+
+LIMITED = {
+    "problems": lambda session, group: problems.of_scope(),
+    "jobs of a group": lambda session, group: failures.jobs_of([group]),
+    "pending jobs": lambda session, group: statistics_queues._pending(session),
+}
+
+
+@pytest.fixture
+def crowded(history: None, session: Session, monkeypatch: pytest.MonkeyPatch) -> FailureGroup:
+    """The newer half of the jobs failed with one cause, or is pending. PostgreSQL expects to find some of these soon,
+    wherever it begins to read the table."""
+    newer = sa.select(JobRecord.id).order_by(JobRecord.id).offset(ROWS // 2)
+    failed = {"state": "failed", "fingerprint": "f" * 16, "error_type": "Refused", "finished_at": NOW, "school_id": 6}
+    session.execute(sa.update(JobRecord).where(JobRecord.id.in_(newer), JobRecord.queue == "default").values(failed))
+    session.execute(
+        sa.update(JobRecord).where(JobRecord.id.in_(newer), JobRecord.queue == "bulk").values(state="pending")
+    )
+    group = {"school_id": 6, "fingerprint": "f" * 16, "job_name": "slice.job_0", "error_type": "Refused"}
+    row = FailureGroup(**group, job_id=BATCH, first_seen_at=NOW, last_seen_at=NOW)
+    session.add(row)
+    session.commit()
+    if db.engine.dialect.name == "postgresql":
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("VACUUM ANALYZE job_records"))
+    monkeypatch.setattr(failures, "MAX_JOBS", WINDOW)
+    monkeypatch.setattr(failures, "MAX_COMPARED", WINDOW)
+    monkeypatch.setattr(statistics_queues, "MAX_PENDING", WINDOW)
+    return row
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_a_count_with_a_limit_reads_no_more_rows_of_an_index(
+    crowded: FailureGroup, reads: Any, session: Session, name: str
+) -> None:
+    session.refresh(crowded)
+    read, scans = reads(lambda: LIMITED[name](session, crowded))
+    # One that reads all of them reads 12,500, and on SQLite more than 100.
+    assert (read <= (40 if db.engine.dialect.name == "sqlite" else 5 * WINDOW), scans) == (True, [])

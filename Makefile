@@ -11,7 +11,7 @@ export PORT
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: run install test chaos format check bench lock clean help
+.PHONY: run install test chaos format check bench build lock clean help
 
 run: $(INSTALLED) ## start everything in one terminal: http://127.0.0.1:$PORT (5000)
 	@$(BIN)/python cli.py dev run
@@ -40,6 +40,9 @@ check: $(INSTALLED) ## lint, types, import rules, migrations, unused code
 bench: $(INSTALLED) ## measure Belfry beside its peers, one line per figure; ARGS=--quick takes a few minutes
 	@$(BIN)/python -m bench $(ARGS)
 
+build: $(INSTALLED) ## build the distribution, a wheel and a source archive, in dist/
+	@$(BIN)/uv build --offline --no-config --python $(BIN)/python --out-dir dist
+
 lock: $(INSTALLED) ## write requirements*.txt and their hashes again from requirements*.in; ARGS=--upgrade takes newer versions
 	$(BIN)/uv pip compile $(LOCK) $(ARGS) requirements.in -o requirements.txt
 	$(BIN)/uv pip compile $(LOCK) $(ARGS) requirements-dev.in -o requirements-dev.txt
@@ -47,7 +50,7 @@ lock: $(INSTALLED) ## write requirements*.txt and their hashes again from requir
 LOCK := --quiet --universal --generate-hashes --python-version 3.11 --annotation-style line --custom-compile-command 'make lock'
 
 clean: ## remove .venv and caches; instance/ with its data stays
-	rm -rf .venv bench/.venvs .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv dist bench/.venvs .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 help: ## list the targets

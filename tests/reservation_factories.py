@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import count
@@ -105,10 +105,10 @@ def bearer(user: User) -> dict[str, str]:
 
 def caller(client: FlaskClient, user: User, path: str) -> Callable[..., TestResponse]:
     """A function that calls the API as `user`: with a method, and another path than `path` if it is given."""
-    headers = bearer(user)
+    token = bearer(user)
 
-    def call(method: str, path: str = path, **options: Any) -> TestResponse:
-        return client.open(path, method=method, headers=headers, **options)
+    def call(method: str, path: str = path, headers: Mapping[str, str] | None = None, **options: Any) -> TestResponse:
+        return client.open(path, method=method, headers={**token, **(headers or {})}, **options)
 
     return call
 

@@ -50,12 +50,6 @@ class ScopeError(ForbiddenError):
         self.scope = scope
 
 
-class StaleError(AppError):
-    """The row has changed since the client read it."""
-
-    status = 412
-
-
 def error_response(error: AppError | HTTPException) -> Response:
     """Return an error as JSON, with its headers."""
     if isinstance(error, AppError):

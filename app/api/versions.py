@@ -10,7 +10,7 @@ from typing import Any
 import marshmallow as ma
 from flask import Response, jsonify, request
 
-from app.api.errors import StaleError
+from flask_belfry.core.errors import StaleError
 
 View = Callable[..., Any]
 # Statuses whose response is a representation of the row.

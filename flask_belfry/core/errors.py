@@ -49,3 +49,9 @@ class ConflictError(AppError):
     """The row's current state does not allow this."""
 
     status = 409
+
+
+class StaleError(AppError):
+    """The row has changed since the client read it."""
+
+    status = 412

@@ -12,7 +12,10 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from flask import request
+
 from flask_belfry.core.clock import utc_now
+from flask_belfry.core.errors import StaleError
 from flask_belfry.db import commit_and_keep, db
 from flask_belfry.operations import batches, bulk, custom_schedules, periodic, queues, services
 from flask_belfry.operations.custom_schedules import Draft
@@ -35,6 +38,7 @@ from flask_belfry.operations.schemas import (
     CancelledSchema,
     CancelManySchema,
     ChangedScheduleSchema,
+    IfMatchSchema,
     JobDetailSchema,
     JobQuery,
     JobSchema,
@@ -54,9 +58,10 @@ from flask_belfry.operations.schemas import (
     SchedulesSchema,
 )
 from flask_belfry.operations.search import Query, parse
-from flask_belfry.outbox import JobRecord, JobStateError
+from flask_belfry.outbox import CustomSchedule, JobRecord, JobStateError
 from flask_belfry.outbox.models import PauseKind
 from flask_belfry.scheduler.custom import CHANGE as CHANGE_SCHEDULE
+from flask_belfry.scheduler.custom import entry_of
 from flask_belfry.schemas import page_response, page_schema
 
 VIEW, CHANGE, PAUSE = "jobs.view", "jobs.change", "queues.change"
@@ -66,6 +71,7 @@ JOB, BATCH = "/jobs/<uuid:job_id>", "/batches/<uuid:batch_id>"
 SCHEDULE = "/jobs/schedule/<name>"
 # What was changed, and the status.
 Changed = tuple[Mapping[str, Any], int]
+STALE = "The schedule has another version than `If-Match`."
 
 _endpoints = Endpoints()
 endpoint, add_endpoints = _endpoints.declare, _endpoints.add_to
@@ -273,19 +279,28 @@ def get_schedule(name: str) -> Mapping[str, Any]:
     return _schedule(name)
 
 
-@endpoint("PATCH", SCHEDULE, CHANGE_SCHEDULE, ScheduleSchema, body=ChangedScheduleSchema)
-def change_schedule(values: dict[str, Any], name: str) -> Mapping[str, Any]:
+@endpoint(
+    "PATCH",
+    SCHEDULE,
+    CHANGE_SCHEDULE,
+    ScheduleSchema,
+    body=ChangedScheduleSchema,
+    headers=IfMatchSchema,
+    errors={412: STALE},
+)
+def change_schedule(values: dict[str, Any], headers: dict[str, Any], name: str) -> Mapping[str, Any]:
     """Change a schedule that a user made; the user of the token becomes its owner"""
-    draft = custom_schedules.draft_of(custom_schedules.get_schedule(name))
+    draft = custom_schedules.draft_of(_locked_schedule(name))
     if not values.keys().isdisjoint(("cron", "every_seconds")):
         draft = replace(draft, cron=None, every_seconds=None)
     custom_schedules.update(name, replace(draft, **values))
     return _schedule(name)
 
 
-@endpoint("DELETE", SCHEDULE, CHANGE_SCHEDULE, None)
-def delete_schedule(name: str) -> None:
+@endpoint("DELETE", SCHEDULE, CHANGE_SCHEDULE, None, headers=IfMatchSchema, errors={412: STALE})
+def delete_schedule(headers: dict[str, Any], name: str) -> None:
     """Delete a schedule that a user made; its jobs are kept"""
+    _locked_schedule(name)
     custom_schedules.delete(name)
 
 
@@ -307,6 +322,15 @@ def resume_schedule(name: str) -> Mapping[str, Any]:
 def run_schedule(name: str) -> Mapping[str, Any]:
     """Enqueue the job of a periodic job now, or get the one that has not ended"""
     return {"job_id": periodic.run_now(name)}
+
+
+def _locked_schedule(name: str) -> CustomSchedule:
+    """Return the row, locked until the commit. Raise StaleError when its version is not in `If-Match`."""
+    row = custom_schedules.lock_schedule(name)
+    version = custom_schedules.version_of(entry_of(row))
+    if "If-Match" in request.headers and not request.if_match.contains(version):
+        raise StaleError("The schedule has changed since you read it: read it again and send the new version.")
+    return row
 
 
 def _schedule(name: str) -> Mapping[str, Any]:

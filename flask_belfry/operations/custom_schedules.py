@@ -5,6 +5,8 @@ The caller checks the permission `schedule.change`. All of them are audited.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +32,7 @@ from flask_belfry.outbox.registry import JobDefinition, definition, definitions
 from flask_belfry.scheduler import ScheduleError
 from flask_belfry.scheduler import schedule as schedules
 from flask_belfry.scheduler.cron import Cron, Every, Timing
-from flask_belfry.scheduler.custom import check_may_be_scheduled, entry_of
+from flask_belfry.scheduler.custom import CustomEntry, check_may_be_scheduled, entry_of
 from flask_belfry.scheduler.schedule import CUSTOM_PREFIX
 
 # The scheduler reads all of them twice a second.
@@ -94,6 +96,17 @@ def draft_of(row: CustomSchedule) -> Draft:
     return Draft(row.name, row.job_name, row.args, row.cron, row.every_seconds, row.zone, row.school_id)
 
 
+def lock_schedule(name: str) -> CustomSchedule:
+    """Return the schedule of this name with its current values, locked until the commit. Raises NotFoundError."""
+    return find_schedule(name, for_update=True) or get_schedule(name)
+
+
+def version_of(entry: CustomEntry) -> str:
+    """Return the version of what users enter of a schedule: a hash, which another value changes and a run does not."""
+    values = entry.job, dict(entry.args), entry.every, entry.cron, entry.zone, entry.school_id
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def check(draft: Draft, *, is_new: bool) -> None:
     """Raise InvalidInputError with the problems of all values; the name counts only for a new schedule."""
     problems = (_name_problems(draft) if is_new else {}) | _args_problems(draft) | _timing(draft)[1]
@@ -131,7 +144,7 @@ def update(name: str, draft: Draft) -> CustomSchedule:
         NotFoundError: there is no such schedule.
         InvalidInputError: a value is invalid.
     """
-    row = _locked(name)
+    row = lock_schedule(name)
     check(draft, is_new=False)
     schools, columns = {row.school_id, draft.school_id}, _columns(draft)
     is_retimed = any(getattr(row, name) != columns[name] for name in ("cron", "every_seconds", "zone"))
@@ -146,7 +159,7 @@ def update(name: str, draft: Draft) -> CustomSchedule:
 
 def delete(name: str) -> None:
     """Delete a schedule. Its jobs remain, also those that wait. Commits. Raises NotFoundError."""
-    row = _locked(name)
+    row = lock_schedule(name)
     db.session.delete(row)
     _record("schedule.delete", name, {row.school_id})
     db.session.commit()
@@ -172,10 +185,6 @@ def next_runs(timing: Timing, count: int = PREVIEWED_RUNS) -> list[datetime]:
     while len(runs) < count:
         runs.append(timing.next_tick(runs[-1] if runs else utc_now()))
     return runs
-
-
-def _locked(name: str) -> CustomSchedule:
-    return find_schedule(name, for_update=True) or get_schedule(name)
 
 
 def _columns(draft: Draft) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class _Endpoint:
     response: type[ma.Schema] | None
     query: type[ma.Schema] | None
     body: type[ma.Schema] | None
+    headers: type[ma.Schema] | None
     errors: Mapping[int, str]
     status: int
     accepted: str
@@ -47,6 +48,7 @@ class Endpoints:
         *,
         query: type[ma.Schema] | None = None,
         body: type[ma.Schema] | None = None,
+        headers: type[ma.Schema] | None = None,
         errors: Mapping[int, str] | None = None,
         status: int | None = None,
         accepted: str = "",
@@ -60,6 +62,7 @@ class Endpoints:
             response: the schema of what the function returns; None: it returns nothing.
             query: the schema of the parameters.
             body: the schema of the body.
+            headers: the schema of the headers.
             errors: the errors of this endpoint, by status.
             status: of the response; None: 200, or 204 without a response.
             accepted: when the function returns its response with 202 instead.
@@ -67,8 +70,8 @@ class Endpoints:
 
         def declare(view: View) -> View:
             usual = status or (200 if response else 204)
-            endpoint = _Endpoint(method, path, action, view, response, query, body, errors or {}, usual, accepted)
-            self._endpoints.append(endpoint)
+            made = _Endpoint(method, path, action, view, response, query, body, headers, errors or {}, usual, accepted)
+            self._endpoints.append(made)
             return view
 
         return declare
@@ -79,7 +82,7 @@ class Endpoints:
             view = blueprint.response(each.status, each.response)(each.view)
             if each.accepted:
                 view = blueprint.alt_response(202, schema=each.response, description=each.accepted)(view)
-            for schema, location in ((each.query, "query"), (each.body, "json")):
+            for schema, location in ((each.headers, "headers"), (each.query, "query"), (each.body, "json")):
                 if schema is not None:
                     view = blueprint.arguments(schema, location=location)(view)
             for status, description in each.errors.items():

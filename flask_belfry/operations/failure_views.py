@@ -16,7 +16,7 @@ from flask_belfry.core.errors import ConflictError
 from flask_belfry.core.text import query_text
 from flask_belfry.db import db
 from flask_belfry.db.tenancy import current_scope
-from flask_belfry.operations import bulk, charts, failures, live
+from flask_belfry.operations import bulk, charts, failures
 from flask_belfry.operations.bulk_views import SUGGESTED, Errors, Texts, begin_or_show
 from flask_belfry.operations.charts import Chart, Line
 from flask_belfry.operations.failures import FILTERS, OPEN, OPEN_ONLY, Verb

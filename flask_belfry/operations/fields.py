@@ -12,10 +12,12 @@ from flask import current_app
 
 from flask_belfry.changes.host import current_host
 from flask_belfry.operations import batches, bulk, failures, periodic, queues, services, workers
+from flask_belfry.operations.custom_schedules import version_of
 from flask_belfry.operations.models import BulkOperation
 from flask_belfry.outbox import FINALIZED, JobBatch, JobLog, JobRecord, JobState
 from flask_belfry.outbox.models import JobPause
 from flask_belfry.scheduler import ScheduleEntry
+from flask_belfry.scheduler.custom import CustomEntry
 from flask_belfry.statistics import FailureGroup, reading
 
 
@@ -279,6 +281,7 @@ def schedule_fields(entry: ScheduleEntry) -> dict[str, Any]:
         "zone": job.zone,
         "state": "paused" if job.paused_at else "active",
         "is_custom": job.is_custom,
+        "version": version_of(entry) if isinstance(entry, CustomEntry) else None,
         "owner": job.owner,
         "school": periodic.school_of(entry),
         "problem": job.problem,

@@ -96,7 +96,7 @@ def create_command(
 @_school
 def update_command(name: str, cron: str | None, every: timedelta | None, **changes: Any) -> None:
     """Change what is given of schedule NAME, which the system owns from then on, and print its next five run times."""
-    draft = custom_schedules.draft_of(custom_schedules.get_schedule(name))
+    draft = custom_schedules.draft_of(custom_schedules.lock_schedule(name))
     if cron is not None or every is not None:
         draft = replace(draft, cron=cron, every_seconds=_seconds(every))
     given = {field: value for field, value in changes.items() if value is not None}

@@ -16,6 +16,8 @@ class ScheduleForm(JobForm):
     """A form, filled in."""
 
     FIELDS = {**JobForm.FIELDS, "every_seconds": "count"}
+    # Whether the schedule has changed since the form was shown.
+    is_stale = False
 
     def draft(self) -> Draft:
         """Return the draft, and note the errors of fields whose text means no value."""

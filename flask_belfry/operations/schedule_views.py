@@ -11,10 +11,10 @@ from flask.typing import ResponseReturnValue
 
 from flask_belfry import live
 from flask_belfry.changes.host import authorized, current_host
-from flask_belfry.core.errors import AppError, InvalidInputError
+from flask_belfry.core.errors import AppError, ConflictError, InvalidInputError
 from flask_belfry.core.text import query_text
 from flask_belfry.operations import custom_schedules, periodic
-from flask_belfry.operations.custom_schedules import Draft
+from flask_belfry.operations.custom_schedules import Draft, version_of
 from flask_belfry.operations.job_parameters import Parameter, parameters_of
 from flask_belfry.operations.schedule_form import UNITS, ScheduleForm, empty_texts, texts_of
 from flask_belfry.outbox import CustomSchedule, UnknownJobError
@@ -81,8 +81,12 @@ def edit(name: str) -> ResponseReturnValue:
 @authorized(CHANGE)
 def update(name: str) -> ResponseReturnValue:
     """Change a schedule that a user made."""
-    row = custom_schedules.get_schedule(name)
+    row = custom_schedules.lock_schedule(name)
     form = _sent_form(row.job_name)
+    # A form without a version is not of the page.
+    if request.form.get("version", version_of(entry_of(row))) != version_of(entry_of(row)):
+        form.is_stale = True
+        return _form_page(form, row), ConflictError.status
     return _save(form, row, lambda draft: custom_schedules.update(name, draft).name, "Saved {}.")
 
 
@@ -158,6 +162,8 @@ def _form_page(form: ScheduleForm | None, row: CustomSchedule | None = None) -> 
         form=form,
         schedule=row,
         problem=entry_of(row).problem() if row else None,
+        version=version_of(entry_of(row)) if row else None,
+        changed_to=periodic.periodic_job(entry_of(row)) if row and form and form.is_stale else None,
         jobs=custom_schedules.schedulable_jobs(),
         doc=periodic.doc_of(form.job) if form else "",
         units=list(UNITS),

@@ -386,6 +386,15 @@ class PausesSchema(Schema):
     items = ma.fields.List(ma.fields.Nested(PauseSchema), required=True)
 
 
+class IfMatchSchema(Schema):
+    """The header of a conditional request. It is read by werkzeug; the schema documents it."""
+
+    if_match = ma.fields.String(
+        data_key="If-Match",
+        metadata={"description": "The `version` that was read, in quotes: if it has changed, the response is 412."},
+    )
+
+
 class ChangedScheduleSchema(Schema):
     """What is changed of a schedule that a user made. A new timing replaces the old one."""
 
@@ -438,6 +447,7 @@ class ScheduleSchema(Schema):
     zone = ma.fields.String(required=True)
     state = ma.fields.String(required=True, validate=validate.OneOf(["active", "paused"]))
     is_custom = ma.fields.Boolean(required=True, metadata={"description": "Whether a user made it."})
+    version = _shown("Of what a user entered, for `If-Match`; null: it is of the code.")
     owner = _shown("The name of the user for whom its jobs run; null: the system.")
     school = ma.fields.Integer(required=True, allow_none=True, metadata={"description": "null: all schools."})
     problem = _shown("Why it does not run.")

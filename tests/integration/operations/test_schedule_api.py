@@ -38,6 +38,7 @@ def test_a_schedule_is_created_read_changed_paused_resumed_run_and_deleted(clien
         "zone": "Europe/Berlin",
         "state": "active",
         "is_custom": True,
+        "version": answer.json["version"],
         "owner": "Ada",
         "school": school.id,
         "problem": None,
@@ -144,3 +145,25 @@ def test_a_personal_token_needs_the_scope_of_jobs(client, session):
     headers = {"Authorization": f"Bearer {secret}"}
     assert client.get(PATH, headers=headers).status_code == 200
     assert client.post(PATH, json=NEW, headers=headers).status_code == 403
+
+
+def test_a_version_that_was_read_before_another_change_is_refused(client, session, admin):
+    version = admin("POST", json=NEW).json["version"]
+    assert admin("POST", f"{ONE}/run").status_code == 200
+    assert admin("GET", ONE).json["version"] == version  # a run changes nothing
+    listed = {item["name"]: item["version"] for item in admin("GET").json["items"]}
+    assert (listed["custom.nightly"], listed["maintenance.prune"]) == (version, None)
+    if_match = {"If-Match": f'"{version}"'}
+    changed = admin("PATCH", ONE, json={"args": {"ticket_id": 8}}, headers=if_match)
+    assert (changed.status_code, changed.json["args"]) == (200, {"ticket_id": 8})
+    assert changed.json["version"] != version
+    for method, body in (("PATCH", {"json": {"cron": "0 4 * * *"}}), ("DELETE", {})):
+        stale = admin(method, ONE, headers=if_match, **body)
+        assert (stale.status_code, stale.json["message"].partition(":")[0]) == (
+            412,
+            "The schedule has changed since you read it",
+        )
+    assert admin("GET", ONE).json["cron"] == "0 3 * * *"
+    assert admin("PATCH", ONE, json={"cron": "0 4 * * *"}, headers={"If-Match": "*"}).status_code == 200
+    current = admin("GET", ONE).json["version"]
+    assert admin("DELETE", ONE, headers={"If-Match": f'"{current}"'}).status_code == 204

@@ -253,3 +253,27 @@ def test_a_form_without_its_token_is_refused(app, client, session, admin):
     app.config["WTF_CSRF_ENABLED"] = True
     assert client.post(NEW, data=FORM).status_code == 400
     assert stored(session) is None
+
+
+def test_a_form_that_another_user_has_overtaken_is_shown_again_and_replaces_the_values_when_saved_again(
+    client, session, admin
+):
+    assert client.post(NEW, data=FORM).status_code == 303
+    path = "/schedule/custom.nightly/edit"
+
+    def version() -> str:
+        return client.get(path).text.partition('name="version" value="')[2].partition('"')[0]
+
+    first = version()
+    with use_actor(Actor(make_user(Role.ADMIN, name="Grace").id)):
+        custom_schedules.update("custom.nightly", Draft(job="test.report", args={"rows": 7}, cron="0 5 * * *"))
+    mine = FORM | {"cron": "0 6 * * *", "version": first}
+    stale = client.post(path, data=mine)
+    assert stale.status_code == 409
+    assert "has changed since you opened this form: it runs at 05:00 every day, for Grace." in stale.text
+    assert 'value="0 6 * * *"' in stale.text
+    assert stored(session).cron == "0 5 * * *"
+    again = stale.text.partition('name="version" value="')[2].partition('"')[0]
+    assert again == version() != first
+    assert client.post(path, data=mine | {"version": again}).status_code == 303
+    assert stored(session).cron == "0 6 * * *"

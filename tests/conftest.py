@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import logging
 import shutil
 import signal
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 import pytest
@@ -44,6 +47,31 @@ def quick_password_hashes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(security.SETTINGS, "PASSWORD_HASH_PASSLIB_OPTIONS", least)
         yield
+
+
+@pytest.fixture(scope="session")
+def logging_errors() -> Iterator[IO[str]]:
+    """The file to which this process, and those that it forks, write the errors of logging handlers."""
+    handle = logging.Handler.handleError
+    with tempfile.TemporaryFile("a+") as errors, pytest.MonkeyPatch.context() as patch:
+
+        def note(handler: logging.Handler, record: logging.LogRecord) -> None:
+            errors.write(f"{record.name}: {record.msg!r}\n{traceback.format_exc()}\n")
+            errors.flush()
+            handle(handler, record)
+
+        patch.setattr(logging.Handler, "handleError", note)
+        yield errors
+
+
+@pytest.fixture(autouse=True)
+def check_logging(logging_errors: IO[str]) -> Iterator[None]:
+    """Fails a test in which a line was not written: logging would print the error to stderr and go on."""
+    yield
+    logging_errors.seek(0)
+    if found := logging_errors.read():
+        logging_errors.truncate(0)
+        pytest.fail(f"lines were not logged:\n{found}", pytrace=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

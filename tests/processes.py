@@ -19,6 +19,8 @@ from tests.servers import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+# What logging prints, and goes on, when a line cannot be written.
+LOGGING_ERROR = "--- Logging error ---"
 
 Process = subprocess.Popen[bytes] | ForkedProcess
 
@@ -100,7 +102,11 @@ class Processes:
         return self._folder / f"process-{number}.log"
 
     def kill_all(self) -> None:
-        """End them all with their descendants, including work horses in groups of their own."""
+        """End them all with their descendants, including work horses in groups of their own.
+
+        Raises:
+            AssertionError: one of them could not write a log line.
+        """
         for process in self._started:
             kill_group(process, signal.SIGKILL)
             for pid in members_of_session(process.pid):
@@ -108,6 +114,13 @@ class Processes:
                     os.kill(pid, signal.SIGKILL)
         for process in self._started:
             process.wait(10)
+        check_log(self.output())
+
+
+def check_log(text: str) -> None:
+    """Raise an AssertionError with the traceback when the log of a process shows that a line could not be written."""
+    _, error, rest = text.partition(LOGGING_ERROR)
+    assert not error, f"a line was not logged:\n{rest[:4_000]}"
 
 
 def kill_group(process: Process, number: signal.Signals) -> None:

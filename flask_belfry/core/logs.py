@@ -41,7 +41,7 @@ def init_app(app: Flask) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(make_formatter(app.config["LOG_FORMAT"]))
     root = logging.getLogger()
-    if not app.testing:  # there, the test runner listens
+    if not (app.testing and root.handlers):  # those of the test runner; the processes of tests have none
         root.handlers = [handler]
     root.setLevel(level)
     app.extensions["log_start"] = partial(log_start, app)

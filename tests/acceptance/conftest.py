@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from app.demo.commands import DEMO_PASSWORD
+from tests.processes import check_log
 from tests.servers import free_port, short_folder, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,6 +169,7 @@ def running_stack(**settings: str) -> Iterator[Stack]:
             yield running
         finally:
             _interrupt(process)
+        check_log(running.output())
 
 
 @pytest.fixture

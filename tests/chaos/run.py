@@ -25,6 +25,7 @@ from tests.chaos.notices import FALL_BACK
 from tests.chaos.plan import Planned, plan
 from tests.chaos.rescues import Rescue, deaths, rescues
 from tests.chaos.stack import Scale, Stack, stack
+from tests.processes import LOGGING_ERROR
 
 Say = Callable[[str], None]
 # The jobs of the application that are not of its schedule.
@@ -90,6 +91,10 @@ def run(folder: Path, seed: str, faults: int, scale: Scale, say: Say) -> Result:
             say(f"{unsettled} jobs, batches or notifications are not at an end after {scale.settle_seconds:g} s")
         late = running.manager.stop(running.grace_seconds + 10)
         running.notes.extend(f"{name} did not end when it was asked to" for name in late)
+        logs = sorted(folder.glob("*.log"))
+        running.notes.extend(
+            f"{log.name}: a line was not logged" for log in logs if LOGGING_ERROR in log.read_text(errors="replace")
+        )
         with running.app.app_context():
             facts = read_facts(folder / "book.txt", running.postgres, running.smtp, running.fcm)
             facts = _with_poisoned(facts, running)

@@ -23,6 +23,7 @@ from app.schools import create_school, default_school
 from flask_belfry.core.clock import utc_now
 from flask_belfry.db import db
 from flask_belfry.outbox import WorkerProcess
+from tests.chaos.book import Fate, read_book
 from tests.chaos.domain import create_tables
 from tests.chaos.plan import Kind, Prefetch
 from tests.chaos.services import ROOT, Kill, Manager, Service, environment
@@ -180,6 +181,8 @@ def stack(folder: Path, seed: str, scale: Scale) -> Iterator[Stack]:
         manager.start()
         running = Stack(app, valkey, postgres, smtp, fcm, manager)
         running.wait_until_ready()
+        # With nothing committed, nothing would be tested.
+        wait_until(lambda: Fate.COMMITTED in read_book(folder / "book.txt").values(), seconds=START_SECONDS, every=0.1)
         yield running
 
 

@@ -81,12 +81,12 @@ def _open_ids(batches: Sequence[JobBatch]) -> list[str]:
     return [batch.id for batch in batches if batch.finished_at is None]
 
 
-def _count_of_states(ids: Sequence[str]) -> sa.Select[Any]:
+def _count_of_states(ids: Sequence[str]) -> sa.Select[str | None, JobState, int]:
     query = sa.select(JobRecord.batch_id, JobRecord.state, sa.func.count().label("jobs"))
     return query.where(JobRecord.batch_id.in_(ids)).group_by(JobRecord.batch_id, JobRecord.state)
 
 
-def _job_counts(batches: Sequence[JobBatch], rows: Sequence[sa.Row[Any]]) -> dict[str, Counter[JobState]]:
+def _job_counts(batches: Sequence[JobBatch], rows: Sequence[Any]) -> dict[str, Counter[JobState]]:
     counts: dict[str, Counter[JobState]] = {batch.id: Counter() for batch in batches}
     for row in rows:
         counts[row.batch_id][row.state] = row.jobs

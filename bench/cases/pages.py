@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 import re
@@ -158,8 +159,13 @@ def _ms(seconds: Sequence[float], percent: float) -> float:
 
 def _dashboards(viewers: Sequence[Viewer], seconds: int, pids: Sequence[int]) -> float:
     """Poll as pages that are open, for a time; return the percentage of a core that processes used."""
-    tags: dict[tuple[int, str], str] = {}
-    # Opened one after the other, as people do.
+    # They have been open for a while.
+    tags = {
+        (number, path): viewer.get(path)[1].headers.get("ETag") or ""
+        for number, viewer in enumerate(viewers)
+        for path, _ in POLLED
+    }
+    # Not all at the same time.
     polls = [
         (every * number / len(viewers), number, path, every)
         for number, _ in enumerate(viewers)
@@ -177,12 +183,17 @@ def _dashboards(viewers: Sequence[Viewer], seconds: int, pids: Sequence[int]) ->
         statuses[status] = statuses.get(status, 0) + 1
         tags[number, path] = answer.headers.get("ETag") or ""
         heapq.heappush(polls, (due + every, number, path, every))
-    share = (_processor_seconds(pids) - used) / (time.monotonic() - begun)
+    now = _processor_seconds(pids)
+    share = sum(now[pid] - before for pid, before in used.items() if pid in now) / (time.monotonic() - begun)
     say(f"{len(viewers)} dashboards: {statuses.get(200, 0)} polls were answered, {statuses.get(304, 0)} with 304")
     return share * 100
 
 
-def _processor_seconds(pids: Sequence[int]) -> float:
-    """The processor time of processes, see proc_pid_stat(5)."""
-    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-    return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
+def _processor_seconds(pids: Sequence[int]) -> dict[int, float]:
+    """The processor time of those of the processes that have not ended, see proc_pid_stat(5)."""
+    found: dict[int, float] = {}
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            found[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found

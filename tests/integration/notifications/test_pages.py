@@ -11,9 +11,7 @@ import sqlalchemy as sa
 
 from app.accounts import Role
 from app.notifications import (
-    DeliveryState,
     Notification,
-    NotificationDelivery,
     NotificationState,
     ScheduledNotification,
     ScheduledState,
@@ -289,11 +287,9 @@ def test_sending_is_cancelled_half_way(session, pages, work):
 
 
 def test_failed_deliveries_are_counted_explained_and_retried(session, pages, staff, smtp, work):
+    smtp.fail("rcpt", "550 mailbox <unknown>")
     notification = sent(Targets(users=(staff.id,)))
     work()
-    failed = session.scalars(sa.select(NotificationDelivery).where(NotificationDelivery.channel == "mail")).one()
-    failed.state, failed.reason = DeliveryState.FAILED, "550 mailbox <unknown>"
-    session.commit()
     shown = pages.get(f"/notifications/{notification.id}").text
     assert "Retry failed (1)" in shown
     assert "550 mailbox &lt;unknown&gt;" in shown

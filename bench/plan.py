@@ -57,6 +57,22 @@ class Plan:
         for quantity, values in self.measure(named).items():
             yield Comparison(quantity, database, {name: values[f"{database}.{name}"] for name in measures})
 
+    def compare_without_database(
+        self, own: Mapping[str, Measure], peers: Mapping[str, Measure]
+    ) -> Iterator[Comparison]:
+        """The same for Belfry on each database and peers that use none, in the same rounds.
+
+        Args:
+            own: Belfry's, by database.
+            peers: by name.
+        """
+        measures = {f"{database}.{self.belfry.name}": measure for database, measure in own.items()}
+        for quantity, values in self.measure({**measures, **peers}).items():
+            for database in own:
+                mine = values[f"{database}.{self.belfry.name}"]
+                others = {peer: values[peer] for peer in peers}
+                yield Comparison(quantity, database, {self.belfry.name: mine, **others}, peers_use_database=False)
+
 
 def say(text: str) -> None:
     """Report progress on stderr; figures go to stdout."""

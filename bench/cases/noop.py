@@ -23,16 +23,12 @@ SECONDS_BETWEEN = {
 
 def noop(grounds: Grounds, plan: Plan) -> Iterator[Comparison]:
     """No-op jobs per second: enqueued first, then drained."""
-    measures = {
-        f"{database}.{plan.belfry.name}": partial(drained_rate, grounds, plan.belfry, database, plan.scaled(JOBS))
+    own = {
+        database: partial(drained_rate, grounds, plan.belfry, database, plan.scaled(JOBS))
         for database in plan.databases
     }
-    measures |= {queue.name: partial(_queue, grounds, queue, plan.scaled(queue.count)) for queue in plan.queues}
-    for quantity, values in plan.measure(measures).items():
-        peers = {queue.name: values[queue.name] for queue in plan.queues}
-        for database in plan.databases:
-            own = {plan.belfry.name: values[f"{database}.{plan.belfry.name}"]}
-            yield Comparison(quantity, database, own | peers, peers_use_database=False)
+    peers = {queue.name: partial(_queue, grounds, queue, plan.scaled(queue.count)) for queue in plan.queues}
+    yield from plan.compare_without_database(own, peers)
 
 
 def drained_rate(

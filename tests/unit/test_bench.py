@@ -79,6 +79,20 @@ def test_a_peer_that_needs_no_database_is_named_without_one():
     ]
 
 
+def test_peers_without_a_database_are_measured_once_a_round_and_compared_on_each():
+    values = {"sqlite": iter([1.0, 5.0, 3.0]), "postgresql": iter([8.0, 6.0, 7.0]), "rq": iter([4.0, 2.0, 9.0])}
+    measures = {name: lambda name=name: {MAILS: next(values[name])} for name in values}
+
+    found = Plan(rounds=3).compare_without_database(
+        {name: measures[name] for name in DATABASES}, {"rq": measures["rq"]}
+    )
+
+    assert list(found) == [
+        Comparison(MAILS, "sqlite", {"belfry": 3.0, "rq": 4.0}, peers_use_database=False),
+        Comparison(MAILS, "postgresql", {"belfry": 7.0, "rq": 4.0}, peers_use_database=False),
+    ]
+
+
 def test_an_aim_is_met_at_its_limit_and_missed_beyond():
     told = [verdict.line() for verdict in verdicts([mails(400, celery=100), mails(399, celery=100)])]
     assert told == [

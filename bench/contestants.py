@@ -184,6 +184,15 @@ DJANGO_CELERY = Desk(
     command=("python", "-m", "django", "check", "--settings", "desk.settings"),
 )
 
+# It listens to the worker, which does the tasks of Celery alone.
+FLOWER = Contestant(
+    name="flower",
+    cwd=PEERS / "celery",
+    programs=_peer("celery_flower"),
+    workers=[("celery", "-A", "tasks", *CELERY_OPTIONS, "--task-events")],
+    environ={"FLOWER_UNAUTHENTICATED_API": "true"},
+)
+
 RQ_WORKER = ("rq", "worker", "--serializer", "rq.serializers.JSONSerializer", "--logging_level", "ERROR")
 RQ_SIMPLE_WORKER = (*RQ_WORKER, "--worker-class", "rq.SimpleWorker")
 HUEY_CONSUMER = ("huey_consumer", "tasks.huey", "--quiet")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from bench.cases.backlog import backlog
 from bench.cases.batch import batch
 from bench.cases.cli import cli
+from bench.cases.job_list import job_list
 from bench.cases.limit import limit
 from bench.cases.mails import mails, mails_50ms
 from bench.cases.memory import memory
@@ -49,6 +50,7 @@ CASES: dict[str, Case] = {
         reset_in_bulk,
         sweep,
         pages,
+        job_list,
         cli,
         memory,
     )

@@ -15,6 +15,15 @@ def test_a_case_prints_a_figure_of_belfry_alone(monkeypatch, capsys):
     assert re.fullmatch(r"mails\.sqlite\.belfry [\d.]+ mails/s\n", capsys.readouterr().out)
 
 
+def test_the_list_of_jobs_is_measured_with_its_search_its_api_and_its_memory(monkeypatch, capsys):
+    monkeypatch.setattr("bench.ground.LIMIT_SECONDS", 60)
+    plan = Plan(databases=("sqlite",), rounds=1, scale=0.004, alone=True)
+    assert run(["job_list"], plan, as_table=False)
+    figures = dict(re.findall(r"^(\w+)\.sqlite\.belfry ([\d.]+)", capsys.readouterr().out, re.MULTILINE))
+    assert list(figures) == ["job_list_p50", "job_list_search_p50", "job_list_api_p50", "job_list_memory"]
+    assert float(figures["job_list_memory"]) > 0
+
+
 def test_pages_are_measured_beside_a_history_and_it_is_pruned(monkeypatch, capsys):
     monkeypatch.setattr("bench.ground.LIMIT_SECONDS", 60)
     # All of them are requested in operations/test_listing_plans.py.

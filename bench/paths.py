@@ -42,7 +42,10 @@ SPANS = [
     for path in ("/operations", "/operations/live", "/api/v1/jobs/stats")
     for span in ("24h", "7d")
 ]
+# It answers nothing without a search.
+NEEDS_SEARCH = "/api/v1/jobs/operations/preview"
 FILTERED = (
+    f"{NEEDS_SEARCH}?kind=retry&q=state%3Afailed",
     "/jobs/?state=failed",
     "/jobs/failures?text=refused",
     "/jobs/failures?state=all",
@@ -104,7 +107,7 @@ def all_paths(ground: Rows) -> list[str]:
             found.update(_filled(rule, values))
     searches = [(SEARCHES_OF_JOBS, JOB_LISTS), (SEARCHES_OF_MAILS, MAIL_LISTS)]
     found.update(f"{path}?q={quote(text)}" for texts, lists in searches for text in texts for path in lists)
-    return sorted(found | {*SPANS, *FILTERED})
+    return sorted(found - {NEEDS_SEARCH} | {*SPANS, *FILTERED})
 
 
 def _first(ground: Rows, query: str) -> str:

@@ -361,7 +361,7 @@ def test_invalid_options_are_refused(session, options):
 
 
 def test_an_operation_over_nothing_is_refused(session):
-    with pytest.raises(InvalidInputError, match="no job that can be retried"):
+    with pytest.raises(InvalidInputError, match="No job can be retried"):
         bulk.begin(BulkKind.RETRY, "name:test.echo")
 
 

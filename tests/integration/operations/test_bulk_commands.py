@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_an_operation_is_followed_until_it_ends(app, session, work, monkeypatch)
     delayed(session)
     run(app, "cancel", "--filter", "name:test.echo", "--pace", "100")
     (begun,) = listed(app)
-    monkeypatch.setattr(bulk_cli.time, "sleep", lambda _: work())
+    monkeypatch.setattr(bulk_cli, "time", SimpleNamespace(sleep=lambda _: work()))
     shown = run(app, "operations", "show", begun["id"], "--follow", "--json")
     states = [line.split("  ", 1)[1] for line in shown.stderr.splitlines()]
     assert states == ["running  0 of 1, 0 changed", "finished  1 of 1, 1 changed"]

@@ -221,7 +221,6 @@ def crowded(history: None, session: Session, monkeypatch: pytest.MonkeyPatch) ->
         with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text("VACUUM ANALYZE job_records"))
     monkeypatch.setattr(failures, "MAX_JOBS", WINDOW)
-    monkeypatch.setattr(failures, "MAX_COMPARED", WINDOW)
     monkeypatch.setattr(statistics_queues, "MAX_PENDING", WINDOW)
     return row
 

@@ -25,7 +25,7 @@ SHAPE = {"code", "status", "message", "errors"}
 # They take no body, so nothing in it can be wrong but its size.
 WITHOUT_BODY = (
     *("api_accounts.logout", "api_jobs.retry_job", "api_jobs.cancel_job", "api_jobs.cancel_batch"),
-    *("api_jobs.run_job", "api_jobs.stop_worker"),
+    *("api_jobs.run_job", "api_jobs.stop_worker", "api_jobs.stop_operation", "api_jobs.undo_operation"),
     *(f"api_jobs.{verb}_failure" for verb in ("see", "resolve", "ignore", "reopen")),
     *("api_notifications.cancel_notification", "api_notifications.retry_notification"),
     *("api_notifications.mark_read", "api_notifications.mark_all_read"),

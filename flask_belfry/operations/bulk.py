@@ -427,7 +427,7 @@ def _failed_of_group(group_id: str) -> list[sa.ColumnElement[bool]]:
         JobRecord.has_failed(),
         JobRecord.fingerprint == group.fingerprint,
         JobRecord.state == JobState.FAILED,
-        JobRecord.school_id.is_not_distinct_from(school_id),
+        JobRecord.school_id == school_id,
     ]
 
 

@@ -5,7 +5,6 @@ Viewing writes nothing: a group is seen when a user marks it so, or retries its 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,8 +30,9 @@ OPEN = (FailureState.NEW, FailureState.REGRESSED, FailureState.SEEN)
 # What the list can show besides the groups of one state.
 ALL, OPEN_ONLY = "all", "open"
 FILTERS = (OPEN_ONLY, ALL, *(state.value for state in FailureState))
-# The jobs of groups are counted among the newest of each cause: of all causes together, so many.
-MAX_JOBS = 5_000
+# The jobs of a group in one state are counted up to this.
+MAX_JOBS = 1_000
+_COUNTED = (JobState.FAILED, JobState.RETRYABLE)
 # The latest bulk operations on a group that are shown.
 MAX_OPERATIONS = 5
 SUBJECT_TYPE = "failure_group"
@@ -124,31 +124,12 @@ def get_group(group_id: str) -> FailureGroup:
 
 def jobs_of(groups: Sequence[FailureGroup]) -> dict[str, GroupJobs]:
     """Return how many jobs of each group have failed or wait for another attempt, by the group's id."""
-    fingerprints = sorted({group.fingerprint for group in groups})
-    if not fingerprints:
+    if not groups:
         return {}
-    size = MAX_JOBS // len(fingerprints)
-    school_id = sa.func.coalesce(JobRecord.school_id, SYSTEM_ID).label("school_id")
-    jobs = sa.select(JobRecord.fingerprint, school_id, JobRecord.state).where(JobRecord.has_failed())
-    # SQLite would prefer the index of states, and read all failed jobs for each cause.
-    jobs = jobs.with_hint(JobRecord, "INDEXED BY ix_job_records_fingerprint", "sqlite")
-    jobs = jobs.order_by(JobRecord.id.desc()).limit(size)
-    newest = [jobs.where(JobRecord.fingerprint == each).subquery() for each in fingerprints]
-    found = sa.union_all(*(sa.select(each) for each in newest)).subquery().c
-    columns = found.fingerprint, found.school_id, found.state
-    counts: Counter[tuple[str, int, JobState]] = Counter()
-    counted: Counter[str] = Counter()
-    for *key, number in db.session.execute(sa.select(*columns, sa.func.count()).group_by(*columns)):
-        fingerprint, school, state = key
-        counts[fingerprint, school, JobState(state)] = number
-        counted[fingerprint] += number
-    return {
-        group.id: GroupJobs(
-            *(counts[group.fingerprint, group.school_id, state] for state in (JobState.FAILED, JobState.RETRYABLE)),
-            is_capped=counted[group.fingerprint] >= size,
-        )
-        for group in groups
-    }
+    counts = sa.union_all(*(_capped_count(group, state) for group in groups for state in _COUNTED))
+    found = {(id, state): number for id, state, number in db.session.execute(counts)}
+    numbers = {group.id: [found[group.id, state] for state in _COUNTED] for group in groups}
+    return {id: GroupJobs(*each, is_capped=max(each) >= MAX_JOBS) for id, each in numbers.items()}
 
 
 def latest_trace(group: FailureGroup) -> Trace | None:
@@ -252,3 +233,12 @@ def _set_state(group: FailureGroup, state: FailureState) -> None:
 
 def _school_of(group: FailureGroup) -> int | None:
     return None if group.school_id == SYSTEM_ID else group.school_id
+
+
+def _capped_count(group: FailureGroup, state: JobState) -> sa.Select[str, str, int]:
+    """Return a query for the id of a group, a state, and the number of jobs of the group in it, up to MAX_JOBS."""
+    is_of_group = JobRecord.school_id == _school_of(group), JobRecord.fingerprint == group.fingerprint
+    jobs = sa.select(JobRecord.id).where(JobRecord.has_failed(), *is_of_group, JobRecord.state == state)
+    # SQLite would prefer the index of states, and read all failed jobs of the school.
+    jobs = jobs.with_hint(JobRecord, "INDEXED BY ix_job_records_failure_group", "sqlite").limit(MAX_JOBS).subquery()
+    return sa.select(sa.literal(group.id), sa.literal(state.value), sa.func.count()).select_from(jobs)

@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 # The limit of each part: all are checked concurrently.
 LIMIT_SECONDS = 2.0
 # A page shows what was found within about these times; it waits, as long as this, for first results only.
-RECENT_SECONDS, RECENT_NETWORK_SECONDS = 5.0, 60.0
+RECENT_SECONDS, RECENT_NETWORK_SECONDS = 10.0, 60.0
 # A part of the network that does not work is checked more often: its problem disappears soon after it was fixed.
 RECENT_PROBLEM_SECONDS = 10.0
 PAGE_WAIT_SECONDS = 0.1

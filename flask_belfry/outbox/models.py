@@ -153,6 +153,7 @@ class JobRecord(OfSchoolOrSystem, Base):
         _partial_index("parent", sa.text("parent_id IS NOT NULL"), "parent_id", "id"),
         # The failed jobs of a group of failures.
         _partial_index("fingerprint", HAS_FAILED, "fingerprint", "id"),
+        _partial_index("failure_group", HAS_FAILED, "school_id", "fingerprint", "state"),
         # Few rows, so that the query for them is cheap.
         _partial_index("quarantine", _IS_QUARANTINED, "id"),
     )

@@ -1,5 +1,7 @@
 """Indexes of only those jobs, mails and deliveries that have what they are about: each change of a row writes to all.
 
+The failed jobs of a group are counted by an index of their own.
+
 Revision ID: 0029
 Revises: 0028
 Create Date: 2026-11-30 19:20:00
@@ -28,7 +30,9 @@ BEFORE: Indexes = (
     ("ix_notification_deliveries_job_id", "notification_deliveries", ["job_id"], None),
     ("ix_notification_deliveries_email_id", "notification_deliveries", ["email_id"], None),
 )
+HAS_FAILED = "fingerprint IS NOT NULL AND state IN ('failed', 'retryable')"
 AFTER: Indexes = (
+    ("ix_job_records_failure_group", "job_records", ["school_id", "fingerprint", "state"], HAS_FAILED),
     ("ix_job_records_scheduled_at", "job_records", ["scheduled_at", "id"], "state IN ('retryable', 'scheduled')"),
     ("ix_job_records_finished_at", "job_records", ["finished_at"], "finished_at IS NOT NULL"),
     ("ix_job_records_subject", "job_records", ["subject_type", "subject_id", "id"], "subject_type IS NOT NULL"),

@@ -25,9 +25,9 @@ from bench.plan import Plan, say
 from tests.servers import free_port
 
 REQUESTS = 40
-DASHBOARDS, DASHBOARD_SECONDS = 50, 30
-# The overview is polled every 15 seconds, the bell on it every 30. Two of five are of staff, who see one school each.
-POLLED = (("/operations/live", 15), ("/inbox/bell", 30))
+DASHBOARDS, DASHBOARD_SECONDS = 50, 40
+# The overview is polled every 20 seconds, the bell on it every 30. Two of five are of staff, who see one school each.
+POLLED = (("/operations/live", 20), ("/inbox/bell", 30))
 WEEK = "/operations?span=7d"
 PRUNED = 100_000
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -23,7 +23,7 @@ from flask_belfry.db.tenancy import ALL_TENANTS, current_scope, use_scope
 from flask_belfry.search.language import Index, Query, is_value
 
 # The most rows that are compared with what no index has.
-WINDOW = 20_000
+WINDOW = 10_000
 # The most ranges of an index that are read for one search: one for each combination of values.
 MAX_RANGES = 50
 # The most different values of a column that patterns are compared with.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -124,11 +125,15 @@ def get_group(group_id: str) -> FailureGroup:
 
 def jobs_of(groups: Sequence[FailureGroup]) -> dict[str, GroupJobs]:
     """Return how many jobs of each group have failed or wait for another attempt, by the group's id."""
-    if not groups:
-        return {}
-    counts = sa.union_all(*(_capped_count(group, state) for group in groups for state in _COUNTED))
-    found = {(id, state): number for id, state, number in db.session.execute(counts)}
-    numbers = {group.id: [found[group.id, state] for state in _COUNTED] for group in groups}
+    numbers: dict[str, Sequence[int]] = {}
+    # The jobs of the system have no school, which is no value to compare with.
+    for ids, school_id in (
+        ([group.id for group in groups if group.school_id == SYSTEM_ID], None),
+        ([group.id for group in groups if group.school_id != SYSTEM_ID], FailureGroup.school_id),
+    ):
+        counts = sa.select(FailureGroup.id, *(_capped_count(school_id, state) for state in _COUNTED))
+        rows = db.session.execute(counts.where(FailureGroup.id.in_(ids))) if ids else ()
+        numbers.update({id: each for id, *each in rows})
     return {id: GroupJobs(*each, is_capped=max(each) >= MAX_JOBS) for id, each in numbers.items()}
 
 
@@ -235,10 +240,11 @@ def _school_of(group: FailureGroup) -> int | None:
     return None if group.school_id == SYSTEM_ID else group.school_id
 
 
-def _capped_count(group: FailureGroup, state: JobState) -> sa.Select[str, str, int]:
-    """Return a query for the id of a group, a state, and the number of jobs of the group in it, up to MAX_JOBS."""
-    is_of_group = JobRecord.school_id == _school_of(group), JobRecord.fingerprint == group.fingerprint
+def _capped_count(school_id: Any, state: JobState) -> sa.ScalarSelect[int]:
+    """Return the number of jobs in a state that a group of a query has, up to MAX_JOBS."""
+    is_of_group = JobRecord.school_id == school_id, JobRecord.fingerprint == FailureGroup.fingerprint
     jobs = sa.select(JobRecord.id).where(JobRecord.has_failed(), *is_of_group, JobRecord.state == state)
     # SQLite would prefer the index of states, and read all failed jobs of the school.
-    jobs = jobs.with_hint(JobRecord, "INDEXED BY ix_job_records_failure_group", "sqlite").limit(MAX_JOBS).subquery()
-    return sa.select(sa.literal(group.id), sa.literal(state.value), sa.func.count()).select_from(jobs)
+    jobs = jobs.with_hint(JobRecord, "INDEXED BY ix_job_records_failure_group", "sqlite")
+    counted = jobs.limit(MAX_JOBS).correlate(FailureGroup).subquery()
+    return sa.select(sa.func.count()).select_from(counted).scalar_subquery()

@@ -126,7 +126,7 @@ def get_group(group_id: str) -> FailureGroup:
 def jobs_of(groups: Sequence[FailureGroup]) -> dict[str, GroupJobs]:
     """Return how many jobs of each group have failed or wait for another attempt, by the group's id."""
     numbers: dict[str, Sequence[int]] = {}
-    # The jobs of the system have no school, which is no value to compare with.
+    # The jobs of the system have no school: NULL is not equal to any value.
     for ids, school_id in (
         ([group.id for group in groups if group.school_id == SYSTEM_ID], None),
         ([group.id for group in groups if group.school_id != SYSTEM_ID], FailureGroup.school_id),

@@ -45,8 +45,6 @@ log = structlog.get_logger(__name__)
 LIMIT_SECONDS = 2.0
 # A page shows what was found within about these times; it waits, as long as this, for first results only.
 RECENT_SECONDS, RECENT_NETWORK_SECONDS = 10.0, 60.0
-# A part of the network that does not work is checked more often: its problem disappears soon after it was fixed.
-RECENT_PROBLEM_SECONDS = 10.0
 PAGE_WAIT_SECONDS = 0.1
 RECENT = timedelta(days=1)
 # What is shown of the message of an error.
@@ -189,10 +187,9 @@ class _Run(threading.Thread):
 
     def is_due(self) -> bool:
         """Whether to check again: a check that hangs is not started twice."""
-        keep = RECENT_SECONDS
-        if self.task.is_on_network:
-            is_wrong = self._problem is not None and not self._problem.is_ok
-            keep = RECENT_PROBLEM_SECONDS if is_wrong else RECENT_NETWORK_SECONDS
+        # A problem of the network is checked as often as the rest: it disappears soon after it was fixed.
+        is_wrong = self._problem is not None and not self._problem.is_ok
+        keep = RECENT_NETWORK_SECONDS if self.task.is_on_network and not is_wrong else RECENT_SECONDS
         return self._is_finished and time.monotonic() - self.started_at >= keep
 
     def is_first(self) -> bool:

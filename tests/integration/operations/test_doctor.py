@@ -24,7 +24,8 @@ from flask_belfry.operations import problems
 from flask_belfry.outbox import JobRecord, JobState, WorkerProcess, enqueue, publisher
 from flask_belfry.statistics import FailureGroup, FailureState
 from tests.conftest import make_app
-from tests.servers import free_port
+from tests.servers import free_port, wait_until
+from tests.smtp import SmtpServer
 
 ONCE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -83,6 +84,26 @@ def test_a_mail_server_that_is_down_is_named_with_a_remedy(settings: dict[str, A
         f"cannot use 127.0.0.1:{port}: [Errno 111] Connection refused: check that it is running, MAIL_SERVER and"
         " MAIL_PORT; mails are tried again",
     )
+
+
+@ONCE
+def test_the_problem_of_a_mail_server_disappears_soon_after_it_runs_again(
+    settings: dict[str, Any], tmp_path: Path, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(problems, "RECENT_SECONDS", 0.0)
+    app = make_app(settings | smtp.settings, tmp_path)
+
+    def is_well() -> bool | None:
+        with app.app_context():
+            return {each.part: each.is_ok for each in problems.recent(app)[0]}.get("smtp")
+
+    smtp.stop()
+    wait_until(lambda: is_well() is False, seconds=20)
+    smtp.start()
+    wait_until(is_well, seconds=20)
+    smtp.stop()
+    # What works is checked less often.
+    assert [is_well() for _ in range(3)] == [True] * 3
 
 
 @ONCE
